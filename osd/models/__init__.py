@@ -1,0 +1,1 @@
+"""The target: finding and loading a model, and running it over the slot KV cache."""

@@ -1,0 +1,84 @@
+"""The record of one finished query: what the drafter proposed, what the target said, enough to train on.
+
+No teacher is ever re-run: the target's top-K log-probabilities and last hidden states were kept at verify time.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+# One byte an output position, in `Outcome.output_kinds`.
+ACCEPTED = ord("a")
+RECOVERED = ord("r")
+BONUS = ord("b")  # also the token of the prefill, and every token of a round that proposed nothing
+
+
+class Round(msgspec.Struct, frozen=True, array_like=True):
+    """One propose and one verify of one query."""
+
+    drafter_version: int
+    proposed: int
+    accepted: int
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Where the query's time went, in milliseconds."""
+
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    draft_ms: float = 0.0
+    verify_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """The sampling parameters that shaped the query's output."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One query's verification outcome; arrays are little-endian bytes with the shape said beside them.
+
+    Let P = len(prompt_ids), O = len(output_ids). Output position j is absolute position P + j. The target's
+    distribution for it, given everything before it, is row j of `top_ids` / `top_logprobs`. Row i of `hidden` is the
+    target's last hidden state *at* absolute position `hidden_start + i`, the one from which the target predicted
+    position `hidden_start + i + 1`. The last output token was never fed to the target, so hidden states end at
+    absolute position P + O - 2.
+
+    Example (two output tokens, K = 2): `Outcome(request_id="r-1", domain="default", target_id="smollm2",
+    drafter_kind="feature", created_at_s=1.7e9, prompt_ids=(5, 6), output_ids=(7, 8), output_kinds=b"br",
+    rounds=(Round(3, 2, 0),), top_k=2, top_ids=<int32 [2, 2]>, top_logprobs=<float16 [2, 2]>, hidden_size=4,
+    hidden_start=0, hidden=<bfloat16 [3, 4]>, finish_reason="stop")`
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    request_id: str
+    domain: str
+    target_id: str
+    drafter_kind: str
+    created_at_s: float
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]
+    output_kinds: bytes
+    """[O] of ACCEPTED, RECOVERED, BONUS."""
+    rounds: tuple[Round, ...]
+    top_k: int
+    top_ids: bytes
+    """int32 [O, top_k]: the target's most likely tokens, best first."""
+    top_logprobs: bytes
+    """float16 [O, top_k]: their log-probabilities at temperature 1, before any filter or penalty."""
+    hidden_size: int = 0
+    hidden_start: int = 0
+    hidden: bytes = b""
+    """bfloat16 [P + O - 1 - hidden_start, hidden_size]; empty for drafters that need none."""
+    sampling: Sampling = Sampling()
+    timings: Timings = Timings()
+    finish_reason: str = "stop"

@@ -1,0 +1,42 @@
+"""What a drafter is given, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from osd.types import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class DraftBatch:
+    """The decoding rows 0..B-1 as a drafter sees them. Shapes: B rows, L positions, H hidden size.
+
+    Row b holds `num_tokens[b]` known tokens, the last of which the target has not read yet, so `hidden_BLH[b, t]`
+    (the target's last hidden state at position t) is set for t <= num_tokens[b] - 2.
+    """
+
+    tokens_BL: Tensor
+    hidden_BLH: Tensor
+    num_tokens: Sequence[int]
+    lengths: Sequence[int]
+    """Speculation length by row; 0: propose nothing for it."""
+    params: Sequence[SamplingParams]
+    generators: Sequence[torch.Generator]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Tokens offered by one drafter version, with the very distributions they were drawn from.
+
+    `draft_probs_BKV[b, i]` is the distribution of `token_ids_BK[b, i]`, over the whole vocabulary (zero outside a
+    reduced one). None when every row is greedy: a greedy proposal is matched, not tested.
+    """
+
+    token_ids_BK: Tensor
+    lengths: Sequence[int]
+    draft_probs_BKV: Tensor | None
+    drafter_version: int

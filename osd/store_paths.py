@@ -1,0 +1,31 @@
+"""Where osd keeps things under its state folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def slug(text: str) -> str:
+    """A file-name-safe form of a model id."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "model"
+
+
+def weights_dir(state_dir: Path, target_id: str, drafter_kind: str) -> Path:
+    """Versions of one kind of drafter for one target."""
+    return state_dir / "weights" / slug(target_id) / drafter_kind
+
+
+def checkpoint_dir(state_dir: Path, target_id: str, drafter_kind: str) -> Path:
+    """The trainer's checkpoint for the same."""
+    return state_dir / "checkpoints" / slug(target_id) / drafter_kind
+
+
+def models_dir(state_dir: Path) -> Path:
+    """Models converted once."""
+    return state_dir / "models"
+
+
+def redis_dir(state_dir: Path) -> Path:
+    """The embedded redis-server's append-only file and socket."""
+    return state_dir / "redis"

@@ -1,0 +1,1 @@
+"""The HTTP front: OpenAI-compatible routes, the admin page, the command line."""

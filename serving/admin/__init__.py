@@ -1,0 +1,1 @@
+"""The admin page and the data behind it."""

@@ -1,0 +1,1 @@
+"""Online distillation of the drafter from recorded outcomes. No Ray, no HTTP."""
