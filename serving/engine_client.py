@@ -1,0 +1,57 @@
+"""What the routes know of the engine. `actors/client.py` implements it over Ray; tests fake it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from osd.types import AcceptancePoint, Event, Request, ServiceStatus, TokenDelta, WeightManifest
+
+
+class EngineClient(Protocol):
+    """An engine somewhere else. Every call may raise EngineUnavailableError."""
+
+    def generate(self, request: Request) -> AsyncIterator[TokenDelta]:
+        """Stream one query's answer; the last delta carries `finish_reason` and `stats`.
+
+        Closing the iterator early cancels the query. When the engine dies in mid-answer, the stream pauses and goes on
+        from the tokens already delivered: none twice, none missing.
+
+        Raises:
+            QueueFullError: too many queries wait.
+            PromptTooLongError: the prompt leaves no room for a new token.
+            EngineUnavailableError: no engine came back in time.
+        """
+        ...
+
+    async def status(self) -> ServiceStatus:
+        """A snapshot of engine, trainer and processes."""
+        ...
+
+    async def events(self, limit: int) -> list[Event]:
+        """The newest events, oldest first."""
+        ...
+
+    async def history(self, limit: int) -> list[AcceptancePoint]:
+        """The newest finished queries, oldest first."""
+        ...
+
+    async def versions(self) -> list[WeightManifest]:
+        """Every drafter version, oldest first."""
+        ...
+
+    async def pause_training(self) -> None:
+        """Stop training until resumed; serving goes on."""
+        ...
+
+    async def resume_training(self) -> None:
+        """Train again."""
+        ...
+
+    async def roll_back(self, to: int | None, reason: str) -> WeightManifest:
+        """Serve an older drafter version again; returns the one now pointed at.
+
+        Raises:
+            WeightsRefusedError: there is no such sound version.
+        """
+        ...
