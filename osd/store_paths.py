@@ -29,3 +29,8 @@ def models_dir(state_dir: Path) -> Path:
 def redis_dir(state_dir: Path) -> Path:
     """The embedded redis-server's append-only file and socket."""
     return state_dir / "redis"
+
+
+def spill_path(state_dir: Path) -> Path:
+    """Outcomes that wait for Redis to come back."""
+    return state_dir / "outcomes.spill"

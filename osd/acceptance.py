@@ -1,0 +1,67 @@
+"""What is known of a drafter's acceptance: by depth for the version, by row for the query.
+
+Depth d (from 1) is *reached* when the d - 1 proposed tokens before it were accepted; conditional acceptance at d is
+accepted / reached. Counts fade, so the newest rounds speak loudest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_FADE = 0.995
+_PRIOR_ROUNDS = 8.0
+_ROW_PRIOR = 6.0
+_DEFAULT_PRIOR = 0.3
+
+
+@dataclass(slots=True)
+class RowAcceptance:
+    """One query's acceptance against what the version's own figures led to expect."""
+
+    accepted: float = 0.0
+    expected: float = 0.0
+
+    @property
+    def factor(self) -> float:
+        """How much better (above 1) or worse this query is than the version's average."""
+        return (self.accepted + _ROW_PRIOR) / (self.expected + _ROW_PRIOR)
+
+
+class AcceptanceModel:
+    """Conditional acceptance by depth for the drafter version now serving."""
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+        self.reset({})
+
+    def reset(self, gate: dict[str, float]) -> None:
+        """A new version serves: start from its held-out figures (`depth_1`, `depth_2`, …) where the gate has them."""
+        prior = gate.get("depth_1", gate.get("candidate", _DEFAULT_PRIOR))
+        self._reached, self._accepted = [], []
+        for depth in range(1, self.max_length + 1):
+            prior = gate.get(f"depth_{depth}", prior)
+            self._reached.append(_PRIOR_ROUNDS)
+            self._accepted.append(_PRIOR_ROUNDS * min(max(prior, 0.0), 1.0))
+
+    def at_depth(self, depth: int) -> float:
+        """Conditional acceptance at depth 1, 2, …"""
+        return self._accepted[depth - 1] / self._reached[depth - 1]
+
+    def survival(self, row: RowAcceptance) -> list[float]:
+        """P(the first d proposed tokens are all accepted), for d = 1 .. max_length."""
+        chain, survival = 1.0, []
+        for depth in range(1, self.max_length + 1):
+            chain *= min(self.at_depth(depth) * row.factor, 1.0)
+            survival.append(chain)
+        return survival
+
+    def observe(self, rows: Sequence[RowAcceptance], proposed: Sequence[int], accepted: Sequence[int]) -> None:
+        """Learn from one round of verdicts."""
+        for row, num_proposed, num_accepted in zip(rows, proposed, accepted, strict=True):
+            reached = min(num_proposed, num_accepted + 1)
+            for depth in range(1, reached + 1):
+                row.expected += self.at_depth(depth)
+                self._reached[depth - 1] = self._reached[depth - 1] * _FADE + 1.0
+                self._accepted[depth - 1] = self._accepted[depth - 1] * _FADE + (depth <= num_accepted)
+            row.accepted += num_accepted

@@ -1,0 +1,157 @@
+"""Putting an engine together from a configuration: target, drafter, recorder, weight store, hot swap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from osd.config import Config
+from osd.drafters.create import create_initial, open_drafter
+from osd.engine import Engine
+from osd.hot_swap import HotSwap
+from osd.io.outcome_stream import RedisOutcomeStream
+from osd.io.spill import SpillFile
+from osd.io.weight_store import FileWeightStore
+from osd.loop import EngineLoop
+from osd.models.loading import choose_device, choose_dtype, load_causal_lm
+from osd.models.resolve import ResolvedTarget, resolve_target
+from osd.models.target import Target
+from osd.protocols import Drafter, WeightStore
+from osd.recorder import Recorder
+from osd.store_paths import spill_path, weights_dir
+from osd.text import TextCodec
+from osd.types import Event, TokenDelta
+
+
+@dataclass(slots=True)
+class EngineAssembly:
+    """A running engine with everything around it."""
+
+    loop: EngineLoop
+    store: WeightStore
+    codec: TextCodec
+    hot_swap: HotSwap | None
+    recorder: Recorder | None
+
+    def close(self) -> None:
+        """Stop the watcher, the loop and the recorder, in that order."""
+        if self.hot_swap:
+            self.hot_swap.stop()
+        self.loop.stop()
+        if self.recorder:
+            self.recorder.close()
+
+
+def open_engine(
+    config: Config | None = None,
+    *,
+    recorder: Recorder | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_regression: Callable[[int, str], None] = lambda version, reason: None,
+) -> Engine:
+    """An engine for this process alone: no Ray, Redis or HTTP. The drafter is the store's latest version.
+
+    Raises:
+        OsdError: a model cannot be had or served; the message says what to do.
+    """
+    config = config or Config()
+    if config.target.threads:
+        torch.set_num_threads(config.target.threads)
+    resolved = resolve_target(config.target.model, config.state_dir)
+    target, codec = _open_target(config, resolved)
+    drafter = _open_drafter(config, resolved, target)
+    return Engine(config, target, codec, drafter, recorder=recorder, on_event=on_event, on_regression=on_regression)
+
+
+def assemble_engine(
+    config: Config,
+    *,
+    redis_url: str,
+    deliver: Callable[[list[TokenDelta]], None],
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> EngineAssembly:
+    """A served engine: its own thread, outcomes to Redis, new versions swapped in.
+
+    Args:
+        config: everything.
+        redis_url: where outcomes go.
+        deliver: takes each step's deltas, on the engine's thread.
+        on_event: told of swaps, refusals and roll backs, on several threads.
+
+    Raises:
+        OsdError: a model cannot be had or served; the message says what to do.
+    """
+    resolved = resolve_target(config.target.model, config.state_dir)
+    recorder = _open_recorder(config, redis_url) if config.outcomes.enabled else None
+    watchers: list[HotSwap] = []
+
+    def on_regression(version: int, reason: str) -> None:
+        for watcher in watchers:
+            watcher.report_regression(version, reason)
+
+    engine = open_engine(config, recorder=recorder, on_event=on_event, on_regression=on_regression)
+    loop = EngineLoop(engine, deliver)
+    store = open_store(config, resolved)
+    if engine.drafter is not None:
+        watchers.append(
+            HotSwap(
+                store,
+                loop,
+                serving=engine.drafter.version,
+                poll_interval_s=config.swap.poll_interval_s,
+                on_event=on_event,
+            )
+        )
+    loop.start()
+    for watcher in watchers:
+        watcher.start()
+    return EngineAssembly(loop, store, engine.codec, watchers[0] if watchers else None, recorder)
+
+
+def open_store(config: Config, resolved: ResolvedTarget) -> FileWeightStore:
+    """The versions of the configured kind of drafter for a target."""
+    return FileWeightStore(weights_dir(config.state_dir, resolved.target_id, config.drafter.kind))
+
+
+def ensure_first_version(config: Config, resolved: ResolvedTarget, store: WeightStore) -> None:
+    """Publish an untrained drafter as version 1 where there is none."""
+    if store.latest() is None:
+        drafter_config, state = create_initial(config, resolved.folder)
+        store.publish(state, kind=config.drafter.kind, config=drafter_config, parent=None, note="untrained")
+
+
+def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, TextCodec]:
+    device = choose_device(config.target.device)
+    model = load_causal_lm(resolved.folder, dtype=choose_dtype(config.target.dtype, device), device=device)
+    codec = TextCodec.open(resolved.folder, resolved.target_id, config.target.max_context_tokens)
+    target = Target(
+        model,
+        target_id=resolved.target_id,
+        eos_ids=codec.eos_ids(resolved.folder),
+        num_slots=config.engine.max_slots,
+        max_context_tokens=config.target.max_context_tokens,
+        max_new_tokens=max(config.engine.prefill_chunk_tokens, config.speculation.max_length + 1),
+    )
+    return target, codec
+
+
+def _open_drafter(config: Config, resolved: ResolvedTarget, target: Target) -> Drafter:
+    store = open_store(config, resolved)
+    ensure_first_version(config, resolved, store)
+    manifest = store.latest()
+    assert manifest is not None
+    manifest, state = store.load(manifest.number)
+    drafter = open_drafter(config, manifest.config, target, resolved.folder)
+    drafter.load(state, manifest.number)
+    return drafter
+
+
+def _open_recorder(config: Config, redis_url: str) -> Recorder:
+    outcomes = config.outcomes
+    sink = RedisOutcomeStream(
+        redis_url, outcomes.stream, max_entries=outcomes.max_entries, max_bytes=outcomes.max_bytes
+    )
+    spill = SpillFile(spill_path(config.state_dir), max_bytes=outcomes.spill_bytes)
+    return Recorder(sink, spill, queue_entries=outcomes.queue_entries)

@@ -1,0 +1,132 @@
+"""The `feature` drafter, serving side: a chain of one-layer steps from the target's last hidden state.
+
+Each round it first reads, for every row, the entries whose hidden states the target has computed since (all of them
+at once, so a drafter that was not called for a while catches up by itself), then feeds itself its own features.
+
+Shapes: B rows, T entries, L cached entries, H hidden size, N heads, D head size, K proposed, R reduced vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from osd.drafters.choose import ChainChoice
+from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
+from osd.drafters.weights import check_state
+from osd.proposal import DraftBatch, Proposal
+
+
+class FeatureDrafter:
+    """Serves one `FeatureNet` for all rows.
+
+    Args:
+        config: shapes of the network.
+        shared: the target's embedding and head.
+        num_slots: rows.
+        max_context_tokens: longest row.
+        max_length: most tokens proposed per round.
+    """
+
+    kind = "feature"
+
+    def __init__(
+        self, config: FeatureConfig, shared: SharedRows, *, num_slots: int, max_context_tokens: int, max_length: int
+    ) -> None:
+        self.version = 0
+        self.config = config
+        self._shared = shared
+        self.device, self.dtype = shared.embedding_VH.device, shared.embedding_VH.dtype
+        self.net = FeatureNet(config).to(self.device, self.dtype).eval().requires_grad_(False)
+        self._head_RH, self._bias_R = head_rows(shared, self.net.vocab_ids_R)
+        length = max_context_tokens + config.window_tokens + max_length
+        head_size = config.hidden_size // config.num_heads
+        shape = (num_slots, config.num_heads, length, head_size)
+        self._keys = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        self._values = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        # Row b's cache is sound for entries first[b] .. end[b] - 1.
+        self._first = [0] * num_slots
+        self._end = [0] * num_slots
+
+    def reset_row(self, row: int) -> None:
+        """A new query starts in the row."""
+        self._first[row] = self._end[row] = 0
+
+    def move_row(self, source: int, destination: int) -> None:
+        """Move a row's cache."""
+        end = self._end[source]
+        self._keys[destination, :, :end] = self._keys[source, :, :end]
+        self._values[destination, :, :end] = self._values[source, :, :end]
+        self._first[destination], self._end[destination] = self._first[source], end
+
+    def state(self) -> dict[str, Tensor]:
+        """What a weight version carries."""
+        return self.net.state_dict()
+
+    def load(self, state: Mapping[str, Tensor], version: int) -> None:
+        """New weights, copied in place; the cache stays (stale entries cost acceptance, never correctness)."""
+        check_state(state, self.net.state_dict())
+        ids_R = state["vocab_ids_R"]
+        self.net.load_state_dict(dict(state))
+        self._head_RH.copy_(self._shared.head_VH[ids_R.to(self.device)])
+        if self._bias_R is not None and self._shared.head_bias_V is not None:
+            self._bias_R.copy_(self._shared.head_bias_V[ids_R.to(self.device)])
+        self.version = version
+
+    @torch.no_grad()
+    def propose(self, batch: DraftBatch) -> Proposal:
+        """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
+        choice = ChainChoice(batch, self.config.target_vocab_tokens, self.net.vocab_ids_R)
+        feature_BH = self._catch_up(batch)
+        ends = [num - 1 for num in batch.num_tokens]
+        for step in range(choice.num_steps):
+            token_B = choice.take(F.linear(feature_BH, self._head_RH, self._bias_R))
+            if step + 1 < choice.num_steps:
+                feature_BH = self._pass(token_B[:, None], feature_BH[:, None], [end + step for end in ends])[:, 0]
+        return choice.proposal(self.version)
+
+    def _catch_up(self, batch: DraftBatch) -> Tensor:
+        """Read the entries since the last call; the feature at each row's last known entry, `[B, H]`."""
+        starts, counts = [], []
+        for row, num_tokens in enumerate(batch.num_tokens):
+            oldest = max(num_tokens - 1 - self.config.window_tokens, 0)
+            if self._end[row] < oldest:  # what lies further back than the window is never looked at again
+                self._first[row] = self._end[row] = oldest
+            starts.append(self._end[row])
+            counts.append(num_tokens - 1 - self._end[row])
+            self._end[row] = num_tokens - 1
+        entries_T = torch.arange(max(counts), device=self.device)
+        rows_B1 = torch.arange(len(starts), device=self.device)[:, None]
+        entries_BT = torch.tensor(starts, device=self.device)[:, None] + entries_T
+        entries_BT = entries_BT.clamp(max=batch.tokens_BL.shape[1] - 2)
+        features_BTH = self._pass(
+            batch.tokens_BL[rows_B1, entries_BT + 1], batch.hidden_BLH[rows_B1, entries_BT], starts
+        )
+        last_B = torch.tensor(counts, device=self.device) - 1
+        return features_BTH[rows_B1[:, 0], last_B]
+
+    def _pass(self, tokens_BT: Tensor, hidden_BTH: Tensor, starts: Sequence[int]) -> Tensor:
+        """Write entries from `starts[b]` on, attend within the window, and return features `[B, T, H]`."""
+        num_rows, num_new = tokens_BT.shape
+        positions_BT = torch.tensor(starts, device=self.device)[:, None] + torch.arange(num_new, device=self.device)
+        inputs = self.net.attention_inputs(F.embedding(tokens_BT, self._shared.embedding_VH), hidden_BTH, positions_BT)
+        for row, start in enumerate(starts):
+            self._keys[row, :, start : start + num_new] = inputs.key_BNTD[row]
+            self._values[row, :, start : start + num_new] = inputs.value_BNTD[row]
+        low = max(min(starts) - self.config.window_tokens + 1, 0)
+        seen = slice(low, max(starts) + num_new)
+        entries_L = torch.arange(seen.start, seen.stop, device=self.device)
+        first_B11 = torch.tensor(self._first[:num_rows], device=self.device)[:, None, None]
+        query_BT1 = positions_BT[:, :, None]
+        mask_BTL = (entries_L <= query_BT1) & (entries_L > query_BT1 - self.config.window_tokens)
+        mask_BTL &= entries_L >= first_B11
+        attended_BNTD = F.scaled_dot_product_attention(
+            inputs.query_BNTD,
+            self._keys[:num_rows, :, seen],
+            self._values[:num_rows, :, seen],
+            attn_mask=mask_BTL[:, None],
+        )
+        return self.net.feature(inputs.residual_BTH, attended_BNTD)

@@ -1,0 +1,97 @@
+"""The `model` drafter, serving side: any small causal LM with the target's vocabulary, over its own slot cache.
+
+Shapes: B rows, Q new positions, K proposed tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osd.drafters.choose import ChainChoice
+from osd.drafters.weights import check_state, model_state
+from osd.models.slot_model import SlotModel
+from osd.proposal import DraftBatch, Proposal
+
+_CATCH_UP_TOKENS = 256
+"""Most positions read in one pass while catching up with a row, so that no long prompt needs a giant pass."""
+
+
+class ModelDrafter:
+    """Serves one causal LM for all rows.
+
+    Args:
+        model: a loaded causal LM with the target's vocabulary.
+        num_slots: rows.
+        max_context_tokens: longest row.
+        target_vocab_tokens: size of the target's output.
+    """
+
+    kind = "model"
+
+    def __init__(self, model: Any, *, num_slots: int, max_context_tokens: int, target_vocab_tokens: int) -> None:
+        self.version = 0
+        self._lm = SlotModel(
+            model,
+            num_slots=num_slots,
+            max_context_tokens=max_context_tokens,
+            max_new_tokens=_CATCH_UP_TOKENS,
+        )
+        self._vocab_tokens = target_vocab_tokens
+        self._end = [0] * num_slots
+        """Positions of each row that the drafter has read and that are known to be right."""
+
+    def reset_row(self, row: int) -> None:
+        """A new query starts in the row."""
+        self._end[row] = 0
+
+    def move_row(self, source: int, destination: int) -> None:
+        """Move a row's cache."""
+        self._lm.move_row(source, destination, self._end[source])
+        self._end[destination] = self._end[source]
+
+    def state(self) -> dict[str, Tensor]:
+        """What a weight version carries."""
+        return model_state(self._lm.model)
+
+    def load(self, state: Mapping[str, Tensor], version: int) -> None:
+        """New weights, copied in place; the cache stays."""
+        check_state(state, self.state())
+        self._lm.model.load_state_dict(dict(state), strict=False)
+        self.version = version
+
+    @torch.no_grad()
+    def propose(self, batch: DraftBatch) -> Proposal:
+        """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
+        choice = ChainChoice(batch, self._vocab_tokens)
+        logits_BV = self._catch_up(batch)
+        for step in range(choice.num_steps):
+            token_B = choice.take(logits_BV[:, : self._vocab_tokens])
+            if step + 1 < choice.num_steps:
+                starts = [num_tokens + step for num_tokens in batch.num_tokens]
+                output = self._lm.forward(0, token_B[:, None], starts)
+                assert output.logits_BQV is not None
+                logits_BV = output.logits_BQV[:, 0]
+        return choice.proposal(self.version)
+
+    def _catch_up(self, batch: DraftBatch) -> Tensor:
+        """Read all known tokens; the logits after each row's last one, `[B, V]`."""
+        logits_BV: list[Tensor | None] = [None] * len(batch.num_tokens)
+        while any(end < num for end, num in zip(self._end, batch.num_tokens, strict=False)):
+            starts = [min(self._end[row], num - 1) for row, num in enumerate(batch.num_tokens)]
+            counts = [min(num - start, _CATCH_UP_TOKENS) for num, start in zip(batch.num_tokens, starts, strict=True)]
+            rows_B1 = torch.arange(len(starts), device=self._lm.device)[:, None]
+            columns_BQ = torch.tensor(starts, device=self._lm.device)[:, None] + torch.arange(
+                max(counts), device=self._lm.device
+            )
+            ids_BQ = batch.tokens_BL[rows_B1, columns_BQ.clamp(max=batch.tokens_BL.shape[1] - 1)]
+            output = self._lm.forward(0, ids_BQ, starts)
+            assert output.logits_BQV is not None
+            for row, (start, count) in enumerate(zip(starts, counts, strict=True)):
+                self._end[row] = start + count
+                if self._end[row] == batch.num_tokens[row]:
+                    logits_BV[row] = output.logits_BQV[row, count - 1]
+        return torch.stack([row_V for row_V in logits_BV if row_V is not None])

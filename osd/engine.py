@@ -1,0 +1,438 @@
+"""The engine: continuous batching around one loop of propose, verify, commit.
+
+`step()` is Speculative Decoding (Leviathan et al. 2023, arXiv 2211.17192, algorithm 1) over all decoding rows, with the
+recording that Online Speculative Decoding adds (Liu et al. 2024, arXiv 2310.07177). One thread owns an engine; see
+`osd.loop.EngineLoop` for how others talk to it. It needs neither Ray nor Redis nor HTTP.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from osd.calibrate import calibrate
+from osd.config import Config
+from osd.counters import Counters
+from osd.models.target import Target
+from osd.outcome import BONUS, Outcome
+from osd.proposal import DraftBatch, Proposal
+from osd.protocols import Drafter
+from osd.recording import outcome_maker
+from osd.scheduler import Scheduler
+from osd.sequence import Sequence
+from osd.speculation import GoodputPolicy
+from osd.swap_watch import SwapWatch
+from osd.text import AnswerText, TextCodec
+from osd.types import (
+    AcceptancePoint,
+    EngineStatus,
+    Event,
+    FinishReason,
+    PromptTooLongError,
+    Request,
+    SamplingParams,
+    TokenDelta,
+    TokenLogprob,
+    WeightManifest,
+)
+from osd.utilisation import Utilisation
+from osd.verify import Verdict, top_logprobs, verify_rows
+
+_HISTORY_QUERIES = 4096
+
+
+class OutcomeRecorder(Protocol):
+    """Takes the making of an outcome off the engine's thread; never blocks, never raises."""
+
+    def record(self, make: Callable[[], Outcome]) -> None:
+        """Queue one."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Monotone counts of what became of them."""
+        ...
+
+
+class Engine:
+    """Serves queries with a target and, when there is one, a drafter.
+
+    Args:
+        config: sections engine, speculation, outcomes and swap are used.
+        target: the model served.
+        codec: its tokenizer.
+        drafter: None decodes plainly.
+        recorder: where outcomes go; None records nothing.
+        on_event: told of swaps and failures.
+        on_regression: told (version, reason) when a swapped-in version is accepted significantly less.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        target: Target,
+        codec: TextCodec,
+        drafter: Drafter | None,
+        *,
+        recorder: OutcomeRecorder | None = None,
+        on_event: Callable[[Event], None] = lambda event: None,
+        on_regression: Callable[[int, str], None] = lambda version, reason: None,
+    ) -> None:
+        self.config, self.target, self.codec, self.drafter = config, target, codec, drafter
+        self.recorder = recorder
+        self.on_event, self.on_regression = on_event, on_regression
+        self.scheduler = Scheduler(config.engine, self._move_row)
+        max_length = config.speculation.max_length
+        verify, draft = calibrate(target, drafter, num_slots=config.engine.max_slots, max_length=max_length)
+        self.policy = GoodputPolicy(config.speculation, verify, draft)
+        self.watch = SwapWatch(config.swap)
+        self.counters = Counters()
+        self.utilisation = Utilisation()
+        self._history: deque[AcceptancePoint] = deque(maxlen=_HISTORY_QUERIES)
+        self._sequences: dict[str, Sequence] = {}
+        self._started_s = time.monotonic()
+
+    # ---- what callers do -------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Queue a query.
+
+        Raises:
+            PromptTooLongError: no room is left for one new token.
+            QueueFullError: too many wait.
+            ValueError: the id is in use, or the prompt is empty or holds unknown tokens.
+        """
+        if request.request_id in self._sequences:
+            raise ValueError(f"request_id {request.request_id!r} is in use; give every query its own")
+        if not request.prompt_ids:
+            raise ValueError("the prompt is empty; give at least one token")
+        if not all(0 <= token < self.target.lm.vocab_tokens for token in request.prompt_ids):
+            raise ValueError(f"prompt token ids must be between 0 and {self.target.lm.vocab_tokens - 1}")
+        if len(request.prompt_ids) >= self.target.max_context_tokens:
+            raise PromptTooLongError(
+                f"the prompt has {len(request.prompt_ids)} tokens, the context holds {self.target.max_context_tokens} "
+                "with the answer; shorten the prompt"
+            )
+        sequence = self._new_sequence(request)
+        self.scheduler.submit(sequence)
+        self._sequences[request.request_id] = sequence
+
+    def cancel(self, request_id: str) -> list[TokenDelta]:
+        """Free a query's row at once; unknown or finished ids are ignored."""
+        sequence = self._sequences.get(request_id)
+        return [self._finish(sequence, "cancelled")] if sequence else []
+
+    @property
+    def has_work(self) -> bool:
+        """True while a step would do something."""
+        return self.scheduler.has_work
+
+    def generate(self, prompts: list[str], params: SamplingParams | None = None) -> Iterator[TokenDelta]:
+        """Answer prompts in this thread, yielding deltas as they come; `request_id` is the prompt's number."""
+        for number, prompt in enumerate(prompts):
+            ids = self.codec.encode_text(prompt)
+            self.submit(Request(request_id=str(number), prompt_ids=ids, params=params or SamplingParams()))
+        while self.has_work:
+            yield from self.step()
+
+    def load_drafter(self, manifest: WeightManifest, state: Mapping[str, Tensor], *, watch: bool = True) -> None:
+        """Hot swap: copy a version's weights in between two steps.
+
+        Raises:
+            WeightsRefusedError: the weights do not fit; the old version serves on.
+        """
+        assert self.drafter is not None
+        before, started_s = self.drafter.version, time.perf_counter()
+        self.drafter.load(state, manifest.number)
+        self.policy.acceptance.reset(manifest.gate)
+        self.watch.swapped(watch=watch)
+        self.counters.add("swaps_total")
+        took_ms = (time.perf_counter() - started_s) * 1e3
+        self._event("swap", f"drafter version {before} -> {manifest.number} in {took_ms:.1f} ms", took_ms=took_ms)
+
+    def status(self) -> EngineStatus:
+        """A snapshot."""
+        recorded = self.recorder.counters() if self.recorder else {}
+        return EngineStatus(
+            target=self.target.target_id,
+            drafter_kind=self.drafter.kind if self.drafter else "none",
+            drafter_version=self.drafter.version if self.drafter else 0,
+            running=len(self.scheduler.decoding) + (self.scheduler.prefilling is not None),
+            waiting=len(self.scheduler.waiting),
+            max_slots=self.config.engine.max_slots,
+            context_tokens=self.target.max_context_tokens,
+            utilisation=self.utilisation.share(),
+            speculation_length=self.policy.chosen,
+            speculation_enabled=self.config.speculation.enabled and self.drafter is not None,
+            uptime_s=time.monotonic() - self._started_s,
+            counters={**self.counters.values, **recorded},
+            acceptance_by_version={version: dict(counts) for version, counts in self.counters.by_version.items()},
+        )
+
+    def history(self, limit: int) -> list[AcceptancePoint]:
+        """The newest finished queries, oldest first."""
+        return list(self._history)[-limit:] if limit > 0 else []
+
+    # ---- the loop --------------------------------------------------------------------------------------------------
+
+    def step(self) -> list[TokenDelta]:
+        """Read some prompt, then one round for every decoding row: propose, verify, commit, record."""
+        started_s = time.monotonic()
+        deltas = self._prefill()
+        if rows := self.scheduler.decoding:
+            proposal, draft_ms = self._propose(rows)
+            verdicts, logits_BQV, verify_ms = self._verify(rows, proposal)
+            deltas += self._commit(rows, proposal, verdicts, logits_BQV, draft_ms, verify_ms)
+        self.utilisation.add_busy(started_s, time.monotonic())
+        return deltas
+
+    def _prefill(self) -> list[TokenDelta]:
+        """Read up to a chunk of waiting prompts; a prompt that is read whole yields its first token."""
+        deltas: list[TokenDelta] = []
+        budget = self.config.engine.prefill_chunk_tokens
+        while budget > 0 and (sequence := self.scheduler.next_prefill()) is not None:
+            if sequence.num_cached == 0 and (ended := self._admit(sequence)):
+                deltas.append(ended)
+                continue
+            started_s = time.perf_counter()
+            start, row = sequence.num_cached, sequence.row
+            end = min(start + budget, sequence.num_tokens)
+            is_last = end == sequence.num_tokens
+            ids_1Q = self.target.tokens_SL[row : row + 1, start:end]
+            output = self.target.read(row, ids_1Q, [start], logits="last" if is_last else "none")
+            sequence.num_cached, budget = end, budget - (end - start)
+            if is_last:
+                assert output.logits_BQV is not None
+                self.scheduler.start_decoding()
+                [verdict] = verify_rows(output.logits_BQV, [sequence], None)
+                deltas.append(self._emit(sequence, [verdict.next_token], output.logits_BQV[0]))
+            sequence.prefill_ms += (time.perf_counter() - started_s) * 1e3
+        return deltas
+
+    def _admit(self, sequence: Sequence) -> TokenDelta | None:
+        """Give a query its row. A resumed one may turn out to have ended just before its engine died."""
+        sequence.admitted_s = time.monotonic()
+        if sequence.is_resumed and (reason := self._reason_to_finish(sequence)):
+            return self._finish(sequence, reason)
+        self.target.write_tokens(sequence.row, 0, [*sequence.request.prompt_ids, *sequence.output_ids])
+        if self.drafter:
+            self.drafter.reset_row(sequence.row)
+        return None
+
+    def _propose(self, rows: list[Sequence]) -> tuple[Proposal | None, float]:
+        """Choose each row's speculation length by goodput, and let the drafter guess that far."""
+        if self.drafter is None:
+            return None, 0.0
+        started_s = time.perf_counter()
+        for sequence in rows:
+            room = self.target.max_context_tokens - sequence.num_tokens
+            sequence.budget.limit = max(min(sequence.num_left - 1, room - 1, self.config.speculation.max_length), 0)
+        lengths = self.policy.choose([row.budget for row in rows], at_least=int(self.watch.wants_rounds))
+        if not any(lengths):
+            return None, 0.0
+        num_rows = len(rows)
+        batch = DraftBatch(
+            tokens_BL=self.target.tokens_SL[:num_rows],
+            hidden_BLH=self.target.hidden_SLH[:num_rows],
+            num_tokens=[sequence.num_tokens for sequence in rows],
+            lengths=lengths,
+            params=[sequence.request.params for sequence in rows],
+            generators=[sequence.generator for sequence in rows],
+        )
+        return self.drafter.propose(batch), (time.perf_counter() - started_s) * 1e3
+
+    def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[Verdict], Tensor, float]:
+        """One target pass over every row's last token and its proposal, and the verdicts on it."""
+        started_s = time.perf_counter()
+        starts = [sequence.num_tokens - 1 for sequence in rows]
+        last_B1 = torch.tensor([[sequence.output_ids[-1]] for sequence in rows], device=self.target.lm.device)
+        ids_BQ = last_B1
+        if proposal is not None:
+            ids_BQ = torch.cat((last_B1, proposal.token_ids_BK[:, : max(proposal.lengths)]), dim=1)
+        logits_BQV = self.target.read(0, ids_BQ, starts).logits_BQV
+        assert logits_BQV is not None
+        verdicts = verify_rows(logits_BQV, rows, proposal)
+        return verdicts, logits_BQV, (time.perf_counter() - started_s) * 1e3
+
+    def _commit(
+        self,
+        rows: list[Sequence],
+        proposal: Proposal | None,
+        verdicts: list[Verdict],
+        logits_BQV: Tensor,
+        draft_ms: float,
+        verify_ms: float,
+    ) -> list[TokenDelta]:
+        """Append what each row keeps; finish the rows that end here."""
+        lengths = list(proposal.lengths) if proposal else [0] * len(rows)
+        version = proposal.drafter_version if proposal else 0
+        ids_BK = proposal.token_ids_BK.tolist() if proposal else [[]] * len(rows)
+        self.counters.add("draft_seconds_total", draft_ms / 1e3)
+        self.counters.add("verify_seconds_total", verify_ms / 1e3)
+        self._learn(rows, lengths, [verdict.num_accepted for verdict in verdicts], draft_ms, verify_ms)
+        deltas = []
+        for index, (sequence, verdict) in enumerate(zip(list(rows), verdicts, strict=True)):
+            sequence.draft_ms += draft_ms
+            sequence.verify_ms += verify_ms
+            tokens = [*ids_BK[index][: verdict.num_accepted], verdict.next_token]
+            proposed = lengths[index]
+            deltas.append(self._emit(sequence, tokens, logits_BQV[index], (version, proposed, verdict.num_accepted)))
+        return deltas
+
+    def _learn(
+        self, rows: list[Sequence], proposed: list[int], accepted: list[int], draft_ms: float, verify_ms: float
+    ) -> None:
+        """Tell the policy and the swap watch how the round went."""
+        budgets = [sequence.budget for sequence in rows]
+        self.policy.observe(budgets, proposed, accepted, draft_ms=draft_ms, verify_ms=verify_ms)
+        for num_proposed, num_accepted in zip(proposed, accepted, strict=True):
+            if num_proposed:
+                self.watch.observe(num_accepted > 0)
+        if any(proposed) and self.watch.verdict() == "worse" and self.drafter:
+            before, after = self.watch.rates()
+            reason = f"first-token acceptance fell from {before:.2f} to {after:.2f} after the swap"
+            self.counters.add("roll_backs_total")
+            self.on_regression(self.drafter.version, reason)
+
+    def _emit(
+        self, sequence: Sequence, tokens: list[int], logits_QV: Tensor, round_: tuple[int, int, int] | None = None
+    ) -> TokenDelta:
+        """Commit tokens to one query (up to where it ends), keep what its outcome needs, and say what is new."""
+        tokens, reason = self._cut(sequence, tokens)
+        start = sequence.num_tokens
+        if round_ is None:  # the prefill's token belongs to no round
+            sequence.kinds.append(BONUS)
+            sequence.output_ids.extend(tokens)
+        else:
+            version, proposed, accepted = round_
+            sequence.commit(tokens, proposed, min(accepted, len(tokens)), version)
+            self.counters.add_round(version, proposed, min(accepted, len(tokens)), len(tokens))
+        logprobs = self._keep_logprobs(sequence, tokens, logits_QV)
+        if reason is not None:
+            return self._finish(sequence, reason, tuple(tokens), logprobs)
+        self.target.write_tokens(sequence.row, start, tokens)
+        text = sequence.answer.take()
+        return TokenDelta(request_id=sequence.request.request_id, token_ids=tuple(tokens), text=text, logprobs=logprobs)
+
+    def _cut(self, sequence: Sequence, tokens: list[int]) -> tuple[list[int], FinishReason | None]:
+        """The tokens up to the query's end, and why it ends there (None: it goes on)."""
+        params = sequence.request.params
+        room = min(sequence.num_left, self.target.max_context_tokens - sequence.num_tokens)
+        for count, token in enumerate(tokens, start=1):
+            if token in self.target.eos_ids and not params.ignore_eos:
+                return tokens[:count], "stop"
+            if sequence.answer.push(token):
+                return tokens[:count], "stop"
+            if count >= room:
+                return tokens[:count], "length"
+        return tokens, None
+
+    def _keep_logprobs(self, sequence: Sequence, tokens: list[int], logits_QV: Tensor) -> tuple[TokenLogprob, ...]:
+        """The target's log-probabilities at the committed positions, for the outcome and for a client that asks."""
+        wanted = sequence.request.params.logprobs
+        records = self._records(sequence)
+        if not records and wanted is None:
+            return ()
+        top_k = max(self.config.outcomes.top_k if records else 0, wanted or 0, 1)
+        chosen, ids_NK, logprobs_NK = top_logprobs(logits_QV[: len(tokens)], tokens, top_k)
+        if records:
+            sequence.top_ids.append(ids_NK.cpu())
+            sequence.top_logprobs.append(logprobs_NK.cpu())
+        if wanted is None:
+            return ()
+        rows = zip(tokens, chosen, ids_NK[:, :wanted].tolist(), logprobs_NK[:, :wanted].tolist(), strict=True)
+        return tuple(
+            TokenLogprob(token, logprob, tuple(zip(ids, values, strict=True))) for token, logprob, ids, values in rows
+        )
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+        error: str | None = None,
+    ) -> TokenDelta:
+        """End a query: record its outcome, free its row."""
+        sequence.finish_reason = reason
+        stats = sequence.stats()
+        if self.recorder and self._records(sequence) and sequence.top_ids:
+            maker = outcome_maker(
+                sequence,
+                self.target,
+                drafter_kind=self.drafter.kind if self.drafter else "none",
+                prompt_hidden_tokens=self.config.outcomes.prompt_hidden_tokens,
+            )
+            self.recorder.record(maker)
+        self.counters.add_query(stats, reason)
+        if stats.rounds:
+            self._history.append(
+                AcceptancePoint(
+                    query=int(self.counters.values["queries_total"]),
+                    at_s=time.time(),
+                    domain=sequence.request.domain,
+                    drafter_version=stats.drafter_version,
+                    rounds=stats.rounds,
+                    proposed=stats.proposed,
+                    accepted=stats.accepted,
+                    committed=stats.committed,
+                    output_tokens=stats.output_tokens,
+                    decode_ms=stats.draft_ms + stats.verify_ms,
+                )
+            )
+        text = sequence.answer.take(final=True)
+        self.scheduler.remove(sequence)
+        del self._sequences[sequence.request.request_id]
+        return TokenDelta(
+            request_id=sequence.request.request_id,
+            token_ids=tokens,
+            text=text,
+            logprobs=logprobs,
+            finish_reason=reason,
+            error=error,
+            stats=stats,
+        )
+
+    def fail_all(self, error: str) -> list[TokenDelta]:
+        """End every query with an error: a step broke, and their state can't be trusted."""
+        return [self._finish(sequence, "error", error=error) for sequence in list(self._sequences.values())]
+
+    # ---- small helpers ---------------------------------------------------------------------------------------------
+
+    def _new_sequence(self, request: Request) -> Sequence:
+        seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
+        # A resumed query must not meet the draws again that its earlier tokens used up.
+        generator = torch.Generator().manual_seed((seed + 7919 * len(request.resume_ids)) % 2**63)
+        sequence = Sequence(request=request, answer=AnswerText(self.codec, request.params.stop), generator=generator)
+        sequence.budget.fixed = request.speculation_length
+        sequence.output_ids = list(request.resume_ids)
+        sequence.kinds = bytearray([BONUS] * len(request.resume_ids))
+        for token in request.resume_ids:
+            sequence.answer.push(token)
+        sequence.answer.skip(request.resume_chars)
+        return sequence
+
+    def _reason_to_finish(self, sequence: Sequence) -> FinishReason | None:
+        ended = sequence.output_ids[-1] in self.target.eos_ids and not sequence.request.params.ignore_eos
+        if ended or sequence.answer.stopped:
+            return "stop"
+        if sequence.num_left <= 0 or sequence.num_tokens >= self.target.max_context_tokens:
+            return "length"
+        return None
+
+    def _records(self, sequence: Sequence) -> bool:
+        """A resumed query is not recorded: what its first tokens' verification said died with its engine."""
+        return self.recorder is not None and sequence.request.store and not sequence.is_resumed
+
+    def _move_row(self, sequence: Sequence, row: int) -> None:
+        self.target.move_row(sequence.row, row, sequence.num_tokens)
+        if self.drafter:
+            self.drafter.move_row(sequence.row, row)
+
+    def _event(self, kind: str, message: str, **data: float | int | str) -> None:
+        self.on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))  # type: ignore[arg-type]

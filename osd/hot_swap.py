@@ -1,0 +1,116 @@
+"""Hot swap: watches the weight store, loads and checks a version beside the old one, copies it in between two steps.
+
+consumes: the store's `latest` pointer; regressions that the engine reports
+waits for: the poll interval
+is unblocked by: a reported regression, `stop`
+on failure: a version that is torn or does not fit is refused once, with the reason; the old one serves on
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from osd.drafters.weights import check_state
+from osd.loop import EngineLoop
+from osd.protocols import WeightStore
+from osd.types import Event, EventKind, WeightsRefusedError
+
+_log = logging.getLogger(__name__)
+
+
+class HotSwap:
+    """Keeps the engine's drafter at the store's latest sound version.
+
+    Args:
+        store: where versions appear.
+        loop: the engine.
+        serving: the version the engine serves now.
+        poll_interval_s: how often the store is looked at.
+        on_event: told of refusals and roll backs.
+    """
+
+    def __init__(
+        self,
+        store: WeightStore,
+        loop: EngineLoop,
+        *,
+        serving: int,
+        poll_interval_s: float,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._store, self._loop, self._on_event = store, loop, on_event
+        self._poll_interval_s = poll_interval_s
+        self._serving = serving
+        self._refused: set[int] = set()
+        self._regression: tuple[int, str] | None = None
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="osd-hot-swap", daemon=True)
+
+    def start(self) -> None:
+        """Start watching."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def report_regression(self, version: int, reason: str) -> None:
+        """The engine found that a swapped-in version is accepted less; called on the engine's thread."""
+        self._regression = (version, reason)
+        self._wake.set()
+
+    def check_now(self) -> None:
+        """Look at the store once, in the caller's thread."""
+        if self._regression is not None:
+            (version, reason), self._regression = self._regression, None
+            self._roll_back(version, reason)
+        manifest = self._store.latest()
+        if manifest is None or manifest.number == self._serving or manifest.number in self._refused:
+            return
+        try:
+            manifest, state = self._store.load(manifest.number)
+            expected = self._loop.call(lambda engine: engine.drafter.state() if engine.drafter else {}).result()
+            check_state(state, expected)  # here and not between two steps, where every row would wait for it
+            # Going back to an older version undoes a swap; judging that against the newer one would make no sense.
+            watch = manifest.number > self._serving
+            self._loop.call(lambda engine: engine.load_drafter(manifest, state, watch=watch)).result()
+        except WeightsRefusedError as error:
+            self._refused.add(manifest.number)
+            self._event("refuse", f"drafter version {manifest.number} refused: {error}", version=manifest.number)
+            return
+        self._serving = manifest.number
+
+    def _roll_back(self, version: int, reason: str) -> None:
+        latest = self._store.latest()
+        if latest is None or latest.number != version:
+            return  # something newer was published meanwhile, and will be judged itself
+        try:
+            restored = self._store.roll_back(reason=reason)
+        except WeightsRefusedError as error:
+            self._event("error", f"drafter version {version} is worse but cannot be rolled back: {error}")
+            return
+        self._event(
+            "roll_back",
+            f"drafter version {version} -> {restored.number}: {reason}",
+            version=version,
+            to=restored.number,
+        )
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.check_now()
+            except Exception:
+                _log.exception("looking for new drafter weights failed; trying again")
+            self._wake.wait(self._poll_interval_s)
+            self._wake.clear()
+
+    def _event(self, kind: EventKind, message: str, **data: int) -> None:
+        self._on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))

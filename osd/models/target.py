@@ -1,0 +1,78 @@
+"""The target: the model whose output is served, with what it keeps of every row.
+
+Shapes: S rows, L positions, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osd.drafters.feature_net import SharedRows
+from osd.models.slot_model import PassOutput, SlotModel
+
+
+class Target:
+    """A causal LM over the slot cache, with each row's tokens and last hidden states.
+
+    The hidden states are kept because drafters read them and outcomes carry them: no pass is ever run for them.
+
+    Args:
+        model: a loaded causal LM in eval mode.
+        target_id: what clients call it.
+        eos_ids: tokens that end an answer.
+        num_slots: rows.
+        max_context_tokens: longest row.
+        max_new_tokens: most positions of one pass.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        target_id: str,
+        eos_ids: frozenset[int],
+        num_slots: int,
+        max_context_tokens: int,
+        max_new_tokens: int,
+    ) -> None:
+        self.lm = SlotModel(
+            model, num_slots=num_slots, max_context_tokens=max_context_tokens, max_new_tokens=max_new_tokens
+        )
+        self.target_id = target_id
+        self.eos_ids = eos_ids
+        self.max_context_tokens = self.lm.max_context_tokens
+        length = self.max_context_tokens + max_new_tokens
+        self.tokens_SL = torch.zeros(num_slots, length, dtype=torch.long, device=self.lm.device)
+        self.hidden_SLH = torch.zeros(
+            num_slots, length, self.lm.hidden_size, dtype=self.lm.dtype, device=self.lm.device
+        )
+
+    def shared_rows(self) -> SharedRows:
+        """The embedding and head, for a drafter to share."""
+        head = self.lm.model.get_output_embeddings()
+        return SharedRows(
+            embedding_VH=self.lm.model.get_input_embeddings().weight,
+            head_VH=head.weight,
+            head_bias_V=getattr(head, "bias", None),
+        )
+
+    def write_tokens(self, row: int, start: int, ids: Sequence[int]) -> None:
+        """Note known tokens of a row."""
+        self.tokens_SL[row, start : start + len(ids)] = torch.tensor(ids, device=self.lm.device)
+
+    def read(self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all") -> PassOutput:
+        """One pass (see SlotModel.forward) that also keeps the hidden states of what was read."""
+        output = self.lm.forward(first_row, ids_BQ, starts, logits=logits)
+        for offset, start in enumerate(starts):
+            self.hidden_SLH[first_row + offset, start : start + ids_BQ.shape[1]] = output.hidden_BQH[offset]
+        return output
+
+    def move_row(self, source: int, destination: int, num_tokens: int) -> None:
+        """Copy a row's first positions over another row's."""
+        self.lm.move_row(source, destination, num_tokens)
+        self.tokens_SL[destination, : num_tokens + 1] = self.tokens_SL[source, : num_tokens + 1]
+        self.hidden_SLH[destination, :num_tokens] = self.hidden_SLH[source, :num_tokens]

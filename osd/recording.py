@@ -1,0 +1,76 @@
+"""From a finished query to its outcome. The engine copies what it must; packing is left to the recorder's thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from osd.models.target import Target
+from osd.outcome import Outcome, Sampling, Timings
+from osd.outcome_arrays import pack_hidden, pack_top_k
+from osd.sequence import Sequence
+
+
+def outcome_maker(
+    sequence: Sequence, target: Target, *, drafter_kind: str, prompt_hidden_tokens: int
+) -> Callable[[], Outcome]:
+    """Copy a finishing query's row now; return what makes the outcome of it later, on another thread.
+
+    Args:
+        sequence: the query, still holding its row.
+        target: where its hidden states are.
+        drafter_kind: a `feature` drafter's outcomes carry hidden states.
+        prompt_hidden_tokens: prompt positions whose hidden states are kept.
+    """
+    request, stats = sequence.request, sequence.stats()
+    prompt_len, num_read = len(request.prompt_ids), len(request.prompt_ids) + len(sequence.output_ids) - 1
+    start = max(prompt_len - prompt_hidden_tokens, 0)
+    hidden_TH = torch.empty(0, 0)
+    if drafter_kind == "feature":
+        hidden_TH = target.hidden_SLH[sequence.row, start:num_read].to("cpu", torch.bfloat16, copy=True)
+    top_ids: list[Tensor] = list(sequence.top_ids)
+    top_logprobs: list[Tensor] = list(sequence.top_logprobs)
+    output_ids, kinds, rounds = tuple(sequence.output_ids), bytes(sequence.kinds), tuple(sequence.rounds)
+    reason, created_at_s = sequence.finish_reason or "cancelled", time.time()
+
+    def make() -> Outcome:
+        packed_ids, packed_logprobs, top_k = pack_top_k(torch.cat(top_ids), torch.cat(top_logprobs))
+        params = request.params
+        return Outcome(
+            request_id=request.request_id,
+            domain=request.domain,
+            target_id=target.target_id,
+            drafter_kind=drafter_kind,
+            created_at_s=created_at_s,
+            prompt_ids=request.prompt_ids,
+            output_ids=output_ids,
+            output_kinds=kinds,
+            rounds=rounds,
+            top_k=top_k,
+            top_ids=packed_ids,
+            top_logprobs=packed_logprobs,
+            hidden_size=hidden_TH.shape[1],
+            hidden_start=start,
+            hidden=pack_hidden(hidden_TH),
+            sampling=Sampling(
+                temperature=params.temperature,
+                top_p=params.top_p,
+                top_k=params.top_k,
+                min_p=params.min_p,
+                presence_penalty=params.presence_penalty,
+                frequency_penalty=params.frequency_penalty,
+            ),
+            timings=Timings(
+                queue_ms=stats.queue_ms,
+                prefill_ms=stats.prefill_ms,
+                draft_ms=stats.draft_ms,
+                verify_ms=stats.verify_ms,
+                total_ms=stats.total_ms,
+            ),
+            finish_reason=reason,
+        )
+
+    return make

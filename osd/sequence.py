@@ -1,0 +1,85 @@
+"""One query on its way through the engine: its tokens, its place, what its rounds brought."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from osd.outcome import ACCEPTED, BONUS, RECOVERED, Round
+from osd.speculation import RowBudget
+from osd.text import AnswerText
+from osd.types import FinishReason, QueryStats, Request
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One query's state. Created when submitted; holds a row from admission to finish.
+
+    The target has cached all of `prompt + output` but the last token, once the prefill is done.
+    """
+
+    request: Request
+    answer: AnswerText
+    generator: torch.Generator
+    row: int = -1
+    num_cached: int = 0
+    """Positions the target has read."""
+    output_ids: list[int] = field(default_factory=list)
+    budget: RowBudget = field(default_factory=RowBudget)
+    rounds: list[Round] = field(default_factory=list)
+    kinds: bytearray = field(default_factory=bytearray)
+    """One of outcome.ACCEPTED, RECOVERED, BONUS for each output token of this engine (resumed ones: BONUS)."""
+    top_ids: list[Tensor] = field(default_factory=list)
+    top_logprobs: list[Tensor] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    committed: int = 0
+    submitted_s: float = field(default_factory=time.monotonic)
+    admitted_s: float = 0.0
+    prefill_ms: float = 0.0
+    draft_ms: float = 0.0
+    verify_ms: float = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        """Known tokens: prompt and output."""
+        return len(self.request.prompt_ids) + len(self.output_ids)
+
+    @property
+    def is_resumed(self) -> bool:
+        """True when an earlier engine began this answer; its verification record is then incomplete."""
+        return bool(self.request.resume_ids)
+
+    @property
+    def num_left(self) -> int:
+        """Output tokens the query may still have."""
+        return self.request.params.max_tokens - len(self.output_ids)
+
+    def commit(self, tokens: list[int], num_proposed: int, num_accepted: int, version: int) -> None:
+        """Append one round's tokens: `num_accepted` accepted ones, then the recovered or bonus one if not cut off."""
+        self.rounds.append(Round(version if num_proposed else 0, num_proposed, num_accepted))
+        last = BONUS if num_accepted == num_proposed else RECOVERED
+        self.kinds.extend(ACCEPTED if position < num_accepted else last for position in range(len(tokens)))
+        self.output_ids.extend(tokens)
+        self.committed += len(tokens)
+
+    def stats(self) -> QueryStats:
+        """What the query cost and gained so far."""
+        versions = tuple(dict.fromkeys(r.drafter_version for r in self.rounds if r.proposed))
+        return QueryStats(
+            prompt_tokens=len(self.request.prompt_ids),
+            output_tokens=len(self.output_ids),
+            rounds=len(self.rounds),
+            proposed=sum(r.proposed for r in self.rounds),
+            accepted=sum(r.accepted for r in self.rounds),
+            committed=self.committed,
+            drafter_version=versions[-1] if versions else 0,
+            drafter_versions=versions,
+            queue_ms=max(self.admitted_s - self.submitted_s, 0.0) * 1e3 if self.admitted_s else 0.0,
+            prefill_ms=self.prefill_ms,
+            draft_ms=self.draft_ms,
+            verify_ms=self.verify_ms,
+            total_ms=(time.monotonic() - self.submitted_s) * 1e3,
+        )
