@@ -52,8 +52,8 @@ def hidden_states(outcome: Outcome) -> torch.Tensor | None:
 
 def pack_top_k(
     ids_OK: torch.Tensor | NDArray[np.integer], logprobs_OK: torch.Tensor | NDArray[np.floating]
-) -> tuple[bytes, bytes]:
-    """(`top_ids`, `top_logprobs`) from arrays [O, K] of any integer and float type, on any device.
+) -> tuple[bytes, bytes, int]:
+    """(`top_ids`, `top_logprobs`, `top_k`) from arrays [O, K] of any integer and float type, on any device.
 
     Log-probabilities below what float16 holds, -inf among them, become `LOWEST_LOGPROB`.
 
@@ -64,11 +64,10 @@ def pack_top_k(
         raise ValueError(f"top-k arrays must both be [O, K], not {list(ids_OK.shape)} and {list(logprobs_OK.shape)}")
     ids = ids_OK.detach().to("cpu").numpy() if isinstance(ids_OK, torch.Tensor) else ids_OK
     logprobs = (
-        logprobs_OK.detach().to("cpu", torch.float32).numpy()
-        if isinstance(logprobs_OK, torch.Tensor)
-        else (logprobs_OK)
+        logprobs_OK.detach().to("cpu", torch.float32).numpy() if isinstance(logprobs_OK, torch.Tensor) else logprobs_OK
     )
-    return ids.astype(_IDS).tobytes(), np.maximum(logprobs, LOWEST_LOGPROB).astype(_LOGPROBS).tobytes()
+    packed_logprobs = np.maximum(logprobs, LOWEST_LOGPROB).astype(_LOGPROBS).tobytes()
+    return ids.astype(_IDS).tobytes(), packed_logprobs, int(ids_OK.shape[1])
 
 
 def pack_hidden(hidden_NH: torch.Tensor) -> bytes:

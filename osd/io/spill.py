@@ -1,0 +1,148 @@
+"""A bounded file that keeps outcomes while they cannot be delivered.
+
+Layout: magic, 8-byte offset of the first unconsumed record, then records: length and CRC-32 (4 bytes each; all
+numbers little-endian) and the encoded outcome. A process that dies leaves at worst a torn last record, which is dropped
+when the file is opened again; nothing is fsynced, so a machine that dies may lose its last seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from osd.io.codec import OutcomeFormatError, decode, encode
+from osd.outcome import Outcome
+
+logger = logging.getLogger(__name__)
+
+_MAGIC = b"osdspil1"
+_OFFSET = struct.Struct("<Q")
+_HEADER_BYTES = len(_MAGIC) + _OFFSET.size
+_RECORD = struct.Struct("<II")
+
+
+class SpillFile:
+    """First in, first out, for one thread of one process.
+
+    A disk that is full or gone never raises: what it cannot take is refused, and it is tried again next time. The room
+    of consumed outcomes comes back when the last one is consumed.
+    """
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        """Open or create the file.
+
+        Args:
+            path: Where it is; the folder is made.
+            max_bytes: Size of the file at most; 0 keeps nothing and makes no file.
+        """
+        self._path = path
+        self._max_bytes = max_bytes
+        self._fd = -1
+        self._start = self._end = _HEADER_BYTES
+        self._open()
+
+    def append(self, outcome: Outcome) -> bool:
+        """Add an outcome at the end; False when there is no room, or the disk refuses."""
+        data = encode(outcome)
+        record = _RECORD.pack(len(data), zlib.crc32(data)) + data
+        if not self._open() or self._end + len(record) > self._max_bytes:
+            return False
+        try:
+            self._write(record, self._end)
+        except OSError as error:
+            logger.warning("cannot spill to %s: %s", self._path, error.strerror)
+            return False
+        self._end += len(record)
+        return True
+
+    def replay(self) -> Iterator[Outcome]:
+        """Every outcome, oldest first. Asking for the next consumes the one before; leaving the loop keeps it.
+
+        Outcomes appended meanwhile come too. One that does not decode (of another schema version) is consumed.
+        """
+        while self._open() and self._start < self._end:
+            try:
+                data = self._read(self._start)
+            except OSError as error:
+                logger.warning("cannot read %s: %s", self._path, error.strerror)
+                return
+            if data is None:
+                logger.warning("%s is damaged; dropping its %d bytes", self._path, self._end - self._start)
+                self._consume_to(self._end)
+                return
+            try:
+                outcome = decode(data)
+            except OutcomeFormatError as error:
+                logger.warning("skipping an entry of %s: %s", self._path, error)
+            else:
+                yield outcome
+            self._consume_to(self._start + _RECORD.size + len(data))
+
+    def close(self) -> None:
+        """Let the file go; its outcomes stay, and using it again opens it again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> bool:
+        """Whether the file is open, opening it where it is not."""
+        if self._fd >= 0 or self._max_bytes <= _HEADER_BYTES:
+            return self._fd >= 0
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)  # readable by its owner: prompts are private
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._recover()
+        except OSError as error:
+            logger.warning("cannot use the spill file %s: %s", self._path, error.strerror)
+            self.close()
+        return self._fd >= 0
+
+    def _recover(self) -> None:
+        """Find what a former process left, up to the first torn record."""
+        size_bytes = os.fstat(self._fd).st_size
+        header = os.pread(self._fd, _HEADER_BYTES, 0)
+        is_ours = len(header) == _HEADER_BYTES and header.startswith(_MAGIC)
+        start = _OFFSET.unpack_from(header, len(_MAGIC))[0] if is_ours else size_bytes
+        if not _HEADER_BYTES <= start < size_bytes:  # foreign, new, or emptied without its offset being moved back
+            start = size_bytes = _HEADER_BYTES
+            os.ftruncate(self._fd, 0)
+            self._write(_MAGIC + _OFFSET.pack(start), 0)
+        self._start = self._end = start
+        while (data := self._read(self._end)) is not None:
+            self._end += _RECORD.size + len(data)
+        if self._end < size_bytes:
+            logger.warning("dropping %d torn bytes at the end of %s", size_bytes - self._end, self._path)
+            os.ftruncate(self._fd, self._end)
+
+    def _read(self, offset: int) -> bytes | None:
+        """The record at `offset`, without its framing; None when there is no whole one."""
+        framing = os.pread(self._fd, _RECORD.size, offset)
+        if len(framing) < _RECORD.size:
+            return None
+        size_bytes, checksum = _RECORD.unpack(framing)
+        data = os.pread(self._fd, min(size_bytes, self._max_bytes), offset + _RECORD.size)
+        return data if len(data) == size_bytes and zlib.crc32(data) == checksum else None
+
+    def _write(self, data: bytes, offset: int) -> None:
+        """Write all of it. What a failed write leaves behind `_end` is overwritten by the next, or dropped as torn."""
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._fd, data[written:], offset + written)
+
+    def _consume_to(self, offset: int) -> None:
+        """Move the beginning, on disk too, so that a process that dies replays little twice."""
+        self._start = offset
+        if self._start == self._end:
+            self._start = self._end = _HEADER_BYTES
+        try:
+            if self._end == _HEADER_BYTES:
+                os.ftruncate(self._fd, self._end)  # before the offset: one past the end means empty
+            self._write(_OFFSET.pack(self._start), len(_MAGIC))
+        except OSError as error:
+            logger.warning("cannot mark what was replayed in %s: %s", self._path, error.strerror)
