@@ -1,0 +1,320 @@
+"""The demo: stream real tool-call prompts to a server with an untrained drafter, and watch it learn.
+
+Prints a table by window of queries: acceptance, speed, drafter version, and the speed of plain decoding measured in the
+same window under the same training load. Then plain decoding on the last window's prompts, what training costs, a PNG
+plot, and one JSON line.
+
+    python -m benchmarks.adapt [--quick] [--queries N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import secrets
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai import OpenAI
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from benchmarks.machine import describe_machine
+from benchmarks.plots import plot_adaptation
+from benchmarks.prompts import Messages, tool_call_prompts
+from benchmarks.server import osd_server
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One query as its client saw it."""
+
+    output_tokens: int
+    decode_s: float
+    """From the first to the last piece of text: the prompt's reading is not decoding."""
+    rounds: int
+    proposed: int
+    accepted: int
+    committed: int
+    drafter_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Sums over some queries; ratios are taken of sums."""
+
+    answers: list[Answer]
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted / proposed."""
+        return _ratio(sum(a.accepted for a in self.answers), sum(a.proposed for a in self.answers))
+
+    @property
+    def acceptance_length(self) -> float:
+        """Committed / rounds; 1 for plain decoding."""
+        return _ratio(sum(a.committed for a in self.answers), sum(a.rounds for a in self.answers))
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoding speed, as the client saw it."""
+        return _ratio(sum(a.committed for a in self.answers), sum(a.decode_s for a in self.answers))
+
+    @property
+    def drafter_version(self) -> int:
+        """The newest version that proposed."""
+        return max((a.drafter_version for a in self.answers), default=0)
+
+
+class Asker:
+    """Sends prompts one after another through the official client.
+
+    Args:
+        url: the server.
+        max_tokens: longest answer.
+    """
+
+    def __init__(self, url: str, max_tokens: int) -> None:
+        self._client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300)
+        self._model = self._client.models.list().data[0].id
+        self._max_tokens = max_tokens
+
+    def ask(self, messages: Messages, *, plain: bool = False, store: bool = True) -> Answer:
+        """One greedy answer, streamed. `plain` decodes without speculation; `store` lets the drafter learn from it."""
+        extra: dict[str, Any] = {"domain": "tools"}
+        if plain:
+            extra["speculation_length"] = 0
+        stream = self._client.chat.completions.create(
+            model=self._model,
+            messages=messages,  # type: ignore[arg-type]
+            temperature=0,
+            max_tokens=self._max_tokens,
+            stream=True,
+            store=store,
+            stream_options={"include_usage": True},
+            extra_body={"osd": extra},
+        )
+        first_s = last_s = 0.0
+        figures: dict[str, Any] = {}
+        output_tokens = 0
+        for chunk in stream:
+            if chunk.choices:
+                last_s = time.perf_counter()
+                first_s = first_s or last_s
+            if found := (chunk.model_extra or {}).get("osd"):
+                figures = found
+            if chunk.usage:
+                output_tokens = chunk.usage.completion_tokens
+        return Answer(
+            output_tokens=output_tokens,
+            decode_s=last_s - first_s,
+            rounds=figures["rounds"],
+            proposed=figures["proposed"],
+            accepted=figures["accepted"],
+            committed=figures["committed"],
+            drafter_version=figures["drafter_version"],
+        )
+
+
+def main() -> None:
+    """Run the demo."""
+    args = _arguments()
+    console = Console()
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_urlsafe(16)
+    prompts = tool_call_prompts(seed=args.seed)[: args.queries]
+    flags = ["--max-utilisation", "1.0", *args.serve_flag]
+    console.print(f"{len(prompts)} tool-call prompts, {args.max_tokens} tokens at most, greedy, one at a time; {flags}")
+    with tempfile.TemporaryDirectory(prefix="osd-demo-") as scratch:
+        state_dir = Path(args.state_dir) if args.state_dir else Path(scratch)
+        _share_converted_models(state_dir)
+        hashed = hashlib.sha256(token.encode()).hexdigest()
+        config = out / "demo.toml"
+        config.write_text(f'[server]\nadmin_token_sha256 = "{hashed}"\n')
+        with osd_server(state_dir, out / "server.log", ["--config", str(config), *flags]) as url:
+            admin = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+            asker = Asker(url, args.max_tokens)
+            answers, controls = _stream(console, asker, prompts, args.control_every)
+            closing = _closing(console, asker, admin, prompts[-args.window :])
+            versions = admin.get("/admin/api/versions").json()
+            trainer = admin.get("/admin/api/status").json()["trainer"]
+    windows = _windows(answers, controls, args.window)
+    _print_windows(console, windows, args.window)
+    _print_closing(console, closing)
+    plot = out / "adaptation.png"
+    plot_adaptation(plot, [(a.drafter_version, a.committed, a.rounds) for a in answers], args.window)
+    console.print(f"plot: {plot}")
+    print(json.dumps(_report(args, windows, closing, versions, trainer)))  # the last line is for machines
+
+
+def _stream(
+    console: Console, asker: Asker, prompts: list[Messages], control_every: int
+) -> tuple[list[Answer], dict[int, tuple[Answer, Answer]]]:
+    """Ask every prompt; every so many of them is asked plainly too, so that speeds compare under one training load."""
+    answers: list[Answer] = []
+    controls: dict[int, tuple[Answer, Answer]] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("acceptance length -", total=len(prompts))
+        for number, messages in enumerate(prompts):
+            answer = asker.ask(messages)
+            answers.append(answer)
+            if number % control_every == control_every - 1:
+                controls[number] = (answer, asker.ask(messages, plain=True, store=False))
+            recent = Window(answers[-20:])
+            label = f"acceptance length {recent.acceptance_length:.2f}, drafter v{recent.drafter_version}"
+            progress.update(task, advance=1, description=label)
+    return answers, controls
+
+
+def _closing(
+    console: Console, asker: Asker, admin: httpx.Client, prompts: list[Messages]
+) -> dict[str, dict[str, Window]]:
+    """The last window's prompts again, speculative and plain in turn, with training on and then paused."""
+    closing: dict[str, dict[str, Window]] = {}
+    for training in ("on", "paused"):
+        if training == "paused":
+            admin.post("/admin/api/pause", json={}).raise_for_status()
+        speculative, plain = [], []
+        for messages in prompts:
+            speculative.append(asker.ask(messages, store=False))
+            plain.append(asker.ask(messages, plain=True, store=False))
+        closing[training] = {"speculative": Window(speculative), "plain": Window(plain)}
+        console.print(f"closing runs with training {training}: done")
+    return closing
+
+
+def _windows(
+    answers: list[Answer], controls: dict[int, tuple[Answer, Answer]], size: int
+) -> list[tuple[int, Window, Window, Window]]:
+    """(first query, all answers, those with a plain twin, their plain twins) for each window."""
+    windows = []
+    for start in range(0, len(answers), size):
+        pairs = [pair for number, pair in controls.items() if start <= number < start + size]
+        twins = Window([pair[0] for pair in pairs]), Window([pair[1] for pair in pairs])
+        windows.append((start, Window(answers[start : start + size]), *twins))
+    return windows
+
+
+def _print_windows(console: Console, windows: list[tuple[int, Window, Window, Window]], size: int) -> None:
+    table = Table(title="by window of queries (training on)")
+    for column in ("queries", "acceptance rate", "acceptance length", "tokens/s", "plain tokens/s", "ratio", "drafter"):
+        table.add_column(column, justify="right")
+    for start, window, twin, plain in windows:
+        table.add_row(
+            f"{start + 1}-{start + len(window.answers)}",
+            f"{window.acceptance_rate:.3f}",
+            f"{window.acceptance_length:.2f}",
+            f"{window.tokens_per_s:.1f}",
+            f"{plain.tokens_per_s:.1f}",
+            f"{_ratio(twin.tokens_per_s, plain.tokens_per_s):.2f}",
+            f"v{window.drafter_version}",
+        )
+    console.print(table)
+    console.print("ratio: the prompts that were also decoded plainly, speculative over plain, in the same window")
+
+
+def _print_closing(console: Console, closing: dict[str, dict[str, Window]]) -> None:
+    table = Table(title="the last window's prompts again")
+    for column in ("training", "speculative tokens/s", "plain tokens/s", "ratio", "acceptance length"):
+        table.add_column(column, justify="right")
+    for training, runs in closing.items():
+        fast, plain = runs["speculative"], runs["plain"]
+        table.add_row(
+            training,
+            f"{fast.tokens_per_s:.1f}",
+            f"{plain.tokens_per_s:.1f}",
+            f"{_ratio(fast.tokens_per_s, plain.tokens_per_s):.2f}",
+            f"{fast.acceptance_length:.2f}",
+        )
+    console.print(table)
+    cost = 1 - _ratio(closing["on"]["plain"].tokens_per_s, closing["paused"]["plain"].tokens_per_s)
+    console.print(f"training costs plain decoding {cost:.1%} of its speed here")
+
+
+def _report(
+    args: argparse.Namespace,
+    windows: list[tuple[int, Window, Window, Window]],
+    closing: dict[str, dict[str, Window]],
+    versions: list[dict[str, Any]],
+    trainer: dict[str, Any] | None,
+) -> dict[str, Any]:
+    return {
+        "benchmark": "adapt",
+        "machine": describe_machine(),
+        "queries": args.queries,
+        "window": args.window,
+        "max_tokens": args.max_tokens,
+        "windows": [
+            {
+                "first_query": start + 1,
+                "acceptance_rate": round(window.acceptance_rate, 4),
+                "acceptance_length": round(window.acceptance_length, 4),
+                "tokens_per_s": round(window.tokens_per_s, 2),
+                "speculative_vs_plain": round(_ratio(twin.tokens_per_s, plain.tokens_per_s), 4),
+                "drafter_version": window.drafter_version,
+            }
+            for start, window, twin, plain in windows
+        ],
+        "closing": {
+            training: {
+                "speculative_tokens_per_s": round(runs["speculative"].tokens_per_s, 2),
+                "plain_tokens_per_s": round(runs["plain"].tokens_per_s, 2),
+                "speculative_vs_plain": round(_ratio(runs["speculative"].tokens_per_s, runs["plain"].tokens_per_s), 4),
+            }
+            for training, runs in closing.items()
+        },
+        "versions_published": len(versions),
+        "trained_tokens": (trainer or {}).get("trained_tokens"),
+    }
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else 0.0
+
+
+def _share_converted_models(state_dir: Path) -> None:
+    """A fresh state folder means a cold drafter; the converted target is not learnt, so it may be shared."""
+    from osd.config import default_state_dir
+    from osd.models.resolve import resolve_target
+    from osd.store_paths import models_dir
+
+    shared = default_state_dir()
+    resolve_target("smollm2", shared)
+    state_dir.mkdir(parents=True, exist_ok=True)
+    if not models_dir(state_dir).exists():
+        models_dir(state_dir).symlink_to(models_dir(shared))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="about a minute: few, short queries")
+    parser.add_argument("--queries", type=int, default=600, help="prompts to stream")
+    parser.add_argument("--window", type=int, default=60, help="queries a row of the table")
+    parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
+    parser.add_argument("--control-every", type=int, default=5, help="every so many prompts is decoded plainly too")
+    parser.add_argument("--seed", type=int, default=0, help="order of the prompts")
+    parser.add_argument("--state-dir", default="", help="keep the server's state here (default: a fresh folder)")
+    parser.add_argument("--out", default="demo-out", help="folder for the plot and the server's log")
+    parser.add_argument("--serve-flag", action="append", default=[], help="a further flag for osd serve; repeatable")
+    args = parser.parse_args()
+    if args.quick:
+        args.queries, args.window, args.max_tokens, args.control_every = 32, 8, 32, 4
+    return args
+
+
+if __name__ == "__main__":
+    main()
