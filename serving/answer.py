@@ -1,0 +1,134 @@
+"""From the engine's queries to the HTTP answer, streamed or whole; chat and plain completions differ in their view."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response
+
+from osd.types import QueryStats, Request, TokenDelta
+from serving.disconnect import unless_disconnected
+from serving.generation import Choice, run_queries
+from serving.schema_base import GenerationFields
+from serving.services import Services
+from serving.sse import EventStream
+from serving.stats import osd_field, usage
+
+Deltas = AsyncGenerator[tuple[int, TokenDelta], None]
+Payload = dict[str, Any]
+
+
+class View(Protocol):
+    """How choices look on the wire. Made for one request, so it may remember where it was."""
+
+    object: str
+    chunk_object: str
+    id_prefix: str
+
+    def choice(self, index: int, choice: Choice) -> Payload:
+        """A finished choice."""
+        ...
+
+    def opening(self, index: int) -> Payload | None:
+        """What a stream begins a choice with, if anything."""
+        ...
+
+    def piece(self, index: int, delta: TokenDelta) -> Payload | None:
+        """What a stream sends for a delta, if anything; a finish reason is always sent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer under way."""
+
+    answer_id: str
+    created_s: int
+    model: str
+    view: View
+    prompt_tokens: int
+    num_choices: int
+
+    async def whole(self, deltas: Deltas) -> Payload:
+        """Wait for every choice."""
+        choices = [Choice() for _ in range(self.num_choices)]
+        async with aclosing(deltas):
+            async for index, delta in deltas:
+                choices[index].add(delta)
+        stats = [choice.stats for choice in choices]
+        shaped = [self.view.choice(index, choice) for index, choice in enumerate(choices)]
+        return {**self._head(self.view.object), "choices": shaped, **self._totals(stats)}
+
+    async def chunks(
+        self, first: tuple[int, TokenDelta], rest: Deltas, *, include_usage: bool
+    ) -> AsyncGenerator[Payload, None]:
+        """Each delta as it comes. The last chunk carries `osd`, and the token counts if they were asked for."""
+        head = self._head(self.view.chunk_object)
+        no_usage = {"usage": None} if include_usage else {}
+        opened: set[int] = set()
+        stats: list[QueryStats] = []
+        async with aclosing(_chain(first, rest)) as deltas:
+            async for index, delta in deltas:
+                if index not in opened:
+                    opened.add(index)
+                    if (opening := self.view.opening(index)) is not None:
+                        yield {**head, "choices": [opening], **no_usage}
+                if delta.finish_reason is not None:
+                    stats.append(delta.stats or QueryStats())
+                is_last = len(stats) == self.num_choices and not include_usage
+                if (piece := self.view.piece(index, delta)) is not None:
+                    yield {**head, "choices": [piece], **no_usage, **({"osd": osd_field(stats)} if is_last else {})}
+        if include_usage:
+            yield {**head, "choices": [], **self._totals(stats)}
+
+    def _head(self, kind: str) -> Payload:
+        return {"id": self.answer_id, "object": kind, "created": self.created_s, "model": self.model}
+
+    def _totals(self, stats: Sequence[QueryStats]) -> Payload:
+        return {"usage": usage(self.prompt_tokens, stats), "osd": osd_field(stats)}
+
+
+async def respond(
+    http: HttpRequest,
+    services: Services,
+    body: GenerationFields,
+    view: View,
+    queries: Sequence[Request],
+) -> Response:
+    """Run the queries and answer. A refusal that comes before the first token still sets the status."""
+    answer = Answer(
+        answer_id=view.id_prefix + http.state.request_id,
+        created_s=int(time.time()),
+        model=services.codec.model_id,
+        view=view,
+        prompt_tokens=sum(len(query.prompt_ids) for query in queries) // body.n,
+        num_choices=len(queries),
+    )
+    started_s, route = http.state.started_s, http.scope["route"].path
+    deltas = run_queries(
+        services.client,
+        queries,
+        timeout_s=services.config.server.request_timeout_s,
+        on_first_token=lambda: services.metrics.http.observe_first_token(route, time.monotonic() - started_s),
+    )
+    if not body.stream:
+        return JSONResponse(await unless_disconnected(http.receive, answer.whole(deltas)))
+    first = await unless_disconnected(http.receive, _next(deltas))
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    return EventStream(answer.chunks(first, deltas, include_usage=include_usage))
+
+
+async def _next(deltas: Deltas) -> tuple[int, TokenDelta]:
+    return await anext(deltas)
+
+
+async def _chain(first: tuple[int, TokenDelta], rest: Deltas) -> Deltas:
+    async with aclosing(rest):
+        yield first
+        async for item in rest:
+            yield item

@@ -1,0 +1,56 @@
+"""The HTTP application, made from its parts; there is no global state."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import FastAPI
+from fastapi.middleware import Middleware
+
+from osd.config import Config
+from serving.admin.gate import AdminGate
+from serving.api_keys import ApiKeys
+from serving.body_limit import BodyLimit
+from serving.codec import Codec
+from serving.engine_client import EngineClient
+from serving.errors import install_error_handlers
+from serving.observe import Observe
+from serving.routes import admin, admin_page, chat, completions, health, models
+from serving.services import Services
+
+
+def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_token_sha256: str) -> FastAPI:
+    """The OpenAI routes, health, metrics and the admin page over one engine.
+
+    Args:
+        config: of which only `server` is read.
+        client: the engine.
+        codec: its target's tokenizer.
+        admin_token_sha256: SHA-256 (hex) of the admin token; empty keeps the admin API shut.
+
+    Example: `uvicorn.run(create_app(config, client, codec, admin_token_sha256=digest), host="127.0.0.1", port=8000)`
+    """
+    services = Services(
+        config=config,
+        client=client,
+        codec=codec,
+        api_keys=ApiKeys(config.server.api_keys_sha256),
+        admin=AdminGate(admin_token_sha256),
+    )
+    app = FastAPI(
+        title="osd",
+        docs_url=None,  # these pages load scripts from elsewhere; the schema is at /openapi.json
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(Observe, metrics=services.metrics.http),
+            Middleware(BodyLimit, max_bytes=config.server.max_body_bytes),
+        ],
+    )
+    app.state.services = services
+    app.state.created_s = int(time.time())
+    install_error_handlers(app)
+    for part in (chat, completions, models, health, admin_page, admin):
+        app.include_router(part.router)
+    app.include_router(admin.public_router)
+    return app

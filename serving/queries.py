@@ -1,0 +1,88 @@
+"""From a request body to the engine's queries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from osd.types import Request
+from serving.codec import Codec
+from serving.errors import ApiError
+from serving.schema_base import MAX_CHOICES, GenerationFields
+
+A = TypeVar("A")
+
+# Above this, tokenising takes long enough for other requests' streams to notice, and moves to a thread.
+_INLINE_CHARS = 8192
+
+
+async def encode_aside(encode: Callable[[A], tuple[int, ...]], argument: A, num_chars: int) -> tuple[int, ...]:
+    """Tokenise; a long text does not stop the event loop."""
+    return encode(argument) if num_chars <= _INLINE_CHARS else await asyncio.to_thread(encode, argument)
+
+
+def check_model(model: str, codec: Codec) -> None:
+    """404 for any model but the one served."""
+    if model != codec.model_id:
+        message = f"The model '{model}' does not exist; this server serves '{codec.model_id}'."
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+
+def build_queries(
+    body: GenerationFields,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    codec: Codec,
+    answer_id: str,
+    param: str,
+) -> list[Request]:
+    """`n` queries a prompt. `max_tokens` (None: all that fits) is cut to what the context holds.
+
+    Args:
+        body: the fields shared by both kinds of request.
+        prompts: their token ids.
+        max_tokens: most tokens of one answer.
+        logprobs: in the engine's terms.
+        codec: knows the context and the vocabulary.
+        answer_id: the queries are numbered after it.
+        param: the field that holds the prompts, for messages.
+
+    Raises:
+        ApiError: a prompt is empty, too long or holds foreign ids, or there are too many.
+    """
+    if len(prompts) * body.n > MAX_CHOICES:
+        raise ApiError(400, f"At most {MAX_CHOICES} choices (prompts times n) a request.", param="n")
+    queries: list[Request] = []
+    for prompt_ids in prompts:
+        _check_prompt(prompt_ids, codec, param)
+        room = codec.context_tokens - len(prompt_ids)
+        for _ in range(body.n):
+            choice = len(queries)
+            params = body.sampling(max_tokens=min(max_tokens or room, room), logprobs=logprobs, choice=choice)
+            query = Request(
+                request_id=f"{answer_id}-{choice}",
+                prompt_ids=prompt_ids,
+                params=params,
+                domain=body.osd.domain,
+                store=body.store,
+                speculation_length=body.osd.speculation_length,
+            )
+            queries.append(query)
+    return queries
+
+
+def _check_prompt(prompt_ids: tuple[int, ...], codec: Codec, param: str) -> None:
+    if not prompt_ids:
+        raise ApiError(400, f"'{param}' holds no token.", param=param, code="invalid_value")
+    if not all(0 <= token_id < codec.vocab_tokens for token_id in prompt_ids):
+        message = f"'{param}' holds a token id outside 0 to {codec.vocab_tokens - 1}."
+        raise ApiError(400, message, param=param, code="invalid_value")
+    if len(prompt_ids) >= codec.context_tokens:
+        message = (
+            f"The context of {codec.model_id} holds {codec.context_tokens} tokens, prompt and answer together; "
+            f"the prompt has {len(prompt_ids)}, which leaves no room for an answer. Shorten the prompt."
+        )
+        raise ApiError(400, message, param=param, code="context_length_exceeded")

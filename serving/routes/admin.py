@@ -1,0 +1,111 @@
+"""/admin/api: what the admin page shows, and the levers it has."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from osd.types import AcceptancePoint, Event, ServiceStatus, WeightManifest
+from serving.admin.gate import SESSION_S
+from serving.errors import ApiError
+from serving.guards import CSRF_HEADER, SESSION_COOKIE, peer_of, require_admin
+from serving.schema_base import Text, WireModel
+from serving.services import ServicesDep
+
+public_router = APIRouter(prefix="/admin/api")
+router = APIRouter(prefix="/admin/api", dependencies=[Depends(require_admin)])
+
+Limit = Annotated[int, Query(ge=1, le=10_000)]
+
+
+class LoginBody(WireModel):
+    """The admin token, from the page's form."""
+
+    token: str = Field(max_length=1000)
+
+
+class RollBackBody(WireModel):
+    """Where to roll back to (null: the version before), and why."""
+
+    to: int | None = Field(default=None, ge=0)
+    reason: Text = Field(min_length=1, max_length=500)
+
+
+@public_router.post("/login", status_code=204)
+async def login(body: LoginBody, http: Request, services: ServicesDep) -> Response:
+    """Open a session for the page. The cookie is unreadable to scripts and never sent along from other sites."""
+    if CSRF_HEADER not in http.headers:
+        raise ApiError(403, f"The header {CSRF_HEADER} is needed.", code="csrf_header_needed")
+    services.admin.check_token(body.token, peer_of(http))
+    response = Response(status_code=204)
+    response.set_cookie(
+        SESSION_COOKIE,
+        services.admin.open_session(),
+        max_age=SESSION_S,
+        path=http.scope.get("root_path", "") + "/admin",
+        secure=http.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
+    return response
+
+
+@router.post("/logout", status_code=204)
+async def logout(http: Request, services: ServicesDep) -> Response:
+    """Close the session."""
+    services.admin.close_session(http.cookies.get(SESSION_COOKIE, ""))
+    response = Response(status_code=204)
+    response.delete_cookie(SESSION_COOKIE, path=http.scope.get("root_path", "") + "/admin")
+    return response
+
+
+@router.get("/status")
+async def status(services: ServicesDep) -> ServiceStatus:
+    """Engine, trainer, processes."""
+    return await services.client.status()
+
+
+@router.get("/events")
+async def events(services: ServicesDep, limit: Limit = 200) -> list[Event]:
+    """The newest events, oldest first."""
+    return await services.client.events(limit)
+
+
+@router.get("/history")
+async def history(services: ServicesDep, limit: Limit = 2000, after: int = -1) -> list[AcceptancePoint]:
+    """The newest finished queries, oldest first.
+
+    `after` leaves out what the page already has, up to that query number; after a restart, when numbers begin anew, it
+    has no effect.
+    """
+    points = await services.client.history(limit)
+    if points and points[-1].query < after:
+        return points
+    return [point for point in points if point.query > after]
+
+
+@router.get("/versions")
+async def versions(services: ServicesDep) -> list[WeightManifest]:
+    """Every drafter version, oldest first."""
+    return await services.client.versions()
+
+
+@router.post("/pause", status_code=204)
+async def pause(services: ServicesDep) -> None:
+    """Stop training; serving goes on."""
+    await services.client.pause_training()
+
+
+@router.post("/resume", status_code=204)
+async def resume(services: ServicesDep) -> None:
+    """Train again."""
+    await services.client.resume_training()
+
+
+@router.post("/roll_back")
+async def roll_back(body: RollBackBody, services: ServicesDep) -> WeightManifest:
+    """Serve an older drafter version again."""
+    return await services.client.roll_back(body.to, body.reason)

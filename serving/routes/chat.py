@@ -1,0 +1,40 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from serving.answer import respond
+from serving.errors import ApiError
+from serving.guards import require_api_key
+from serving.queries import build_queries, check_model, encode_aside
+from serving.schema_chat import ChatRequest
+from serving.services import ServicesDep
+from serving.view_chat import ChatView
+
+router = APIRouter(dependencies=[Depends(require_api_key)])
+
+
+@router.post("/v1/chat/completions")
+async def create_chat_completion(body: ChatRequest, http: Request, services: ServicesDep) -> Response:
+    """Answer a conversation, streamed or whole."""
+    codec = services.codec
+    check_model(body.model, codec)
+    messages = [message.for_template() for message in body.messages]
+    num_chars = sum(len(message["content"]) for message in messages)
+    try:
+        prompt_ids = await encode_aside(codec.encode_chat, messages, num_chars)
+    except ValueError as error:
+        raise ApiError(400, str(error), param="messages", code="invalid_value") from error
+    view = ChatView(codec, logprobs=body.logprobs)
+    queries = build_queries(
+        body,
+        [prompt_ids],
+        max_tokens=body.answer_limit,
+        logprobs=body.num_logprobs,
+        codec=codec,
+        answer_id=view.id_prefix + http.state.request_id,
+        param="messages",
+    )
+    return await respond(http, services, body, view, queries)

@@ -1,0 +1,37 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from serving.answer import respond
+from serving.guards import require_api_key
+from serving.queries import build_queries, check_model, encode_aside
+from serving.schema_completions import DEFAULT_MAX_TOKENS, CompletionRequest
+from serving.services import ServicesDep
+from serving.view_completions import CompletionView
+
+router = APIRouter(dependencies=[Depends(require_api_key)])
+
+
+@router.post("/v1/completions")
+async def create_completion(body: CompletionRequest, http: Request, services: ServicesDep) -> Response:
+    """Continue one text or several, streamed or whole."""
+    codec = services.codec
+    check_model(body.model, codec)
+    prompts = [
+        await encode_aside(codec.encode_text, prompt, len(prompt)) if isinstance(prompt, str) else tuple(prompt)
+        for prompt in body.prompt
+    ]
+    view = CompletionView(codec, logprobs=body.logprobs is not None)
+    queries = build_queries(
+        body,
+        prompts,
+        max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
+        logprobs=body.logprobs,
+        codec=codec,
+        answer_id=view.id_prefix + http.state.request_id,
+        param="prompt",
+    )
+    return await respond(http, services, body, view, queries)

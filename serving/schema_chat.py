@@ -1,0 +1,96 @@
+"""The body of POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from serving.schema_base import GenerationFields, Text, Unsupported, WireModel
+
+
+class TextPart(WireModel):
+    """One part of a message's content."""
+
+    type: Literal["text"]
+    text: Text
+
+
+def _part_list(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+class Message(WireModel):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[list[TextPart], BeforeValidator(_part_list, json_schema_input_type=str | list[TextPart])]
+
+    name: Unsupported = None
+    refusal: Unsupported = None
+    audio: Unsupported = None
+    annotations: Unsupported = None
+    tool_calls: Unsupported = None
+    function_call: Unsupported = None
+
+    def for_template(self) -> dict[str, str]:
+        """As chat templates know it: developer is their system, and parts stand on lines of their own."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": "\n".join(part.text for part in self.content)}
+
+
+class ResponseFormat(WireModel):
+    """Only plain text."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(GenerationFields):
+    """A conversation to answer. Without `max_tokens` the answer may fill the rest of the context.
+
+    Example: `{"model": "smollm2", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}`
+    """
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: int | None = Field(
+        default=None, ge=1, description="Newer name of max_tokens; give one of them."
+    )
+    logprobs: bool = False
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+
+    tools: Unsupported = None
+    tool_choice: Unsupported = None
+    parallel_tool_calls: Unsupported = None
+    functions: Unsupported = None
+    function_call: Unsupported = None
+    audio: Unsupported = None
+    modalities: Unsupported = None
+    prediction: Unsupported = None
+    reasoning_effort: Unsupported = None
+    verbosity: Unsupported = None
+    web_search_options: Unsupported = None
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _one_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("max_tokens") is not None:
+            raise ValueError("give either max_tokens or max_completion_tokens, not both")
+        return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("it is allowed only with logprobs: true")
+        return value
+
+    @property
+    def answer_limit(self) -> int | None:
+        """Most tokens of the answer, by either name."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """In the engine's terms: None for none, else how many alternatives."""
+        return (self.top_logprobs or 0) if self.logprobs else None

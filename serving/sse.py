@@ -1,0 +1,52 @@
+"""Server-sent events: framing, the end mark, errors in mid-stream, disconnects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from serving.disconnect import unless_disconnected
+from serving.errors import to_api_error
+
+DONE = b"data: [DONE]\n\n"
+
+
+def frame(payload: Mapping[str, Any]) -> bytes:
+    """One event. JSON holds no raw line break, so one `data:` line is enough."""
+    return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def frames(events: AsyncGenerator[Mapping[str, Any], None]) -> AsyncGenerator[bytes, None]:
+    """Frame every event. An error is an event too, for the status has long been sent; the end mark follows it."""
+    try:
+        async for event in events:
+            yield frame(event)
+    except Exception as error:  # the boundary to the client, who gets only what `to_api_error` tells
+        yield frame(to_api_error(error).body())
+    finally:
+        await events.aclose()
+    yield DONE
+
+
+class EventStream(StreamingResponse):
+    """Sends events as they come, and closes their source the moment the client goes away."""
+
+    def __init__(self, events: AsyncGenerator[Mapping[str, Any], None]) -> None:
+        self._frames = frames(events)
+        # The second header keeps reverse proxies from collecting events.
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._frames, media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI. Starlette's own notices a disconnect of a quiet stream only with some servers."""
+        try:
+            await unless_disconnected(receive, self.stream_response(send))
+        except (ClientDisconnect, OSError):  # nobody is left to be told
+            pass
+        finally:
+            await self._frames.aclose()
