@@ -1,0 +1,289 @@
+"""The outcome stream in Redis: a bounded buffer between the engines and the trainer.
+
+An entry has three fields: `seq`, how many outcomes were ever written with it; `end`, how many bytes of outcomes were
+ever written with it; and `outcome`. The stream's size in bytes is therefore a difference of two entries, whoever wrote
+or trimmed it, and how far a reader is behind likewise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+
+from osd.io.codec import OutcomeFormatError, decode, encode
+from osd.io.redis_client import COMMAND_TIMEOUT_S, RedisRefusedError, connect, explained
+from osd.outcome import Outcome
+from osd.types import OutcomeSinkError
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_BLOCK_MS = int(COMMAND_TIMEOUT_S * 1000) // 2
+_CLAIM_INTERVAL_S = 5.0
+_OLDEST_VERSION = (6, 2)  # XAUTOCLAIM
+
+# After a put that timed out nobody knows whether it was done; the mark makes repeating it harmless for this long.
+_MARK_S = 600
+
+_FIELDS = """
+local function seq(entry) return entry[2][1] == 'seq' and tonumber(entry[2][2]) end
+local function finish(entry) return tonumber(entry[2][4]) end
+local function newest()  -- of ours; entries that somebody else added count for nothing
+    local entry = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+    while entry and not seq(entry) do
+        entry = redis.call('XREVRANGE', KEYS[1], '(' .. entry[1], '-', 'COUNT', 1)[1]
+    end
+    return entry
+end
+"""
+
+# KEYS: stream, mark. ARGV: outcome, max entries, max bytes, seconds that the mark is kept.
+# Trims before it adds, so that a Redis that is out of memory can still make room for the new by dropping the old.
+_PUT = (
+    _FIELDS
+    + """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+local last = newest()
+local count = (last and seq(last) or 0) + 1
+local total = (last and finish(last) or 0) + #ARGV[1]
+local length = redis.call('XLEN', KEYS[1])
+while length > 0 do
+    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+    local fits = seq(oldest) and total - (finish(oldest) - #oldest[2][6]) <= tonumber(ARGV[3])
+    if fits and length < tonumber(ARGV[2]) then break end
+    length = length - redis.call('XTRIM', KEYS[1], 'MAXLEN', length - 1)
+end
+redis.call('XADD', KEYS[1], '*', 'seq', string.format('%.0f', count), 'end', string.format('%.0f', total),
+    'outcome', ARGV[1])
+redis.call('SET', KEYS[2], 1, 'EX', ARGV[4])
+return 1
+"""
+)
+
+# KEYS: stream. ARGV: group.
+_LAG = (
+    _FIELDS
+    + """
+local last = newest()
+if not last then return 0 end
+local after = '-'
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    local info = {}
+    for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
+    if info['name'] == ARGV[1] then after = '(' .. info['last-delivered-id'] end
+end
+local entry = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 1)[1]
+while entry and not seq(entry) do
+    entry = redis.call('XRANGE', KEYS[1], '(' .. entry[1], '+', 'COUNT', 1)[1]
+end
+return entry and seq(last) - seq(entry) + 1 or 0
+"""
+)
+
+
+class RedisOutcomeStream:
+    """Implements OutcomeSink and OutcomeSource of `osd.protocols`.
+
+    Writers may be many and use one object from several threads. Reading and acknowledging is for one thread, and every
+    reader needs a consumer name of its own that stays the same when it restarts.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        stream: str,
+        *,
+        max_entries: int,
+        max_bytes: int,
+        group: str = "osd-trainer",
+        consumer: str = "trainer",
+        dead_after_s: float = 600.0,
+    ) -> None:
+        """Prepare; Redis is first spoken to by a method.
+
+        Args:
+            url: redis://, rediss:// or unix:// with the password in it.
+            stream: Name of the stream.
+            max_entries: Most outcomes kept; the oldest go first, read or not.
+            max_bytes: Most bytes of encoded outcomes kept, likewise.
+            group: Readers of one group share the outcomes.
+            consumer: Name of this reader.
+            dead_after_s: Outcomes that another reader holds unacknowledged for this long are taken over.
+
+        Raises:
+            OsdError: the URL is malformed.
+        """
+        self._url = url
+        self._stream = stream
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._group = group
+        self._consumer = consumer
+        self._dead_after_s = dead_after_s
+        self._client = connect(url)
+        self._put_script = self._client.register_script(_PUT)
+        self._lag_script = self._client.register_script(_LAG)
+        self.skipped_entries = 0
+        """Entries read that held no outcome of this schema; they were acknowledged."""
+        self._held: set[str] = set()
+        """Positions delivered by this object and not yet acknowledged."""
+        self._own_pending_after: str | None = "0-0"
+        """How far the own unacknowledged entries of a former run were read; None: to the end."""
+        self._claim_after = "0-0"
+        self._next_claim_s = 0.0
+        self._has_group = False
+
+    def check(self) -> None:
+        """See that Redis would serve us; for start-up, where a wrong password should be said at once.
+
+        Raises:
+            RedisRefusedError: wrong password, missing permission or a version that is too old.
+            OutcomeSinkError: it cannot be reached now; recording may start all the same, outcomes are spilled.
+        """
+        with explained(self._url):
+            info: dict[str, Any] = self._client.info("server")
+        version = str(info["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_VERSION:
+            raise RedisRefusedError(f"Redis is version {version}; osd needs 6.2 or newer")
+
+    def put(self, outcome: Outcome) -> None:
+        """Append one outcome, trimming the oldest beyond the bounds. Repeating it within minutes adds nothing.
+
+        Raises:
+            OutcomeSinkError: it cannot be taken now.
+            ValueError: it alone is larger than the whole stream may be.
+        """
+        data = encode(outcome)
+        if len(data) > self._max_bytes:
+            raise ValueError(f"an outcome of {len(data)} bytes exceeds outcomes.max_bytes = {self._max_bytes}")
+        mark = f"{self._stream}:put:{hashlib.sha256(data).hexdigest()[:32]}"
+        with explained(self._url):
+            self._put_script(keys=[self._stream, mark], args=[data, self._max_entries, self._max_bytes, _MARK_S])
+
+    def read(self, max_count: int, block_ms: int) -> list[tuple[str, Outcome]]:
+        """The next outcomes as (stream position, outcome), oldest first; none is delivered twice by one object.
+
+        First what this consumer left unacknowledged in a former run, then what dead consumers did, then new ones. May
+        return fewer than there are, or none before `block_ms` is over: call it again.
+
+        Args:
+            max_count: Most outcomes returned.
+            block_ms: How long to wait for a new one; 0 does not wait.
+
+        Raises:
+            OutcomeSinkError: the stream is away.
+        """
+        with explained(self._url):
+            for _ in range(2):
+                if not self._has_group:
+                    self._create_group()
+                try:
+                    return self._outcomes(
+                        self._own_pending(max_count) or self._claimed(max_count) or self._new(max_count, block_ms)
+                    )
+                except redis.ResponseError as error:
+                    if not str(error).startswith("NOGROUP"):
+                        raise
+                    logger.warning("stream %s lost its consumer group; making a new one", self._stream)
+                    self._has_group = False
+            return []
+
+    def ack(self, positions: Sequence[str]) -> None:
+        """Never deliver these again: a checkpoint contains them.
+
+        Raises:
+            OutcomeSinkError: the stream is away.
+        """
+        if positions:
+            with explained(self._url):
+                self._client.xack(self._stream, self._group, *positions)
+            self._held.difference_update(positions)
+
+    def lag(self) -> int | None:
+        """Outcomes in the stream that no reader of the group was given yet; None when Redis is away."""
+        try:
+            with explained(self._url):
+                return int(self._lag_script(keys=[self._stream], args=[self._group]))
+        except OutcomeSinkError:
+            return None
+
+    def close(self) -> None:
+        """Drop the connections; a later call makes new ones."""
+        self._client.close()
+
+    def _create_group(self) -> None:
+        """Start at the stream's beginning: `$` would lose what was written before the first reader came."""
+        try:
+            self._client.xgroup_create(self._stream, self._group, id="0", mkstream=True)
+            self._held.clear()  # a new group knows nothing of what the old one delivered
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+        self._own_pending_after, self._claim_after = "0-0", "0-0"
+        self._has_group = True
+
+    def _own_pending(self, max_count: int) -> list[_Entry]:
+        if self._own_pending_after is None:
+            return []
+        entries = self._read_group(max_count, self._own_pending_after, None)
+        self._own_pending_after = _position(entries[-1]) if entries else None
+        return entries
+
+    def _claimed(self, max_count: int) -> list[_Entry]:
+        if time.monotonic() < self._next_claim_s:
+            return []
+        reply: list[Any] = self._client.xautoclaim(
+            self._stream,
+            self._group,
+            self._consumer,
+            min_idle_time=int(self._dead_after_s * 1000),
+            start_id=self._claim_after,
+            count=max_count,
+        )
+        self._claim_after = reply[0].decode()
+        if self._claim_after == "0-0":
+            self._next_claim_s = time.monotonic() + _CLAIM_INTERVAL_S
+        # Redis 6.2 names no position for one that was trimmed meanwhile; the next run drops it as its own pending.
+        return [entry for entry in reply[1] if entry[0] is not None]
+
+    def _new(self, max_count: int, block_ms: int) -> list[_Entry]:
+        # BLOCK 0 would wait for ever, and a block beyond the socket's timeout would look like a dead Redis.
+        return self._read_group(max_count, ">", min(block_ms, _LONGEST_BLOCK_MS) or None)
+
+    def _read_group(self, max_count: int, after: str, block_ms: int | None) -> list[_Entry]:
+        reply: Any = self._client.xreadgroup(
+            self._group, self._consumer, {self._stream: after}, count=max_count, block=block_ms
+        )
+        return reply[0][1] if reply else []
+
+    def _outcomes(self, entries: list[_Entry]) -> list[tuple[str, Outcome]]:
+        """Decode; acknowledge at once what was trimmed before it could be delivered, or is no outcome."""
+        outcomes, useless = [], []
+        for entry in entries:
+            position, fields = _position(entry), entry[1]
+            if position in self._held:
+                continue
+            if not fields:
+                useless.append(position)
+                continue
+            try:
+                outcomes.append((position, decode(fields.get(b"outcome", b""))))
+            except OutcomeFormatError as error:
+                logger.warning("skipping entry %s of stream %s: %s", position, self._stream, error)
+                self.skipped_entries += 1
+                useless.append(position)
+        if useless:
+            self._client.xack(self._stream, self._group, *useless)
+        self._held.update(position for position, _ in outcomes)
+        return outcomes
+
+
+_Entry = tuple[bytes, dict[bytes, bytes]]
+
+
+def _position(entry: _Entry) -> str:
+    return entry[0].decode()
