@@ -1,0 +1,36 @@
+"""An app over fakes, and an HTTP client that calls it in this very event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from osd.config import load_config
+from serving.app import create_app
+from tests.fakes import FakeCodec, FakeEngineClient
+
+CHAT = {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}]}
+COMPLETION = {"model": "fake-model", "prompt": "hi"}
+
+
+@asynccontextmanager
+async def http_client(
+    engine: FakeEngineClient | None = None,
+    codec: FakeCodec | None = None,
+    *,
+    server: Mapping[str, Any] | None = None,
+    admin_token_sha256: str = "",
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Faults end as a 500, as over a real socket."""
+    app = create_app(
+        load_config(flags={"server": server or {}}),
+        engine or FakeEngineClient(),
+        codec or FakeCodec(),
+        admin_token_sha256=admin_token_sha256,
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://osd.test") as client:
+        yield client

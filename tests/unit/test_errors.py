@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httpx
+import pytest
+
+from osd.types import EngineUnavailableError, PromptTooLongError, QueueFullError
+from tests.fakes import FakeCodec, FakeEngineClient
+from tests.http_client import CHAT, COMPLETION, http_client
+
+
+async def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str) and error["message"]
+    return dict(error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"tools": [{}]}, "tools", "unsupported_parameter"),
+        ({"mystery": 1}, "mystery", "unknown_parameter"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type", None),
+        ({"messages": [{"role": "user", "content": "x" * 128}]}, "messages", "context_length_exceeded"),
+        ({"n": 129}, "n", "invalid_value"),
+    ],
+)
+async def test_bad_fields_are_named(fields: dict[str, Any], param: str, code: str | None) -> None:
+    async with http_client() as client:
+        error = await error_of(await client.post("/v1/chat/completions", json={**CHAT, **fields}), 400)
+    assert error["param"] == param
+    assert param in error["message"] or code == "context_length_exceeded"
+    assert error["code"] == (code or "invalid_value")
+    assert error["type"] == "invalid_request_error"
+
+
+async def test_a_missing_field_is_named() -> None:
+    async with http_client() as client:
+        error = await error_of(await client.post("/v1/completions", json={"model": "fake-model"}), 400)
+    assert (error["param"], error["code"]) == ("prompt", "missing_required_parameter")
+
+
+async def test_too_long_a_prompt_tells_both_lengths() -> None:
+    async with http_client(codec=FakeCodec(context_tokens=32)) as client:
+        error = await error_of(await client.post("/v1/completions", json={**COMPLETION, "prompt": "x" * 40}), 400)
+    assert error["code"] == "context_length_exceeded"
+    assert "32" in error["message"] and "40" in error["message"]
+
+
+@pytest.mark.parametrize("prompt", ["", [[]], [0x3000], [-1]])
+async def test_prompts_that_hold_nothing_sound(prompt: Any) -> None:
+    async with http_client() as client:
+        error = await error_of(await client.post("/v1/completions", json={**COMPLETION, "prompt": prompt}), 400)
+    assert error["param"] == "prompt"
+
+
+async def test_too_many_choices() -> None:
+    async with http_client() as client:
+        body = {**COMPLETION, "prompt": ["a", "b"], "n": 100}
+        error = await error_of(await client.post("/v1/completions", json=body), 400)
+    assert error["param"] == "n"
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000, b'{"\\ud800": 1}'])
+async def test_bodies_that_are_no_json_object(raw: bytes) -> None:
+    async with http_client() as client:
+        headers = {"Content-Type": "application/json"}
+        await error_of(await client.post("/v1/chat/completions", content=raw, headers=headers), 400)
+
+
+async def test_a_form_is_no_json() -> None:
+    async with http_client() as client:
+        error = await error_of(await client.post("/v1/chat/completions", data={"model": "x"}), 400)
+    assert "application/json" in error["message"]
+
+
+async def test_unknown_model() -> None:
+    async with http_client() as client:
+        error = await error_of(await client.post("/v1/completions", json={**COMPLETION, "model": "gpt-4"}), 404)
+        assert (error["param"], error["code"]) == ("model", "model_not_found")
+        assert "gpt-4" in error["message"] and "fake-model" in error["message"]
+        await error_of(await client.get("/v1/models/org/other"), 404)
+        assert (await client.get("/v1/models/fake-model")).json()["id"] == "fake-model"
+        assert [one["id"] for one in (await client.get("/v1/models")).json()["data"]] == ["fake-model"]
+
+
+async def test_no_chat_template() -> None:
+    async with http_client(codec=FakeCodec(has_chat_template=False)) as client:
+        error = await error_of(await client.post("/v1/chat/completions", json=CHAT), 400)
+    assert error["param"] == "messages" and "no chat template" in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("raised", "status", "retry"),
+    [
+        (QueueFullError("256 queries wait"), 429, "1"),
+        (EngineUnavailableError("the engine is restarting"), 503, "5"),
+        (PromptTooLongError("no room"), 400, None),
+    ],
+)
+async def test_refusals_of_the_engine(stream: bool, raised: Exception, status: int, retry: str | None) -> None:
+    async with http_client(FakeEngineClient(refuse=raised)) as client:
+        answer = await client.post("/v1/chat/completions", json={**CHAT, "stream": stream})
+    error = await error_of(answer, status)
+    assert error["message"] == str(raised)
+    assert answer.headers.get("retry-after") == retry
+
+
+async def test_one_refused_choice_cancels_the_others() -> None:
+    engine = FakeEngineClient(fail_after=(2, QueueFullError("full")))
+    async with http_client(engine) as client:
+        await error_of(await client.post("/v1/chat/completions", json={**CHAT, "n": 3}), 429)
+    assert sorted(engine.closed) == sorted(query.request_id for query in engine.requests)
+
+
+@pytest.mark.parametrize("engine", [FakeEngineClient(refuse=KeyError("secret")), FakeEngineClient(finish_as="error")])
+async def test_faults_of_ours_tell_nothing(engine: FakeEngineClient, caplog: pytest.LogCaptureFixture) -> None:
+    async with http_client(engine) as client:
+        answer = await client.post("/v1/chat/completions", json=CHAT)
+    error = await error_of(answer, 500)
+    assert error["type"] == "server_error"
+    assert "secret" not in answer.text and "Traceback" not in answer.text
+    assert answer.headers["x-request-id"]
+    assert any(record.levelno >= logging.ERROR for record in caplog.records)
+
+
+async def test_a_cancelled_query_can_be_tried_again() -> None:
+    async with http_client(FakeEngineClient(finish_as="cancelled")) as client:
+        await error_of(await client.post("/v1/chat/completions", json=CHAT), 503)
+
+
+async def test_a_query_that_takes_too_long() -> None:
+    engine = FakeEngineClient(pause_after=1)
+    async with http_client(engine, server={"request_timeout_s": 0.05}) as client:
+        error = await error_of(await client.post("/v1/chat/completions", json=CHAT), 504)
+    assert error["code"] == "timeout"
+    assert engine.closed == [engine.requests[0].request_id]
+
+
+async def test_unknown_paths_and_methods() -> None:
+    async with http_client() as client:
+        await error_of(await client.get("/v1/nothing"), 404)
+        answer = await client.get("/v1/completions")
+        await error_of(answer, 405)
+        assert answer.headers["allow"] == "POST"
