@@ -182,8 +182,10 @@ class RedisOutcomeStream:
                 if not self._has_group:
                     self._create_group()
                 try:
-                    return self._outcomes(
-                        self._own_pending(max_count) or self._claimed(max_count) or self._new(max_count, block_ms)
+                    return (
+                        self._outcomes(self._own_pending(max_count))
+                        or self._outcomes(self._claimed(max_count))
+                        or self._outcomes(self._new(max_count, block_ms))
                     )
                 except redis.ResponseError as error:
                     if not str(error).startswith("NOGROUP"):

@@ -31,9 +31,9 @@ class RedisServer(EmbeddedRedis):
 
     def kill(self) -> None:
         """As the kernel would for want of memory."""
-        process = self.process()
-        process.kill()
-        wait_until(lambda: is_dead(process))
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(PATIENCE_S)
 
     def freeze(self) -> None:
         os.kill(self.process().pid, signal.SIGSTOP)
@@ -65,13 +65,6 @@ def open_stream(redis_server: RedisServer) -> Iterator[Callable[..., RedisOutcom
     yield open_one
     for stream in streams:
         stream.close()
-
-
-def is_dead(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -19,7 +19,7 @@ import redis
 from osd.io import embedded_redis
 from osd.io.embedded_redis import EmbeddedRedis, find_redis_server
 from osd.types import OsdError
-from tests.contract.conftest import PATIENCE_S, RedisServer, is_dead, wait_until
+from tests.contract.conftest import PATIENCE_S, RedisServer, wait_until
 
 pytestmark = pytest.mark.redis
 
@@ -125,13 +125,20 @@ time.sleep(600)
 """
 
 
+def _is_dead(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_it_dies_with_a_killed_owner_and_the_folder_is_free(tmp_path: Path, clean_stop: list[EmbeddedRedis]) -> None:
     with subprocess.Popen([sys.executable, "-c", _OWNER, str(tmp_path)], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
         server = psutil.Process(int((tmp_path / "redis.pid").read_text()))
         owner.send_signal(signal.SIGKILL)
-    wait_until(lambda: is_dead(server))
+    wait_until(lambda: _is_dead(server))
     heir = EmbeddedRedis(tmp_path, max_memory_bytes=64 << 20)
     clean_stop.append(heir)
     heir.start()
