@@ -61,7 +61,9 @@ function showFreshness() {
   $("dashboard").classList.toggle("stale", stale);
   if (!seen.answeredAt) { $("freshness").textContent = "waiting for the server"; return; }
   $("freshness").textContent = `updated ${clock(seen.answeredAt / 1000)}`;
-  if (stale) tell("poll", `No answer from the server for ${duration(ageMs / 1000)}: what you see is from ${clock(seen.answeredAt / 1000)}.`);
+  if (!stale) return;
+  badge($("ready"), "no answer", "bad");
+  tell("poll", `No answer from the server for ${duration(ageMs / 1000)}: what you see is from ${clock(seen.answeredAt / 1000)}.`);
 }
 
 function showLogin(needed) {
@@ -177,7 +179,7 @@ function renderChart() {
 const TRAINER_MOODS = { training: "good", yielding: "good", waiting_for_data: "", paused: "warn", stopped: "bad" };
 
 function renderTrainer(trainer) {
-  badge($("trainer-state"), (trainer?.state ?? "absent").replaceAll("_", " "), TRAINER_MOODS[trainer?.state] ?? "bad");
+  badge($("trainer-state"), (trainer?.state ?? "not running").replaceAll("_", " "), TRAINER_MOODS[trainer?.state ?? "stopped"]);
   $("pause").hidden = !trainer || ["paused", "stopped"].includes(trainer.state);
   $("resume").hidden = trainer?.state !== "paused";
   $("trainer-message").textContent = trainer?.message ?? "";
@@ -263,7 +265,7 @@ function renderProcesses() {
     const total = Object.values(processes).reduce((sum, value) => sum + value, 0);
     rows.push(row({ text: "all", style: "muted" }, number(bytes(total)), ""));
   }
-  $("processes").replaceChildren(...rows);
+  $("processes").replaceChildren(...(rows.length ? rows : [emptyRow(3, "None known.")]));
 }
 
 // ---- levers
