@@ -108,6 +108,7 @@ class FeatureNet(nn.Module):
         """Fuse token and hidden state, and project to rotated queries and keys, and values."""
         size = self.config.num_heads
         fused_BTH = self.fuse(torch.cat((self.embedding_norm(embedding_BTH), self.hidden_norm(hidden_BTH)), dim=-1))
+        fused_BTH = fused_BTH.to(self.attention_norm.weight.dtype)  # under autocast the residual stays float32
         qkv = self.qkv(self.attention_norm(fused_BTH))
         query, key, value = qkv.unflatten(-1, (3, size, -1)).permute(2, 0, 3, 1, 4)
         cos, sin = _rotation(positions_BT, query.shape[-1], self.config.rope_theta, query.dtype)

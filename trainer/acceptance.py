@@ -1,0 +1,77 @@
+"""Held-out acceptance: how many of the target's tokens a drafter would have got right, by depth of its chain.
+
+Shapes: N positions, B rows, Q predicting columns, D depths, K teacher ids, R the drafter's vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainer.losses import Teacher
+
+_LOWEST_TEMPERATURE = 1e-3
+
+
+class ChainSums(NamedTuple):
+    """Sums over positions, float64 [D]; conditional acceptance at depth d is accepted / reached."""
+
+    accepted_D: Tensor
+    reached_D: Tensor
+
+
+def position_acceptance(
+    logits_NR: Tensor, teacher: Teacher, vocab_ids_R: Tensor, slots_NK: Tensor, temperature_N: Tensor
+) -> Tensor:
+    """The probability [N] that the drafter's first proposal at each position is accepted.
+
+    Greedy queries (temperature 0): 1 where the drafter's most likely token is the emitted one. Sampled ones: the sum
+    of min(target, draft) over the teacher's ids at the query's temperature (Leviathan et al. 2023, arXiv 2211.17192),
+    leaving out what lies beyond the top K and filters such as top-p, so a lower bound that is tight for K = 32.
+
+    Args:
+        logits_NR: the drafter's.
+        teacher: the target's side.
+        vocab_ids_R: the drafter's vocabulary.
+        slots_NK: places of the teacher's ids in it, R where there is none.
+        temperature_N: each query's.
+    """
+    greedy_N = vocab_ids_R[logits_NR.argmax(1)] == teacher.emitted_N
+    if not bool((temperature_N > 0).any()):
+        return greedy_N.float()
+    heat_N1 = temperature_N.clamp(min=_LOWEST_TEMPERATURE)[:, None]
+    draft_NR = (logits_NR.float() / heat_N1).softmax(1)
+    draft_NK = draft_NR.gather(1, slots_NK.clamp(max=logits_NR.shape[1] - 1))
+    draft_NK = draft_NK.masked_fill(slots_NK >= logits_NR.shape[1], 0.0)
+    overlap_N = torch.minimum(_heated(teacher.log_probs_NK, heat_N1), draft_NK).sum(1)
+    return torch.where(temperature_N > 0, overlap_N, greedy_N.float())
+
+
+def chain_sums(acceptance_DBQ: Sequence[Tensor], predicting_BQ: Tensor) -> ChainSums:
+    """Add up chains. Depth d at column q continues the chain whose depth d - 1 was at column q - 1.
+
+    Args:
+        acceptance_DBQ: by depth, each position's acceptance `[B, Q]`; what is not predicting is ignored.
+        predicting_BQ: bool.
+    """
+    accepted, reached = [], []
+    reached_BQ = predicting_BQ.double()
+    for acceptance_BQ in acceptance_DBQ:
+        accepted_BQ = reached_BQ * acceptance_BQ
+        accepted.append(accepted_BQ.sum())
+        reached.append(reached_BQ.sum())
+        reached_BQ = accepted_BQ.roll(1, dims=1) * predicting_BQ
+        reached_BQ[:, 0] = 0.0
+    return ChainSums(torch.stack(accepted).cpu(), torch.stack(reached).cpu())
+
+
+def _heated(log_probs_NK: Tensor, heat_N1: Tensor) -> Tensor:
+    """The target's top-K probabilities at a temperature; the tail is taken as tokens as likely as the K-th."""
+    log_probs_NK = log_probs_NK.float()
+    left_N1 = (1.0 - log_probs_NK.exp().sum(1, keepdim=True)).clamp(min=0.0)
+    heated_NK = log_probs_NK / heat_N1
+    tail_N1 = left_N1.log() + log_probs_NK[:, -1:] * (1.0 / heat_N1 - 1.0)
+    return torch.exp(heated_NK - torch.cat((heated_NK, tail_N1), dim=1).logsumexp(1, keepdim=True))

@@ -1,0 +1,119 @@
+"""From an outcome to training examples. The alignment of drafter and target is decided here and nowhere else.
+
+Let P be the prompt's length and O the output's; output j is absolute position P + j, and row j of the outcome's top-K
+is the target's distribution for it. A training *column* at absolute position t
+
+* of the `model` drafter (lookahead 1) reads token t and predicts token t + 1;
+* of the `feature` drafter (lookahead 2) reads token t + 1 and the target's hidden state at t, and predicts token t + 2.
+
+Both are one rule: column t reads token t + lookahead - 1, predicts token t + lookahead, so it learns from row
+j = t + lookahead - P. Predicting one position later than that trains the token after the mistake.
+
+Shapes: T columns of which the last Q predict an output, H hidden size, K teacher ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from osd.outcome import RECOVERED, Outcome
+from osd.outcome_arrays import check_shapes, hidden_states, top_k_arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What a kind of drafter reads, and how far ahead it predicts."""
+
+    lookahead: int
+    vocab_tokens: int
+    """V: token ids must be below it."""
+    hidden_size: int = 0
+    """0: it reads no hidden states."""
+    context_columns: int = 256
+    """Columns before the first predicting one that are read; longer prompts are cut to their tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A stretch of one outcome: context columns, then Q columns that each predict one output."""
+
+    first_position: int
+    """Absolute position of the first column."""
+    input_ids_T: Tensor
+    hidden_TH: Tensor | None
+    """bfloat16."""
+    teacher_ids_QK: Tensor
+    teacher_log_probs_QK: Tensor
+    emitted_Q: Tensor
+    in_loss_Q: Tensor
+    """bool: columns that are trained on."""
+    temperature: float
+
+    @property
+    def num_columns(self) -> int:
+        """T."""
+        return len(self.input_ids_T)
+
+    @property
+    def num_predicting(self) -> int:
+        """Q."""
+        return len(self.emitted_Q)
+
+
+def unfit_because(outcome: Outcome, alignment: Alignment) -> str:
+    """Why nothing can be learnt from an outcome; empty when it is sound."""
+    try:
+        check_shapes(outcome)
+    except ValueError as error:
+        return str(error)
+    if not outcome.output_ids or outcome.top_k < 1:
+        return "it has no output with target log-probabilities"
+    if alignment.hidden_size and (not outcome.hidden or outcome.hidden_size != alignment.hidden_size):
+        return f"it carries hidden states of size {outcome.hidden_size}, the drafter needs {alignment.hidden_size}"
+    ids_OK, _ = top_k_arrays(outcome)
+    ids = (*outcome.prompt_ids, *outcome.output_ids, int(ids_OK.max()))
+    if min(*ids, int(ids_OK.min())) < 0 or max(ids) >= alignment.vocab_tokens:
+        return "it has token ids outside the target's vocabulary"
+    return ""
+
+
+def make_examples(
+    outcome: Outcome, alignment: Alignment, *, max_predicting: int, positions: Literal["all", "rejected"] = "all"
+) -> Iterator[Example]:
+    """Cut a sound outcome into stretches of at most `max_predicting` predicting columns.
+
+    Args:
+        outcome: one for which `unfit_because` is empty.
+        alignment: the drafter's.
+        max_predicting: most predicting columns of one example.
+        positions: "rejected" trains only on outputs at which the drafter was wrong (Liu et al. 2023,
+            arXiv 2310.07177, store just these).
+    """
+    prompt_len, shift = len(outcome.prompt_ids), alignment.lookahead
+    tokens = torch.tensor(outcome.prompt_ids + outcome.output_ids)
+    hidden_NH = hidden_states(outcome) if alignment.hidden_size else None
+    oldest = outcome.hidden_start if alignment.hidden_size else 0
+    ids_OK, log_probs_OK = top_k_arrays(outcome)
+    in_loss_O = torch.ones(len(outcome.output_ids), dtype=torch.bool)
+    if positions == "rejected":
+        in_loss_O = torch.tensor([kind == RECOVERED for kind in outcome.output_kinds])
+    # A column before `oldest` does not exist: a prompt of one token leaves none that predicts output 0.
+    for first in range(max(prompt_len - shift, oldest), len(tokens) - shift, max_predicting):
+        end = min(first + max_predicting, len(tokens) - shift)
+        start = max(first - alignment.context_columns, oldest)
+        outputs = slice(first + shift - prompt_len, end + shift - prompt_len)
+        yield Example(
+            first_position=start,
+            input_ids_T=tokens[start + shift - 1 : end + shift - 1],
+            hidden_TH=None if hidden_NH is None else hidden_NH[start - oldest : end - oldest],
+            teacher_ids_QK=torch.from_numpy(ids_OK[outputs].astype("int64")),
+            teacher_log_probs_QK=torch.from_numpy(log_probs_OK[outputs].astype("float32")),
+            emitted_Q=tokens[prompt_len:][outputs],
+            in_loss_Q=in_loss_O[outputs],
+            temperature=outcome.sampling.temperature,
+        )

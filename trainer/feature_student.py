@@ -1,0 +1,188 @@
+"""The `feature` drafter in training: several steps of its own chain at once, seen as serving sees them.
+
+In serving, a chain's first step reads the target's hidden state and every later one the feature of the step before.
+Training on true hidden states alone would leave the later steps untrained on what they read: EAGLE-3's training-time
+test (Li et al. 2025, arXiv 2503.01840) and HASS (Zhang et al. 2024, arXiv 2408.15766) unroll the chain instead.
+
+Depth 1 of entry t reads the true hidden state at t. Depth d reads the depth d - 1 feature of entry t - 1, and attends
+to what is in serving's cache at that moment: true-hidden-state keys of entries up to t - d + 1, and the chain's own
+keys, those of depth i at entry t - (d - i) for i = 2 .. d.
+
+Shapes: B rows, T = C + Q columns (see trainer/batches.py), H hidden size, N heads or positions, D head size,
+R reduced vocabulary, V the target's vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from osd.drafters.feature_net import AttentionInputs, FeatureConfig, FeatureNet, SharedRows, head_rows
+from osd.drafters.weights import check_state
+from trainer.acceptance import ChainSums, chain_sums, position_acceptance
+from trainer.batches import Batch
+from trainer.examples import Alignment
+from trainer.losses import Coarse, coarsen, slot_table, slots_of
+from trainer.student import LossTerms, mixed_precision
+from trainer.token_counts import most_frequent
+
+_DEPTH_WEIGHT = 0.8
+"""A depth counts less than the one before it, which it needs to be reached; EAGLE-3's value."""
+
+
+class FeatureStudent:
+    """Trains one `FeatureNet`.
+
+    Args:
+        net: float32 weights.
+        shared: the target's embedding and head, frozen, of any float type.
+        loss: one of `trainer.losses.LOSSES`.
+        unroll_steps: depths trained on.
+        compute_dtype: of matrix products; float32, or bfloat16 where the device is fast at it.
+    """
+
+    kind = "feature"
+    max_batch_columns = 512
+
+    def __init__(
+        self,
+        net: FeatureNet,
+        shared: SharedRows,
+        *,
+        loss: Callable[[Coarse], Tensor],
+        unroll_steps: int,
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.net, self._shared, self._loss = net, shared, loss
+        self._unroll_steps, self._compute_dtype = unroll_steps, compute_dtype
+        self._device = shared.embedding_VH.device
+        config = net.config
+        self.config = config.as_dict()
+        self.alignment = Alignment(
+            lookahead=2,
+            vocab_tokens=config.target_vocab_tokens,
+            hidden_size=config.hidden_size,
+            context_columns=config.window_tokens - 1,
+        )
+        self._take_head_rows()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The layer's weights."""
+        return list(self.net.parameters())
+
+    def loss_terms(self, batch: Batch) -> LossTerms:
+        """Losses of every depth; depth d starts at the d-th predicting column, where its chain has begun."""
+        batch = batch.to(self._device)
+        losses, weights = [], []
+        for depth, feature_BQH in enumerate(self.features(batch)):
+            mask_BQ = _from_column(batch.in_loss_BQ, depth)
+            losses.append(self._loss(coarsen(self._logits(feature_BQH[mask_BQ]), batch.teacher(mask_BQ), self._slot_V)))
+            weights.append(torch.full_like(losses[-1], _DEPTH_WEIGHT**depth))
+        return LossTerms(torch.cat(losses), torch.cat(weights))
+
+    @torch.no_grad()
+    def acceptance(self, batch: Batch) -> ChainSums:
+        """Acceptance of depth 1 .. `unroll_steps`."""
+        batch = batch.to(self._device)
+        by_depth = []
+        for depth, feature_BQH in enumerate(self.features(batch)):
+            mask_BQ = _from_column(batch.predicting_BQ, depth)
+            teacher = batch.teacher(mask_BQ)
+            acceptance_BQ = torch.zeros(mask_BQ.shape, device=self._device)
+            acceptance_BQ[mask_BQ] = position_acceptance(
+                self._logits(feature_BQH[mask_BQ]),
+                teacher,
+                self.net.vocab_ids_R,
+                slots_of(teacher.ids_NK, self._slot_V, len(self.net.vocab_ids_R)),
+                batch.temperature_B[:, None].expand_as(mask_BQ)[mask_BQ],
+            )
+            by_depth.append(acceptance_BQ)
+        return chain_sums(by_depth, batch.predicting_BQ)
+
+    def features(self, batch: Batch) -> Iterator[Tensor]:
+        """By depth, the feature `[B, Q, H]` at every predicting column; before column d - 1 it means nothing."""
+        net, start = self.net, batch.num_context
+        assert batch.hidden_BTH is not None
+        with mixed_precision(self._device, self._compute_dtype):
+            embedding_BTH = F.embedding(batch.input_ids_BT, self._shared.embedding_VH).float()
+            inputs = net.attention_inputs(embedding_BTH, batch.hidden_BTH.float(), batch.positions_BT)
+            keys, values = [inputs.key_BNTD], [inputs.value_BNTD]
+            inputs = inputs._replace(
+                residual_BTH=inputs.residual_BTH[:, start:], query_BNTD=inputs.query_BNTD[:, :, start:]
+            )
+            for depth in range(1, self._unroll_steps + 1):
+                feature_BQH = self._layer(inputs, keys, values, self._mask(batch, depth))
+                yield feature_BQH
+                if depth == self._unroll_steps:
+                    return
+                inputs = net.attention_inputs(
+                    embedding_BTH[:, start:], F.pad(feature_BQH[:, :-1], (0, 0, 1, 0)), batch.positions_BT[:, start:]
+                )
+                keys.append(inputs.key_BNTD)
+                values.append(inputs.value_BNTD)
+
+    def refresh_vocab(self, counts_V: Tensor) -> None:
+        """The most frequent tokens of the traffic become the ones that can be proposed."""
+        self.net.vocab_ids_R.copy_(most_frequent(counts_V, len(self.net.vocab_ids_R)))
+        self._take_head_rows()
+
+    def state(self) -> dict[str, Tensor]:
+        """The layer's weights and its vocabulary."""
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.net.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a version's weights and vocabulary."""
+        check_state(state, self.net.state_dict())
+        self.net.load_state_dict(dict(state))
+        self._take_head_rows()
+
+    def twin(self) -> FeatureStudent:
+        """Another net on the same embedding and head."""
+        return FeatureStudent(
+            FeatureNet(FeatureConfig(**self.config)).to(self._device),
+            self._shared,
+            loss=self._loss,
+            unroll_steps=self._unroll_steps,
+            compute_dtype=self._compute_dtype,
+        )
+
+    def _take_head_rows(self) -> None:
+        head_RH, bias_R = head_rows(self._shared, self.net.vocab_ids_R)
+        self._head_RH = head_RH.detach().to(self._compute_dtype)
+        self._bias_R = None if bias_R is None else bias_R.detach().to(self._compute_dtype)
+        self._slot_V = slot_table(self.net.vocab_ids_R, self.net.config.target_vocab_tokens)
+
+    def _logits(self, feature_NH: Tensor) -> Tensor:
+        return F.linear(feature_NH.to(self._compute_dtype), self._head_RH, self._bias_R)
+
+    def _layer(self, inputs: AttentionInputs, keys: list[Tensor], values: list[Tensor], mask_BQL: Tensor) -> Tensor:
+        attended_BNQD = F.scaled_dot_product_attention(
+            inputs.query_BNTD, torch.cat(keys, dim=2), torch.cat(values, dim=2), attn_mask=mask_BQL[:, None]
+        )
+        return self.net.feature(inputs.residual_BTH, attended_BNQD)
+
+    def _mask(self, batch: Batch, depth: int) -> Tensor:
+        """What each predicting column attends to, bool `[B, Q, T + (depth - 1) * Q]`."""
+        window = self.net.config.window_tokens
+        rows, columns = batch.real_BT.shape
+        key_T = torch.arange(columns, device=self._device)
+        query_Q1 = key_T[batch.num_context :, None]
+        known_QT = (key_T <= query_Q1 - (depth - 1)) & (key_T > query_Q1 - window)
+        # Padding attends to itself, or its softmax would be over nothing.
+        itself_QT = (key_T == query_Q1) & (depth == 1)
+        blocks = [(known_QT & batch.real_BT[:, None, :]) | itself_QT]
+        for chained in range(2, depth + 1):
+            back = depth - chained
+            link_QQ = (key_T[batch.num_context :] == query_Q1 - back) & (back < window)
+            blocks.append(link_QQ.expand(rows, -1, -1))
+        return torch.cat(blocks, dim=2)
+
+
+def _from_column(mask_BQ: Tensor, first: int) -> Tensor:
+    """The mask without the columns before `first`."""
+    mask_BQ = mask_BQ.clone()
+    mask_BQ[:, :first] = False
+    return mask_BQ

@@ -1,0 +1,118 @@
+"""The trainer's end of the outcome stream.
+
+consumes: outcomes from an `OutcomeSource`, at least once each
+waits for: nothing longer than the caller's `block_ms`
+is unblocked by: a new outcome
+on failure: a source that is away is asked again after a growing pause; an unfit outcome is counted and passed over
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from osd.outcome import Outcome
+from osd.protocols import OutcomeSource
+from osd.types import OutcomeSinkError
+from trainer.examples import Alignment, unfit_because
+from trainer.replay import Replay
+from trainer.token_counts import TokenCounts
+
+_log = logging.getLogger(__name__)
+_READ_RECORDS = 64
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 15.0
+
+
+class Intake:
+    """Moves outcomes from the stream into the replay, each once.
+
+    Args:
+        source: the stream.
+        replay: takes what is sound.
+        counts: told of every new training record.
+        alignment: what the drafter needs of an outcome.
+        target_id: outcomes of any other target are passed over.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        source: OutcomeSource,
+        replay: Replay,
+        counts: TokenCounts,
+        alignment: Alignment,
+        target_id: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source, self._replay, self._counts = source, replay, counts
+        self._alignment, self._target_id, self._clock = alignment, target_id, clock
+        self.unacked: list[str] = []
+        """Positions read, in order, that were not acknowledged yet."""
+        self._num_contained = 0
+        self.last_position = ""
+        self.num_unfit = 0
+        self.lag: int | None = None
+        self.problem = ""
+        """Why the stream is away; empty while it is there."""
+        self._pause_s, self._retry_at_s = _FIRST_PAUSE_S, 0.0
+
+    def read(self, block_ms: int) -> None:
+        """Take what is there; wait for the first outcome no longer than `block_ms`."""
+        if self._clock() < self._retry_at_s:
+            return
+        try:
+            entries = self._source.read(_READ_RECORDS, block_ms)
+            self.lag = self._source.lag()
+        except OutcomeSinkError as error:
+            self._away(error)
+            return
+        self._back()
+        known = set(self.unacked)
+        for position, outcome in entries:
+            if position in known:
+                continue  # delivered again before it was acknowledged
+            self.unacked.append(position)
+            self.last_position = position
+            self._take(outcome)
+
+    def contained(self) -> None:
+        """A checkpoint contains all that was read so far: `ack` may acknowledge it."""
+        self._num_contained = len(self.unacked)
+
+    def ack(self) -> None:
+        """Acknowledge what a checkpoint contains, unless the stream is away; then the next call does."""
+        positions = self.unacked[: self._num_contained]
+        if not positions or self._clock() < self._retry_at_s:
+            return
+        try:
+            self._source.ack(positions)
+        except OutcomeSinkError as error:
+            self._away(error)
+            return
+        del self.unacked[: len(positions)]
+        self._num_contained = 0
+
+    def _take(self, outcome: Outcome) -> None:
+        reason = unfit_because(outcome, self._alignment)
+        if outcome.target_id != self._target_id:
+            reason = f"it is of target {outcome.target_id!r}, this trainer's is {self._target_id!r}"
+        if reason:
+            self.num_unfit += 1
+            log = _log.warning if self.num_unfit == 1 else _log.debug
+            log("outcome %s is not used: %s", outcome.request_id, reason)
+        elif self._replay.add(outcome) and not self._replay.is_held_out(outcome.request_id):
+            self._counts.observe(outcome)
+
+    def _away(self, error: OutcomeSinkError) -> None:
+        if not self.problem:
+            _log.warning("the outcome stream is away, training goes on from the replay: %s", error)
+        self.problem, self.lag = str(error), None
+        self._retry_at_s = self._clock() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def _back(self) -> None:
+        if self.problem:
+            _log.info("the outcome stream is back")
+        self.problem, self._pause_s, self._retry_at_s = "", _FIRST_PAUSE_S, 0.0

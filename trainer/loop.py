@@ -1,0 +1,388 @@
+"""The trainer's loop: read outcomes, train while nobody needs the machine, publish what beats the serving version.
+
+consumes: outcomes from the stream; the weight store's `latest` pointer
+waits for: enough outcomes, spare compute (`may_train`), an operator's `resume`
+is unblocked by: a new outcome, the engine falling idle, `resume`, the `stop` event
+on failure: stream away, it trains on from the replay and reconnects; disk full, it reports an `error` event, keeps
+    training and tries again; a step that is not finite is skipped; killed at any instant, it goes on from its
+    checkpoint, and outcomes that no checkpoint contains are delivered again
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from osd.config import TrainerConfig
+from osd.outcome import Outcome
+from osd.protocols import OutcomeSource, WeightStore
+from osd.types import Event, EventKind, OsdError, TrainerState, TrainerStatus, WeightsRefusedError
+from trainer.batches import Batch, make_batches, take_columns
+from trainer.checkpoint import Checkpoint, CheckpointFolder
+from trainer.examples import Example, make_examples
+from trainer.gate import judge, measure
+from trainer.intake import Intake
+from trainer.optimizers import create_optimizer
+from trainer.replay import Replay
+from trainer.step import TrainingStep
+from trainer.student import Student
+from trainer.token_counts import TokenCounts
+
+_log = logging.getLogger(__name__)
+_MIN_HELD_OUT_RECORDS = 4
+_IDLE_S = 0.1
+_BLOCK_MS = 200
+_PAUSE_AFTER_ERROR_S = 1.0
+_LONGEST_YIELD_S = 2.0
+_STUDENT, _COUNTS = "student/", "token_counts"
+
+
+class Trainer:
+    """Distils a student online.
+
+    `run_once` and `run_forever` belong to one thread; `pause`, `resume`, `refocus` and `status` may be called from any.
+
+    Args:
+        config: the `trainer` section.
+        student: what is trained; the store's latest version, or a checkpoint of its offspring, is loaded into it.
+        source: where outcomes come from.
+        store: where versions are published.
+        checkpoint_dir: this trainer's own folder.
+        target_id: outcomes of any other target are passed over.
+        may_train: False while the engine needs the machine.
+        on_event: told of publishes, refusals, restarts, pauses and errors, on the thread where they happen.
+        checkpoint_every_s: most seconds of work that a kill may cost.
+        clock: monotonic seconds.
+
+    Raises:
+        ConfigError: the optimizer or its options are unknown.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        student: Student,
+        source: OutcomeSource,
+        store: WeightStore,
+        checkpoint_dir: Path,
+        *,
+        target_id: str,
+        may_train: Callable[[], bool] = lambda: True,
+        on_event: Callable[[Event], None] = lambda event: None,
+        checkpoint_every_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config, self._student, self._store, self._target_id = config, student, store, target_id
+        self._may_train, self._on_event, self._clock = may_train, on_event, clock
+        self._replay = Replay(config.replay_bytes, config.held_out_share, config.held_out_records, config.seed)
+        self._counts = TokenCounts(student.alignment.vocab_tokens)
+        self._intake = Intake(source, self._replay, self._counts, student.alignment, target_id, clock)
+        self._folder = CheckpointFolder(checkpoint_dir)
+        self._checkpoint_every_s, self._checkpointed_at_s = checkpoint_every_s, clock()
+        self._num_saved = 0
+        """Records that the checkpoint contains, of all ever seen."""
+        self._dirty = False
+        self._update = self._new_update()
+        self._steps = self._steps_at_gate = self._trained_tokens = 0
+        self._loss: float | None = None
+        self._gate: dict[str, float] = {}
+        self._serving = 0
+        """The version that the student's weights descend from; 0: none yet."""
+        self._refused: set[int] = set()
+        self._problem = ""
+        self._paused, self._refocus, self._stop = threading.Event(), threading.Event(), threading.Event()
+        if checkpoint := self._folder.load():
+            self._resume_from(checkpoint)
+        self._status = self._report("waiting_for_data")
+
+    def run_once(self, block_ms: int = 0) -> TrainerStatus:
+        """Read what is there (waiting at most `block_ms`), train one step if that is possible now, publish if due."""
+        num_seen = self._replay.num_seen
+        self._intake.read(block_ms)
+        self._dirty |= self._replay.num_seen > num_seen
+        self._intake.ack()
+        self._follow_store()
+        state = self._state()
+        if state == "training":
+            self._train()
+            if self._gate_is_due():
+                self._attempt_to_publish()
+        if (
+            self._dirty or self._intake.unacked
+        ) and self._clock() - self._checkpointed_at_s >= self._checkpoint_every_s:
+            self.checkpoint()
+        self._status = self._report(state)
+        return self._status
+
+    def run_forever(self, stop: threading.Event) -> None:
+        """Run until `stop` is set; then leave a checkpoint. No error ends it."""
+        self._stop = stop
+        while not stop.is_set():
+            try:
+                idle = self._status.state != "training"
+                status = self.run_once(_BLOCK_MS if idle else 0)
+            except Exception as error:
+                _log.exception("the trainer's step failed")
+                self._report_problem(f"training failed: {error}")
+                stop.wait(_PAUSE_AFTER_ERROR_S)
+                continue
+            if status.state != "training":
+                stop.wait(_IDLE_S)
+        self.checkpoint()
+        self._status = self._report("stopped")
+
+    def pause(self) -> None:
+        """Train no more until `resume`; outcomes are still taken in."""
+        if not self._paused.is_set():
+            self._paused.set()
+            self._event("pause", "training paused")
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        if self._paused.is_set():
+            self._paused.clear()
+            self._event("resume", "training resumed")
+
+    def refocus(self) -> None:
+        """The traffic has drifted: from the next step on, prefer new outcomes, forget momentum and warm up again.
+
+        A momentum gathered before the shift points the wrong way (SPAM, Huang et al. 2025, arXiv 2501.06842).
+        """
+        self._refocus.set()
+
+    def status(self) -> TrainerStatus:
+        """The latest snapshot."""
+        return self._status
+
+    def checkpoint(self) -> None:
+        """Save everything, then acknowledge the outcomes that are now safe. A disk that refuses is reported."""
+        self._checkpointed_at_s = self._clock()
+        state = {f"{_STUDENT}{name}": tensor for name, tensor in self._student.state().items()}
+        try:
+            self._folder.save(
+                tensors={**state, _COUNTS: self._counts.counts_V},
+                optimizer=self._update.optimizer.state_dict(),
+                progress=self._progress(),
+                new_records=self._replay.since(self._num_saved),
+                oldest=self._replay.oldest,
+            )
+        except OSError as error:
+            self._report_problem(f"cannot save the trainer's checkpoint: {error}; free some disk space")
+            return
+        self._problem, self._dirty = "", False
+        self._num_saved = self._replay.num_seen
+        self._intake.contained()
+        self._intake.ack()
+
+    def _state(self) -> TrainerState:
+        if self._paused.is_set():
+            return "paused"
+        num_records = self._replay.num_train + self._replay.num_held_out
+        if not self._serving or not self._replay.num_train or num_records < self._config.min_records:
+            return "waiting_for_data"
+        return "training" if self._may_train() else "yielding"
+
+    def _train(self) -> None:
+        if self._refocus.is_set():
+            self._refocus.clear()
+            self._replay.focus_on_present()
+            self._counts.focus_on_present()
+            self._update = self._new_update()
+        if self._update.steps == 0:
+            self._student.refresh_vocab(self._counts.counts_V)
+        examples = chain.from_iterable(self._examples(outcome) for outcome in self._replay.draw())
+        trained_on = (example for example in examples if bool(example.in_loss_Q.any()))
+        batches = self._batches(take_columns(trained_on, self._config.batch_tokens))
+        if not batches:  # no output of any record was rejected
+            return
+        result = self._update.run(batches, between=self._yield_to_serving)
+        self._dirty = True
+        if result.applied:
+            self._steps += 1
+            self._trained_tokens += result.num_tokens
+            self._loss = result.loss
+
+    def _examples(self, outcome: Outcome, positions: Any = None) -> list[Example]:
+        return list(
+            make_examples(
+                outcome,
+                self._student.alignment,
+                max_predicting=self._student.max_batch_columns,
+                positions=positions or self._config.positions,
+            )
+        )
+
+    def _batches(self, examples: list[Example]) -> list[Batch]:
+        return make_batches(examples, self._student.max_batch_columns)
+
+    def _gate_is_due(self) -> bool:
+        enough = self._replay.num_held_out >= min(_MIN_HELD_OUT_RECORDS, self._config.held_out_records)
+        return enough and self._steps - self._steps_at_gate >= self._config.gate_every_steps
+
+    def _attempt_to_publish(self) -> None:
+        self._steps_at_gate = self._steps
+        self._student.refresh_vocab(self._counts.counts_V)
+        records = self._replay.held_out()
+        batches = self._batches([example for outcome in records for example in self._examples(outcome, "all")])
+        serving = self._student.twin()
+        try:
+            serving.load_state(self._store.load(self._serving)[1])
+        except WeightsRefusedError as error:
+            self._report_problem(f"cannot compare with serving version {self._serving}: {error}")
+            return
+        margin = self._config.gate_margin
+        verdict = judge(
+            measure(self._student, batches, self._yield_to_serving),
+            measure(serving, batches, self._yield_to_serving),
+            margin=margin,
+            num_records=len(records),
+        )
+        self._gate = verdict.figures
+        figures = (
+            f"held-out acceptance {self._gate['candidate']:.4f}, "
+            f"version {self._serving} has {self._gate['serving']:.4f}"
+        )
+        if verdict.published:
+            self._publish(figures)
+        else:
+            _log.info("not published: %s, margin %.4f", figures, margin)
+            self._event("refuse", f"candidate of step {self._steps} not published: {figures}", **self._gate)
+        self.checkpoint()
+
+    def _publish(self, figures: str) -> None:
+        try:
+            manifest = self._store.publish(
+                self._student.state(),
+                kind=self._student.kind,
+                config=self._student.config,
+                parent=self._serving,
+                training_step=self._steps,
+                stream_position=self._intake.last_position,
+                gate=self._gate,
+            )
+        except (OSError, OsdError) as error:
+            self._gate = {**self._gate, "published": 0.0}
+            self._report_problem(f"cannot publish a drafter version: {error}")
+            return
+        self._event("publish", f"drafter version {manifest.number}: {figures}", version=manifest.number, **self._gate)
+        self._serving = manifest.number
+
+    def _follow_store(self) -> None:
+        """Start over from the serving version when it is not the one the student descends from."""
+        latest = self._store.latest()
+        if latest is None or latest.number == self._serving or latest.number in self._refused:
+            return
+        try:
+            self._student.load_state(self._store.load(latest.number)[1])
+        except WeightsRefusedError as error:
+            self._refused.add(latest.number)
+            self._report_problem(f"cannot train on from version {latest.number}: {error}")
+            return
+        if self._serving:
+            message = f"training goes on from version {latest.number} instead of {self._serving}"
+            self._event("restart", message, version=latest.number)
+        self._serving = latest.number
+        self._steps_at_gate = self._steps
+        self._update = self._new_update()
+
+    def _yield_to_serving(self) -> None:
+        """Between two batches of a step: wait while the engine is busy, but not for ever with a step half done."""
+        deadline_s = self._clock() + _LONGEST_YIELD_S
+        while not self._may_train() and self._clock() < deadline_s and not self._stop.is_set():
+            self._stop.wait(_IDLE_S / 5)
+
+    def _new_update(self) -> TrainingStep:
+        config = self._config
+        optimizer = create_optimizer(
+            config.optimizer, self._student.parameters(), config.learning_rate, config.optimizer_options
+        )
+        return TrainingStep(
+            self._student,
+            optimizer,
+            learning_rate=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            max_grad_norm=config.max_grad_norm,
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """A checkpoint of anything else is foreign."""
+        return {"target_id": self._target_id, "kind": self._student.kind, "config": self._student.config}
+
+    def _optimizer_identity(self) -> list[Any]:
+        return [self._config.optimizer, self._config.optimizer_options]
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            "identity": self._identity(),
+            "optimizer": self._optimizer_identity(),
+            "serving": self._serving,
+            "steps": self._steps,
+            "steps_at_gate": self._steps_at_gate,
+            "update_steps": self._update.steps,
+            "trained_tokens": self._trained_tokens,
+            "loss": self._loss,
+            "gate": self._gate,
+            "replay": self._replay.state(),
+            "unacked": self._intake.unacked,
+            "last_position": self._intake.last_position,
+        }
+
+    def _resume_from(self, checkpoint: Checkpoint) -> None:
+        tensors, progress = checkpoint.tensors, checkpoint.progress
+        state = {n.removeprefix(_STUDENT): tensor for n, tensor in tensors.items() if n.startswith(_STUDENT)}
+        try:
+            if progress["identity"] != self._identity():
+                raise WeightsRefusedError("it belongs to another target or drafter")
+            self._student.load_state(state)
+        except WeightsRefusedError as error:
+            _log.warning("the checkpoint is ignored, training starts from the published weights: %s", error)
+            return
+        if progress["optimizer"] == self._optimizer_identity():
+            self._update.optimizer.load_state_dict(dict(checkpoint.optimizer))
+            self._update.steps = progress["update_steps"]
+        self._serving, self._steps, self._steps_at_gate = (
+            progress[name] for name in ("serving", "steps", "steps_at_gate")
+        )
+        self._trained_tokens, self._loss, self._gate = (progress[name] for name in ("trained_tokens", "loss", "gate"))
+        self._counts.counts_V = tensors[_COUNTS]
+        self._replay.restore(progress["replay"], checkpoint.records)
+        self._num_saved = self._replay.num_seen
+        self._intake.unacked, self._intake.last_position = list(progress["unacked"]), progress["last_position"]
+        self._intake.contained()
+        _log.info("training goes on from the checkpoint of step %d", self._steps)
+
+    def _report(self, state: TrainerState) -> TrainerStatus:
+        problems = [self._problem]
+        if self._intake.problem:
+            problems.append(f"the outcome stream is away, training on what is remembered: {self._intake.problem}")
+        if self._update.skipped:
+            problems.append(f"{self._update.skipped} training steps were skipped: their loss was not finite")
+        return TrainerStatus(
+            state=state,
+            steps=self._steps,
+            trained_tokens=self._trained_tokens,
+            loss=self._loss,
+            learning_rate=self._update.learning_rate,
+            replay_records=self._replay.num_train,
+            replay_bytes=self._replay.size_bytes,
+            held_out_records=self._replay.num_held_out,
+            published_version=self._serving,
+            gate=dict(self._gate),
+            stream_lag=self._intake.lag,
+            message="; ".join(problem for problem in problems if problem),
+        )
+
+    def _report_problem(self, message: str) -> None:
+        """One event for as long as the problem stays the same."""
+        if message != self._problem:
+            _log.error("%s", message)
+            self._event("error", message)
+        self._problem = message
+
+    def _event(self, kind: EventKind, message: str, **data: float) -> None:
+        self._on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))

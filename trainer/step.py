@@ -1,0 +1,98 @@
+"""One update of a student's weights: losses, gradients, clipping, optimizer; for online and offline distillation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trainer.batches import Batch
+from trainer.optimizers import warmed_up
+from trainer.student import Student
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did."""
+
+    loss: float
+    """Weighted mean over the positions trained on."""
+    num_tokens: int
+    """Output tokens trained on."""
+    applied: bool
+    """False: the loss or a gradient was not finite, and the weights were left alone."""
+
+
+class TrainingStep:
+    """Updates a student.
+
+    Args:
+        student: what is trained.
+        optimizer: over `student.parameters()`.
+        learning_rate: after warm-up.
+        warmup_steps: steps over which it rises.
+        max_grad_norm: gradients are clipped to this norm (Pascanu et al. 2013, arXiv 1211.5063).
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        optimizer: torch.optim.Optimizer,
+        *,
+        learning_rate: float,
+        warmup_steps: int,
+        max_grad_norm: float,
+    ) -> None:
+        self._student, self.optimizer = student, optimizer
+        self._learning_rate, self._warmup_steps, self._max_grad_norm = learning_rate, warmup_steps, max_grad_norm
+        self.steps = 0
+        """Steps applied to these weights with this optimizer; warm-up counts them."""
+        self.skipped = 0
+        """Steps whose loss or gradients were not finite."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return warmed_up(self._learning_rate, self.steps, self._warmup_steps)
+
+    def run(self, batches: Sequence[Batch], between: Callable[[], None] = lambda: None) -> StepResult:
+        """One update from all batches together.
+
+        Args:
+            batches: at least one, with at least one position in the loss.
+            between: called after each batch, so that the caller can let others use the machine.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        total_loss = total_weight = 0.0
+        for batch in batches:
+            terms = self._student.loss_terms(batch)
+            loss = (terms.losses_N * terms.weights_N).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total_loss += loss.item()
+            total_weight += terms.weights_N.sum().item()
+            between()
+        applied = self._update(total_weight)
+        return StepResult(total_loss / total_weight, sum(int(batch.in_loss_BQ.sum()) for batch in batches), applied)
+
+    def _update(self, total_weight: float) -> bool:
+        parameters = [parameter for parameter in self._student.parameters() if parameter.grad is not None]
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad /= total_weight  # the batches' sums become one mean
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
+        # A loss that is not finite makes gradients that are not.
+        applied = bool(norm.isfinite())
+        if applied:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate
+            self.optimizer.step()
+            self.steps += 1
+        else:
+            self.skipped += 1
+            _log.warning("training step skipped: its loss or gradients are not finite (%d so far)", self.skipped)
+        self.optimizer.zero_grad(set_to_none=True)
+        return applied

@@ -1,0 +1,41 @@
+"""Which tokens the traffic is made of: fading counts from which a drafter's reduced vocabulary is taken.
+
+FR-Spec (Zhao et al. 2025, arXiv 2502.14856) takes the vocabulary from a fixed corpus; here it follows the traffic.
+No trained weight depends on the vocabulary, so changing it costs nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from osd.outcome import Outcome
+from osd.outcome_arrays import top_k_arrays
+
+_HALF_LIFE_RECORDS = 2000
+_KEPT_AFTER_CHANGE = 1 / 16
+
+
+class TokenCounts:
+    """Expected occurrences of each token id in the newest outputs, float32 [V]."""
+
+    def __init__(self, vocab_tokens: int) -> None:
+        self.counts_V = torch.zeros(vocab_tokens)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Count the emitted tokens, and what the target held likely, by its probability."""
+        ids_OK, log_probs_OK = top_k_arrays(outcome)
+        self.counts_V *= 0.5 ** (1.0 / _HALF_LIFE_RECORDS)
+        emitted_O = torch.tensor(outcome.output_ids)
+        self.counts_V.index_add_(0, emitted_O, torch.ones(len(emitted_O)))
+        probs = torch.from_numpy(log_probs_OK.astype("float32")).exp()
+        self.counts_V.index_add_(0, torch.from_numpy(ids_OK.astype("int64")).flatten(), probs.flatten())
+
+    def focus_on_present(self) -> None:
+        """The traffic has changed: what was counted so far counts little."""
+        self.counts_V *= _KEPT_AFTER_CHANGE
+
+
+def most_frequent(counts_V: Tensor, num_tokens: int) -> Tensor:
+    """The `num_tokens` most frequent token ids, ascending, int64; ties go to the lower id."""
+    return counts_V.sort(descending=True, stable=True).indices[:num_tokens].sort().values
