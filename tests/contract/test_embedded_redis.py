@@ -16,8 +16,8 @@ import psutil
 import pytest
 import redis
 
-from osd.io import embedded_redis
-from osd.io.embedded_redis import EmbeddedRedis, find_redis_server
+from osd.io.embedded_redis import EmbeddedRedis
+from osd.io.find_redis import find_redis_server
 from osd.types import OsdError
 from tests.contract.conftest import PATIENCE_S, RedisServer, wait_until
 
@@ -217,7 +217,7 @@ def test_an_old_server_is_passed_over(tmp_path: Path, monkeypatch: pytest.Monkey
     old.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert shutil.which("redis-server") == str(old)
-    assert embedded_redis.find_redis_server() != old
+    assert find_redis_server() != old
     _hide_servers(monkeypatch, tmp_path)
     with pytest.raises(OsdError, match="is version 6.0"):
         find_redis_server()

@@ -177,6 +177,28 @@ def test_order_holds_when_outcomes_arrive_during_a_long_replay(sink: _Sink, spil
         assert recorder.counters()["outcomes_dropped"] == 0
 
 
+def test_the_spill_comes_before_what_is_queued_when_its_time_is_due(sink: _Sink, spill: SpillFile) -> None:
+    taken, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Outcome:
+        taken.set()
+        assert go_on.wait(_PATIENCE_S)
+        return sample_outcome("b")
+
+    sink.away = True
+    with _recording(sink, spill) as recorder:
+        _record(recorder, "a")
+        recorder.record(slow)
+        assert taken.wait(_PATIENCE_S)
+        sink.away = False
+        _record(recorder, "c")
+        while time.monotonic() < recorder._retry_at_s:
+            time.sleep(0.001)
+        go_on.set()
+        sink.wait_for(lambda: len(sink.names) == 3)
+        assert sink.names == ["a", "b", "c"]
+
+
 def test_a_full_spill_drops_and_counts(sink: _Sink, tmp_path: Path) -> None:
     sink.away = True
     with _recording(sink, SpillFile(tmp_path / "none", 0), retry_s=3600.0) as recorder:
