@@ -276,7 +276,10 @@ class Engine:
         self.counters.add("verify_seconds_total", verify_ms / 1e3)
         self._learn(rows, lengths, [verdict.num_accepted for verdict in verdicts], draft_ms, verify_ms)
         deltas = []
-        for index, (sequence, verdict) in enumerate(zip(list(rows), verdicts, strict=True)):
+        # From the last row on: a query that ends here pulls the last one into its row, which must be committed by then,
+        # or what this pass wrote of its accepted tokens would not move with it.
+        for index, sequence in reversed(list(enumerate(rows))):
+            verdict = verdicts[index]
             sequence.draft_ms += draft_ms
             sequence.verify_ms += verify_ms
             tokens = [*ids_BK[index][: verdict.num_accepted], verdict.next_token]

@@ -1,0 +1,325 @@
+"""With any drafter the engine's output follows exactly the target's distribution.
+
+The joint distribution of the first four emitted tokens (one from the prefill, three or more from rounds) is compared
+with the exact one, which is enumerated through the plain model, by Pearson's chi-square test. Cells are taken in
+lexicographic order and merged until each is expected at least `_MIN_EXPECTED` times; a token that the target cannot
+emit fails at once. Seeds are fixed, so a result is reproducible; with other seeds a sound engine fails one case in
+1 / `_ALARM` = 10,000. The broken rules at the end of the file must fail the very same test: they come out below 1e-7.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from osd.engine import Engine
+from osd.models.target import Target
+from osd.proposal import DraftBatch, Proposal
+from osd.protocols import Drafter
+from osd.rejection import reject_tokenwise
+from osd.types import Request, SamplingParams
+from tests.engine_kit import (
+    VOCAB_TOKENS,
+    feature_drafter,
+    make_engine,
+    make_target,
+    manifest_of,
+    model_drafter,
+    perturbed,
+    tiny_llama,
+    weights_of,
+)
+
+_TOKENS = 4
+_SLOTS = 32
+_SAMPLES = 1600
+_MUTANT_SAMPLES = 1000
+_MIN_EXPECTED = 5.0
+_ALARM = 1e-4
+_SHARPNESS = 1.5
+
+_CASES = {
+    "plain": (SamplingParams(temperature=1.0), (3, 1, 4)),
+    "nucleus": (SamplingParams(temperature=0.8, top_p=0.9), (2, 7, 1, 8, 2)),
+}
+_RAGGED = (3, 1, 3, 0, 2)
+"""Speculation lengths of neighbouring requests."""
+
+
+# ---- the exact distribution ----------------------------------------------------------------------------------------
+
+
+def shaped(logits_NV: Tensor, params: SamplingParams) -> Tensor:
+    """Temperature and top-p in float64, written apart from osd.sampling."""
+    probs_NV = torch.softmax(logits_NV.double() / params.temperature, dim=-1)
+    order_NV = probs_NV.argsort(dim=-1, descending=True)
+    sorted_NV = probs_NV.gather(1, order_NV)
+    mass_before_NV = torch.cat((torch.zeros(len(sorted_NV), 1), sorted_NV.cumsum(dim=-1)[:, :-1]), dim=1)
+    kept_NV = torch.zeros_like(probs_NV).scatter(1, order_NV, sorted_NV * (mass_before_NV < params.top_p))
+    return kept_NV / kept_NV.sum(dim=-1, keepdim=True)
+
+
+@torch.no_grad()
+def next_probs(model: Any, prompt: Sequence[int], params: SamplingParams) -> list[Tensor]:
+    """For d = 0 .. _TOKENS - 1 the target's distribution after each of the V^d outputs of d tokens, `[V^d, V]`."""
+    tables = []
+    for depth in range(_TOKENS):
+        places = VOCAB_TOKENS ** torch.arange(depth - 1, -1, -1)
+        outputs = torch.arange(VOCAB_TOKENS**depth)[:, None] // places % VOCAB_TOKENS
+        ids = torch.cat((torch.tensor(prompt).expand(len(outputs), -1), outputs), dim=1)
+        tables.append(shaped(model(input_ids=ids, use_cache=False).logits[:, -1], params))
+    return tables
+
+
+def joint_probs(tables: list[Tensor]) -> Tensor:
+    """P(first four tokens), `[V^4]` in lexicographic order."""
+    joint = torch.ones(1, dtype=torch.float64)
+    for table_NV in tables:
+        joint = (joint[:, None] * table_NV).flatten()
+    return joint
+
+
+def p_value(samples: Sequence[Sequence[int]], joint: Tensor) -> float:
+    """Pearson's chi-square test of emitted tokens against their exact joint distribution."""
+    digits = torch.tensor(samples)
+    cells = (digits * VOCAB_TOKENS ** torch.arange(_TOKENS - 1, -1, -1)).sum(dim=1)
+    counts = torch.bincount(cells, minlength=len(joint)).double()
+    if bool((counts[joint == 0] > 0).any()):
+        return 0.0
+    expected = joint * len(samples)
+    merged: list[list[float]] = [[0.0, 0.0]]
+    for count, expectation in zip(counts[joint > 0].tolist(), expected[joint > 0].tolist(), strict=True):
+        if merged[-1][1] >= _MIN_EXPECTED:
+            merged.append([0.0, 0.0])
+        merged[-1][0] += count
+        merged[-1][1] += expectation
+    if merged[-1][1] < _MIN_EXPECTED:
+        count, expectation = merged.pop()
+        merged[-1][0] += count
+        merged[-1][1] += expectation
+    statistic = sum((count - expectation) ** 2 / expectation for count, expectation in merged)
+    return float(chi2.sf(statistic, len(merged) - 1))
+
+
+# ---- drafters ------------------------------------------------------------------------------------------------------
+
+
+class AdversarialDrafter:
+    """Offers what the target is least likely to emit, half of the rounds as a sure thing, half as a peaked draw."""
+
+    kind = "adversarial"
+    version = 1
+
+    def __init__(self, tables: Mapping[str, list[Tensor]]) -> None:
+        self._known = {params.temperature: (len(prompt), tables[name]) for name, (params, prompt) in _CASES.items()}
+        self._rounds = 0
+
+    def propose(self, batch: DraftBatch) -> Proposal:
+        self._rounds += 1
+        num_rows, num_steps = len(batch.lengths), max(batch.lengths)
+        ids_BK = torch.zeros(num_rows, num_steps, dtype=torch.long)
+        probs_BKV = torch.zeros(num_rows, num_steps, VOCAB_TOKENS)
+        for row in range(num_rows):
+            known = batch.tokens_BL[row, : batch.num_tokens[row]].tolist()
+            for step in range(batch.lengths[row]):
+                probs_V = self._draft(known, batch.params[row])
+                choice = int(torch.multinomial(probs_V, 1, generator=batch.generators[row]))
+                ids_BK[row, step], probs_BKV[row, step] = choice, probs_V
+                known.append(choice)
+        return Proposal(
+            token_ids_BK=ids_BK, lengths=batch.lengths, draft_probs_BKV=probs_BKV, drafter_version=self.version
+        )
+
+    def _draft(self, known: list[int], params: SamplingParams) -> Tensor:
+        prompt_len, tables = self._known.get(params.temperature, (len(known), []))  # calibration is greedy
+        output = known[prompt_len:]
+        least = 0
+        if len(output) < len(tables):
+            cell = sum(token * VOCAB_TOKENS**place for place, token in enumerate(reversed(output)))
+            # Of the tokens that the target may emit at all: these are kept now and then, and must be kept rightly.
+            target_V = tables[len(output)][cell]
+            least = int(target_V.where(target_V > 0, 2.0).argmin())
+        peaked_V = torch.full((VOCAB_TOKENS,), 0.0 if self._rounds % 2 else 0.3 / VOCAB_TOKENS)
+        peaked_V[least] += 1.0 - float(peaked_V.sum())
+        return peaked_V
+
+    def reset_row(self, row: int) -> None: ...
+
+    def move_row(self, source: int, destination: int) -> None: ...
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: Mapping[str, Tensor], version: int) -> None:
+        raise NotImplementedError
+
+
+# ---- the test ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llama(6, sharpness=_SHARPNESS)
+
+
+@pytest.fixture(scope="module")
+def tables(model: Any) -> dict[str, list[Tensor]]:
+    return {name: next_probs(model, prompt, params) for name, (params, prompt) in _CASES.items()}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def emit(
+    engine: Engine,
+    *,
+    lengths: Sequence[int],
+    samples: int = _SAMPLES,
+    between: Callable[[int], None] = lambda step: None,
+) -> dict[str, list[list[int]]]:
+    """The first tokens of many requests, both cases mixed in every batch."""
+    outputs: dict[str, list[int]] = {}
+    for number in range(samples):
+        for name, (params, prompt) in _CASES.items():
+            engine.submit(
+                Request(
+                    request_id=f"{name}-{number}",
+                    prompt_ids=prompt,
+                    params=SamplingParams(
+                        temperature=params.temperature, top_p=params.top_p, seed=number, max_tokens=_TOKENS + 1
+                    ),
+                    speculation_length=lengths[number % len(lengths)],
+                )
+            )
+    step = 0
+    while engine.has_work:
+        between(step)
+        for delta in engine.step():
+            outputs.setdefault(delta.request_id, []).extend(delta.token_ids)
+        step += 1
+    return {name: [outputs[f"{name}-{number}"][:_TOKENS] for number in range(samples)] for name in _CASES}
+
+
+def engine_with(model: Any, make_drafter: Callable[[Target], Drafter]) -> Engine:
+    target = make_target(copy.deepcopy(model), num_slots=_SLOTS, context_tokens=32)
+    return make_engine(target, make_drafter(target), chunk_tokens=128)
+
+
+def p_values(outputs: dict[str, list[list[int]]], tables: dict[str, list[Tensor]]) -> dict[str, float]:
+    return {name: p_value(samples, joint_probs(tables[name])) for name, samples in outputs.items()}
+
+
+def acceptance(engine: Engine) -> float:
+    return engine.counters.values["accepted_total"] / engine.counters.values["proposed_total"]
+
+
+def good_drafter(model: Any, target: Target) -> Drafter:
+    return model_drafter(perturbed(model, 0.03), target)
+
+
+def fair_drafter(model: Any, target: Target) -> Drafter:
+    """As often right as wrong, where a wrong rule shows most."""
+    return model_drafter(perturbed(model, 0.08), target)
+
+
+def bad_drafter(target: Target) -> Drafter:
+    return model_drafter(tiny_llama(77, sharpness=_SHARPNESS), target)
+
+
+def test_a_good_drafter_changes_nothing(model: Any, tables: dict[str, list[Tensor]]) -> None:
+    engine = engine_with(model, lambda target: good_drafter(model, target))
+    figures = p_values(emit(engine, lengths=(3,)), tables)
+    assert min(figures.values()) > _ALARM, figures
+    assert acceptance(engine) > 0.5
+
+
+def test_a_fair_drafter_changes_nothing(model: Any, tables: dict[str, list[Tensor]]) -> None:
+    engine = engine_with(model, lambda target: fair_drafter(model, target))
+    figures = p_values(emit(engine, lengths=_RAGGED), tables)
+    assert min(figures.values()) > _ALARM, figures
+
+
+def test_a_bad_drafter_changes_nothing(model: Any, tables: dict[str, list[Tensor]]) -> None:
+    engine = engine_with(model, bad_drafter)
+    figures = p_values(emit(engine, lengths=_RAGGED), tables)
+    assert min(figures.values()) > _ALARM, figures
+    assert 0 < acceptance(engine) < 0.2
+
+
+def test_an_adversarial_drafter_changes_nothing(model: Any, tables: dict[str, list[Tensor]]) -> None:
+    engine = engine_with(model, lambda target: AdversarialDrafter(tables))
+    figures = p_values(emit(engine, lengths=_RAGGED), tables)
+    assert min(figures.values()) > _ALARM, figures
+    assert 0 < acceptance(engine) < 0.2
+
+
+def test_a_feature_drafter_with_a_reduced_vocabulary_changes_nothing(
+    model: Any, tables: dict[str, list[Tensor]]
+) -> None:
+    engine = engine_with(model, lambda target: feature_drafter(target, vocab_tokens=16))
+    figures = p_values(emit(engine, lengths=_RAGGED), tables)
+    assert min(figures.values()) > _ALARM, figures
+
+
+def test_hot_swaps_in_mid_request_change_nothing(model: Any, tables: dict[str, list[Tensor]]) -> None:
+    versions = [weights_of(perturbed(model, 0.03)), weights_of(tiny_llama(77, sharpness=_SHARPNESS))]
+    engine = engine_with(model, lambda target: good_drafter(model, target))
+
+    def swap(step: int) -> None:
+        engine.load_drafter(manifest_of(step + 2), versions[step % 2])
+
+    figures = p_values(emit(engine, lengths=(1, 3, 1, 0, 2), between=swap), tables)
+    assert min(figures.values()) > _ALARM, figures
+    assert engine.counters.values["swaps_total"] > 100
+
+
+# ---- the test can fail ---------------------------------------------------------------------------------------------
+
+
+def test_a_recovered_token_drawn_from_the_target_is_noticed(
+    model: Any, tables: dict[str, list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("osd.rejection.residual", lambda target_probs_V, draft_probs_V: target_probs_V)
+    engine = engine_with(model, lambda target: fair_drafter(model, target))
+    figures = p_values(emit(engine, lengths=_RAGGED, samples=_MUTANT_SAMPLES), tables)
+    assert max(figures.values()) < _ALARM, figures
+
+
+def test_a_bonus_token_drawn_from_the_previous_position_is_noticed(
+    model: Any, tables: dict[str, list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(
+        target_probs_QV: Tensor, draft_probs_KV: Tensor, proposed_K: Tensor, uniform_Q: Tensor
+    ) -> tuple[int, int]:
+        if len(proposed_K):
+            target_probs_QV = torch.cat((target_probs_QV[:-1], target_probs_QV[-2:-1]))
+        return reject_tokenwise(target_probs_QV, draft_probs_KV, proposed_K, uniform_Q)
+
+    monkeypatch.setattr("osd.verify.reject_tokenwise", broken)
+    engine = engine_with(model, lambda target: fair_drafter(model, target))
+    figures = p_values(emit(engine, lengths=(1, 2), samples=_MUTANT_SAMPLES), tables)
+    assert max(figures.values()) < _ALARM, figures
+
+
+def test_a_drafter_that_misstates_its_distribution_is_noticed(
+    model: Any, tables: dict[str, list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losslessness rests on honest `draft_probs`; a flattened softmax instead of what was drawn from breaks it."""
+
+    def broken(
+        target_probs_QV: Tensor, draft_probs_KV: Tensor, proposed_K: Tensor, uniform_Q: Tensor
+    ) -> tuple[int, int]:
+        return reject_tokenwise(target_probs_QV, draft_probs_KV.sqrt(), proposed_K, uniform_Q)
+
+    monkeypatch.setattr("osd.verify.reject_tokenwise", broken)
+    engine = engine_with(model, lambda target: fair_drafter(model, target))
+    figures = p_values(emit(engine, lengths=_RAGGED, samples=_MUTANT_SAMPLES), tables)
+    assert max(figures.values()) < _ALARM, figures
