@@ -90,9 +90,9 @@ class Asker:
         extra: dict[str, Any] = {"domain": "tools"}
         if plain:
             extra["speculation_length"] = 0
-        stream = self._client.chat.completions.create(
+        stream = self._client.chat.completions.create(  # type: ignore[call-overload]
             model=self._model,
-            messages=messages,  # type: ignore[arg-type]
+            messages=messages,
             temperature=0,
             max_tokens=self._max_tokens,
             stream=True,

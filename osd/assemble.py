@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from osd.protocols import Drafter, WeightStore
 from osd.recorder import Recorder
 from osd.store_paths import spill_path, weights_dir
 from osd.text import TextCodec
-from osd.types import Event, TokenDelta
+from osd.types import Event, TokenDelta, WeightManifest
 
 
 @dataclass(slots=True)
@@ -34,6 +35,20 @@ class EngineAssembly:
     codec: TextCodec
     hot_swap: HotSwap | None
     recorder: Recorder | None
+    on_event: Callable[[Event], None]
+
+    def roll_back(self, to: int | None, reason: str) -> WeightManifest:
+        """Serve an older version again, as an operator asks.
+
+        Raises:
+            WeightsRefusedError: there is no such sound version.
+        """
+        restored = self.store.roll_back(to=to, reason=reason)
+        message = f"rolled back to drafter version {restored.number}: {reason}"
+        self.on_event(Event(at_s=time.time(), kind="roll_back", message=message, data={"to": restored.number}))
+        if self.hot_swap:
+            self.hot_swap.wake()
+        return restored
 
     def close(self) -> None:
         """Stop the watcher, the loop and the recorder, in that order."""
@@ -107,7 +122,7 @@ def assemble_engine(
     loop.start()
     for watcher in watchers:
         watcher.start()
-    return EngineAssembly(loop, store, engine.codec, watchers[0] if watchers else None, recorder)
+    return EngineAssembly(loop, store, engine.codec, watchers[0] if watchers else None, recorder, on_event)
 
 
 def open_store(config: Config, resolved: ResolvedTarget) -> FileWeightStore:

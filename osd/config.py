@@ -174,6 +174,8 @@ class Config(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
+_FOR_COMMANDS = {"OSD_ADMIN_TOKEN"}
+"""Read by commands, not settings: the admin token itself is never part of a configuration, only its hash."""
 _SHORT_ENVIRONMENT = {"OSD_REDIS_URL": ("outcomes", "redis_url"), "OSD_PORT": ("server", "port")}
 
 
@@ -187,7 +189,7 @@ def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any] 
         raise ConfigError(f"config file {path} does not exist; give --config an existing TOML file")
     known = {f"OSD_{name.upper()}" for name in Config.model_fields}
     for name in os.environ:
-        if name.startswith("OSD_") and name not in _SHORT_ENVIRONMENT and name.split("__")[0] not in known:
+        if name.startswith("OSD_") and name.split("__")[0] not in known | _SHORT_ENVIRONMENT.keys() | _FOR_COMMANDS:
             raise ConfigError(f"unknown environment variable {name}; `osd config show` lists every setting")
 
     class FromFile(Config):

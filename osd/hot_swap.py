@@ -66,6 +66,10 @@ class HotSwap:
         self._regression = (version, reason)
         self._wake.set()
 
+    def wake(self) -> None:
+        """Look at the store now instead of at the next poll."""
+        self._wake.set()
+
     def check_now(self) -> None:
         """Look at the store once, in the caller's thread."""
         if self._regression is not None:

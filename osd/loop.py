@@ -79,6 +79,10 @@ class EngineLoop:
         """A snapshot, taken between two steps."""
         return self.call(lambda engine: engine.status()).result()
 
+    def utilisation(self) -> float:
+        """Share of the last seconds that the engine spent in steps; does not wait for the step in progress."""
+        return self._engine.utilisation.share()
+
     def _run(self) -> None:
         while True:
             with self._wake:

@@ -38,7 +38,7 @@ def outcome_maker(
 
     def make() -> Outcome:
         ids_OK, logprobs_OK = torch.cat(top_ids), torch.cat(top_logprobs)
-        packed_ids, packed_logprobs = pack_top_k(ids_OK, logprobs_OK)
+        packed_ids, packed_logprobs, top_k = pack_top_k(ids_OK, logprobs_OK)
         params = request.params
         return Outcome(
             request_id=request.request_id,
@@ -50,7 +50,7 @@ def outcome_maker(
             output_ids=output_ids,
             output_kinds=kinds,
             rounds=rounds,
-            top_k=ids_OK.shape[1],
+            top_k=top_k,
             top_ids=packed_ids,
             top_logprobs=packed_logprobs,
             hidden_size=hidden_TH.shape[1],

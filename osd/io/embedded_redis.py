@@ -71,6 +71,12 @@ class EmbeddedRedis:
         """`unix://:password@/path?db=0`; fixed once started. Holds the password: not for logs."""
         return f"unix://:{self._password}@{quote(str(self._socket_folder / 'redis.sock'))}?db=0"
 
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
     def start(self) -> None:
         """Start it and wait until it answers; does nothing when it was started before.
 

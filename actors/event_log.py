@@ -1,0 +1,28 @@
+"""The newest events of one actor."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from osd.types import Event
+
+_MAX_EVENTS = 500
+
+
+class EventLog:
+    """Bounded; appended to and read from any thread."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
+        self._lock = threading.Lock()
+
+    def add(self, event: Event) -> None:
+        """Append one."""
+        with self._lock:
+            self._events.append(event)
+
+    def newest(self, limit: int) -> list[Event]:
+        """The newest, oldest first."""
+        with self._lock:
+            return list(self._events)[-limit:] if limit > 0 else []

@@ -1,0 +1,49 @@
+"""`osd config`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from osd.config import Config
+from serving.cli.options import ConfigFile, StateDir, configure
+
+app = typer.Typer(help="The configuration.", no_args_is_help=True)
+
+
+@app.callback()
+def config() -> None:
+    """The configuration."""
+
+
+@app.command("show")
+def show(config: ConfigFile = None, state_dir: StateDir = None) -> None:
+    """Print every setting as TOML, with what it does; what is printed can be used as --config."""
+    typer.echo(as_toml(configure(config, state_dir)))
+
+
+def as_toml(settings: Config) -> str:
+    """TOML with each setting's description above it; unset settings are commented out."""
+    lines = [f"# {Config.model_fields['state_dir'].description}", f"state_dir = {_value(settings.state_dir)}"]
+    for section, field in Config.model_fields.items():
+        if section == "state_dir":
+            continue
+        values = getattr(settings, section)
+        lines += ["", f"# {(type(values).__doc__ or field.title or '').strip()}", f"[{section}]"]
+        for name, info in type(values).model_fields.items():
+            value = getattr(values, name)
+            lines.append(f"# {info.description}")
+            lines.append(f"# {name} =" if value is None else f"{name} = {_value(value)}")
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    """JSON's strings, numbers, booleans and lists are TOML's, too; tables are written inline."""
+    if isinstance(value, Path):
+        return json.dumps(str(value))
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value)

@@ -1,0 +1,122 @@
+"""`osd drafter`: the versions of a drafter, on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from osd.protocols import WeightStore
+from osd.types import OsdError
+from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
+
+app = typer.Typer(help="Drafter versions: make, list, show, publish, roll back.", no_args_is_help=True)
+
+
+@app.command("init")
+def init(
+    target: TargetModel = None, drafter: DrafterKind = None, state_dir: StateDir = None, config: ConfigFile = None
+) -> None:
+    """Make the first, untrained version (for kind 'model': a small LM out of the target's first layers)."""
+    from osd.assemble import ensure_first_version, open_store
+    from osd.models.resolve import resolve_target
+
+    settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)
+    resolved = resolve_target(settings.target.model, settings.state_dir)
+    store = open_store(settings, resolved)
+    if latest := store.latest():
+        raise OsdError(f"there is a drafter already (version {latest.number}); `osd drafter list` shows it")
+    ensure_first_version(settings, resolved, store)
+    Console().print(f"made version 1 of the {settings.drafter.kind} drafter for {resolved.target_id}")
+
+
+@app.command("list")
+def list_versions(
+    target: TargetModel = None, drafter: DrafterKind = None, state_dir: StateDir = None, config: ConfigFile = None
+) -> None:
+    """List every version; * marks the one that serves."""
+    store = _store(target, drafter, state_dir, config)
+    latest = store.latest()
+    table = Table()
+    for column in ("version", "parent", "created", "step", "held-out acceptance", "note"):
+        table.add_column(column)
+    for manifest in store.list():
+        mark = "*" if latest and manifest.number == latest.number else " "
+        gate = manifest.gate
+        figures = f"{gate['candidate']:.3f} (was {gate['serving']:.3f})" if "candidate" in gate else "-"
+        note = f"rolled back: {manifest.rolled_back}" if manifest.rolled_back else manifest.note
+        created = datetime.fromtimestamp(manifest.created_at_s).isoformat(sep=" ", timespec="seconds")
+        parent = str(manifest.parent) if manifest.parent else "-"
+        table.add_row(f"{mark}{manifest.number}", parent, created, str(manifest.training_step), figures, note)
+    Console().print(table)
+
+
+@app.command("show")
+def show(
+    number: Annotated[int, typer.Argument(help="Version to show.")],
+    target: TargetModel = None,
+    drafter: DrafterKind = None,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Check one version's file against its manifest, and print the manifest."""
+    manifest, state = _store(target, drafter, state_dir, config).load(number)
+    typer.echo(json.dumps(asdict(manifest), indent=2))
+    typer.echo(f"{len(state)} tensors, {sum(t.numel() for t in state.values()):,} numbers, whole")
+
+
+@app.command("publish")
+def publish(
+    file: Annotated[Path, typer.Argument(help="Safetensors file with the drafter's weights.")],
+    note: Annotated[str, typer.Option(help="Kept in the manifest.")] = "published by hand",
+    target: TargetModel = None,
+    drafter: DrafterKind = None,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Publish a file as the newest version; a running server swaps it in, and watches its acceptance."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from osd.drafters.weights import check_state
+
+    store = _store(target, drafter, state_dir, config)
+    latest = store.latest()
+    if latest is None:
+        raise OsdError("there is no drafter to compare with; run `osd drafter init` first")
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise OsdError(f"cannot read {file}: {error}; give a whole safetensors file") from None
+    _, serving = store.load(latest.number)
+    check_state(state, serving)
+    manifest = store.publish(state, kind=latest.kind, config=latest.config, parent=latest.number, note=note)
+    Console().print(f"published version {manifest.number}")
+
+
+@app.command("rollback")
+def rollback(
+    to: Annotated[int | None, typer.Option(help="Version to go back to; default: the one before.")] = None,
+    reason: Annotated[str, typer.Option(help="Kept in the manifest.")] = "rolled back by hand",
+    target: TargetModel = None,
+    drafter: DrafterKind = None,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Serve an older version again; a running server swaps it in."""
+    manifest = _store(target, drafter, state_dir, config).roll_back(to=to, reason=reason)
+    Console().print(f"version {manifest.number} serves again")
+
+
+def _store(target: str | None, drafter: str | None, state_dir: Path | None, config: Path | None) -> WeightStore:
+    from osd.assemble import open_store
+    from osd.models.resolve import resolve_target
+
+    settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)
+    return open_store(settings, resolve_target(settings.target.model, settings.state_dir))
