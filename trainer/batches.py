@@ -60,9 +60,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(
-            **{name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
-        )
+        values.update({name: one.to(device) for name, one in values.items() if isinstance(one, Tensor)})
+        return Batch(**values)
 
 
 def take_columns(examples: Iterable[Example], max_columns: int) -> list[Example]:

@@ -21,13 +21,13 @@ from typing import Any
 from osd.config import TrainerConfig
 from osd.outcome import Outcome
 from osd.protocols import OutcomeSource, WeightStore
-from osd.types import Event, EventKind, OsdError, TrainerState, TrainerStatus, WeightsRefusedError
+from osd.types import Event, EventKind, TrainerState, TrainerStatus, WeightsRefusedError
 from trainer.batches import Batch, make_batches, take_columns
 from trainer.checkpoint import Checkpoint, CheckpointFolder
 from trainer.examples import Example, make_examples
-from trainer.gate import judge, measure
 from trainer.intake import Intake
 from trainer.optimizers import create_optimizer
+from trainer.publisher import Publisher
 from trainer.replay import Replay
 from trainer.step import TrainingStep
 from trainer.student import Student
@@ -77,11 +77,12 @@ class Trainer:
         checkpoint_every_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config, self._student, self._store, self._target_id = config, student, store, target_id
+        self._config, self._student, self._target_id = config, student, target_id
         self._may_train, self._on_event, self._clock = may_train, on_event, clock
         self._replay = Replay(config.replay_bytes, config.held_out_share, config.held_out_records, config.seed)
         self._counts = TokenCounts(student.alignment.vocab_tokens)
         self._intake = Intake(source, self._replay, self._counts, student.alignment, target_id, clock)
+        self._publisher = Publisher(store, student, config.gate_margin, self)
         self._folder = CheckpointFolder(checkpoint_dir)
         self._checkpoint_every_s, self._checkpointed_at_s = checkpoint_every_s, clock()
         self._num_saved = 0
@@ -90,10 +91,6 @@ class Trainer:
         self._update = self._new_update()
         self._steps = self._steps_at_gate = self._trained_tokens = 0
         self._loss: float | None = None
-        self._gate: dict[str, float] = {}
-        self._serving = 0
-        """The version that the student's weights descend from; 0: none yet."""
-        self._refused: set[int] = set()
         self._problem = ""
         self._paused, self._refocus, self._stop = threading.Event(), threading.Event(), threading.Event()
         if checkpoint := self._folder.load():
@@ -106,7 +103,9 @@ class Trainer:
         self._intake.read(block_ms)
         self._dirty |= self._replay.num_seen > num_seen
         self._intake.ack()
-        self._follow_store()
+        if self._publisher.follow():
+            self._steps_at_gate = self._steps
+            self._update = self._new_update()
         state = self._state()
         if state == "training":
             self._train()
@@ -128,7 +127,7 @@ class Trainer:
                 status = self.run_once(_BLOCK_MS if idle else 0)
             except Exception as error:
                 _log.exception("the trainer's step failed")
-                self._report_problem(f"training failed: {error}")
+                self.problem(f"training failed: {error}")
                 stop.wait(_PAUSE_AFTER_ERROR_S)
                 continue
             if status.state != "training":
@@ -140,13 +139,13 @@ class Trainer:
         """Train no more until `resume`; outcomes are still taken in."""
         if not self._paused.is_set():
             self._paused.set()
-            self._event("pause", "training paused")
+            self.event("pause", "training paused")
 
     def resume(self) -> None:
         """Undo `pause`."""
         if self._paused.is_set():
             self._paused.clear()
-            self._event("resume", "training resumed")
+            self.event("resume", "training resumed")
 
     def refocus(self) -> None:
         """The traffic has drifted: from the next step on, prefer new outcomes, forget momentum and warm up again.
@@ -172,18 +171,29 @@ class Trainer:
                 oldest=self._replay.oldest,
             )
         except OSError as error:
-            self._report_problem(f"cannot save the trainer's checkpoint: {error}; free some disk space")
+            self.problem(f"cannot save the trainer's checkpoint: {error}; free some disk space")
             return
         self._problem, self._dirty = "", False
         self._num_saved = self._replay.num_seen
         self._intake.contained()
         self._intake.ack()
 
+    def problem(self, message: str) -> None:
+        """Report what is wrong; one event for as long as it stays the same."""
+        if message != self._problem:
+            _log.error("%s", message)
+            self.event("error", message)
+        self._problem = message
+
+    def event(self, kind: EventKind, message: str, **data: float) -> None:
+        """Tell the operator's log."""
+        self._on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))
+
     def _state(self) -> TrainerState:
         if self._paused.is_set():
             return "paused"
         num_records = self._replay.num_train + self._replay.num_held_out
-        if not self._serving or not self._replay.num_train or num_records < self._config.min_records:
+        if not self._publisher.serving or not self._replay.num_train or num_records < self._config.min_records:
             return "waiting_for_data"
         return "training" if self._may_train() else "yielding"
 
@@ -228,67 +238,15 @@ class Trainer:
         self._steps_at_gate = self._steps
         self._student.refresh_vocab(self._counts.counts_V)
         records = self._replay.held_out()
-        batches = self._batches([example for outcome in records for example in self._examples(outcome, "all")])
-        serving = self._student.twin()
-        try:
-            serving.load_state(self._store.load(self._serving)[1])
-        except WeightsRefusedError as error:
-            self._report_problem(f"cannot compare with serving version {self._serving}: {error}")
-            return
-        margin = self._config.gate_margin
-        verdict = judge(
-            measure(self._student, batches, self._yield_to_serving),
-            measure(serving, batches, self._yield_to_serving),
-            margin=margin,
+        examples = chain.from_iterable(self._examples(outcome, "all") for outcome in records)
+        self._publisher.attempt(
+            self._batches(list(examples)),
             num_records=len(records),
+            training_step=self._steps,
+            stream_position=self._intake.last_position,
+            between=self._yield_to_serving,
         )
-        self._gate = verdict.figures
-        figures = (
-            f"held-out acceptance {self._gate['candidate']:.4f}, "
-            f"version {self._serving} has {self._gate['serving']:.4f}"
-        )
-        if verdict.published:
-            self._publish(figures)
-        else:
-            _log.info("not published: %s, margin %.4f", figures, margin)
-            self._event("refuse", f"candidate of step {self._steps} not published: {figures}", **self._gate)
         self.checkpoint()
-
-    def _publish(self, figures: str) -> None:
-        try:
-            manifest = self._store.publish(
-                self._student.state(),
-                kind=self._student.kind,
-                config=self._student.config,
-                parent=self._serving,
-                training_step=self._steps,
-                stream_position=self._intake.last_position,
-                gate=self._gate,
-            )
-        except (OSError, OsdError) as error:
-            self._gate = {**self._gate, "published": 0.0}
-            self._report_problem(f"cannot publish a drafter version: {error}")
-            return
-        self._event("publish", f"drafter version {manifest.number}: {figures}", version=manifest.number, **self._gate)
-        self._serving = manifest.number
-
-    def _follow_store(self) -> None:
-        """Start over from the serving version when it is not the one the student descends from."""
-        latest = self._store.latest()
-        if latest is None or latest.number == self._serving or latest.number in self._refused:
-            return
-        try:
-            self._student.load_state(self._store.load(latest.number)[1])
-        except WeightsRefusedError as error:
-            self._refused.add(latest.number)
-            self._report_problem(f"cannot train on from version {latest.number}: {error}")
-            return
-        if self._serving:
-            message = f"training goes on from version {latest.number} instead of {self._serving}"
-            self._event("restart", message, version=latest.number)
-        self._serving = latest.number
-        self._steps_at_gate = self._steps
-        self._update = self._new_update()
 
     def _yield_to_serving(self) -> None:
         """Between two batches of a step: wait while the engine is busy, but not for ever with a step half done."""
@@ -320,13 +278,13 @@ class Trainer:
         return {
             "identity": self._identity(),
             "optimizer": self._optimizer_identity(),
-            "serving": self._serving,
+            "serving": self._publisher.serving,
             "steps": self._steps,
             "steps_at_gate": self._steps_at_gate,
             "update_steps": self._update.steps,
             "trained_tokens": self._trained_tokens,
             "loss": self._loss,
-            "gate": self._gate,
+            "gate": self._publisher.figures,
             "replay": self._replay.state(),
             "unacked": self._intake.unacked,
             "last_position": self._intake.last_position,
@@ -345,10 +303,9 @@ class Trainer:
         if progress["optimizer"] == self._optimizer_identity():
             self._update.optimizer.load_state_dict(dict(checkpoint.optimizer))
             self._update.steps = progress["update_steps"]
-        self._serving, self._steps, self._steps_at_gate = (
-            progress[name] for name in ("serving", "steps", "steps_at_gate")
-        )
-        self._trained_tokens, self._loss, self._gate = (progress[name] for name in ("trained_tokens", "loss", "gate"))
+        self._publisher.serving, self._publisher.figures = progress["serving"], progress["gate"]
+        self._steps, self._steps_at_gate = progress["steps"], progress["steps_at_gate"]
+        self._trained_tokens, self._loss = progress["trained_tokens"], progress["loss"]
         self._counts.counts_V = tensors[_COUNTS]
         self._replay.restore(progress["replay"], checkpoint.records)
         self._num_saved = self._replay.num_seen
@@ -371,18 +328,8 @@ class Trainer:
             replay_records=self._replay.num_train,
             replay_bytes=self._replay.size_bytes,
             held_out_records=self._replay.num_held_out,
-            published_version=self._serving,
-            gate=dict(self._gate),
+            published_version=self._publisher.serving,
+            gate=dict(self._publisher.figures),
             stream_lag=self._intake.lag,
             message="; ".join(problem for problem in problems if problem),
         )
-
-    def _report_problem(self, message: str) -> None:
-        """One event for as long as the problem stays the same."""
-        if message != self._problem:
-            _log.error("%s", message)
-            self._event("error", message)
-        self._problem = message
-
-    def _event(self, kind: EventKind, message: str, **data: float) -> None:
-        self._on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))

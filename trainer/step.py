@@ -71,7 +71,7 @@ class TrainingStep:
         for batch in batches:
             terms = self._student.loss_terms(batch)
             loss = (terms.losses_N * terms.weights_N).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             total_loss += loss.item()
             total_weight += terms.weights_N.sum().item()
             between()
