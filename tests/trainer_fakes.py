@@ -20,6 +20,9 @@ from trainer.feature_student import FeatureStudent
 from trainer.losses import LOSSES
 from trainer.model_student import ModelStudent
 
+# On a busy machine, two threads wait for one another longer than these tiny products take.
+torch.set_num_threads(1)
+
 VOCAB_TOKENS = 24
 HIDDEN_SIZE = 16
 

@@ -10,6 +10,7 @@ on failure: stream away, it trains on from the replay and reconnects; disk full,
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -269,7 +270,10 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """A checkpoint of anything else is foreign."""
-        return {"target_id": self._target_id, "kind": self._student.kind, "config": self._student.config}
+        identity = {"target_id": self._target_id, "kind": self._student.kind, "config": self._student.config}
+        # As it comes back from a file: a model's configuration has numbers for keys, and tuples.
+        as_read: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+        return as_read
 
     def _optimizer_identity(self) -> list[Any]:
         return [self._config.optimizer, self._config.optimizer_options]

@@ -118,7 +118,8 @@ class FeatureNet(nn.Module):
         """The rest of the layer, after attention: the predicted hidden state, [B, T, H]."""
         mixed_BTH = residual_BTH + self.attention_out(attended_BNTD.transpose(1, 2).flatten(2))
         gate, up = self.gate_up(self.mlp_norm(mixed_BTH)).chunk(2, dim=-1)
-        return self.feature_norm(mixed_BTH + self.down(F.silu(gate) * up))
+        feature_BTH: Tensor = self.feature_norm(mixed_BTH + self.down(F.silu(gate) * up))
+        return feature_BTH
 
 
 def head_rows(shared: SharedRows, vocab_ids_R: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -24,11 +24,6 @@ from trainer.loop import Trainer
 from trainer.replay import Replay
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 class Clock:
     """Seconds that pass only when told."""
 
