@@ -55,6 +55,8 @@ class SlotModel:
         self._sliding_window: int | None = getattr(config, "sliding_window", None)
         if not self._layer_types and self._sliding_window is not None:
             self._layer_types = {"sliding_attention"}
+        if foreign := sorted(self._layer_types - {"full_attention", "sliding_attention"}):
+            raise _refusal(model, f"it has {foreign[0]} layers")
         self._masks_by_type = False
         self._hidden_BQH = torch.empty(0)
         model.base_model.register_forward_hook(self._keep_hidden)
@@ -103,35 +105,42 @@ class SlotModel:
             return {"full_attention": full_B1QL, "sliding_attention": sliding_B1QL}
         return sliding_B1QL if self._layer_types == {"sliding_attention"} else full_B1QL
 
-    @torch.no_grad()
     def _check(self, starts: Sequence[int]) -> None:
-        """Refuse a model that this cache cannot run: ragged rows read in two pieces must give the plain model's logits.
-
-        Ragged, because models that make their own causal mask are right as long as all rows stand at one position.
-        """
-        rows_R1 = torch.arange(len(starts), device=self.device)[:, None]
-        ids_RQ = (torch.arange(max(starts) + _CHECK_NEW, device=self.device) + 5 * rows_R1) % self.vocab_tokens
+        """Refuse a model that this cache cannot run."""
         tolerance = _CHECK_TOLERANCE.get(self.dtype, 0.35)
         problem = ""
         for self._masks_by_type in (False, True):
             try:
-                plain_RQV = self.model(input_ids=ids_RQ, use_cache=False).logits.float()
-                first = [self.forward(row, ids_RQ[row : row + 1, :start], [0]) for row, start in enumerate(starts)]
-                new_RQ = torch.stack([ids_RQ[row, start : start + _CHECK_NEW] for row, start in enumerate(starts)])
-                second = self.forward(0, new_RQ, starts)
-                gap = max(
-                    (torch.cat((one.logits_BQV[0], second.logits_BQV[row])) - plain_RQV[row, : start + _CHECK_NEW])
-                    .abs()
-                    .max()
-                    .item()
-                    for row, (one, start) in enumerate(zip(first, starts, strict=True))
-                    if one.logits_BQV is not None and second.logits_BQV is not None
-                )
-                gap /= max(1.0, plain_RQV.abs().max().item() / 10)
+                gap = self._gap(starts)
                 if gap <= tolerance:
                     return
                 problem = f"its logits over the slot cache are off by {gap:.2g}"
             except Exception as error:  # a foreign architecture may fail in any way; the reason is passed on
-                problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        kind = type(self.model).__name__
-        raise OsdError(f"{kind} cannot be served: {problem}. Use a causal LM with standard attention (Llama, Qwen, …).")
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                problem = problem or reason
+        raise _refusal(self.model, problem)
+
+    @torch.no_grad()
+    def _gap(self, starts: Sequence[int]) -> float:
+        """How far the logits of rows read in two pieces are from the plain model's.
+
+        The rows are ragged: a model that makes its own causal mask is right while all rows stand at one position.
+        """
+        rows_B1 = torch.arange(len(starts), device=self.device)[:, None]
+        ids_BL = (torch.arange(max(starts) + _CHECK_NEW, device=self.device) + 5 * rows_B1) % self.vocab_tokens
+        plain_BLV = self.model(input_ids=ids_BL, use_cache=False).logits.float()
+        firsts = [self.forward(row, ids_BL[row : row + 1, :start], [0]) for row, start in enumerate(starts)]
+        new_BQ = torch.stack([ids_BL[row, start : start + _CHECK_NEW] for row, start in enumerate(starts)])
+        second_BQV = self.forward(0, new_BQ, starts).logits_BQV
+        assert second_BQV is not None
+        gap = 0.0
+        for row, first in enumerate(firsts):
+            assert first.logits_BQV is not None
+            ours_QV = torch.cat((first.logits_BQV[0], second_BQV[row]))
+            gap = max(gap, float((ours_QV - plain_BLV[row, : len(ours_QV)]).abs().max()))
+        return gap / max(1.0, float(plain_BLV.abs().max()) / 10)
+
+
+def _refusal(model: Any, problem: str) -> OsdError:
+    kind = type(model).__name__
+    return OsdError(f"{kind} cannot be served: {problem}. Use a causal LM with standard attention (Llama, Qwen, …).")
