@@ -137,11 +137,13 @@ class RayEngineClient:
 
     async def history(self, limit: int) -> list[AcceptancePoint]:
         """The newest finished queries, oldest first."""
-        return await self._ask_engine(self._engine.history.remote, limit)
+        points: list[AcceptancePoint] = await self._ask_engine(self._engine.history.remote, limit)
+        return points
 
     async def versions(self) -> list[WeightManifest]:
         """Every drafter version, oldest first."""
-        return await self._ask_engine(self._engine.versions.remote)
+        versions: list[WeightManifest] = await self._ask_engine(self._engine.versions.remote)
+        return versions
 
     async def pause_training(self) -> None:
         """Stop training until resumed; also across a restart of the distiller."""
@@ -153,7 +155,8 @@ class RayEngineClient:
 
     async def roll_back(self, to: int | None, reason: str) -> WeightManifest:
         """Serve an older drafter version again."""
-        return await self._ask_engine(self._engine.roll_back.remote, to, reason)
+        restored: WeightManifest = await self._ask_engine(self._engine.roll_back.remote, to, reason)
+        return restored
 
     async def close(self) -> None:
         """Stop polling."""

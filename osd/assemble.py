@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from osd.config import Config
@@ -72,8 +73,8 @@ def open_engine(
         OsdError: a model cannot be had or served; the message says what to do.
     """
     config = config or Config()
-    if config.target.threads:
-        torch.set_num_threads(config.target.threads)
+    # Explicitly, because Ray tells the libraries of an actor's process to use a single thread.
+    torch.set_num_threads(config.target.threads or psutil.cpu_count(logical=False) or 1)
     resolved = resolve_target(config.target.model, config.state_dir)
     target, codec = _open_target(config, resolved)
     drafter = _open_drafter(config, resolved, target)

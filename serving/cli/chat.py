@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import openai
 import typer
@@ -50,8 +50,8 @@ def chat(
 def _answer(
     console: Console, client: OpenAI, model: str, messages: list[dict[str, str]], temperature: float, max_tokens: int
 ) -> str:
-    stream: Any = client.chat.completions.create(  # type: ignore[call-overload]
-        model=model, messages=messages, temperature=temperature, max_tokens=max_tokens, stream=True
+    stream: Any = client.chat.completions.create(
+        model=model, messages=cast(Any, messages), temperature=temperature, max_tokens=max_tokens, stream=True
     )
     pieces: list[str] = []
     figures: dict[str, Any] = {}
