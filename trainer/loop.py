@@ -35,7 +35,7 @@ from trainer.student import Student
 from trainer.token_counts import TokenCounts
 
 _log = logging.getLogger(__name__)
-_MIN_HELD_OUT_RECORDS = 4
+_MIN_HELD_OUT_RECORDS = 3
 _IDLE_S = 0.1
 _BLOCK_MS = 200
 _PAUSE_AFTER_ERROR_S = 1.0
