@@ -132,6 +132,8 @@ def _start_ray(config: Config, stack: ExitStack) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's metrics agent and its idle workers would only cost memory: osd has its own metrics, and starts few actors.
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    # Ray gives its workers a low priority; the engine must have the ordinary one, or the trainer's would be no lower.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     options: dict[str, Any] = {"namespace": config.cluster.namespace, "log_to_driver": False}
     if config.cluster.address:
         options["address"] = config.cluster.address
