@@ -27,7 +27,7 @@ def calibrate(
     """
     verify_ms: dict[tuple[int, int], float] = {}
     draft_ms: dict[tuple[int, int], float] = {}
-    context = min(_CONTEXT_TOKENS, target.max_context_tokens - max_length - 2)
+    context = max(min(_CONTEXT_TOKENS, target.max_context_tokens - max_length - _REPEATS - 2), 2)
     for rows in sorted({1, num_slots}):
         for length in range(max_length + 1):
             ids_BQ = torch.zeros(rows, length + 1, dtype=torch.long, device=target.lm.device)

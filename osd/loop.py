@@ -64,13 +64,13 @@ class EngineLoop:
 
         def run() -> None:
             try:
+                self._refuse_when_stopping()
                 future.set_result(work(self._engine))
             except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the future
                 future.set_exception(error)
 
         with self._wake:
-            if self._stopping:
-                raise EngineUnavailableError("the engine is stopping; try again shortly")
+            self._refuse_when_stopping()
             self._commands.append(run)
             self._wake.notify()
         return future
@@ -83,7 +83,20 @@ class EngineLoop:
         """Share of the last seconds that the engine spent in steps; does not wait for the step in progress."""
         return self._engine.utilisation.share()
 
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise EngineUnavailableError("the engine is stopping; try again shortly")
+
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:  # whoever still waits for a command is told, however the thread ends
+            with self._wake:
+                self._stopping = True
+            for command in self._commands:
+                command()
+
+    def _serve(self) -> None:
         while True:
             with self._wake:
                 while not (self._commands or self._stopping or self._engine.has_work):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from osd.config import Config, EngineConfig, OutcomesConfig, SpeculationConfig, SwapConfig
+from osd.cost import CostCurve
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.feature_net import FeatureConfig, FeatureNet
 from osd.drafters.model import ModelDrafter
@@ -93,7 +96,7 @@ def make_target(
         eos_ids=frozenset(eos_ids),
         num_slots=num_slots,
         max_context_tokens=context_tokens,
-        max_new_tokens=context_tokens,
+        max_new_tokens=max(context_tokens, 32),
     )
 
 
@@ -170,7 +173,9 @@ def make_engine(
     on_event: Callable[[Event], None] = lambda event: None,
     on_regression: Callable[[int, str], None] = lambda version, reason: None,
     codec: TextCodec | None = None,
+    calibrated: bool = False,
 ) -> Engine:
+    """An engine whose costs are made up (verifying 1 ms a pass, drafting 0.1 ms a token) unless `calibrated`."""
     config = Config(
         engine=EngineConfig(
             max_slots=target.tokens_SL.shape[0], max_waiting=max_waiting, prefill_chunk_tokens=chunk_tokens
@@ -179,15 +184,17 @@ def make_engine(
         outcomes=OutcomesConfig(top_k=top_k, prompt_hidden_tokens=prompt_hidden_tokens),
         swap=swap or SwapConfig(),
     )
-    return Engine(
-        config,
-        target,
-        codec or char_codec(target.lm.vocab_tokens),
-        drafter,
-        recorder=recorder,
-        on_event=on_event,
-        on_regression=on_regression,
-    )
+    made_up = CostCurve({(1, 1): 1.0}), CostCurve({(1, 1): 0.1, (1, 2): 0.2})
+    with nullcontext() if calibrated else patch("osd.engine.calibrate", return_value=made_up):
+        return Engine(
+            config,
+            target,
+            codec or char_codec(target.lm.vocab_tokens),
+            drafter,
+            recorder=recorder,
+            on_event=on_event,
+            on_regression=on_regression,
+        )
 
 
 @dataclass

@@ -38,6 +38,8 @@ class ChainChoice:
         if self._sampled_rows:
             probs_BV = torch.zeros(logits_BR.shape[0], self._vocab_tokens, device=logits_BR.device)
             for row in self._sampled_rows:
+                if len(self._tokens) >= self._batch.lengths[row]:
+                    continue  # a draw that nobody asked for would make a seeded query depend on its neighbours
                 probs_1R = shape_probs(logits_BR[row : row + 1], self._batch.params[row])
                 uniform_1 = torch.rand(1, generator=self._batch.generators[row]).to(logits_BR.device)
                 choice_B[row] = draw(probs_1R, uniform_1)[0]

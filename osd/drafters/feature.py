@@ -16,8 +16,9 @@ from torch import Tensor
 
 from osd.drafters.choose import ChainChoice
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
-from osd.drafters.weights import check_state
+from osd.drafters.weights import check_state, clear_non_finite
 from osd.proposal import DraftBatch, Proposal
+from osd.types import WeightsRefusedError
 
 
 class FeatureDrafter:
@@ -70,10 +71,17 @@ class FeatureDrafter:
         """New weights, copied in place; the cache stays (stale entries cost acceptance, never correctness)."""
         check_state(state, self.net.state_dict())
         ids_R = state["vocab_ids_R"]
+        if bool((ids_R < 0).any()) or bool((ids_R >= self.config.target_vocab_tokens).any()):
+            raise WeightsRefusedError("tensor 'vocab_ids_R' names tokens outside the target's vocabulary")
+        if len(ids_R.unique()) < len(ids_R):
+            # Its two shares of probability would not be told apart, and the output would not be the target's.
+            raise WeightsRefusedError("tensor 'vocab_ids_R' names a token twice")
         self.net.load_state_dict(dict(state))
         self._head_RH.copy_(self._shared.head_VH[ids_R.to(self.device)])
         if self._bias_R is not None and self._shared.head_bias_V is not None:
             self._bias_R.copy_(self._shared.head_bias_V[ids_R.to(self.device)])
+        clear_non_finite(self._keys)
+        clear_non_finite(self._values)
         self.version = version
 
     @torch.no_grad()
