@@ -73,7 +73,7 @@ class FeatureDrafter:
         ids_R = state["vocab_ids_R"]
         if bool((ids_R < 0).any()) or bool((ids_R >= self.config.target_vocab_tokens).any()):
             raise WeightsRefusedError("tensor 'vocab_ids_R' names tokens outside the target's vocabulary")
-        if len(ids_R.unique()) < len(ids_R):
+        if len(set(ids_R.tolist())) < len(ids_R):
             # Its two shares of probability would not be told apart, and the output would not be the target's.
             raise WeightsRefusedError("tensor 'vocab_ids_R' names a token twice")
         self.net.load_state_dict(dict(state))

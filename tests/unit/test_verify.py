@@ -1,0 +1,108 @@
+"""Verification of ragged rows: each row by its own parameters, proposal and random stream."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from osd.proposal import Proposal
+from osd.rejection import match_greedy, reject_tokenwise
+from osd.sampling import penalise, shape_probs
+from osd.sequence import Sequence
+from osd.text import AnswerText
+from osd.types import Request, SamplingParams
+from osd.verify import top_logprobs, verify_rows
+from tests.engine_kit import char_codec
+
+_VOCAB = 8
+
+
+def _row(params: SamplingParams, output: list[int], seed: int = 1) -> Sequence:
+    request = Request(request_id="r", prompt_ids=(1,), params=params)
+    row = Sequence(
+        request=request, answer=AnswerText(char_codec()), generator=torch.Generator().manual_seed(seed), row=0
+    )
+    row.output_ids = list(output)
+    return row
+
+
+def _logits(best: list[list[int]]) -> torch.Tensor:
+    """Row b's most likely token at position q is best[b][q]."""
+    logits = torch.randn(len(best), len(best[0]), _VOCAB, generator=torch.Generator().manual_seed(3))
+    for row, tokens in enumerate(best):
+        for position, token in enumerate(tokens):
+            logits[row, position, token] = 9.0
+    return logits
+
+
+def test_greedy_rows_of_different_lengths() -> None:
+    greedy = SamplingParams(temperature=0.0)
+    proposal = Proposal(
+        token_ids_BK=torch.tensor([[1, 2, 3], [4, 5, 6], [7, 7, 7], [1, 1, 1]]),
+        lengths=[3, 2, 0, 3],
+        draft_probs_BKV=None,
+        drafter_version=1,
+    )
+    logits = _logits([[1, 2, 3, 4], [4, 5, 1, 2], [6, 1, 1, 1], [1, 0, 1, 1]])
+    verdicts = verify_rows(logits, [_row(greedy, [0]) for _ in range(4)], proposal)
+    # All kept and a bonus; all of two kept, the padding never looked at; nothing proposed; one kept, one recovered.
+    assert verdicts == [(3, 4), (2, 1), (0, 6), (1, 0)]
+
+
+def test_a_round_without_proposals() -> None:
+    rows = [_row(SamplingParams(temperature=0.0), [0]), _row(SamplingParams(), [0])]
+    verdicts = verify_rows(_logits([[3], [5]]), rows, None)
+    assert [verdict.num_accepted for verdict in verdicts] == [0, 0]
+    assert verdicts[0].next_token == 3
+
+
+def test_greedy_rows_with_penalties_see_proposed_tokens() -> None:
+    params = SamplingParams(temperature=0.0, presence_penalty=2.0)
+    logits = torch.zeros(1, 3, _VOCAB)
+    logits[0, :, 4], logits[0, :, 6] = 3.0, 2.5
+    proposal = Proposal(token_ids_BK=torch.tensor([[4, 6]]), lengths=[2], draft_probs_BKV=None, drafter_version=1)
+    # 4 is best until it was said, then 6; both said, 4 leads again.
+    assert verify_rows(logits, [_row(params, [0])], proposal) == [(2, 4)]
+    assert verify_rows(logits, [_row(params, [4])], proposal) == [(0, 6)]
+
+
+def test_sampled_rows_use_their_own_stream_and_shape() -> None:
+    params = [
+        SamplingParams(temperature=0.7, top_p=0.9),
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=1.3, top_k=4, frequency_penalty=0.5),
+        SamplingParams(),
+    ]
+    rows = [_row(one, [2, 3], seed=10 + number) for number, one in enumerate(params)]
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 4, _VOCAB, generator=generator)
+    draft_probs = torch.softmax(torch.randn(4, 3, _VOCAB, generator=generator), dim=-1)
+    proposal = Proposal(
+        token_ids_BK=torch.randint(0, _VOCAB, (4, 3), generator=generator),
+        lengths=[3, 1, 2, 0],
+        draft_probs_BKV=draft_probs,
+        drafter_version=1,
+    )
+    verdicts = verify_rows(logits, rows, proposal)
+    for row in (0, 2, 3):
+        length = proposal.lengths[row]
+        ids = proposal.token_ids_BK[row, :length]
+        penalised = penalise(logits[row, : length + 1], params[row], [2, 3], ids.tolist())
+        uniform = torch.rand(length + 1, generator=torch.Generator().manual_seed(10 + row))
+        target = shape_probs(penalised, params[row])
+        assert verdicts[row] == reject_tokenwise(target, draft_probs[row, :length], ids, uniform)
+    assert verdicts[1] == match_greedy(logits[1].argmax(dim=-1).tolist(), proposal.token_ids_BK[1, :1].tolist())
+
+
+def test_logprobs_are_taken_before_temperature_and_filters() -> None:
+    logits = torch.randn(3, _VOCAB, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
+    chosen, ids, values = top_logprobs(logits, [1, 0, 7], 5)
+    plain = logits.float().log_softmax(dim=-1)
+    assert chosen == pytest.approx([float(plain[0, 1]), float(plain[1, 0]), float(plain[2, 7])], abs=1e-5)
+    assert ids.dtype == torch.int32
+    torch.testing.assert_close(values, plain.topk(5).values)
+    torch.testing.assert_close(plain.gather(1, ids.long()), values)
+
+
+def test_no_more_logprobs_than_tokens() -> None:
+    assert top_logprobs(torch.zeros(1, 3), [0], 20)[1].shape == (1, 3)
