@@ -309,8 +309,8 @@ def _share_converted_models(state_dir: Path) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="about a minute: few, short queries")
-    parser.add_argument("--queries", type=int, default=600, help="prompts to stream")
-    parser.add_argument("--window", type=int, default=60, help="queries a row of the table")
+    parser.add_argument("--queries", type=int, default=300, help="prompts to stream")
+    parser.add_argument("--window", type=int, default=30, help="queries a row of the table")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
     parser.add_argument("--control-every", type=int, default=5, help="every so many prompts is decoded plainly too")
     parser.add_argument("--seed", type=int, default=0, help="order of the prompts")

@@ -7,11 +7,9 @@ recording that Online Speculative Decoding adds (Liu et al. 2024, arXiv 2310.071
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,21 +18,20 @@ from osd.calibrate import calibrate
 from osd.config import Config
 from osd.counters import Counters
 from osd.models.target import Target
-from osd.outcome import BONUS, Outcome
+from osd.outcome import BONUS
 from osd.proposal import DraftBatch, Proposal
-from osd.protocols import Drafter
+from osd.protocols import Drafter, OutcomeRecorder
 from osd.recording import outcome_maker
 from osd.scheduler import Scheduler
-from osd.sequence import Sequence
+from osd.sequence import Sequence, acceptance_point, check_prompt, new_sequence
 from osd.speculation import GoodputPolicy
 from osd.swap_watch import SwapWatch
-from osd.text import AnswerText, TextCodec
+from osd.text import TextCodec
 from osd.types import (
     AcceptancePoint,
     EngineStatus,
     Event,
     FinishReason,
-    PromptTooLongError,
     Request,
     SamplingParams,
     TokenDelta,
@@ -45,18 +42,6 @@ from osd.utilisation import Utilisation
 from osd.verify import Verdict, top_logprobs, verify_rows
 
 _HISTORY_QUERIES = 4096
-
-
-class OutcomeRecorder(Protocol):
-    """Takes the making of an outcome off the engine's thread; never blocks, never raises."""
-
-    def record(self, make: Callable[[], Outcome]) -> None:
-        """Queue one."""
-        ...
-
-    def counters(self) -> dict[str, int]:
-        """Monotone counts of what became of them."""
-        ...
 
 
 class Engine:
@@ -95,6 +80,7 @@ class Engine:
         self.utilisation = Utilisation()
         self._history: deque[AcceptancePoint] = deque(maxlen=_HISTORY_QUERIES)
         self._sequences: dict[str, Sequence] = {}
+        self._drafter_broken = False
         self._started_s = time.monotonic()
 
     # ---- what callers do -------------------------------------------------------------------------------------------
@@ -109,16 +95,8 @@ class Engine:
         """
         if request.request_id in self._sequences:
             raise ValueError(f"request_id {request.request_id!r} is in use; give every query its own")
-        if not request.prompt_ids:
-            raise ValueError("the prompt is empty; give at least one token")
-        if not all(0 <= token < self.target.lm.vocab_tokens for token in request.prompt_ids):
-            raise ValueError(f"prompt token ids must be between 0 and {self.target.lm.vocab_tokens - 1}")
-        if len(request.prompt_ids) >= self.target.max_context_tokens:
-            raise PromptTooLongError(
-                f"the prompt has {len(request.prompt_ids)} tokens, the context holds {self.target.max_context_tokens} "
-                "with the answer; shorten the prompt"
-            )
-        sequence = self._new_sequence(request)
+        check_prompt(request, self.target.lm.vocab_tokens, self.target.max_context_tokens)
+        sequence = new_sequence(request, self.codec)
         self.scheduler.submit(sequence)
         self._sequences[request.request_id] = sequence
 
@@ -149,6 +127,7 @@ class Engine:
         assert self.drafter is not None
         before, started_s = self.drafter.version, time.perf_counter()
         self.drafter.load(state, manifest.number)
+        self._drafter_broken = False
         self.policy.acceptance.reset(manifest.gate)
         self.watch.swapped(watch=watch)
         self.counters.add("swaps_total")
@@ -226,7 +205,7 @@ class Engine:
 
     def _propose(self, rows: list[Sequence]) -> tuple[Proposal | None, float]:
         """Choose each row's speculation length by goodput, and let the drafter guess that far."""
-        if self.drafter is None:
+        if self.drafter is None or self._drafter_broken:
             return None, 0.0
         started_s = time.perf_counter()
         for sequence in rows:
@@ -244,7 +223,13 @@ class Engine:
             params=[sequence.request.params for sequence in rows],
             generators=[sequence.generator for sequence in rows],
         )
-        return self.drafter.propose(batch), (time.perf_counter() - started_s) * 1e3
+        try:
+            proposal = self.drafter.propose(batch)
+        except Exception as error:  # no drafter may end a query: plain decoding until another version is swapped in
+            self._drafter_broken = True
+            self._event("error", f"drafter version {self.drafter.version} broke, decoding plainly: {error}")
+            return None, 0.0
+        return proposal, (time.perf_counter() - started_s) * 1e3
 
     def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[Verdict], Tensor, float]:
         """One target pass over every row's last token and its proposal, and the verdicts on it."""
@@ -364,7 +349,8 @@ class Engine:
         """End a query: record its outcome, free its row."""
         sequence.finish_reason = reason
         stats = sequence.stats()
-        if self.recorder and self._records(sequence) and sequence.top_ids:
+        # What a broken step left behind is nothing to learn from.
+        if self.recorder and self._records(sequence) and sequence.top_ids and reason != "error":
             maker = outcome_maker(
                 sequence,
                 self.target,
@@ -374,20 +360,7 @@ class Engine:
             self.recorder.record(maker)
         self.counters.add_query(stats, reason)
         if stats.rounds:
-            self._history.append(
-                AcceptancePoint(
-                    query=int(self.counters.values["queries_total"]),
-                    at_s=time.time(),
-                    domain=sequence.request.domain,
-                    drafter_version=stats.drafter_version,
-                    rounds=stats.rounds,
-                    proposed=stats.proposed,
-                    accepted=stats.accepted,
-                    committed=stats.committed,
-                    output_tokens=stats.output_tokens,
-                    decode_ms=stats.draft_ms + stats.verify_ms,
-                )
-            )
+            self._history.append(acceptance_point(sequence, int(self.counters.values["queries_total"])))
         text = sequence.answer.take(final=True)
         self.scheduler.remove(sequence)
         del self._sequences[sequence.request.request_id]
@@ -406,19 +379,6 @@ class Engine:
         return [self._finish(sequence, "error", error=error) for sequence in list(self._sequences.values())]
 
     # ---- small helpers ---------------------------------------------------------------------------------------------
-
-    def _new_sequence(self, request: Request) -> Sequence:
-        seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
-        # A resumed query must not meet the draws again that its earlier tokens used up.
-        generator = torch.Generator().manual_seed((seed + 7919 * len(request.resume_ids)) % 2**63)
-        sequence = Sequence(request=request, answer=AnswerText(self.codec, request.params.stop), generator=generator)
-        sequence.budget.fixed = request.speculation_length
-        sequence.output_ids = list(request.resume_ids)
-        sequence.kinds = bytearray([BONUS] * len(request.resume_ids))
-        for token in request.resume_ids:
-            sequence.answer.push(token)
-        sequence.answer.skip(request.resume_chars)
-        return sequence
 
     def _reason_to_finish(self, sequence: Sequence) -> FinishReason | None:
         ended = sequence.output_ids[-1] in self.target.eos_ids and not sequence.request.params.ignore_eos

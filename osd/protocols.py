@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from osd.outcome import Outcome
@@ -45,6 +45,18 @@ class Drafter(Protocol):
         Raises:
             WeightsRefusedError: a tensor is missing, foreign, non-finite or of another shape; nothing was changed.
         """
+        ...
+
+
+class OutcomeRecorder(Protocol):
+    """Takes the making of an outcome off the engine's thread; never blocks, never raises."""
+
+    def record(self, make: Callable[[], Outcome]) -> None:
+        """Queue one."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Monotone counts of what became of them."""
         ...
 
 

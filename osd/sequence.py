@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass, field
 
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from osd.outcome import ACCEPTED, BONUS, RECOVERED, Round
 from osd.speculation import RowBudget
-from osd.text import AnswerText
-from osd.types import FinishReason, QueryStats, Request
+from osd.text import AnswerText, TextCodec
+from osd.types import AcceptancePoint, FinishReason, PromptTooLongError, QueryStats, Request
 
 
 @dataclass(slots=True, eq=False)
@@ -83,3 +84,53 @@ class Sequence:
             verify_ms=self.verify_ms,
             total_ms=(time.monotonic() - self.submitted_s) * 1e3,
         )
+
+
+def check_prompt(request: Request, vocab_tokens: int, max_context_tokens: int) -> None:
+    """See that a prompt can be served.
+
+    Raises:
+        PromptTooLongError: no room is left for one new token.
+        ValueError: it is empty or holds unknown tokens.
+    """
+    if not request.prompt_ids:
+        raise ValueError("the prompt is empty; give at least one token")
+    if not all(0 <= token < vocab_tokens for token in request.prompt_ids):
+        raise ValueError(f"prompt token ids must be between 0 and {vocab_tokens - 1}")
+    if len(request.prompt_ids) >= max_context_tokens:
+        raise PromptTooLongError(
+            f"the prompt has {len(request.prompt_ids)} tokens, the context holds {max_context_tokens} "
+            "with the answer; shorten the prompt"
+        )
+
+
+def new_sequence(request: Request, codec: TextCodec) -> Sequence:
+    """A query as it enters the queue; a resumed one with what its client already has."""
+    seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
+    # A resumed query must not meet the draws again that its earlier tokens used up.
+    generator = torch.Generator().manual_seed((seed + 7919 * len(request.resume_ids)) % 2**63)
+    sequence = Sequence(request=request, answer=AnswerText(codec, request.params.stop), generator=generator)
+    sequence.budget.fixed = request.speculation_length
+    sequence.output_ids = list(request.resume_ids)
+    sequence.kinds = bytearray([BONUS] * len(request.resume_ids))
+    for token in request.resume_ids:
+        sequence.answer.push(token)
+    sequence.answer.skip(request.resume_chars)
+    return sequence
+
+
+def acceptance_point(sequence: Sequence, query: int) -> AcceptancePoint:
+    """A finished query's point on the acceptance chart; `query` is its running number."""
+    stats = sequence.stats()
+    return AcceptancePoint(
+        query=query,
+        at_s=time.time(),
+        domain=sequence.request.domain,
+        drafter_version=stats.drafter_version,
+        rounds=stats.rounds,
+        proposed=stats.proposed,
+        accepted=stats.accepted,
+        committed=stats.committed,
+        output_tokens=stats.output_tokens,
+        decode_ms=stats.draft_ms + stats.verify_ms,
+    )

@@ -19,10 +19,10 @@ from osd.drafters.feature import FeatureDrafter
 from osd.drafters.feature_net import FeatureConfig, FeatureNet
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
-from osd.engine import Engine, OutcomeRecorder
+from osd.engine import Engine
 from osd.models.target import Target
 from osd.outcome import Outcome
-from osd.protocols import Drafter
+from osd.protocols import Drafter, OutcomeRecorder
 from osd.text import TextCodec
 from osd.types import Event, FinishReason, QueryStats, Request, TokenDelta, TokenLogprob, WeightManifest
 
