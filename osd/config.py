@@ -99,9 +99,7 @@ class TrainerConfig(_Section):
     unroll_steps: int = Field(2, ge=1, le=8, description="For 'feature': steps fed with the drafter's own features.")
     replay_bytes: int = Field(256 << 20, ge=1 << 16, description="Memory for replayed outcomes.")
     min_records: int = Field(8, ge=1, description="Outcomes needed before the first training step.")
-    held_out_share: float = Field(
-        0.125, gt=0, lt=1, description="Share of outcomes kept for the gate, never trained on."
-    )
+    held_out_share: float = Field(0.125, gt=0, lt=1, description="Share of outcomes for the gate, never trained on.")
     held_out_records: int = Field(64, ge=1, description="Newest held-out outcomes that the gate looks at.")
     gate_every_steps: int = Field(20, ge=1, description="Training steps between two attempts to publish.")
     gate_margin: float = Field(0.005, ge=0, description="Held-out acceptance a candidate must gain to be published.")

@@ -69,8 +69,7 @@ class Engine:
         on_regression: Callable[[int, str], None] = lambda version, reason: None,
     ) -> None:
         self.config, self.target, self.codec, self.drafter = config, target, codec, drafter
-        self.recorder = recorder
-        self.on_event, self.on_regression = on_event, on_regression
+        self.recorder, self.on_event, self.on_regression = recorder, on_event, on_regression
         self.scheduler = Scheduler(config.engine, self._move_row)
         max_length = config.speculation.max_length
         verify, draft = calibrate(target, drafter, num_slots=config.engine.max_slots, max_length=max_length)
@@ -268,8 +267,8 @@ class Engine:
             sequence.draft_ms += draft_ms
             sequence.verify_ms += verify_ms
             tokens = [*ids_BK[index][: verdict.num_accepted], verdict.next_token]
-            proposed = lengths[index]
-            deltas.append(self._emit(sequence, tokens, logits_BQV[index], (version, proposed, verdict.num_accepted)))
+            round_ = (version, lengths[index], verdict.num_accepted)
+            deltas.append(self._emit(sequence, tokens, logits_BQV[index], round_))
         return deltas
 
     def _learn(
