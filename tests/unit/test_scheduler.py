@@ -1,0 +1,123 @@
+"""Rows stay compact, and no two queries ever share one, whatever comes and goes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from osd.config import EngineConfig
+from osd.scheduler import Scheduler
+from osd.sequence import Sequence
+from osd.text import AnswerText
+from osd.types import QueueFullError, Request
+from tests.engine_kit import char_codec
+
+_CODEC = char_codec()
+
+
+def _sequence(name: str) -> Sequence:
+    return Sequence(
+        request=Request(request_id=name, prompt_ids=(1,)), answer=AnswerText(_CODEC), generator=torch.Generator()
+    )
+
+
+class Life(RuleBasedStateMachine):
+    """Queries are submitted, read, finished and cancelled in any order; `cache` says whose data each row holds."""
+
+    @initialize(max_slots=st.integers(1, 5), max_waiting=st.integers(0, 3))
+    def begin(self, max_slots: int, max_waiting: int) -> None:
+        self.max_slots, self.max_waiting = max_slots, max_waiting
+        self.scheduler = Scheduler(EngineConfig(max_slots=max_slots, max_waiting=max_waiting), self.move)
+        self.cache: dict[int, Sequence] = {}
+        self.queue: list[Sequence] = []
+        self.leaving: Sequence | None = None
+        self.count = 0
+
+    def move(self, sequence: Sequence, row: int) -> None:
+        assert self.cache[sequence.row] is sequence, "its data is where its row says, until it moves"
+        others = [one for one in self.live() if one is not sequence and one is not self.leaving]
+        assert all(one.row != row for one in others), "a live query's row is overwritten"
+        self.cache[row] = sequence
+
+    def live(self) -> list[Sequence]:
+        prefilling = self.scheduler.prefilling
+        return [*self.scheduler.decoding, *([prefilling] if prefilling else [])]
+
+    @rule()
+    def submit(self) -> None:
+        sequence = _sequence(f"q{self.count}")
+        self.count += 1
+        free = self.max_slots - len(self.live())
+        if len(self.scheduler.waiting) < self.max_waiting + free:
+            self.scheduler.submit(sequence)
+            self.queue.append(sequence)
+        else:
+            with pytest.raises(QueueFullError):
+                self.scheduler.submit(sequence)
+
+    @rule()
+    def read_prompt(self) -> None:
+        known = self.scheduler.prefilling
+        sequence = self.scheduler.next_prefill()
+        if known is not None:
+            assert sequence is known
+        elif sequence is not None:
+            assert sequence is self.queue.pop(0), "first come, first served"
+            assert all(one.row != sequence.row for one in self.scheduler.decoding)
+            self.cache[sequence.row] = sequence
+        else:
+            assert not self.queue or len(self.scheduler.decoding) == self.max_slots
+
+    @precondition(lambda self: self.scheduler.prefilling is not None)
+    @rule()
+    def start_decoding(self) -> None:
+        self.scheduler.start_decoding()
+
+    @precondition(lambda self: self.live() or self.queue)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from([*self.live(), *self.queue]))
+        self.leaving = sequence
+        self.scheduler.remove(sequence)
+        self.leaving = None
+        if sequence in self.queue:
+            self.queue.remove(sequence)
+        assert sequence.row == -1
+        assert sequence not in self.live()
+
+    @invariant()
+    def rows_are_compact_and_hold_their_own_data(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        live = self.live()
+        assert [sequence.row for sequence in live] == list(range(len(live)))
+        assert len(live) <= self.max_slots
+        assert all(self.cache[sequence.row] is sequence for sequence in live)
+        assert list(self.scheduler.waiting) == self.queue
+        assert self.scheduler.has_work == bool(live or self.queue)
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+def test_rows_move_as_the_engine_expects() -> None:
+    """The last decoding row fills the gap, then the one being read follows down; both before their row changes."""
+    moves: list[tuple[str, int, int]] = []
+
+    def move(sequence: Sequence, row: int) -> None:
+        moves.append((sequence.request.request_id, sequence.row, row))
+
+    scheduler = Scheduler(EngineConfig(max_slots=4), move)
+    queries = [_sequence(name) for name in "abcd"]
+    for query in queries:
+        scheduler.submit(query)
+        scheduler.next_prefill()
+        if query is not queries[-1]:
+            scheduler.start_decoding()
+    scheduler.remove(queries[0])
+    assert moves == [("c", 2, 0), ("d", 3, 2)]
+    assert [query.row for query in (queries[2], queries[1], queries[3])] == [0, 1, 2]
