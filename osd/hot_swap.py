@@ -93,9 +93,11 @@ class HotSwap:
 
     def _roll_back(self, version: int, reason: str) -> None:
         latest = self._store.latest()
-        if latest is None or latest.number != version:
-            return  # something newer was published meanwhile, and will be judged itself
         try:
+            if latest is not None and latest.number in self._refused:
+                latest = self._store.roll_back(reason="refused by the engine")  # it would shield the one below it
+            if latest is None or latest.number != version:
+                return  # something newer was published meanwhile, and will be judged itself
             restored = self._store.roll_back(reason=reason)
         except WeightsRefusedError as error:
             self._event("error", f"drafter version {version} is worse but cannot be rolled back: {error}")
