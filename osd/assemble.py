@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from osd.protocols import Drafter, WeightStore
 from osd.recorder import Recorder
 from osd.store_paths import spill_path, weights_dir
 from osd.text import TextCodec
-from osd.types import Event, TokenDelta, WeightManifest
+from osd.types import Event, TokenDelta, WeightManifest, WeightsRefusedError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -156,12 +159,21 @@ def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, Text
 def _open_drafter(config: Config, resolved: ResolvedTarget, target: Target) -> Drafter:
     store = open_store(config, resolved)
     ensure_first_version(config, resolved, store)
-    manifest = store.latest()
-    assert manifest is not None
-    manifest, state = store.load(manifest.number)
-    drafter = open_drafter(config, manifest.config, target, resolved.folder)
-    drafter.load(state, manifest.number)
-    return drafter
+    latest = store.latest()
+    assert latest is not None
+    older = [one for one in reversed(store.list()) if one.number < latest.number and not one.rolled_back]
+    refusals = []
+    for candidate in (latest, *older):
+        try:
+            manifest, state = store.load(candidate.number)
+            drafter = open_drafter(config, manifest.config, target, resolved.folder)
+            drafter.load(state, manifest.number)
+        except WeightsRefusedError as error:  # an engine that restarts must come up with what it served before
+            _log.warning("drafter version %d refused, looking for an older one: %s", candidate.number, error)
+            refusals.append(error)
+        else:
+            return drafter
+    raise refusals[0]
 
 
 def _open_recorder(config: Config, redis_url: str) -> Recorder:

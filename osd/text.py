@@ -102,20 +102,23 @@ class AnswerText:
         after = self._codec.decode(self._ids[self._prefix :])
         if len(after) <= len(before) or after.endswith(_REPLACEMENT):
             return False
-        searched_from = max(0, len(self._text) - max((len(stop) for stop in self._stop), default=0))
-        self._text += after[len(before) :]
         self._prefix, self._read = self._read, len(self._ids)
+        self._append(after[len(before) :])
+        return self.stopped
+
+    def _append(self, text: str) -> None:
+        searched_from = max(0, len(self._text) - max((len(stop) for stop in self._stop), default=0))
+        self._text += text
         found = [at for stop in self._stop if (at := self._text.find(stop, searched_from)) >= 0]
         if found:
             self._text = self._text[: min(found)]
             self.stopped = True
-        return self.stopped
 
     def take(self, *, final: bool = False) -> str:
         """Text not yet handed out; `final` also hands out what was held back."""
         if final and not self.stopped and self._read < len(self._ids):
             before = self._codec.decode(self._ids[self._prefix : self._read])
-            self._text += self._codec.decode(self._ids[self._prefix :])[len(before) :]
+            self._append(self._codec.decode(self._ids[self._prefix :])[len(before) :])
             self._read = len(self._ids)
         end = len(self._text) if final or self.stopped else len(self._text) - self._held_back()
         start, self._emitted_chars = self._emitted_chars, max(end, self._emitted_chars)

@@ -49,8 +49,12 @@ def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) ->
 
     check_model_folder(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        )
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OsdError(f"cannot load a causal LM from {folder}: {reason}") from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise OsdError(f"the weights in {folder} lack {missing[0]!r}; copy the model again")
     return model.to(device).eval().requires_grad_(False)

@@ -65,7 +65,7 @@ def check_model_folder(folder: Path) -> None:
     if index.is_file():
         try:
             shards = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OsdError(f"{index} is not a weight index ({error}); copy the model again") from None
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
         if missing:

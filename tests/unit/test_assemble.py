@@ -1,0 +1,78 @@
+"""An engine put together from a configuration alone, as a program that imports osd does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from osd.assemble import open_engine, open_store
+from osd.config import Config, DrafterConfig, EngineConfig, TargetConfig
+from osd.io.weight_store import FileWeightStore
+from osd.models.resolve import resolve_target
+from osd.types import SamplingParams, WeightsRefusedError
+from tests.engine_kit import plain_greedy
+from tests.saved_models import save_llama
+
+_GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def _config(folder: Path, state_dir: Path, kind: Literal["feature", "model"] = "feature") -> Config:
+    return Config(
+        state_dir=state_dir,
+        target=TargetConfig(model=str(folder), dtype="float32", device="cpu", threads=1, max_context_tokens=64),
+        engine=EngineConfig(max_slots=2),
+        drafter=DrafterConfig(kind=kind, vocab_tokens=64, layers=1),
+    )
+
+
+def _store(config: Config) -> FileWeightStore:
+    return open_store(config, resolve_target(config.target.model, config.state_dir))
+
+
+def _text(engine: Any, prompt: str) -> str:
+    return "".join(delta.text for delta in engine.generate([prompt], _GREEDY))
+
+
+@pytest.mark.parametrize("kind", ["feature", "model"])
+def test_a_few_lines_answer_a_prompt(folder: Path, tmp_path: Path, kind: Literal["feature", "model"]) -> None:
+    config = _config(folder, tmp_path, kind)
+    engine = open_engine(config)
+    answer = _text(engine, "hello")
+    expected = plain_greedy(engine.target.lm.model, engine.codec.encode_text("hello"), 12)
+    assert answer == engine.codec.decode(expected)
+    latest = _store(config).latest()
+    assert latest is not None
+    assert (latest.number, latest.kind, latest.note) == (1, kind, "untrained")
+    assert engine.status().drafter_version == 1
+    assert _text(open_engine(config), "hello") == answer
+    assert len(_store(config).list()) == 1  # the second engine found the first one's drafter
+
+
+def test_an_engine_that_restarts_beside_a_torn_version_serves_the_one_before(folder: Path, tmp_path: Path) -> None:
+    config = _config(folder, tmp_path)
+    open_engine(config)
+    store = _store(config)
+    first, state = store.load(1)
+    for parent in (1, 2):
+        store.publish(state, kind=first.kind, config=first.config, parent=parent)
+    paths = sorted(tmp_path.glob("weights/**/*.safetensors"))
+    assert [path.name for path in paths] == ["v000001.safetensors", "v000002.safetensors", "v000003.safetensors"]
+    paths[2].write_bytes(paths[2].read_bytes()[:-10])
+    assert open_engine(config).status().drafter_version == 2
+    for path in paths[:2]:
+        path.write_bytes(b"")
+    with pytest.raises(WeightsRefusedError, match="v000003"):
+        open_engine(config)
