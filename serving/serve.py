@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,11 +15,14 @@ import uvicorn
 
 from actors.topology import start
 from osd.config import Config
+from osd.models.resolve import resolve_target
 from osd.text import TextCodec
 from osd.types import OsdError
 from serving.app import create_app
+from serving.preflight import check_machine, check_weight_files
 
 _GRACE_S = 5
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Serving:
 def run_server(
     config: Config, *, on_progress: Callable[[str, float], None], on_ready: Callable[[Serving], None]
 ) -> None:
-    """Serve until a signal ends it; everything that was started is stopped.
+    """Serve until a signal ends it; everything that was started is stopped. SIGINT's KeyboardInterrupt is raised then.
 
     Args:
         config: everything.
@@ -43,17 +48,61 @@ def run_server(
     Raises:
         OsdError: one line that says what is wrong and what to do.
     """
-    listener = listen(config.server.host, config.server.port)
-    with listener, start(config, on_progress) as topology:
+    signals = StopSignals()
+
+    def progress(stage: str, share: float) -> None:
+        signals.catch()  # again at every stage, because Ray puts handlers of its own in place, which abort
+        on_progress(stage, share)
+
+    signals.catch()
+    try:
+        with listen(config.server.host, config.server.port) as listener:
+            _serve(config, listener, progress, on_ready)
+    except KeyboardInterrupt:
+        if signals.received != signal.SIGTERM:
+            raise
+
+
+def _serve(
+    config: Config, listener: socket.socket, progress: Callable[[str, float], None], on_ready: Callable[[Serving], None]
+) -> None:
+    check_machine(config)
+    resolved = resolve_target(config.target.model, config.state_dir, progress)
+    check_weight_files(resolved.folder)
+    codec = TextCodec.open(resolved.folder, resolved.target_id, config.target.max_context_tokens)
+    with start(config, progress) as topology:
         token, digest = admin_token(config)
-        codec = TextCodec.open(topology.resolved.folder, topology.resolved.target_id, config.target.max_context_tokens)
         app = create_app(config, topology.client, codec, admin_token_sha256=digest)
-        host, port = listener.getsockname()[:2]
-        on_ready(Serving(f"http://{host}:{port}", topology.resolved.target_id, token))
+        on_ready(Serving(url_of(listener), resolved.target_id, token))
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S)
         )
         server.run(sockets=[listener])
+
+
+class StopSignals:
+    """SIGINT and SIGTERM as a KeyboardInterrupt in the main thread, once: stopping is not interrupted by a second."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def catch(self) -> None:
+        """Put the handlers in place, unless a signal has come already."""
+        if self.received is None and threading.current_thread() is threading.main_thread():
+            for each in _STOPPING:
+                signal.signal(each, self._stop)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        self.received = number
+        for each in _STOPPING:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where clients reach it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

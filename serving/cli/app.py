@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from osd.types import OsdError
 from serving.cli import chat, config_show, drafter, serve, status
@@ -22,14 +24,32 @@ app.command("status")(status.status)
 app.add_typer(drafter.app, name="drafter")
 app.add_typer(config_show.app, name="config")
 
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+"""Whichever click typer uses: of its own in newer releases, the package before."""
+
 
 def main() -> None:
     """Run a command; an error that the user can mend is one line, not a traceback."""
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except OsdError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", highlight=False)
-        sys.exit(2)
+        _fail(str(error))
+    except _USAGE_ERROR as error:
+        command = error.ctx.command_path if error.ctx else "osd"
+        _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+    except OSError as error:
+        if not error.filename:
+            raise
+        _fail(f"{error.filename}: {error.strerror}; fix access, or give another path")
+    except typer.Abort:
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    """One line on stderr, however narrow the terminal; nothing in it is taken for markup."""
+    line = Text.assemble(("error:", "bold red"), " ", " ".join(message.split("\n")))
+    Console(stderr=True, soft_wrap=True).print(line)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

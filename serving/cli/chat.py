@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, cast
 
+import httpx
 import openai
 import typer
 from openai import OpenAI
@@ -24,9 +25,9 @@ def chat(
 ) -> None:
     """Chat with a running server in the terminal; the acceptance of each answer is shown."""
     console = Console()
-    client = OpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=api_key, max_retries=0)
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     try:
+        client = OpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=api_key, max_retries=0)
         model = client.models.list().data[0].id
         while True:
             text = prompt or console.input("[bold]you>[/] ")
@@ -41,10 +42,12 @@ def chat(
                 return
     except (EOFError, KeyboardInterrupt):
         console.print()
-    except openai.APIConnectionError:
+    except (openai.APIConnectionError, httpx.InvalidURL):
         raise OsdError(f"no server answers at {url}; start one with `osd serve`, or give --url") from None
     except openai.APIStatusError as error:
         raise OsdError(f"the server refused: {error.message}") from None
+    except openai.APIError as error:
+        raise OsdError(f"the server broke off its answer: {error.message}; ask again") from None
 
 
 def _answer(

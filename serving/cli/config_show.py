@@ -11,7 +11,7 @@ import typer
 from osd.config import Config
 from serving.cli.options import ConfigFile, StateDir, configure
 
-app = typer.Typer(help="The configuration.", no_args_is_help=True)
+app = typer.Typer(help="The configuration.")
 
 
 @app.callback()

@@ -10,13 +10,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from osd.protocols import WeightStore
 from osd.types import OsdError
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
 
-app = typer.Typer(help="Drafter versions: make, list, show, publish, roll back.", no_args_is_help=True)
+app = typer.Typer(help="Drafter versions: make, list, show, publish, roll back.")
 
 
 @app.command("init")
@@ -33,7 +34,7 @@ def init(
     if latest := store.latest():
         raise OsdError(f"there is a drafter already (version {latest.number}); `osd drafter list` shows it")
     ensure_first_version(settings, resolved, store)
-    Console().print(f"made version 1 of the {settings.drafter.kind} drafter for {resolved.target_id}")
+    Console().print(f"made version 1 of the {settings.drafter.kind} drafter for {escape(resolved.target_id)}")
 
 
 @app.command("list")
@@ -53,7 +54,7 @@ def list_versions(
         note = f"rolled back: {manifest.rolled_back}" if manifest.rolled_back else manifest.note
         created = datetime.fromtimestamp(manifest.created_at_s).isoformat(sep=" ", timespec="seconds")
         parent = str(manifest.parent) if manifest.parent else "-"
-        table.add_row(f"{mark}{manifest.number}", parent, created, str(manifest.training_step), figures, note)
+        table.add_row(f"{mark}{manifest.number}", parent, created, str(manifest.training_step), figures, escape(note))
     Console().print(table)
 
 

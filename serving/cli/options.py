@@ -14,7 +14,7 @@ def setting(section: str, field: str, *flags: str) -> Any:
     """A typer option whose help is the setting's own description and default."""
     info = Config.model_fields[section].default.__class__.model_fields[field]
     default = info.get_default(call_default_factory=True)
-    shown = f" [{default}]" if default not in ("", None, ()) else ""
+    shown = f" (default: {default})" if default not in ("", None, ()) else ""
     return typer.Option(*flags, help=f"{info.description}{shown}", show_default=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure, setting
@@ -63,7 +64,7 @@ def serve(
 
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=1.0)
 
         def on_ready(serving: Serving) -> None:
@@ -82,6 +83,7 @@ def _greet(console: Console, serving: object) -> None:
 
     assert isinstance(serving, Serving)
     token = serving.admin_token or "the one you set"
-    console.print(f"[bold]osd[/] serves [bold]{serving.model}[/] on [bold]{serving.url}/v1[/]  (Ctrl-C stops it)")
-    console.print(f"admin page: {serving.url}/admin  token: {token}", highlight=False)
-    console.print("try: osd chat --url " + serving.url, highlight=False)
+    model, url = escape(serving.model), escape(serving.url)
+    console.print(f"[bold]osd[/] serves [bold]{model}[/] on [bold]{url}/v1[/]  (Ctrl-C stops it)", soft_wrap=True)
+    console.print(f"admin page: {url}/admin  token: {token}", highlight=False, soft_wrap=True)
+    console.print(f"try: osd chat --url {url}", highlight=False, soft_wrap=True)

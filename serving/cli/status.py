@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from osd.types import OsdError
@@ -20,16 +21,16 @@ def status(
 ) -> None:
     """Show what a running server is doing."""
     console = Console()
-    with httpx.Client(base_url=url, timeout=20) as client:
-        try:
+    try:
+        with httpx.Client(base_url=url, timeout=20) as client:
             ready = client.get("/ready").status_code == 200
-            console.print(f"{url}: {'ready' if ready else 'not ready'}")
+            console.print(f"{url}: {'ready' if ready else 'not ready'}", markup=False)
             if not token:
                 console.print("give --token (or OSD_ADMIN_TOKEN) to see more")
                 return
             response = client.get("/admin/api/status", headers={"Authorization": f"Bearer {token}"})
-        except httpx.TransportError:
-            raise OsdError(f"no server answers at {url}; start one with `osd serve`, or give --url") from None
+    except (httpx.TransportError, httpx.InvalidURL):
+        raise OsdError(f"no server answers at {url}; start one with `osd serve`, or give --url") from None
     if response.status_code != 200:
         raise OsdError(
             f"the server refused the admin token (HTTP {response.status_code}); see what `osd serve` printed"
@@ -37,7 +38,7 @@ def status(
     for title, rows in _tables(response.json()):
         table = Table(title=title, show_header=False, title_justify="left")
         for name, value in rows:
-            table.add_row(name, value)
+            table.add_row(name, escape(value))
         console.print(table)
 
 

@@ -1,0 +1,44 @@
+"""What can be seen before anything is started: the state folder, the device, and whole weight files."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from osd.config import Config
+from osd.models.loading import choose_device
+from osd.types import OsdError
+
+
+def check_machine(config: Config) -> None:
+    """See that the state folder can be written, and that the device is there.
+
+    Raises:
+        OsdError: one line that says what is wrong and what to do.
+    """
+    try:
+        config.state_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=config.state_dir):
+            pass
+    except OSError as error:
+        raise OsdError(
+            f"cannot write to the state folder {config.state_dir}: {error.strerror}; choose another with --state-dir"
+        ) from None
+    if not config.cluster.address:  # else the engine may be placed on another machine
+        choose_device(config.target.device)
+
+
+def check_weight_files(folder: Path) -> None:
+    """See that a model's safetensors files are whole: only their headers are read.
+
+    Raises:
+        OsdError: one is cut short or is no safetensors file.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise OsdError(f"{path} is torn ({error}); copy the model again") from None

@@ -1,0 +1,282 @@
+"""`osd serve` with what it cannot serve: one line that says so, at once, and nothing left running; and its end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+from osd.io.embedded_redis import EmbeddedRedis
+from tests.saved_models import save_llama, save_tokenizer
+
+_START_S = 90.0
+_STOP_S = 20.0
+_MARK = "marked"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_llama(folder / "tiny")
+    save_llama(folder / "shifted", shift=5)
+    save_llama(folder / "bigger", extra_tokens=3)
+    return folder
+
+
+@pytest.fixture
+def tiny(models: Path) -> Path:
+    return models / "tiny"
+
+
+@contextmanager
+def program(state_dir: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """`osd serve` in a session of its own, whose processes are told by an environment variable that they inherit."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OSD_")}
+    # Inherited by all it starts, through XDG_STATE_HOME: an OSD_ variable of our own would be refused as unknown.
+    environment |= {"XDG_STATE_HOME": str(state_dir / _MARK), "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "60"}
+    command = [sys.executable, "-m", "serving.cli.app", "serve", "--port", "0", "--state-dir", state_dir, *arguments]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+    finally:
+        for one in started_by(state_dir):
+            one.kill()
+
+
+def started_by(state_dir: Path) -> list[psutil.Process]:
+    """Whatever still runs of a program, its orphans included."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            # redis-server writes its title over its environment, but it runs in the state folder.
+            marked = process.environ().get("XDG_STATE_HOME") == str(state_dir / _MARK)
+            if marked or process.cwd().startswith(str(state_dir)):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def assert_nothing_is_left(state_dir: Path, patience_s: float) -> None:
+    deadline_s = time.monotonic() + patience_s
+    while left := started_by(state_dir):
+        names = [process.name() for process in left if process.is_running()]
+        assert time.monotonic() < deadline_s, f"still running: {names}"
+        time.sleep(0.1)
+
+
+def refusal(state_dir: Path, *arguments: object, within_s: float = 20.0) -> str:
+    """The one line that it ends with; nothing of it is left."""
+    with program(state_dir, *arguments) as process:
+        out, err = process.communicate(timeout=within_s)
+        assert process.returncode == 2, (out, err)
+        assert out == ""
+        assert err.startswith("error: ") and err.count("\n") == 1, err
+        assert_nothing_is_left(state_dir, 10)
+    return err
+
+
+def copied(tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def truncated(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def without_shard(folder: Path) -> None:
+    without_weights(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+
+
+def without_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def torn_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (shutil.rmtree, "does not exist"),
+        (without_weights, "no weights"),
+        (truncated, "model.safetensors is torn"),
+        (without_shard, "model-00001-of-00002.safetensors is missing"),
+        (without_tokenizer, "no tokenizer"),
+        (torn_tokenizer, "cannot load the tokenizer"),
+    ],
+)
+def test_a_damaged_model(tiny: Path, tmp_path: Path, damage: Callable[[Path], None], said: str) -> None:
+    folder = copied(tiny, tmp_path)
+    damage(folder)
+    error = refusal(tmp_path, "--target", folder)
+    assert said in error and str(folder) in error
+
+
+def test_a_gguf_that_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_text("hello")
+    assert "is not a GGUF file" in refusal(tmp_path, "--target", file)
+
+
+def test_a_port_in_use(tiny: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"127.0.0.1:{port}" in refusal(tmp_path, "--target", tiny, "--port", port)
+
+
+def test_a_foreign_address(tiny: Path, tmp_path: Path) -> None:
+    assert "192.0.2.1" in refusal(tmp_path, "--target", tiny, "--host", "192.0.2.1")
+
+
+def test_a_config_with_an_unknown_key(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "osd.toml"
+    file.write_text("[server]\nprt = 1\n")
+    assert "'server.prt'" in refusal(tmp_path, "--target", tiny, "--config", file)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--dtype", "int3", "target.dtype"),
+        ("--device", "cuda", "'cuda'"),
+        ("--device", "abacus", "'abacus'"),
+        ("--redis-url", "redis://127.0.0.1:9", "127.0.0.1:9 cannot be reached"),
+        ("--redis-url", "nonsense", "Redis URL"),
+    ],
+)
+def test_an_option_that_cannot_be(tiny: Path, tmp_path: Path, option: str, value: str, named: str) -> None:
+    assert named in refusal(tmp_path, "--target", tiny, option, value)
+
+
+def test_a_state_folder_that_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    state_dir = tmp_path / "file" / "state"
+    assert str(state_dir) in refusal(tmp_path, "--target", tiny, "--state-dir", state_dir)
+
+
+@pytest.mark.redis
+def test_a_redis_that_refuses_the_password(tiny: Path, tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path / "redis", max_memory_bytes=64 << 20)
+    server.start()
+    try:
+        parts = urlsplit(server.url)
+        password = parts.password
+        assert password
+        error = refusal(tmp_path, "--target", tiny, "--redis-url", server.url.replace(password, "wr0ng"))
+    finally:
+        server.stop()
+    assert "password" in error and "wr0ng" not in error
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("model", "said"), [("shifted", "another tokenizer"), ("bigger", "tokens")])
+def test_a_drafter_of_another_tokenizer(models: Path, tmp_path: Path, model: str, said: str) -> None:
+    options = ("--drafter", "model", "--drafter-model", models / model)
+    error = refusal(tmp_path, "--target", models / "tiny", *options, "--no-train", within_s=_START_S)
+    assert said in error and model in error
+
+
+@pytest.mark.ray
+def test_a_drafter_made_for_another_shape(tiny: Path, tmp_path: Path) -> None:
+    from osd.drafters.feature_net import FeatureConfig, FeatureNet
+    from osd.io.weight_store import FileWeightStore
+    from osd.store_paths import weights_dir
+
+    config = FeatureConfig.for_target(48, 257, 64, 8)
+    net = FeatureNet(config)
+    net.reset_parameters(0)
+    store = FileWeightStore(weights_dir(tmp_path, "tiny", "feature"))
+    store.publish(net.state_dict(), kind="feature", config=config.as_dict(), parent=None)
+    error = refusal(tmp_path, "--target", tiny, "--no-train", within_s=_START_S)
+    assert "hidden size 48" in error and "osd drafter init" in error
+
+
+@pytest.mark.ray
+def test_an_architecture_that_cannot_be_served(tmp_path: Path) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    folder = tmp_path / "mamba"
+    vocab_tokens = save_tokenizer(folder)
+    MambaForCausalLM(
+        MambaConfig(vocab_size=vocab_tokens, hidden_size=16, num_hidden_layers=1, state_size=4)
+    ).save_pretrained(folder)
+    error = refusal(tmp_path, "--target", folder, "--no-train", within_s=_START_S)
+    assert "mamba" in error.lower()
+
+
+def ready_url(process: subprocess.Popen[str]) -> str:
+    """Reads what it prints until it says where it serves."""
+    assert process.stdout
+    for line in process.stdout:
+        if match := re.search(r"admin page: (http://\S+)/admin", line):
+            return match[1]
+    raise AssertionError(f"it ended: {process.stderr.read() if process.stderr else ''}")
+
+
+@pytest.mark.ray
+@pytest.mark.redis
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_stops_everything(tiny: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    with program(tmp_path, "--target", tiny) as process:
+        url = ready_url(process)
+        body = {"model": "tiny", "prompt": "hello", "max_tokens": 4}
+        answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        names = {one.name() for one in started_by(tmp_path)}
+        assert any("redis" in name for name in names) and any("raylet" in name for name in names), names
+        signalled_s = time.monotonic()
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as Ctrl-C in a terminal does
+        else:
+            process.send_signal(number)
+        _, err = process.communicate(timeout=_STOP_S)
+        assert process.returncode == status, err
+        assert err == ""
+        assert_nothing_is_left(tmp_path, _STOP_S - (time.monotonic() - signalled_s))
+
+
+@pytest.mark.ray
+@pytest.mark.redis
+def test_a_signal_while_it_starts(tiny: Path, tmp_path: Path) -> None:
+    with program(tmp_path, "--target", tiny) as process:
+        deadline_s = time.monotonic() + _START_S
+        while not any("EngineActor" in " ".join(one.cmdline()) for one in started_by(tmp_path)):
+            assert time.monotonic() < deadline_s and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=_STOP_S)
+        assert (process.returncode, err) == (0, "")
+        assert_nothing_is_left(tmp_path, _STOP_S)

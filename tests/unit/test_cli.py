@@ -1,0 +1,316 @@
+"""The `osd` command, but for serving: what it prints, what it refuses, and in how many words."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from osd.config import load_config
+from osd.types import OsdError
+from serving.app import create_app
+from serving.cli import app as cli
+from serving.cli.app import main
+from tests.fakes import FakeCodec, FakeEngineClient, fake_service
+from tests.http_server import serve as serve_http
+from tests.saved_models import save_llama
+
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("OSD_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+@pytest.fixture
+def osd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command in this process as the program does: (exit status, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["osd", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def the_error(result: tuple[int, str, str]) -> str:
+    status, out, err = result
+    assert status == 2, err
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    return err.removeprefix("error: ").rstrip("\n")
+
+
+def run_program(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.cli.app", *arguments],
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def show(osd: Any, *arguments: object) -> dict[str, Any]:
+    status, out, err = osd("config", "show", *arguments)
+    assert (status, err) == (0, "")
+    return tomllib.loads(out)
+
+
+def test_every_serve_option_has_one_line(osd: Any) -> None:
+    status, out, _ = osd("serve", "--help")
+    assert status == 0
+    rows = [line.strip("│ ") for line in out.splitlines() if line.startswith("│")]
+    assert len(rows) > 20
+    for row in rows:
+        option = re.fullmatch(r"(--[a-z-]+)(?:\s+--no-[a-z-]+)?\s+(?:<?\w+>?)\s+(\S.*\.)( \(default: .+\))?", row)
+        assert option, row
+    assert "(default: smollm2)" in out and "(default: 8000)" in out
+
+
+def test_without_a_command_it_helps(osd: Any) -> None:
+    status, out, _ = osd()
+    assert status == 0 and "serve" in out and "drafter" in out
+
+
+def test_what_config_show_prints_is_a_config_file(osd: Any, tmp_path: Path) -> None:
+    file = tmp_path / "osd.toml"
+    _, printed, _ = osd("config", "show")
+    file.write_text(printed)
+    assert show(osd, "--config", file) == tomllib.loads(printed)
+    assert tomllib.loads(printed)["server"]["port"] == 8000
+
+
+def test_odd_values_survive_config_show(osd: Any, tmp_path: Path) -> None:
+    file, again = tmp_path / "osd.toml", tmp_path / "again.toml"
+    file.write_text(
+        f'state_dir = "{tmp_path}/with \\"quotes\\" \\\\ and é"\n'
+        '[trainer]\noptimizer = "SGD"\noptimizer_options = { momentum = 0.9, nesterov = true }\nlearning_rate = 1e-10\n'
+        '[server]\napi_keys_sha256 = ["aa", "bb"]\n[speculation]\nfixed_length = 0\n'
+        '[target]\nmodel = "a\\u007fb\\u0001"\n'
+    )
+    _, printed, _ = osd("config", "show", "--config", file)
+    again.write_text(printed)
+    shown = show(osd, "--config", again)
+    assert shown == tomllib.loads(printed)
+    assert shown["trainer"]["optimizer_options"] == {"momentum": 0.9, "nesterov": True}
+    assert shown["trainer"]["learning_rate"] == 1e-10
+    assert shown["server"]["api_keys_sha256"] == ["aa", "bb"]
+    assert shown["speculation"]["fixed_length"] == 0
+    assert shown["target"]["model"] == "a\x7fb\x01"
+    assert shown["state_dir"] == f'{tmp_path}/with "quotes" \\ and é'
+
+
+def test_flags_over_environment_over_file(osd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "osd.toml"
+    file.write_text(f'state_dir = "{tmp_path}/file"\n[server]\nport = 1\nhost = "::1"\n')
+    shown = show(osd, "--config", file)
+    assert (shown["state_dir"], shown["server"]["port"]) == (f"{tmp_path}/file", 1)
+    monkeypatch.setenv("OSD_STATE_DIR", f"{tmp_path}/env")
+    monkeypatch.setenv("OSD_SERVER__PORT", "2")
+    shown = show(osd, "--config", file)
+    assert (shown["state_dir"], shown["server"]["port"]) == (f"{tmp_path}/env", 2)
+    assert shown["server"]["host"] == "::1"
+    assert show(osd, "--config", file, "--state-dir", tmp_path / "flag")["state_dir"] == f"{tmp_path}/flag"
+
+
+@pytest.mark.parametrize(
+    ("toml", "named"),
+    [
+        ("[server]\nprt = 1\n", "server.prt"),
+        ("colour = 1\n", "colour"),
+        ("[server]\nport = 70000\n", "server.port"),
+        ('[target]\ndtype = "int3"\n', "target.dtype"),
+        ("[server\n", "osd.toml"),
+    ],
+)
+def test_a_wrong_file_is_refused(osd: Any, tmp_path: Path, toml: str, named: str) -> None:
+    file = tmp_path / "osd.toml"
+    file.write_text(toml)
+    assert named in the_error(osd("config", "show", "--config", file))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("OSD_SEVER__PORT", "1", "OSD_SEVER__PORT"),
+        ("OSD_SERVER__PRT", "1", "server.prt"),
+        ("OSD_SERVER__PORT", "many", "server.port"),
+        ("OSD_PORT", "many", "server.port"),
+    ],
+)
+def test_a_wrong_variable_is_refused(
+    osd: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str, named: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert named in the_error(osd("config", "show"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("serve", "--dtype", "int3"), "target.dtype"),
+        (("serve", "--port", "many"), "--port"),
+        (("serve", "--port", "70000"), "server.port"),
+        (("serve", "--prot", "1"), "--prot"),
+        (("serve", "--target", "/nowhere/[at]/all"), "/nowhere/[at]/all"),
+        (("drafter",), "Missing command"),
+        (("drafter", "show"), "argument"),
+        (("sevre",), "sevre"),
+        (("config", "show", "--config", "/nowhere/[a]:smile:.toml"), "/nowhere/[a]:smile:.toml"),
+        (("status", "--url", NOBODY), NOBODY),
+        (("status", "--url", "nonsense"), "nonsense"),
+        (("status", "--url", "http://[bad"), "http://[bad"),
+        (("chat", "--url", NOBODY, "hi"), NOBODY),
+        (("chat", "--url", "http://[bad", "hi"), "http://[bad"),
+    ],
+)
+def test_errors_are_one_line_that_names_the_cause(osd: Any, arguments: tuple[str, ...], named: str) -> None:
+    assert named in the_error(osd(*arguments))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("serve", "--port", "many"), ("status", "--url", NOBODY), ("config", "show", "--config", "/nowhere/" + "x" * 90)],
+)
+def test_the_program_in_a_narrow_terminal(arguments: tuple[str, ...]) -> None:
+    assert len(the_error(run_program(*arguments, env={"COLUMNS": "30"}))) > 40
+
+
+def test_an_error_of_many_lines_is_one(osd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OsdError("first\nsecond [bold]third[/bold] [/]")
+
+    monkeypatch.setattr(cli, "app", broken)
+    assert the_error(osd("status")) == "first second [bold]third[/bold] [/]"
+
+
+def test_errors_of_the_file_system_name_the_path(osd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        Path("/nowhere/at/all").read_text()
+
+    monkeypatch.setattr(cli, "app", broken)
+    assert "/nowhere/at/all" in the_error(osd("status"))
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+class TestDrafter:
+    @pytest.fixture(params=["feature", "model"])
+    def drafter(self, osd: Any, target: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+        """`osd drafter …` for one kind, with its first version made."""
+        options = ("--target", target, "--drafter", request.param, "--state-dir", tmp_path / "state")
+
+        def run(command: str, *arguments: object) -> tuple[int, str, str]:
+            return osd("drafter", command, *arguments, *options)  # type: ignore[no-any-return]
+
+        status, out, err = run("init")
+        assert status == 0 and "version 1" in out and request.param in out, err
+        yield run
+
+    @staticmethod
+    def store_files(tmp_path: Path) -> dict[str, bytes]:
+        files = (path for path in (tmp_path / "state" / "weights").rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in files if path.name != "lock"}
+
+    @staticmethod
+    def first_weights(tmp_path: Path) -> dict[str, torch.Tensor]:
+        (path,) = (tmp_path / "state" / "weights").rglob("v000001.safetensors")
+        return load_file(path)
+
+    def test_a_version_from_its_making_to_its_end(self, drafter: Any, tmp_path: Path) -> None:
+        assert "version 1" in the_error(drafter("init"))
+        assert "untrained" in drafter("list")[1]
+        status, out, _ = drafter("show", 1)
+        assert status == 0 and '"number": 1' in out and "whole" in out
+
+        state = self.first_weights(tmp_path)
+        file = tmp_path / "mine.safetensors"
+        save_file({name: tensor * 0.5 for name, tensor in state.items()}, file)
+        status, out, err = drafter("publish", file, "--note", "halved [for fun]")
+        assert status == 0 and "version 2" in out, err
+        listed = drafter("list")[1]
+        assert "*2" in listed and "halved [for fun]" in listed
+
+        status, out, err = drafter("rollback", "--reason", "[worse]")
+        assert status == 0 and "version 1" in out, err
+        listed = drafter("list")[1]
+        assert "*1" in listed and "rolled back: [worse]" in listed
+        before = self.store_files(tmp_path)
+        assert "1" in the_error(drafter("rollback"))
+        assert "rolled back" in the_error(drafter("rollback", "--to", 2))
+        assert self.store_files(tmp_path) == before
+
+    def test_what_is_unfit_is_not_published(self, drafter: Any, tmp_path: Path) -> None:
+        before = self.store_files(tmp_path)
+        state = self.first_weights(tmp_path)
+        name = next(name for name, tensor in sorted(state.items()) if tensor.is_floating_point() and tensor.dim() == 2)
+        file = tmp_path / "unfit.safetensors"
+
+        save_file({**state, name: state[name][:, :-1].contiguous()}, file)
+        assert name in (error := the_error(drafter("publish", file))) and "shape" in error
+        save_file({other: tensor for other, tensor in state.items() if other != name}, file)
+        assert name in (error := the_error(drafter("publish", file))) and "missing" in error
+        save_file({**state, "stranger": torch.zeros(1)}, file)
+        assert "stranger" in the_error(drafter("publish", file))
+        save_file({**state, name: torch.full_like(state[name], torch.nan)}, file)
+        assert name in (error := the_error(drafter("publish", file))) and "NaN" in error
+
+        file.write_bytes(file.read_bytes()[:-100])
+        assert str(file) in the_error(drafter("publish", file))
+        file.write_text("not a tensor in sight, but long enough to have a header")
+        assert str(file) in the_error(drafter("publish", file))
+        file.write_bytes(b"")
+        assert str(file) in the_error(drafter("publish", file))
+        file.unlink()
+        assert str(file) in the_error(drafter("publish", file))
+        assert str(tmp_path) in the_error(drafter("publish", tmp_path))
+
+        assert "no sound predecessor" in the_error(drafter("rollback"))
+        assert "9" in the_error(drafter("show", 9))
+        assert self.store_files(tmp_path) == before
+
+    def test_nothing_is_there_yet(self, osd: Any, target: Path, tmp_path: Path) -> None:
+        options = ("--target", target, "--state-dir", tmp_path / "state")
+        assert "osd drafter init" in the_error(osd("drafter", "publish", tmp_path / "x", *options))
+        assert "nothing was published" in the_error(osd("drafter", "rollback", *options))
+        assert osd("drafter", "list", *options)[0] == 0
+
+
+def test_status_and_chat_of_a_server(osd: Any) -> None:
+    digest = hashlib.sha256(b"secret").hexdigest()
+    service = fake_service()
+    assert service.engine is not None
+    service.engine.counters["queries_total"] = 12.0
+    engine = FakeEngineClient(answer="Hello [bold] :smile:", service=service)
+    with serve_http(create_app(load_config(), engine, FakeCodec(), admin_token_sha256=digest)) as url:
+        status, out, _ = osd("status", "--url", url)
+        assert status == 0 and f"{url}: ready" in out
+        status, out, err = osd("status", "--url", url, "--token", "secret")
+        assert status == 0 and "v3" in out and "trainer" in out, err
+        status, out, err = osd("status", "--url", url, "--token", "wrong")
+        assert status == 2 and "admin token" in err and err.count("\n") == 1
+        status, out, err = osd("chat", "--url", url, "hi")
+        assert status == 0 and "Hello [bold] :smile:" in out and "drafter v3" in out, err
+        assert "context" in the_error(osd("chat", "--url", url, "x" * 200))
