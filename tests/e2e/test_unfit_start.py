@@ -202,6 +202,7 @@ def test_a_redis_that_refuses_the_password(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "said"), [("shifted", "another tokenizer"), ("bigger", "tokens")])
 def test_a_drafter_of_another_tokenizer(models: Path, tmp_path: Path, model: str, said: str) -> None:
     options = ("--drafter", "model", "--drafter-model", models / model)
@@ -210,6 +211,7 @@ def test_a_drafter_of_another_tokenizer(models: Path, tmp_path: Path, model: str
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_drafter_made_for_another_shape(tiny: Path, tmp_path: Path) -> None:
     from osd.drafters.feature_net import FeatureConfig, FeatureNet
     from osd.io.weight_store import FileWeightStore
@@ -225,6 +227,7 @@ def test_a_drafter_made_for_another_shape(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_architecture_that_cannot_be_served(tmp_path: Path) -> None:
     from transformers import MambaConfig, MambaForCausalLM
 
@@ -248,7 +251,9 @@ def ready_url(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.ray
 @pytest.mark.redis
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 0)]
+)
 def test_a_signal_stops_everything(tiny: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
     with program(tmp_path, "--target", tiny) as process:
         url = ready_url(process)
@@ -269,6 +274,7 @@ def test_a_signal_stops_everything(tiny: Path, tmp_path: Path, number: signal.Si
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.redis
 def test_a_signal_while_it_starts(tiny: Path, tmp_path: Path) -> None:
     with program(tmp_path, "--target", tiny) as process:
