@@ -97,7 +97,7 @@ class FeatureNet(nn.Module):
     def reset_parameters(self, seed: int) -> None:
         """Seeded initial weights that learn fast (docs/decisions.md has the measurements).
 
-        The layer starts out passing the target's hidden state on: it holds most of what follows, the token only bends it.
+        The layer starts out passing the hidden state on: it holds most of what follows, the token only bends it.
         """
         generator = torch.Generator().manual_seed(seed)
         small = {"fuse": 0.25, "attention_out": 0.2, "down": 0.2}

@@ -226,8 +226,8 @@ def good_drafter(model: Any, target: Target) -> Drafter:
 
 
 def fair_drafter(model: Any, target: Target) -> Drafter:
-    """As often right as wrong, where a wrong rule shows most."""
-    return model_drafter(perturbed(model, 0.08), target)
+    """Right one time in three, where a wrong rule shows most."""
+    return model_drafter(perturbed(model, 0.12), target)
 
 
 def bad_drafter(target: Target) -> Drafter:
@@ -289,7 +289,8 @@ def test_a_recovered_token_drawn_from_the_target_is_noticed(
 ) -> None:
     monkeypatch.setattr("osd.rejection.residual", lambda target_probs_V, draft_probs_V: target_probs_V)
     engine = engine_with(model, lambda target: fair_drafter(model, target))
-    figures = p_values(emit(engine, lengths=_RAGGED, samples=_MUTANT_SAMPLES), tables)
+    figures = p_values(emit(engine, lengths=(3,), samples=_MUTANT_SAMPLES), tables)
+    print(figures)
     assert max(figures.values()) < _ALARM, figures
 
 
@@ -306,6 +307,7 @@ def test_a_bonus_token_drawn_from_the_previous_position_is_noticed(
     monkeypatch.setattr("osd.verify.reject_tokenwise", broken)
     engine = engine_with(model, lambda target: fair_drafter(model, target))
     figures = p_values(emit(engine, lengths=(1, 2), samples=_MUTANT_SAMPLES), tables)
+    print(figures)
     assert max(figures.values()) < _ALARM, figures
 
 
@@ -321,5 +323,6 @@ def test_a_drafter_that_misstates_its_distribution_is_noticed(
 
     monkeypatch.setattr("osd.verify.reject_tokenwise", broken)
     engine = engine_with(model, lambda target: fair_drafter(model, target))
-    figures = p_values(emit(engine, lengths=_RAGGED, samples=_MUTANT_SAMPLES), tables)
+    figures = p_values(emit(engine, lengths=(3,), samples=_MUTANT_SAMPLES), tables)
+    print(figures)
     assert max(figures.values()) < _ALARM, figures
