@@ -74,7 +74,7 @@ def started_by(state_dir: Path) -> list[psutil.Process]:
         try:
             # redis-server writes its title over its environment, but it runs in the state folder.
             marked = process.environ().get("XDG_STATE_HOME") == str(state_dir / _MARK)
-            if marked or process.cwd().startswith(str(state_dir)):
+            if marked or Path(process.cwd()).is_relative_to(state_dir):
                 found.append(process)
         except psutil.Error:
             continue
@@ -188,8 +188,10 @@ def test_a_state_folder_that_cannot_be_written(tiny: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.redis
-def test_a_redis_that_refuses_the_password(tiny: Path, tmp_path: Path) -> None:
-    server = EmbeddedRedis(tmp_path / "redis", max_memory_bytes=64 << 20)
+def test_a_redis_that_refuses_the_password(
+    tiny: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    server = EmbeddedRedis(tmp_path_factory.mktemp("redis"), max_memory_bytes=64 << 20)
     server.start()
     try:
         parts = urlsplit(server.url)
