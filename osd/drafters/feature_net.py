@@ -108,8 +108,8 @@ class FeatureNet(nn.Module):
                 scale = small.get(name.split(".")[0], 1.0)
                 nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=generator)
         with torch.no_grad():
-            self.fuse.weight[:, self.config.hidden_size :] += 2.0 * torch.eye(self.config.hidden_size)
-            self.feature_norm.weight *= 0.5
+            self.fuse.weight[:, self.config.hidden_size :].add_(torch.eye(self.config.hidden_size), alpha=2.0)
+            self.feature_norm.weight.mul_(0.5)
 
     def attention_inputs(self, embedding_BTH: Tensor, hidden_BTH: Tensor, positions_BT: Tensor) -> AttentionInputs:
         """Fuse token and hidden state, and project to rotated queries and keys, and values."""
