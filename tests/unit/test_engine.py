@@ -17,11 +17,11 @@ from osd.loop import EngineLoop
 from osd.models.target import Target
 from osd.outcome import ACCEPTED, BONUS, RECOVERED
 from osd.outcome_arrays import check_shapes, hidden_states, top_k_arrays
-from osd.proposal import DraftBatch
+from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter
 from osd.types import (
     EngineUnavailableError,
-    OsdError,
+    Event,
     PromptTooLongError,
     QueueFullError,
     Request,
@@ -30,7 +30,6 @@ from osd.types import (
     WeightsRefusedError,
 )
 from tests.engine_kit import (
-    CONTEXT_TOKENS,
     VOCAB_TOKENS,
     Answers,
     ListRecorder,
@@ -581,6 +580,36 @@ def test_a_vocabulary_that_the_target_lacks_is_refused(model: Any, ids: list[int
     assert all(torch.equal(tensor, before[name]) for name, tensor in drafter.state().items())
 
 
+def test_a_drafter_that_raises_ends_no_query(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain decoding until another version is swapped in; the operator is told once."""
+    target = make_target(copy.deepcopy(model))
+    drafter = model_drafter(copy.deepcopy(model), target)
+    events: list[Event] = []
+    engine = make_engine(target, drafter, on_event=events.append)
+    sound, calls = drafter.propose, iter(range(1000))
+
+    def propose(batch: DraftBatch) -> Proposal:
+        if next(calls) == 2:
+            raise RuntimeError("a kernel is missing")
+        return sound(batch)
+
+    monkeypatch.setattr(drafter, "propose", propose)
+    asked = requests([30, 20, 25, 30])
+    answers = Answers()
+    for request in asked:
+        engine.submit(request)
+    for _ in range(8):
+        answers.add(engine.step())
+    assert [event.kind for event in events] == ["error"]
+    assert "drafter version 1 broke, decoding plainly: a kernel is missing" in events[0].message
+    assert engine.counters.values["plain_rounds_total"] > 0
+    proposed = engine.counters.values["proposed_total"]
+    engine.load_drafter(manifest_of(2), drafter.state())
+    run(engine, answers=answers)
+    assert engine.counters.values["proposed_total"] > proposed
+    assert [answers[request.request_id].ids for request in asked] == [plain(model, request) for request in asked]
+
+
 def test_a_model_drafter_cannot_say_what_the_target_cannot(model: Any) -> None:
     """A drafter model with a padded vocabulary proposes the target's ids only."""
     target = make_target(copy.deepcopy(model))
@@ -751,8 +780,3 @@ def test_an_engine_without_a_drafter_refuses_no_length(model: Any) -> None:
     assert answer.stats.proposed == 0
     assert engine.status().drafter_kind == "none"
     assert not engine.status().speculation_enabled
-
-
-def test_context_of_the_kit_is_what_prompts_assume() -> None:
-    assert CONTEXT_TOKENS >= 24 + 40
-    assert issubclass(PromptTooLongError, OsdError)

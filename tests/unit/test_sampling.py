@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -63,6 +63,7 @@ def test_filters_agree_with_the_reference(params: SamplingParams) -> None:
         assert probs_V.tolist() == pytest.approx(naive_probs(row, params), abs=1e-6)
 
 
+@settings(deadline=None)
 @given(
     _logits,
     st.floats(0.1, 2.0),
@@ -136,6 +137,7 @@ def test_without_penalties_the_logits_are_untouched() -> None:
 _EXTREMES = [0.0, 2.0**-24, 0.25, 0.5, 1.0 - 2.0**-24]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([0.0, 0.0, 1e-30, 1e-7, 0.1, 1.0, 3.0]), min_size=1, max_size=10).filter(
         lambda weights: sum(weights) > 0

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osd.acceptance import AcceptanceModel, RowAcceptance
@@ -191,6 +191,7 @@ def test_costs_between_the_points_are_interpolated() -> None:
     assert CostCurve({(1, 1): 3.0}).ms(7, 9) == 3.0
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0.01, 50), min_size=6, max_size=6),
     st.integers(1, 12),
