@@ -1,0 +1,140 @@
+"""One real service for all tests of this folder: Ray, Redis, actors, HTTP, a tiny random target, quick training."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import ray
+from openai import OpenAI
+
+from actors.topology import Topology, start
+from osd.config import Config, load_config
+from osd.text import TextCodec
+from serving.app import create_app
+from tests.http_server import serve
+from tests.saved_models import save_llama
+
+T = TypeVar("T")
+ADMIN_TOKEN = "an admin token"
+PROMPTS = ["the sea is", "list three fruits", "def add(a, b):", "once upon a time", "12 + 30 =", "hello, who are you"]
+
+
+@dataclass
+class Service:
+    """A running service, and the ways in that tests use."""
+
+    url: str
+    topology: Topology
+
+    def __post_init__(self) -> None:
+        self.openai = OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        self.admin = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}, timeout=60)
+
+    def stream(self, prompt: str, max_tokens: int, **extra: Any) -> Any:
+        """A greedy streamed completion that does not end by itself."""
+        return self.openai.completions.create(
+            model=self.topology.resolved.target_id,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True, **extra},
+        )
+
+    def answer(self, prompt: str, max_tokens: int = 40, **extra: Any) -> Any:
+        """The same, whole."""
+        return self.openai.completions.create(
+            model=self.topology.resolved.target_id,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            temperature=0,
+            extra_body={"ignore_eos": True, **extra},
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What the admin page sees."""
+        response = self.admin.get("/admin/api/status")
+        response.raise_for_status()
+        body: dict[str, Any] = response.json()
+        return body
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Events of one kind, oldest first."""
+        body = self.admin.get("/admin/api/events").json()
+        return [event for event in (body["events"] if isinstance(body, dict) else body) if event["kind"] == kind]
+
+    def pid(self, actor: str) -> int:
+        """Process id of an actor; waits while it restarts."""
+
+        def ask() -> int | None:
+            try:
+                return int(ray.get(getattr(self.topology, actor).ping.remote(), timeout=5))
+            except (ray.exceptions.RayError, TimeoutError):
+                return None
+
+        return wait_for(ask, f"{actor} to answer")
+
+    def train(self, paused: bool) -> None:
+        """Pause or resume training."""
+        self.admin.post(f"/admin/api/{'pause' if paused else 'resume'}", json={}).raise_for_status()
+
+
+def wait_for(condition: Callable[[], T | None], what: str, timeout_s: float = 90.0) -> T:
+    """The condition's first true value."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"waited {timeout_s} s for {what}")
+
+
+def service_config(state_dir: Path, target: Path | str, **sections: dict[str, Any]) -> Config:
+    """Quick to learn, on little data."""
+    trainer = {
+        "max_utilisation": 1.0,
+        "min_records": 4,
+        "held_out_share": 0.3,
+        "gate_every_steps": 5,
+        "learning_rate": 3e-3,
+        "warmup_steps": 5,
+    }
+    values: dict[str, Any] = {
+        "state_dir": state_dir,
+        "target": {"model": str(target), "dtype": "float32", "max_context_tokens": 256, "threads": 1},
+        "engine": {"max_slots": 4, "prefill_chunk_tokens": 32},
+        "drafter": {"vocab_tokens": 128},
+        "swap": {"poll_interval_s": 0.1},
+        "server": {"admin_token_sha256": hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest()},
+        "trainer": trainer,
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return load_config(None, values)
+
+
+def run_service(config: Config) -> Iterator[Service]:
+    """Start, yield, stop."""
+    with start(config) as topology:
+        resolved = topology.resolved
+        codec = TextCodec.open(resolved.folder, resolved.target_id, config.target.max_context_tokens)
+        app = create_app(config, topology.client, codec, admin_token_sha256=config.server.admin_token_sha256)
+        with serve(app) as url:
+            service = Service(url, topology)
+            with service.openai, service.admin:
+                yield service
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service that the kill tests share; each leaves it whole."""
+    folder = tmp_path_factory.mktemp("e2e")
+    yield from run_service(service_config(folder / "state", save_llama(folder / "tiny")))

@@ -1,0 +1,52 @@
+"""The trainer's process is killed in the middle of a step: serving does not notice, and nothing learnt is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import PROMPTS, Service, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
+
+
+def _ask_all(service: Service) -> None:
+    for prompt in PROMPTS:
+        service.answer(prompt)
+
+
+def _trainer(service: Service) -> dict[str, Any]:
+    trainer: dict[str, Any] | None = service.status()["trainer"]
+    return trainer or {"steps": 0, "state": "away", "gate": {}}
+
+
+def test_it_resumes_from_its_checkpoint(service: Service) -> None:
+    _ask_all(service)
+    _ask_all(service)
+    # A gate attempt is followed by a checkpoint.
+    wait_for(lambda: _trainer(service)["steps"] > 12 and _trainer(service)["gate"], "training and a gate")
+    before = _trainer(service)
+    pid = service.pid("distiller")
+    os.kill(pid, signal.SIGKILL)
+    undisturbed = service.answer(PROMPTS[0])
+    assert undisturbed.usage.completion_tokens == 40
+    assert service.pid("distiller") != pid
+    wait_for(lambda: _trainer(service)["steps"] > 0, "the trainer to be back")
+    # At most the steps since the last gate attempt are done again; from nothing it would start at one.
+    assert _trainer(service)["steps"] >= before["steps"] - 5 - 1
+    wait_for(lambda: _trainer(service)["state"] == "training", "training to go on")
+    wait_for(lambda: service.status()["restarts"]["distiller"] >= 1, "the supervisor to count the restart")
+
+
+def test_a_pause_outlives_the_process(service: Service) -> None:
+    service.train(paused=True)
+    try:
+        wait_for(lambda: _trainer(service)["state"] == "paused", "the pause")
+        os.kill(service.pid("distiller"), signal.SIGKILL)
+        wait_for(lambda: _trainer(service)["state"] == "paused", "the pause after the restart")
+    finally:
+        service.train(paused=False)
+    wait_for(lambda: _trainer(service)["state"] != "paused", "training to be resumed")
