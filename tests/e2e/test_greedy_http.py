@@ -1,0 +1,140 @@
+"""Greedy answers over HTTP are transformers' own, token for token, whatever the drafter does meanwhile.
+
+The real target in float32 on real prompts. The drafters are untrained, so most of what they propose is rejected; other
+random versions are swapped in all the time; queries of different lengths come and go four at a time.
+
+Two float32 passes of different shapes may differ in the last bits. Where an answer differs from generate()'s, it is
+excused only if the target's two best logits at the first differing token are closer than `_TIE`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from openai import OpenAI
+
+from benchmarks.prompts import Messages, code_prompts, small_talk_prompts, tool_call_prompts
+from benchmarks.server import osd_server
+from osd.config import default_state_dir, load_config
+from osd.drafters.create import create_initial
+from osd.io.weight_store import FileWeightStore
+from osd.models.loading import load_causal_lm
+from osd.models.resolve import ResolvedTarget, resolve_target
+from osd.store_paths import models_dir, weights_dir
+from osd.text import TextCodec
+
+pytestmark = [pytest.mark.ray, pytest.mark.redis]
+_TIE = 1e-3
+_SWAP_EVERY_S = 1.0
+_LENGTHS = (24, 9, 16)
+
+
+@pytest.fixture(scope="module")
+def resolved() -> ResolvedTarget:
+    """The default target, converted once on this machine."""
+    return resolve_target("smollm2", default_state_dir())
+
+
+@pytest.fixture(scope="module")
+def url(resolved: ResolvedTarget, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    state_dir = tmp_path_factory.mktemp("greedy")
+    models_dir(state_dir).symlink_to(models_dir(default_state_dir()))
+    flags = ["--dtype", "float32", "--max-slots", "4", "--no-train"]
+    with osd_server(state_dir, state_dir / "log", flags) as url, _swapping(state_dir, resolved):
+        yield url
+
+
+@contextmanager
+def _swapping(state_dir: Path, resolved: ResolvedTarget) -> Iterator[None]:
+    """Publish another random drafter again and again."""
+    store = FileWeightStore(weights_dir(state_dir, resolved.target_id, "feature"))
+    config, stop = load_config(None, {"state_dir": state_dir}), threading.Event()
+
+    def publish() -> None:
+        seed = 0
+        while not stop.wait(_SWAP_EVERY_S):
+            seed += 1
+            drafter = config.drafter.model_copy(update={"seed": seed})
+            shapes, state = create_initial(config.model_copy(update={"drafter": drafter}), resolved.folder)
+            store.publish(state, kind="feature", config=shapes, parent=None, note="random")
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _prompts(count: int) -> list[Messages]:
+    """As many of each kind, in turn."""
+    kinds = (tool_call_prompts(seed=1), code_prompts(), small_talk_prompts())
+    return list(chain.from_iterable(zip(*(kind[: -(-count // 3)] for kind in kinds), strict=True)))[:count]
+
+
+def _ask(
+    url: str, prompt_ids: tuple[int, ...], max_tokens: int, length: int | None
+) -> tuple[list[str], str, list[int]]:
+    """(token texts, text, drafter versions that proposed)."""
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+        answer: Any = client.completions.create(
+            model="smollm2",
+            prompt=list(prompt_ids),
+            max_tokens=max_tokens,
+            temperature=0,
+            logprobs=0,
+            extra_body={"osd": {"speculation_length": length}},
+        )
+    choice = answer.choices[0]
+    return choice.logprobs.tokens, choice.text, answer.osd["drafter_versions"]
+
+
+def _check(url: str, resolved: ResolvedTarget, prompts: list[Messages]) -> None:
+    codec = TextCodec.open(resolved.folder, resolved.target_id, 2048)
+    asked = [(codec.encode_chat(p), _LENGTHS[n % 3], (3, None, 2, 0)[n % 4]) for n, p in enumerate(prompts)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda one: _ask(url, *one), asked))
+    assert len(set(chain.from_iterable(versions for _, _, versions in answers))) > 1, "no drafter was swapped"
+    model = load_causal_lm(resolved.folder, dtype=torch.float32, device=torch.device("cpu"))
+    eos_ids = codec.eos_ids(resolved.folder)
+    excused = 0
+    for (prompt_ids, max_tokens, _), (tokens, text, _) in zip(asked, answers, strict=True):
+        expected = _generate(model, prompt_ids, max_tokens)
+        if tokens == [codec.token_text(token) for token in expected]:
+            assert text == codec.decode(expected[:-1] if expected[-1] in eos_ids else expected)
+            continue
+        known = next(n for n, token in enumerate(expected) if codec.token_text(token) != tokens[n])
+        with torch.no_grad():
+            logits_V = model(torch.tensor([[*prompt_ids, *expected[:known]]])).logits[0, -1]
+        best, second = logits_V.topk(2).values.tolist()
+        assert best - second < _TIE, f"{text!r} is not {codec.decode(expected)!r}"
+        excused += 1
+    assert excused <= len(prompts) // 12
+
+
+def _generate(model: Any, prompt_ids: tuple[int, ...], max_tokens: int) -> list[int]:
+    ids = torch.tensor([prompt_ids])
+    with torch.no_grad():
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_tokens)
+    answer: list[int] = output[0, len(prompt_ids) :].tolist()
+    return answer
+
+
+@pytest.mark.timeout(300)
+def test_a_dozen_prompts(url: str, resolved: ResolvedTarget) -> None:
+    _check(url, resolved, _prompts(12))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fifty_prompts(url: str, resolved: ResolvedTarget) -> None:
+    _check(url, resolved, _prompts(50))
