@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -13,7 +15,7 @@ from osd.proposal import DraftBatch
 from osd.protocols import Drafter
 from osd.types import SamplingParams
 
-_REPEATS = 4
+_REPEATS = 6
 _CONTEXT_TOKENS = 32
 
 
@@ -25,23 +27,25 @@ def calibrate(
     Returns:
         (verify cost by (rows, tokens a row), draft cost by (rows, speculation length)), in milliseconds.
     """
-    verify_ms: dict[tuple[int, int], float] = {}
-    draft_ms: dict[tuple[int, int], float] = {}
-    context = max(min(_CONTEXT_TOKENS, target.max_context_tokens - max_length - _REPEATS - 2), 2)
+    device = target.lm.device
+    context = max(min(_CONTEXT_TOKENS, target.max_context_tokens - max_length - 2), 2)
+    verify_ms: dict[tuple[int, int], float] = defaultdict(lambda: float("inf"))
+    draft_ms: dict[tuple[int, int], float] = defaultdict(lambda: float("inf"))
     for rows in sorted({1, num_slots}):
-        for length in range(max_length + 1):
-            ids_BQ = torch.zeros(rows, length + 1, dtype=torch.long, device=target.lm.device)
-            starts = [context] * rows
-            verify_ms[rows, length + 1] = _best_ms(lambda ids=ids_BQ, at=starts: target.lm.forward(0, ids, at))  # type: ignore[misc]
-        if drafter is None:
-            continue
-        for length in range(1, max_length + 1):
-            draft_ms[rows, length] = _time_drafter(target, drafter, rows, length, context)
+        # Lengths take turns, so that a disturbance does not hit all runs of one; of each the fastest run counts.
+        for _ in range(_REPEATS):
+            for length in range(max_length + 1):
+                ids_BQ = torch.zeros(rows, length + 1, dtype=torch.long, device=device)
+                took_ms = _time_ms(device, partial(target.lm.forward, 0, ids_BQ, [context] * rows))
+                verify_ms[rows, length + 1] = min(verify_ms[rows, length + 1], took_ms)
+                if drafter is not None and length > 0:
+                    took_ms = _time_drafter_ms(target, drafter, rows, length, context)
+                    draft_ms[rows, length] = min(draft_ms[rows, length], took_ms)
     return CostCurve(verify_ms), CostCurve(draft_ms or {(1, 1): 0.0})
 
 
-def _time_drafter(target: Target, drafter: Drafter, rows: int, length: int, context: int) -> float:
-    params = SamplingParams(temperature=0.0)
+def _time_drafter_ms(target: Target, drafter: Drafter, rows: int, length: int, context: int) -> float:
+    """One proposal after the target read one token more, as in real rounds; the rows are left empty."""
 
     def batch(num_tokens: int) -> DraftBatch:
         return DraftBatch(
@@ -49,28 +53,20 @@ def _time_drafter(target: Target, drafter: Drafter, rows: int, length: int, cont
             hidden_BLH=target.hidden_SLH[:rows],
             num_tokens=[num_tokens] * rows,
             lengths=[length] * rows,
-            params=[params] * rows,
+            params=[SamplingParams(temperature=0.0)] * rows,
             generators=[torch.Generator()] * rows,
         )
 
-    for row in range(rows):
-        drafter.reset_row(row)
     drafter.propose(batch(context))
-    known = iter(range(context + 1, context + 2 + _REPEATS))  # each call finds one token more, as in real rounds
-    took_ms = _best_ms(lambda: drafter.propose(batch(next(known))))
+    took_ms = _time_ms(target.lm.device, partial(drafter.propose, batch(context + 1)))
     for row in range(rows):
         drafter.reset_row(row)
     return took_ms
 
 
-def _best_ms(work: Callable[[], object]) -> float:
-    """The fastest of a few runs: what the machine can do when nothing else disturbs it."""
+def _time_ms(device: torch.device, work: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
     work()
-    times_ms = []
-    for _ in range(_REPEATS):
-        started_s = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times_ms.append((time.perf_counter() - started_s) * 1e3)
-    return min(times_ms)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - started_s) * 1e3

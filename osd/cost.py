@@ -26,10 +26,11 @@ class CostCurve:
         self._tokens = sorted({tokens for _, tokens in points_ms})
         self._points_ms: dict[tuple[int, int], float] = {}
         for rows in self._rows:
-            floor_ms = 0.0
-            for tokens in self._tokens:  # a pass over more tokens is never cheaper: what looks so is noise
-                floor_ms = max(floor_ms, points_ms[rows, tokens])
-                self._points_ms[rows, tokens] = floor_ms
+            ceiling_ms = float("inf")
+            # A pass over fewer tokens never costs more, and noise only ever adds: so trust the cheaper neighbour.
+            for tokens in reversed(self._tokens):
+                ceiling_ms = min(ceiling_ms, points_ms[rows, tokens])
+                self._points_ms[rows, tokens] = ceiling_ms
         self.scale = 1.0
 
     def ms(self, rows: int, tokens: int) -> float:
