@@ -2,9 +2,9 @@
 
 consumes: the engine actor's long poll, one outstanding at a time
 waits for: deltas of any open query; while none is open, for one to be opened
-is unblocked by: a delta, `generate`, `close`
+is unblocked by: a delta, `generate`
 on failure: when the engine dies, open queries are submitted again to its successor with what was already delivered
-    (`resume_ids`, `resume_chars`), so their readers see a pause; when none comes back in time, they get an
+    (`resume_ids`, `resume_chars`), so their readers see a pause; when none answers in time, they get an
     EngineUnavailableError
 """
 
@@ -13,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import psutil
 import ray.exceptions
 
+from actors.memory import resident_bytes
 from osd.types import (
     AcceptancePoint,
     EngineUnavailableError,
@@ -38,6 +39,7 @@ _log = logging.getLogger(__name__)
 _POLL_S = 10.0
 _ASK_TIMEOUT_S = 15.0
 _RETRY_S = 0.25
+_AWAY = (ray.exceptions.RayError, TimeoutError)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,12 +50,15 @@ class _OpenQuery:
     deltas: asyncio.Queue[TokenDelta | Exception] = field(default_factory=asyncio.Queue)
     output_ids: list[int] = field(default_factory=list)
     num_chars: int = 0
-    engine: int | None = None
-    """Process id of the engine that has it."""
+    box_id: str | None = None
+    """The box that its deltas come to: which engine has it."""
+    is_submitting: bool = True
+    is_finished: bool = False
 
     def take(self, delta: TokenDelta) -> None:
         self.output_ids.extend(delta.token_ids)
         self.num_chars += len(delta.text)
+        self.is_finished = delta.finish_reason is not None
         self.deltas.put_nowait(delta)
 
     def resumed(self) -> Request:
@@ -68,7 +73,7 @@ class RayEngineClient:
         distiller: the distiller actor; None when nothing is trained.
         supervisor: the supervisor actor.
         give_up_s: how long open queries wait for a dead engine's successor.
-        processes: further processes whose resident bytes `status` reports, by name.
+        processes: further processes whose resident bytes `status` reports: how to find their ids, by name.
     """
 
     def __init__(
@@ -82,11 +87,13 @@ class RayEngineClient:
     ) -> None:
         self._engine, self._distiller, self._supervisor = engine, distiller, supervisor
         self._give_up_s = give_up_s
-        self._processes = dict(processes or {})
+        self._processes = {"server": os.getpid, **(processes or {})}
         self._client_id = uuid.uuid4().hex
         self._open: dict[str, _OpenQuery] = {}
         self._opened = asyncio.Event()
-        self._submitting = asyncio.Lock()
+        self._box_id: str | None = None
+        self._num_received = 0
+        """Deltas had from that box."""
         self._poller: asyncio.Task[None] | None = None
         self._cancels: set[asyncio.Task[None]] = set()
 
@@ -94,10 +101,11 @@ class RayEngineClient:
         """Stream one query's answer (see `serving.engine_client`)."""
         if self._poller is None:
             self._poller = asyncio.create_task(self._poll_forever())
-        query = _OpenQuery(request)
-        finished = False
+        query = self._open[request.request_id] = _OpenQuery(request)
+        self._opened.set()
         try:
             await self._submit(query)
+            finished = False
             while not finished:
                 delta = await query.deltas.get()
                 if isinstance(delta, Exception):
@@ -106,26 +114,26 @@ class RayEngineClient:
                 yield delta
         finally:
             self._open.pop(request.request_id, None)
-            if not finished and query.engine is not None:
+            if not query.is_finished:
                 task = asyncio.create_task(self._cancel(request.request_id))
                 self._cancels.add(task)
                 task.add_done_callback(self._cancels.discard)
 
     async def status(self) -> ServiceStatus:
         """A snapshot; parts that are away are None."""
-        engine, trainer, restarts, processes = await asyncio.gather(
+        engine, trainer, restarts, actors = await asyncio.gather(
             _or_none(_ask(self._engine.status.remote)),
             _or_none(_ask(self._distiller.status.remote)) if self._distiller else _nothing(),
             _or_none(_ask(self._supervisor.restarts.remote)),
             _or_none(_ask(self._supervisor.processes.remote)),
         )
-        sizes = {"server": psutil.Process().memory_info().rss, **(processes or {})}
-        for name, find_pid in self._processes.items():
-            pid = find_pid()
-            if pid is not None and psutil.pid_exists(pid):
-                sizes[name] = psutil.Process(pid).memory_info().rss
+        here = resident_bytes({name: find() for name, find in self._processes.items()})
         return ServiceStatus(
-            ready=engine is not None, engine=engine, trainer=trainer, restarts=restarts or {}, processes=sizes
+            ready=engine is not None,
+            engine=engine,
+            trainer=trainer,
+            restarts=restarts or {},
+            processes={**here, **(actors or {})},
         )
 
     async def events(self, limit: int) -> list[Event]:
@@ -137,103 +145,129 @@ class RayEngineClient:
 
     async def history(self, limit: int) -> list[AcceptancePoint]:
         """The newest finished queries, oldest first."""
-        points: list[AcceptancePoint] = await self._ask_engine(self._engine.history.remote, limit)
+        points: list[AcceptancePoint] = await _demand(self._engine.history.remote, limit)
         return points
 
     async def versions(self) -> list[WeightManifest]:
         """Every drafter version, oldest first."""
-        versions: list[WeightManifest] = await self._ask_engine(self._engine.versions.remote)
+        versions: list[WeightManifest] = await _demand(self._engine.versions.remote)
         return versions
 
     async def pause_training(self) -> None:
         """Stop training until resumed; also across a restart of the distiller."""
-        await _ask(self._supervisor.set_training_paused.remote, True)
+        await _demand(self._supervisor.set_training_paused.remote, True)
 
     async def resume_training(self) -> None:
         """Train again."""
-        await _ask(self._supervisor.set_training_paused.remote, False)
+        await _demand(self._supervisor.set_training_paused.remote, False)
 
     async def roll_back(self, to: int | None, reason: str) -> WeightManifest:
         """Serve an older drafter version again."""
-        restored: WeightManifest = await self._ask_engine(self._engine.roll_back.remote, to, reason)
+        restored: WeightManifest = await _demand(self._engine.roll_back.remote, to, reason)
         return restored
 
-    async def close(self) -> None:
-        """Stop polling."""
-        if self._poller is not None:
-            self._poller.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._poller
-
     async def _submit(self, query: _OpenQuery) -> None:
-        """Hand a new query to the engine; if that dies at this moment, recovery submits it to the next one."""
-        async with self._submitting:
-            self._open[query.request.request_id] = query
-            try:
-                query.engine = await _ask(self._engine.submit.remote, self._client_id, query.request, timeout_s=None)
-            except ray.exceptions.RayError as error:
-                _log.warning("the engine is away, a query waits for it: %s", type(error).__name__)
-            self._opened.set()
+        """Hand a new query to the engine; if that dies at this moment, the poller submits it to the next one."""
+        try:
+            query.box_id = await _ask(self._engine.submit.remote, self._client_id, query.request, timeout_s=None)
+        except _AWAY as error:
+            _log.warning("the engine is away, a query waits for it: %s", type(error).__name__)
+        except Exception:
+            query.is_finished = True
+            raise
+        finally:
+            query.is_submitting = False
 
     async def _poll_forever(self) -> None:
+        away_since_s: float | None = None
         while True:
             if not self._open:
                 self._opened.clear()
                 await self._opened.wait()
+            wait_s = _RETRY_S if self._homeless() else _POLL_S
             try:
-                engine, deltas = await _ask(self._engine.poll.remote, self._client_id, _POLL_S, timeout_s=2 * _POLL_S)
-            except Exception as error:
-                _log.warning("the engine does not answer: %s", type(error).__name__)
-                await self._recover()
-                continue
-            for delta in deltas:
-                if query := self._open.get(delta.request_id):
-                    query.take(delta)
-            if any(query.engine != engine for query in self._open.values()):
-                await self._recover()
-
-    async def _recover(self) -> None:
-        """Wait for the engine's successor, and submit to it what the dead one had."""
-        deadline_s = time.monotonic() + self._give_up_s
-        while time.monotonic() < deadline_s:
-            try:
-                engine = await _ask(self._engine.ready.remote, timeout_s=max(deadline_s - time.monotonic(), 1.0))
-                async with self._submitting:
-                    for query in [query for query in self._open.values() if query.engine != engine]:
-                        query.engine = await _ask(self._engine.submit.remote, self._client_id, query.resumed())
-                return
-            except (ray.exceptions.RayError, TimeoutError, QueueFullError):
+                box_id, deltas = await _ask(
+                    self._engine.poll.remote,
+                    self._client_id,
+                    wait_s,
+                    self._box_id,
+                    self._num_received,
+                    timeout_s=wait_s + _ASK_TIMEOUT_S,
+                )
+            except _AWAY as error:
+                if away_since_s is None:
+                    _log.warning("the engine is away, its queries wait for its successor: %s", type(error).__name__)
+                    away_since_s = time.monotonic()
+                if time.monotonic() - away_since_s > self._give_up_s:
+                    self._fail_all(EngineUnavailableError("the engine did not come back in time; try again later"))
                 await asyncio.sleep(_RETRY_S)
-            except Exception as error:  # the successor cannot be loaded, or refuses what its predecessor took
-                _log.exception("the engine came back but cannot go on")
-                self._fail_all(EngineUnavailableError(f"the engine cannot go on: {error}"))
-                return
-        self._fail_all(EngineUnavailableError("the engine did not come back in time; try again later"))
+            except Exception as error:
+                _log.error("the engine cannot serve: %s", error)
+                self._fail_all(error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                away_since_s = None
+                self._take(box_id, deltas)
+                await asyncio.gather(*map(self._submit_again, self._homeless()))
+
+    def _take(self, box_id: str, deltas: list[TokenDelta]) -> None:
+        """Hand deltas to their readers."""
+        if box_id != self._box_id:
+            self._box_id, self._num_received = box_id, 0
+        self._num_received += len(deltas)
+        for delta in deltas:
+            if query := self._open.get(delta.request_id):
+                query.take(delta)
+
+    def _homeless(self) -> list[_OpenQuery]:
+        """Queries that live, but not in our present box."""
+        return [
+            query
+            for query in self._open.values()
+            if query.box_id != self._box_id and not query.is_submitting and not query.is_finished
+        ]
+
+    async def _submit_again(self, query: _OpenQuery) -> None:
+        """Go on with a query on another engine; while that has no room, the poller comes back to it."""
+        try:
+            query.box_id = await _ask(self._engine.submit.remote, self._client_id, query.resumed())
+        except (*_AWAY, QueueFullError) as error:
+            _log.debug("not resumed yet: %s", error)
+        except Exception as error:
+            _log.exception("a query cannot go on")
+            self._fail(query, EngineUnavailableError(f"the engine was restarted, and refuses the query: {error}"))
 
     def _fail_all(self, error: Exception) -> None:
-        for query in self._open.values():
-            query.deltas.put_nowait(error)
-        self._open.clear()
+        for query in list(self._open.values()):
+            if not query.is_submitting:
+                self._fail(query, error)
+
+    def _fail(self, query: _OpenQuery, error: Exception) -> None:
+        self._open.pop(query.request.request_id, None)
+        query.deltas.put_nowait(error)
 
     async def _cancel(self, request_id: str) -> None:
         with contextlib.suppress(Exception):  # a dead engine holds no queries
             await _ask(self._engine.cancel.remote, request_id)
 
-    async def _ask_engine(self, method: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return await _ask(method, *args)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            raise EngineUnavailableError("the engine is restarting; try again shortly") from error
-
 
 async def _ask(method: Callable[..., Any], *args: Any, timeout_s: float | None = _ASK_TIMEOUT_S) -> Any:
     """Call an actor. An error of ours arrives as itself, without Ray's wrapping."""
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(method(*args).future()), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.wrap_future(method(*args).future())
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, Exception):
             raise error.cause from None
         raise
+
+
+async def _demand(method: Callable[..., Any], *args: Any) -> Any:
+    """The same for what cannot be done without."""
+    try:
+        return await _ask(method, *args)
+    except _AWAY as error:
+        raise EngineUnavailableError("the engine is restarting; try again shortly") from error
 
 
 async def _or_none(answer: Awaitable[T]) -> T | None:

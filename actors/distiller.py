@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ from osd.types import Event, OsdError, TrainerStatus
 if TYPE_CHECKING:
     from trainer.loop import Trainer
 
+_log = logging.getLogger(__name__)
 _ASK_INTERVAL_S = 0.5
+_ASK_TIMEOUT_S = 10.0
 _RETRY_S = 2.0
 
 
@@ -36,10 +39,12 @@ class DistillerActor:
         self._events = EventLog()
         self._trainer: Trainer | None = None
         self._problem = ""
-        self._utilisation = 0.0
+        self._utilisation = 1.0
+        self._paused = False
         self._stop = threading.Event()
-        threading.Thread(target=self._watch_engine, name="osd-watch-engine", daemon=True).start()
-        threading.Thread(target=self._train, name="osd-trainer", daemon=True).start()
+        self._thread = threading.Thread(target=self._train, name="osd-trainer", daemon=True)
+        threading.Thread(target=self._watch, name="osd-watch", daemon=True).start()
+        self._thread.start()
 
     def status(self) -> TrainerStatus:
         """A snapshot."""
@@ -48,7 +53,8 @@ class DistillerActor:
         return self._trainer.status()
 
     def set_paused(self, paused: bool) -> None:
-        """Pause or resume, as the operator wants it."""
+        """Pause or resume, as the operator wants it; from a start on, `_watch` asks the supervisor for that."""
+        self._paused = paused
         if self._trainer is not None:
             (self._trainer.pause if paused else self._trainer.resume)()
 
@@ -60,31 +66,47 @@ class DistillerActor:
         """The process id."""
         return os.getpid()
 
+    def close(self) -> None:
+        """Stop training after the step in progress, and leave a checkpoint."""
+        self._stop.set()
+        self._thread.join()
+
     def _may_train(self) -> bool:
         return self._utilisation < self._config.trainer.max_utilisation or self._config.trainer.max_utilisation >= 1.0
 
-    def _watch_engine(self) -> None:
-        """Keep `_utilisation` fresh. An engine that is away needs no compute."""
+    def _watch(self) -> None:
+        """Know how busy the engine is and what the operator wants.
+
+        waits for: the interval between two questions
+        is unblocked by: `close`
+        on failure: an engine that does not answer is loading or overloaded, so nothing is trained meanwhile
+        """
         while not self._stop.wait(_ASK_INTERVAL_S):
             try:
-                engine = ray.get_actor(self._names.engine)
-                self._utilisation = ray.get(engine.utilisation.remote(), timeout=10)
+                supervisor, engine = ray.get_actor(self._names.supervisor), ray.get_actor(self._names.engine)
+                paused = ray.get(supervisor.training_is_paused.remote(self._paused), timeout=_ASK_TIMEOUT_S)
+                if paused != self._paused:
+                    self.set_paused(paused)
+                self._utilisation = ray.get(engine.utilisation.remote(), timeout=_ASK_TIMEOUT_S)
             except Exception:  # noqa: BLE001 - Ray raises many kinds while an actor restarts
-                self._utilisation = 0.0
+                self._utilisation = 1.0
 
     def _train(self) -> None:
         """Build the trainer, trying again until it works, and run it."""
         import torch
 
         torch.set_num_threads(self._config.trainer.threads)
-        while self._trainer is None and not self._stop.is_set():
+        while not self._stop.is_set():
             try:
-                self._trainer = self._build()
-            except OsdError as error:
-                self._problem = str(error)
+                trainer = self._build()
+            except Exception as error:
+                _log.warning("the trainer cannot start", exc_info=not isinstance(error, OsdError))
+                self._problem = f"the trainer cannot start: {error}"
                 self._stop.wait(_RETRY_S)
-        if self._trainer is not None:
-            self._trainer.run_forever(self._stop)
+                continue
+            self._trainer = trainer
+            self.set_paused(self._paused)
+            trainer.run_forever(self._stop)
 
     def _build(self) -> Trainer:
         from osd.assemble import open_store
@@ -97,7 +119,7 @@ class DistillerActor:
         source = RedisOutcomeStream(
             self._redis_url, outcomes.stream, max_entries=outcomes.max_entries, max_bytes=outcomes.max_bytes
         )
-        trainer = build_trainer(
+        return build_trainer(
             config,
             resolved.folder,
             open_store(config, resolved),
@@ -107,6 +129,3 @@ class DistillerActor:
             on_event=self._events.add,
             stop=self._stop,
         )
-        if ray.get(ray.get_actor(self._names.supervisor).training_is_paused.remote()):
-            trainer.pause()
-        return trainer

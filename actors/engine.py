@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from actors.event_log import EventLog
 from actors.mailbox import Mailboxes
 from osd.config import Config
-from osd.types import AcceptancePoint, EngineStatus, Event, Request, TokenDelta, WeightManifest
+from osd.types import AcceptancePoint, EngineStatus, EngineUnavailableError, Event, Request, TokenDelta, WeightManifest
 
 if TYPE_CHECKING:
     from osd.assemble import EngineAssembly
+    from osd.engine import Engine
 
 _REAP_INTERVAL_S = 5.0
+_RETRY_S = 5.0
 
 
 class EngineActor:
@@ -39,44 +42,52 @@ class EngineActor:
         self._opening: Future[EngineAssembly] = Future()
         threading.Thread(target=self._open, name="osd-open", daemon=True).start()
 
-    async def ready(self) -> int:
-        """Wait until the engine serves; returns the process id.
+    async def ready(self) -> None:
+        """Wait until the engine serves.
 
         Raises:
             OsdError: it cannot be loaded, and why.
         """
-        await self._assembly()
-        return os.getpid()
+        await asyncio.wrap_future(self._opening)
 
-    async def submit(self, client_id: str, request: Request) -> int:
-        """Queue a query; raises what `Engine.submit` raises. Returns the process id: which engine has it."""
-        assembly = await self._assembly()
-        self._mailboxes.expect(client_id, request.request_id)
-        try:
-            await asyncio.wrap_future(assembly.loop.call(lambda engine: engine.submit(request)))
-        except Exception:
-            self._mailboxes.forget(request.request_id)
-            raise
-        return os.getpid()
+    async def submit(self, client_id: str, request: Request) -> str:
+        """Queue a query; raises what `Engine.submit` raises. A query that is held already is not queued again.
+
+        Returns:
+            The id of the client's box: which engine has the query.
+        """
+        loop = (await self._assembly()).loop
+        box_id = self._mailboxes.open(client_id)
+        if not self._mailboxes.holds(client_id, request.request_id):
+
+            def take(engine: Engine) -> None:
+                engine.submit(request)
+                # On the engine's thread: after the deltas of an abandoned query of this id, before those of this one.
+                self._mailboxes.expect(client_id, request.request_id)
+
+            await asyncio.wrap_future(loop.call(take))
+        return box_id
 
     async def cancel(self, request_id: str) -> None:
         """Free a query's row."""
         (await self._assembly()).loop.cancel(request_id)
 
-    async def poll(self, client_id: str, wait_s: float) -> tuple[int, list[TokenDelta]]:
-        """Long poll: (process id, everything ready for a client's queries)."""
+    async def poll(
+        self, client_id: str, wait_s: float, box_id: str | None, num_received: int
+    ) -> tuple[str, list[TokenDelta]]:
+        """Long poll for everything that is ready for a client's queries; see `Mailboxes.poll`."""
         await self._assembly()
-        return os.getpid(), await self._mailboxes.poll(client_id, wait_s)
+        return await self._mailboxes.poll(client_id, wait_s, box_id, num_received)
 
     async def status(self) -> EngineStatus:
         """A snapshot."""
-        assembly = await self._assembly()
-        return await asyncio.wrap_future(assembly.loop.call(lambda engine: engine.status()))
+        loop = (await self._assembly()).loop
+        return await asyncio.wrap_future(loop.call(lambda engine: engine.status()))
 
     async def history(self, limit: int) -> list[AcceptancePoint]:
         """The newest finished queries, oldest first."""
-        assembly = await self._assembly()
-        return await asyncio.wrap_future(assembly.loop.call(lambda engine: engine.history(limit)))
+        loop = (await self._assembly()).loop
+        return await asyncio.wrap_future(loop.call(lambda engine: engine.history(limit)))
 
     async def utilisation(self) -> float:
         """Share of the last seconds spent in steps; what the trainer yields to."""
@@ -88,21 +99,29 @@ class EngineActor:
 
     async def versions(self) -> list[WeightManifest]:
         """Every drafter version, oldest first."""
-        return (await self._assembly()).store.list()
+        return await asyncio.to_thread((await self._assembly()).store.list)
 
     async def roll_back(self, to: int | None, reason: str) -> WeightManifest:
         """Point the store at an older version, and swap it in."""
-        return (await self._assembly()).roll_back(to, reason)
+        return await asyncio.to_thread((await self._assembly()).roll_back, to, reason)
 
     async def ping(self) -> int:
         """The process id."""
         return os.getpid()
 
+    async def close(self) -> None:
+        """Stop serving, and bring to the stream or to the spill what was recorded."""
+        if self._opening.done() and not self._opening.exception():
+            await asyncio.to_thread(self._opening.result().close)
+
     async def _assembly(self) -> EngineAssembly:
         if self._reaper is None:
             self._mailboxes.attach()
             self._reaper = asyncio.create_task(self._reap())
-        return await asyncio.wrap_future(self._opening)
+        try:
+            return await asyncio.wrap_future(self._opening)
+        except Exception as error:
+            raise EngineUnavailableError(f"the engine cannot be loaded: {error}") from None
 
     async def _reap(self) -> None:
         """Cancel the queries of clients whose process is gone."""
@@ -112,13 +131,18 @@ class EngineActor:
                 (await self._assembly()).loop.cancel(request_id)
 
     def _open(self) -> None:
-        try:
-            from osd.assemble import assemble_engine
+        """Load the engine. What hinders it may pass, or be mended: it is tried again, and refused until then."""
+        from osd.assemble import assemble_engine
 
-            assembly = assemble_engine(
-                self._config, redis_url=self._redis_url, deliver=self._mailboxes.post, on_event=self._events.add
-            )
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the engine
-            self._opening.set_exception(error)
-        else:
-            self._opening.set_result(assembly)
+        while True:
+            try:
+                assembly = assemble_engine(
+                    self._config, redis_url=self._redis_url, deliver=self._mailboxes.post, on_event=self._events.add
+                )
+            except Exception as error:  # it belongs to whoever waits for the engine
+                self._opening.set_exception(error)
+            else:
+                self._opening.set_result(assembly)
+                return
+            time.sleep(_RETRY_S)
+            self._opening = Future()

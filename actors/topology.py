@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _REDIS_CHECK_S = 1.0
 _REDIS_SLACK_BYTES = 64 << 20
 """Redis needs room beyond the stream: its own structures, and copies while the append-only file is rewritten."""
+_CLOSE_S = 5.0
 _RESTARTING = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0}
 Progress = Callable[[str, float], None]
 
@@ -77,14 +78,16 @@ def start(config: Config, on_progress: Progress = lambda stage, share: None) -> 
         on_progress("loading the target", 0.5)
         # Actors find one another by name: handles among constructor arguments would not outlive a restart.
         names = ActorNames.unique()
-        supervisor = _create(SupervisorActor, names.supervisor, stack)
         engine = _create(EngineActor, names.engine, stack, config, redis_url)
+        stack.callback(_close, engine)
         _wait_for(engine)
         distiller = None
+        watched = {"engine": names.engine}
         if config.trainer.enabled and config.outcomes.enabled:
             distiller = _create(DistillerActor, names.distiller, stack, config, redis_url, names)
-            supervisor.watch.remote("distiller", distiller)
-        supervisor.watch.remote("engine", engine)
+            stack.callback(_close, distiller)
+            watched["distiller"] = names.distiller
+        supervisor = _create(SupervisorActor, names.supervisor, stack, watched)
         on_progress("ready", 1.0)
         processes = {"redis": lambda: redis.pid} if redis else {}
         client = RayEngineClient(engine, distiller, supervisor, processes=processes)
@@ -156,6 +159,14 @@ def _create(actor_class: type, name: str, stack: ExitStack, *args: Any) -> Any:
     handle = ray.remote(**_RESTARTING)(actor_class).options(name=name).remote(*args)
     stack.callback(ray.kill, handle)
     return handle
+
+
+def _close(actor: Any) -> None:
+    """Let an actor bring what it has to a safe place before it is killed; it gets a few seconds."""
+    try:
+        ray.get(actor.close.remote(), timeout=_CLOSE_S)
+    except Exception as error:  # dead, restarting or stuck
+        _log.debug("an actor did not close: %s", error)
 
 
 def _wait_for(engine: Any) -> None:

@@ -1,0 +1,40 @@
+"""Resident memory of processes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import psutil
+
+_SESSION = "--session-name="
+
+
+def resident_bytes(pids: Mapping[str, int | None]) -> dict[str, int]:
+    """Of the processes that run here; the others are left out."""
+    sizes = {}
+    for name, pid in pids.items():
+        try:
+            sizes[name] = psutil.Process(pid).memory_info().rss if pid is not None else 0
+        except psutil.Error:
+            continue  # it ended meanwhile, or runs on another machine
+    return {name: size for name, size in sizes.items() if size}
+
+
+def ray_bytes(without: Collection[int]) -> int:
+    """Of the Ray processes of the caller's session, for a Ray worker; `without` are actors, which are counted by name.
+
+    Workers are the raylet's children; the session's other processes were started with its name.
+    """
+    raylet = next((process for process in psutil.Process().parents() if process.name() == "raylet"), None)
+    if raylet is None:
+        return 0
+    session = next((part for part in raylet.cmdline() if part.startswith(_SESSION)), _SESSION).removeprefix(_SESSION)
+    family = {raylet, *raylet.children(recursive=True)}
+    total = 0
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in without and (process in family or any(session in part for part in process.cmdline())):
+                total += process.memory_info().rss
+        except psutil.Error:
+            continue  # it ended meanwhile
+    return total
