@@ -27,11 +27,11 @@ PROMPTS = ["the sea is", "list three fruits", "def add(a, b):", "once upon a tim
 
 
 @dataclass
-class Service:
-    """A running service, and the ways in that tests use."""
+class Server:
+    """A running server, and the ways in that tests use."""
 
     url: str
-    topology: Topology
+    model: str
 
     def __post_init__(self) -> None:
         self.openai = OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
@@ -40,7 +40,7 @@ class Service:
     def stream(self, prompt: str, max_tokens: int, **extra: Any) -> Any:
         """A greedy streamed completion that does not end by itself."""
         return self.openai.completions.create(
-            model=self.topology.resolved.target_id,
+            model=self.model,
             prompt=prompt,
             max_tokens=max_tokens,
             temperature=0,
@@ -52,7 +52,7 @@ class Service:
     def answer(self, prompt: str, max_tokens: int = 40, **extra: Any) -> Any:
         """The same, whole."""
         return self.openai.completions.create(
-            model=self.topology.resolved.target_id,
+            model=self.model,
             prompt=prompt,
             max_tokens=max_tokens,
             temperature=0,
@@ -71,6 +71,23 @@ class Service:
         body = self.admin.get("/admin/api/events").json()
         return [event for event in (body["events"] if isinstance(body, dict) else body) if event["kind"] == kind]
 
+    def train(self, paused: bool) -> None:
+        """Pause or resume training."""
+        self.admin.post(f"/admin/api/{'pause' if paused else 'resume'}", json={}).raise_for_status()
+
+    def acceptance(self, **extra: Any) -> float:
+        """Acceptance rate of one proposed token a round, over all prompts, with what serves now."""
+        figures = [self.answer(prompt, osd={"speculation_length": 1}, **extra).osd for prompt in PROMPTS]
+        return float(sum(f["accepted"] for f in figures) / sum(f["proposed"] for f in figures))
+
+
+@dataclass
+class Service(Server):
+    """A server in this process, whose actors tests may get hold of."""
+
+    topology: Topology
+    untrained_acceptance: float = 0.0
+
     def pid(self, actor: str) -> int:
         """Process id of an actor; waits while it restarts."""
 
@@ -81,10 +98,6 @@ class Service:
                 return None
 
         return wait_for(ask, f"{actor} to answer")
-
-    def train(self, paused: bool) -> None:
-        """Pause or resume training."""
-        self.admin.post(f"/admin/api/{'pause' if paused else 'resume'}", json={}).raise_for_status()
 
 
 def wait_for(condition: Callable[[], T | None], what: str, timeout_s: float = 90.0) -> T:
@@ -128,8 +141,9 @@ def run_service(config: Config) -> Iterator[Service]:
         codec = TextCodec.open(resolved.folder, resolved.target_id, config.target.max_context_tokens)
         app = create_app(config, topology.client, codec, admin_token_sha256=config.server.admin_token_sha256)
         with serve(app) as url:
-            service = Service(url, topology)
+            service = Service(url, resolved.target_id, topology)
             with service.openai, service.admin:
+                service.untrained_acceptance = service.acceptance(store=False)  # nothing can be learnt from these
                 yield service
 
 

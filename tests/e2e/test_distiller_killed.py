@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from osd.store_paths import checkpoint_dir
 from tests.e2e.conftest import PROMPTS, Service, wait_for
+from trainer.checkpoint import CheckpointFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
 
@@ -20,7 +22,7 @@ def _ask_all(service: Service) -> None:
 
 def _trainer(service: Service) -> dict[str, Any]:
     trainer: dict[str, Any] | None = service.status()["trainer"]
-    return trainer or {"steps": 0, "state": "away", "gate": {}}
+    return trainer or {"steps": 0, "trained_tokens": 0, "state": "away", "gate": {}}
 
 
 def test_it_resumes_from_its_checkpoint(service: Service) -> None:
@@ -29,6 +31,9 @@ def test_it_resumes_from_its_checkpoint(service: Service) -> None:
     # A gate attempt is followed by a checkpoint.
     wait_for(lambda: _trainer(service)["steps"] > 12 and _trainer(service)["gate"], "training and a gate")
     before = _trainer(service)
+    resolved, config = service.topology.resolved, service.topology.config
+    saved = CheckpointFolder(checkpoint_dir(config.state_dir, resolved.target_id, config.drafter.kind)).load()
+    assert saved is not None
     pid = service.pid("distiller")
     os.kill(pid, signal.SIGKILL)
     undisturbed = service.answer(PROMPTS[0])
@@ -36,17 +41,28 @@ def test_it_resumes_from_its_checkpoint(service: Service) -> None:
     assert service.pid("distiller") != pid
     wait_for(lambda: _trainer(service)["steps"] > 0, "the trainer to be back")
     # At most the steps since the last gate attempt are done again; from nothing it would start at one.
-    assert _trainer(service)["steps"] >= before["steps"] - 5 - 1
+    resumed = _trainer(service)
+    assert resumed["steps"] >= before["steps"] - 5 - 1
+    assert resumed["trained_tokens"] >= saved.progress["trained_tokens"] > 0
     wait_for(lambda: _trainer(service)["state"] == "training", "training to go on")
     wait_for(lambda: service.status()["restarts"]["distiller"] >= 1, "the supervisor to count the restart")
+
+    def published() -> list[dict[str, Any]]:
+        service.answer("something else: " + PROMPTS[_trainer(service)["steps"] % len(PROMPTS)])
+        return service.events("publish")  # the log is the new process's own
+
+    wait_for(published, "a version to be published by the new process")
 
 
 def test_a_pause_outlives_the_process(service: Service) -> None:
     service.train(paused=True)
     try:
         wait_for(lambda: _trainer(service)["state"] == "paused", "the pause")
-        os.kill(service.pid("distiller"), signal.SIGKILL)
+        steps, pid = _trainer(service)["steps"], service.pid("distiller")
+        os.kill(pid, signal.SIGKILL)
+        assert service.pid("distiller") != pid
         wait_for(lambda: _trainer(service)["state"] == "paused", "the pause after the restart")
+        assert _trainer(service)["steps"] <= steps
     finally:
         service.train(paused=False)
     wait_for(lambda: _trainer(service)["state"] != "paused", "training to be resumed")

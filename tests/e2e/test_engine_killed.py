@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
 from tests.e2e.conftest import PROMPTS, Service, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
+_TOKENS = 180
 
 
 def test_streams_go_on_where_the_engine_died(service: Service) -> None:
-    undisturbed = [service.answer(prompt, 180).choices[0].text for prompt in PROMPTS[:3]]
+    undisturbed = [service.answer(prompt, _TOKENS).choices[0].text for prompt in PROMPTS[:3]]
     pid, restarts = service.pid("engine"), service.status()["restarts"]["engine"]
-    streams = [service.stream(prompt, 180) for prompt in PROMPTS[:3]]
-    firsts = [next(stream) for stream in streams]
-    os.kill(pid, signal.SIGKILL)
-    texts, usages = [], []
-    for first, stream in zip(firsts, streams, strict=True):
-        chunks = [first, *stream]
-        texts.append("".join(chunk.choices[0].text for chunk in chunks if chunk.choices))
-        usages.append(chunks[-1].usage.completion_tokens)
-    assert texts == undisturbed
-    assert usages == [180] * 3
+    all_begun = threading.Barrier(4)
+
+    def read(prompt: str) -> tuple[str, int, float]:
+        """(text, number of tokens, longest pause between two chunks)."""
+        stream = service.stream(prompt, _TOKENS)
+        chunks, came_at_s = [next(stream)], [time.monotonic()]
+        all_begun.wait(60)
+        for chunk in stream:
+            chunks.append(chunk)
+            came_at_s.append(time.monotonic())
+        text = "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
+        return text, chunks[-1].usage.completion_tokens, max(b - a for a, b in pairwise(came_at_s))
+
+    with ThreadPoolExecutor(3) as pool:
+        reading = [pool.submit(read, prompt) for prompt in PROMPTS[:3]]
+        all_begun.wait(60)
+        os.kill(pid, signal.SIGKILL)
+        answers = [one.result() for one in reading]
+    assert [text for text, _, _ in answers] == undisturbed
+    assert [tokens for _, tokens, _ in answers] == [_TOKENS] * 3
+    # A new process imports torch and loads the target: none of the three had ended before the kill.
+    assert all(pause_s > 1 for _, _, pause_s in answers), answers
     assert service.pid("engine") != pid
     wait_for(lambda: service.status()["restarts"]["engine"] == restarts + 1, "the supervisor to count the restart")
     assert any("engine was restarted" in event["message"] for event in service.events("restart"))

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import PROMPTS, Service, wait_for
+from benchmarks.server import osd_server
+from osd.io.embedded_redis import EmbeddedRedis
+from tests.e2e.conftest import ADMIN_TOKEN, PROMPTS, Server, Service, wait_for
+from tests.saved_models import save_llama
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
 
 
-def _counts(service: Service) -> dict[str, float]:
-    counters = service.status()["engine"]["counters"]
+def _counts(server: Server) -> dict[str, float]:
+    counters = server.status()["engine"]["counters"]
     return {name: counters[f"outcomes_{name}"] for name in ("recorded", "spilled", "replayed", "dropped")}
+
+
+def _trainer(server: Server) -> dict[str, Any]:
+    trainer: dict[str, Any] | None = server.status()["trainer"]
+    return trainer or {"replay_records": 0, "held_out_records": 0, "stream_lag": None, "message": "away"}
+
+
+def _has_read_all(server: Server) -> bool:
+    trainer = _trainer(server)
+    return trainer["stream_lag"] == 0 and "away" not in trainer["message"]
 
 
 def test_outcomes_spill_and_are_replayed(service: Service) -> None:
@@ -35,6 +51,7 @@ def test_outcomes_spill_and_are_replayed(service: Service) -> None:
     after = _counts(service)
     assert after["dropped"] == before["dropped"]
     assert after["replayed"] - before["replayed"] == after["spilled"] - before["spilled"] > 0
+    wait_for(lambda: _has_read_all(service), "the trainer to read the stream again")
 
 
 def test_an_opted_out_query_leaves_no_outcome(service: Service) -> None:
@@ -42,3 +59,45 @@ def test_an_opted_out_query_leaves_no_outcome(service: Service) -> None:
     service.answer(PROMPTS[1], store=False)
     service.answer(PROMPTS[2])
     wait_for(lambda: _counts(service)["recorded"] == before + 1, "the other query's outcome")
+
+
+@pytest.fixture
+def external(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis that osd neither started nor starts again."""
+    redis = EmbeddedRedis(tmp_path / "redis", max_memory_bytes=128 << 20)
+    redis.start()
+    try:
+        yield redis
+    finally:
+        redis.stop()
+
+
+@pytest.mark.slow
+def test_an_external_redis_that_is_restarted(
+    external: EmbeddedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taught() -> int:
+        trainer = _trainer(server)
+        return int(trainer["replay_records"] + trainer["held_out_records"])
+
+    monkeypatch.setenv("OSD_ADMIN_TOKEN", ADMIN_TOKEN)
+    flags = ["--target", str(save_llama(tmp_path / "tiny")), "--max-context-tokens", "256", "--threads", "1"]
+    with osd_server(tmp_path / "state", tmp_path / "log", [*flags, "--redis-url", external.url], ready_s=90) as url:
+        server = Server(url, "tiny")
+        with server.openai, server.admin:
+            for prompt in PROMPTS:
+                server.answer(prompt)
+            wait_for(lambda: taught() == len(PROMPTS), "the trainer to have every outcome")
+            assert external.pid is not None
+            os.kill(external.pid, signal.SIGKILL)
+            for prompt in PROMPTS:
+                assert server.answer(prompt).usage.completion_tokens == 40
+            server.answer(PROMPTS[0], store=False)
+            wait_for(lambda: _counts(server)["spilled"] > 0, "an outcome to be spilled")
+            wait_for(lambda: "away" in _trainer(server)["message"], "the trainer to notice")
+            assert external.ensure_running()
+            wait_for(lambda: taught() == 2 * len(PROMPTS), "the trainer to have the outcomes of the meantime")
+            counts = _counts(server)
+    assert counts["recorded"] == 2 * len(PROMPTS)
+    assert counts["dropped"] == 0
+    assert counts["replayed"] == counts["spilled"] > 0
