@@ -148,7 +148,15 @@ def run_service(config: Config) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service that the kill tests share; each leaves it whole."""
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Started once, because that takes several seconds."""
     folder = tmp_path_factory.mktemp("e2e")
     yield from run_service(service_config(folder / "state", save_llama(folder / "tiny")))
+
+
+@pytest.fixture
+def service(shared_service: Service) -> Iterator[Service]:
+    """The service that the kill tests share; each leaves it whole, and idle until the next one."""
+    shared_service.train(paused=False)
+    yield shared_service
+    shared_service.train(paused=True)
