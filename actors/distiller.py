@@ -42,9 +42,9 @@ class DistillerActor:
         self._utilisation = 1.0
         self._paused = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._train, name="osd-trainer", daemon=True)
-        threading.Thread(target=self._watch, name="osd-watch", daemon=True).start()
-        self._thread.start()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._train, self._watch)]
+        for thread in self._threads:
+            thread.start()
 
     def status(self) -> TrainerStatus:
         """A snapshot."""
@@ -69,7 +69,8 @@ class DistillerActor:
     def close(self) -> None:
         """Stop training after the step in progress, and leave a checkpoint."""
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _may_train(self) -> bool:
         return self._utilisation < self._config.trainer.max_utilisation or self._config.trainer.max_utilisation >= 1.0

@@ -34,8 +34,10 @@ class SupervisorActor:
         self._restarts = dict.fromkeys(watched, 0)
         self._paused: bool | None = None
         """None: not told, or forgotten in a restart of our own."""
-        for name, actor_name in watched.items():
-            threading.Thread(target=self._watch, args=(name, actor_name), name=f"osd-{name}", daemon=True).start()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._watch, args=one, daemon=True) for one in watched.items()]
+        for thread in self._threads:
+            thread.start()
 
     def set_training_paused(self, paused: bool) -> None:
         """Keep the operator's wish, also beyond a restart of the distiller, which asks for it all the time."""
@@ -60,15 +62,21 @@ class SupervisorActor:
         """The newest events, oldest first."""
         return self._events.newest(limit)
 
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
     def _watch(self, name: str, actor_name: str) -> None:
         """Notice when an actor was restarted.
 
         consumes: its answers to pings
         waits for: the interval between two pings
-        is unblocked by: nothing else; it ends with the process
+        is unblocked by: `close`
         on failure: an actor that does not answer is asked again
         """
-        while True:
+        while not self._stop.wait(_PING_INTERVAL_S):
             try:
                 pid = ray.get(ray.get_actor(actor_name).ping.remote(), timeout=_PING_TIMEOUT_S)
             except Exception:  # noqa: BLE001 - Ray raises many kinds while an actor is away
@@ -79,4 +87,3 @@ class SupervisorActor:
                     self._restarts[name] += 1
                     message = f"{name} was restarted (process {before} -> {pid})"
                     self._events.add(Event(at_s=time.time(), kind="restart", message=message, data={"actor": name}))
-            time.sleep(_PING_INTERVAL_S)

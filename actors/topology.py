@@ -79,13 +79,11 @@ def start(config: Config, on_progress: Progress = lambda stage, share: None) -> 
         # Actors find one another by name: handles among constructor arguments would not outlive a restart.
         names = ActorNames.unique()
         engine = _create(EngineActor, names.engine, stack, config, redis_url)
-        stack.callback(_close, engine)
         _wait_for(engine)
         distiller = None
         watched = {"engine": names.engine}
         if config.trainer.enabled and config.outcomes.enabled:
             distiller = _create(DistillerActor, names.distiller, stack, config, redis_url, names)
-            stack.callback(_close, distiller)
             watched["distiller"] = names.distiller
         supervisor = _create(SupervisorActor, names.supervisor, stack, watched)
         on_progress("ready", 1.0)
@@ -158,6 +156,7 @@ def _start_ray(config: Config, stack: ExitStack) -> None:
 def _create(actor_class: type, name: str, stack: ExitStack, *args: Any) -> Any:
     handle = ray.remote(**_RESTARTING)(actor_class).options(name=name).remote(*args)
     stack.callback(ray.kill, handle)
+    stack.callback(_close, handle)
     return handle
 
 
