@@ -82,7 +82,7 @@ class DistillerActor:
         is unblocked by: `close`
         on failure: an engine that does not answer is loading or overloaded, so nothing is trained meanwhile
         """
-        while not self._stop.wait(_ASK_INTERVAL_S):
+        while not self._stop.is_set():
             try:
                 supervisor, engine = ray.get_actor(self._names.supervisor), ray.get_actor(self._names.engine)
                 paused = ray.get(supervisor.training_is_paused.remote(self._paused), timeout=_ASK_TIMEOUT_S)
@@ -91,6 +91,7 @@ class DistillerActor:
                 self._utilisation = ray.get(engine.utilisation.remote(), timeout=_ASK_TIMEOUT_S)
             except Exception:  # noqa: BLE001 - Ray raises many kinds while an actor restarts
                 self._utilisation = 1.0
+            self._stop.wait(_ASK_INTERVAL_S)
 
     def _train(self) -> None:
         """Build the trainer, trying again until it works, and run it."""

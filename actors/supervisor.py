@@ -62,6 +62,10 @@ class SupervisorActor:
         """The newest events, oldest first."""
         return self._events.newest(limit)
 
+    def ping(self) -> int:
+        """The process id."""
+        return os.getpid()
+
     def close(self) -> None:
         """Stop watching."""
         self._stop.set()
@@ -76,7 +80,7 @@ class SupervisorActor:
         is unblocked by: `close`
         on failure: an actor that does not answer is asked again
         """
-        while not self._stop.wait(_PING_INTERVAL_S):
+        while not self._stop.is_set():
             try:
                 pid = ray.get(ray.get_actor(actor_name).ping.remote(), timeout=_PING_TIMEOUT_S)
             except Exception:  # noqa: BLE001 - Ray raises many kinds while an actor is away
@@ -87,3 +91,4 @@ class SupervisorActor:
                     self._restarts[name] += 1
                     message = f"{name} was restarted (process {before} -> {pid})"
                     self._events.add(Event(at_s=time.time(), kind="restart", message=message, data={"actor": name}))
+            self._stop.wait(_PING_INTERVAL_S)
