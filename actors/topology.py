@@ -23,7 +23,7 @@ from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.outcome_stream import RedisOutcomeStream
 from osd.models.resolve import ResolvedTarget, resolve_target
 from osd.store_paths import redis_dir
-from osd.types import OsdError
+from osd.types import EngineStatus, OsdError
 
 _log = logging.getLogger(__name__)
 _REDIS_CHECK_S = 1.0
@@ -40,6 +40,8 @@ class Topology:
 
     config: Config
     resolved: ResolvedTarget
+    drafter: str
+    """Kind and version that serve at the start."""
     client: RayEngineClient
     engine: Any
     distiller: Any | None
@@ -79,7 +81,7 @@ def start(config: Config, on_progress: Progress = lambda stage, share: None) -> 
         # Actors find one another by name: handles among constructor arguments would not outlive a restart.
         names = ActorNames.unique()
         engine = _create(EngineActor, names.engine, stack, config, redis_url)
-        _wait_for(engine)
+        status = _wait_for(engine)
         distiller = None
         watched = {"engine": names.engine}
         if config.trainer.enabled and config.outcomes.enabled:
@@ -89,7 +91,8 @@ def start(config: Config, on_progress: Progress = lambda stage, share: None) -> 
         on_progress("ready", 1.0)
         processes = {"redis": lambda: redis.pid} if redis else {}
         client = RayEngineClient(engine, distiller, supervisor, processes=processes)
-        return Topology(config, resolved, client, engine, distiller, supervisor, redis, stack.pop_all())
+        drafter = f"{status.drafter_kind} v{status.drafter_version}"
+        return Topology(config, resolved, drafter, client, engine, distiller, supervisor, redis, stack.pop_all())
 
 
 def _start_redis(config: Config, stack: ExitStack) -> EmbeddedRedis | None:
@@ -168,9 +171,12 @@ def _close(actor: Any) -> None:
         _log.debug("an actor did not close: %s", error)
 
 
-def _wait_for(engine: Any) -> None:
+def _wait_for(engine: Any) -> EngineStatus:
+    """The engine's first status, as soon as it serves; or why it can't."""
     try:
         ray.get(engine.ready.remote())
+        status: EngineStatus = ray.get(engine.status.remote())
+        return status
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OsdError):
             raise error.cause from None

@@ -31,6 +31,7 @@ class Serving:
 
     url: str
     model: str
+    drafter: str
     admin_token: str | None
     """Made for this start; None when the operator set one."""
 
@@ -73,7 +74,7 @@ def _serve(
     with start(config, progress) as topology:
         token, digest = admin_token(config)
         app = create_app(config, topology.client, codec, admin_token_sha256=digest)
-        on_ready(Serving(url_of(listener), resolved.target_id, token))
+        on_ready(Serving(url_of(listener), resolved.target_id, topology.drafter, token))
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S)
         )
