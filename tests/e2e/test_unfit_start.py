@@ -89,7 +89,7 @@ def assert_nothing_is_left(state_dir: Path, patience_s: float) -> None:
         time.sleep(0.1)
 
 
-def refusal(state_dir: Path, *arguments: object, within_s: float = 20.0) -> str:
+def refusal(state_dir: Path, *arguments: object, within_s: float = 60.0) -> str:
     """The one line that it ends with; nothing of it is left."""
     with program(state_dir, *arguments) as process:
         out, err = process.communicate(timeout=within_s)
