@@ -171,7 +171,7 @@ class RayEngineClient:
         try:
             query.box_id = await _ask(self._engine.submit.remote, self._client_id, query.request, timeout_s=None)
         except _AWAY as error:
-            _log.warning("the engine is away, a query waits for it: %s", type(error).__name__)
+            _log.debug("the engine is away, a query waits for it: %s", type(error).__name__)
         except Exception:
             query.is_finished = True
             raise
