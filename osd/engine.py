@@ -31,6 +31,7 @@ from osd.types import (
     AcceptancePoint,
     EngineStatus,
     Event,
+    EventKind,
     FinishReason,
     Request,
     SamplingParams,
@@ -377,8 +378,6 @@ class Engine:
         """End every query with an error: a step broke, and their state can't be trusted."""
         return [self._finish(sequence, "error", error=error) for sequence in list(self._sequences.values())]
 
-    # ---- small helpers ---------------------------------------------------------------------------------------------
-
     def _reason_to_finish(self, sequence: Sequence) -> FinishReason | None:
         ended = sequence.output_ids[-1] in self.target.eos_ids and not sequence.request.params.ignore_eos
         if ended or sequence.answer.stopped:
@@ -396,5 +395,5 @@ class Engine:
         if self.drafter:
             self.drafter.move_row(sequence.row, row)
 
-    def _event(self, kind: str, message: str, **data: float | int | str) -> None:
-        self.on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))  # type: ignore[arg-type]
+    def _event(self, kind: EventKind, message: str, **data: float | int | str) -> None:
+        self.on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))
