@@ -1,8 +1,8 @@
 """The demo: stream real tool-call prompts to a server with an untrained drafter, and watch it learn.
 
 Prints a table by window of queries: acceptance, speed, drafter version, and the speed of plain decoding measured in the
-same window under the same training load. Then plain decoding on the last window's prompts, what training costs, a PNG
-plot, and one JSON line.
+same window under the same training load. Then plain decoding on the last window's prompts, the same from a server that
+does not train and has all cores (what training costs), a PNG plot, and one JSON line.
 
     python -m benchmarks.adapt [--quick] [--queries N]
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from openai import OpenAI
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,12 +31,8 @@ from benchmarks.plots import plot_adaptation
 from benchmarks.prompts import Messages, tool_call_prompts
 from benchmarks.server import osd_server
 
-_TRAINER_SETTINGS = """
+_QUICK_SETTINGS = """
 [trainer]
-nice = 5
-"""
-"""The demo never leaves the engine idle: at the lowest priority, the trainer would hardly get a turn on two cores."""
-_QUICK_SETTINGS = """\
 held_out_share = 0.25
 gate_every_steps = 8
 """
@@ -141,34 +138,47 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     token = secrets.token_urlsafe(16)
     prompts = tool_call_prompts(seed=args.seed)[: args.queries]
-    flags = ["--max-utilisation", "1.0", *args.serve_flag]
-    console.print(f"{len(prompts)} tool-call prompts, {args.max_tokens} tokens at most, greedy, one at a time; {flags}")
+    console.print(f"{len(prompts)} tool-call prompts, {args.max_tokens} tokens at most, greedy, one at a time")
     with tempfile.TemporaryDirectory(prefix="osd-demo-") as scratch:
         state_dir = Path(args.state_dir) if args.state_dir else Path(scratch)
         _share_converted_models(state_dir)
-        hashed = hashlib.sha256(token.encode()).hexdigest()
         config = out / "demo.toml"
-        config.write_text(
-            f'[server]\nadmin_token_sha256 = "{hashed}"\n' + _TRAINER_SETTINGS + (_QUICK_SETTINGS if args.quick else "")
-        )
-        with osd_server(state_dir, out / "server.log", ["--config", str(config), *flags]) as url:
+        config.write_text(_settings(token, args.quick))
+        common = ["--config", str(config), *args.serve_flag]
+        with osd_server(state_dir, out / "server.log", [*common, "--max-utilisation", "1.0"]) as url:
             admin = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
             asker = Asker(url, args.max_tokens)
-            answers, controls = _stream(console, asker, prompts, args.control_every)
-            closing = _closing(console, asker, admin, prompts[-args.window :])
+            answers, controls = _stream(console, asker, prompts, args)
+            closing = {"on": _closing(asker, prompts[-args.window :])}
             versions = admin.get("/admin/api/versions").json()
-            trainer = admin.get("/admin/api/status").json()["trainer"]
+            status = admin.get("/admin/api/status").json()
+        console.print("the last prompts again, from a server that does not train and has all cores")
+        with osd_server(state_dir, out / "server-frozen.log", [*common, "--no-train", "--threads", "0"]) as url:
+            asker = Asker(url, args.max_tokens)
+            asker.ask(prompts[0], store=False)
+            closing["off"] = _closing(asker, prompts[-args.window :])
     windows = _windows(answers, controls, args.window)
     _print_windows(console, windows, args.window)
     _print_closing(console, closing)
     plot = out / "adaptation.png"
     plot_adaptation(plot, [(a.drafter_version, a.committed, a.rounds) for a in answers], args.window)
     console.print(f"plot: {plot}")
-    print(json.dumps(_report(args, windows, closing, versions, trainer)))  # the last line is for machines
+    print(json.dumps(_report(args, windows, closing, versions, status)))  # the last line is for machines
+
+
+def _settings(token: str, quick: bool) -> str:
+    """The server's file: training never waits for the engine to be idle, so it has a core that the engine leaves alone.
+
+    Cores are split, not shared: the engine's threads wait for one another several times in every layer.
+    """
+    threads = max((psutil.cpu_count(logical=False) or 1) - 1, 1)
+    hashed = hashlib.sha256(token.encode()).hexdigest()
+    settings = f'[server]\nadmin_token_sha256 = "{hashed}"\n\n[target]\nthreads = {threads}\n'
+    return settings + (_QUICK_SETTINGS if quick else "")
 
 
 def _stream(
-    console: Console, asker: Asker, prompts: list[Messages], control_every: int
+    console: Console, asker: Asker, prompts: list[Messages], args: argparse.Namespace
 ) -> tuple[list[Answer], dict[int, tuple[Answer, Answer]]]:
     """Ask every prompt; every so many of them is asked plainly too, so that speeds compare under one training load."""
     answers: list[Answer] = []
@@ -185,29 +195,24 @@ def _stream(
         for number, messages in enumerate(prompts):
             answer = asker.ask(messages)
             answers.append(answer)
-            if number % control_every == control_every - 1:
+            if number % args.control_every == args.control_every - 1:
                 controls[number] = (answer, asker.ask(messages, plain=True, store=False))
             recent = Window(answers[-20:])
             label = f"acceptance length {recent.acceptance_length:.2f}, drafter v{recent.drafter_version}"
             progress.update(task, advance=1, description=label)
+            if number % args.window == args.window - 1:
+                length = Window(answers[-args.window :]).acceptance_length
+                console.print(f"after {number + 1} queries: acceptance length {length:.2f}, v{answer.drafter_version}")
     return answers, controls
 
 
-def _closing(
-    console: Console, asker: Asker, admin: httpx.Client, prompts: list[Messages]
-) -> dict[str, dict[str, Window]]:
-    """The last window's prompts again, speculative and plain in turn, with training on and then paused."""
-    closing: dict[str, dict[str, Window]] = {}
-    for training in ("on", "paused"):
-        if training == "paused":
-            admin.post("/admin/api/pause", json={}).raise_for_status()
-        speculative, plain = [], []
-        for messages in prompts:
-            speculative.append(asker.ask(messages, store=False))
-            plain.append(asker.ask(messages, plain=True, store=False))
-        closing[training] = {"speculative": Window(speculative), "plain": Window(plain)}
-        console.print(f"closing runs with training {training}: done")
-    return closing
+def _closing(asker: Asker, prompts: list[Messages]) -> dict[str, Window]:
+    """Prompts that were asked before, speculative and plain in turn."""
+    speculative, plain = [], []
+    for messages in prompts:
+        speculative.append(asker.ask(messages, store=False))
+        plain.append(asker.ask(messages, plain=True, store=False))
+    return {"speculative": Window(speculative), "plain": Window(plain)}
 
 
 def _windows(
@@ -254,8 +259,8 @@ def _print_closing(console: Console, closing: dict[str, dict[str, Window]]) -> N
             f"{fast.acceptance_length:.2f}",
         )
     console.print(table)
-    cost = 1 - _ratio(closing["on"]["plain"].tokens_per_s, closing["paused"]["plain"].tokens_per_s)
-    console.print(f"training costs plain decoding {cost:.1%} of its speed here")
+    cost = 1 - _ratio(closing["on"]["plain"].tokens_per_s, closing["off"]["plain"].tokens_per_s)
+    console.print(f"training, and the core it has, cost plain decoding {cost:.1%} of its speed here")
 
 
 def _report(
@@ -263,7 +268,7 @@ def _report(
     windows: list[tuple[int, Window, Window, Window]],
     closing: dict[str, dict[str, Window]],
     versions: list[dict[str, Any]],
-    trainer: dict[str, Any] | None,
+    status: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "benchmark": "adapt",
@@ -291,7 +296,8 @@ def _report(
             for training, runs in closing.items()
         },
         "versions_published": len(versions),
-        "trained_tokens": (trainer or {}).get("trained_tokens"),
+        "trained_tokens": (status["trainer"] or {}).get("trained_tokens"),
+        "resident_bytes": status["processes"],
     }
 
 

@@ -116,5 +116,9 @@ class EngineLoop:
         except Exception as error:
             _log.exception("a step failed; its queries end with an error")
             deltas = self._engine.fail_all(f"internal error: {type(error).__name__}")
-        if deltas:
+        if not deltas:
+            return
+        try:
             self._deliver(deltas)
+        except Exception:
+            _log.exception("deltas of %d queries were not delivered", len(deltas))

@@ -15,6 +15,7 @@ import uvicorn
 
 from actors.topology import start
 from osd.config import Config
+from osd.drafters.create import check_drafter_model
 from osd.models.resolve import resolve_target
 from osd.text import TextCodec
 from osd.types import OsdError
@@ -70,6 +71,8 @@ def _serve(
     check_machine(config)
     resolved = resolve_target(config.target.model, config.state_dir, progress)
     check_weight_files(resolved.folder)
+    if config.drafter.kind == "model" and config.drafter.model:
+        check_drafter_model(config, resolved.folder)
     codec = TextCodec.open(resolved.folder, resolved.target_id, config.target.max_context_tokens)
     with start(config, progress) as topology:
         token, digest = admin_token(config)

@@ -49,21 +49,30 @@ def new_drafter_model(config: Config, target_folder: Path) -> Any:
     Raises:
         OsdError: it cannot be had, or has another vocabulary than the target.
     """
-    from transformers import AutoConfig
-
-    target = AutoConfig.from_pretrained(target_folder).get_text_config()
     if not config.drafter.model:
         return _first_layers(target_folder, config.drafter.layers)
-    resolved = resolve_target(config.drafter.model, config.state_dir)
-    model = load_causal_lm(resolved.folder, dtype=torch.float32, device=torch.device("cpu"))
-    vocab_tokens = model.config.get_text_config().vocab_size
-    if vocab_tokens != target.vocab_size:
+    folder = check_drafter_model(config, target_folder)
+    return load_causal_lm(folder, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def check_drafter_model(config: Config, target_folder: Path) -> Path:
+    """See, without loading it, that the causal LM named as drafter shares the target's tokenizer; its folder.
+
+    Raises:
+        OsdError: it cannot be had, or has another vocabulary than the target.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    name, folders = config.drafter.model, (resolve_target(config.drafter.model, config.state_dir).folder, target_folder)
+    ours, theirs = (AutoConfig.from_pretrained(folder).get_text_config().vocab_size for folder in folders)
+    if ours != theirs:
         raise OsdError(
-            f"drafter {config.drafter.model!r} has {vocab_tokens} tokens, the target {target.vocab_size}: "
-            "a drafter must share the target's tokenizer"
+            f"drafter {name!r} has {ours} tokens, the target {theirs}: a drafter must share the target's tokenizer"
         )
-    _check_same_tokenizer(resolved.folder, target_folder, config.drafter.model)
-    return model
+    our_ids, their_ids = (AutoTokenizer.from_pretrained(folder).get_vocab() for folder in folders)
+    if our_ids != their_ids:
+        raise OsdError(f"drafter {name!r} has another tokenizer than the target; a drafter must share it")
+    return folders[0]
 
 
 def open_drafter(config: Config, manifest_config: dict[str, Any], target: Target, target_folder: Path) -> Drafter:
@@ -110,10 +119,3 @@ def _first_layers(target_folder: Path, num_layers: int) -> Any:
     )
     return model.eval().requires_grad_(False)
 
-
-def _check_same_tokenizer(drafter_folder: Path, target_folder: Path, name: str) -> None:
-    from transformers import AutoTokenizer
-
-    ours, theirs = (AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (drafter_folder, target_folder))
-    if ours != theirs:
-        raise OsdError(f"drafter {name!r} has another tokenizer than the target; a drafter must share it")
