@@ -118,4 +118,3 @@ def _first_layers(target_folder: Path, num_layers: int) -> Any:
         target_folder, config=config, dtype=torch.float32, attn_implementation="sdpa"
     )
     return model.eval().requires_grad_(False)
-

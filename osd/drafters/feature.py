@@ -16,7 +16,8 @@ from torch import Tensor
 
 from osd.drafters.choose import ChainChoice
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
-from osd.drafters.weights import check_state, clear_non_finite
+from osd.drafters.weights import check_state
+from osd.models.slot_cache import clear_non_finite
 from osd.proposal import DraftBatch, Proposal
 from osd.types import WeightsRefusedError
 

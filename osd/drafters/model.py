@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from osd.drafters.choose import ChainChoice
-from osd.drafters.weights import check_state, clear_non_finite, model_state
+from osd.drafters.weights import check_state, model_state
 from osd.models.slot_model import SlotModel
 from osd.proposal import DraftBatch, Proposal
 
@@ -61,9 +61,7 @@ class ModelDrafter:
         """New weights, copied in place; the cache stays."""
         check_state(state, self.state())
         self._lm.model.load_state_dict(dict(state), strict=False)
-        for layer in self._lm.cache.layers:
-            clear_non_finite(layer.keys)
-            clear_non_finite(layer.values)
+        self._lm.clear_non_finite()
         self.version = version
 
     @torch.no_grad()

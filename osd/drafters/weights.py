@@ -30,15 +30,6 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
             raise WeightsRefusedError(f"tensor {name!r} has type {tensor.dtype}, expected {expected[name].dtype}")
 
 
-def clear_non_finite(cached: Tensor) -> None:
-    """Zero what overflowing weights left in a cache.
-
-    Masked or not, a NaN there would turn everything computed over its row into NaN, for good.
-    """
-    if not bool(cached.sum().isfinite()):
-        cached.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-
-
 def model_state(model: Any) -> dict[str, Tensor]:
     """The tensors that a version of a `model` drafter carries: tied weights once."""
     tied = bool(model.config.get_text_config().tie_word_embeddings)

@@ -15,6 +15,15 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
+def clear_non_finite(cached: Tensor) -> None:
+    """Zero what overflowing weights left in a cache.
+
+    Masked or not, a NaN there would turn everything computed over its row into NaN, for good.
+    """
+    if not bool(cached.sum().isfinite()):
+        cached.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+
 class PassWindow:
     """Which rows and positions the current pass writes and sees; shared by every layer."""
 
@@ -98,11 +107,17 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 class SlotCache(Cache):  # type: ignore[misc]
     """All layers' slots, in the form that transformers' models accept as `past_key_values`."""
 
-    def __init__(self, num_layers: int, num_slots: int, max_len: int, device: torch.device) -> None:
-        self.window = PassWindow(device)
-        super().__init__(layers=[SlotLayer(self.window, num_slots, max_len) for _ in range(num_layers)])
+    def __init__(self, window: PassWindow, num_layers: int, num_slots: int, max_len: int) -> None:
+        super().__init__(layers=[SlotLayer(window, num_slots, max_len) for _ in range(num_layers)])
 
     def move(self, source: int, destination: int, num_tokens: int) -> None:
         """Copy a row's first positions over another row's, in every layer."""
         for layer in self.layers:
             layer.move(source, destination, num_tokens)
+
+    def clear_non_finite(self) -> None:
+        """See the function of this name."""
+        for layer in self.layers:
+            if layer.is_initialized:
+                clear_non_finite(layer.keys)
+                clear_non_finite(layer.values)

@@ -40,7 +40,11 @@ class Target:
         max_new_tokens: int,
     ) -> None:
         self.lm = SlotModel(
-            model, num_slots=num_slots, max_context_tokens=max_context_tokens, max_new_tokens=max_new_tokens
+            model,
+            num_slots=num_slots,
+            max_context_tokens=max_context_tokens,
+            max_new_tokens=max_new_tokens,
+            frozen=True,
         )
         self.target_id = target_id
         self.eos_ids = eos_ids

@@ -1,0 +1,67 @@
+"""The slot KV cache of a fused model: every layer's keys and values in one tensor, addressed once a pass.
+
+What a pass writes and sees is the same in every layer, so the views are made once for all of them.
+
+Shapes: S slots, B rows of a pass, Q new positions, L cached positions seen, M key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from osd.models.slot_cache import PassWindow, clear_non_finite
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWindow:
+    """One layer's cache, as a pass writes and sees it."""
+
+    keys_BMLD: Tensor
+    values_BMLD: Tensor
+    _written: Tensor
+    _rows_B1: Tensor | None
+    _positions_BQ: Tensor
+
+    def write(self, heads_BQYD: Tensor) -> None:
+        """Keep the new positions' keys, then values: Y = 2M heads."""
+        if self._rows_B1 is None:
+            self._written.copy_(heads_BQYD[0])
+        else:
+            self._written[self._rows_B1, self._positions_BQ] = heads_BQYD
+
+
+class FlatCache:
+    """Preallocated for all layers and slots: `[layers, S, 2M, max_len, D]`."""
+
+    def __init__(
+        self, num_layers: int, num_slots: int, max_len: int, num_key_heads: int, head_size: int, like: Tensor
+    ) -> None:
+        shape = (num_layers, num_slots, 2 * num_key_heads, max_len, head_size)
+        self._all = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self._by_position = self._all.transpose(2, 3)
+        self._num_key_heads = num_key_heads
+
+    def at(self, window: PassWindow) -> Iterator[LayerWindow]:
+        """Every layer's cache."""
+        seen = self._all[:, window.first_row : window.first_row + window.num_rows, :, : window.num_seen]
+        keys, values = seen[:, :, : self._num_key_heads].unbind(0), seen[:, :, self._num_key_heads :].unbind(0)
+        rows_B1: Tensor | None = window.rows_B1
+        written = self._by_position
+        if window.num_rows == 1:  # a slice is written faster than an index
+            start = window.starts[0]
+            written, rows_B1 = written[:, window.first_row, start : start + window.num_new], None
+        for layer in zip(keys, values, written.unbind(0), strict=True):
+            yield LayerWindow(*layer, rows_B1, window.positions_BQ)
+
+    def move(self, source: int, destination: int, num_tokens: int) -> None:
+        """Copy a row's first positions over another row's, in every layer."""
+        self._all[:, destination, :, :num_tokens] = self._all[:, source, :, :num_tokens]
+
+    def clear_non_finite(self) -> None:
+        """See the function of this name."""
+        for layer in self._all:
+            clear_non_finite(layer)

@@ -1,0 +1,107 @@
+"""The fused pass: which models take it, that it follows their weights, and that a wrong one is not used.
+
+That its logits are the plain model's is shown in test_slot_model.py, whose families take it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+import osd.models.fused as fused
+from osd.models.slot_model import SlotModel
+from tests.engine_kit import plain_logits
+
+_SHAPE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "attn_implementation": "sdpa",
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+_IDS = torch.arange(3, 15)
+
+
+def _llama(dtype: torch.dtype = torch.float32, seed: int = 0, **shape: Any) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SHAPE, **shape))
+    return model.to(dtype).eval()
+
+
+def _slots(model: Any, *, frozen: bool = False) -> SlotModel:
+    return SlotModel(model, num_slots=2, max_context_tokens=64, max_new_tokens=16, frozen=frozen)
+
+
+def _logits(slots: SlotModel) -> Tensor:
+    logits_BQV = slots.forward(0, _IDS[None], [0]).logits_BQV
+    assert logits_BQV is not None
+    return logits_BQV[0]
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_families_that_take_it(name: str) -> None:
+    config = getattr(transformers, f"{name}Config")(**_SHAPE)
+    assert _slots(getattr(transformers, f"{name}ForCausalLM")(config).eval()).is_fused
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_act": "gelu"}, {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}}],
+)
+def test_models_of_another_shape_take_transformers_own_pass(change: dict[str, Any]) -> None:
+    model = _llama(**change)
+    slots = _slots(model)
+    assert not slots.is_fused
+    torch.testing.assert_close(_logits(slots), plain_logits(model, _IDS.tolist()), atol=1e-4, rtol=1e-4)
+
+
+def test_biases_are_fused_too() -> None:
+    model = _llama(attention_bias=True, mlp_bias=True)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    slots = _slots(model)
+    assert slots.is_fused
+    torch.testing.assert_close(_logits(slots), plain_logits(model, _IDS.tolist()), atol=1e-4, rtol=1e-4)
+
+
+def test_a_fused_pass_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr(fused, "_rotate", lambda heads, cos, sin: heads)
+    model = _llama()
+    slots = _slots(model)
+    assert not slots.is_fused
+    assert "the fused pass is not used for LlamaForCausalLM" in caplog.text
+    torch.testing.assert_close(_logits(slots), plain_logits(model, _IDS.tolist()), atol=1e-4, rtol=1e-4)
+
+
+def test_it_follows_weights_that_are_loaded_later() -> None:
+    """A `model` drafter's are swapped in place."""
+    model, other = _llama(), _llama(seed=1)
+    slots = _slots(model)
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(_logits(slots), plain_logits(other, _IDS.tolist()), atol=1e-4, rtol=1e-4)
+
+
+def test_frozen_weights_are_kept_once_and_the_embedding_stays() -> None:
+    live, model = _slots(_llama(torch.bfloat16)), _llama(torch.bfloat16)
+    frozen = _slots(model, frozen=True)
+    torch.testing.assert_close(_logits(frozen), _logits(live), atol=0.05, rtol=0.05)
+    assert model.model.layers[0].self_attn.q_proj.weight.numel() == 0
+    assert model.get_input_embeddings().weight.shape == model.get_output_embeddings().weight.shape == (64, 32)
+
+
+def test_float32_is_not_repacked() -> None:
+    """It is there for exactness: the same products in the same order as without `frozen`."""
+    live, frozen = _slots(_llama()), _slots(_llama(), frozen=True)
+    assert torch.equal(_logits(frozen), _logits(live))
