@@ -108,7 +108,8 @@ class FeatureStudent:
         assert batch.hidden_BTH is not None
         with mixed_precision(self._device, self._compute_dtype):
             embedding_BTH = F.embedding(batch.input_ids_BT, self._shared.embedding_VH).float()
-            inputs = net.attention_inputs(embedding_BTH, batch.hidden_BTH.float(), batch.positions_BT)
+            cos_BTD, sin_BTD = net.rotation(batch.positions_BT, torch.float32)
+            inputs = net.attention_inputs(embedding_BTH, batch.hidden_BTH.float(), cos_BTD, sin_BTD)
             keys, values = [inputs.key_BNTD], [inputs.value_BNTD]
             inputs = inputs._replace(
                 residual_BTH=inputs.residual_BTH[:, start:], query_BNTD=inputs.query_BNTD[:, :, start:]
@@ -118,8 +119,9 @@ class FeatureStudent:
                 yield feature_BQH
                 if depth == self._unroll_steps:
                     return
+                before_BQH = F.pad(feature_BQH[:, :-1], (0, 0, 1, 0))
                 inputs = net.attention_inputs(
-                    embedding_BTH[:, start:], F.pad(feature_BQH[:, :-1], (0, 0, 1, 0)), batch.positions_BT[:, start:]
+                    embedding_BTH[:, start:], before_BQH, cos_BTD[:, start:], sin_BTD[:, start:]
                 )
                 keys.append(inputs.key_BNTD)
                 values.append(inputs.value_BNTD)

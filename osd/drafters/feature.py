@@ -17,7 +17,9 @@ from torch import Tensor
 from osd.drafters.choose import ChainChoice
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
 from osd.drafters.weights import check_state
-from osd.models.slot_cache import clear_non_finite
+from osd.models.flat_cache import FlatCache
+from osd.models.projections import DenseProjection, pack
+from osd.models.slot_cache import PassWindow
 from osd.proposal import DraftBatch, Proposal
 from osd.types import WeightsRefusedError
 
@@ -43,12 +45,12 @@ class FeatureDrafter:
         self._shared = shared
         self.device, self.dtype = shared.embedding_VH.device, shared.embedding_VH.dtype
         self.net = FeatureNet(config).to(self.device, self.dtype).eval().requires_grad_(False)
-        self._head_RH, self._bias_R = head_rows(shared, self.net.vocab_ids_R)
         length = max_context_tokens + config.window_tokens + max_length
         head_size = config.hidden_size // config.num_heads
-        shape = (num_slots, config.num_heads, length, head_size)
-        self._keys = torch.zeros(shape, dtype=self.dtype, device=self.device)
-        self._values = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        self._cache = FlatCache(1, num_slots, length, config.num_heads, head_size, like=shared.embedding_VH)
+        self._window = PassWindow(self.device)
+        self._cos_LD, self._sin_LD = self.net.rotation(torch.arange(length, device=self.device), self.dtype)
+        self._take_weights()
         # Row b's cache is sound for entries first[b] .. end[b] - 1.
         self._first = [0] * num_slots
         self._end = [0] * num_slots
@@ -59,10 +61,8 @@ class FeatureDrafter:
 
     def move_row(self, source: int, destination: int) -> None:
         """Move a row's cache."""
-        end = self._end[source]
-        self._keys[destination, :, :end] = self._keys[source, :, :end]
-        self._values[destination, :, :end] = self._values[source, :, :end]
-        self._first[destination], self._end[destination] = self._first[source], end
+        self._cache.move(source, destination, self._end[source])
+        self._first[destination], self._end[destination] = self._first[source], self._end[source]
 
     def state(self) -> dict[str, Tensor]:
         """What a weight version carries."""
@@ -78,11 +78,8 @@ class FeatureDrafter:
             # Its two shares of probability would not be told apart, and the output would not be the target's.
             raise WeightsRefusedError("tensor 'vocab_ids_R' names a token twice")
         self.net.load_state_dict(dict(state))
-        self._head_RH.copy_(self._shared.head_VH[ids_R.to(self.device)])
-        if self._bias_R is not None and self._shared.head_bias_V is not None:
-            self._bias_R.copy_(self._shared.head_bias_V[ids_R.to(self.device)])
-        clear_non_finite(self._keys)
-        clear_non_finite(self._values)
+        self._take_weights()
+        self._cache.clear_non_finite()
         self.version = version
 
     @torch.no_grad()
@@ -92,7 +89,7 @@ class FeatureDrafter:
         feature_BH = self._catch_up(batch)
         ends = [num - 1 for num in batch.num_tokens]
         for step in range(choice.num_steps):
-            token_B = choice.take(F.linear(feature_BH, self._head_RH, self._bias_R))
+            token_B = choice.take(self._head(feature_BH))
             if step + 1 < choice.num_steps:
                 feature_BH = self._pass(token_B[:, None], feature_BH[:, None], [end + step for end in ends])[:, 0]
         return choice.proposal(self.version)
@@ -119,23 +116,37 @@ class FeatureDrafter:
 
     def _pass(self, tokens_BT: Tensor, hidden_BTH: Tensor, starts: Sequence[int]) -> Tensor:
         """Write entries from `starts[b]` on, attend within the window, and return features `[B, T, H]`."""
-        num_rows, num_new = tokens_BT.shape
-        positions_BT = torch.tensor(starts, device=self.device)[:, None] + torch.arange(num_new, device=self.device)
-        inputs = self.net.attention_inputs(F.embedding(tokens_BT, self._shared.embedding_VH), hidden_BTH, positions_BT)
-        for row, start in enumerate(starts):
-            self._keys[row, :, start : start + num_new] = inputs.key_BNTD[row]
-            self._values[row, :, start : start + num_new] = inputs.value_BNTD[row]
-        low = max(min(starts) - self.config.window_tokens + 1, 0)
-        seen = slice(low, max(starts) + num_new)
-        entries_L = torch.arange(seen.start, seen.stop, device=self.device)
-        first_B11 = torch.tensor(self._first[:num_rows], device=self.device)[:, None, None]
-        query_BT1 = positions_BT[:, :, None]
-        mask_BTL = (entries_L <= query_BT1) & (entries_L > query_BT1 - self.config.window_tokens)
-        mask_BTL &= entries_L >= first_B11
+        window = self._window
+        window.set(0, starts, tokens_BT.shape[1])
+        inputs = self.net.attention_inputs(
+            F.embedding(tokens_BT, self._shared.embedding_VH),
+            hidden_BTH,
+            self._cos_LD[window.positions_BQ],
+            self._sin_LD[window.positions_BQ],
+        )
+        [cached] = self._cache.at(window)
+        cached.write(torch.cat((inputs.key_BNTD, inputs.value_BNTD), dim=1).transpose(1, 2))
+        oldest = max(min(starts) - self.config.window_tokens + 1, min(self._first[: len(starts)]))
         attended_BNTD = F.scaled_dot_product_attention(
             inputs.query_BNTD,
-            self._keys[:num_rows, :, seen],
-            self._values[:num_rows, :, seen],
-            attn_mask=mask_BTL[:, None],
+            cached.keys_BMLD[:, :, oldest:],
+            cached.values_BMLD[:, :, oldest:],
+            attn_mask=self._mask(oldest),
         )
         return self.net.feature(inputs.residual_BTH, attended_BNTD)
+
+    def _mask(self, oldest: int) -> Tensor | None:
+        """Which entries from `oldest` on each query looks at, `[B, 1, T, L]`; None: at all of them."""
+        window = self._window
+        if window.num_rows == window.num_new == 1:
+            return None
+        entries_L = torch.arange(oldest, window.num_seen, device=self.device)
+        first_B11 = torch.tensor(self._first[: window.num_rows], device=self.device)[:, None, None]
+        query_BT1 = window.positions_BQ[:, :, None]
+        mask_BTL = (entries_L <= query_BT1) & (entries_L > query_BT1 - self.config.window_tokens)
+        return (mask_BTL & (entries_L >= first_B11))[:, None]
+
+    def _take_weights(self) -> None:
+        """Bring the net's matrices and the head's rows into the layout that is read fastest."""
+        self.net.pack()
+        self._head = pack(DenseProjection(*head_rows(self._shared, self.net.vocab_ids_R)))

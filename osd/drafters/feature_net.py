@@ -20,6 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from osd.models.norms import rms_norm
+from osd.models.projections import DenseProjection, Projection, pack
+from osd.models.rotary import rotate, rotation
+
+_MATRICES = ("fuse", "qkv", "attention_out", "gate_up", "down")
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureConfig:
@@ -93,6 +99,7 @@ class FeatureNet(nn.Module):
         self.feature_norm = nn.RMSNorm(size, eps=1e-6)
         # In most BPE vocabularies a low id means an early merge, so a frequent token: a fair start before any traffic.
         self.register_buffer("vocab_ids_R", torch.arange(config.vocab_tokens))
+        self._packed: dict[str, Projection] = {}
 
     def reset_parameters(self, seed: int) -> None:
         """Seeded initial weights that learn fast (docs/decisions.md has the measurements).
@@ -111,37 +118,49 @@ class FeatureNet(nn.Module):
             self.fuse.weight[:, self.config.hidden_size :].add_(torch.eye(self.config.hidden_size), alpha=2.0)
             self.feature_norm.weight.mul_(0.5)
 
-    def attention_inputs(self, embedding_BTH: Tensor, hidden_BTH: Tensor, positions_BT: Tensor) -> AttentionInputs:
+    def pack(self) -> None:
+        """For serving: copy the matrices into the layout that the device reads fastest. Again after every change."""
+        for name in _MATRICES:
+            self._packed[name] = pack(DenseProjection(getattr(self, name).weight))
+
+    def rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of positions, `[..., D]`."""
+        return rotation(positions, self.config.hidden_size // self.config.num_heads, self.config.rope_theta, dtype)
+
+    def attention_inputs(
+        self, embedding_BTH: Tensor, hidden_BTH: Tensor, cos_BTD: Tensor, sin_BTD: Tensor
+    ) -> AttentionInputs:
         """Fuse token and hidden state, and project to rotated queries and keys, and values."""
-        size = self.config.num_heads
-        fused_BTH = self.fuse(torch.cat((self.embedding_norm(embedding_BTH), self.hidden_norm(hidden_BTH)), dim=-1))
+        both = torch.cat((_norm(embedding_BTH, self.embedding_norm), _norm(hidden_BTH, self.hidden_norm)), dim=-1)
+        fused_BTH = self._project("fuse", both)
         fused_BTH = fused_BTH.to(self.attention_norm.weight.dtype)  # under autocast the residual stays float32
-        qkv = self.qkv(self.attention_norm(fused_BTH))
-        query, key, value = qkv.unflatten(-1, (3, size, -1)).permute(2, 0, 3, 1, 4)
-        cos, sin = _rotation(positions_BT, query.shape[-1], self.config.rope_theta, query.dtype)
-        return AttentionInputs(fused_BTH, _rotate(query, cos, sin), _rotate(key, cos, sin), value)
+        heads = self._project("qkv", _norm(fused_BTH, self.attention_norm)).view(
+            *fused_BTH.shape[:2], 3 * self.config.num_heads, -1
+        )
+        turned, value = torch.split(heads, [2 * self.config.num_heads, self.config.num_heads], dim=2)
+        dtype = heads.dtype
+        turned = rotate(turned, cos_BTD[:, :, None].to(dtype), sin_BTD[:, :, None].to(dtype)).transpose(1, 2)
+        query, key = turned.chunk(2, dim=1)
+        return AttentionInputs(fused_BTH, query, key, value.transpose(1, 2))
 
     def feature(self, residual_BTH: Tensor, attended_BNTD: Tensor) -> Tensor:
         """The rest of the layer, after attention: the predicted hidden state, [B, T, H]."""
-        mixed_BTH = residual_BTH + self.attention_out(attended_BNTD.transpose(1, 2).flatten(2))
-        gate, up = self.gate_up(self.mlp_norm(mixed_BTH)).chunk(2, dim=-1)
-        feature_BTH: Tensor = self.feature_norm(mixed_BTH + self.down(F.silu(gate) * up))
-        return feature_BTH
+        mixed_BTH = residual_BTH + self._project("attention_out", attended_BNTD.transpose(1, 2).flatten(2))
+        gate, up = self._project("gate_up", _norm(mixed_BTH, self.mlp_norm)).chunk(2, dim=-1)
+        return _norm(mixed_BTH + self._project("down", F.silu(gate) * up), self.feature_norm)
+
+    def _project(self, name: str, x: Tensor) -> Tensor:
+        packed = self._packed.get(name)
+        projected: Tensor = getattr(self, name)(x) if packed is None else packed(x)
+        return projected
+
+
+def _norm(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    assert norm.eps is not None
+    return rms_norm(x, norm.weight, norm.eps)
 
 
 def head_rows(shared: SharedRows, vocab_ids_R: Tensor) -> tuple[Tensor, Tensor | None]:
     """The head's rows (and biases) for a reduced vocabulary: [R, H], [R]."""
     bias = None if shared.head_bias_V is None else shared.head_bias_V[vocab_ids_R]
     return shared.head_VH[vocab_ids_R], bias
-
-
-def _rotation(positions_BT: Tensor, head_size: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    frequencies = theta ** (-torch.arange(0, head_size, 2, device=positions_BT.device, dtype=torch.float32) / head_size)
-    angles = positions_BT[:, None, :, None].float() * frequencies
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def _rotate(x_BNTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves convention."""
-    first, second = x_BNTD.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

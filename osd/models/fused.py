@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osd.models.flat_cache import FlatCache, LayerWindow
+from osd.models.norms import rms_norm
 from osd.models.projections import Projection, fuse, pack
+from osd.models.rotary import rotate, signed
 from osd.models.slot_cache import PassWindow
 
 _FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
@@ -60,8 +62,7 @@ class FusedLM:
         self._num_heads, self._num_key_heads = heads
         weight = self._embedding.weight
         cos_1LD, sin_1LD = base.rotary_emb(weight, torch.arange(max_positions, device=weight.device)[None])
-        self._cos_LD, self._sin_LD = cos_1LD[0], sin_1LD[0].clone()
-        self._sin_LD[:, : self._sin_LD.shape[-1] // 2].neg_()  # as `_rotate` wants it
+        self._cos_LD, self._sin_LD = cos_1LD[0], signed(sin_1LD[0])
         self.cache = FlatCache(len(kinds), num_slots, max_len, self._num_key_heads, cos_1LD.shape[-1], like=weight)
 
     def freeze(self) -> None:
@@ -87,7 +88,7 @@ class FusedLM:
         x_BQH = self._embedding(ids_BQ)
         for layer, cached in zip(self._layers, self.cache.at(window), strict=True):
             x_BQH = layer(x_BQH, turn, masks_B1PL.get(layer.kind), cached)
-        hidden_BQH = _rms_norm(x_BQH, self._norm)
+        hidden_BQH = _norm(x_BQH, self._norm)
         if logits == "none":
             return None, hidden_BQH
         return self._head(hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH
@@ -161,13 +162,13 @@ class _Layer:
         """
         num_rows, num_new, _ = x_BQH.shape
         num_heads, num_key_heads = self._num_heads, self._num_key_heads
-        heads_BQXD = self._qkv(_rms_norm(x_BQH, self._attention_norm)).view(
+        heads_BQXD = self._qkv(_norm(x_BQH, self._attention_norm)).view(
             num_rows, num_new, num_heads + 2 * num_key_heads, -1
         )
         if self._query_norm is not None:  # Qwen3 normalises each head
             query, key, value = torch.split(heads_BQXD, [num_heads, num_key_heads, num_key_heads], dim=2)
-            heads_BQXD = torch.cat((_rms_norm(query, self._query_norm), _rms_norm(key, self._key_norm), value), dim=2)
-        heads_BQXD = _rotate(heads_BQXD, *turn)
+            heads_BQXD = torch.cat((_norm(query, self._query_norm), _norm(key, self._key_norm), value), dim=2)
+        heads_BQXD = rotate(heads_BQXD, *turn)
         cached.write(heads_BQXD[:, :, num_heads:])
         # The queries that share a key head stand side by side as further query rows of it: no key is repeated.
         query_BQMGD = heads_BQXD[:, :, :num_heads].unflatten(2, (num_key_heads, -1))  # type: ignore[no-untyped-call]
@@ -182,21 +183,9 @@ class _Layer:
             1, 2
         )
         x_BQH = self._attention_out.added_to(x_BQH, attended_BQMGD.flatten(2))
-        gate, up = self._gate_up(_rms_norm(x_BQH, self._mlp_norm)).chunk(2, dim=-1)
+        gate, up = self._gate_up(_norm(x_BQH, self._mlp_norm)).chunk(2, dim=-1)
         return self._down.added_to(x_BQH, F.silu(gate).mul_(up))
 
 
-def _rms_norm(x: Tensor, norm: Any) -> Tensor:
-    size = x.shape[-1]
-    if x.device.type != "cpu":
-        return F.rms_norm(x, (size,), norm.weight, norm.variance_epsilon)
-    # On a CPU torch has one kernel for a layer norm and ten for this. The mean of [x ; -x] is zero, so that its layer
-    # norm begins with the RMS norm of x.
-    both = F.layer_norm(torch.cat((x, -x), dim=-1), (2 * size,), eps=norm.variance_epsilon)
-    weight: Tensor = norm.weight
-    return both[..., :size] * weight
-
-
-def _rotate(x_BQXD: Tensor, cos_BQXD: Tensor, sin_BQXD: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves convention; the sine carries the sign."""
-    return torch.addcmul(x_BQXD * cos_BQXD, x_BQXD.roll(x_BQXD.shape[-1] // 2, dims=-1), sin_BQXD)
+def _norm(x: Tensor, norm: Any) -> Tensor:
+    return rms_norm(x, norm.weight, norm.variance_epsilon)

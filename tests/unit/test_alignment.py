@@ -41,7 +41,9 @@ def _feature_probs(student: FeatureStudent, outcome: Outcome) -> Tensor:
         # To say what stands at `position`, the last entry is position - 2: it reads token position - 1.
         entries = torch.arange(max(position - 1 - net.config.window_tokens, 0), position - 1)
         inputs = net.attention_inputs(
-            rows.embedding_VH[tokens[entries + 1]][None], hidden_TH[entries][None], entries[None]
+            rows.embedding_VH[tokens[entries + 1]][None],
+            hidden_TH[entries][None],
+            *net.rotation(entries[None], torch.float32),
         )
         attended = torch.nn.functional.scaled_dot_product_attention(
             inputs.query_BNTD[:, :, -1:], inputs.key_BNTD, inputs.value_BNTD

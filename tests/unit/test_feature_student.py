@@ -37,7 +37,9 @@ def _naive_chain(net: FeatureNet, outcome: Outcome, start: int, depth: int) -> T
     for entry in range(start + depth):
         state_H = hidden_NH[entry].float() if entry <= start else feature_H
         inputs = net.attention_inputs(
-            embedding_VH[tokens[entry + 1]][None, None], state_H[None, None], torch.tensor([[entry]])
+            embedding_VH[tokens[entry + 1]][None, None],
+            state_H[None, None],
+            *net.rotation(torch.tensor([[entry]]), torch.float32),
         )
         keys.append(inputs.key_BNTD[0, :, 0])
         values.append(inputs.value_BNTD[0, :, 0])

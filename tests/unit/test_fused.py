@@ -77,7 +77,7 @@ def test_biases_are_fused_too() -> None:
 
 
 def test_a_fused_pass_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr(fused, "_rotate", lambda heads, cos, sin: heads)
+    monkeypatch.setattr(fused, "rotate", lambda heads, cos, sin: heads)
     model = _llama()
     slots = _slots(model)
     assert not slots.is_fused
