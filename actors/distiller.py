@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from itertools import count
 from typing import TYPE_CHECKING
 
 import ray
 
 from actors.event_log import EventLog
+from actors.memory import give_back
 from actors.names import ActorNames
 from osd.config import Config
 from osd.types import Event, OsdError, TrainerStatus
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _ASK_INTERVAL_S = 0.5
+_GIVE_BACK_EVERY = 60
+"""Questions: half a minute."""
 _ASK_TIMEOUT_S = 10.0
 _RETRY_S = 2.0
 
@@ -82,7 +86,11 @@ class DistillerActor:
         is unblocked by: `close`
         on failure: an engine that does not answer is loading or overloaded, so nothing is trained meanwhile
         """
-        while not self._stop.is_set():
+        for number in count():
+            if self._stop.is_set():
+                return
+            if number % _GIVE_BACK_EVERY == 0:
+                give_back()
             try:
                 supervisor, engine = ray.get_actor(self._names.supervisor), ray.get_actor(self._names.engine)
                 paused = ray.get(supervisor.training_is_paused.remote(self._paused), timeout=_ASK_TIMEOUT_S)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from actors.event_log import EventLog
 from actors.mailbox import Mailboxes
+from actors.memory import give_back
 from osd.config import Config
 from osd.types import AcceptancePoint, EngineStatus, EngineUnavailableError, Event, Request, TokenDelta, WeightManifest
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _REAP_INTERVAL_S = 5.0
 _RETRY_S = 5.0
+_IDLE = 0.05
+"""Utilisation below which nobody waits for the engine."""
 
 
 class EngineActor:
@@ -124,11 +127,14 @@ class EngineActor:
             raise EngineUnavailableError(f"the engine cannot be loaded: {error}") from None
 
     async def _reap(self) -> None:
-        """Cancel the queries of clients whose process is gone."""
+        """Cancel the queries of clients whose process is gone; while there are none, give memory back."""
         while True:
             await asyncio.sleep(_REAP_INTERVAL_S)
+            loop = (await self._assembly()).loop
             for request_id in self._mailboxes.abandoned():
-                (await self._assembly()).loop.cancel(request_id)
+                loop.cancel(request_id)
+            if loop.utilisation() < _IDLE:
+                give_back()
 
     def _open(self) -> None:
         """Load the engine. What hinders it may pass, or be mended: it is tried again, and refused until then."""

@@ -28,8 +28,9 @@ from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from benchmarks.plots import plot_adaptation
-from benchmarks.prompts import Messages, tool_call_prompts
+from benchmarks.prompts import tool_call_prompts
 from benchmarks.server import osd_server
+from osd.prompt_file import Messages
 
 _QUICK_SETTINGS = """
 [trainer]

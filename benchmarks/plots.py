@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -36,5 +36,24 @@ def plot_adaptation(path: Path, queries: Sequence[tuple[int, int, int]], window:
     axes.set_ylabel("acceptance length (committed / rounds)")
     axes.set_title("A drafter learning from the traffic it serves (dotted: hot swaps)")
     axes.legend(loc="lower right")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_speeds(path: Path, speeds: Mapping[int, Mapping[str, float]]) -> None:
+    """Tokens per second by contender, one group of bars a batch size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(speeds), figsize=(4.5 * len(speeds), 4), layout="constrained", squeeze=False)
+    for axes, (batch, by_name) in zip(panels[0], speeds.items(), strict=True):
+        colours = ["#2a6fdb" if name.startswith("osd") else "#b0b0b0" for name in by_name]
+        bars = axes.barh(list(by_name), list(by_name.values()), color=colours)
+        axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+        axes.invert_yaxis()
+        axes.set_title(f"batch {batch}")
+        axes.set_xlabel("tokens/s")
     figure.savefig(path, dpi=130)
     plt.close(figure)

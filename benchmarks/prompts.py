@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-Messages = list[dict[str, str]]
+from osd.prompt_file import Messages
 
 _TOOL_INSTRUCTION = (
     "You call functions. Answer with nothing but a JSON list of calls, each "
@@ -37,12 +37,13 @@ def package_data(package: str, folder: str, install: str) -> Path:
 def tool_call_prompts(seed: int = 0) -> list[Messages]:
     """BFCL's single-turn questions with their functions, shuffled."""
     data = package_data("bfcl_eval", "data", "bfcl-eval")
-    prompts = [prompt for name in _BFCL_FILES for prompt in _read_bfcl(data / f"BFCL_v4_{name}.json")]
+    prompts = [prompt for name in _BFCL_FILES for prompt in read_bfcl(data / f"BFCL_v4_{name}.json")]
     random.Random(seed).shuffle(prompts)
     return prompts
 
 
-def _read_bfcl(path: Path) -> Iterator[Messages]:
+def read_bfcl(path: Path) -> Iterator[Messages]:
+    """One file of its questions, those with few enough functions."""
     for line in path.read_text().splitlines():
         record = json.loads(line)
         functions = json.dumps(record["function"])

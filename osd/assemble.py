@@ -21,7 +21,7 @@ from osd.loop import EngineLoop
 from osd.models.loading import choose_device, choose_dtype, load_causal_lm
 from osd.models.resolve import ResolvedTarget, resolve_target
 from osd.models.target import Target
-from osd.protocols import Drafter, WeightStore
+from osd.protocols import Drafter, OutcomeRecorder, WeightStore
 from osd.recorder import Recorder
 from osd.store_paths import spill_path, weights_dir
 from osd.text import TextCodec
@@ -66,7 +66,7 @@ class EngineAssembly:
 def open_engine(
     config: Config | None = None,
     *,
-    recorder: Recorder | None = None,
+    recorder: OutcomeRecorder | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     on_regression: Callable[[int, str], None] = lambda version, reason: None,
 ) -> Engine:

@@ -41,6 +41,11 @@ class Counters:
         """Count; the name must be one of NAMES."""
         self.values[name] += amount
 
+    def add_times(self, draft_ms: float, verify_ms: float) -> None:
+        """What one round of all rows took."""
+        self.add("draft_seconds_total", draft_ms / 1e3)
+        self.add("verify_seconds_total", verify_ms / 1e3)
+
     def add_round(self, version: int, proposed: int, accepted: int, committed: int) -> None:
         """One row's round. One that proposed nothing is a plain round too: it counts as a round, of no version."""
         self.add("rounds_total")

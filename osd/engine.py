@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Rows
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from osd.sequence import Sequence, acceptance_point, check_prompt, new_sequence
 from osd.speculation import GoodputPolicy
 from osd.swap_watch import SwapWatch
 from osd.text import TextCodec
+from osd.top_logprobs import TopLogprobs, top_logprobs
 from osd.types import (
     AcceptancePoint,
     EngineStatus,
@@ -40,7 +42,7 @@ from osd.types import (
     WeightManifest,
 )
 from osd.utilisation import Utilisation
-from osd.verify import Verdict, top_logprobs, verify_rows
+from osd.verify import Verdict, verify_rows
 
 _HISTORY_QUERIES = 4096
 
@@ -189,7 +191,9 @@ class Engine:
                 assert output.logits_BQV is not None
                 self.scheduler.start_decoding()
                 [verdict] = verify_rows(output.logits_BQV, [sequence], None)
-                deltas.append(self._emit(sequence, [verdict.next_token], output.logits_BQV[0]))
+                tokens = [verdict.next_token]
+                [top] = self._top_logprobs([sequence], [tokens], output.logits_BQV)
+                deltas.append(self._emit(sequence, tokens, top))
             sequence.prefill_ms += (time.perf_counter() - started_s) * 1e3
         return deltas
 
@@ -257,19 +261,17 @@ class Engine:
         lengths = list(proposal.lengths) if proposal else [0] * len(rows)
         version = proposal.drafter_version if proposal else 0
         ids_BK = proposal.token_ids_BK.tolist() if proposal else [[]] * len(rows)
-        self.counters.add("draft_seconds_total", draft_ms / 1e3)
-        self.counters.add("verify_seconds_total", verify_ms / 1e3)
+        self.counters.add_times(draft_ms, verify_ms)
         self._learn(rows, lengths, [verdict.num_accepted for verdict in verdicts], draft_ms, verify_ms)
+        committed = [[*ids_BK[b][: verdict.num_accepted], verdict.next_token] for b, verdict in enumerate(verdicts)]
+        tops = self._top_logprobs(rows, committed, logits_BQV)
         deltas = []
         # From the last row on: a query that ends here pulls the last one into its row, which must be committed by then,
         # or what this pass wrote of its accepted tokens would not move with it.
         for index, sequence in reversed(list(enumerate(rows))):
-            verdict = verdicts[index]
-            sequence.draft_ms += draft_ms
-            sequence.verify_ms += verify_ms
-            tokens = [*ids_BK[index][: verdict.num_accepted], verdict.next_token]
-            round_ = (version, lengths[index], verdict.num_accepted)
-            deltas.append(self._emit(sequence, tokens, logits_BQV[index], round_))
+            sequence.add_times(draft_ms, verify_ms)
+            round_ = (version, lengths[index], verdicts[index].num_accepted)
+            deltas.append(self._emit(sequence, committed[index], tops[index], round_))
         return deltas
 
     def _learn(
@@ -288,7 +290,11 @@ class Engine:
             self.on_regression(self.drafter.version, reason)
 
     def _emit(
-        self, sequence: Sequence, tokens: list[int], logits_QV: Tensor, round_: tuple[int, int, int] | None = None
+        self,
+        sequence: Sequence,
+        tokens: list[int],
+        top: TopLogprobs | None,
+        round_: tuple[int, int, int] | None = None,
     ) -> TokenDelta:
         """Commit tokens to one query (up to where it ends), keep what its outcome needs, and say what is new."""
         tokens, reason = self._cut(sequence, tokens)
@@ -300,7 +306,10 @@ class Engine:
             version, proposed, accepted = round_
             sequence.commit(tokens, proposed, min(accepted, len(tokens)), version)
             self.counters.add_round(version, proposed, min(accepted, len(tokens)), len(tokens))
-        logprobs = self._keep_logprobs(sequence, tokens, logits_QV)
+        if top is not None and self._records(sequence):
+            sequence.keep(top.cut(len(tokens), self.config.outcomes.top_k))
+        asked = sequence.request.params.logprobs
+        logprobs = () if top is None or asked is None else top.cut(len(tokens), asked).for_client(tokens)
         if reason is not None:
             return self._finish(sequence, reason, tuple(tokens), logprobs)
         self.target.write_tokens(sequence.row, start, tokens)
@@ -320,23 +329,15 @@ class Engine:
                 return tokens[:count], "length"
         return tokens, None
 
-    def _keep_logprobs(self, sequence: Sequence, tokens: list[int], logits_QV: Tensor) -> tuple[TokenLogprob, ...]:
-        """The target's log-probabilities at the committed positions, for the outcome and for a client that asks."""
-        wanted = sequence.request.params.logprobs
-        records = self._records(sequence)
-        if not records and wanted is None:
-            return ()
-        top_k = max(self.config.outcomes.top_k if records else 0, wanted or 0, 1)
-        chosen, ids_NK, logprobs_NK = top_logprobs(logits_QV[: len(tokens)], tokens, top_k)
-        if records:
-            sequence.top_ids.append(ids_NK.cpu())
-            sequence.top_logprobs.append(logprobs_NK.cpu())
-        if wanted is None:
-            return ()
-        rows = zip(tokens, chosen, ids_NK[:, :wanted].tolist(), logprobs_NK[:, :wanted].tolist(), strict=True)
-        return tuple(
-            TokenLogprob(token, logprob, tuple(zip(ids, values, strict=True))) for token, logprob, ids, values in rows
-        )
+    def _top_logprobs(
+        self, rows: list[Sequence], tokens: list[list[int]], logits_BQV: Tensor
+    ) -> Rows[TopLogprobs | None]:
+        """At the committed positions of the rows where the outcome or the client wants them."""
+        recorded = self.config.outcomes.top_k
+        wanted = [sequence.num_logprobs(recorded if self._records(sequence) else 0) for sequence in rows]
+        if not any(wanted):
+            return [None] * len(rows)
+        return top_logprobs(logits_BQV, [one if k else [] for one, k in zip(tokens, wanted, strict=True)], max(wanted))
 
     def _finish(
         self,

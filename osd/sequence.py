@@ -12,6 +12,7 @@ from torch import Tensor
 from osd.outcome import ACCEPTED, BONUS, RECOVERED, Round
 from osd.speculation import RowBudget
 from osd.text import AnswerText, TextCodec
+from osd.top_logprobs import TopLogprobs
 from osd.types import AcceptancePoint, FinishReason, PromptTooLongError, QueryStats, Request
 
 
@@ -65,6 +66,21 @@ class Sequence:
         self.kinds.extend(ACCEPTED if position < num_accepted else last for position in range(len(tokens)))
         self.output_ids.extend(tokens)
         self.committed += len(tokens)
+
+    def add_times(self, draft_ms: float, verify_ms: float) -> None:
+        """What a round took that this query was part of."""
+        self.draft_ms += draft_ms
+        self.verify_ms += verify_ms
+
+    def num_logprobs(self, recorded: int) -> int:
+        """How many log-probabilities a position are wanted: those recorded, or more where the client asks for more."""
+        asked = self.request.params.logprobs
+        return max(recorded, 0 if asked is None else max(asked, 1))
+
+    def keep(self, top: TopLogprobs) -> None:
+        """Keep what the target thought of the tokens committed last, for the outcome."""
+        self.top_ids.append(top.ids_NK)
+        self.top_logprobs.append(top.logprobs_NK)
 
     def stats(self) -> QueryStats:
         """What the query cost and gained so far."""

@@ -57,20 +57,3 @@ def verify_rows(logits_BQV: Tensor, rows: Rows[Sequence], proposal: Proposal | N
         proposed_K = torch.tensor(ids, dtype=torch.long, device=logits_BQV.device)
         verdicts.append(Verdict(*reject_tokenwise(target_probs_QV, draft_probs_KV, proposed_K, uniform_Q)))
     return verdicts
-
-
-def top_logprobs(logits_NV: Tensor, chosen: list[int], top_k: int) -> tuple[list[float], Tensor, Tensor]:
-    """The target's own log-probabilities, before temperature and filters.
-
-    Returns:
-        (the chosen tokens' `[N]`, the most likely ids int32 `[N, top_k]`, theirs `[N, top_k]`), best first.
-    """
-    logits_NV = logits_NV.float()
-    total_N1 = logits_NV.logsumexp(dim=-1, keepdim=True)
-    chosen_N1 = torch.tensor(chosen, device=logits_NV.device)[:, None]
-    top = logits_NV.topk(min(top_k, logits_NV.shape[-1]), dim=-1)
-    return (
-        (logits_NV.gather(1, chosen_N1) - total_N1)[:, 0].tolist(),
-        top.indices.int(),
-        top.values - total_N1,
-    )

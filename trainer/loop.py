@@ -159,6 +159,16 @@ class Trainer:
         """The latest snapshot."""
         return self._status
 
+    @property
+    def stream_position(self) -> str:
+        """Of the last outcome read; empty before the first."""
+        return self._intake.last_position
+
+    def publish_if_better(self) -> None:
+        """Attempt to publish now, where enough is held out to judge."""
+        if self._has_enough_held_out():
+            self._attempt_to_publish()
+
     def checkpoint(self) -> None:
         """Save everything, then acknowledge the outcomes that are now safe. A disk that refuses is reported."""
         self._checkpointed_at_s = self._clock()
@@ -232,8 +242,10 @@ class Trainer:
         return make_batches(examples, self._student.max_batch_columns)
 
     def _gate_is_due(self) -> bool:
-        enough = self._replay.num_held_out >= min(_MIN_HELD_OUT_RECORDS, self._config.held_out_records)
-        return enough and self._steps - self._steps_at_gate >= self._config.gate_every_steps
+        return self._has_enough_held_out() and self._steps - self._steps_at_gate >= self._config.gate_every_steps
+
+    def _has_enough_held_out(self) -> bool:
+        return self._replay.num_held_out >= min(_MIN_HELD_OUT_RECORDS, self._config.held_out_records)
 
     def _attempt_to_publish(self) -> None:
         self._steps_at_gate = self._steps

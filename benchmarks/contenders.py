@@ -1,0 +1,317 @@
+"""What `benchmarks.decode` compares: osd's engine and its peers, each doing the same job in its own process.
+
+A contender decodes a batch of prompts (token ids) greedily or by sampling, and says how long decoding took: from the
+moment every row had its first token to the end, so that reading the prompt is not decoding.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+_MAX_SLOTS = 16
+_TEMPERATURE, _TOP_P = 0.8, 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A batch of prompts."""
+
+    prompts: list[list[int]]
+    max_tokens: int
+    sampled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a contender did a job."""
+
+    decoded_tokens: int
+    """Tokens after the first of each row."""
+    decode_s: float
+    rounds: int = 0
+    committed: int = 0
+    """Tokens of those rounds; committed / rounds is the acceptance length."""
+    row_rounds: int = 0
+    """Rounds counted once for every row in them."""
+    proposed: int = 0
+    draft_s: float = 0.0
+    verify_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What every contender is given."""
+
+    target: str
+    """As `osd serve --target` takes it: the drafter's versions are filed under it."""
+    folder: str
+    """Where `save_pretrained` wrote it."""
+    state_dir: str
+    gguf: str
+    threads: int
+    dtype: str
+    device: str
+    eos_ids: list[int] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the worker's command line."""
+        return asdict(self)
+
+
+class MissingPeerError(Exception):
+    """A peer is not installed, or cannot do this; the message says what to install."""
+
+
+class Contender(Protocol):
+    """One way of decoding."""
+
+    def run(self, job: Job) -> Run:
+        """Decode.
+
+        Raises:
+            MissingPeerError: it cannot do this kind of job.
+        """
+        ...
+
+
+class Osd:
+    """osd's engine.
+
+    Args:
+        setting: as for all.
+        speculate: False decodes plainly.
+        kind: of the drafter, whose latest version in the state folder is used and stays as it is.
+        untrained: a fresh random drafter instead.
+    """
+
+    def __init__(
+        self, setting: Setting, *, speculate: bool = True, kind: str = "feature", untrained: bool = False
+    ) -> None:
+        from osd.assemble import open_engine
+        from osd.config import load_config
+
+        state_dir = Path(setting.state_dir)
+        sections = {
+            "target": {
+                "model": setting.target,
+                "dtype": setting.dtype,
+                "device": setting.device,
+                "threads": setting.threads,
+            },
+            "engine": {"max_slots": _MAX_SLOTS, "prefill_chunk_tokens": 1024},
+            "speculation": {"enabled": speculate},
+            "drafter": {"kind": kind},
+            "state_dir": state_dir / "benchmark-untrained" if untrained else state_dir,
+        }
+        self._engine = open_engine(load_config(flags=sections))
+        self._number = 0
+
+    def run(self, job: Job) -> Run:
+        """Decode."""
+        from osd.types import Request, SamplingParams
+
+        sampling = {"temperature": _TEMPERATURE, "top_p": _TOP_P, "seed": 1} if job.sampled else {"temperature": 0.0}
+        params = SamplingParams(max_tokens=job.max_tokens, **sampling)  # type: ignore[arg-type]
+        for prompt in job.prompts:
+            self._number += 1
+            self._engine.submit(Request(request_id=str(self._number), prompt_ids=tuple(prompt), params=params))
+        waiting = set(map(str, range(self._number - len(job.prompts) + 1, self._number + 1)))
+        before, decoded, started_s, rounds = dict(self._engine.counters.values), 0, 0.0, 0
+        while self._engine.has_work:
+            deltas = self._engine.step()
+            if started_s:
+                decoded += sum(len(delta.token_ids) for delta in deltas)
+                rounds += 1
+                continue
+            waiting -= {delta.request_id for delta in deltas if delta.token_ids}
+            if not waiting:
+                started_s, before = time.perf_counter(), dict(self._engine.counters.values)
+        decode_s = time.perf_counter() - started_s
+        counted = {name: value - before.get(name, 0) for name, value in self._engine.counters.values.items()}
+        return Run(
+            decoded_tokens=decoded,
+            decode_s=decode_s,
+            rounds=rounds,
+            committed=int(counted["committed_total"]),
+            row_rounds=int(counted["rounds_total"]),
+            proposed=int(counted["proposed_total"]),
+            draft_s=counted["draft_seconds_total"],
+            verify_s=counted["verify_seconds_total"],
+        )
+
+
+class Transformers:
+    """transformers' `generate`, or one of its ways to speculate.
+
+    Args:
+        setting: as for all.
+        assistant: "" (plain), "model" (osd's derived small LM as the assistant) or "prompt_lookup".
+    """
+
+    def __init__(self, setting: Setting, *, assistant: str = "") -> None:
+        self._model = _load(setting)
+        self._assistant = assistant
+        self._extra: dict[str, Any] = {}
+        if assistant == "model":
+            self._extra = {"assistant_model": _derived_drafter(setting)}
+        elif assistant == "prompt_lookup":
+            self._extra = {"prompt_lookup_num_tokens": 4}
+
+    def run(self, job: Job) -> Run:
+        """Decode."""
+        if self._assistant and len(job.prompts) > 1:
+            raise MissingPeerError("transformers speculates at batch 1 only")
+        device = self._model.device
+        longest = max(map(len, job.prompts))
+        pad = self._model.generation_config.pad_token_id or 0
+        ids_BL = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in job.prompts], device=device)
+        mask_BL = torch.tensor(
+            [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in job.prompts], device=device
+        )
+        clock = _FirstToken(len(job.prompts))
+        output_BL = self._model.generate(
+            input_ids=ids_BL,
+            attention_mask=mask_BL,
+            max_new_tokens=job.max_tokens,
+            stopping_criteria=[clock],
+            pad_token_id=pad,
+            **_generation(job),
+            **self._extra,
+        )
+        ended_s = time.perf_counter()
+        lengths = [
+            _until_eos(row, self._model.generation_config.eos_token_id) for row in output_BL[:, longest:].tolist()
+        ]
+        return Run(
+            decoded_tokens=sum(lengths) - clock.first_tokens(longest),
+            decode_s=ended_s - clock.first_s,
+            rounds=clock.calls - 1,
+            committed=sum(lengths) - clock.first_tokens(longest),
+            row_rounds=(clock.calls - 1) * len(job.prompts),
+        )
+
+
+class ContinuousBatching:
+    """transformers' `generate_batch`. Its prompt reading is measured by a run of one token, and taken off."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._model = _load(setting)
+
+    def run(self, job: Job) -> Run:
+        """Decode."""
+        first_s, _ = self._timed(job, 1)
+        all_s, tokens = self._timed(job, job.max_tokens)
+        return Run(decoded_tokens=tokens - len(job.prompts), decode_s=max(all_s - first_s, 1e-9))
+
+    def _timed(self, job: Job, max_tokens: int) -> tuple[float, int]:
+        from transformers import GenerationConfig
+
+        options = _generation(job)
+        config = GenerationConfig(
+            max_new_tokens=max_tokens,
+            eos_token_id=self._model.generation_config.eos_token_id,
+            pad_token_id=self._model.generation_config.pad_token_id,
+            **options,
+        )
+        started_s = time.perf_counter()
+        try:
+            outputs = self._model.generate_batch(inputs=job.prompts, generation_config=config, progress_bar=False)
+        except Exception as error:  # a feature of transformers that not every release and device has
+            raise MissingPeerError(f"transformers' generate_batch fails here: {error}") from error
+        tokens = sum(len(output.generated_tokens) for output in outputs.values())
+        return time.perf_counter() - started_s, tokens
+
+
+class LlamaCpp:
+    """llama.cpp through llama-cpp-python, on the GGUF file as shipped."""
+
+    def __init__(self, setting: Setting) -> None:
+        if find_spec("llama_cpp") is None:
+            raise MissingPeerError("pip install llama-cpp-python (it builds llama.cpp: minutes)")
+        if not setting.gguf:
+            raise MissingPeerError("the target is no GGUF file; give one with --gguf")
+        import llama_cpp
+
+        self._eos_ids = set(setting.eos_ids)
+        self._model = llama_cpp.Llama(
+            model_path=setting.gguf,
+            n_ctx=2048,
+            n_threads=setting.threads,
+            n_threads_batch=setting.threads,
+            verbose=False,
+        )
+
+    def run(self, job: Job) -> Run:
+        """Decode."""
+        if len(job.prompts) > 1:
+            raise MissingPeerError("llama-cpp-python decodes one query at a time")
+        options = {"temp": _TEMPERATURE, "top_p": _TOP_P} if job.sampled else {"temp": 0.0}
+        self._model.reset()
+        decoded, started_s = 0, 0.0
+        for number, token in enumerate(self._model.generate(job.prompts[0], top_k=0, repeat_penalty=1.0, **options)):
+            if number == 0:
+                started_s = time.perf_counter()
+            else:
+                decoded += 1
+            if token in self._eos_ids or number + 1 >= job.max_tokens:
+                break
+        return Run(
+            decoded_tokens=decoded,
+            decode_s=time.perf_counter() - started_s,
+            rounds=decoded,
+            committed=decoded,
+            row_rounds=decoded,
+        )
+
+
+class _FirstToken:
+    """A stopping criterion that never stops: it is called after every round, and so knows when the first one ended."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.first_s, self.calls, self._num_rows, self._first_length = 0.0, 0, num_rows, 0
+
+    def __call__(self, ids_BL: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+        self.calls += 1
+        if self.calls == 1:
+            self.first_s, self._first_length = time.perf_counter(), ids_BL.shape[1]
+        return torch.zeros(ids_BL.shape[0], dtype=torch.bool, device=ids_BL.device)
+
+    def first_tokens(self, prompt_length: int) -> int:
+        """Tokens of the first round: one a row, or more when it speculated."""
+        return (self._first_length - prompt_length) * self._num_rows
+
+
+def _load(setting: Setting) -> Any:
+    from osd.models.loading import choose_device, choose_dtype, load_causal_lm
+
+    torch.set_num_threads(setting.threads)
+    device = choose_device(setting.device)
+    return load_causal_lm(Path(setting.folder), dtype=choose_dtype(setting.dtype, device), device=device)
+
+
+def _derived_drafter(setting: Setting) -> Any:
+    """The small LM that osd's `model` drafter starts from."""
+    from osd.config import load_config
+    from osd.drafters.create import new_drafter_model
+    from osd.models.loading import choose_device, choose_dtype
+
+    config = load_config(flags={"drafter": {"kind": "model"}, "state_dir": setting.state_dir})
+    device = choose_device(setting.device)
+    return new_drafter_model(config, Path(setting.folder)).to(device, choose_dtype(setting.dtype, device))
+
+
+def _generation(job: Job) -> dict[str, Any]:
+    if not job.sampled:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": _TEMPERATURE, "top_p": _TOP_P, "top_k": 0}
+
+
+def _until_eos(ids: list[int], eos: int | list[int] | None) -> int:
+    ends = set(eos) if isinstance(eos, list) else {eos}
+    return next((number for number, token in enumerate(ids, start=1) if token in ends), len(ids))

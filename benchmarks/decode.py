@@ -1,0 +1,336 @@
+"""Decoding speed, side by side: osd plain and speculative, transformers in four ways, llama.cpp.
+
+One process a contender; every batch of prompts goes to each in turn before the next one is asked, so that a machine
+that slows down slows all of them. Speeds leave out the reading of the prompt.
+
+    python -m benchmarks.decode [--batches 1,4,16] [--sampled] [--prompts FILE.jsonl] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.contenders import Job, MissingPeerError, Run, Setting
+from benchmarks.machine import describe_machine
+from benchmarks.plots import plot_speeds
+from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
+from benchmarks.worker import CONTENDERS, Worker
+from osd.prompt_file import Messages, read_prompts
+
+_RATIOS = {
+    "plain_vs_generate": ("osd plain", "generate"),
+    "speculative_vs_generate": ("osd speculative", "generate"),
+    "speculative_vs_assisted": ("osd speculative", "assisted"),
+    "speculative_vs_llama_cpp": ("osd speculative", "llama.cpp"),
+    "speculative_vs_plain": ("osd speculative", "osd plain"),
+    "untrained_vs_plain": ("osd untrained", "osd plain"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A contender's runs of one batch size, added up."""
+
+    runs: list[Run]
+
+    def sum(self, name: str) -> float:
+        """Of one figure."""
+        return float(sum(getattr(run, name) for run in self.runs))
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoding speed of the whole batch."""
+        return self.sum("decoded_tokens") / self.sum("decode_s") if self.runs else 0.0
+
+    @property
+    def acceptance_length(self) -> float:
+        """Committed tokens a round and row."""
+        return self.sum("committed") / self.sum("row_rounds") if self.sum("row_rounds") else 0.0
+
+    def ms_a_round(self, name: str) -> float:
+        """Of `decode_s`, `draft_s` or `verify_s`."""
+        return self.sum(name) / self.sum("rounds") * 1e3 if self.sum("rounds") else 0.0
+
+    @property
+    def host_ms(self) -> float:
+        """A round's time that is neither drafting nor verifying."""
+        return self.ms_a_round("decode_s") - self.ms_a_round("draft_s") - self.ms_a_round("verify_s")
+
+
+def main() -> None:
+    """Compare."""
+    args = _arguments()
+    console = Console(stderr=args.json)
+    streams = _streams(args)
+    setting, encoded = _setting(args, streams)
+    weight_bytes = _weight_bytes(Path(setting.folder), setting.dtype)
+    bandwidth = _copy_bytes_per_s(args.device)
+    workers, missing = _start(console, args.contenders, setting)
+    results: dict[int, dict[str, Total]] = {}
+    try:
+        for batch in args.batches:
+            results[batch] = _compare(console, workers, missing, encoded, batch, args)
+    finally:
+        for worker in workers:
+            worker.close()
+    for batch, totals in results.items():
+        _print(console, batch, totals, weight_bytes, bandwidth)
+    for name, reason in missing.items():
+        console.print(f"{name}: missing: {reason}")
+    if args.plot:
+        plot_speeds(
+            Path(args.plot),
+            {batch: {n: t.tokens_per_s for n, t in totals.items()} for batch, totals in results.items()},
+        )
+        console.print(f"plot: {args.plot}")
+    if args.json:
+        print(json.dumps(_report(args, results, missing, weight_bytes, bandwidth)))
+
+
+def _streams(args: argparse.Namespace) -> dict[str, list[Messages]]:
+    """Prompts by name of their source."""
+    if args.prompts:
+        return {Path(path).stem: read_prompts(Path(path)) for path in args.prompts}
+    return {"HumanEval": code_prompts(), "BFCL": tool_call_prompts(), "chatterbot": small_talk_prompts()}
+
+
+def _setting(
+    args: argparse.Namespace, streams: dict[str, list[Messages]]
+) -> tuple[Setting, dict[str, list[list[int]]]]:
+    """What contenders are given, and the chosen prompts as ids."""
+    from osd.config import default_state_dir
+    from osd.models.resolve import packaged_smollm2, resolve_target
+    from osd.text import TextCodec
+
+    state_dir = Path(args.state_dir) if args.state_dir else default_state_dir()
+    resolved = resolve_target(args.target, state_dir)
+    codec = TextCodec.open(resolved.folder, resolved.target_id, 2048)
+    generator = random.Random(args.seed)
+    encoded = {}
+    for name, prompts in streams.items():
+        chosen = generator.sample(prompts, min(args.num_prompts, len(prompts)))
+        encoded[name] = [list(codec.encode_chat(messages)) for messages in chosen]
+    gguf = str(packaged_smollm2()) if args.target == "smollm2" else args.target * args.target.endswith(".gguf")
+    setting = Setting(
+        target=args.target,
+        folder=str(resolved.folder),
+        state_dir=str(state_dir),
+        gguf=args.gguf or gguf,
+        threads=args.threads or psutil.cpu_count(logical=False) or 1,
+        dtype=args.dtype,
+        device=args.device,
+        eos_ids=sorted(codec.eos_ids(resolved.folder)),
+    )
+    return setting, encoded
+
+
+def _start(console: Console, names: list[str], setting: Setting) -> tuple[list[Worker], dict[str, str]]:
+    workers, missing = [], {}
+    for name in names:
+        console.print(f"loading {name}")
+        worker = Worker(name, setting)
+        if worker.missing:
+            missing[name] = worker.missing
+            worker.close()
+        else:
+            workers.append(worker)
+    return workers, missing
+
+
+def _compare(
+    console: Console,
+    workers: list[Worker],
+    missing: dict[str, str],
+    encoded: dict[str, list[list[int]]],
+    batch: int,
+    args: argparse.Namespace,
+) -> dict[str, Total]:
+    """Every batch of prompts to every contender in turn; the first batch warms up."""
+    jobs = []
+    for prompts in encoded.values():
+        for start in range(0, max(len(prompts) - batch + 1, 1), batch):
+            rows = [prompts[(start + row) % len(prompts)] for row in range(batch)]
+            jobs.append(Job(rows, args.max_tokens, args.sampled))
+    runs: dict[str, list[Run]] = defaultdict(list)
+    able = list(workers)
+    with Progress(console=console) as progress:
+        task = progress.add_task(f"batch {batch}", total=(len(jobs) + 1) * len(workers))
+        for number, job in enumerate([jobs[0], *jobs]):
+            for worker in list(able):
+                try:
+                    run = worker.run(job)
+                    if number:
+                        runs[worker.name].append(run)
+                except MissingPeerError as error:
+                    missing[f"{worker.name} at batch {batch}"] = str(error)
+                    able.remove(worker)
+                progress.advance(task)
+    return {worker.name: Total(runs[worker.name]) for worker in workers if runs[worker.name]}
+
+
+def theoretical_speedup(plain: Total, fast: Total) -> float:
+    """E / (k * c + v(k)): committed tokens a round over the cost of a round in plain passes, both as measured."""
+    plain_ms = plain.ms_a_round("verify_s")
+    cost = (fast.ms_a_round("draft_s") + fast.ms_a_round("verify_s")) / plain_ms if plain_ms else 0.0
+    return fast.acceptance_length / cost if cost else 0.0
+
+
+def _print(console: Console, batch: int, totals: dict[str, Total], weight_bytes: int, bandwidth: float) -> None:
+    table = Table(title=f"batch {batch}")
+    columns = (
+        "",
+        "tokens/s",
+        "acceptance length",
+        "ms a round",
+        "draft",
+        "verify",
+        "host",
+        "GB/s read",
+        "of bandwidth",
+    )
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    for name, total in totals.items():
+        verify_ms = total.ms_a_round("verify_s")
+        read = weight_bytes / verify_ms * 1e3 if verify_ms else 0.0
+        parts = [f"{total.ms_a_round(part):.2f}" if verify_ms else "-" for part in ("draft_s", "verify_s")]
+        table.add_row(
+            name,
+            f"{total.tokens_per_s:.1f}",
+            f"{total.acceptance_length:.2f}" if total.acceptance_length else "-",
+            f"{total.ms_a_round('decode_s'):.2f}" if total.sum("rounds") else "-",
+            *parts,
+            f"{total.host_ms:.2f} ({total.host_ms / total.ms_a_round('decode_s'):.1%})" if verify_ms else "-",
+            f"{read / 1e9:.1f}" if read else "-",
+            f"{read / bandwidth:.0%}" if read else "-",
+        )
+    console.print(table)
+    if "osd plain" in totals:
+        for name in ("osd speculative", "osd model drafter"):
+            if name in totals:
+                theory = theoretical_speedup(totals["osd plain"], totals[name])
+                achieved = totals[name].tokens_per_s / totals["osd plain"].tokens_per_s
+                console.print(
+                    f"{name}: {achieved:.2f}x plain, {achieved / theory:.0%} of the theoretical {theory:.2f}x"
+                )
+
+
+def _report(
+    args: argparse.Namespace,
+    results: dict[int, dict[str, Total]],
+    missing: dict[str, str],
+    weight_bytes: int,
+    bandwidth: float,
+) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "benchmark": "decode",
+        "at": time.strftime("%Y-%m-%d"),
+        "machine": describe_machine(),
+        "target": args.target,
+        "sampled": args.sampled,
+        "max_tokens": args.max_tokens,
+        "weight_bytes": weight_bytes,
+        "copy_bytes_per_s": round(bandwidth),
+    }
+    first = results.get(1, {})
+    report |= {name: _ratio(first, *pair) for name, pair in _RATIOS.items()}
+    report["batches"] = {
+        str(batch): {
+            "tokens_per_s": {name: round(total.tokens_per_s, 2) for name, total in totals.items()},
+            "acceptance_length": {
+                name: round(total.acceptance_length, 3) for name, total in totals.items() if total.acceptance_length
+            },
+            "ms_a_round": {
+                name: {part: round(total.ms_a_round(f"{part}_s"), 3) for part in ("decode", "draft", "verify")}
+                for name, total in totals.items()
+                if total.sum("verify_s")
+            },
+            "ratios": {name: _ratio(totals, *pair) for name, pair in _RATIOS.items()},
+            "theoretical_speedup": round(theoretical_speedup(totals["osd plain"], totals["osd speculative"]), 3)
+            if {"osd plain", "osd speculative"} <= totals.keys()
+            else None,
+        }
+        for batch, totals in results.items()
+    }
+    report["missing"] = missing
+    return report
+
+
+def _ratio(totals: dict[str, Total], name: str, peer: str) -> float | None:
+    if name not in totals or peer not in totals:
+        return None
+    return round(totals[name].tokens_per_s / totals[peer].tokens_per_s, 3)
+
+
+def _weight_bytes(folder: Path, dtype: str) -> int:
+    """What one pass reads: every matrix once. A separate embedding table is looked up, not read."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from osd.models.loading import choose_device, choose_dtype
+
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    size = choose_dtype(dtype, choose_device("auto")).itemsize
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if not config.tie_word_embeddings:
+        parameters -= model.get_input_embeddings().weight.numel()
+    return int(parameters * size)
+
+
+def _copy_bytes_per_s(device: str) -> float:
+    """Bytes read plus bytes written, of a copy far larger than any cache; the best of five."""
+    from osd.models.loading import choose_device
+
+    source = torch.ones(1 << 28, dtype=torch.uint8, device=choose_device(device))
+    target = torch.empty_like(source)
+    best_s = float("inf")
+    for _ in range(5):
+        started_s = time.perf_counter()
+        target.copy_(source)
+        if source.is_cuda:
+            torch.cuda.synchronize()
+        best_s = min(best_s, time.perf_counter() - started_s)
+    return 2 * source.numel() / best_s
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--target", default="smollm2", help="as for osd serve")
+    parser.add_argument("--state-dir", default="", help="where the drafter's versions are (default: the user's)")
+    parser.add_argument("--prompts", action="append", default=[], help='JSONL of {"prompt": …} instead; repeatable')
+    parser.add_argument("--num-prompts", type=int, default=16, help="prompts of each source")
+    parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
+    parser.add_argument("--batches", default="1,4,16", help="batch sizes, with commas")
+    parser.add_argument("--sampled", action="store_true", help="temperature 0.8, top-p 0.95 instead of greedy")
+    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="names, with commas")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of each (default: all physical cores)")
+    parser.add_argument("--dtype", default="auto", help="as for osd serve")
+    parser.add_argument("--device", default="auto", help="as for osd serve")
+    parser.add_argument("--gguf", default="", help="file for llama.cpp (default: the target's own)")
+    parser.add_argument("--seed", type=int, default=0, help="choice of prompts")
+    parser.add_argument("--plot", default="", help="PNG to write")
+    parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout; the rest goes to stderr")
+    args = parser.parse_args()
+    args.batches = [int(batch) for batch in args.batches.split(",")]
+    args.contenders = [name.strip() for name in args.contenders.split(",")]
+    if unknown := set(args.contenders) - CONTENDERS.keys():
+        parser.error(f"unknown contender {sorted(unknown)[0]!r}; there are: {', '.join(CONTENDERS)}")
+    return args
+
+
+if __name__ == "__main__":
+    main()

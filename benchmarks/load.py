@@ -1,0 +1,129 @@
+"""A load of streamed chat queries on any OpenAI-compatible server: closed loop, or open loop with Poisson arrivals."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from openai import AsyncOpenAI, OpenAIError
+
+from osd.prompt_file import Messages
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One query as its client saw it."""
+
+    ttft_s: float
+    """From the request to the first piece of text."""
+    total_s: float
+    output_tokens: int
+
+    @property
+    def tpot_s(self) -> float:
+        """Time per output token after the first."""
+        return (self.total_s - self.ttft_s) / max(self.output_tokens - 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """A load's answers."""
+
+    label: str
+    answers: list[Answer]
+    failed: int
+    elapsed_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output of all clients together."""
+        return sum(answer.output_tokens for answer in self.answers) / self.elapsed_s
+
+    def percentile_ms(self, figure: str, percent: float) -> float:
+        """Of `ttft_s` or `tpot_s`."""
+        values = [getattr(answer, figure) for answer in self.answers]
+        return float(np.percentile(values, percent)) * 1e3 if values else float("nan")
+
+
+class Load:
+    """Asks one server.
+
+    Args:
+        url: without the /v1.
+        model: None takes the first that the server names.
+        prompts: asked in turn, for ever.
+        max_tokens: longest answer.
+        extra_body: further fields of every request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prompts: Sequence[Messages],
+        *,
+        model: str | None = None,
+        max_tokens: int,
+        extra_body: dict[str, object] | None = None,
+    ) -> None:
+        self._client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
+        self._prompts, self._max_tokens, self._model, self._extra = prompts, max_tokens, model, extra_body
+        self._numbers = count()
+
+    async def closed(self, clients: int, queries: int) -> LoadResult:
+        """So many clients, each asking again as soon as it is answered."""
+        left = iter(range(queries))
+        answers: list[Answer | None] = []
+
+        async def client() -> None:
+            for _ in left:
+                answers.append(await self._ask())
+
+        started_s = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return self._result(f"{clients} clients", answers, started_s)
+
+    async def open(self, queries_per_s: float, queries: int, seed: int = 0) -> LoadResult:
+        """Queries that arrive by chance at a rate, answered or not."""
+        generator = random.Random(seed)
+        started_s = time.perf_counter()
+        tasks = []
+        for _ in range(queries):
+            tasks.append(asyncio.create_task(self._ask()))
+            await asyncio.sleep(generator.expovariate(queries_per_s))
+        answers = list(await asyncio.gather(*tasks))
+        return self._result(f"{queries_per_s:g} queries/s", answers, started_s)
+
+    def _result(self, label: str, answers: list[Answer | None], started_s: float) -> LoadResult:
+        whole = [answer for answer in answers if answer is not None]
+        return LoadResult(label, whole, len(answers) - len(whole), time.perf_counter() - started_s)
+
+    async def _ask(self) -> Answer | None:
+        """None: it failed."""
+        if self._model is None:
+            self._model = (await self._client.models.list()).data[0].id
+        messages = self._prompts[next(self._numbers) % len(self._prompts)]
+        started_s, first_s, tokens = time.perf_counter(), 0.0, 0
+        try:
+            stream = await self._client.chat.completions.create(  # type: ignore[call-overload]
+                model=self._model,
+                messages=messages,
+                max_tokens=self._max_tokens,
+                temperature=0,
+                stream=True,
+                stream_options={"include_usage": True},
+                extra_body=self._extra,
+            )
+            async for chunk in stream:
+                if chunk.choices and not first_s:
+                    first_s = time.perf_counter()
+                if chunk.usage:
+                    tokens = chunk.usage.completion_tokens
+        except OpenAIError:
+            return None
+        ended_s = time.perf_counter()
+        return Answer((first_s or ended_s) - started_s, ended_s - started_s, tokens)

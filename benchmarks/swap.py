@@ -1,0 +1,155 @@
+"""What a hot swap and the recording of outcomes cost the engine, in ms and in steps.
+
+python -m benchmarks.swap [--rows 1,16,64] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import describe_machine
+from osd.assemble import open_engine, open_store
+from osd.config import Config, default_state_dir, load_config
+from osd.engine import Engine
+from osd.models.resolve import resolve_target
+from osd.outcome import Outcome
+from osd.types import Request, SamplingParams
+
+_STEPS_BETWEEN_SWAPS = 6
+_PROMPT_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """What swaps cost at one number of rows."""
+
+    rows: int
+    step_ms: float
+    """Median step without a swap."""
+    swap_ms: float
+    """Median time between two steps that a swap takes."""
+    next_step_ms: float
+    """Median of the steps right after a swap."""
+    record_ms: float
+    """What recording adds to a step: a step's median with a recorder, less that without one."""
+    finish_ms: float
+    """What handing over one query's outcome takes on the engine's thread."""
+
+    @property
+    def steps(self) -> float:
+        """The stall in steps: the swap, and what the step after it takes longer."""
+        return (self.swap_ms + max(self.next_step_ms - self.step_ms, 0.0)) / self.step_ms
+
+
+class _Discard:
+    """A recorder that drops everything: only the engine's own share is measured."""
+
+    def record(self, make: Callable[[], Outcome]) -> None:
+        """Drop one."""
+
+    def counters(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--target", default="smollm2", help="as for osd serve")
+    parser.add_argument("--state-dir", default="", help="where the drafter's versions are (default: the user's)")
+    parser.add_argument("--rows", default="1,16,64", help="queries decoded at once, with commas")
+    parser.add_argument("--swaps", type=int, default=8, help="swaps a number of rows")
+    parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout; the rest goes to stderr")
+    args = parser.parse_args()
+    console = Console(stderr=args.json)
+    sections: dict[str, Any] = {"target": {"model": args.target}}
+    sections["state_dir"] = Path(args.state_dir) if args.state_dir else default_state_dir()
+    stalls = []
+    for rows in (int(number) for number in args.rows.split(",")):
+        config = load_config(flags={**sections, "engine": {"max_slots": rows}, "speculation": {"fixed_length": 2}})
+        stalls.append(_measure(config, rows, args.swaps))
+    table = Table(title="cost of a hot swap, and of recording")
+    columns = (
+        "rows",
+        "step ms",
+        "swap ms",
+        "step after ms",
+        "stall in steps",
+        "recording ms a step",
+        "outcome ms a query",
+    )
+    for column in columns:
+        table.add_column(column, justify="right")
+    for stall in stalls:
+        figures = (stall.step_ms, stall.swap_ms, stall.next_step_ms, stall.steps, stall.record_ms, stall.finish_ms)
+        table.add_row(str(stall.rows), *(f"{figure:.2f}" for figure in figures))
+    console.print(table)
+    if args.json:
+        rows_report = [{**{name: getattr(s, name) for name in s.__slots__}, "steps": s.steps} for s in stalls]
+        print(json.dumps({"benchmark": "swap", "machine": describe_machine(), "rows": rows_report}))
+
+
+def _measure(config: Config, rows: int, swaps: int) -> Stall:
+    engine, recorder = open_engine(config), _Discard()
+    resolved = resolve_target(config.target.model, config.state_dir)
+    store = open_store(config, resolved)
+    latest = store.latest()
+    assert latest is not None
+    manifest, state = store.load(latest.number)
+    _fill(engine, rows, swaps)
+    plain, recorded, swap_ms, next_ms = [], [], [], []
+    for _ in range(swaps):
+        for _ in range(_STEPS_BETWEEN_SWAPS):
+            engine.recorder = None
+            plain.append(_timed_ms(engine.step))
+            engine.recorder = recorder
+            recorded.append(_timed_ms(engine.step))
+        engine.recorder = None
+        swap_ms.append(_timed_ms(lambda: engine.load_drafter(manifest, state, watch=False)))
+        next_ms.append(_timed_ms(engine.step))
+    engine.recorder = recorder
+    with_outcome = _timed_ms(lambda: engine.cancel("0"))
+    engine.recorder = None
+    without = _timed_ms(lambda: engine.cancel("1")) if rows > 1 else 0.0
+    step_ms = statistics.median(plain)
+    return Stall(
+        rows=rows,
+        step_ms=step_ms,
+        swap_ms=statistics.median(swap_ms),
+        next_step_ms=statistics.median(next_ms),
+        record_ms=statistics.median(recorded) - step_ms,
+        finish_ms=max(with_outcome - without, 0.0),
+    )
+
+
+def _fill(engine: Engine, rows: int, swaps: int) -> None:
+    """Bring every row to decoding, with room for all steps to come."""
+    max_tokens = 4 * swaps * (2 * _STEPS_BETWEEN_SWAPS + 2) + 40
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+    for row in range(rows):
+        ids = tuple(range(100 + row, 100 + row + _PROMPT_TOKENS))
+        engine.submit(Request(request_id=str(row), prompt_ids=ids, params=params))
+    while engine.scheduler.waiting or engine.scheduler.prefilling:
+        engine.step()
+    for _ in range(5):
+        engine.step()
+
+
+def _timed_ms(work: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    work()
+    return (time.perf_counter() - started_s) * 1e3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""A contender in a process of its own: jobs come as JSON lines on stdin, answers go to stdout.
+
+python -m benchmarks.worker NAME SETTING_AS_JSON
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.contenders import (
+    Contender,
+    ContinuousBatching,
+    Job,
+    LlamaCpp,
+    MissingPeerError,
+    Osd,
+    Run,
+    Setting,
+    Transformers,
+)
+
+CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
+    "osd plain": lambda setting: Osd(setting, speculate=False),
+    "osd speculative": lambda setting: Osd(setting),
+    "osd untrained": lambda setting: Osd(setting, untrained=True),
+    "osd model drafter": lambda setting: Osd(setting, kind="model"),
+    "generate": lambda setting: Transformers(setting),
+    "assisted": lambda setting: Transformers(setting, assistant="model"),
+    "prompt lookup": lambda setting: Transformers(setting, assistant="prompt_lookup"),
+    "continuous batching": lambda setting: ContinuousBatching(setting),
+    "llama.cpp": lambda setting: LlamaCpp(setting),
+}
+
+
+class Worker:
+    """The parent's end of a contender's process."""
+
+    def __init__(self, name: str, setting: Setting) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", name, json.dumps(setting.as_dict())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.missing = self._answer().get("missing", "")
+        """Why it cannot take part."""
+
+    def run(self, job: Job) -> Run:
+        """Have it do a job.
+
+        Raises:
+            MissingPeerError: it cannot do it.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asdict(job)) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        if "missing" in answer:
+            raise MissingPeerError(answer["missing"])
+        return Run(**answer)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            return {"missing": f"its process died with exit code {self._process.wait()}"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def main() -> None:
+    """Serve jobs until stdin ends."""
+    # Whatever a library prints must not come between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def answer(content: dict[str, Any]) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    name, setting = sys.argv[1], Setting(**json.loads(sys.argv[2]))
+    try:
+        contender = CONTENDERS[name](setting)
+    except MissingPeerError as error:
+        answer({"missing": str(error)})
+        return
+    answer({})
+    for line in sys.stdin:
+        try:
+            answer(asdict(contender.run(Job(**json.loads(line)))))
+        except MissingPeerError as error:
+            answer({"missing": str(error)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""`osd drafter distill`: train a drafter offline, on the target's own answers."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from osd.types import OsdError
+from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
+
+
+def distill(
+    prompts: Annotated[Path, typer.Option(help='JSONL of {"prompt": …} or {"messages": […]} lines.')],
+    answers: Annotated[int, typer.Option(help="Answers to make; 0: one a prompt. Further ones are sampled.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
+    passes: Annotated[float, typer.Option(help="How often each answer is trained on, on average.")] = 2.0,
+    out: Annotated[Path | None, typer.Option(help="Safetensors file to write the result to, too.")] = None,
+    target: TargetModel = None,
+    drafter: DrafterKind = None,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Train on text that the target generates for your prompts; resumable, and published through the same gate."""
+    from osd.assemble import open_store
+    from osd.drafters.portable import write_drafter
+    from osd.models.resolve import resolve_target
+    from osd.prompt_file import read_prompts
+    from osd.text import TextCodec
+    from trainer.distill import DistillProgress
+    from trainer.distill import distill as run
+
+    if max_tokens < 1 or passes <= 0 or answers < 0:
+        raise OsdError("--max-tokens must be at least 1, --passes above 0 and --answers at least 0")
+    settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)
+    chats = read_prompts(prompts)
+    resolved = resolve_target(settings.target.model, settings.state_dir)
+    codec = TextCodec.open(resolved.folder, resolved.target_id, settings.target.max_context_tokens)
+    console = Console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=answers or len(chats))
+
+        def show(now: DistillProgress) -> None:
+            loss = "-" if now.loss is None else f"{now.loss:.3f}"
+            held_out = "-" if now.held_out_acceptance is None else f"{now.held_out_acceptance:.3f}"
+            label = (
+                f"v{now.version}, {now.trained_tokens:,} tokens trained, loss {loss}, held-out acceptance {held_out}"
+            )
+            bar.update(task, completed=now.answers, description=label)
+
+        manifest = run(
+            settings,
+            resolved,
+            [codec.encode_chat(chat) for chat in chats],
+            num_answers=answers or len(chats),
+            max_tokens=max_tokens,
+            passes=passes,
+            on_progress=show,
+            on_event=lambda event: console.print(event.message, markup=False),
+        )
+    console.print(f"version {manifest.number} of the {manifest.kind} drafter serves from now on")
+    if out is not None:
+        _, state = open_store(settings, resolved).load(manifest.number)
+        card = {
+            "prompts": prompts.name,
+            "prompts_sha256": hashlib.sha256(prompts.read_bytes()).hexdigest(),
+            "answers": str(answers or len(chats)),
+            "max_tokens": str(max_tokens),
+            "passes": str(passes),
+        }
+        write_drafter(out, resolved.target_id, manifest, state, card)
+        console.print(f"written to {out}")
