@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _ASK_INTERVAL_S = 0.5
-_GIVE_BACK_EVERY = 60
-"""Questions: half a minute."""
+_GIVE_BACK_EVERY = 20
+"""Questions: ten seconds."""
 _ASK_TIMEOUT_S = 10.0
 _RETRY_S = 2.0
 
@@ -39,6 +39,8 @@ class DistillerActor:
 
     def __init__(self, config: Config, redis_url: str, names: ActorNames) -> None:
         os.nice(config.trainer.nice)
+        # Hardly two batches have one shape: what oneDNN would keep for each is never used again.
+        os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
         self._config, self._redis_url, self._names = config, redis_url, names
         self._events = EventLog()
         self._trainer: Trainer | None = None

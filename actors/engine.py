@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 _REAP_INTERVAL_S = 5.0
 _RETRY_S = 5.0
-_IDLE = 0.05
-"""Utilisation below which nobody waits for the engine."""
 
 
 class EngineActor:
@@ -127,14 +125,13 @@ class EngineActor:
             raise EngineUnavailableError(f"the engine cannot be loaded: {error}") from None
 
     async def _reap(self) -> None:
-        """Cancel the queries of clients whose process is gone; while there are none, give memory back."""
+        """Cancel the queries of clients whose process is gone, and give freed memory back (some two milliseconds)."""
         while True:
             await asyncio.sleep(_REAP_INTERVAL_S)
             loop = (await self._assembly()).loop
             for request_id in self._mailboxes.abandoned():
                 loop.cancel(request_id)
-            if loop.utilisation() < _IDLE:
-                give_back()
+            give_back()
 
     def _open(self) -> None:
         """Load the engine. What hinders it may pass, or be mended: it is tried again, and refused until then."""

@@ -97,7 +97,7 @@ class TrainerConfig(_Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     batch_tokens: int = Field(1024, ge=1, description="Sequence positions per training step.")
     unroll_steps: int = Field(2, ge=1, le=8, description="For 'feature': steps fed with the drafter's own features.")
-    replay_bytes: int = Field(192 << 20, ge=1 << 16, description="Memory for replayed outcomes.")
+    replay_bytes: int = Field(128 << 20, ge=1 << 16, description="Memory for replayed outcomes.")
     min_records: int = Field(8, ge=1, description="Outcomes needed before the first training step.")
     held_out_share: float = Field(0.125, gt=0, lt=1, description="Share of outcomes for the gate, never trained on.")
     held_out_records: int = Field(64, ge=1, description="Newest held-out outcomes that the gate looks at.")

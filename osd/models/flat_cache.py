@@ -7,9 +7,11 @@ Shapes: S slots, B rows of a pass, Q new positions, L cached positions seen, M k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +43,7 @@ class FlatCache:
         self, num_layers: int, num_slots: int, max_len: int, num_key_heads: int, head_size: int, like: Tensor
     ) -> None:
         shape = (num_layers, num_slots, 2 * num_key_heads, max_len, head_size)
-        self._all = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self._all = _zeros(shape, like)
         self._by_position = self._all.transpose(2, 3)
         self._num_key_heads = num_key_heads
 
@@ -65,3 +67,11 @@ class FlatCache:
         """See the function of this name."""
         for layer in self._all:
             clear_non_finite(layer)
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros that take no memory on a CPU until they are written: most rows never reach their longest."""
+    if like.device.type != "cpu":
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    num_bytes = math.prod(shape) * like.dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(like.dtype).view(shape)
