@@ -35,7 +35,7 @@ def plot_adaptation(path: Path, queries: Sequence[tuple[int, int, int]], window:
     axes.set_xlabel("queries")
     axes.set_ylabel("acceptance length (committed / rounds)")
     axes.set_title("A drafter learning from the traffic it serves (dotted: hot swaps)")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

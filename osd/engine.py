@@ -192,6 +192,7 @@ class Engine:
                 self.scheduler.start_decoding()
                 [verdict] = verify_rows(output.logits_BQV, [sequence], None)
                 tokens = [verdict.next_token]
+                self.target.write_tokens(row, end, tokens)
                 [top] = self._top_logprobs([sequence], [tokens], output.logits_BQV)
                 deltas.append(self._emit(sequence, tokens, top))
             sequence.prefill_ms += (time.perf_counter() - started_s) * 1e3
@@ -264,6 +265,7 @@ class Engine:
         self.counters.add_times(draft_ms, verify_ms)
         self._learn(rows, lengths, [verdict.num_accepted for verdict in verdicts], draft_ms, verify_ms)
         committed = [[*ids_BK[b][: verdict.num_accepted], verdict.next_token] for b, verdict in enumerate(verdicts)]
+        self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
         tops = self._top_logprobs(rows, committed, logits_BQV)
         deltas = []
         # From the last row on: a query that ends here pulls the last one into its row, which must be committed by then,
@@ -298,7 +300,6 @@ class Engine:
     ) -> TokenDelta:
         """Commit tokens to one query (up to where it ends), keep what its outcome needs, and say what is new."""
         tokens, reason = self._cut(sequence, tokens)
-        start = sequence.num_tokens
         if round_ is None:  # the prefill's token belongs to no round
             sequence.kinds.append(BONUS)
             sequence.output_ids.extend(tokens)
@@ -312,7 +313,6 @@ class Engine:
         logprobs = () if top is None or asked is None else top.cut(len(tokens), asked).for_client(tokens)
         if reason is not None:
             return self._finish(sequence, reason, tuple(tokens), logprobs)
-        self.target.write_tokens(sequence.row, start, tokens)
         text = sequence.answer.take()
         return TokenDelta(request_id=sequence.request.request_id, token_ids=tuple(tokens), text=text, logprobs=logprobs)
 

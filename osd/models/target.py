@@ -68,11 +68,21 @@ class Target:
         """Note known tokens of a row."""
         self.tokens_SL[row, start : start + len(ids)] = torch.tensor(ids, device=self.lm.device)
 
+    def write_rows(self, starts: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
+        """Note known tokens of rows 0, 1, …, all at once."""
+        rows = [row for row, one in enumerate(ids) for _ in one]
+        positions = [start + offset for start, one in zip(starts, ids, strict=True) for offset in range(len(one))]
+        known = [token for one in ids for token in one]
+        self.tokens_SL[rows, positions] = torch.tensor(known, device=self.lm.device)
+
     def read(self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all") -> PassOutput:
         """One pass (see SlotModel.forward) that also keeps the hidden states of what was read."""
         output = self.lm.forward(first_row, ids_BQ, starts, logits=logits)
-        for offset, start in enumerate(starts):
-            self.hidden_SLH[first_row + offset, start : start + ids_BQ.shape[1]] = output.hidden_BQH[offset]
+        window = self.lm.window
+        if window.num_rows == 1:  # a slice is written faster than an index
+            self.hidden_SLH[first_row, starts[0] : starts[0] + window.num_new] = output.hidden_BQH[0]
+        else:
+            self.hidden_SLH[window.rows_B1, window.positions_BQ] = output.hidden_BQH
         return output
 
     def move_row(self, source: int, destination: int, num_tokens: int) -> None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import transformers
 from torch import Tensor
 
 import osd.models.fused as fused
+from osd.models.flat_cache import FlatCache
+from osd.models.slot_cache import PassWindow
 from osd.models.slot_model import SlotModel
 from tests.engine_kit import plain_logits
 
@@ -105,3 +108,15 @@ def test_float32_is_not_repacked() -> None:
     """It is there for exactness: the same products in the same order as without `frozen`."""
     live, frozen = _slots(_llama()), _slots(_llama(), frozen=True)
     assert torch.equal(_logits(frozen), _logits(live))
+
+
+def test_rows_that_are_not_written_take_no_memory() -> None:
+    before_bytes = psutil.Process().memory_info().rss
+    cache = FlatCache(30, 8, 2304, 3, 64, like=torch.zeros(1, dtype=torch.bfloat16))  # 424 MB when full
+    assert psutil.Process().memory_info().rss - before_bytes < 100e6
+    window = PassWindow(torch.device("cpu"))
+    window.set(1, [7], 2)
+    [first, *_] = cache.at(window)
+    first.write(torch.ones(1, 2, 6, 64, dtype=torch.bfloat16))
+    assert first.keys_BMLD.shape == (1, 3, 9, 64)
+    assert first.keys_BMLD[0, :, 7:].eq(1).all() and first.values_BMLD[0, :, :7].eq(0).all()

@@ -199,6 +199,24 @@ def test_a_step_that_raises_fails_its_queries_and_the_loop_lives(
     assert engine.counters.values["queries_failed_total"] == 3
 
 
+def test_a_delivery_that_raises_does_not_end_the_loop(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    inbox, calls = Inbox(), iter(range(1000))
+
+    def deliver(deltas: list[TokenDelta]) -> None:
+        if next(calls) == 0:
+            raise RuntimeError("nobody is there")
+        inbox.deliver(deltas)
+
+    loop = EngineLoop(engine_for(model), deliver)
+    loop.start()
+    [lost, later] = requests([6, 6])
+    loop.submit(lost)
+    loop.submit(later)
+    inbox.wait_for(later.request_id)
+    loop.stop()
+    assert "were not delivered" in caplog.text
+
+
 def test_whoever_waits_for_a_stopping_loop_is_told(model: Any) -> None:
     loop = EngineLoop(engine_for(model), lambda deltas: None)
     busy, go_on = threading.Event(), threading.Event()
