@@ -16,6 +16,8 @@ import torch
 
 _MAX_SLOTS = 16
 _TEMPERATURE, _TOP_P = 0.8, 0.95
+_CACHE_SHARE = 0.05
+"""Of the memory: left to itself, generate_batch takes all there is, and the system kills it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,7 @@ class ContinuousBatching:
 
     def _timed(self, job: Job, max_tokens: int) -> tuple[float, int]:
         from transformers import GenerationConfig
+        from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
         options = _generation(job)
         config = GenerationConfig(
@@ -221,7 +224,11 @@ class ContinuousBatching:
         )
         started_s = time.perf_counter()
         try:
-            outputs = self._model.generate_batch(inputs=job.prompts, generation_config=config, progress_bar=False)
+            outputs = self._model.generate_batch(
+                inputs=job.prompts,
+                generation_config=config,
+                continuous_batching_config=ContinuousBatchingConfig(max_memory_percent=_CACHE_SHARE),
+            )
         except Exception as error:  # a feature of transformers that not every release and device has
             raise MissingPeerError(f"transformers' generate_batch fails here: {error}") from error
         tokens = sum(len(output.generated_tokens) for output in outputs.values())

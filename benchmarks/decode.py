@@ -83,11 +83,10 @@ def main() -> None:
     try:
         for batch in args.batches:
             results[batch] = _compare(console, workers, missing, encoded, batch, args)
+            _print(console, batch, results[batch], weight_bytes, bandwidth)
     finally:
         for worker in workers:
             worker.close()
-    for batch, totals in results.items():
-        _print(console, batch, totals, weight_bytes, bandwidth)
     for name, reason in missing.items():
         console.print(f"{name}: missing: {reason}")
     if args.plot:

@@ -60,8 +60,11 @@ class Worker:
             MissingPeerError: it cannot do it.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(asdict(job)) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(asdict(job)) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise MissingPeerError(f"its process died with exit code {self._process.wait()}") from None
         answer = self._answer()
         if "missing" in answer:
             raise MissingPeerError(answer["missing"])
@@ -103,6 +106,8 @@ def main() -> None:
             answer(asdict(contender.run(Job(**json.loads(line)))))
         except MissingPeerError as error:
             answer({"missing": str(error)})
+        except Exception as error:  # whatever a peer's release does here, the others go on
+            answer({"missing": f"{type(error).__name__}: {error}"})
 
 
 if __name__ == "__main__":
