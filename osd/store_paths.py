@@ -21,6 +21,11 @@ def checkpoint_dir(state_dir: Path, target_id: str, drafter_kind: str) -> Path:
     return state_dir / "checkpoints" / slug(target_id) / drafter_kind
 
 
+def answers_dir(state_dir: Path, target_id: str, key: str) -> Path:
+    """The target's own answers to one set of prompts."""
+    return state_dir / "answers" / slug(target_id) / key
+
+
 def models_dir(state_dir: Path) -> Path:
     """Models converted once."""
     return state_dir / "models"

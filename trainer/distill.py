@@ -1,18 +1,25 @@
-"""Offline distillation: the online trainer, fed by the target's own answers instead of the outcome stream."""
+"""Offline distillation, from prompts to a published drafter: make answers, train on them, let the gate judge."""
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import psutil
+import torch
 
 from osd.assemble import open_engine, open_store
 from osd.config import Config
 from osd.models.resolve import ResolvedTarget
-from osd.store_paths import checkpoint_dir
+from osd.store_paths import answers_dir, checkpoint_dir
 from osd.types import Event, WeightManifest
+from trainer.answers import AnswerFolder, Collector, answers_key, make_answers
 from trainer.build import build_student
-from trainer.loop import Trainer
-from trainer.self_generated import Collector, SelfGenerated
+from trainer.offline import OfflineTrainer
+
+_CHECKPOINT_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +28,13 @@ class DistillProgress:
 
     answers: int
     """Made so far, by earlier runs too."""
-    output_tokens: int
-    """Made by this run."""
-    trained_tokens: int
-    steps: int
-    loss: float | None
-    held_out_acceptance: float | None
-    version: int
+    trained_share: float = 0.0
+    """Of all passes."""
+    trained_tokens: int = 0
+    steps: int = 0
+    loss: float | None = None
+    held_out_acceptance: tuple[float, ...] = ()
+    """By depth, when it was last measured."""
 
 
 def distill(
@@ -41,72 +48,89 @@ def distill(
     on_progress: Callable[[DistillProgress], None] = lambda progress: None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> WeightManifest:
-    """Train until every answer is made and was trained on; publish whatever passes the gate on the way.
+    """Make answers, train on them, and publish the result if the gate finds it better than the latest version.
 
-    Killed and called again, it goes on from its checkpoint.
+    Killed and called again, it goes on with the answers that are on disk and from its checkpoint.
 
     Args:
-        config: target, drafter and trainer sections are used; the store's latest version is trained on.
+        config: target, engine, drafter and trainer sections are used; the store's latest version is trained on.
         resolved: the target.
         prompts: token ids.
-        num_answers: see `SelfGenerated`.
-        max_tokens: see `SelfGenerated`.
-        passes: how often each answer's tokens are trained on, on average.
-        on_progress: told after every step.
-        on_event: told of publishes and refusals.
+        num_answers: see `make_answers`.
+        max_tokens: see `make_answers`.
+        passes: how often each answer is trained on.
+        on_progress: told after every file of answers and every training step.
+        on_event: told of the publish or refusal.
 
     Returns:
         The latest version at the end.
 
     Raises:
-        OsdError: the target or the drafter cannot be had.
+        OsdError: the target or the drafter cannot be had, or the prompts are too few.
     """
-    collector = Collector()
-    plain = config.speculation.model_copy(update={"enabled": False})
-    engine = open_engine(config.model_copy(update={"speculation": plain}), recorder=collector)
+    key = answers_key(resolved.target_id, prompts, max_tokens)
+    folder = AnswerFolder(answers_dir(config.state_dir, resolved.target_id, key))
+    _make_answers(config, folder, prompts, num_answers, max_tokens, on_progress)
+    torch.set_num_threads(config.target.threads or psutil.cpu_count(logical=False) or 1)
     store = open_store(config, resolved)
     latest = store.latest()
     assert latest is not None  # the engine published one where there was none
-    source = SelfGenerated(
-        engine,
-        collector,
-        prompts,
-        num_answers=num_answers,
-        max_tokens=max_tokens,
-        wants_more=lambda: caught_up() or trainer.status().state != "training",
-    )
-    trainer = Trainer(
+    answers = [answer for answer in folder if int(answer.request_id) < num_answers]
+    trainer = OfflineTrainer(
         config.trainer,
         build_student(config, latest, resolved.folder),
-        source,
         store,
-        checkpoint_dir(config.state_dir, resolved.target_id, config.drafter.kind) / "offline",
-        target_id=resolved.target_id,
+        checkpoint_dir(config.state_dir, resolved.target_id, config.drafter.kind) / f"offline-{key}",
+        answers,
+        passes=passes,
         on_event=on_event,
     )
-    trained_before = trainer.status().trained_tokens
-
-    def caught_up() -> bool:
-        return trainer.status().trained_tokens - trained_before >= passes * source.output_tokens
-
-    source.skip_to(int(trainer.stream_position or -1) + 1)
-    while True:
-        status = trainer.run_once()
+    acceptance: tuple[float, ...] = ()
+    saved_at_s = time.monotonic()
+    while trainer.progress < 1.0:
+        result = trainer.step()
+        if trainer.steps % config.trainer.gate_every_steps == 0:
+            acceptance = trainer.measure().acceptance_by_depth
         on_progress(
             DistillProgress(
-                answers=source.num_answered,
-                output_tokens=source.output_tokens,
-                trained_tokens=status.trained_tokens,
-                steps=status.steps,
-                loss=status.loss,
-                held_out_acceptance=status.gate.get("candidate"),
-                version=status.published_version,
+                answers=len(answers),
+                trained_share=trainer.progress,
+                trained_tokens=trainer.trained_tokens,
+                steps=trainer.steps,
+                loss=result.loss,
+                held_out_acceptance=acceptance,
             )
         )
-        if source.exhausted and (caught_up() or status.state != "training"):
-            break
-    trainer.publish_if_better()
+        if time.monotonic() - saved_at_s >= _CHECKPOINT_EVERY_S:
+            trainer.checkpoint()
+            saved_at_s = time.monotonic()
     trainer.checkpoint()
+    trainer.publish_if_better()
     latest = store.latest()
     assert latest is not None
     return latest
+
+
+def _make_answers(
+    config: Config,
+    folder: AnswerFolder,
+    prompts: Sequence[tuple[int, ...]],
+    num_answers: int,
+    max_tokens: int,
+    on_progress: Callable[[DistillProgress], None],
+) -> None:
+    """In a scope of its own: the target's memory is free again before training begins."""
+    collector = Collector()
+    plain = config.speculation.model_copy(update={"enabled": False})
+    engine = open_engine(config.model_copy(update={"speculation": plain}), recorder=collector)
+    make_answers(
+        engine,
+        collector,
+        folder,
+        prompts,
+        num_answers=num_answers,
+        max_tokens=max_tokens,
+        on_progress=lambda made: on_progress(DistillProgress(answers=made)),
+    )
+    del engine
+    gc.collect()

@@ -159,16 +159,6 @@ class Trainer:
         """The latest snapshot."""
         return self._status
 
-    @property
-    def stream_position(self) -> str:
-        """Of the last outcome read; empty before the first."""
-        return self._intake.last_position
-
-    def publish_if_better(self) -> None:
-        """Attempt to publish now, where enough is held out to judge."""
-        if self._has_enough_held_out():
-            self._attempt_to_publish()
-
     def checkpoint(self) -> None:
         """Save everything, then acknowledge the outcomes that are now safe. A disk that refuses is reported."""
         self._checkpointed_at_s = self._clock()

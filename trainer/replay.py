@@ -80,8 +80,7 @@ class Replay:
 
     def is_held_out(self, request_id: str) -> bool:
         """The same answer for the same id, in every process."""
-        digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < self._held_out_share * 2**64
+        return is_held_out(request_id, self._held_out_share)
 
     def draw(self) -> Iterator[Outcome]:
         """Train records in random order, none twice: the newer, and the rarer its domain, the sooner.
@@ -164,6 +163,12 @@ class Replay:
         # A domain not seen for very long may weigh 0 in float64.
         log_weights -= 0.5 * np.log(np.maximum(domain_weights, np.finfo(np.float64).tiny))[domains]
         return np.asarray(log_weights, dtype=np.float64)
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """A share of all keys, the same in every process."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
 
 
 def _size_bytes(outcome: Outcome) -> int:

@@ -59,12 +59,15 @@ class TrainingStep:
         """Of the next step."""
         return warmed_up(self._learning_rate, self.steps, self._warmup_steps)
 
-    def run(self, batches: Sequence[Batch], between: Callable[[], None] = lambda: None) -> StepResult:
+    def run(
+        self, batches: Sequence[Batch], between: Callable[[], None] = lambda: None, *, scale: float = 1.0
+    ) -> StepResult:
         """One update from all batches together.
 
         Args:
             batches: at least one, with at least one position in the loss.
             between: called after each batch, so that the caller can let others use the machine.
+            scale: of the learning rate, where a caller lets it fall.
         """
         self.optimizer.zero_grad(set_to_none=True)
         total_loss = total_weight = 0.0
@@ -75,10 +78,10 @@ class TrainingStep:
             total_loss += loss.item()
             total_weight += terms.weights_N.sum().item()
             between()
-        applied = self._update(total_weight)
+        applied = self._update(total_weight, scale)
         return StepResult(total_loss / total_weight, sum(int(batch.in_loss_BQ.sum()) for batch in batches), applied)
 
-    def _update(self, total_weight: float) -> bool:
+    def _update(self, total_weight: float, scale: float) -> bool:
         parameters = [parameter for parameter in self._student.parameters() if parameter.grad is not None]
         for parameter in parameters:
             assert parameter.grad is not None
@@ -88,7 +91,7 @@ class TrainingStep:
         applied = bool(norm.isfinite())
         if applied:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate
+                group["lr"] = scale * self.learning_rate
             self.optimizer.step()
             self.steps += 1
         else:

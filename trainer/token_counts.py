@@ -17,15 +17,16 @@ _KEPT_AFTER_CHANGE = 1 / 16
 
 
 class TokenCounts:
-    """Expected occurrences of each token id in the newest outputs, float32 [V]."""
+    """Expected occurrences of each token id in the newest outputs, float32 [V]; infinite half-life: in all of them."""
 
-    def __init__(self, vocab_tokens: int) -> None:
+    def __init__(self, vocab_tokens: int, half_life_records: float = _HALF_LIFE_RECORDS) -> None:
         self.counts_V = torch.zeros(vocab_tokens)
+        self._fading = 0.5 ** (1.0 / half_life_records)
 
     def observe(self, outcome: Outcome) -> None:
         """Count the emitted tokens, and what the target held likely, by its probability."""
         ids_OK, log_probs_OK = top_k_arrays(outcome)
-        self.counts_V *= 0.5 ** (1.0 / _HALF_LIFE_RECORDS)
+        self.counts_V *= self._fading
         emitted_O = torch.tensor(outcome.output_ids)
         self.counts_V.index_add_(0, emitted_O, torch.ones(len(emitted_O)))
         probs = torch.from_numpy(log_probs_OK.astype("float32")).exp()

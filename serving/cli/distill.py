@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from osd.types import OsdError
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
@@ -18,7 +18,8 @@ def distill(
     prompts: Annotated[Path, typer.Option(help='JSONL of {"prompt": …} or {"messages": […]} lines.')],
     answers: Annotated[int, typer.Option(help="Answers to make; 0: one a prompt. Further ones are sampled.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
-    passes: Annotated[float, typer.Option(help="How often each answer is trained on, on average.")] = 2.0,
+    rows: Annotated[int, typer.Option(help="Answers made at once.")] = 64,
+    passes: Annotated[float, typer.Option(help="How often each answer is trained on.")] = 4.0,
     out: Annotated[Path | None, typer.Option(help="Safetensors file to write the result to, too.")] = None,
     target: TargetModel = None,
     drafter: DrafterKind = None,
@@ -34,9 +35,9 @@ def distill(
     from trainer.distill import DistillProgress
     from trainer.distill import distill as run
 
-    if max_tokens < 1 or passes <= 0 or answers < 0:
-        raise OsdError("--max-tokens must be at least 1, --passes above 0 and --answers at least 0")
-    settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)
+    if max_tokens < 1 or passes <= 0 or answers < 0 or rows < 1:
+        raise OsdError("--max-tokens and --rows must be at least 1, --passes above 0 and --answers at least 0")
+    settings = configure(config, state_dir, target__model=target, drafter__kind=drafter, engine__max_slots=rows)
     chats = read_prompts(prompts)
     resolved = resolve_target(settings.target.model, settings.state_dir)
     codec = TextCodec.open(resolved.folder, resolved.target_id, settings.target.max_context_tokens)
@@ -44,20 +45,20 @@ def distill(
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=answers or len(chats))
+        making = bar.add_task("answers", total=answers or len(chats))
+        training = bar.add_task("training", total=1.0)
 
         def show(now: DistillProgress) -> None:
-            loss = "-" if now.loss is None else f"{now.loss:.3f}"
-            held_out = "-" if now.held_out_acceptance is None else f"{now.held_out_acceptance:.3f}"
-            label = (
-                f"v{now.version}, {now.trained_tokens:,} tokens trained, loss {loss}, held-out acceptance {held_out}"
-            )
-            bar.update(task, completed=now.answers, description=label)
+            bar.update(making, completed=now.answers)
+            if now.loss is not None:
+                held_out = " ".join(f"{share:.3f}" for share in now.held_out_acceptance) or "-"
+                label = f"{now.trained_tokens:,} tokens, loss {now.loss:.3f}, held-out acceptance {held_out}"
+                bar.update(training, completed=now.trained_share, description=label)
 
         manifest = run(
             settings,

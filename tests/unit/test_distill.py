@@ -13,10 +13,12 @@ from osd.config import Config, load_config
 from osd.drafters.portable import read_drafter, write_drafter
 from osd.models.resolve import ResolvedTarget, resolve_target
 from osd.text import TextCodec
-from osd.types import Event, WeightsRefusedError
+from osd.types import Event, OsdError, WeightsRefusedError
 from tests.saved_models import save_llama
+from trainer.answers import AnswerFolder, Collector, make_answers
+from trainer.build import build_student
 from trainer.distill import DistillProgress, distill
-from trainer.self_generated import Collector, SelfGenerated
+from trainer.offline import OfflineTrainer
 
 _PROMPTS = ["the sea is", "list three fruits", "def add(a, b):", "once upon a time", "12 + 30 =", "hello, who are you"]
 _MAX_TOKENS = 24
@@ -67,48 +69,71 @@ def _distill(config: Config, resolved: ResolvedTarget, num_answers: int, **more:
 def test_it_learns_from_the_targets_own_answers(config: Config, resolved: ResolvedTarget) -> None:
     events: list[Event] = []
     seen = _distill(config, resolved, 24, passes=8.0, on_event=events.append)
-    assert seen[-1].answers == 24 and 0.5 * 24 * _MAX_TOKENS < seen[-1].output_tokens <= 24 * _MAX_TOKENS
-    assert seen[-1].trained_tokens >= 8 * seen[-1].output_tokens
-    # Once there is enough to train on, no more than one batch of answers is made ahead of the trainer.
-    assert all(now.trained_tokens >= 8 * (now.output_tokens - 4 * _MAX_TOKENS) for now in seen if now.steps > 1)
+    assert max(now.answers for now in seen) == 24
+    assert seen[-1].trained_share == 1.0 and seen[-1].trained_tokens > 4 * 24 * _MAX_TOKENS
     latest = open_store(config, resolved).latest()
-    assert latest is not None and latest.number > 1
+    assert latest is not None and latest.number == 2
     assert latest.gate["candidate"] > latest.gate["serving"]
-    assert any(event.kind == "publish" for event in events)
+    assert [event.kind for event in events] == ["publish"]
 
 
 def test_it_goes_on_where_it_was(config: Config, resolved: ResolvedTarget) -> None:
-    first = _distill(config, resolved, 8, passes=2.0)
-    more = _distill(config, resolved, 16, passes=2.0)
-    assert more[-1].answers == 16
-    assert 0 < more[-1].output_tokens <= 8 * _MAX_TOKENS  # the first eight are not made again
-    assert more[0].steps >= first[-1].steps
-    again = _distill(config, resolved, 16, passes=2.0)
-    assert again[-1].output_tokens == 0
+    whole = _distill(config, resolved, 24, passes=2.0)
+    expected = open_store(config, resolved).load(2)[1]
+    again = _distill(config, resolved, 24, passes=2.0)
+    assert again == [] and whole  # nothing is left to do
+    # Killed in the middle of training, after a checkpoint.
+    other = config.model_copy(update={"state_dir": config.state_dir / "other"})
+    stopped: list[DistillProgress] = []
+
+    def stop(now: DistillProgress) -> None:
+        stopped.append(now)
+        if now.trained_share > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("trainer.distill._CHECKPOINT_EVERY_S", 0.0)
+        prompts = _prompts(resolved, other)
+        distill(other, resolved, prompts, num_answers=24, max_tokens=_MAX_TOKENS, passes=2.0, on_progress=stop)
+    resumed = _distill(other, resolved, 24, passes=2.0)
+    assert resumed[0].steps == stopped[-1].steps  # the step that was told of last had not been saved
+    assert resumed[-1].steps == whole[-1].steps and resumed[-1].trained_tokens == whole[-1].trained_tokens
+    for name, tensor in open_store(other, resolved).load(2)[1].items():
+        torch.testing.assert_close(tensor, expected[name], msg=name)
 
 
-def test_the_first_answer_is_greedy_and_further_ones_are_sampled(config: Config, resolved: ResolvedTarget) -> None:
-    collector = Collector()
+def test_the_first_answer_is_greedy_and_further_ones_are_sampled(
+    config: Config, resolved: ResolvedTarget, tmp_path: Path
+) -> None:
+    collector, folder = Collector(), AnswerFolder(tmp_path / "answers")
     engine = open_engine(config, recorder=collector)
-    source = SelfGenerated(
-        engine, collector, _prompts(resolved, config)[:2], num_answers=6, max_tokens=8, wants_more=lambda: True
-    )
-    outcomes = []
-    while not source.exhausted:
-        outcomes += [outcome for _, outcome in source.read(64, 0)]
-    by_number = {int(outcome.request_id): outcome for outcome in outcomes}
-    assert sorted(by_number) == list(range(6)) and source.lag() == 0
+    prompts = _prompts(resolved, config)[:2]
+    make_answers(engine, collector, folder, prompts, num_answers=3, max_tokens=8)
+    first = {int(outcome.request_id): outcome for outcome in folder}
+    make_answers(engine, collector, folder, prompts, num_answers=6, max_tokens=8)
+    by_number = {int(outcome.request_id): outcome for outcome in folder}
+    assert sorted(first) == [0, 1, 2] and sorted(by_number) == list(range(6))
+    assert all(by_number[number] == first[number] for number in first)  # not made again
     assert [by_number[number].sampling.temperature for number in range(6)] == [0.0, 0.0, 0.8, 0.8, 0.8, 0.8]
     assert by_number[2].output_ids != by_number[4].output_ids
 
 
-def test_nothing_is_generated_while_the_trainer_is_busy(config: Config, resolved: ResolvedTarget) -> None:
-    collector = Collector()
+def test_what_is_held_out_is_held_out_by_its_prompt(config: Config, resolved: ResolvedTarget, tmp_path: Path) -> None:
+    collector, folder = Collector(), AnswerFolder(tmp_path / "answers")
     engine = open_engine(config, recorder=collector)
-    source = SelfGenerated(
-        engine, collector, _prompts(resolved, config), num_answers=6, max_tokens=8, wants_more=lambda: False
-    )
-    assert source.read(64, 0) == [] and not engine.has_work and not source.exhausted
+    make_answers(engine, collector, folder, _prompts(resolved, config), num_answers=24, max_tokens=8)
+    store = open_store(config, resolved)
+    latest = store.latest()
+    assert latest is not None
+    student = build_student(config, latest, resolved.folder)
+    trainer = OfflineTrainer(config.trainer, student, store, tmp_path / "c", list(folder), passes=1.0)
+    train, held_out = ({one.prompt_ids for one in group} for group in (trainer.train, trainer.held_out))
+    assert train and held_out and not train & held_out
+
+
+def test_too_few_answers_are_refused(config: Config, resolved: ResolvedTarget) -> None:
+    with pytest.raises(OsdError, match="give more prompts"):
+        distill(config, resolved, _prompts(resolved, config)[:1], num_answers=1, max_tokens=8, passes=1.0)
 
 
 def test_a_drafter_file_says_what_it_is(config: Config, resolved: ResolvedTarget, tmp_path: Path) -> None:
