@@ -152,6 +152,7 @@ def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, Text
         num_slots=config.engine.max_slots,
         max_context_tokens=config.target.max_context_tokens,
         max_new_tokens=max(config.engine.prefill_chunk_tokens, config.speculation.max_length + 1),
+        max_round_tokens=config.speculation.max_length + 1,
     )
     return target, codec
 

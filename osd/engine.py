@@ -19,6 +19,7 @@ from osd.calibrate import calibrate
 from osd.config import Config
 from osd.counters import Counters
 from osd.models.target import Target
+from osd.models.transfer import upload
 from osd.outcome import BONUS
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, OutcomeRecorder
@@ -42,7 +43,7 @@ from osd.types import (
     WeightManifest,
 )
 from osd.utilisation import Utilisation
-from osd.verify import Verdict, verify_rows
+from osd.verify import verify_rows
 
 _HISTORY_QUERIES = 4096
 
@@ -167,8 +168,8 @@ class Engine:
         deltas = self._prefill()
         if rows := self.scheduler.decoding:
             proposal, draft_ms = self._propose(rows)
-            verdicts, logits_BQV, verify_ms = self._verify(rows, proposal)
-            deltas += self._commit(rows, proposal, verdicts, logits_BQV, draft_ms, verify_ms)
+            committed, logits_BQV, verify_ms = self._verify(rows, proposal)
+            deltas += self._commit(rows, proposal, committed, logits_BQV, draft_ms, verify_ms)
         self.utilisation.add_busy(started_s, time.monotonic())
         return deltas
 
@@ -190,8 +191,7 @@ class Engine:
             if is_last:
                 assert output.logits_BQV is not None
                 self.scheduler.start_decoding()
-                [verdict] = verify_rows(output.logits_BQV, [sequence], None)
-                tokens = [verdict.next_token]
+                [tokens] = verify_rows(output.logits_BQV, [sequence], None)
                 self.target.write_tokens(row, end, tokens)
                 [top] = self._top_logprobs([sequence], [tokens], output.logits_BQV)
                 deltas.append(self._emit(sequence, tokens, top))
@@ -219,10 +219,9 @@ class Engine:
         lengths = self.policy.choose([row.budget for row in rows], at_least=int(self.watch.wants_rounds))
         if not any(lengths):
             return None, 0.0
-        num_rows = len(rows)
         batch = DraftBatch(
-            tokens_BL=self.target.tokens_SL[:num_rows],
-            hidden_BLH=self.target.hidden_SLH[:num_rows],
+            tokens_BL=self.target.tokens_SL,
+            hidden_BLH=self.target.hidden_SLH,
             num_tokens=[sequence.num_tokens for sequence in rows],
             lengths=lengths,
             params=[sequence.request.params for sequence in rows],
@@ -236,24 +235,24 @@ class Engine:
             return None, 0.0
         return proposal, (time.perf_counter() - started_s) * 1e3
 
-    def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[Verdict], Tensor, float]:
-        """One target pass over every row's last token and its proposal, and the verdicts on it."""
+    def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[list[int]], Tensor, float]:
+        """One target pass over every row's last token and its proposal, and the tokens that each row may keep."""
         started_s = time.perf_counter()
         starts = [sequence.num_tokens - 1 for sequence in rows]
-        last_B1 = torch.tensor([[sequence.output_ids[-1]] for sequence in rows], device=self.target.lm.device)
+        last_B1 = upload([[sequence.output_ids[-1]] for sequence in rows], self.target.lm.device)
         ids_BQ = last_B1
         if proposal is not None:
             ids_BQ = torch.cat((last_B1, proposal.token_ids_BK[:, : max(proposal.lengths)]), dim=1)
         logits_BQV = self.target.read(0, ids_BQ, starts).logits_BQV
         assert logits_BQV is not None
-        verdicts = verify_rows(logits_BQV, rows, proposal)
-        return verdicts, logits_BQV, (time.perf_counter() - started_s) * 1e3
+        committed = verify_rows(logits_BQV, rows, proposal)
+        return committed, logits_BQV, (time.perf_counter() - started_s) * 1e3
 
     def _commit(
         self,
         rows: list[Sequence],
         proposal: Proposal | None,
-        verdicts: list[Verdict],
+        committed: list[list[int]],
         logits_BQV: Tensor,
         draft_ms: float,
         verify_ms: float,
@@ -261,10 +260,9 @@ class Engine:
         """Append what each row keeps; finish the rows that end here."""
         lengths = list(proposal.lengths) if proposal else [0] * len(rows)
         version = proposal.drafter_version if proposal else 0
-        ids_BK = proposal.token_ids_BK.tolist() if proposal else [[]] * len(rows)
+        accepted = [len(tokens) - 1 for tokens in committed]
         self.counters.add_times(draft_ms, verify_ms)
-        self._learn(rows, lengths, [verdict.num_accepted for verdict in verdicts], draft_ms, verify_ms)
-        committed = [[*ids_BK[b][: verdict.num_accepted], verdict.next_token] for b, verdict in enumerate(verdicts)]
+        self._learn(rows, lengths, accepted, draft_ms, verify_ms)
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
         tops = self._top_logprobs(rows, committed, logits_BQV)
         deltas = []
@@ -272,7 +270,7 @@ class Engine:
         # or what this pass wrote of its accepted tokens would not move with it.
         for index, sequence in reversed(list(enumerate(rows))):
             sequence.add_times(draft_ms, verify_ms)
-            round_ = (version, lengths[index], verdicts[index].num_accepted)
+            round_ = (version, lengths[index], accepted[index])
             deltas.append(self._emit(sequence, committed[index], tops[index], round_))
         return deltas
 

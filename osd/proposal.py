@@ -13,7 +13,7 @@ from osd.types import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class DraftBatch:
-    """The decoding rows 0..B-1 as a drafter sees them. Shapes: B rows, L positions, H hidden size.
+    """The decoding rows 0..B-1 as a drafter sees them. Shapes: S slots, L positions, H hidden size.
 
     Row b holds `num_tokens[b]` known tokens, the last of which the target has not read yet, so `hidden_BLH[b, t]`
     (the target's last hidden state at position t) is set for t <= num_tokens[b] - 2.

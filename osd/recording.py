@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from osd.models.target import Target
+from osd.models.transfer import arrival
 from osd.outcome import Outcome, Sampling, Timings
 from osd.outcome_arrays import pack_hidden, pack_top_k
 from osd.sequence import Sequence
@@ -30,13 +31,17 @@ def outcome_maker(
     start = max(prompt_len - prompt_hidden_tokens, 0)
     hidden_TH = torch.empty(0, 0)
     if drafter_kind == "feature":
-        hidden_TH = target.hidden_SLH[sequence.row, start:num_read].to("cpu", torch.bfloat16, copy=True)
+        hidden_TH = target.hidden_SLH[sequence.row, start:num_read].to(
+            "cpu", torch.bfloat16, copy=True, non_blocking=True
+        )
+    arrived = arrival(target.lm.device)
     top_ids: list[Tensor] = list(sequence.top_ids)
     top_logprobs: list[Tensor] = list(sequence.top_logprobs)
     output_ids, kinds, rounds = tuple(sequence.output_ids), bytes(sequence.kinds), tuple(sequence.rounds)
     reason, created_at_s = sequence.finish_reason or "cancelled", time.time()
 
     def make() -> Outcome:
+        arrived()
         ids_OK, logprobs_OK = torch.cat(top_ids), torch.cat(top_logprobs)
         packed_ids, packed_logprobs, top_k = pack_top_k(ids_OK, logprobs_OK)
         params = request.params

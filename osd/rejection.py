@@ -1,7 +1,8 @@
 """Token-wise rejection sampling: which proposed tokens to keep so that the output is exactly the target's.
 
 Leviathan et al. 2023 (arXiv 2211.17192, section 2.3, appendix A.1); Chen et al. 2023 (arXiv 2302.01318, algorithm 2).
-Shapes: K proposed tokens, V vocabulary; `target_probs` has one row more, for the bonus token.
+All rows of a round at once, as tensor operations that never wait for the device. Shapes: B rows, K proposed tokens
+(row b has the first `lengths[b]` of them), Q = K + 1 positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,53 +14,61 @@ from osd.sampling import draw
 
 
 def reject_tokenwise(
-    target_probs_QV: Tensor, draft_probs_KV: Tensor, proposed_K: Tensor, uniform_Q: Tensor
-) -> tuple[int, int]:
-    """Keep the longest sound prefix of a proposal, and draw the token that follows it.
+    target_probs_BQV: Tensor, draft_probs_BKV: Tensor, proposed_BK: Tensor, lengths_B: Tensor, uniform_BQ: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keep the longest sound prefix of each row's proposal, and draw the token that follows it.
 
     Proposed token x at position i is accepted with probability min(1, target(x) / draft(x)). At the first rejection
     the *recovered* token is drawn from the residual max(target - draft, 0); when all are accepted, the *bonus* token
     is drawn from the target itself.
 
     Args:
-        target_probs_QV: `[K + 1, V]`, what the query may be drawn from at each position.
-        draft_probs_KV: `[K, V]`, the very distributions the proposed tokens were drawn from.
-        proposed_K: the proposed token ids.
-        uniform_Q: `[K + 1]` uniform draws in [0, 1): K acceptance tests, then the draw of the last token.
+        target_probs_BQV: what the query may be drawn from at each position.
+        draft_probs_BKV: the very distributions the proposed tokens were drawn from.
+        proposed_BK: the proposed token ids.
+        lengths_B: how many each row proposes.
+        uniform_BQ: uniform draws in [0, 1): `lengths[b]` acceptance tests, then the draw of the last token.
 
     Returns:
-        (number of accepted tokens, the recovered or bonus token).
+        (number of accepted tokens `[B]`, the recovered or bonus token `[B]`).
     """
-    num_proposed = proposed_K.shape[0]
-    index_K1 = proposed_K[:, None]
-    target_K = target_probs_QV[:num_proposed].gather(1, index_K1)[:, 0]
-    draft_K = draft_probs_KV.gather(1, index_K1)[:, 0]
-    accepted_K = uniform_Q[:num_proposed] * draft_K < target_K
-    num_accepted = int(accepted_K.long().cumprod(0).sum())
-    weights_V = target_probs_QV[num_accepted]
-    if num_accepted < num_proposed:
-        residual_V = residual(weights_V, draft_probs_KV[num_accepted])
+    rows_B, num_proposed = torch.arange(len(lengths_B), device=lengths_B.device), proposed_BK.shape[1]
+    index_BK1 = proposed_BK[:, :, None]
+    target_BK = target_probs_BQV[:, :num_proposed].gather(2, index_BK1)[:, :, 0]
+    draft_BK = draft_probs_BKV.gather(2, index_BK1)[:, :, 0]
+    accepted_BK = uniform_BQ[:, :num_proposed] * draft_BK < target_BK
+    num_accepted_B = count_prefix(accepted_BK, lengths_B)
+    weights_BV = target_probs_BQV[rows_B, num_accepted_B]
+    if num_proposed:
+        refused_BV = draft_probs_BKV[rows_B, num_accepted_B.clamp(max=num_proposed - 1)]
+        residual_BV = residual(weights_BV, refused_BV)
         # The residual is empty only where target and draft agree to rounding; then nothing is rejected but by rounding.
-        weights_V = torch.where(residual_V.sum() > 0, residual_V, weights_V)
-    return num_accepted, int(draw(weights_V[None], uniform_Q[num_proposed:])[0])
+        is_drawn_B = (num_accepted_B < lengths_B) & (residual_BV.sum(dim=-1) > 0)
+        weights_BV = torch.where(is_drawn_B[:, None], residual_BV, weights_BV)
+    return num_accepted_B, draw(weights_BV, uniform_BQ[rows_B, lengths_B])
 
 
-def residual(target_probs_V: Tensor, draft_probs_V: Tensor) -> Tensor:
-    """What the target gives beyond the draft, unnormalised `[V]`."""
-    return (target_probs_V - draft_probs_V).clamp(min=0.0)
+def residual(target_probs_BV: Tensor, draft_probs_BV: Tensor) -> Tensor:
+    """What the target gives beyond the draft, unnormalised."""
+    return (target_probs_BV - draft_probs_BV).clamp(min=0.0)
 
 
-def match_greedy(target_ids_Q: list[int], proposed_K: list[int]) -> tuple[int, int]:
+def match_greedy(target_ids_BQ: Tensor, proposed_BK: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
     """Greedy decoding: keep the proposed tokens that are the target's own choice, then take its choice.
 
     Args:
-        target_ids_Q: `[K + 1]` the target's most likely token at each position.
-        proposed_K: the proposed token ids.
+        target_ids_BQ: the target's most likely token at each position.
+        proposed_BK: the proposed token ids.
+        lengths_B: how many each row proposes.
 
     Returns:
-        (number of accepted tokens, the recovered or bonus token).
+        (number of accepted tokens `[B]`, the recovered or bonus token `[B]`).
     """
-    num_accepted = 0
-    while num_accepted < len(proposed_K) and proposed_K[num_accepted] == target_ids_Q[num_accepted]:
-        num_accepted += 1
-    return num_accepted, target_ids_Q[num_accepted]
+    num_accepted_B = count_prefix(target_ids_BQ[:, : proposed_BK.shape[1]] == proposed_BK, lengths_B)
+    return num_accepted_B, target_ids_BQ.gather(1, num_accepted_B[:, None])[:, 0]
+
+
+def count_prefix(accepted_BK: Tensor, lengths_B: Tensor) -> Tensor:
+    """How many of each row's first `lengths[b]` flags are set before the first that is not, `[B]`."""
+    offered_BK = torch.arange(accepted_BK.shape[1], device=lengths_B.device) < lengths_B[:, None]
+    return (accepted_BK & offered_BK).long().cumprod(dim=1).sum(dim=1)

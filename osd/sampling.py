@@ -1,61 +1,92 @@
 """From logits to the distribution that a query is drawn from, and drawing from it.
 
 Penalties, temperature and filters shape the *target* distribution first; verification then works on what is left, so
-none of them is ever applied to a residual. Shapes: Q positions, V vocabulary, N rows.
+none of them is ever applied to a residual. Shapes: B rows, Q positions, V vocabulary, N rows of draws.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from osd.models.transfer import upload
 from osd.types import SamplingParams
 
 _NUCLEUS_GUESS = 1024
-"""Top-p looks at this many tokens first: a full sort of a large vocabulary costs milliseconds."""
+"""On a CPU, top-p looks at this many tokens first: a full sort of a large vocabulary costs milliseconds."""
 
 
-def penalise(logits_QV: Tensor, params: SamplingParams, output_ids: list[int], proposed_ids: list[int]) -> Tensor:
-    """Presence and frequency penalties (OpenAI API), position by position.
+class Shaping(NamedTuple):
+    """Rows' temperatures and filters, `[B, 1, 1]` each; a filter that no row has is None."""
+
+    temperature_B11: Tensor
+    """1 for greedy rows, of which no distribution is wanted."""
+    min_p_B11: Tensor | None
+    top_k_B11: Tensor | None
+    """int64; the vocabulary's size where a row has no such filter."""
+    top_p_B11: Tensor | None
+
+    @classmethod
+    def of(cls, params: Sequence[SamplingParams], vocab_tokens: int, device: torch.device) -> Shaping:
+        """Of one row each."""
+
+        def column(values: Sequence[float]) -> Tensor:
+            return upload(values, device)[:, None, None]
+
+        top_ks = [one.top_k if 0 < one.top_k < vocab_tokens else vocab_tokens for one in params]
+        return cls(
+            temperature_B11=column([1.0 if one.is_greedy else float(one.temperature) for one in params]),
+            min_p_B11=column([one.min_p for one in params]) if any(one.min_p > 0.0 for one in params) else None,
+            top_k_B11=column(top_ks) if min(top_ks) < vocab_tokens else None,
+            top_p_B11=column([one.top_p for one in params]) if any(one.top_p < 1.0 for one in params) else None,
+        )
+
+
+def penalise(logits_QV: Tensor, params: SamplingParams, output_ids: Sequence[int], proposed_K: Tensor) -> Tensor:
+    """Presence and frequency penalties (OpenAI API) of one row, position by position.
 
     Position i of the round follows the query's output and the first i proposed tokens, so it counts exactly those.
     """
-    if not params.has_penalties:
-        return logits_QV
     counts_V = torch.zeros(logits_QV.shape[-1], device=logits_QV.device)
     if output_ids:
-        ids = torch.tensor(output_ids, device=logits_QV.device)
+        ids = upload(output_ids, logits_QV.device)
         counts_V.index_add_(0, ids, torch.ones(len(output_ids), device=logits_QV.device))
+    one_1 = counts_V.new_ones(1)
     penalised = []
     for position, logits_V in enumerate(logits_QV.float()):
-        if position > 0:
-            counts_V[proposed_ids[position - 1]] += 1
+        if 0 < position <= len(proposed_K):
+            counts_V.index_add_(0, proposed_K[position - 1 : position], one_1)
         penalised.append(logits_V - params.frequency_penalty * counts_V - params.presence_penalty * (counts_V > 0))
     return torch.stack(penalised)
 
 
-def shape_probs(logits_QV: Tensor, params: SamplingParams) -> Tensor:
-    """The distribution after temperature, min-p, top-k and top-p, float32 `[Q, V]`; temperature must be above 0."""
-    probs_QV = torch.softmax(logits_QV.float() / params.temperature, dim=-1)
-    if params.min_p > 0.0:
-        floor = params.min_p * probs_QV.amax(dim=-1, keepdim=True)
-        probs_QV = probs_QV.where(probs_QV >= floor, 0.0)
-    if 0 < params.top_k < probs_QV.shape[-1]:
-        floor = probs_QV.topk(params.top_k, dim=-1).values[..., -1:]
-        probs_QV = probs_QV.where(probs_QV >= floor, 0.0)
-    if params.top_p < 1.0:
-        probs_QV = _nucleus(probs_QV / probs_QV.sum(dim=-1, keepdim=True), params.top_p)
-    return probs_QV / probs_QV.sum(dim=-1, keepdim=True)
+def shape_probs(logits_BQV: Tensor, shaping: Shaping) -> Tensor:
+    """The distribution after temperature, min-p, top-k and top-p, float32 `[B, Q, V]`."""
+    probs_BQV = torch.softmax(logits_BQV.float() / shaping.temperature_B11, dim=-1)
+    if shaping.min_p_B11 is not None:
+        floor = shaping.min_p_B11 * probs_BQV.amax(dim=-1, keepdim=True)
+        probs_BQV = probs_BQV.where(probs_BQV >= floor, 0.0)
+    if shaping.top_k_B11 is not None:
+        index = (shaping.top_k_B11 - 1).expand(*probs_BQV.shape[:2], 1)
+        floor = probs_BQV.sort(dim=-1, descending=True).values.gather(-1, index)
+        probs_BQV = probs_BQV.where(probs_BQV >= floor, 0.0)
+    if shaping.top_p_B11 is not None:
+        probs_BQV = _nucleus(probs_BQV / probs_BQV.sum(dim=-1, keepdim=True), shaping.top_p_B11)
+    return probs_BQV / probs_BQV.sum(dim=-1, keepdim=True)
 
 
-def _nucleus(probs_QV: Tensor, top_p: float) -> Tensor:
+def _nucleus(probs_BQV: Tensor, top_p_B11: Tensor) -> Tensor:
     """Keep the fewest most likely tokens whose mass reaches `top_p` (Holtzman et al. 2020, arXiv 1904.09751)."""
-    size = min(_NUCLEUS_GUESS, probs_QV.shape[-1])
-    sorted_probs, order = probs_QV.topk(size, dim=-1)
-    if size < probs_QV.shape[-1] and bool((sorted_probs.sum(dim=-1) < top_p).any()):
-        sorted_probs, order = probs_QV.sort(dim=-1, descending=True)
+    is_cpu = probs_BQV.device.type == "cpu"  # elsewhere, asking whether the guess sufficed would wait for the device
+    size = min(_NUCLEUS_GUESS, probs_BQV.shape[-1]) if is_cpu else probs_BQV.shape[-1]
+    sorted_probs, order = probs_BQV.topk(size, dim=-1) if is_cpu else probs_BQV.sort(dim=-1, descending=True)
+    if size < probs_BQV.shape[-1] and bool((sorted_probs.sum(dim=-1, keepdim=True) < top_p_B11).any()):
+        sorted_probs, order = probs_BQV.sort(dim=-1, descending=True)
     before = sorted_probs.cumsum(dim=-1) - sorted_probs
-    return torch.zeros_like(probs_QV).scatter(-1, order, sorted_probs.where(before < top_p, 0.0))
+    return torch.zeros_like(probs_BQV).scatter(-1, order, sorted_probs.where(before < top_p_B11, 0.0))
 
 
 def draw(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:

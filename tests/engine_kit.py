@@ -97,6 +97,7 @@ def make_target(
         num_slots=num_slots,
         max_context_tokens=context_tokens,
         max_new_tokens=max(context_tokens, 32),
+        max_round_tokens=5,
     )
 
 

@@ -5,58 +5,120 @@ Shapes: B rows, K chain steps, R the drafter's vocabulary, V the target's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
-from osd.sampling import draw, shape_probs
+from osd.sampling import Shaping, draw, shape_probs
+
+
+class Draws(NamedTuple):
+    """What sampled rows need: their shapes of distribution, and uniform draws from their own streams."""
+
+    greedy_B: Tensor
+    """bool: rows whose draws are not used."""
+    shaping: Shaping
+    uniform_BK: Tensor
+
+    @classmethod
+    def of(cls, batch: DraftBatch, num_tokens: int) -> Draws | None:
+        """Drawn for a batch; None where every row that proposes is greedy.
+
+        Args:
+            batch: the rows.
+            num_tokens: size of the vocabulary that is drawn from.
+        """
+        proposing = list(zip(batch.lengths, batch.params, batch.generators, strict=True))
+        if all(length == 0 or params.is_greedy for length, params, _ in proposing):
+            return None
+        # No draw that nobody asked for, or a seeded query would depend on its neighbours.
+        uniform_BK = torch.zeros(len(proposing), max(batch.lengths))
+        for row, (length, params, generator) in enumerate(proposing):
+            if length > 0 and not params.is_greedy:
+                uniform_BK[row, :length] = torch.rand(length, generator=generator)
+        device = batch.tokens_BL.device
+        return cls(
+            greedy_B=upload([params.is_greedy for params in batch.params], device),
+            shaping=Shaping.of(batch.params, num_tokens, device),
+            uniform_BK=upload(uniform_BK, device),
+        )
+
+    def padded(self, num_rows: int) -> Draws:
+        """With greedy rows added at the end."""
+
+        def longer(one: Tensor | None, value: float) -> Tensor | None:
+            return None if one is None else F.pad(one, (0, 0) * (one.ndim - 1) + (0, num_rows), value=value)
+
+        shaping = Shaping(*(longer(one, 1.0) for one in self.shaping))  # type: ignore[arg-type]
+        return Draws(
+            F.pad(self.greedy_B, (0, num_rows), value=True), shaping, F.pad(self.uniform_BK, (0, 0, 0, num_rows))
+        )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, for captured work to take as inputs; `like` is the inverse."""
+        return (self.greedy_B, self.uniform_BK, *(one for one in self.shaping if one is not None))
+
+    def like(self, tensors: Sequence[Tensor]) -> Draws:
+        """The same with other tensors."""
+        greedy_B, uniform_BK, *rest = tensors
+        remaining = iter(rest)
+        shaping = Shaping(*(None if one is None else next(remaining) for one in self.shaping))  # type: ignore[arg-type]
+        return Draws(greedy_B, shaping, uniform_BK)
 
 
 class ChainChoice:
     """Collects one round's proposal: argmax for greedy rows, a draw from the drafter's own distribution for others.
 
     Args:
-        batch: the rows.
+        num_steps: K.
+        draws: for sampled rows; None where there are none.
         vocab_tokens: V.
         vocab_ids_R: the target's id of each token the drafter can say; None when it can say them all.
     """
 
-    def __init__(self, batch: DraftBatch, vocab_tokens: int, vocab_ids_R: Tensor | None = None) -> None:
-        self._batch = batch
-        self._vocab_tokens = vocab_tokens
-        self._vocab_ids_R = vocab_ids_R
-        self._sampled_rows = [
-            row for row, params in enumerate(batch.params) if not params.is_greedy and batch.lengths[row] > 0
-        ]
+    def __init__(
+        self, num_steps: int, draws: Draws | None, vocab_tokens: int, vocab_ids_R: Tensor | None = None
+    ) -> None:
+        self.num_steps, self._draws = num_steps, draws
+        self._vocab_tokens, self._vocab_ids_R = vocab_tokens, vocab_ids_R
         self._tokens: list[Tensor] = []
         self._probs: list[Tensor] = []
-        self.num_steps = max(batch.lengths)
 
     def take(self, logits_BR: Tensor) -> Tensor:
         """Choose the next token of every row, `[B]` target ids, and remember its distribution where it was drawn."""
         choice_B = logits_BR.argmax(dim=-1)
-        if self._sampled_rows:
-            probs_BV = torch.zeros(logits_BR.shape[0], self._vocab_tokens, device=logits_BR.device)
-            for row in self._sampled_rows:
-                if len(self._tokens) >= self._batch.lengths[row]:
-                    continue  # a draw that nobody asked for would make a seeded query depend on its neighbours
-                probs_1R = shape_probs(logits_BR[row : row + 1], self._batch.params[row])
-                uniform_1 = torch.rand(1, generator=self._batch.generators[row]).to(logits_BR.device)
-                choice_B[row] = draw(probs_1R, uniform_1)[0]
-                if self._vocab_ids_R is None:
-                    probs_BV[row, : probs_1R.shape[1]] = probs_1R[0]
-                else:
-                    probs_BV[row, self._vocab_ids_R] = probs_1R[0]
-            self._probs.append(probs_BV)
+        if self._draws is not None:
+            probs_BR = shape_probs(logits_BR[:, None], self._draws.shaping)[:, 0]
+            drawn_B = draw(probs_BR, self._draws.uniform_BK[:, len(self._tokens)])
+            choice_B = torch.where(self._draws.greedy_B, choice_B, drawn_B)
+            self._probs.append(self._over_vocabulary(probs_BR))
         token_B = choice_B if self._vocab_ids_R is None else self._vocab_ids_R[choice_B]
         self._tokens.append(token_B)
         return token_B
 
-    def proposal(self, version: int) -> Proposal:
+    @property
+    def token_ids_BK(self) -> Tensor:  # noqa: N802
+        """The tokens chosen so far."""
+        return torch.stack(self._tokens, dim=1)
+
+    @property
+    def draft_probs_BKV(self) -> Tensor | None:  # noqa: N802
+        """The distributions they were drawn from; None where nothing was drawn."""
+        return torch.stack(self._probs, dim=1) if self._probs else None
+
+    def proposal(self, batch: DraftBatch, version: int) -> Proposal:
         """All chosen tokens, with their distributions."""
-        return Proposal(
-            token_ids_BK=torch.stack(self._tokens, dim=1),
-            lengths=self._batch.lengths,
-            draft_probs_BKV=torch.stack(self._probs, dim=1) if self._probs else None,
-            drafter_version=version,
-        )
+        return Proposal(self.token_ids_BK, batch.lengths, self.draft_probs_BKV, version)
+
+    def _over_vocabulary(self, probs_BR: Tensor) -> Tensor:
+        probs_BV = torch.zeros(probs_BR.shape[0], self._vocab_tokens, device=probs_BR.device)
+        if self._vocab_ids_R is None:
+            probs_BV[:, : probs_BR.shape[1]] = probs_BR
+        else:
+            probs_BV[:, self._vocab_ids_R] = probs_BR
+        return probs_BV

@@ -14,12 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osd.drafters.choose import ChainChoice
+from osd.drafters.choose import ChainChoice, Draws
+from osd.drafters.feature_chain import FeatureChain
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
 from osd.drafters.weights import check_state
 from osd.models.flat_cache import FlatCache
+from osd.models.graphs import Capture, GraphPool, bucket, capture_for
 from osd.models.projections import DenseProjection, pack
 from osd.models.slot_cache import PassWindow
+from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
 from osd.types import WeightsRefusedError
 
@@ -33,23 +36,35 @@ class FeatureDrafter:
         num_slots: rows.
         max_context_tokens: longest row.
         max_length: most tokens proposed per round.
+        capture: how a round is captured; by default what fits the device.
     """
 
     kind = "feature"
 
     def __init__(
-        self, config: FeatureConfig, shared: SharedRows, *, num_slots: int, max_context_tokens: int, max_length: int
+        self,
+        config: FeatureConfig,
+        shared: SharedRows,
+        *,
+        num_slots: int,
+        max_context_tokens: int,
+        max_length: int,
+        capture: Capture | None = None,
     ) -> None:
         self.version = 0
         self.config = config
         self._shared = shared
         self.device, self.dtype = shared.embedding_VH.device, shared.embedding_VH.dtype
         self.net = FeatureNet(config).to(self.device, self.dtype).eval().requires_grad_(False)
-        length = max_context_tokens + config.window_tokens + max_length
+        length = max_context_tokens + config.window_tokens + 2 * (max_length + 1)
         head_size = config.hidden_size // config.num_heads
         self._cache = FlatCache(1, num_slots, length, config.num_heads, head_size, like=shared.embedding_VH)
         self._window = PassWindow(self.device)
         self._cos_LD, self._sin_LD = self.net.rotation(torch.arange(length, device=self.device), self.dtype)
+        self._max_length = max_length
+        capture = capture or capture_for(self.device)
+        self._graphs = GraphPool(capture) if capture is not None else None
+        self._head_rows: tuple[Tensor, Tensor | None] | None = None
         self._take_weights()
         # Row b's cache is sound for entries first[b] .. end[b] - 1.
         self._first = [0] * num_slots
@@ -85,39 +100,95 @@ class FeatureDrafter:
     @torch.no_grad()
     def propose(self, batch: DraftBatch) -> Proposal:
         """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
-        choice = ChainChoice(batch, self.config.target_vocab_tokens, self.net.vocab_ids_R)
+        draws = Draws.of(batch, self.config.vocab_tokens)
+        if self._graphs is not None:
+            return self._replay(batch, draws)
+        choice = self._choice(max(batch.lengths), draws)
         feature_BH = self._catch_up(batch)
         ends = [num - 1 for num in batch.num_tokens]
         for step in range(choice.num_steps):
             token_B = choice.take(self._head(feature_BH))
             if step + 1 < choice.num_steps:
                 feature_BH = self._pass(token_B[:, None], feature_BH[:, None], [end + step for end in ends])[:, 0]
-        return choice.proposal(self.version)
+        return choice.proposal(batch, self.version)
 
-    def _catch_up(self, batch: DraftBatch) -> Tensor:
-        """Read the entries since the last call; the feature at each row's last known entry, `[B, H]`."""
+    def _choice(self, num_steps: int, draws: Draws | None) -> ChainChoice:
+        return ChainChoice(num_steps, draws, self.config.target_vocab_tokens, self.net.vocab_ids_R)
+
+    def _new_entries(self, num_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
+        """By row, the first entry that was not read yet, and how many there are."""
         starts, counts = [], []
-        for row, num_tokens in enumerate(batch.num_tokens):
-            oldest = max(num_tokens - 1 - self.config.window_tokens, 0)
+        for row, num in enumerate(num_tokens):
+            oldest = max(num - 1 - self.config.window_tokens, 0)
             if self._end[row] < oldest:  # what lies further back than the window is never looked at again
                 self._first[row] = self._end[row] = oldest
             starts.append(self._end[row])
-            counts.append(num_tokens - 1 - self._end[row])
-            self._end[row] = num_tokens - 1
+            counts.append(num - 1 - self._end[row])
+            self._end[row] = num - 1
+        return starts, counts
+
+    def _replay(self, batch: DraftBatch, draws: Draws | None) -> Proposal:
+        """The whole round as captured work; rows are rounded up, so that few shapes do for all.
+
+        A row with more new entries than one round brings (its first, or after a pause) has the others read before.
+        """
+        assert self._graphs is not None
+        num_rows, num_steps, num_new = len(batch.lengths), max(batch.lengths), self._max_length + 1
+        for row, num_tokens in enumerate(batch.num_tokens):
+            if num_tokens - 1 - self._end[row] > num_new:
+                self._read_ahead(row, batch)
+        starts, counts = self._new_entries(batch.num_tokens)
+        rows = bucket(num_rows, 1, len(self._end))
+        # Rows beyond the real ones write where no row of a query reaches.
+        padding, nowhere = rows - num_rows, self._cos_LD.shape[0] - num_new - num_steps
+        placed = [starts + [nowhere] * padding, counts + [1] * padding, self._first[:num_rows] + [0] * padding]
+        padded = draws.padded(padding) if draws is not None else None
+        filters = () if padded is None else tuple(one is not None for one in padded.shaping)
+
+        def work(places_3B: Tensor, *draws_tensors: Tensor) -> tuple[Tensor, ...]:
+            again = None if padded is None else padded.like(draws_tensors)
+            choice = self._choice(num_steps, again)
+            starts_B, counts_B, firsts_B = places_3B
+            self._chain(batch.tokens_BL, batch.hidden_BLH, starts_B, counts_B, firsts_B, choice, num_new)
+            probs_BKV = choice.draft_probs_BKV
+            return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)
+
+        inputs = () if padded is None else padded.tensors()
+        ids_BK, *probs = self._graphs.run((rows, num_steps, filters), work, upload(placed, self.device), *inputs)
+        probs_BKV = probs[0][:num_rows] if probs else None
+        return Proposal(ids_BK[:num_rows], batch.lengths, probs_BKV, self.version)
+
+    def _read_ahead(self, row: int, batch: DraftBatch) -> None:
+        """Read all new entries of one row but the last."""
+        last = batch.num_tokens[row] - 2
+        start = max(self._end[row], last - self.config.window_tokens + 1)
+        if start > self._end[row]:
+            self._first[row] = start
+        self._pass(
+            batch.tokens_BL[row : row + 1, start + 1 : last + 1],
+            batch.hidden_BLH[row : row + 1, start:last],
+            [start],
+            row,
+        )
+        self._end[row] = last
+
+    def _catch_up(self, batch: DraftBatch) -> Tensor:
+        """Read the entries since the last call; the feature at each row's last known entry, `[B, H]`."""
+        starts, counts = self._new_entries(batch.num_tokens)
         entries_T = torch.arange(max(counts), device=self.device)
         rows_B1 = torch.arange(len(starts), device=self.device)[:, None]
-        entries_BT = torch.tensor(starts, device=self.device)[:, None] + entries_T
+        entries_BT = upload(starts, self.device)[:, None] + entries_T
         entries_BT = entries_BT.clamp(max=batch.tokens_BL.shape[1] - 2)
         features_BTH = self._pass(
             batch.tokens_BL[rows_B1, entries_BT + 1], batch.hidden_BLH[rows_B1, entries_BT], starts
         )
-        last_B = torch.tensor(counts, device=self.device) - 1
+        last_B = upload(counts, self.device) - 1
         return features_BTH[rows_B1[:, 0], last_B]
 
-    def _pass(self, tokens_BT: Tensor, hidden_BTH: Tensor, starts: Sequence[int]) -> Tensor:
+    def _pass(self, tokens_BT: Tensor, hidden_BTH: Tensor, starts: Sequence[int], first_row: int = 0) -> Tensor:
         """Write entries from `starts[b]` on, attend within the window, and return features `[B, T, H]`."""
         window = self._window
-        window.set(0, starts, tokens_BT.shape[1])
+        window.set(first_row, starts, tokens_BT.shape[1])
         inputs = self.net.attention_inputs(
             F.embedding(tokens_BT, self._shared.embedding_VH),
             hidden_BTH,
@@ -126,7 +197,7 @@ class FeatureDrafter:
         )
         [cached] = self._cache.at(window)
         cached.write(torch.cat((inputs.key_BNTD, inputs.value_BNTD), dim=1).transpose(1, 2))
-        oldest = max(min(starts) - self.config.window_tokens + 1, min(self._first[: len(starts)]))
+        oldest = max(min(starts) - self.config.window_tokens + 1, min(self._first[first_row : first_row + len(starts)]))
         attended_BNTD = F.scaled_dot_product_attention(
             inputs.query_BNTD,
             cached.keys_BMLD[:, :, oldest:],
@@ -141,7 +212,7 @@ class FeatureDrafter:
         if window.num_rows == window.num_new == 1:
             return None
         entries_L = torch.arange(oldest, window.num_seen, device=self.device)
-        first_B11 = torch.tensor(self._first[: window.num_rows], device=self.device)[:, None, None]
+        first_B11 = upload(self._first[window.first_row :][: window.num_rows], self.device)[:, None, None]
         query_BT1 = window.positions_BQ[:, :, None]
         mask_BTL = (entries_L <= query_BT1) & (entries_L > query_BT1 - self.config.window_tokens)
         return (mask_BTL & (entries_L >= first_B11))[:, None]
@@ -149,4 +220,14 @@ class FeatureDrafter:
     def _take_weights(self) -> None:
         """Bring the net's matrices and the head's rows into the layout that is read fastest."""
         self.net.pack()
-        self._head = pack(DenseProjection(*head_rows(self._shared, self.net.vocab_ids_R)))
+        rows = head_rows(self._shared, self.net.vocab_ids_R)
+        if self._head_rows is not None:  # captured work reads this very memory
+            for place, new in zip(self._head_rows, rows, strict=True):
+                if place is not None and new is not None:
+                    place.copy_(new)
+            rows = self._head_rows
+        self._head = pack(DenseProjection(*rows))
+        if self._graphs is not None and self._head_rows is None:
+            self._head_rows = rows
+            rotation = self._cos_LD, self._sin_LD
+            self._chain = FeatureChain(self.net, self._shared, self._head, self._cache, rotation)

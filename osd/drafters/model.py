@@ -11,13 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osd.drafters.choose import ChainChoice
+from osd.drafters.choose import ChainChoice, Draws
 from osd.drafters.weights import check_state, model_state
 from osd.models.slot_model import SlotModel
+from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
 
 _CATCH_UP_TOKENS = 256
 """Most positions read in one pass while catching up with a row, so that no long prompt needs a giant pass."""
+
+_ROUND_TOKENS = 17
+"""Most positions that a round adds: the longest speculation, and the token after it."""
 
 
 class ModelDrafter:
@@ -39,6 +43,7 @@ class ModelDrafter:
             num_slots=num_slots,
             max_context_tokens=max_context_tokens,
             max_new_tokens=_CATCH_UP_TOKENS,
+            max_round_tokens=_ROUND_TOKENS,
         )
         self._vocab_tokens = target_vocab_tokens
         self._end = [0] * num_slots
@@ -67,7 +72,7 @@ class ModelDrafter:
     @torch.no_grad()
     def propose(self, batch: DraftBatch) -> Proposal:
         """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
-        choice = ChainChoice(batch, self._vocab_tokens)
+        choice = ChainChoice(max(batch.lengths), Draws.of(batch, self._vocab_tokens), self._vocab_tokens)
         logits_BV = self._catch_up(batch)
         for step in range(choice.num_steps):
             token_B = choice.take(logits_BV[:, : self._vocab_tokens])
@@ -76,7 +81,7 @@ class ModelDrafter:
                 output = self._lm.forward(0, token_B[:, None], starts)
                 assert output.logits_BQV is not None
                 logits_BV = output.logits_BQV[:, 0]
-        return choice.proposal(self.version)
+        return choice.proposal(batch, self.version)
 
     def _catch_up(self, batch: DraftBatch) -> Tensor:
         """Read all known tokens; the logits after each row's last one, `[B, V]`."""
@@ -85,9 +90,7 @@ class ModelDrafter:
             starts = [min(self._end[row], num - 1) for row, num in enumerate(batch.num_tokens)]
             counts = [min(num - start, _CATCH_UP_TOKENS) for num, start in zip(batch.num_tokens, starts, strict=True)]
             rows_B1 = torch.arange(len(starts), device=self._lm.device)[:, None]
-            columns_BQ = torch.tensor(starts, device=self._lm.device)[:, None] + torch.arange(
-                max(counts), device=self._lm.device
-            )
+            columns_BQ = upload(starts, self._lm.device)[:, None] + torch.arange(max(counts), device=self._lm.device)
             ids_BQ = batch.tokens_BL[rows_B1, columns_BQ.clamp(max=batch.tokens_BL.shape[1] - 1)]
             output = self._lm.forward(0, ids_BQ, starts)
             assert output.logits_BQV is not None

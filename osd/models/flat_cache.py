@@ -44,7 +44,8 @@ class FlatCache:
     ) -> None:
         shape = (num_layers, num_slots, 2 * num_key_heads, max_len, head_size)
         self._all = _zeros(shape, like)
-        self._by_position = self._all.transpose(2, 3)
+        self.by_position = self._all.transpose(2, 3)
+        """The same memory as `[layers, S, max_len, 2M, D]`."""
         self._num_key_heads = num_key_heads
 
     def at(self, window: PassWindow) -> Iterator[LayerWindow]:
@@ -52,8 +53,8 @@ class FlatCache:
         seen = self._all[:, window.first_row : window.first_row + window.num_rows, :, : window.num_seen]
         keys, values = seen[:, :, : self._num_key_heads].unbind(0), seen[:, :, self._num_key_heads :].unbind(0)
         rows_B1: Tensor | None = window.rows_B1
-        written = self._by_position
-        if window.num_rows == 1:  # a slice is written faster than an index
+        written = self.by_position
+        if window.num_rows == 1 and window.starts is not None:  # a slice is written faster than an index
             start = window.starts[0]
             written, rows_B1 = written[:, window.first_row, start : start + window.num_new], None
         for layer in zip(keys, values, written.unbind(0), strict=True):

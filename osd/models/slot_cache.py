@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from osd.models.transfer import upload
+
 
 def clear_non_finite(cached: Tensor) -> None:
     """Zero what overflowing weights left in a cache.
@@ -33,7 +35,8 @@ class PassWindow:
         self.num_rows = 0
         self.num_new = 0
         self.num_seen = 0
-        self.starts: Sequence[int] = ()
+        self.starts: Sequence[int] | None = ()
+        """None where only the device knows them."""
         self.rows_B1 = torch.empty(0)
         self.positions_BQ = torch.empty(0)
 
@@ -41,9 +44,16 @@ class PassWindow:
         """The next pass writes `num_new` positions from `starts[b]` on in row `first_row + b`."""
         self.first_row, self.num_rows, self.num_new, self.starts = first_row, len(starts), num_new, starts
         self.num_seen = max(starts) + num_new
-        starts_B1 = torch.tensor(starts, device=self.device)[:, None]
+        starts_B1 = upload(starts, self.device)[:, None]
         self.positions_BQ = starts_B1 + torch.arange(num_new, device=self.device)
         self.rows_B1 = torch.arange(first_row, first_row + self.num_rows, device=self.device)[:, None]
+
+    def set_on_device(self, starts_B: Tensor, num_new: int, num_seen: int) -> None:
+        """As `set` from row 0 on, with starts that the host does not know: what is seen has a fixed size instead."""
+        self.first_row, self.num_rows, self.num_new, self.starts = 0, len(starts_B), num_new, None
+        self.num_seen = num_seen
+        self.positions_BQ = starts_B[:, None] + torch.arange(num_new, device=self.device)
+        self.rows_B1 = torch.arange(self.num_rows, device=self.device)[:, None]
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -77,7 +87,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         rows = slice(window.first_row, window.first_row + window.num_rows)
         seen = []
         for cached, new in ((self.keys, key_states), (self.values, value_states)):
-            if window.num_rows == 1:
+            if window.num_rows == 1 and window.starts is not None:
                 start = window.starts[0]
                 cached[window.first_row, :, start : start + window.num_new] = new[0]
             else:

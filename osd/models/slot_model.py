@@ -13,14 +13,18 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from osd.models.flat_cache import FlatCache
 from osd.models.fused import FusedLM, is_supported
+from osd.models.graphs import Capture, GraphPool, bucket, capture_for
 from osd.models.slot_cache import PassWindow, SlotCache
+from osd.models.transfer import upload
 from osd.types import OsdError
 
 _log = logging.getLogger(__name__)
+_SMALLEST_SEEN = 256
 _CHECK_STARTS = (7, 5)
 _CHECK_NEW = 5
 _CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
@@ -43,13 +47,23 @@ class SlotModel:
         max_context_tokens: most positions of a row.
         max_new_tokens: most new positions of one pass (padding may be written that far beyond a row's end).
         frozen: the weights never change, so they may be kept in a faster layout instead of the model's own.
+        max_round_tokens: new positions of a row up to which a pass is captured, where the device gains from it.
+        capture: how; by default what fits the device.
 
     Raises:
         OsdError: the model's output over this cache differs from its plain output; it cannot be served correctly.
     """
 
     def __init__(
-        self, model: Any, *, num_slots: int, max_context_tokens: int, max_new_tokens: int, frozen: bool = False
+        self,
+        model: Any,
+        *,
+        num_slots: int,
+        max_context_tokens: int,
+        max_new_tokens: int,
+        frozen: bool = False,
+        max_round_tokens: int = 0,
+        capture: Capture | None = None,
     ) -> None:
         self.model = model
         self.device: torch.device = next(model.parameters()).device
@@ -73,9 +87,14 @@ class SlotModel:
         self._fused: FusedLM | None = None
         if is_supported(model):
             self._fused = FusedLM(model, num_slots=num_slots, max_positions=self.max_context_tokens, max_len=max_len)
+        self._graphs: GraphPool | None = None
         self._check(_CHECK_STARTS[:num_slots])
         if frozen and self._fused is not None:
             self._fused.freeze()
+        self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
+        capture = capture or capture_for(self.device)
+        if capture is not None and self._fused is not None:  # only now: the check's weights are not packed yet
+            self._graphs = GraphPool(capture)
 
     @property
     def is_fused(self) -> bool:
@@ -92,6 +111,8 @@ class SlotModel:
             starts: positions already cached, by row.
             logits: "all" positions, the "last" one only, or "none" (then only the last is computed, and dropped).
         """
+        if self._graphs is not None and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens:
+            return self._replay(ids_BQ, starts)
         window = self.window
         window.set(first_row, starts, ids_BQ.shape[1])
         positions_BQ = window.positions_BQ.clamp(max=self.max_context_tokens - 1)
@@ -107,6 +128,37 @@ class SlotModel:
             logits_to_keep=0 if logits == "all" else 1,
         )
         return PassOutput(None if logits == "none" else output.logits, self._hidden_BQH)
+
+    def _replay(self, ids_BQ: Tensor, starts: Sequence[int]) -> PassOutput:
+        """A captured pass: rows and positions seen are rounded up, so that few shapes do for all.
+
+        Rows beyond the real ones write where no row of a query reaches: past the longest context.
+        """
+        assert self._graphs is not None
+        num_rows, num_new = ids_BQ.shape
+        rows = bucket(num_rows, 1, self._num_slots)
+        seen = bucket(max(starts) + num_new, _SMALLEST_SEEN, self._max_len)
+        padding = rows - num_rows
+        starts_B = upload([*starts, *[self._max_len - num_new] * padding], self.device)
+        ids_BQ = F.pad(ids_BQ, (0, 0, 0, padding))
+
+        def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
+            return self._pass_on_device(ids_BQ, starts_B, seen)
+
+        logits_BQV, hidden_BQH = self._graphs.run((rows, num_new, seen), work, ids_BQ, starts_B)
+        self.window.set(0, starts, num_new)
+        return PassOutput(logits_BQV[:num_rows], hidden_BQH[:num_rows])
+
+    def _pass_on_device(self, ids_BQ: Tensor, starts_B: Tensor, num_seen: int) -> tuple[Tensor, Tensor]:
+        """The pass as a function of tensors alone."""
+        assert self._fused is not None
+        window = self.window
+        window.set_on_device(starts_B, ids_BQ.shape[1], num_seen)
+        masks = {kind: self._mask(reach) for kind, reach in self._reaches.items()}
+        positions_BQ = window.positions_BQ.clamp(max=self.max_context_tokens - 1)
+        logits_BQV, hidden_BQH = self._fused(ids_BQ, positions_BQ, window, masks, logits="all")
+        assert logits_BQV is not None
+        return logits_BQV, hidden_BQH
 
     def move_row(self, source: int, destination: int, num_tokens: int) -> None:
         """Copy a row's first `num_tokens` positions over another row's."""
@@ -126,6 +178,7 @@ class SlotModel:
     def _hides(self, reach: int | None) -> bool:
         """Whether some query of this pass may not look at all that is seen."""
         window = self.window
+        assert window.starts is not None
         is_level = min(window.starts) == max(window.starts)
         return window.num_new > 1 or not is_level or (reach is not None and window.num_seen > reach)
 

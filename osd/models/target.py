@@ -13,6 +13,7 @@ from torch import Tensor
 
 from osd.drafters.feature_net import SharedRows
 from osd.models.slot_model import PassOutput, SlotModel
+from osd.models.transfer import upload
 
 
 class Target:
@@ -27,6 +28,7 @@ class Target:
         num_slots: rows.
         max_context_tokens: longest row.
         max_new_tokens: most positions of one pass.
+        max_round_tokens: most positions of a row in a decoding pass.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Target:
         num_slots: int,
         max_context_tokens: int,
         max_new_tokens: int,
+        max_round_tokens: int = 1,
     ) -> None:
         self.lm = SlotModel(
             model,
@@ -45,6 +48,7 @@ class Target:
             max_context_tokens=max_context_tokens,
             max_new_tokens=max_new_tokens,
             frozen=True,
+            max_round_tokens=max_round_tokens,
         )
         self.target_id = target_id
         self.eos_ids = eos_ids
@@ -66,14 +70,15 @@ class Target:
 
     def write_tokens(self, row: int, start: int, ids: Sequence[int]) -> None:
         """Note known tokens of a row."""
-        self.tokens_SL[row, start : start + len(ids)] = torch.tensor(ids, device=self.lm.device)
+        self.tokens_SL[row, start : start + len(ids)] = upload(ids, self.lm.device)
 
     def write_rows(self, starts: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Note known tokens of rows 0, 1, …, all at once."""
         rows = [row for row, one in enumerate(ids) for _ in one]
         positions = [start + offset for start, one in zip(starts, ids, strict=True) for offset in range(len(one))]
         known = [token for one in ids for token in one]
-        self.tokens_SL[rows, positions] = torch.tensor(known, device=self.lm.device)
+        rows_N, positions_N, known_N = upload([rows, positions, known], self.lm.device)
+        self.tokens_SL[rows_N, positions_N] = known_N
 
     def read(self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all") -> PassOutput:
         """One pass (see SlotModel.forward) that also keeps the hidden states of what was read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -41,3 +42,23 @@ def test_sampled_queries_with_every_filter_finish() -> None:
     )
     answers = run(engine, [Request(request_id=str(n), prompt_ids=(1, 2, n), params=params) for n in range(6)])
     assert all(len(answer.ids) == 12 for answer in answers.values())
+
+
+@pytest.mark.parametrize("kind", ["feature", "model"])
+def test_a_round_waits_for_the_device_once(kind: str) -> None:
+    target = make_target(tiny_llama(sharpness=4.0).cuda())
+    drafter = feature_drafter(target) if kind == "feature" else model_drafter(tiny_llama(seed=5).cuda(), target)
+    engine = make_engine(target, drafter)
+    params = SamplingParams(temperature=0.0, max_tokens=40)
+    for number in range(3):
+        engine.submit(Request(request_id=str(number), prompt_ids=(1, 2, number), params=params))
+    for _ in range(4):  # prompts are read, graphs are captured
+        engine.step()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            engine.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([one for one in caught if "synchroniz" in str(one.message)]) == 1

@@ -287,7 +287,7 @@ def test_hot_swaps_in_mid_request_change_nothing(model: Any, tables: dict[str, l
 def test_a_recovered_token_drawn_from_the_target_is_noticed(
     model: Any, tables: dict[str, list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("osd.rejection.residual", lambda target_probs_V, draft_probs_V: target_probs_V)
+    monkeypatch.setattr("osd.rejection.residual", lambda target_probs_BV, draft_probs_BV: target_probs_BV)
     engine = engine_with(model, lambda target: fair_drafter(model, target))
     figures = p_values(emit(engine, lengths=(3,), samples=_MUTANT_SAMPLES), tables)
     assert max(figures.values()) < _ALARM, figures
@@ -297,11 +297,12 @@ def test_a_bonus_token_drawn_from_the_previous_position_is_noticed(
     model: Any, tables: dict[str, list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(
-        target_probs_QV: Tensor, draft_probs_KV: Tensor, proposed_K: Tensor, uniform_Q: Tensor
-    ) -> tuple[int, int]:
-        if len(proposed_K):
-            target_probs_QV = torch.cat((target_probs_QV[:-1], target_probs_QV[-2:-1]))
-        return reject_tokenwise(target_probs_QV, draft_probs_KV, proposed_K, uniform_Q)
+        target_probs_BQV: Tensor, draft_probs_BKV: Tensor, proposed_BK: Tensor, lengths_B: Tensor, uniform_BQ: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        rows_B = torch.arange(len(lengths_B))
+        shifted_BQV = target_probs_BQV.clone()
+        shifted_BQV[rows_B, lengths_B] = target_probs_BQV[rows_B, (lengths_B - 1).clamp(min=0)]
+        return reject_tokenwise(shifted_BQV, draft_probs_BKV, proposed_BK, lengths_B, uniform_BQ)
 
     monkeypatch.setattr("osd.verify.reject_tokenwise", broken)
     engine = engine_with(model, lambda target: fair_drafter(model, target))
@@ -315,9 +316,9 @@ def test_a_drafter_that_misstates_its_distribution_is_noticed(
     """Losslessness rests on honest `draft_probs`; a flattened softmax instead of what was drawn from breaks it."""
 
     def broken(
-        target_probs_QV: Tensor, draft_probs_KV: Tensor, proposed_K: Tensor, uniform_Q: Tensor
-    ) -> tuple[int, int]:
-        return reject_tokenwise(target_probs_QV, draft_probs_KV.sqrt(), proposed_K, uniform_Q)
+        target_probs_BQV: Tensor, draft_probs_BKV: Tensor, proposed_BK: Tensor, lengths_B: Tensor, uniform_BQ: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return reject_tokenwise(target_probs_BQV, draft_probs_BKV.sqrt(), proposed_BK, lengths_B, uniform_BQ)
 
     monkeypatch.setattr("osd.verify.reject_tokenwise", broken)
     engine = engine_with(model, lambda target: fair_drafter(model, target))

@@ -12,11 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from osd.rejection import match_greedy, reject_tokenwise, residual
+from osd.rejection import match_greedy, residual
+from osd.rejection import reject_tokenwise as reject_rows
 
 _VOCAB = 4
 _POINTS = 400
 """Draws of the last token, evenly over the unit interval."""
+
+
+def reject_tokenwise(target_QV: Tensor, draft_KV: Tensor, proposed_K: Tensor, uniform_Q: Tensor) -> tuple[int, int]:
+    """The rule, on a batch of two: the row in question, and one that proposes nothing."""
+    target, draft, proposed, uniform = (torch.stack((one, one)) for one in (target_QV, draft_KV, proposed_K, uniform_Q))
+    num_accepted_B, next_B = reject_rows(target, draft, proposed, torch.tensor([len(proposed_K), 0]), uniform)
+    assert int(num_accepted_B[1]) == 0 and target_QV[0, next_B[1]] > 0
+    return int(num_accepted_B[0]), int(next_B[0])
 
 
 def _random_probs(shape: tuple[int, ...], seed: int, zeros: float = 0.0) -> Tensor:
@@ -165,9 +174,25 @@ def test_the_residual_is_what_the_draft_lacks() -> None:
     assert residual(target, draft).tolist() == [0.25, 0.0, 0.25, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("target_ids", "proposed", "expected"),
-    [([5], [], (0, 5)), ([5, 6, 7], [5, 6], (2, 7)), ([5, 6, 7], [5, 9], (1, 6)), ([5, 6, 7], [9, 6], (0, 5))],
-)
-def test_greedy_proposals_are_matched(target_ids: list[int], proposed: list[int], expected: tuple[int, int]) -> None:
-    assert match_greedy(target_ids, proposed) == expected
+def test_greedy_proposals_are_matched() -> None:
+    target_ids_BQ = torch.tensor([[5, 6, 7], [5, 6, 7], [5, 6, 7], [5, 6, 7], [5, 6, 7]])
+    proposed_BK = torch.tensor([[5, 6], [5, 6], [5, 9], [9, 6], [5, 6]])
+    num_accepted_B, next_B = match_greedy(target_ids_BQ, proposed_BK, torch.tensor([0, 2, 2, 2, 1]))
+    assert num_accepted_B.tolist() == [0, 2, 1, 0, 1]
+    assert next_B.tolist() == [5, 7, 6, 5, 6]
+
+
+def test_rows_of_a_batch_are_judged_apart() -> None:
+    generator = torch.Generator().manual_seed(4)
+    lengths = [0, 1, 2, 3, 3]
+    target = torch.stack([_random_probs((4, _VOCAB), seed) for seed in range(5)])
+    draft = torch.stack([_random_probs((3, _VOCAB), 50 + seed) for seed in range(5)])
+    for _ in range(50):
+        proposed = torch.randint(0, _VOCAB, (5, 3), generator=generator)
+        uniform = torch.rand(5, 4, generator=generator, dtype=torch.float64)
+        num_accepted_B, next_B = reject_rows(target, draft, proposed, torch.tensor(lengths), uniform)
+        for row, length in enumerate(lengths):
+            alone = reject_tokenwise(
+                target[row, : length + 1], draft[row, :length], proposed[row, :length], uniform[row, : length + 1]
+            )
+            assert (int(num_accepted_B[row]), int(next_B[row])) == alone

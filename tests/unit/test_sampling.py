@@ -10,10 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from osd.sampling import draw, penalise, shape_probs
+from osd.sampling import Shaping, draw, penalise
+from osd.sampling import shape_probs as shape_rows
 from osd.types import SamplingParams
 
+_NOTHING = torch.empty(0, dtype=torch.long)
 _logits = st.lists(st.floats(-6, 6, allow_nan=False, width=32), min_size=2, max_size=12)
+
+
+def shape_probs(logits_QV: Tensor, params: SamplingParams) -> Tensor:
+    """Beside a row with other filters, which must not matter."""
+    other = SamplingParams(temperature=0.5, top_p=0.6, top_k=2, min_p=0.3)
+    logits_BQV = torch.stack((logits_QV, logits_QV.flip(0)))
+    shaping = Shaping.of([params, other], logits_QV.shape[-1], logits_QV.device)
+    probs_QV = shape_rows(logits_BQV, shaping)[0]
+    alone_QV = shape_rows(logits_QV[None], Shaping.of([params], logits_QV.shape[-1], logits_QV.device))[0]
+    torch.testing.assert_close(probs_QV, alone_QV)
+    return alone_QV
 
 
 def naive_probs(logits: list[float], params: SamplingParams) -> list[float]:
@@ -109,7 +122,7 @@ def test_penalties_count_the_proposed_tokens_before_a_position() -> None:
     params = SamplingParams(presence_penalty=0.5, frequency_penalty=0.25)
     output, proposed = [1, 1, 3], [3, 0, 1]
     logits_QV = torch.arange(24, dtype=torch.float32).reshape(4, 6)
-    penalised_QV = penalise(logits_QV, params, output, proposed)
+    penalised_QV = penalise(logits_QV, params, output, torch.tensor(proposed, dtype=torch.long))
     for position in range(4):
         seen = output + proposed[:position]
         for token in range(6):
@@ -120,17 +133,12 @@ def test_penalties_count_the_proposed_tokens_before_a_position() -> None:
 
 def test_negative_penalties_raise_what_was_said() -> None:
     params = SamplingParams(presence_penalty=-1.0)
-    assert penalise(torch.zeros(1, 3), params, [2], []).tolist() == [[0.0, 0.0, 1.0]]
+    assert penalise(torch.zeros(1, 3), params, [2], _NOTHING).tolist() == [[0.0, 0.0, 1.0]]
 
 
 def test_without_output_nothing_is_penalised() -> None:
     params = SamplingParams(presence_penalty=1.0, frequency_penalty=1.0)
-    assert penalise(torch.ones(1, 3), params, [], []).tolist() == [[1.0, 1.0, 1.0]]
-
-
-def test_without_penalties_the_logits_are_untouched() -> None:
-    logits_QV = torch.randn(2, 4)
-    assert penalise(logits_QV, SamplingParams(), [1, 2], [3]) is logits_QV
+    assert penalise(torch.ones(1, 3), params, [], _NOTHING).tolist() == [[1.0, 1.0, 1.0]]
 
 
 # ---- drawing -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ def test_they_are_taken_before_temperature_and_filters() -> None:
     plain_BQV = logits_BQV.float().log_softmax(dim=-1)
     for row, (top, committed) in enumerate(zip(tops, tokens, strict=True)):
         plain_NV = plain_BQV[row, : len(committed)]
-        assert top.chosen == pytest.approx([float(plain_NV[n, token]) for n, token in enumerate(committed)], abs=1e-5)
+        chosen = [float(plain_NV[n, token]) for n, token in enumerate(committed)]
+        assert top.chosen_N.tolist() == pytest.approx(chosen, abs=1e-5)
         assert top.ids_NK.dtype == torch.int32 and top.ids_NK.shape == (len(committed), 5)
         torch.testing.assert_close(top.logprobs_NK, plain_NV.topk(5).values)
         torch.testing.assert_close(plain_NV.gather(1, top.ids_NK.long()), top.logprobs_NK)
@@ -31,6 +32,6 @@ def test_an_answer_that_ends_early_keeps_only_its_own() -> None:
     logits_BQV = torch.randn(1, 3, _VOCAB, generator=torch.Generator().manual_seed(5))
     [whole] = top_logprobs(logits_BQV, [[4, 5, 6]], 8)
     cut = whole.cut(2, 3)
-    assert cut.chosen == whole.chosen[:2] and cut.ids_NK.tolist() == whole.ids_NK[:2, :3].tolist()
+    assert cut.chosen_N.tolist() == whole.chosen_N[:2].tolist() and cut.ids_NK.tolist() == whole.ids_NK[:2, :3].tolist()
     [first, second] = cut.for_client([4, 5])
     assert (first.token_id, second.token_id) == (4, 5) and len(first.top) == 3

@@ -6,7 +6,7 @@ import torch
 
 from osd.proposal import Proposal
 from osd.rejection import match_greedy, reject_tokenwise
-from osd.sampling import penalise, shape_probs
+from osd.sampling import Shaping, penalise, shape_probs
 from osd.sequence import Sequence
 from osd.text import AnswerText
 from osd.types import Request, SamplingParams
@@ -45,14 +45,14 @@ def test_greedy_rows_of_different_lengths() -> None:
     logits = _logits([[1, 2, 3, 4], [4, 5, 1, 2], [6, 1, 1, 1], [1, 0, 1, 1]])
     verdicts = verify_rows(logits, [_row(greedy, [0]) for _ in range(4)], proposal)
     # All kept and a bonus; all of two kept, the padding never looked at; nothing proposed; one kept, one recovered.
-    assert verdicts == [(3, 4), (2, 1), (0, 6), (1, 0)]
+    assert verdicts == [[1, 2, 3, 4], [4, 5, 1], [6], [1, 0]]
 
 
 def test_a_round_without_proposals() -> None:
     rows = [_row(SamplingParams(temperature=0.0), [0]), _row(SamplingParams(), [0])]
     verdicts = verify_rows(_logits([[3], [5]]), rows, None)
-    assert [verdict.num_accepted for verdict in verdicts] == [0, 0]
-    assert verdicts[0].next_token == 3
+    assert [len(tokens) for tokens in verdicts] == [1, 1]
+    assert verdicts[0] == [3]
 
 
 def test_greedy_rows_with_penalties_see_proposed_tokens() -> None:
@@ -61,8 +61,8 @@ def test_greedy_rows_with_penalties_see_proposed_tokens() -> None:
     logits[0, :, 4], logits[0, :, 6] = 3.0, 2.5
     proposal = Proposal(token_ids_BK=torch.tensor([[4, 6]]), lengths=[2], draft_probs_BKV=None, drafter_version=1)
     # 4 is best until it was said, then 6; both said, 4 leads again.
-    assert verify_rows(logits, [_row(params, [0])], proposal) == [(2, 4)]
-    assert verify_rows(logits, [_row(params, [4])], proposal) == [(0, 6)]
+    assert verify_rows(logits, [_row(params, [0])], proposal) == [[4, 6, 4]]
+    assert verify_rows(logits, [_row(params, [4])], proposal) == [[6]]
 
 
 def test_sampled_rows_use_their_own_stream_and_shape() -> None:
@@ -86,8 +86,32 @@ def test_sampled_rows_use_their_own_stream_and_shape() -> None:
     for row in (0, 2, 3):
         length = proposal.lengths[row]
         ids = proposal.token_ids_BK[row, :length]
-        penalised = penalise(logits[row, : length + 1], params[row], [2, 3], ids.tolist())
+        penalised = penalise(logits[row, : length + 1], params[row], [2, 3], ids)
         uniform = torch.rand(length + 1, generator=torch.Generator().manual_seed(10 + row))
-        target = shape_probs(penalised, params[row])
-        assert verdicts[row] == reject_tokenwise(target, draft_probs[row, :length], ids, uniform)
-    assert verdicts[1] == match_greedy(logits[1].argmax(dim=-1).tolist(), proposal.token_ids_BK[1, :1].tolist())
+        target = shape_probs(penalised[None], Shaping.of(params[row : row + 1], _VOCAB, logits.device))
+        num_accepted_B, next_B = reject_tokenwise(
+            target, draft_probs[row : row + 1, :length], ids[None], torch.tensor([length]), uniform[None]
+        )
+        assert verdicts[row] == [*ids[: int(num_accepted_B)].tolist(), int(next_B)]
+    num_accepted_B, next_B = match_greedy(logits[1:2].argmax(dim=-1), proposal.token_ids_BK[1:2, :1], torch.tensor([1]))
+    assert verdicts[1] == [*proposal.token_ids_BK[1, : int(num_accepted_B)].tolist(), int(next_B)]
+
+
+def test_rows_without_penalties_keep_their_logits_beside_one_that_has_some() -> None:
+    plain, penalised = SamplingParams(temperature=0.0), SamplingParams(temperature=0.0, presence_penalty=2.0)
+    logits = torch.zeros(2, 1, _VOCAB)
+    logits[:, 0, 4], logits[:, 0, 6] = 3.0, 2.5
+    assert verify_rows(logits, [_row(plain, [4]), _row(penalised, [4])], None) == [[4], [6]]
+
+
+def test_a_sampled_row_that_proposes_less_than_a_greedy_one() -> None:
+    rows = [_row(SamplingParams(temperature=0.0), [0]), _row(SamplingParams(), [0]), _row(SamplingParams(), [0])]
+    sure = torch.nn.functional.one_hot(torch.tensor([[1, 2, 3], [4, 5, 6], [7, 0, 0]]), _VOCAB).float()
+    proposal = Proposal(
+        token_ids_BK=torch.tensor([[1, 2, 3], [4, 5, 6], [7, 0, 0]]),
+        lengths=[3, 1, 0],
+        draft_probs_BKV=sure,
+        drafter_version=1,
+    )
+    logits = 40.0 * torch.nn.functional.one_hot(torch.tensor([[1, 2, 3, 4], [4, 5, 6, 7], [7, 0, 0, 0]]), _VOCAB)
+    assert verify_rows(logits.float(), rows, proposal) == [[1, 2, 3, 4], [4, 5], [7]]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from osd.drafters.choose import ChainChoice
+from osd.drafters.choose import ChainChoice, Draws
 from osd.engine import Engine
 from osd.loop import EngineLoop
 from osd.proposal import DraftBatch, Proposal
@@ -107,10 +107,10 @@ def test_a_chain_draws_for_those_who_asked_only() -> None:
         params=[SamplingParams(), SamplingParams(top_k=2)],
         generators=generators,
     )
-    choice = ChainChoice(batch, 6, torch.tensor([1, 3, 5]))
+    choice = ChainChoice(3, Draws.of(batch, 3), 6, torch.tensor([1, 3, 5]))
     for _ in range(choice.num_steps):
         choice.take(torch.tensor([[0.0, 1.0, 2.0]] * 2))
-    proposal = choice.proposal(7)
+    proposal = choice.proposal(batch, 7)
     assert proposal.drafter_version == 7
     assert proposal.draft_probs_BKV is not None
     assert proposal.draft_probs_BKV[1].sum(dim=-1).tolist() == pytest.approx([1.0, 1.0, 1.0])

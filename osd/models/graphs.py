@@ -1,0 +1,91 @@
+"""Replaying a fixed piece of work instead of launching its operations one by one.
+
+A pass over a few tokens is hundreds of small operations; on a GPU launching them takes longer than running them. Work
+of one shape is therefore captured once as a CUDA graph and replayed. What is captured must be a function of tensors
+alone: its addresses are fixed, its shapes are fixed, and no value is ever asked for by the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Work: TypeAlias = Callable[..., tuple[Tensor, ...]]
+"""Tensors in, tensors out; it may also write to tensors that it owns, the same for the same input."""
+Capture: TypeAlias = Callable[[Work, tuple[Tensor, ...]], Work]
+"""Makes a replay of a piece of work, given example inputs of the shapes it will get."""
+
+
+class GraphPool:
+    """Captured pieces of work, by shape.
+
+    Args:
+        capture: how work is captured.
+    """
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self._replays: dict[Hashable, Work] = {}
+
+    def run(self, key: Hashable, work: Work, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What `work(*inputs)` gives; the tensors are overwritten by the next run of the same key.
+
+        Args:
+            key: names the work and everything of its shape.
+            work: captured when the key is new.
+            inputs: of the shapes that the key stands for.
+        """
+        replay = self._replays.get(key)
+        if replay is None:
+            replay = self._replays[key] = self._capture(work, inputs)
+        return replay(*inputs)
+
+
+def capture_for(device: torch.device) -> Capture | None:
+    """How work is captured on a device; None where replaying gains nothing."""
+    return CudaCapture(device) if device.type == "cuda" else None
+
+
+class CudaCapture:
+    """Captures CUDA graphs, all in one memory pool.
+
+    A replay's outputs hold until the same graph is replayed: they are kept, so no other graph is given their memory.
+    """
+
+    _WARM_UPS = 3
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Work, inputs: tuple[Tensor, ...]) -> Work:
+        """Run the work a few times, so that libraries choose their kernels, then record it."""
+        fixed = tuple(one.clone() for one in inputs)
+        aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(aside):
+            for _ in range(self._WARM_UPS):
+                work(*fixed)
+        torch.cuda.current_stream(self._device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            outputs = work(*fixed)
+
+        def replay(*new: Tensor) -> tuple[Tensor, ...]:
+            for place, one in zip(fixed, new, strict=True):
+                place.copy_(one)
+            graph.replay()
+            return outputs
+
+        return replay
+
+
+def bucket(value: int, smallest: int, largest: int) -> int:
+    """The least of `smallest`, twice that, …, `largest` that holds the value."""
+    size = smallest
+    while size < value:
+        size *= 2
+    return min(size, largest)

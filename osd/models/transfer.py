@@ -1,0 +1,37 @@
+"""Between host and device without waiting: the host asks a GPU for an answer once a round, and only there it waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def upload(values: Any, device: torch.device) -> Tensor:
+    """Numbers, in lists however deep, as a tensor on the device; later work of the device sees it, the host goes on.
+
+    A copy from memory that is not pinned would make the host wait for all that the device was asked before.
+    """
+    tensor = values if isinstance(values, Tensor) else torch.tensor(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def download(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, which may be read once `arrival`, taken afterwards, was waited for."""
+    return tensor.to("cpu", non_blocking=True)
+
+
+def arrival(device: torch.device) -> Callable[[], None]:
+    """Waits, on any thread, until the device has done everything that it was asked for so far."""
+    if device.type != "cuda":
+        return _nothing
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    wait: Callable[[], None] = event.synchronize
+    return wait
+
+
+def _nothing() -> None:
+    """A CPU has always arrived."""
