@@ -66,6 +66,7 @@ class ModelDrafter:
         """New weights, copied in place; the cache stays."""
         check_state(state, self.state())
         self._lm.model.load_state_dict(dict(state), strict=False)
+        self._lm.weights_changed()
         self._lm.clear_non_finite()
         self.version = version
 

@@ -65,10 +65,14 @@ class FusedLM:
         self._cos_LD, self._sin_LD = cos_1LD[0], signed(sin_1LD[0])
         self.cache = FlatCache(len(kinds), num_slots, max_len, self._num_key_heads, cos_1LD.shape[-1], like=weight)
 
-    def freeze(self) -> None:
-        """The weights will not change any more: pack them. The model's own stay readable only in embedding and head."""
+    def pack(self, *, keep: bool) -> None:
+        """Copy the weights into the layout that is read fastest; after every change of them, again.
+
+        Args:
+            keep: False: they will not change any more, and the model's own stay only in embedding and head.
+        """
         for layer in self._layers:
-            layer.freeze()
+            layer.pack(keep=keep)
         self._head = pack(self._dense_head)
 
     def __call__(
@@ -131,18 +135,19 @@ class _Layer:
             "_gate_up": (mlp.gate_proj, mlp.up_proj),
             "_down": (mlp.down_proj,),
         }
+        self._dense = {name: fuse(*linears) for name, linears in self._linears.items()}
         self._qkv, self._attention_out, self._gate_up, self._down = (
-            cast(Projection, fuse(*linears)) for linears in self._linears.values()
+            cast(Projection, dense) for dense in self._dense.values()
         )
 
-    def freeze(self) -> None:
-        """Pack the projections; the transformers layer loses its own weights where a packed copy was made."""
-        for name, linears in self._linears.items():
-            dense = getattr(self, name)
+    def pack(self, *, keep: bool) -> None:
+        """See `FusedLM.pack`; what is not kept is freed where a packed copy was made."""
+        for name, dense in list(self._dense.items()):
             packed = pack(dense)
             setattr(self, name, packed)
-            if packed is not dense:
-                for linear in linears:
+            if packed is not dense and not keep:
+                del self._dense[name]
+                for linear in self._linears[name]:
                     linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def __call__(

@@ -90,7 +90,7 @@ class SlotModel:
         self._graphs: GraphPool | None = None
         self._check(_CHECK_STARTS[:num_slots])
         if frozen and self._fused is not None:
-            self._fused.freeze()
+            self._fused.pack(keep=False)
         self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         capture = capture or capture_for(self.device)
         if capture is not None and self._fused is not None:  # only now: the check's weights are not packed yet
@@ -159,6 +159,11 @@ class SlotModel:
         logits_BQV, hidden_BQH = self._fused(ids_BQ, positions_BQ, window, masks, logits="all")
         assert logits_BQV is not None
         return logits_BQV, hidden_BQH
+
+    def weights_changed(self) -> None:
+        """To be called after the model's weights were copied over, if they are not frozen."""
+        if self._fused is not None:
+            self._fused.pack(keep=True)
 
     def move_row(self, source: int, destination: int, num_tokens: int) -> None:
         """Copy a row's first `num_tokens` positions over another row's."""

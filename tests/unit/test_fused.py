@@ -96,6 +96,16 @@ def test_it_follows_weights_that_are_loaded_later() -> None:
     torch.testing.assert_close(_logits(slots), plain_logits(other, _IDS.tolist()), atol=1e-4, rtol=1e-4)
 
 
+def test_packed_weights_follow_a_swap() -> None:
+    model, other = _llama(torch.bfloat16), _llama(torch.bfloat16, seed=1)
+    slots = _slots(model)
+    for weights in (other, _llama(torch.bfloat16, seed=2)):
+        model.load_state_dict(weights.state_dict())
+        slots.weights_changed()
+        expected = _slots(weights, frozen=True)
+        assert torch.equal(_logits(slots), _logits(expected))
+
+
 def test_frozen_weights_are_kept_once_and_the_embedding_stays() -> None:
     live, model = _slots(_llama(torch.bfloat16)), _llama(torch.bfloat16)
     frozen = _slots(model, frozen=True)
