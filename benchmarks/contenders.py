@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 
-_MAX_SLOTS = 16
 _TEMPERATURE, _TOP_P = 0.8, 0.95
 _CACHE_SHARE = 0.05
 """Of the memory: left to itself, generate_batch takes all there is, and the system kills it."""
@@ -59,6 +58,10 @@ class Setting:
     threads: int
     dtype: str
     device: str
+    max_rows: int
+    """The largest batch."""
+    speculation_length: int | None = None
+    """Always this; None: as osd chooses."""
     eos_ids: list[int] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,8 +109,8 @@ class Osd:
                 "device": setting.device,
                 "threads": setting.threads,
             },
-            "engine": {"max_slots": _MAX_SLOTS, "prefill_chunk_tokens": 1024},
-            "speculation": {"enabled": speculate},
+            "engine": {"max_slots": setting.max_rows, "prefill_chunk_tokens": 1024},
+            "speculation": {"enabled": speculate, "fixed_length": setting.speculation_length},
             "drafter": {"kind": kind},
             "state_dir": state_dir / "benchmark-untrained" if untrained else state_dir,
         }
@@ -236,9 +239,14 @@ class ContinuousBatching:
 
 
 class LlamaCpp:
-    """llama.cpp through llama-cpp-python, on the GGUF file as shipped."""
+    """llama.cpp through llama-cpp-python.
 
-    def __init__(self, setting: Setting) -> None:
+    Args:
+        setting: as for all.
+        unquantised: the GGUF file's weights in bfloat16, what osd decodes with; else the file as it is shipped.
+    """
+
+    def __init__(self, setting: Setting, *, unquantised: bool = False) -> None:
         if find_spec("llama_cpp") is None:
             raise MissingPeerError("pip install llama-cpp-python (it builds llama.cpp: minutes)")
         if not setting.gguf:
@@ -247,7 +255,7 @@ class LlamaCpp:
 
         self._eos_ids = set(setting.eos_ids)
         self._model = llama_cpp.Llama(
-            model_path=setting.gguf,
+            model_path=str(_in_bfloat16(setting)) if unquantised else setting.gguf,
             n_ctx=2048,
             n_threads=setting.threads,
             n_threads_batch=setting.threads,
@@ -275,6 +283,21 @@ class LlamaCpp:
             committed=decoded,
             row_rounds=decoded,
         )
+
+
+def _in_bfloat16(setting: Setting) -> Path:
+    """The GGUF file with its weights written out, made once."""
+    import llama_cpp
+
+    path = Path(setting.state_dir) / "models" / f"{Path(setting.gguf).stem}.bf16.gguf"
+    if not path.exists():
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype, params.allow_requantize = llama_cpp.LLAMA_FTYPE_MOSTLY_BF16, True
+        scratch = path.with_suffix(".tmp")
+        if llama_cpp.llama_model_quantize(setting.gguf.encode(), str(scratch).encode(), params):
+            raise MissingPeerError(f"llama.cpp cannot write {setting.gguf} as bfloat16")
+        scratch.replace(path)
+    return path
 
 
 class _FirstToken:

@@ -38,13 +38,23 @@ _RATIOS = {
     "speculative_vs_plain": ("osd speculative", "osd plain"),
     "untrained_vs_plain": ("osd untrained", "osd plain"),
 }
+_SPECULATIVE = ("osd speculative", "osd model drafter")
 
 
 @dataclass(frozen=True, slots=True)
 class Total:
     """A contender's runs of one batch size, added up."""
 
-    runs: list[Run]
+    by_source: dict[str, list[Run]]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Of all sources."""
+        return [run for runs in self.by_source.values() for run in runs]
+
+    def of(self, source: str) -> Total:
+        """One source's alone."""
+        return Total({source: self.by_source[source]})
 
     def sum(self, name: str) -> float:
         """Of one figure."""
@@ -131,6 +141,8 @@ def _setting(
         threads=args.threads or psutil.cpu_count(logical=False) or 1,
         dtype=args.dtype,
         device=args.device,
+        max_rows=max(args.batches),
+        speculation_length=args.length,
         eos_ids=sorted(codec.eos_ids(resolved.folder)),
     )
     return setting, encoded
@@ -159,25 +171,25 @@ def _compare(
 ) -> dict[str, Total]:
     """Every batch of prompts to every contender in turn; the first batch warms up."""
     jobs = []
-    for prompts in encoded.values():
+    for source, prompts in encoded.items():
         for start in range(0, max(len(prompts) - batch + 1, 1), batch):
             rows = [prompts[(start + row) % len(prompts)] for row in range(batch)]
-            jobs.append(Job(rows, args.max_tokens, args.sampled))
-    runs: dict[str, list[Run]] = defaultdict(list)
+            jobs.append((source, Job(rows, args.max_tokens, args.sampled)))
+    runs: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     able = list(workers)
     with Progress(console=console) as progress:
         task = progress.add_task(f"batch {batch}", total=(len(jobs) + 1) * len(workers))
-        for number, job in enumerate([jobs[0], *jobs]):
+        for number, (source, job) in enumerate([jobs[0], *jobs]):
             for worker in list(able):
                 try:
                     run = worker.run(job)
                     if number:
-                        runs[worker.name].append(run)
+                        runs[worker.name][source].append(run)
                 except MissingPeerError as error:
                     missing[f"{worker.name} at batch {batch}"] = str(error)
                     able.remove(worker)
                 progress.advance(task)
-    return {worker.name: Total(runs[worker.name]) for worker in workers if runs[worker.name]}
+    return {worker.name: Total(dict(runs[worker.name])) for worker in workers if runs[worker.name]}
 
 
 def theoretical_speedup(plain: Total, fast: Total) -> float:
@@ -217,8 +229,12 @@ def _print(console: Console, batch: int, totals: dict[str, Total], weight_bytes:
             f"{read / bandwidth:.0%}" if read else "-",
         )
     console.print(table)
+    for name in _SPECULATIVE:
+        if name in totals:
+            by_source = (f"{one} {totals[name].of(one).acceptance_length:.2f}" for one in totals[name].by_source)
+            console.print(f"{name}: acceptance length: {', '.join(by_source)}")
     if "osd plain" in totals:
-        for name in ("osd speculative", "osd model drafter"):
+        for name in _SPECULATIVE:
             if name in totals:
                 theory = theoretical_speedup(totals["osd plain"], totals[name])
                 achieved = totals[name].tokens_per_s / totals["osd plain"].tokens_per_s
@@ -240,6 +256,8 @@ def _report(
         "machine": describe_machine(),
         "target": args.target,
         "sampled": args.sampled,
+        "prompts": [Path(path).name for path in args.prompts],
+        "speculation_length": args.length,
         "max_tokens": args.max_tokens,
         "weight_bytes": weight_bytes,
         "copy_bytes_per_s": round(bandwidth),
@@ -251,6 +269,15 @@ def _report(
             "tokens_per_s": {name: round(total.tokens_per_s, 2) for name, total in totals.items()},
             "acceptance_length": {
                 name: round(total.acceptance_length, 3) for name, total in totals.items() if total.acceptance_length
+            },
+            "acceptance_length_by_source": {
+                name: {one: round(totals[name].of(one).acceptance_length, 3) for one in totals[name].by_source}
+                for name in _SPECULATIVE
+                if name in totals
+            },
+            "tokens_per_s_by_source": {
+                name: {one: round(total.of(one).tokens_per_s, 2) for one in total.by_source}
+                for name, total in totals.items()
             },
             "ms_a_round": {
                 name: {part: round(total.ms_a_round(f"{part}_s"), 3) for part in ("decode", "draft", "verify")}
@@ -314,6 +341,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--num-prompts", type=int, default=16, help="prompts of each source")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
     parser.add_argument("--batches", default="1,4,16", help="batch sizes, with commas")
+    parser.add_argument("--length", type=int, help="always propose this many (default: as osd chooses)")
     parser.add_argument("--sampled", action="store_true", help="temperature 0.8, top-p 0.95 instead of greedy")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="names, with commas")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each (default: all physical cores)")

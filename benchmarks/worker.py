@@ -35,6 +35,7 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "prompt lookup": lambda setting: Transformers(setting, assistant="prompt_lookup"),
     "continuous batching": lambda setting: ContinuousBatching(setting),
     "llama.cpp": lambda setting: LlamaCpp(setting),
+    "llama.cpp bf16": lambda setting: LlamaCpp(setting, unquantised=True),
 }
 
 

@@ -30,6 +30,8 @@ from trainer.student import Student
 from trainer.token_counts import TokenCounts
 
 _log = logging.getLogger(__name__)
+_BATCHES_AT_ONCE = 2
+"""The columns of so many online batches in one: there is no server beside to leave memory for."""
 
 
 class OfflineTrainer:
@@ -164,7 +166,7 @@ class OfflineTrainer:
         return list(make_examples(answer, student.alignment, max_predicting=student.max_batch_columns))
 
     def _batches(self, examples: list[Example]) -> list[Batch]:
-        return make_batches(examples, self._student.max_batch_columns)
+        return make_batches(examples, _BATCHES_AT_ONCE * self._student.max_batch_columns)
 
     def _held_out_batches(self) -> list[Batch]:
         return self._batches([example for answer in self.held_out for example in self._examples(answer)])

@@ -59,6 +59,8 @@ def distill(
                 held_out = " ".join(f"{share:.3f}" for share in now.held_out_acceptance) or "-"
                 label = f"{now.trained_tokens:,} tokens, loss {now.loss:.3f}, held-out acceptance {held_out}"
                 bar.update(training, completed=now.trained_share, description=label)
+                if not console.is_terminal and now.steps % settings.trainer.gate_every_steps == 0:
+                    console.print(f"step {now.steps}, {now.trained_share:.1%}: {label}")  # a log shows no moving bar
 
         manifest = run(
             settings,

@@ -15,10 +15,11 @@ from tests.saved_models import save_llama
 
 
 def test_the_theoretical_speedup_is_of_measured_parts() -> None:
-    plain = Total([Run(decoded_tokens=100, decode_s=2.2, rounds=100, committed=100, row_rounds=100, verify_s=2.0)])
-    fast = Total(
-        [Run(decoded_tokens=100, decode_s=1.3, rounds=40, committed=100, row_rounds=40, draft_s=0.2, verify_s=0.88)]
+    plain = Total(
+        {"a": [Run(decoded_tokens=100, decode_s=2.2, rounds=100, committed=100, row_rounds=100, verify_s=2.0)]}
     )
+    half = Run(decoded_tokens=50, decode_s=0.65, rounds=20, committed=50, row_rounds=20, draft_s=0.1, verify_s=0.44)
+    fast = Total({"a": [half], "b": [half]})
     # 2.5 tokens a round, which costs (5 + 22) / 20 plain passes.
     assert theoretical_speedup(plain, fast) == pytest.approx(2.5 / 1.35)
     assert plain.host_ms == pytest.approx(2.0)
@@ -40,3 +41,4 @@ def test_it_compares_and_ends_with_one_json_line(tmp_path: Path) -> None:
     assert report["speculative_vs_llama_cpp"] is None and "llama.cpp" in report["missing"]
     assert report["batches"]["2"]["tokens_per_s"].keys() == {"osd plain", "osd untrained", "generate"}
     assert "assisted at batch 2" in report["missing"]
+    assert report["batches"]["1"]["tokens_per_s_by_source"]["osd plain"].keys() == {"p"}
