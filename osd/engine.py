@@ -24,6 +24,7 @@ from osd.outcome import BONUS
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, OutcomeRecorder
 from osd.recording import outcome_maker
+from osd.round_clock import RoundClock
 from osd.scheduler import Scheduler
 from osd.sequence import Sequence, acceptance_point, check_prompt, new_sequence
 from osd.speculation import GoodputPolicy
@@ -167,9 +168,12 @@ class Engine:
         started_s = time.monotonic()
         deltas = self._prefill()
         if rows := self.scheduler.decoding:
-            proposal, draft_ms = self._propose(rows)
-            committed, logits_BQV, verify_ms = self._verify(rows, proposal)
-            deltas += self._commit(rows, proposal, committed, logits_BQV, draft_ms, verify_ms)
+            lengths = self._choose(rows)
+            clock = RoundClock(self.target.lm.device)
+            proposal = self._propose(rows, lengths)
+            clock.drafted()
+            committed, logits_BQV = self._verify(rows, proposal)
+            deltas += self._commit(rows, proposal, committed, logits_BQV, clock.split_ms())
         self.utilisation.add_busy(started_s, time.monotonic())
         return deltas
 
@@ -208,17 +212,19 @@ class Engine:
             self.drafter.reset_row(sequence.row)
         return None
 
-    def _propose(self, rows: list[Sequence]) -> tuple[Proposal | None, float]:
-        """Choose each row's speculation length by goodput, and let the drafter guess that far."""
+    def _choose(self, rows: list[Sequence]) -> list[int]:
+        """Each row's speculation length, by goodput."""
         if self.drafter is None or self._drafter_broken:
-            return None, 0.0
-        started_s = time.perf_counter()
+            return [0] * len(rows)
         for sequence in rows:
             room = self.target.max_context_tokens - sequence.num_tokens
             sequence.budget.limit = max(min(sequence.num_left - 1, room - 1, self.config.speculation.max_length), 0)
-        lengths = self.policy.choose([row.budget for row in rows], at_least=int(self.watch.wants_rounds))
-        if not any(lengths):
-            return None, 0.0
+        return self.policy.choose([row.budget for row in rows], at_least=int(self.watch.wants_rounds))
+
+    def _propose(self, rows: list[Sequence], lengths: list[int]) -> Proposal | None:
+        """Let the drafter guess so far."""
+        if self.drafter is None or not any(lengths):
+            return None
         batch = DraftBatch(
             tokens_BL=self.target.tokens_SL,
             hidden_BLH=self.target.hidden_SLH,
@@ -228,16 +234,14 @@ class Engine:
             generators=[sequence.generator for sequence in rows],
         )
         try:
-            proposal = self.drafter.propose(batch)
+            return self.drafter.propose(batch)
         except Exception as error:  # no drafter may end a query: plain decoding until another version is swapped in
             self._drafter_broken = True
             self._event("error", f"drafter version {self.drafter.version} broke, decoding plainly: {error}")
-            return None, 0.0
-        return proposal, (time.perf_counter() - started_s) * 1e3
+            return None
 
-    def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[list[int]], Tensor, float]:
+    def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[list[int]], Tensor]:
         """One target pass over every row's last token and its proposal, and the tokens that each row may keep."""
-        started_s = time.perf_counter()
         starts = [sequence.num_tokens - 1 for sequence in rows]
         last_B1 = upload([[sequence.output_ids[-1]] for sequence in rows], self.target.lm.device)
         ids_BQ = last_B1
@@ -245,8 +249,7 @@ class Engine:
             ids_BQ = torch.cat((last_B1, proposal.token_ids_BK[:, : max(proposal.lengths)]), dim=1)
         logits_BQV = self.target.read(0, ids_BQ, starts).logits_BQV
         assert logits_BQV is not None
-        committed = verify_rows(logits_BQV, rows, proposal)
-        return committed, logits_BQV, (time.perf_counter() - started_s) * 1e3
+        return verify_rows(logits_BQV, rows, proposal), logits_BQV
 
     def _commit(
         self,
@@ -254,22 +257,21 @@ class Engine:
         proposal: Proposal | None,
         committed: list[list[int]],
         logits_BQV: Tensor,
-        draft_ms: float,
-        verify_ms: float,
+        times_ms: tuple[float, float],
     ) -> list[TokenDelta]:
         """Append what each row keeps; finish the rows that end here."""
         lengths = list(proposal.lengths) if proposal else [0] * len(rows)
         version = proposal.drafter_version if proposal else 0
         accepted = [len(tokens) - 1 for tokens in committed]
-        self.counters.add_times(draft_ms, verify_ms)
-        self._learn(rows, lengths, accepted, draft_ms, verify_ms)
+        self.counters.add_times(*times_ms)
+        self._learn(rows, lengths, accepted, *times_ms)
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
         tops = self._top_logprobs(rows, committed, logits_BQV)
         deltas = []
         # From the last row on: a query that ends here pulls the last one into its row, which must be committed by then,
         # or what this pass wrote of its accepted tokens would not move with it.
         for index, sequence in reversed(list(enumerate(rows))):
-            sequence.add_times(draft_ms, verify_ms)
+            sequence.add_times(*times_ms)
             round_ = (version, lengths[index], accepted[index])
             deltas.append(self._emit(sequence, committed[index], tops[index], round_))
         return deltas

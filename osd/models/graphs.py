@@ -71,7 +71,8 @@ class CudaCapture:
                 work(*fixed)
         torch.cuda.current_stream(self._device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads go on meanwhile: one loads weights, one waits for copies.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = work(*fixed)
 
         def replay(*new: Tensor) -> tuple[Tensor, ...]:

@@ -87,11 +87,11 @@ class SlotModel:
         self._fused: FusedLM | None = None
         if is_supported(model):
             self._fused = FusedLM(model, num_slots=num_slots, max_positions=self.max_context_tokens, max_len=max_len)
+        self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         self._graphs: GraphPool | None = None
         self._check(_CHECK_STARTS[:num_slots])
         if frozen and self._fused is not None:
             self._fused.pack(keep=False)
-        self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         capture = capture or capture_for(self.device)
         if capture is not None and self._fused is not None:  # only now: the check's weights are not packed yet
             self._graphs = GraphPool(capture)
@@ -111,7 +111,8 @@ class SlotModel:
             starts: positions already cached, by row.
             logits: "all" positions, the "last" one only, or "none" (then only the last is computed, and dropped).
         """
-        if self._graphs is not None and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens:
+        is_round = logits == "all" and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens
+        if self._graphs is not None and is_round:
             return self._replay(ids_BQ, starts)
         window = self.window
         window.set(first_row, starts, ids_BQ.shape[1])
