@@ -39,6 +39,8 @@ class DistillerActor:
 
     def __init__(self, config: Config, redis_url: str, names: ActorNames) -> None:
         os.nice(config.trainer.nice)
+        # The same on a GPU, where its Multi-Process Service runs: below the engine's.
+        os.environ.setdefault("CUDA_MPS_CLIENT_PRIORITY", "1")
         # Hardly two batches have one shape: what oneDNN would keep for each is never used again.
         os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
         self._config, self._redis_url, self._names = config, redis_url, names
