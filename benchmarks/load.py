@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ class Answer:
     """From the request to the first piece of text."""
     total_s: float
     output_tokens: int
+    queue_s: float = float("nan")
+    """Waiting for a row, where the server says so; part of `ttft_s`."""
 
     @property
     def tpot_s(self) -> float:
@@ -45,8 +48,8 @@ class LoadResult:
         return sum(answer.output_tokens for answer in self.answers) / self.elapsed_s
 
     def percentile_ms(self, figure: str, percent: float) -> float:
-        """Of `ttft_s` or `tpot_s`."""
-        values = [getattr(answer, figure) for answer in self.answers]
+        """Of `ttft_s`, `tpot_s` or `queue_s`; not a number where no answer has it."""
+        values = [value for answer in self.answers if not math.isnan(value := getattr(answer, figure))]
         return float(np.percentile(values, percent)) * 1e3 if values else float("nan")
 
 
@@ -107,7 +110,7 @@ class Load:
         if self._model is None:
             self._model = (await self._client.models.list()).data[0].id
         messages = self._prompts[next(self._numbers) % len(self._prompts)]
-        started_s, first_s, tokens = time.perf_counter(), 0.0, 0
+        started_s, first_s, tokens, queue_s = time.perf_counter(), 0.0, 0, float("nan")
         try:
             stream = await self._client.chat.completions.create(  # type: ignore[call-overload]
                 model=self._model,
@@ -123,7 +126,9 @@ class Load:
                     first_s = time.perf_counter()
                 if chunk.usage:
                     tokens = chunk.usage.completion_tokens
+                if own := (chunk.model_extra or {}).get("osd"):
+                    queue_s = own["queue_ms"] / 1e3
         except OpenAIError:
             return None
         ended_s = time.perf_counter()
-        return Answer((first_s or ended_s) - started_s, ended_s - started_s, tokens)
+        return Answer((first_s or ended_s) - started_s, ended_s - started_s, tokens, queue_s)

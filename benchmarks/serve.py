@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def _print(console: Console, results: dict[str, list[LoadResult]]) -> None:
     table = Table(title="under load")
     columns = ["server", "load", "queries", "failed", "tokens/s"]
     columns += [f"TTFT p{p} ms" for p in _PERCENTILES] + [f"per token p{p} ms" for p in _PERCENTILES]
+    columns += ["queue p95 ms"]
     for column in columns:
         table.add_column(column, justify="right")
     for server, loads in results.items():
@@ -80,12 +82,13 @@ def _print(console: Console, results: dict[str, list[LoadResult]]) -> None:
                 f"{load.tokens_per_s:.1f}",
                 *(f"{load.percentile_ms('ttft_s', p):.0f}" for p in _PERCENTILES),
                 *(f"{load.percentile_ms('tpot_s', p):.1f}" for p in _PERCENTILES),
+                f"{load.percentile_ms('queue_s', 95):.0f}",
             )
     console.print(table)
 
 
 def _report(args: argparse.Namespace, results: dict[str, list[LoadResult]]) -> dict[str, Any]:
-    servers = {
+    servers: dict[str, dict[str, dict[str, Any]]] = {
         server: {
             load.label: {
                 "queries": len(load.answers),
@@ -93,6 +96,7 @@ def _report(args: argparse.Namespace, results: dict[str, list[LoadResult]]) -> d
                 "tokens_per_s": round(load.tokens_per_s, 2),
                 **{f"ttft_p{p}_ms": round(load.percentile_ms("ttft_s", p), 1) for p in _PERCENTILES},
                 **{f"tpot_p{p}_ms": round(load.percentile_ms("tpot_s", p), 2) for p in _PERCENTILES},
+                **{f"queue_p{p}_ms": _number(load.percentile_ms("queue_s", p)) for p in _PERCENTILES},
             }
             for load in loads
         }
@@ -110,6 +114,11 @@ def _report(args: argparse.Namespace, results: dict[str, list[LoadResult]]) -> d
                 if figures["tokens_per_s"]
             }
     return report
+
+
+def _number(value_ms: float) -> float | None:
+    """JSON knows no "not a number"."""
+    return None if math.isnan(value_ms) else round(value_ms, 1)
 
 
 def _prompts(args: argparse.Namespace) -> list[Messages]:

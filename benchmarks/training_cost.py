@@ -1,0 +1,125 @@
+"""What training beside serving costs each token: one server, training paused and resumed in turn.
+
+Blocks of queries alternate, so that a machine that slows down slows both; the weights that are learnt meanwhile would
+speed up later blocks, so none is published (the gate's margin is out of reach).
+
+    python -m benchmarks.training_cost [--clients 1,4] [--blocks 6] [--queries 8] [--json] [--serve-flag=…]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load import Load, LoadResult
+from benchmarks.machine import describe_machine
+from benchmarks.prompts import tool_call_prompts
+from benchmarks.server import osd_server
+from osd.config import default_state_dir
+
+_TOKEN = secrets.token_hex()
+_CONFIG = f"""
+[trainer]
+gate_margin = 1.0
+[server]
+admin_token_sha256 = "{hashlib.sha256(_TOKEN.encode()).hexdigest()}"
+"""
+_PERCENTILES = (50, 95)
+
+
+def main() -> None:
+    """Measure."""
+    args = _arguments()
+    console = Console(stderr=args.json)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    state_dir = Path(args.state_dir) if args.state_dir else default_state_dir()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "osd.toml"
+        config.write_text(_CONFIG)
+        with osd_server(state_dir, out / "training-cost.log", ["--config", str(config), *args.serve_flag]) as url:
+            results = asyncio.run(_measure(args, url))
+    table = Table(title="time per output token, ms")
+    for column in ("clients", "training", "p50", "p95", "steps trained"):
+        table.add_column(column, justify="right")
+    for clients, (paused, training, steps) in results.items():
+        for label, load, trained in (("paused", paused, 0), ("on", training, steps)):
+            figures = (f"{load.percentile_ms('tpot_s', p):.2f}" for p in _PERCENTILES)
+            table.add_row(str(clients), label, *figures, str(trained))
+    console.print(table)
+    if args.json:
+        print(json.dumps(_report(results)))
+
+
+async def _measure(args: argparse.Namespace, url: str) -> dict[int, tuple[LoadResult, LoadResult, int]]:
+    """By number of clients: with training paused, with training, and the steps trained in the latter."""
+    load = Load(url, tool_call_prompts(), max_tokens=args.max_tokens)
+    results = {}
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {_TOKEN}"}, timeout=60) as admin:
+        await load.closed(2, 16)  # warms up, and gives the trainer something to train on
+        for clients in args.clients:
+            blocks: dict[bool, list[LoadResult]] = {False: [], True: []}
+            steps = 0
+            for number in range(2 * args.blocks):
+                is_training = number % 2 == 1
+                (await admin.post(f"/admin/api/{'resume' if is_training else 'pause'}")).raise_for_status()
+                before = await _steps(admin)
+                blocks[is_training].append(await load.closed(clients, args.queries))
+                steps += (await _steps(admin) - before) * is_training
+            results[clients] = (_joined(blocks[False]), _joined(blocks[True]), steps)
+    return results
+
+
+async def _steps(admin: httpx.AsyncClient) -> int:
+    response = await admin.get("/admin/api/status")
+    response.raise_for_status()
+    return int(response.json()["trainer"]["steps"])
+
+
+def _joined(blocks: list[LoadResult]) -> LoadResult:
+    answers = [answer for block in blocks for answer in block.answers]
+    return LoadResult(blocks[0].label, answers, sum(b.failed for b in blocks), sum(b.elapsed_s for b in blocks))
+
+
+def _report(results: dict[int, tuple[LoadResult, LoadResult, int]]) -> dict[str, Any]:
+    clients = {}
+    for number, (paused, training, steps) in results.items():
+        by_percentile = {
+            f"tpot_p{p}_ms": {
+                "paused": round(paused.percentile_ms("tpot_s", p), 2),
+                "training": round(training.percentile_ms("tpot_s", p), 2),
+                "ratio": round(training.percentile_ms("tpot_s", p) / paused.percentile_ms("tpot_s", p), 3),
+            }
+            for p in _PERCENTILES
+        }
+        clients[str(number)] = {**by_percentile, "steps": steps, "failed": paused.failed + training.failed}
+    return {"benchmark": "training_cost", "machine": describe_machine(), "clients": clients}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--clients", default="1,4", help="closed loops, with commas")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks of queries each way")
+    parser.add_argument("--queries", type=int, default=8, help="queries of a block")
+    parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
+    parser.add_argument("--state-dir", default="", help="osd's state folder (default: the user's)")
+    parser.add_argument("--serve-flag", action="append", default=[], help="a further flag for osd serve; repeatable")
+    parser.add_argument("--out", default="demo-out", help="folder for the server's log")
+    parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout; the rest goes to stderr")
+    args = parser.parse_args()
+    args.clients = [int(number) for number in args.clients.split(",")]
+    return args
+
+
+if __name__ == "__main__":
+    main()
