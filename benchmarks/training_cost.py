@@ -3,7 +3,10 @@
 Blocks of queries alternate, so that a machine that slows down slows both; the weights that are learnt meanwhile would
 speed up later blocks, so none is published (the gate's margin is out of reach).
 
-    python -m benchmarks.training_cost [--clients 1,4] [--blocks 6] [--queries 8] [--json] [--serve-flag=…]
+Clients that ask without a pause leave nothing to spare, so by default nothing is trained then; queries that arrive by
+chance leave gaps, in which training is caught by the next query.
+
+    python -m benchmarks.training_cost [--clients 1] [--rates 0.2] [--blocks 6] [--json] [--serve-flag=…]
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import hashlib
 import json
 import secrets
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,33 +54,35 @@ def main() -> None:
         with osd_server(state_dir, out / "training-cost.log", ["--config", str(config), *args.serve_flag]) as url:
             results = asyncio.run(_measure(args, url))
     table = Table(title="time per output token, ms")
-    for column in ("clients", "training", "p50", "p95", "steps trained"):
+    for column in ("load", "training", "p50", "p95", "steps trained"):
         table.add_column(column, justify="right")
-    for clients, (paused, training, steps) in results.items():
-        for label, load, trained in (("paused", paused, 0), ("on", training, steps)):
+    for label, (paused, training, steps) in results.items():
+        for state, load, trained in (("paused", paused, 0), ("on", training, steps)):
             figures = (f"{load.percentile_ms('tpot_s', p):.2f}" for p in _PERCENTILES)
-            table.add_row(str(clients), label, *figures, str(trained))
+            table.add_row(label, state, *figures, str(trained))
     console.print(table)
     if args.json:
         print(json.dumps(_report(results)))
 
 
-async def _measure(args: argparse.Namespace, url: str) -> dict[int, tuple[LoadResult, LoadResult, int]]:
-    """By number of clients: with training paused, with training, and the steps trained in the latter."""
+async def _measure(args: argparse.Namespace, url: str) -> dict[str, tuple[LoadResult, LoadResult, int]]:
+    """By load: with training paused, with training, and the steps trained in the latter."""
     load = Load(url, tool_call_prompts(), max_tokens=args.max_tokens)
     results = {}
     async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {_TOKEN}"}, timeout=60) as admin:
         await load.closed(2, 16)  # warms up, and gives the trainer something to train on
-        for clients in args.clients:
+        closed = [partial(load.closed, clients, args.queries) for clients in args.clients]
+        for ask in [*closed, *(partial(load.open, rate, args.queries) for rate in args.rates)]:
             blocks: dict[bool, list[LoadResult]] = {False: [], True: []}
             steps = 0
             for number in range(2 * args.blocks):
                 is_training = number % 2 == 1
                 (await admin.post(f"/admin/api/{'resume' if is_training else 'pause'}")).raise_for_status()
                 before = await _steps(admin)
-                blocks[is_training].append(await load.closed(clients, args.queries))
+                blocks[is_training].append(await ask())
                 steps += (await _steps(admin) - before) * is_training
-            results[clients] = (_joined(blocks[False]), _joined(blocks[True]), steps)
+            paused, training = _joined(blocks[False]), _joined(blocks[True])
+            results[paused.label] = (paused, training, steps)
     return results
 
 
@@ -91,9 +97,9 @@ def _joined(blocks: list[LoadResult]) -> LoadResult:
     return LoadResult(blocks[0].label, answers, sum(b.failed for b in blocks), sum(b.elapsed_s for b in blocks))
 
 
-def _report(results: dict[int, tuple[LoadResult, LoadResult, int]]) -> dict[str, Any]:
-    clients = {}
-    for number, (paused, training, steps) in results.items():
+def _report(results: dict[str, tuple[LoadResult, LoadResult, int]]) -> dict[str, Any]:
+    loads = {}
+    for label, (paused, training, steps) in results.items():
         by_percentile = {
             f"tpot_p{p}_ms": {
                 "paused": round(paused.percentile_ms("tpot_s", p), 2),
@@ -102,13 +108,14 @@ def _report(results: dict[int, tuple[LoadResult, LoadResult, int]]) -> dict[str,
             }
             for p in _PERCENTILES
         }
-        clients[str(number)] = {**by_percentile, "steps": steps, "failed": paused.failed + training.failed}
-    return {"benchmark": "training_cost", "machine": describe_machine(), "clients": clients}
+        loads[label] = {**by_percentile, "steps": steps, "failed": paused.failed + training.failed}
+    return {"benchmark": "training_cost", "machine": describe_machine(), "loads": loads}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--clients", default="1,4", help="closed loops, with commas")
+    parser.add_argument("--clients", default="1", help="closed loops, with commas; empty for none")
+    parser.add_argument("--rates", default="0.2", help="open loops: queries a second, with commas; empty for none")
     parser.add_argument("--blocks", type=int, default=6, help="blocks of queries each way")
     parser.add_argument("--queries", type=int, default=8, help="queries of a block")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
@@ -117,7 +124,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", default="demo-out", help="folder for the server's log")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout; the rest goes to stderr")
     args = parser.parse_args()
-    args.clients = [int(number) for number in args.clients.split(",")]
+    args.clients = [int(number) for number in args.clients.split(",") if number]
+    args.rates = [float(number) for number in args.rates.split(",") if number]
     return args
 
 
