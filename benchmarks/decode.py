@@ -24,10 +24,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.contenders import Job, MissingPeerError, Run, Setting
-from benchmarks.machine import describe_machine
+from benchmarks.machine import copy_bytes_per_s, describe_machine
 from benchmarks.plots import plot_speeds
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.worker import CONTENDERS, Worker
+from osd.models.loading import choose_device, choose_dtype
 from osd.prompt_file import Messages, read_prompts
 
 _RATIOS = {
@@ -87,7 +88,7 @@ def main() -> None:
     streams = _streams(args)
     setting, encoded = _setting(args, streams)
     weight_bytes = _weight_bytes(Path(setting.folder), setting.dtype)
-    bandwidth = _copy_bytes_per_s(args.device)
+    bandwidth = copy_bytes_per_s(choose_device(args.device))
     workers, missing = _start(console, args.contenders, setting)
     results: dict[int, dict[str, Total]] = {}
     try:
@@ -305,8 +306,6 @@ def _weight_bytes(folder: Path, dtype: str) -> int:
     """What one pass reads: every matrix once. A separate embedding table is looked up, not read."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from osd.models.loading import choose_device, choose_dtype
-
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -315,22 +314,6 @@ def _weight_bytes(folder: Path, dtype: str) -> int:
     if not config.tie_word_embeddings:
         parameters -= model.get_input_embeddings().weight.numel()
     return int(parameters * size)
-
-
-def _copy_bytes_per_s(device: str) -> float:
-    """Bytes read plus bytes written, of a copy far larger than any cache; the best of five."""
-    from osd.models.loading import choose_device
-
-    source = torch.ones(1 << 28, dtype=torch.uint8, device=choose_device(device))
-    target = torch.empty_like(source)
-    best_s = float("inf")
-    for _ in range(5):
-        started_s = time.perf_counter()
-        target.copy_(source)
-        if source.is_cuda:
-            torch.cuda.synchronize()
-        best_s = min(best_s, time.perf_counter() - started_s)
-    return 2 * source.numel() / best_s
 
 
 def _arguments() -> argparse.Namespace:

@@ -89,6 +89,12 @@ def _nucleus(probs_BQV: Tensor, top_p_B11: Tensor) -> Tensor:
     return torch.zeros_like(probs_BQV).scatter(-1, order, sorted_probs.where(before < top_p_B11, 0.0))
 
 
+def most_likely(logits: Tensor) -> Tensor:
+    """The index of the greatest logit along the last dimension; of equal ones, the first."""
+    # On a CPU torch looks through float32 four times as fast as through bfloat16, which it holds exactly.
+    return (logits.float() if logits.device.type == "cpu" else logits).argmax(dim=-1)
+
+
 def draw(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
     """One token a row from unnormalised weights, by inversion: token ids `[N]`.
 

@@ -57,10 +57,9 @@ def top_logprobs(logits_BQV: Tensor, tokens: Sequence[Sequence[int]], top_k: int
     positions = [position for count in counts for position in range(count)]
     committed = [token for one in tokens for token in one]
     rows_N, positions_N, chosen_N = upload([rows, positions, committed], device)
-    logits_NV = logits_BQV[rows_N, positions_N].float()
-    total_N1 = logits_NV.logsumexp(dim=-1, keepdim=True)
-    top = logits_NV.topk(min(top_k, logits_NV.shape[-1]), dim=-1)
-    on_device = (logits_NV.gather(1, chosen_N[:, None]) - total_N1)[:, 0], top.indices.int(), top.values - total_N1
+    logprobs_NV = torch.log_softmax(logits_BQV[rows_N, positions_N], dim=-1, dtype=torch.float32)
+    top = logprobs_NV.topk(min(top_k, logprobs_NV.shape[-1]), dim=-1)
+    on_device = logprobs_NV.gather(1, chosen_N[:, None])[:, 0], top.indices.int(), top.values
     chosen, ids, logprobs = (torch.split(download(one), counts) for one in on_device)
     wait = arrival(device)
     return [TopLogprobs(*row, wait) for row in zip(chosen, ids, logprobs, strict=True)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from osd.models.transfer import upload
 from osd.proposal import Proposal
 from osd.rejection import match_greedy, reject_tokenwise
-from osd.sampling import Shaping, penalise, shape_probs
+from osd.sampling import Shaping, most_likely, penalise, shape_probs
 from osd.sequence import Sequence
 
 
@@ -35,7 +35,7 @@ def verify_rows(logits_BQV: Tensor, rows: Rows[Sequence], proposal: Proposal | N
     if proposal is not None:
         proposed_BK = proposal.token_ids_BK[:, : max(lengths)]
     logits_BQV = _penalised(logits_BQV, rows, proposed_BK)
-    num_accepted_B, next_B = match_greedy(logits_BQV.argmax(dim=-1), proposed_BK, lengths_B)
+    num_accepted_B, next_B = match_greedy(most_likely(logits_BQV), proposed_BK, lengths_B)
     sampled = [row for row, sequence in enumerate(rows) if not sequence.request.params.is_greedy]
     if sampled:
         index_S = upload(sampled, device)

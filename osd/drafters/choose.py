@@ -14,7 +14,7 @@ from torch import Tensor
 
 from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
-from osd.sampling import Shaping, draw, shape_probs
+from osd.sampling import Shaping, draw, most_likely, shape_probs
 
 
 class Draws(NamedTuple):
@@ -91,7 +91,7 @@ class ChainChoice:
 
     def take(self, logits_BR: Tensor) -> Tensor:
         """Choose the next token of every row, `[B]` target ids, and remember its distribution where it was drawn."""
-        choice_B = logits_BR.argmax(dim=-1)
+        choice_B = most_likely(logits_BR)
         if self._draws is not None:
             probs_BR = shape_probs(logits_BR[:, None], self._draws.shaping)[:, 0]
             drawn_B = draw(probs_BR, self._draws.uniform_BK[:, len(self._tokens)])

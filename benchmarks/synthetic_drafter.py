@@ -1,0 +1,120 @@
+"""A drafter of a set acceptance, for benchmarks alone: it is told the answers, and serving cannot reach it.
+
+How fast speculation is depends on what drafting costs and on how much is accepted. Random weights have the true cost
+and no acceptance; so a real drafter drafts, and what it proposes is replaced.
+
+Shapes: B rows, L positions, K proposed tokens, N answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from osd.models.transfer import upload
+from osd.proposal import DraftBatch, Proposal
+from osd.protocols import Drafter
+
+_NOT_LOOKED_UP, _NO_ANSWER = -2, -1
+
+
+class SyntheticDrafter:
+    """Runs a drafter, and proposes the target's own greedy tokens, each spoilt with a set probability.
+
+    A token's fate is drawn once: no position is judged in two rounds, since what was judged is committed or replaced.
+
+    Args:
+        drafter: its whole `propose` is run each round, for its cost.
+        device: where it runs.
+        num_slots: rows.
+        vocab_tokens: the target's; a spoilt token is any of them but the right one.
+        acceptance: the probability that a proposed token is left right.
+        seed: of the spoiling.
+    """
+
+    kind = "synthetic"
+
+    def __init__(
+        self, drafter: Drafter, *, device: torch.device, num_slots: int, vocab_tokens: int, acceptance: float, seed: int
+    ) -> None:
+        self.version = drafter.version
+        self._drafter, self._device = drafter, device
+        self._vocab_tokens, self._acceptance = vocab_tokens, acceptance
+        self._generator = torch.Generator().manual_seed(seed)
+        self._answer_of_prompt: dict[tuple[int, ...], int] = {}
+        self._prompt_tokens = 0
+        self._spoilt_NL = torch.zeros(1, 1, dtype=torch.long, device=device)
+        self._answer_of_row = [_NOT_LOOKED_UP] * num_slots
+        self._index_B1: Tensor | None = None
+
+    def remember(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> None:
+        """Take the target's greedy answers, spoilt afresh; those told before are forgotten.
+
+        Args:
+            prompts: all of one length.
+            answers: all of one length.
+        """
+        known_NL = torch.tensor([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)])
+        others_NL = torch.randint(1, self._vocab_tokens, known_NL.shape, generator=self._generator)
+        keeps_NL = torch.rand(known_NL.shape, generator=self._generator) < self._acceptance
+        spoilt_NL = torch.where(keeps_NL, known_NL, (known_NL + others_NL) % self._vocab_tokens)
+        self._spoilt_NL = spoilt_NL.to(self._device)
+        self._answer_of_prompt = {tuple(prompt): number for number, prompt in enumerate(prompts)}
+        self._prompt_tokens = len(prompts[0])
+        self._answer_of_row = [_NOT_LOOKED_UP] * len(self._answer_of_row)
+        self._index_B1 = None
+
+    def propose(self, batch: DraftBatch) -> Proposal:
+        """The drafter's own round, with its tokens replaced; rows whose prompt is unknown keep theirs.
+
+        Raises:
+            ValueError: a row is sampled.
+        """
+        if not all(params.is_greedy for params in batch.params):
+            raise ValueError("the synthetic drafter knows greedy answers only")
+        proposal = self._drafter.propose(batch)
+        answers = self._answers(batch)
+        ids_BK = proposal.token_ids_BK
+        if any(number >= 0 for number in answers):
+            starts_B1 = upload(batch.num_tokens, self._device)[:, None]
+            positions_BK = starts_B1 + torch.arange(ids_BK.shape[1], device=self._device)
+            assert self._index_B1 is not None
+            told_BK = self._spoilt_NL[self._index_B1, positions_BK.clamp(max=self._spoilt_NL.shape[1] - 1)]
+            is_told = _NO_ANSWER not in answers
+            ids_BK = told_BK if is_told else torch.where(self._index_B1 >= 0, told_BK, ids_BK)
+        return replace(proposal, token_ids_BK=ids_BK)
+
+    def _answers(self, batch: DraftBatch) -> list[int]:
+        """Each row's answer. The device is asked only in a query's first round."""
+        num_rows = len(batch.num_tokens)
+        new = [row for row in range(num_rows) if self._answer_of_row[row] == _NOT_LOOKED_UP]
+        if new:
+            prompts = batch.tokens_BL[new, : self._prompt_tokens].tolist()
+            for row, prompt in zip(new, prompts, strict=True):
+                self._answer_of_row[row] = self._answer_of_prompt.get(tuple(prompt), _NO_ANSWER)
+        answers = self._answer_of_row[:num_rows]
+        if self._index_B1 is None or len(self._index_B1) != num_rows:
+            self._index_B1 = upload(answers, self._device)[:, None]
+        return answers
+
+    def reset_row(self, row: int) -> None:
+        """A new query starts in the row."""
+        self._drafter.reset_row(row)
+        self._answer_of_row[row], self._index_B1 = _NOT_LOOKED_UP, None
+
+    def move_row(self, source: int, destination: int) -> None:
+        """Move a row's cache."""
+        self._drafter.move_row(source, destination)
+        self._answer_of_row[destination], self._index_B1 = self._answer_of_row[source], None
+
+    def state(self) -> dict[str, Tensor]:
+        """The drafter's own."""
+        return self._drafter.state()
+
+    def load(self, state: Mapping[str, Tensor], version: int) -> None:
+        """The drafter's own."""
+        self._drafter.load(state, version)
+        self.version = version
