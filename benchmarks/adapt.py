@@ -144,7 +144,7 @@ def main() -> None:
         state_dir = Path(args.state_dir) if args.state_dir else Path(scratch)
         _share_converted_models(state_dir)
         config = out / "demo.toml"
-        config.write_text(_settings(token, args.quick))
+        config.write_text(_settings(token, args.quick, args.pretrained))
         common = ["--config", str(config), *args.serve_flag]
         with osd_server(state_dir, out / "server.log", [*common, "--max-utilisation", "1.0"]) as url:
             admin = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
@@ -167,7 +167,7 @@ def main() -> None:
     print(json.dumps(_report(args, windows, closing, versions, status)))  # the last line is for machines
 
 
-def _settings(token: str, quick: bool) -> str:
+def _settings(token: str, quick: bool, pretrained: bool) -> str:
     """The server's file: training never waits for the engine to be idle, so it has a core that the engine leaves alone.
 
     Cores are split, not shared: the engine's threads wait for one another several times in every layer.
@@ -175,6 +175,7 @@ def _settings(token: str, quick: bool) -> str:
     threads = max((psutil.cpu_count(logical=False) or 1) - 1, 1)
     hashed = hashlib.sha256(token.encode()).hexdigest()
     settings = f'[server]\nadmin_token_sha256 = "{hashed}"\n\n[target]\nthreads = {threads}\n'
+    settings += f"\n[drafter]\npretrained = {str(pretrained).lower()}\n"
     return settings + (_QUICK_SETTINGS if quick else "")
 
 
@@ -321,6 +322,7 @@ def _share_converted_models(state_dir: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--pretrained", action="store_true", help="start from the drafter shipped with osd, not cold")
     parser.add_argument("--quick", action="store_true", help="about a minute: few, short queries")
     parser.add_argument("--queries", type=int, default=300, help="prompts to stream")
     parser.add_argument("--window", type=int, default=30, help="queries a row of the table")

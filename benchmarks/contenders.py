@@ -111,7 +111,7 @@ class Osd:
             },
             "engine": {"max_slots": setting.max_rows, "prefill_chunk_tokens": 1024},
             "speculation": {"enabled": speculate, "fixed_length": setting.speculation_length},
-            "drafter": {"kind": kind},
+            "drafter": {"kind": kind, "pretrained": not untrained},
             "state_dir": state_dir / "benchmark-untrained" if untrained else state_dir,
         }
         self._engine = open_engine(load_config(flags=sections))

@@ -12,6 +12,7 @@ import torch
 
 from osd.config import Config
 from osd.drafters.create import create_initial, open_drafter
+from osd.drafters.shipped import find_shipped
 from osd.engine import Engine
 from osd.hot_swap import HotSwap
 from osd.io.outcome_stream import RedisOutcomeStream
@@ -135,10 +136,17 @@ def open_store(config: Config, resolved: ResolvedTarget) -> FileWeightStore:
 
 
 def ensure_first_version(config: Config, resolved: ResolvedTarget, store: WeightStore) -> None:
-    """Publish an untrained drafter as version 1 where there is none."""
-    if store.latest() is None:
-        drafter_config, state = create_initial(config, resolved.folder)
-        store.publish(state, kind=config.drafter.kind, config=drafter_config, parent=None, note="untrained")
+    """Where there is no version, publish the drafter that is shipped for this target, or else an untrained one."""
+    if store.latest() is not None:
+        return
+    kind = config.drafter.kind
+    shapes, state = create_initial(config, resolved.folder)
+    shipped = find_shipped(resolved.target_id, kind, shapes) if config.drafter.pretrained else None
+    if shipped is None:
+        store.publish(state, kind=kind, config=shapes, parent=None, note="untrained")
+    else:
+        gate = shipped.card.get("gate", {})
+        store.publish(shipped.state, kind=kind, config=shapes, parent=None, gate=gate, note="shipped with osd")
 
 
 def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, TextCodec]:

@@ -62,6 +62,9 @@ class DrafterConfig(_Section):
         "feature", description="'feature' (one layer over the target's hidden state) or 'model' (a small causal LM)."
     )
     model: str = Field("", description="For kind 'model': a hub id or folder; empty derives one from the target.")
+    pretrained: bool = Field(
+        True, description="Start from the drafter shipped for the target, if there is one; False starts untrained."
+    )
     layers: int = Field(2, ge=1, description="For a derived 'model' drafter: layers taken from the target.")
     vocab_tokens: int = Field(8192, ge=2, description="For 'feature': size of its reduced output vocabulary.")
     window_tokens: int = Field(256, ge=2, description="For 'feature': how far back its attention looks.")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from osd.types import WeightManifest, WeightsRefusedError
+from osd.types import OsdError, WeightManifest, WeightsRefusedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class PortableDrafter:
     card: dict[str, Any]
     """Where it comes from: data, command, figures."""
     state: dict[str, Tensor]
+    """Floating point as float32, as trainers and stores have it."""
 
 
 def write_drafter(
@@ -52,11 +53,32 @@ def read_drafter(path: Path) -> PortableDrafter:
         WeightsRefusedError: it is torn, or was not written by `write_drafter`.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        header, state = _read(path)
         return PortableDrafter(
             header["kind"], json.loads(header["config"]), header["target_id"], json.loads(header["card"]), state
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise WeightsRefusedError(f"{path} is no whole drafter file: {error}") from None
+
+
+def read_weights(path: Path, kind: str) -> dict[str, Tensor]:
+    """The weights in any safetensors file, whether or not `write_drafter` wrote it.
+
+    Raises:
+        OsdError: it cannot be read.
+        WeightsRefusedError: it says that it is of another kind of drafter.
+    """
+    try:
+        header, state = _read(path)
+    except (OSError, SafetensorError) as error:
+        raise OsdError(f"cannot read {path}: {error}; give a whole safetensors file") from None
+    if header.get("kind", kind) != kind:
+        raise WeightsRefusedError(f"{path} holds a {header['kind']!r} drafter, serving is a {kind!r} one")
+    return state
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    return header, {name: one.float() if one.is_floating_point() else one for name, one in state.items()}

@@ -24,19 +24,26 @@ app.command("distill")(distill)
 
 @app.command("init")
 def init(
-    target: TargetModel = None, drafter: DrafterKind = None, state_dir: StateDir = None, config: ConfigFile = None
+    untrained: Annotated[bool, typer.Option(help="Leave out the drafter that is shipped for the target.")] = False,
+    target: TargetModel = None,
+    drafter: DrafterKind = None,
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
 ) -> None:
-    """Make the first, untrained version (for kind 'model': a small LM out of the target's first layers)."""
+    """Make the first version: shipped with osd, or untrained (kind 'model': the target's first layers)."""
     from osd.assemble import ensure_first_version, open_store
     from osd.models.resolve import resolve_target
 
-    settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)
+    chosen = {"drafter__pretrained": False} if untrained else {}
+    settings = configure(config, state_dir, target__model=target, drafter__kind=drafter, **chosen)
     resolved = resolve_target(settings.target.model, settings.state_dir)
     store = open_store(settings, resolved)
     if latest := store.latest():
         raise OsdError(f"there is a drafter already (version {latest.number}); `osd drafter list` shows it")
     ensure_first_version(settings, resolved, store)
-    Console().print(f"made version 1 of the {settings.drafter.kind} drafter for {escape(resolved.target_id)}")
+    made = store.latest()
+    note = made.note if made else ""
+    Console().print(f"made version 1 of the {settings.drafter.kind} drafter for {escape(resolved.target_id)}: {note}")
 
 
 @app.command("list")
@@ -84,19 +91,14 @@ def publish(
     config: ConfigFile = None,
 ) -> None:
     """Publish a file as the newest version; a running server swaps it in, and watches its acceptance."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    from osd.drafters.portable import read_weights
     from osd.drafters.weights import check_state
 
     store = _store(target, drafter, state_dir, config)
     latest = store.latest()
     if latest is None:
         raise OsdError("there is no drafter to compare with; run `osd drafter init` first")
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise OsdError(f"cannot read {file}: {error}; give a whole safetensors file") from None
+    state = read_weights(file, latest.kind)
     _, serving = store.load(latest.number)
     check_state(state, serving)
     manifest = store.publish(state, kind=latest.kind, config=latest.config, parent=latest.number, note=note)

@@ -24,6 +24,7 @@ from openai import OpenAI
 
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.server import osd_server
+from osd.assemble import ensure_first_version, open_store
 from osd.config import default_state_dir, load_config
 from osd.drafters.create import create_initial
 from osd.io.weight_store import FileWeightStore
@@ -49,6 +50,8 @@ def resolved() -> ResolvedTarget:
 def url(resolved: ResolvedTarget, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     state_dir = tmp_path_factory.mktemp("greedy")
     models_dir(state_dir).symlink_to(models_dir(default_state_dir()))
+    untrained = load_config(None, {"state_dir": state_dir, "drafter": {"pretrained": False}})
+    ensure_first_version(untrained, resolved, open_store(untrained, resolved))
     # One thread: where other processes want the machine too, two would mostly wait for each other.
     flags = ["--dtype", "float32", "--max-slots", "4", "--no-train", "--threads", "1"]
     with osd_server(state_dir, state_dir / "log", flags, ready_s=200) as url, _swapping(state_dir, resolved):

@@ -17,10 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from osd.config import load_config
+from osd.drafters.portable import write_drafter
 from osd.types import OsdError
 from serving.app import create_app
 from serving.cli import app as cli
 from serving.cli.app import main
+from tests.engine_kit import manifest_of
 from tests.fakes import FakeCodec, FakeEngineClient, fake_service
 from tests.http_server import serve as serve_http
 from tests.saved_models import save_llama
@@ -261,6 +263,16 @@ class TestDrafter:
         assert "1" in the_error(drafter("rollback"))
         assert "rolled back" in the_error(drafter("rollback", "--to", 2))
         assert self.store_files(tmp_path) == before
+
+    def test_what_was_distilled_elsewhere_is_published(self, drafter: Any, tmp_path: Path) -> None:
+        state = self.first_weights(tmp_path)
+        kind = "feature" if "fuse.weight" in state else "model"
+        file = tmp_path / "portable.safetensors"
+        write_drafter(file, "tiny", manifest_of(7, kind), state, {})
+        status, out, err = drafter("publish", file)
+        assert status == 0 and "version 2" in out, err
+        write_drafter(file, "tiny", manifest_of(7, "other"), state, {})
+        assert "'other' drafter" in the_error(drafter("publish", file))
 
     def test_what_is_unfit_is_not_published(self, drafter: Any, tmp_path: Path) -> None:
         before = self.store_files(tmp_path)
