@@ -39,6 +39,7 @@ _RATIOS = {
     "speculative_vs_plain": ("osd speculative", "osd plain"),
     "untrained_vs_plain": ("osd untrained", "osd plain"),
 }
+_SOURCES = ("HumanEval", "BFCL", "chatterbot")
 _SPECULATIVE = ("osd speculative", "osd model drafter")
 
 
@@ -114,7 +115,8 @@ def _streams(args: argparse.Namespace) -> dict[str, list[Messages]]:
     """Prompts by name of their source."""
     if args.prompts:
         return {Path(path).stem: read_prompts(Path(path)) for path in args.prompts}
-    return {"HumanEval": code_prompts(), "BFCL": tool_call_prompts(), "chatterbot": small_talk_prompts()}
+    known = dict(zip(_SOURCES, (code_prompts, tool_call_prompts, small_talk_prompts), strict=True))
+    return {name: known[name]()[args.skip :] for name in args.sources}
 
 
 def _setting(
@@ -257,7 +259,8 @@ def _report(
         "machine": describe_machine(),
         "target": args.target,
         "sampled": args.sampled,
-        "prompts": [Path(path).name for path in args.prompts],
+        "sources": [Path(path).name for path in args.prompts] or args.sources,
+        "skip": args.skip,
         "speculation_length": args.length,
         "max_tokens": args.max_tokens,
         "weight_bytes": weight_bytes,
@@ -321,6 +324,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--target", default="smollm2", help="as for osd serve")
     parser.add_argument("--state-dir", default="", help="where the drafter's versions are (default: the user's)")
     parser.add_argument("--prompts", action="append", default=[], help='JSONL of {"prompt": …} instead; repeatable')
+    parser.add_argument("--sources", default=",".join(_SOURCES), help="prompts where no file is given, with commas")
+    parser.add_argument("--skip", type=int, default=0, help="first prompts left out: those a drafter was adapted to")
     parser.add_argument("--num-prompts", type=int, default=16, help="prompts of each source")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
     parser.add_argument("--batches", default="1,4,16", help="batch sizes, with commas")
@@ -335,6 +340,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--plot", default="", help="PNG to write")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout; the rest goes to stderr")
     args = parser.parse_args()
+    args.sources = [name.strip() for name in args.sources.split(",")]
+    if unknown := set(args.sources) - set(_SOURCES):
+        parser.error(f"unknown source {sorted(unknown)[0]!r}; there are: {', '.join(_SOURCES)}")
     args.batches = [int(batch) for batch in args.batches.split(",")]
     args.contenders = [name.strip() for name in args.contenders.split(",")]
     if unknown := set(args.contenders) - CONTENDERS.keys():

@@ -30,6 +30,7 @@ _NAMES = {
     "llama.cpp bf16": "llama.cpp, bfloat16 weights",
 }
 _VARIANTS = {"osd untrained": "untrained drafter: ", "osd model drafter": "a small LM as drafter: "}
+_OWN = {**_VARIANTS, "osd plain": "plain: "}
 
 Report: TypeAlias = dict[str, Any]
 
@@ -131,17 +132,21 @@ def _adapt(report: Report) -> Iterator[Row]:
 
 
 def _decode(report: Report) -> Iterator[Row]:
-    """Speculative beside plain and the peers; at one query, other drafters beside plain, too."""
+    """Speculative beside plain and the peers; at one query, other drafters and peers beside plain, too."""
     manner = "sampled" if report.get("sampled") else "greedy"
+    if report.get("skip"):
+        manner += f", {' and '.join(report['sources'])} after adapting to {report['skip']} other prompts of it"
     for batch, figures in report["batches"].items():
         speeds, lengths = figures["tokens_per_s"], figures["acceptance_length"]
         what = f"{report['target']}, {_queries(batch)}, {manner}"
         pairs = [("osd speculative", name) for name in speeds if name == "osd plain" or not name.startswith("osd")]
         if batch == "1":
-            pairs += [(name, "osd plain") for name in _VARIANTS if name in speeds]
+            pairs += [("osd plain", "generate")] + [(name, "osd plain") for name in _VARIANTS]
+            for source, length in figures.get("acceptance_length_by_source", {}).get("osd speculative", {}).items():
+                yield Row(f"{what}, {source}", f"acceptance length {length:.2f}")
         for own, peer in pairs:
             if own in speeds and peer in speeds:
-                told = f"{_VARIANTS.get(own, '')}{_speed(speeds[own])}, acceptance length {lengths[own]:.2f}"
+                told = f"{_OWN.get(own, '')}{_speed(speeds[own])}, acceptance length {lengths[own]:.2f}"
                 beside = f"{_NAMES.get(peer, peer)}: {_speed(speeds[peer])}"
                 yield Row(what, told, beside, speeds[own] / speeds[peer])
 
@@ -179,11 +184,11 @@ def _shapes(report: Report) -> Iterator[Row]:
 
 def _training_cost(report: Report) -> Iterator[Row]:
     """Time per token beside training."""
-    for clients, at in report["clients"].items():
+    for load, at in report["loads"].items():
         for percentile in ("p50", "p95"):
             tpot = at[f"tpot_{percentile}_ms"]
             yield Row(
-                f"a token beside training, {clients} client{'s' * (clients != '1')}, {percentile}",
+                f"a token beside training, {load}, {at['steps']} steps trained, {percentile}",
                 f"{tpot['training']:.1f} ms",
                 f"training paused: {tpot['paused']:.1f} ms",
                 tpot["ratio"],

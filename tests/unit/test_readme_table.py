@@ -39,8 +39,22 @@ def test_of_each_machine_the_newest_counts(tmp_path: Path) -> None:
         f"| {told} | osd, plain: 20.0 tokens/s | 1.50 | {where} |",
         f"| {told} | transformers `generate`: 10.0 tokens/s | 3.00 | {where} |",
     ]
-    assert "| untrained drafter: 19.0 tokens/s" in rows[2] and "| 0.95 |" in rows[2]
-    assert "decode_small_2025-12-31.json" in rows[3] and len(rows) == 5
+    assert "| plain: 20.0 tokens/s" in rows[2] and "| 2.00 |" in rows[2]
+    assert "| untrained drafter: 19.0 tokens/s" in rows[3] and "| 0.95 |" in rows[3]
+    assert "decode_small_2025-12-31.json" in rows[4] and len(rows) == 6
+
+
+def test_an_adapted_drafters_figures_say_on_what(tmp_path: Path) -> None:
+    speeds = {"osd plain": 20.0, "osd speculative": 50.0}
+    lengths = {"osd speculative": {"BFCL": 3.1}}
+    batch = {"tokens_per_s": speeds, "acceptance_length": dict.fromkeys(speeds, 3.1)}
+    batches = {"1": {**batch, "acceptance_length_by_source": lengths}}
+    report = {"target": "tiny", "sampled": False, "sources": ["BFCL"], "skip": 200, "batches": batches}
+    write(tmp_path, "decode_m_2026-01-01.json", **report)
+    rows = render(tmp_path, tmp_path).splitlines()[2:]
+    told = "tiny, 1 query, greedy, BFCL after adapting to 200 other prompts of it"
+    assert rows[0].startswith(f"| {told}, BFCL | acceptance length 3.10 |")
+    assert rows[1].startswith(f"| {told} | 50.0 tokens/s, acceptance length 3.10 | osd, plain: 20.0 tokens/s | 2.50 |")
 
 
 def test_every_benchmark_has_its_rows(tmp_path: Path) -> None:
@@ -61,8 +75,8 @@ def test_every_benchmark_has_its_rows(tmp_path: Path) -> None:
         batches={"1": {**at, "weight_bytes_per_s": 2e12}, "16": {**at, "weight_bytes_per_s": 2e12}},
     )
     tpot = {"training": 12.0, "paused": 10.0, "ratio": 1.2}
-    clients = {"1": {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot}}
-    write(tmp_path, "training-cost_m_2026-01-01.json", benchmark="training_cost", clients=clients)
+    loads = {"0.2 queries/s": {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}}
+    write(tmp_path, "training-cost_m_2026-01-01.json", benchmark="training_cost", loads=loads)
     write(tmp_path, "swap_m_2026-01-01.json", rows=[{"rows": 1, "swap_ms": 5.0, "step_ms": 10.0, "steps": 0.5}])
     write(tmp_path, "other_m_2026-01-01.json")
     rows = [row.split(" | ") for row in render(tmp_path, tmp_path).splitlines()[2:]]
@@ -75,8 +89,8 @@ def test_every_benchmark_has_its_rows(tmp_path: Path) -> None:
         ("1b shape, random bfloat16 weights, plain", "0.50"),
         ("1b shape, random bfloat16 weights, 16 queries at once, acceptance set to 0.72", "3.00"),
         ("1b shape, random bfloat16 weights, 16 queries at once, acceptance set to 0.72", "6.00"),
-        ("a token beside training, 1 client, p50", "1.20"),
-        ("a token beside training, 1 client, p95", "1.20"),
+        ("a token beside training, 0.2 queries/s, 9 steps trained, p50", "1.20"),
+        ("a token beside training, 0.2 queries/s, 9 steps trained, p95", "1.20"),
         ("hot swap, 1 query", "0.50"),
     ]
     assert rows[3][4].startswith("Card, [2026-01-01]")
