@@ -92,7 +92,7 @@ class SyntheticDrafter:
         num_rows = len(batch.num_tokens)
         new = [row for row in range(num_rows) if self._answer_of_row[row] == _NOT_LOOKED_UP]
         if new:
-            prompts = batch.tokens_BL[new, : self._prompt_tokens].tolist()
+            prompts = batch.tokens_SL[new, : self._prompt_tokens].tolist()
             for row, prompt in zip(new, prompts, strict=True):
                 self._answer_of_row[row] = self._answer_of_prompt.get(tuple(prompt), _NO_ANSWER)
         answers = self._answer_of_row[:num_rows]

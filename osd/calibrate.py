@@ -54,8 +54,8 @@ def _time_drafter_ms(target: Target, drafter: Drafter, rows: int, length: int, c
 
     def batch(num_tokens: int) -> DraftBatch:
         return DraftBatch(
-            tokens_BL=target.tokens_SL,
-            hidden_BLH=target.hidden_SLH,
+            tokens_SL=target.tokens_SL,
+            hidden_SLH=target.hidden_SLH,
             num_tokens=[num_tokens] * rows,
             lengths=[length] * rows,
             params=[SamplingParams(temperature=0.0)] * rows,

@@ -226,8 +226,8 @@ class Engine:
         if self.drafter is None or not any(lengths):
             return None
         batch = DraftBatch(
-            tokens_BL=self.target.tokens_SL,
-            hidden_BLH=self.target.hidden_SLH,
+            tokens_SL=self.target.tokens_SL,
+            hidden_SLH=self.target.hidden_SLH,
             num_tokens=[sequence.num_tokens for sequence in rows],
             lengths=lengths,
             params=[sequence.request.params for sequence in rows],

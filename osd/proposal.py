@@ -15,12 +15,12 @@ from osd.types import SamplingParams
 class DraftBatch:
     """The decoding rows 0..B-1 as a drafter sees them. Shapes: S slots, L positions, H hidden size.
 
-    Row b holds `num_tokens[b]` known tokens, the last of which the target has not read yet, so `hidden_BLH[b, t]`
+    Row b holds `num_tokens[b]` known tokens, the last of which the target has not read yet, so `hidden_SLH[b, t]`
     (the target's last hidden state at position t) is set for t <= num_tokens[b] - 2.
     """
 
-    tokens_BL: Tensor
-    hidden_BLH: Tensor
+    tokens_SL: Tensor
+    hidden_SLH: Tensor
     num_tokens: Sequence[int]
     lengths: Sequence[int]
     """Speculation length by row; 0: propose nothing for it."""

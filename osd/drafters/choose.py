@@ -41,7 +41,7 @@ class Draws(NamedTuple):
         for row, (length, params, generator) in enumerate(proposing):
             if length > 0 and not params.is_greedy:
                 uniform_BK[row, :length] = torch.rand(length, generator=generator)
-        device = batch.tokens_BL.device
+        device = batch.tokens_SL.device
         return cls(
             greedy_B=upload([params.is_greedy for params in batch.params], device),
             shaping=Shaping.of(batch.params, num_tokens, device),

@@ -149,7 +149,7 @@ class FeatureDrafter:
             again = None if padded is None else padded.like(draws_tensors)
             choice = self._choice(num_steps, again)
             starts_B, counts_B, firsts_B = places_3B
-            self._chain(batch.tokens_BL, batch.hidden_BLH, starts_B, counts_B, firsts_B, choice, num_new)
+            self._chain(batch.tokens_SL, batch.hidden_SLH, starts_B, counts_B, firsts_B, choice, num_new)
             probs_BKV = choice.draft_probs_BKV
             return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)
 
@@ -165,8 +165,8 @@ class FeatureDrafter:
         if start > self._end[row]:
             self._first[row] = start
         self._pass(
-            batch.tokens_BL[row : row + 1, start + 1 : last + 1],
-            batch.hidden_BLH[row : row + 1, start:last],
+            batch.tokens_SL[row : row + 1, start + 1 : last + 1],
+            batch.hidden_SLH[row : row + 1, start:last],
             [start],
             row,
         )
@@ -178,9 +178,9 @@ class FeatureDrafter:
         entries_T = torch.arange(max(counts), device=self.device)
         rows_B1 = torch.arange(len(starts), device=self.device)[:, None]
         entries_BT = upload(starts, self.device)[:, None] + entries_T
-        entries_BT = entries_BT.clamp(max=batch.tokens_BL.shape[1] - 2)
+        entries_BT = entries_BT.clamp(max=batch.tokens_SL.shape[1] - 2)
         features_BTH = self._pass(
-            batch.tokens_BL[rows_B1, entries_BT + 1], batch.hidden_BLH[rows_B1, entries_BT], starts
+            batch.tokens_SL[rows_B1, entries_BT + 1], batch.hidden_SLH[rows_B1, entries_BT], starts
         )
         last_B = upload(counts, self.device) - 1
         return features_BTH[rows_B1[:, 0], last_B]

@@ -92,7 +92,7 @@ class ModelDrafter:
             counts = [min(num - start, _CATCH_UP_TOKENS) for num, start in zip(batch.num_tokens, starts, strict=True)]
             rows_B1 = torch.arange(len(starts), device=self._lm.device)[:, None]
             columns_BQ = upload(starts, self._lm.device)[:, None] + torch.arange(max(counts), device=self._lm.device)
-            ids_BQ = batch.tokens_BL[rows_B1, columns_BQ.clamp(max=batch.tokens_BL.shape[1] - 1)]
+            ids_BQ = batch.tokens_SL[rows_B1, columns_BQ.clamp(max=batch.tokens_SL.shape[1] - 1)]
             output = self._lm.forward(0, ids_BQ, starts)
             assert output.logits_BQV is not None
             for row, (start, count) in enumerate(zip(starts, counts, strict=True)):

@@ -126,7 +126,7 @@ class AdversarialDrafter:
         ids_BK = torch.zeros(num_rows, num_steps, dtype=torch.long)
         probs_BKV = torch.zeros(num_rows, num_steps, VOCAB_TOKENS)
         for row in range(num_rows):
-            known = batch.tokens_BL[row, : batch.num_tokens[row]].tolist()
+            known = batch.tokens_SL[row, : batch.num_tokens[row]].tolist()
             for step in range(batch.lengths[row]):
                 probs_V = self._draft(known, batch.params[row])
                 choice = int(torch.multinomial(probs_V, 1, generator=batch.generators[row]))

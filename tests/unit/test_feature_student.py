@@ -87,15 +87,15 @@ def test_the_serving_drafter_proposes_what_the_student_learnt() -> None:
     tokens = outcome.prompt_ids + outcome.output_ids
     hidden_NH = hidden_states(outcome)
     assert hidden_NH is not None
-    hidden_BLH = torch.zeros(1, 32, HIDDEN_SIZE)
-    hidden_BLH[0, : len(hidden_NH)] = hidden_NH.float()
-    tokens_BL = torch.zeros(1, 32, dtype=torch.long)
-    tokens_BL[0, : len(tokens)] = torch.tensor(tokens)
+    hidden_SLH = torch.zeros(1, 32, HIDDEN_SIZE)
+    hidden_SLH[0, : len(hidden_NH)] = hidden_NH.float()
+    tokens_SL = torch.zeros(1, 32, dtype=torch.long)
+    tokens_SL[0, : len(tokens)] = torch.tensor(tokens)
     for num_tokens in range(len(outcome.prompt_ids), len(tokens) - 3):
         proposal = drafter.propose(
             DraftBatch(
-                tokens_BL=tokens_BL,
-                hidden_BLH=hidden_BLH,
+                tokens_SL=tokens_SL,
+                hidden_SLH=hidden_SLH,
                 num_tokens=[num_tokens],
                 lengths=[3],
                 params=[SamplingParams(temperature=0.0)],

@@ -113,8 +113,8 @@ def _rounds(drafter: Any, states: list[dict[str, Tensor]]) -> list[tuple[Tensor,
             drafter.reset_row(1)
             num_tokens[1] = 30
         batch = DraftBatch(
-            tokens_BL=tokens,
-            hidden_BLH=hidden,
+            tokens_SL=tokens,
+            hidden_SLH=hidden,
             num_tokens=num_tokens,
             lengths=[[3, 1, 2], [2, 2, 0], [4, 4, 4]][number % 3],
             params=params,

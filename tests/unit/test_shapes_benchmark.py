@@ -83,8 +83,8 @@ def test_sampled_rows_are_refused() -> None:
     bench = make_bench(0.5)
     target = bench.engine.target
     batch = DraftBatch(
-        tokens_BL=target.tokens_SL,
-        hidden_BLH=target.hidden_SLH,
+        tokens_SL=target.tokens_SL,
+        hidden_SLH=target.hidden_SLH,
         num_tokens=[4],
         lengths=[1],
         params=[SamplingParams(temperature=1.0)],

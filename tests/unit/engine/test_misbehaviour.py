@@ -100,8 +100,8 @@ def test_a_model_drafter_cannot_say_what_the_target_cannot(model: Any) -> None:
 def test_a_chain_draws_for_those_who_asked_only() -> None:
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
     batch = DraftBatch(
-        tokens_BL=torch.zeros(2, 4, dtype=torch.long),
-        hidden_BLH=torch.zeros(2, 4, 2),
+        tokens_SL=torch.zeros(2, 4, dtype=torch.long),
+        hidden_SLH=torch.zeros(2, 4, 2),
         num_tokens=[2, 2],
         lengths=[1, 3],
         params=[SamplingParams(), SamplingParams(top_k=2)],
