@@ -136,6 +136,8 @@ def _decode(report: Report) -> Iterator[Row]:
     manner = "sampled" if report.get("sampled") else "greedy"
     if report.get("skip"):
         manner += f", {' and '.join(report['sources'])} after adapting to {report['skip']} other prompts of it"
+    if report.get("speculation_length") is not None:
+        manner += f", always {report['speculation_length']} proposed"
     for batch, figures in report["batches"].items():
         speeds, lengths = figures["tokens_per_s"], figures["acceptance_length"]
         what = f"{report['target']}, {_queries(batch)}, {manner}"

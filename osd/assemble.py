@@ -141,12 +141,12 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
         return
     kind = config.drafter.kind
     shapes, state = create_initial(config, resolved.folder)
-    shipped = find_shipped(resolved.target_id, kind, shapes) if config.drafter.pretrained else None
+    shipped = find_shipped(resolved.target_id, kind, shapes, state) if config.drafter.pretrained else None
     if shipped is None:
         store.publish(state, kind=kind, config=shapes, parent=None, note="untrained")
     else:
-        gate = shipped.card.get("gate", {})
-        store.publish(shipped.state, kind=kind, config=shapes, parent=None, gate=gate, note="shipped with osd")
+        note, gate = f"shipped; {shipped.origin}", shipped.card.get("gate", {})
+        store.publish(shipped.state, kind=kind, config=shapes, parent=None, gate=gate, note=note)
 
 
 def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, TextCodec]:

@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from osd.models.transfer import arrival, download, upload
 from osd.types import TokenLogprob
+
+_CHUNK_TOKENS = 64
 
 
 class TopLogprobs(NamedTuple):
@@ -58,8 +61,26 @@ def top_logprobs(logits_BQV: Tensor, tokens: Sequence[Sequence[int]], top_k: int
     committed = [token for one in tokens for token in one]
     rows_N, positions_N, chosen_N = upload([rows, positions, committed], device)
     logprobs_NV = torch.log_softmax(logits_BQV[rows_N, positions_N], dim=-1, dtype=torch.float32)
-    top = logprobs_NV.topk(min(top_k, logprobs_NV.shape[-1]), dim=-1)
-    on_device = logprobs_NV.gather(1, chosen_N[:, None])[:, 0], top.indices.int(), top.values
+    top_NK, ids_NK = _greatest(logprobs_NV, min(top_k, logprobs_NV.shape[-1]))
+    on_device = logprobs_NV.gather(1, chosen_N[:, None])[:, 0], ids_NK.int(), top_NK
     chosen, ids, logprobs = (torch.split(download(one), counts) for one in on_device)
     wait = arrival(device)
     return [TopLogprobs(*row, wait) for row in zip(chosen, ids, logprobs, strict=True)]
+
+
+def _greatest(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The greatest values of each row and their indices, best first, `[N, K]` each; what `topk` gives, but faster.
+
+    None of the K greatest lies outside the K chunks whose own greatest are greatest, so only those are looked through.
+    """
+    chunks_NCW = F.pad(values_NV, (0, -values_NV.shape[-1] % _CHUNK_TOKENS), value=-torch.inf).unflatten(
+        1, (-1, _CHUNK_TOKENS)
+    )  # type: ignore[no-untyped-call]
+    if chunks_NCW.shape[1] <= 2 * count:
+        top = values_NV.topk(count, dim=-1)
+        return top.values, top.indices
+    chunk_NK = chunks_NCW.amax(dim=-1).topk(count, dim=-1).indices
+    candidates_NKW = chunks_NCW.gather(1, chunk_NK[:, :, None].expand(-1, -1, _CHUNK_TOKENS))
+    top = candidates_NKW.flatten(1).topk(count, dim=-1)
+    ids_NK = chunk_NK.gather(1, top.indices // _CHUNK_TOKENS) * _CHUNK_TOKENS + top.indices % _CHUNK_TOKENS
+    return top.values, ids_NK

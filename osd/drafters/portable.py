@@ -15,6 +15,9 @@ from torch import Tensor
 
 from osd.types import OsdError, WeightManifest, WeightsRefusedError
 
+_WHERE_MADE = {"_name_or_path", "transformers_version"}
+"""Of a `model` drafter's configuration: where and by what it was written, not what it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class PortableDrafter:
@@ -27,6 +30,23 @@ class PortableDrafter:
     """Where it comes from: data, command, figures."""
     state: dict[str, Tensor]
     """Floating point as float32, as trainers and stores have it."""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from in a few words, for a manifest's note."""
+        answers = str(self.card.get("answers", ""))
+        return f"distilled on {int(answers):,} answers" if answers.isdecimal() else "distilled elsewhere"
+
+    def difference(self, target_id: str, kind: str, config: Mapping[str, Any]) -> str:
+        """How it is not the drafter that is asked for; empty where it is."""
+        if self.kind != kind:
+            return f"it is a {self.kind!r} drafter, not a {kind!r} one"
+        if self.target_id != target_id:
+            return f"it was made for target {self.target_id!r}, not {target_id!r}"
+        asked = json.loads(json.dumps(dict(config)))  # as the header's went through JSON
+        names = sorted((self.config.keys() | asked.keys()) - _WHERE_MADE)
+        differing = [name for name in names if self.config.get(name) != asked.get(name)]
+        return ", ".join(f"its {name} is {self.config.get(name)!r}, not {asked.get(name)!r}" for name in differing)
 
 
 def write_drafter(
@@ -54,26 +74,25 @@ def read_drafter(path: Path) -> PortableDrafter:
     """
     try:
         header, state = _read(path)
-        return PortableDrafter(
-            header["kind"], json.loads(header["config"]), header["target_id"], json.loads(header["card"]), state
-        )
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        config, card = (dict(json.loads(header[name])) for name in ("config", "card"))
+        return PortableDrafter(header["kind"], config, header["target_id"], card, state)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise WeightsRefusedError(f"{path} is no whole drafter file: {error}") from None
 
 
-def read_weights(path: Path, kind: str) -> dict[str, Tensor]:
-    """The weights in any safetensors file, whether or not `write_drafter` wrote it.
+def read_weights(path: Path, target_id: str, kind: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in a file of `write_drafter`, or in a plain safetensors file, which does not say what it fits.
 
     Raises:
         OsdError: it cannot be read.
-        WeightsRefusedError: it says that it is of another kind of drafter.
+        WeightsRefusedError: it says that it is for another target, or of another kind or configuration.
     """
     try:
         header, state = _read(path)
     except (OSError, SafetensorError) as error:
         raise OsdError(f"cannot read {path}: {error}; give a whole safetensors file") from None
-    if header.get("kind", kind) != kind:
-        raise WeightsRefusedError(f"{path} holds a {header['kind']!r} drafter, serving is a {kind!r} one")
+    if "target_id" in header and (difference := read_drafter(path).difference(target_id, kind, config)):
+        raise WeightsRefusedError(f"{path} does not fit: {difference}")
     return state
 
 

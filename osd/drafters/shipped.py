@@ -7,10 +7,14 @@ distilled on and how good it is.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from osd.drafters.portable import PortableDrafter, read_drafter
+from osd.drafters.weights import check_state
 from osd.store_paths import slug
 from osd.types import WeightsRefusedError
 
@@ -19,14 +23,19 @@ SHIPPED_WEIGHTS = Path(__file__).parent / "shipped_weights"
 
 
 def find_shipped(
-    target_id: str, kind: str, shapes: dict[str, Any], folder: Path = SHIPPED_WEIGHTS
+    target_id: str,
+    kind: str,
+    shapes: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    folder: Path = SHIPPED_WEIGHTS,
 ) -> PortableDrafter | None:
-    """The drafter that is shipped for a target, if it has the shapes that are asked for.
+    """The drafter that is shipped for a target, if it has the shapes that are asked for. The log says why it has not.
 
     Args:
         target_id: what clients call the target.
         kind: of drafter.
         shapes: the configuration that a new drafter would have.
+        state: its weights.
         folder: where to look.
     """
     path = folder / f"{slug(target_id)}.{kind}.safetensors"
@@ -34,11 +43,11 @@ def find_shipped(
         return None
     try:
         shipped = read_drafter(path)
+        if difference := shipped.difference(target_id, kind, shapes):
+            _log.info("the shipped drafter %s is not used: %s", path, difference)
+            return None
+        check_state(shipped.state, state)
     except WeightsRefusedError as error:
-        _log.warning("the shipped drafter is not used: %s", error)
-        return None
-    differing = sorted(name for name in shapes if shapes[name] != shipped.config.get(name))
-    if differing:
-        _log.info("the shipped drafter is not used: it has another %s than is asked for", ", ".join(differing))
+        _log.warning("the shipped drafter %s is not used: %s", path, error)
         return None
     return shipped

@@ -24,7 +24,9 @@ app.command("distill")(distill)
 
 @app.command("init")
 def init(
-    untrained: Annotated[bool, typer.Option(help="Leave out the drafter that is shipped for the target.")] = False,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Leave out the drafter that is shipped for the target.")
+    ] = False,
     target: TargetModel = None,
     drafter: DrafterKind = None,
     state_dir: StateDir = None,
@@ -83,7 +85,9 @@ def show(
 
 @app.command("publish")
 def publish(
-    file: Annotated[Path, typer.Argument(help="Safetensors file with the drafter's weights.")],
+    file: Annotated[
+        Path, typer.Argument(help="The weights: a plain safetensors file, or one of `osd drafter distill --out`.")
+    ],
     note: Annotated[str, typer.Option(help="Kept in the manifest.")] = "published by hand",
     target: TargetModel = None,
     drafter: DrafterKind = None,
@@ -94,11 +98,11 @@ def publish(
     from osd.drafters.portable import read_weights
     from osd.drafters.weights import check_state
 
-    store = _store(target, drafter, state_dir, config)
+    target_id, store = _open(target, drafter, state_dir, config)
     latest = store.latest()
     if latest is None:
         raise OsdError("there is no drafter to compare with; run `osd drafter init` first")
-    state = read_weights(file, latest.kind)
+    state = read_weights(file, target_id, latest.kind, latest.config)
     _, serving = store.load(latest.number)
     check_state(state, serving)
     manifest = store.publish(state, kind=latest.kind, config=latest.config, parent=latest.number, note=note)
@@ -120,8 +124,16 @@ def rollback(
 
 
 def _store(target: str | None, drafter: str | None, state_dir: Path | None, config: Path | None) -> WeightStore:
+    return _open(target, drafter, state_dir, config)[1]
+
+
+def _open(
+    target: str | None, drafter: str | None, state_dir: Path | None, config: Path | None
+) -> tuple[str, WeightStore]:
+    """The target's id, and its drafter's versions."""
     from osd.assemble import open_store
     from osd.models.resolve import resolve_target
 
     settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)
-    return open_store(settings, resolve_target(settings.target.model, settings.state_dir))
+    resolved = resolve_target(settings.target.model, settings.state_dir)
+    return resolved.target_id, open_store(settings, resolved)

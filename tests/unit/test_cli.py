@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from osd.config import load_config
+from osd.drafters import shipped
 from osd.drafters.portable import write_drafter
-from osd.types import OsdError
+from osd.types import OsdError, WeightManifest
 from serving.app import create_app
 from serving.cli import app as cli
 from serving.cli.app import main
-from tests.engine_kit import manifest_of
 from tests.fakes import FakeCodec, FakeEngineClient, fake_service
 from tests.http_server import serve as serve_http
 from tests.saved_models import save_llama
@@ -241,6 +243,11 @@ class TestDrafter:
         (path,) = (tmp_path / "state" / "weights").rglob("v000001.safetensors")
         return load_file(path)
 
+    @staticmethod
+    def first_manifest(tmp_path: Path) -> WeightManifest:
+        (path,) = (tmp_path / "state" / "weights").rglob("v000001.json")
+        return WeightManifest(**json.loads(path.read_text()))
+
     def test_a_version_from_its_making_to_its_end(self, drafter: Any, tmp_path: Path) -> None:
         assert "version 1" in the_error(drafter("init"))
         assert "untrained" in drafter("list")[1]
@@ -265,14 +272,30 @@ class TestDrafter:
         assert self.store_files(tmp_path) == before
 
     def test_what_was_distilled_elsewhere_is_published(self, drafter: Any, tmp_path: Path) -> None:
-        state = self.first_weights(tmp_path)
-        kind = "feature" if "fuse.weight" in state else "model"
+        state, manifest = self.first_weights(tmp_path), self.first_manifest(tmp_path)
         file = tmp_path / "portable.safetensors"
-        write_drafter(file, "tiny", manifest_of(7, kind), state, {})
+        write_drafter(file, "tiny", manifest, state, {})
         status, out, err = drafter("publish", file)
         assert status == 0 and "version 2" in out, err
-        write_drafter(file, "tiny", manifest_of(7, "other"), state, {})
+        (path,) = (tmp_path / "state" / "weights").rglob("v000002.safetensors")
+        assert {tensor.dtype for tensor in load_file(path).values()} == {tensor.dtype for tensor in state.values()}
+
+    def test_what_was_distilled_for_something_else_is_not_published(self, drafter: Any, tmp_path: Path) -> None:
+        before = self.store_files(tmp_path)
+        state, manifest = self.first_weights(tmp_path), self.first_manifest(tmp_path)
+        file = tmp_path / "portable.safetensors"
+        size = next(name for name in ("window_tokens", "num_hidden_layers") if name in manifest.config)
+        write_drafter(file, "tiny", replace(manifest, kind="other"), state, {})
         assert "'other' drafter" in the_error(drafter("publish", file))
+        write_drafter(file, "large", manifest, state, {})
+        assert "'large', not 'tiny'" in the_error(drafter("publish", file))
+        write_drafter(file, "tiny", replace(manifest, config={**manifest.config, size: 999}), state, {})
+        assert f"its {size} is 999" in the_error(drafter("publish", file))
+        # Where and by what it was written does not matter.
+        moved = {**manifest.config, "_name_or_path": "elsewhere", "transformers_version": "9"}
+        write_drafter(file, "tiny", replace(manifest, config=moved), state, {})
+        assert self.store_files(tmp_path) == before
+        assert drafter("publish", file)[0] == 0
 
     def test_what_is_unfit_is_not_published(self, drafter: Any, tmp_path: Path) -> None:
         before = self.store_files(tmp_path)
@@ -302,6 +325,25 @@ class TestDrafter:
         assert "no sound predecessor" in the_error(drafter("rollback"))
         assert "9" in the_error(drafter("show", 9))
         assert self.store_files(tmp_path) == before
+
+    @pytest.mark.parametrize(("flags", "note"), [((), "shipped; distilled elsewhere"), (("--untrained",), "untrained")])
+    def test_the_first_version_is_the_shipped_one(
+        self,
+        osd: Any,
+        target: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        flags: tuple[str, ...],
+        note: str,
+    ) -> None:
+        options = ("--target", target, "--state-dir")
+        assert osd("drafter", "init", *options, tmp_path / "state")[0] == 0
+        monkeypatch.setattr(shipped.find_shipped, "__defaults__", (tmp_path,))
+        file = tmp_path / "tiny.feature.safetensors"
+        write_drafter(file, "tiny", self.first_manifest(tmp_path), self.first_weights(tmp_path), {})
+        status, out, err = osd("drafter", "init", *flags, *options, tmp_path / "other")
+        assert status == 0 and "version 1" in out and note in out, err
+        assert note in osd("drafter", "list", *options, tmp_path / "other")[1]
 
     def test_nothing_is_there_yet(self, osd: Any, target: Path, tmp_path: Path) -> None:
         options = ("--target", target, "--state-dir", tmp_path / "state")

@@ -35,3 +35,19 @@ def test_an_answer_that_ends_early_keeps_only_its_own() -> None:
     assert cut.chosen_N.tolist() == whole.chosen_N[:2].tolist() and cut.ids_NK.tolist() == whole.ids_NK[:2, :3].tolist()
     [first, second] = cut.for_client([4, 5])
     assert (first.token_id, second.token_id) == (4, 5) and len(first.top) == 3
+
+
+@pytest.mark.parametrize("vocab_tokens", [640, 6399, 6400, 6401])
+def test_a_large_vocabulary_is_looked_through_in_chunks(vocab_tokens: int) -> None:
+    generator = torch.Generator().manual_seed(vocab_tokens)
+    logits_BQV = torch.randn(3, 2, vocab_tokens, generator=generator)
+    logits_BQV[1, 0, -20:] += 9.0  # all in the last chunks
+    logits_BQV[2, 1] = -torch.inf
+    logits_BQV[2, 1, [5, vocab_tokens - 1]] = 1.0
+    tops = top_logprobs(logits_BQV, [[1, 2]] * 3, 20)
+    expected = torch.log_softmax(logits_BQV, dim=-1).topk(20)
+    for row, top in enumerate(tops):
+        torch.testing.assert_close(top.logprobs_NK, expected.values[row])
+        finite = expected.values[row].isfinite()
+        assert torch.equal(top.ids_NK[finite].long(), expected.indices[row][finite])
+        assert bool((top.ids_NK < vocab_tokens).all())
