@@ -1,7 +1,8 @@
 """Prompts to distil a general drafter on, apart from every prompt that benchmarks evaluate with.
 
-Tool calls from files of BFCL that are not evaluated, functions of Python's own library to complete, and replies (not
-openings) of chatterbot's conversations. Whatever an evaluation prompt also asks is left out.
+Tool calls from files of BFCL that are not evaluated, and their questions without the tools; functions of Python's own
+library and of installed packages to complete, and their first sentences as tasks; replies (not openings) of
+chatterbot's conversations. Whatever an evaluation prompt also asks is left out.
 
     python -m benchmarks.training_prompts OUT.jsonl
 """
@@ -9,6 +10,7 @@ openings) of chatterbot's conversations. Whatever an evaluation prompt also asks
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import random
 import sys
@@ -31,14 +33,16 @@ _BFCL_FILES = (
     "simple_java",
     "simple_javascript",
 )
-_MAX_FUNCTIONS = 2000
+_PACKAGES = ("networkx", "sympy", "mpmath", "numpy")
+"""Full of small functions whose documentation has examples, as HumanEval's has."""
+_MAX_FUNCTIONS, _MAX_PACKAGE_FUNCTIONS, _MAX_TASKS = 2000, 3000, 2000
 _MIN_DOCSTRING_CHARS, _MAX_PROMPT_CHARS = 60, 1200
 
 
 def training_prompts() -> list[Messages]:
     """All of them, shuffled."""
     evaluated = {messages[-1]["content"] for messages in (*tool_call_prompts(), *code_prompts(), *small_talk_prompts())}
-    prompts = [*_tool_calls(), *_functions(), *_replies()]
+    prompts = [*_tool_calls(), *_functions(), *_replies(), *_package_functions(), *_questions(), *_tasks()]
     apart = {json.dumps(messages): messages for messages in prompts if messages[-1]["content"] not in evaluated}
     shuffled = list(apart.values())
     random.Random(0).shuffle(shuffled)
@@ -51,19 +55,58 @@ def _tool_calls() -> Iterator[Messages]:
         yield from read_bfcl(data / f"BFCL_v4_{name}.json")
 
 
+def _questions() -> Iterator[Messages]:
+    """What BFCL's users ask, as if there were no tools."""
+    for messages in _tool_calls():
+        yield messages[-1:]
+
+
 def _functions() -> Iterator[Messages]:
     """Signature and docstring of functions in the standard library, as HumanEval shows its own."""
-    found = []
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        source = path.read_text(encoding="utf-8", errors="replace")
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef) and len(ast.get_docstring(node) or "") >= _MIN_DOCSTRING_CHARS:
-                lines = source.splitlines()[node.lineno - 1 : node.body[0].end_lineno]
-                indent = len(lines[0]) - len(lines[0].lstrip())
-                found.append("\n".join(line[indent:] for line in lines))
+    found = [text for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")) for text, _ in _documented(path)]
     random.Random(1).shuffle(found)
-    for text in [text for text in found if len(text) <= _MAX_PROMPT_CHARS][:_MAX_FUNCTIONS]:
+    yield from _completions(found, _MAX_FUNCTIONS)
+
+
+def _package_functions() -> Iterator[Messages]:
+    """Of installed packages, those whose documentation has examples."""
+    found = [text for text, docstring in _of_packages() if ">>>" in docstring]
+    random.Random(2).shuffle(found)
+    yield from _completions(found, _MAX_PACKAGE_FUNCTIONS)
+
+
+def _completions(functions: list[str], most: int) -> Iterator[Messages]:
+    for text in [text for text in functions if len(text) <= _MAX_PROMPT_CHARS][:most]:
         yield [{"role": "user", "content": f"Complete this function:\n{text}\n"}]
+
+
+def _tasks() -> Iterator[Messages]:
+    """What functions of installed packages do, as something to be written."""
+    sentences = [" ".join(docstring.split("\n\n")[0].split()) for _, docstring in _of_packages()]
+    sentences = list(dict.fromkeys(one for one in sentences if 40 <= len(one) <= 200))
+    random.Random(3).shuffle(sentences)
+    for number, sentence in enumerate(sentences[:_MAX_TASKS]):
+        asked = ("Write a Python function for this: ", "Explain in simple words: ")[number % 2]
+        yield [{"role": "user", "content": asked + sentence}]
+
+
+def _of_packages() -> Iterator[tuple[str, str]]:
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            for path in sorted(Path(spec.origin).parent.rglob("*.py")):
+                yield from _documented(path)
+
+
+def _documented(path: Path) -> Iterator[tuple[str, str]]:
+    """Functions of a file up to their docstring's end, with the docstring."""
+    source = path.read_text(encoding="utf-8", errors="replace")
+    for node in ast.walk(ast.parse(source)):
+        docstring = ast.get_docstring(node) or "" if isinstance(node, ast.FunctionDef) else ""
+        if isinstance(node, ast.FunctionDef) and len(docstring) >= _MIN_DOCSTRING_CHARS:
+            lines = source.splitlines()[node.lineno - 1 : node.body[0].end_lineno]
+            indent = len(lines[0]) - len(lines[0].lstrip())
+            yield "\n".join(line[indent:] for line in lines), docstring
 
 
 def _replies() -> Iterator[Messages]:
