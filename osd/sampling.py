@@ -80,13 +80,24 @@ def shape_probs(logits_BQV: Tensor, shaping: Shaping) -> Tensor:
 
 def _nucleus(probs_BQV: Tensor, top_p_B11: Tensor) -> Tensor:
     """Keep the fewest most likely tokens whose mass reaches `top_p` (Holtzman et al. 2020, arXiv 1904.09751)."""
-    is_cpu = probs_BQV.device.type == "cpu"  # elsewhere, asking whether the guess sufficed would wait for the device
-    size = min(_NUCLEUS_GUESS, probs_BQV.shape[-1]) if is_cpu else probs_BQV.shape[-1]
-    sorted_probs, order = probs_BQV.topk(size, dim=-1) if is_cpu else probs_BQV.sort(dim=-1, descending=True)
-    if size < probs_BQV.shape[-1] and bool((sorted_probs.sum(dim=-1, keepdim=True) < top_p_B11).any()):
-        sorted_probs, order = probs_BQV.sort(dim=-1, descending=True)
-    before = sorted_probs.cumsum(dim=-1) - sorted_probs
-    return torch.zeros_like(probs_BQV).scatter(-1, order, sorted_probs.where(before < top_p_B11, 0.0))
+    probs_NV = probs_BQV.flatten(0, 1)
+    top_p_N1 = top_p_B11.expand(*probs_BQV.shape[:2], 1).flatten(0, 1)
+    vocab_tokens = probs_NV.shape[1]
+    if probs_NV.device.type != "cpu" or vocab_tokens <= _NUCLEUS_GUESS:
+        return _keep_mass(probs_NV, top_p_N1, vocab_tokens).view_as(probs_BQV)
+    kept_NV = _keep_mass(probs_NV, top_p_N1, _NUCLEUS_GUESS)
+    # A position all of whose guess was kept may need more; elsewhere than on a CPU, asking would wait for the device.
+    wide_N = (kept_NV.sum(dim=1, keepdim=True) < top_p_N1)[:, 0]
+    if bool(wide_N.any()):
+        kept_NV[wide_N] = _keep_mass(probs_NV[wide_N], top_p_N1[wide_N], vocab_tokens)
+    return kept_NV.view_as(probs_BQV)
+
+
+def _keep_mass(probs_NV: Tensor, top_p_N1: Tensor, most: int) -> Tensor:
+    """The most likely tokens up to a mass, and no more than `most` of them."""
+    sorted_probs, order = probs_NV.sort(dim=1, descending=True) if most == probs_NV.shape[1] else probs_NV.topk(most)
+    before = sorted_probs.cumsum(dim=1) - sorted_probs
+    return torch.zeros_like(probs_NV).scatter(1, order, sorted_probs.where(before < top_p_N1, 0.0))
 
 
 def most_likely(logits: Tensor) -> Tensor:
