@@ -40,6 +40,8 @@ _IDLE_S = 0.1
 _BLOCK_MS = 200
 _PAUSE_AFTER_ERROR_S = 1.0
 _LONGEST_YIELD_S = 2.0
+_LEAST_RATE = 1 / 16
+"""Of the configured learning rate, however often candidates turn out worse."""
 _STUDENT, _COUNTS = "student/", "token_counts"
 
 
@@ -92,6 +94,8 @@ class Trainer:
         self._update = self._new_update()
         self._steps = self._steps_at_gate = self._trained_tokens = 0
         self._loss: float | None = None
+        self._rate = 1.0
+        """Share of the learning rate that is used now."""
         self._problem = ""
         self._paused, self._refocus, self._stop = threading.Event(), threading.Event(), threading.Event()
         if checkpoint := self._folder.load():
@@ -203,7 +207,7 @@ class Trainer:
             self._refocus.clear()
             self._replay.focus_on_present()
             self._counts.focus_on_present()
-            self._update = self._new_update()
+            self._update, self._rate = self._new_update(), 1.0
         if self._update.steps == 0:
             self._student.refresh_vocab(self._counts.counts_V)
         examples = chain.from_iterable(self._examples(outcome) for outcome in self._replay.draw())
@@ -211,7 +215,7 @@ class Trainer:
         batches = self._batches(take_columns(trained_on, self._config.batch_tokens))
         if not batches:  # no output of any record was rejected
             return
-        result = self._update.run(batches, between=self._yield_to_serving)
+        result = self._update.run(batches, between=self._yield_to_serving, scale=self._rate)
         self._dirty = True
         if result.applied:
             self._steps += 1
@@ -249,7 +253,23 @@ class Trainer:
             stream_position=self._intake.last_position,
             between=self._yield_to_serving,
         )
+        self._follow_the_gate()
         self.checkpoint()
+
+    def _follow_the_gate(self) -> None:
+        """Where training makes a drafter worse than the one that serves, go back to that one and take smaller steps.
+
+        A drafter that knows much already loses more by large steps on little traffic than it learns; an untrained one
+        needs them. A publish doubles the steps again.
+        """
+        figures = self._publisher.figures
+        if not figures:
+            return
+        if figures["published"]:
+            self._rate = min(2 * self._rate, 1.0)
+        elif figures["candidate"] <= figures["serving"] - figures["margin"] and self._publisher.restore():
+            self._update, self._rate = self._new_update(), max(self._rate / 2, _LEAST_RATE)
+            _log.info("training goes on from version %d, at %g of its rate", self._publisher.serving, self._rate)
 
     def _yield_to_serving(self) -> None:
         """Between two batches of a step: wait while the engine is busy, but not for ever with a step half done."""
@@ -290,6 +310,7 @@ class Trainer:
             "update_steps": self._update.steps,
             "trained_tokens": self._trained_tokens,
             "loss": self._loss,
+            "rate": self._rate,
             "gate": self._publisher.figures,
             "replay": self._replay.state(),
             "unacked": self._intake.unacked,
@@ -312,6 +333,7 @@ class Trainer:
         self._publisher.serving, self._publisher.figures = progress["serving"], progress["gate"]
         self._steps, self._steps_at_gate = progress["steps"], progress["steps_at_gate"]
         self._trained_tokens, self._loss = progress["trained_tokens"], progress["loss"]
+        self._rate = progress.get("rate", 1.0)
         self._counts.counts_V = tensors[_COUNTS]
         self._replay.restore(progress["replay"], checkpoint.records)
         self._num_saved = self._replay.num_seen
@@ -330,7 +352,7 @@ class Trainer:
             steps=self._steps,
             trained_tokens=self._trained_tokens,
             loss=self._loss,
-            learning_rate=self._update.learning_rate,
+            learning_rate=self._rate * self._update.learning_rate,
             replay_records=self._replay.num_train,
             replay_bytes=self._replay.size_bytes,
             held_out_records=self._replay.num_held_out,

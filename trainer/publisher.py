@@ -67,6 +67,15 @@ class Publisher:
         self.serving = latest.number
         return True
 
+    def restore(self) -> bool:
+        """Load the serving version's weights into the student; False, and reported, when they cannot be read."""
+        try:
+            self._student.load_state(self._store.load(self.serving)[1])
+        except WeightsRefusedError as error:
+            self._reporter.problem(f"cannot go back to version {self.serving}: {error}")
+            return False
+        return True
+
     def attempt(
         self,
         batches: Sequence[Batch],

@@ -50,6 +50,24 @@ def test_a_candidate_that_is_no_better_is_refused_with_both_figures(tmp_path: Pa
     assert bench.trainer.status().gate["published"] == 0.0
 
 
+def test_a_drafter_that_knows_much_is_taught_with_smaller_steps(tmp_path: Path) -> None:
+    """Steps that make it worse are undone and halved; what it learns with those that are left is published."""
+    taught = Bench(tmp_path / "school")
+    taught.run(60)
+    bench = Bench(tmp_path / "work", student=taught.student, learning_rate=1.0, gate_every_steps=4, warmup_steps=0)
+    rates = []
+    for _ in range(6):
+        bench.run(4)
+        status = bench.trainer.status()
+        rates.append(status.learning_rate)
+        if status.gate["candidate"] <= status.gate["serving"] - status.gate["margin"]:
+            serving = bench.store.load(status.published_version)[1]
+            assert all(torch.equal(tensor, serving[name]) for name, tensor in bench.student.state().items())
+    assert rates[:3] == [0.5, 0.25, 0.125] and rates[3] > rates[2]
+    assert "publish" in bench.kinds() and "restart" not in bench.kinds()
+    assert bench.start().status().learning_rate == rates[-1]  # a restart remembers
+
+
 def test_too_few_held_out_records_decide_nothing(tmp_path: Path) -> None:
     replay = Replay(1 << 20, 0.25, 64, 0)
     bench = Bench(tmp_path, outcomes=0, gate_every_steps=2)
