@@ -274,6 +274,7 @@ def _report(
 ) -> dict[str, Any]:
     return {
         "benchmark": "adapt",
+        "pretrained": args.pretrained,
         "machine": describe_machine(),
         "queries": args.queries,
         "window": args.window,

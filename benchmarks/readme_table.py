@@ -110,9 +110,10 @@ def _links(path: Path, link_from: Path) -> str:
 def _adapt(report: Report) -> Iterator[Row]:
     """The demo: the first and the last window of queries, and the last prompts again."""
     size, windows = report["window"], report["windows"]
+    start = " from the shipped drafter on" if report.get("pretrained") else ""
     for label, window in (("first", windows[0]), ("last", windows[-1])):
         yield Row(
-            f"learning from traffic, {label} {size} of {report['queries']} queries",
+            f"learning from traffic{start}, {label} {size} of {report['queries']} queries",
             f"{_speed(window['tokens_per_s'])}, acceptance length {window['acceptance_length']:.2f}",
             "plain, in the same minutes",
             window["speculative_vs_plain"],
@@ -121,7 +122,7 @@ def _adapt(report: Report) -> Iterator[Row]:
     for training, told in (("on", "the trainer has a core"), ("off", "no training, all cores serve")):
         if run := closing.get(training):
             yield Row(
-                f"its last {size} prompts again, {told}",
+                f"its last {size} prompts again{start}, {told}",
                 _speed(run["speculative_tokens_per_s"]),
                 f"plain: {_speed(run['plain_tokens_per_s'])}",
                 run["speculative_vs_plain"],

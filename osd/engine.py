@@ -225,16 +225,17 @@ class Engine:
         """Let the drafter guess so far."""
         if self.drafter is None or not any(lengths):
             return None
+        drafted = rows[: max(row for row, length in enumerate(lengths) if length) + 1]
         batch = DraftBatch(
             tokens_SL=self.target.tokens_SL,
             hidden_SLH=self.target.hidden_SLH,
-            num_tokens=[sequence.num_tokens for sequence in rows],
-            lengths=lengths,
-            params=[sequence.request.params for sequence in rows],
-            generators=[sequence.generator for sequence in rows],
+            num_tokens=[sequence.num_tokens for sequence in drafted],
+            lengths=lengths[: len(drafted)],
+            params=[sequence.request.params for sequence in drafted],
+            generators=[sequence.generator for sequence in drafted],
         )
         try:
-            return self.drafter.propose(batch)
+            return self.drafter.propose(batch).padded(len(rows))
         except Exception as error:  # no drafter may end a query: plain decoding until another version is swapped in
             self._drafter_broken = True
             self._event("error", f"drafter version {self.drafter.version} broke, decoding plainly: {error}")
@@ -268,8 +269,7 @@ class Engine:
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
         tops = self._top_logprobs(rows, committed, logits_BQV)
         deltas = []
-        # From the last row on: a query that ends here pulls the last one into its row, which must be committed by then,
-        # or what this pass wrote of its accepted tokens would not move with it.
+        # From the last row on: a query that ends pulls the last one into its row, which must be committed by then.
         for index, sequence in reversed(list(enumerate(rows))):
             sequence.add_times(*times_ms)
             round_ = (version, lengths[index], accepted[index])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from osd.types import SamplingParams
@@ -40,3 +41,15 @@ class Proposal:
     lengths: Sequence[int]
     draft_probs_BKV: Tensor | None
     drafter_version: int
+
+    def padded(self, num_rows: int) -> Proposal:
+        """With rows at the end that propose nothing, `num_rows` in all."""
+        added, probs_BKV = num_rows - len(self.lengths), self.draft_probs_BKV
+        if not added:
+            return self
+        return Proposal(
+            F.pad(self.token_ids_BK, (0, 0, 0, added)),
+            [*self.lengths, *[0] * added],
+            None if probs_BKV is None else F.pad(probs_BKV, (0, 0, 0, 0, 0, added)),
+            self.drafter_version,
+        )

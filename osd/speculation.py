@@ -16,6 +16,9 @@ from osd.cost import CostCurve
 _WORTH_IT = 1.02
 """Speculation must promise this much more goodput than plain decoding: estimates are noisy, drafting is not free."""
 
+_ROWS_A_PROBE = 8
+"""One row of so many is probed."""
+
 
 @dataclass(slots=True)
 class RowBudget:
@@ -47,14 +50,19 @@ class GoodputPolicy:
         if not self.config.enabled:
             return [0] * len(rows)
         length = self.config.fixed_length
+        probed = 0
         if length is None:
             length = max(self._best_length(rows), at_least)
             self._plain_rounds = 0 if length else self._plain_rounds + 1
             if self._plain_rounds >= self.config.probe_interval_rounds:
                 # At length 0 nothing is observed: without a rare look, a drafter that improved would never be noticed.
-                length, self._plain_rounds = 1, 0
-        self.chosen = length
-        return [min(length if row.fixed is None else row.fixed, row.limit) for row in rows]
+                # A few rows are enough of a look; for all of them, catching up would cost several plain rounds.
+                probed, self._plain_rounds = -(-len(rows) // _ROWS_A_PROBE), 0
+        lengths = [1] * probed + [length] * (len(rows) - probed)
+        self.chosen = max(lengths)
+        return [
+            min(free if row.fixed is None else row.fixed, row.limit) for row, free in zip(rows, lengths, strict=True)
+        ]
 
     def _best_length(self, rows: Sequence[RowBudget]) -> int:
         survivals = [self.acceptance.survival(row.acceptance) for row in rows]
@@ -82,4 +90,5 @@ class GoodputPolicy:
         self.acceptance.observe([row.acceptance for row in rows], proposed, accepted)
         self.verify.observe(len(rows), max(proposed) + 1, verify_ms)
         if max(proposed):
-            self.draft.observe(len(rows), max(proposed), draft_ms)
+            num_drafted = max(row for row, length in enumerate(proposed) if length) + 1
+            self.draft.observe(num_drafted, max(proposed), draft_ms)

@@ -64,6 +64,16 @@ def test_a_useless_drafter_is_left_alone_but_for_probes() -> None:
     assert sum(chosen) == pytest.approx(len(chosen) / 24, abs=2)
 
 
+def test_few_of_many_rows_are_probed() -> None:
+    """Those beyond them need not be drafted for at all: the last proposing row is among the first."""
+    policy = _policy(probe_interval_rounds=2)
+    _serve(policy, 0.0, 300)
+    rows = [RowBudget(limit=4) for _ in range(17)]
+    looks = [policy.choose(rows) for _ in range(4)]
+    assert sorted(sum(look) for look in looks) == [0, 0, 3, 3]
+    assert all(look in ([0] * 17, [1] * 3 + [0] * 14) for look in looks)
+
+
 def test_a_drafter_that_got_better_is_found_by_probing() -> None:
     policy = _policy()
     _serve(policy, 0.0, 300)

@@ -115,3 +115,12 @@ def test_a_sampled_row_that_proposes_less_than_a_greedy_one() -> None:
     )
     logits = 40.0 * torch.nn.functional.one_hot(torch.tensor([[1, 2, 3, 4], [4, 5, 6, 7], [7, 0, 0, 0]]), _VOCAB)
     assert verify_rows(logits.float(), rows, proposal) == [[1, 2, 3, 4], [4, 5], [7]]
+
+
+def test_a_proposal_of_the_first_rows_only() -> None:
+    proposal = Proposal(torch.tensor([[1, 2]]), [2], torch.full((1, 2, _VOCAB), 0.125), 3).padded(3)
+    assert proposal.lengths == [2, 0, 0] and proposal.drafter_version == 3
+    assert proposal.draft_probs_BKV is not None and proposal.draft_probs_BKV.shape == (3, 2, _VOCAB)
+    greedy = SamplingParams(temperature=0.0)
+    verdicts = verify_rows(_logits([[1, 2, 3], [4, 0, 0], [5, 0, 0]]), [_row(greedy, [0]) for _ in range(3)], proposal)
+    assert verdicts == [[1, 2, 3], [4], [5]]
