@@ -77,6 +77,14 @@ class Load:
         self._prompts, self._max_tokens, self._model, self._extra = prompts, max_tokens, model, extra_body
         self._numbers = count()
 
+    async def __aenter__(self) -> Load:
+        """Leaving closes its connections, while their event loop still runs."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """See `__aenter__`."""
+        await self._client.close()
+
     async def closed(self, clients: int, queries: int) -> LoadResult:
         """So many clients, each asking again as soon as it is answered."""
         left = iter(range(queries))

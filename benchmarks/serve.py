@@ -55,14 +55,14 @@ def main() -> None:
 
 
 async def _load(args: argparse.Namespace, url: str, prompts: list[Messages]) -> list[LoadResult]:
-    load = Load(url, prompts, model=args.model, max_tokens=args.max_tokens)
-    await load.closed(1, 2)  # warms up
-    results = []
-    for clients in args.clients:
-        results.append(await load.closed(clients, max(args.queries, clients)))
-    for rate in args.rates:
-        results.append(await load.open(rate, args.queries))
-    return results
+    async with Load(url, prompts, model=args.model, max_tokens=args.max_tokens) as load:
+        await load.closed(1, 2)  # warms up
+        results = []
+        for clients in args.clients:
+            results.append(await load.closed(clients, max(args.queries, clients)))
+        for rate in args.rates:
+            results.append(await load.open(rate, args.queries))
+        return results
 
 
 def _print(console: Console, results: dict[str, list[LoadResult]]) -> None:

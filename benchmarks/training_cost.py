@@ -67,9 +67,11 @@ def main() -> None:
 
 async def _measure(args: argparse.Namespace, url: str) -> dict[str, tuple[LoadResult, LoadResult, int]]:
     """By load: with training paused, with training, and the steps trained in the latter."""
-    load = Load(url, tool_call_prompts(), max_tokens=args.max_tokens)
     results = {}
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {_TOKEN}"}, timeout=60) as admin:
+    async with (
+        Load(url, tool_call_prompts(), max_tokens=args.max_tokens) as load,
+        httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {_TOKEN}"}, timeout=60) as admin,
+    ):
         await load.closed(2, 16)  # warms up, and gives the trainer something to train on
         closed = [partial(load.closed, clients, args.queries) for clients in args.clients]
         for ask in [*closed, *(partial(load.open, rate, args.queries) for rate in args.rates)]:
