@@ -7,9 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import psutil
-import torch
-
 from osd.assemble import open_engine, open_store
 from osd.config import Config
 from osd.models.resolve import ResolvedTarget
@@ -71,7 +68,6 @@ def distill(
     key = answers_key(resolved.target_id, prompts, max_tokens)
     folder = AnswerFolder(answers_dir(config.state_dir, resolved.target_id, key))
     _make_answers(config, folder, prompts, num_answers, max_tokens, on_progress)
-    torch.set_num_threads(config.target.threads or psutil.cpu_count(logical=False) or 1)
     store = open_store(config, resolved)
     latest = store.latest()
     assert latest is not None  # the engine published one where there was none

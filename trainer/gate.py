@@ -31,6 +31,8 @@ class Verdict:
     """Whether to publish, and the figures that say why."""
 
     published: bool
+    worse: bool
+    """By the margin: what training did is better undone."""
     figures: dict[str, float]
     """candidate, serving, margin, records, positions, published (1 or 0), and depth_1, depth_2, … of the candidate."""
 
@@ -61,4 +63,4 @@ def judge(candidate: Measurement, serving: Measurement, *, margin: float, num_re
     }
     for depth, acceptance in enumerate(candidate.acceptance_by_depth, start=1):
         figures[f"depth_{depth}"] = acceptance
-    return Verdict(published, figures)
+    return Verdict(published, candidate.acceptance <= serving.acceptance - margin, figures)

@@ -26,11 +26,11 @@ from osd.types import Event, EventKind, TrainerState, TrainerStatus, WeightsRefu
 from trainer.batches import Batch, make_batches, take_columns
 from trainer.checkpoint import Checkpoint, CheckpointFolder
 from trainer.examples import Example, make_examples
+from trainer.gate import Verdict
 from trainer.intake import Intake
-from trainer.optimizers import create_optimizer
 from trainer.publisher import Publisher
 from trainer.replay import Replay
-from trainer.step import TrainingStep
+from trainer.step import TrainingStep, new_training_step
 from trainer.student import Student
 from trainer.token_counts import TokenCounts
 
@@ -246,28 +246,26 @@ class Trainer:
         self._student.refresh_vocab(self._counts.counts_V)
         records = self._replay.held_out()
         examples = chain.from_iterable(self._examples(outcome, "all") for outcome in records)
-        self._publisher.attempt(
+        verdict = self._publisher.attempt(
             self._batches(list(examples)),
             num_records=len(records),
             training_step=self._steps,
             stream_position=self._intake.last_position,
             between=self._yield_to_serving,
         )
-        self._follow_the_gate()
+        if verdict is not None:
+            self._follow(verdict)
         self.checkpoint()
 
-    def _follow_the_gate(self) -> None:
-        """Where training makes a drafter worse than the one that serves, go back to that one and take smaller steps.
+    def _follow(self, verdict: Verdict) -> None:
+        """Take smaller steps after training that made the drafter worse, which the publisher has undone.
 
         A drafter that knows much already loses more by large steps on little traffic than it learns; an untrained one
         needs them. A publish doubles the steps again.
         """
-        figures = self._publisher.figures
-        if not figures:
-            return
-        if figures["published"]:
+        if verdict.published:
             self._rate = min(2 * self._rate, 1.0)
-        elif figures["candidate"] <= figures["serving"] - figures["margin"] and self._publisher.restore():
+        elif verdict.worse:
             self._update, self._rate = self._new_update(), max(self._rate / 2, _LEAST_RATE)
             _log.info("training goes on from version %d, at %g of its rate", self._publisher.serving, self._rate)
 
@@ -278,17 +276,7 @@ class Trainer:
             self._stop.wait(_IDLE_S / 5)
 
     def _new_update(self) -> TrainingStep:
-        config = self._config
-        optimizer = create_optimizer(
-            config.optimizer, self._student.parameters(), config.learning_rate, config.optimizer_options
-        )
-        return TrainingStep(
-            self._student,
-            optimizer,
-            learning_rate=config.learning_rate,
-            warmup_steps=config.warmup_steps,
-            max_grad_norm=config.max_grad_norm,
-        )
+        return new_training_step(self._config, self._student)
 
     def _identity(self) -> dict[str, Any]:
         """A checkpoint of anything else is foreign."""

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,9 @@ from trainer.batches import Batch, make_batches
 from trainer.checkpoint import CheckpointFolder
 from trainer.examples import Example, make_examples, unfit_because
 from trainer.gate import Measurement, measure
-from trainer.optimizers import create_optimizer
 from trainer.publisher import Publisher
 from trainer.replay import is_held_out
-from trainer.step import StepResult, TrainingStep
+from trainer.step import StepResult, new_training_step
 from trainer.student import Student
 from trainer.token_counts import TokenCounts
 
@@ -75,16 +75,8 @@ class OfflineTrainer:
             )
         self._passes = passes
         self._publisher = Publisher(store, student, config.gate_margin, self)
-        optimizer = create_optimizer(
-            config.optimizer, student.parameters(), config.learning_rate, config.optimizer_options
-        )
-        self._update = TrainingStep(
-            student,
-            optimizer,
-            learning_rate=config.learning_rate,
-            warmup_steps=config.warmup_steps,
-            max_grad_norm=config.max_grad_norm,
-        )
+        self._update = new_training_step(config, student)
+        self._judged = self._batches([example for answer in self.held_out for example in self._examples(answer)])
         self._folder = CheckpointFolder(folder)
         self._num_drawn = 0
         """Answers trained on, over all passes."""
@@ -116,12 +108,12 @@ class OfflineTrainer:
 
     def measure(self) -> Measurement:
         """Held-out acceptance now."""
-        return measure(self._student, self._held_out_batches())
+        return measure(self._student, self._judged)
 
     def publish_if_better(self) -> None:
         """Let the gate judge the student against the version it started from."""
         self._publisher.attempt(
-            self._held_out_batches(),
+            self._judged,
             num_records=len(self.held_out),
             training_step=self.steps,
             stream_position="",
@@ -130,14 +122,14 @@ class OfflineTrainer:
 
     def checkpoint(self) -> None:
         """Save everything that a later run needs to go on."""
+        done = {"steps": self.steps, "num_drawn": self._num_drawn, "trained_tokens": self.trained_tokens}
         self._folder.save(
             tensors=self._student.state(),
             optimizer=self._update.optimizer.state_dict(),
-            progress={**self._identity(), "steps": self.steps, "num_drawn": self._num_drawn,
-                      "trained_tokens": self.trained_tokens},
+            progress={**self._identity(), **done},
             new_records=(),
             oldest=0,
-        )  # fmt: skip
+        )
 
     def problem(self, message: str) -> None:
         """What the publisher cannot do ends an offline run."""
@@ -153,13 +145,15 @@ class OfflineTrainer:
 
     def _draw(self) -> list[Example]:
         """The next answers of this pass's random order."""
-        examples: list[Example] = []
-        while sum(example.num_columns for example in examples) < self._config.batch_tokens:
+        drawn: list[Example] = []
+        num_columns = 0
+        while num_columns < self._config.batch_tokens:
             turn, position = divmod(self._num_drawn, len(self.train))
-            order = np.random.default_rng((self._config.seed, turn)).permutation(len(self.train))
-            examples += self._examples(self.train[order[position]])
+            examples = self._examples(self.train[_order(self._config.seed, turn, len(self.train))[position]])
+            num_columns += sum(example.num_columns for example in examples)
+            drawn += examples
             self._num_drawn += 1
-        return examples
+        return drawn
 
     def _examples(self, answer: Outcome) -> list[Example]:
         student = self._student
@@ -167,9 +161,6 @@ class OfflineTrainer:
 
     def _batches(self, examples: list[Example]) -> list[Batch]:
         return make_batches(examples, _BATCHES_AT_ONCE * self._student.max_batch_columns)
-
-    def _held_out_batches(self) -> list[Batch]:
-        return self._batches([example for answer in self.held_out for example in self._examples(answer)])
 
     def _identity(self) -> dict[str, object]:
         """A checkpoint of anything else is foreign."""
@@ -196,3 +187,9 @@ class OfflineTrainer:
         self._update.optimizer.load_state_dict(dict(checkpoint.optimizer))
         self._update.steps, self._num_drawn = progress["steps"], progress["num_drawn"]
         self.trained_tokens = progress["trained_tokens"]
+
+
+@lru_cache(maxsize=1)
+def _order(seed: int, turn: int, count: int) -> list[int]:
+    """A pass's random order; the same whenever it is asked for."""
+    return [int(index) for index in np.random.default_rng((seed, turn)).permutation(count)]

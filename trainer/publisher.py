@@ -14,7 +14,7 @@ from typing import Protocol
 from osd.protocols import WeightStore
 from osd.types import EventKind, OsdError, WeightsRefusedError
 from trainer.batches import Batch
-from trainer.gate import judge, measure
+from trainer.gate import Verdict, judge, measure
 from trainer.student import Student
 
 _log = logging.getLogger(__name__)
@@ -67,15 +67,6 @@ class Publisher:
         self.serving = latest.number
         return True
 
-    def restore(self) -> bool:
-        """Load the serving version's weights into the student; False, and reported, when they cannot be read."""
-        try:
-            self._student.load_state(self._store.load(self.serving)[1])
-        except WeightsRefusedError as error:
-            self._reporter.problem(f"cannot go back to version {self.serving}: {error}")
-            return False
-        return True
-
     def attempt(
         self,
         batches: Sequence[Batch],
@@ -84,14 +75,17 @@ class Publisher:
         training_step: int,
         stream_position: str,
         between: Callable[[], None],
-    ) -> None:
-        """Compare the student with the serving version on held-out batches, and publish it if it is better."""
+    ) -> Verdict | None:
+        """Compare the student with the serving version on held-out batches, and publish it if it is better.
+
+        One that is worse gets the serving version's weights back. None: there was nothing to compare with.
+        """
         serving = self._student.twin()
         try:
             serving.load_state(self._store.load(self.serving)[1])
         except WeightsRefusedError as error:
             self._reporter.problem(f"cannot compare with serving version {self.serving}: {error}")
-            return
+            return None
         verdict = judge(
             measure(self._student, batches, between),
             measure(serving, batches, between),
@@ -108,6 +102,9 @@ class Publisher:
         else:
             _log.info("candidate of step %d not published: %s, margin %.4f", training_step, text, self._margin)
             self._reporter.event("refuse", f"candidate of step {training_step} not published: {text}", **self.figures)
+        if verdict.worse:
+            self._student.load_state(serving.state())
+        return verdict
 
     def _publish(self, text: str, training_step: int, stream_position: str) -> None:
         try:

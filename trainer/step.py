@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from osd.config import TrainerConfig
 from trainer.batches import Batch
-from trainer.optimizers import warmed_up
+from trainer.optimizers import create_optimizer, warmed_up
 from trainer.student import Student
 
 _log = logging.getLogger(__name__)
@@ -99,3 +100,19 @@ class TrainingStep:
             _log.warning("training step skipped: its loss or gradients are not finite (%d so far)", self.skipped)
         self.optimizer.zero_grad(set_to_none=True)
         return applied
+
+
+def new_training_step(config: TrainerConfig, student: Student) -> TrainingStep:
+    """A student's updates with a fresh optimizer, as configured.
+
+    Raises:
+        ConfigError: the optimizer or its options are unknown.
+    """
+    optimizer = create_optimizer(config.optimizer, student.parameters(), config.learning_rate, config.optimizer_options)
+    return TrainingStep(
+        student,
+        optimizer,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+    )
