@@ -99,7 +99,7 @@ class Asker:
         extra: dict[str, Any] = {"domain": "tools"}
         if plain:
             extra["speculation_length"] = 0
-        stream = self._client.chat.completions.create(  # type: ignore[call-overload]
+        stream = self._client.chat.completions.create(  # type: ignore[call-overload]  # messages are plain dictionaries here
             model=self._model,
             messages=messages,
             temperature=0,

@@ -44,6 +44,23 @@ class Run:
     draft_s: float = 0.0
     verify_s: float = 0.0
 
+    @classmethod
+    def of_engine(
+        cls, before: dict[str, float], after: dict[str, float], *, decoded_tokens: int, decode_s: float, rounds: int
+    ) -> Run:
+        """From osd's counters around it."""
+        counted = {name: value - before.get(name, 0) for name, value in after.items()}
+        return cls(
+            decoded_tokens=decoded_tokens,
+            decode_s=decode_s,
+            rounds=rounds,
+            committed=int(counted["committed_total"]),
+            row_rounds=int(counted["rounds_total"]),
+            proposed=int(counted["proposed_total"]),
+            draft_s=counted["draft_seconds_total"],
+            verify_s=counted["verify_seconds_total"],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -122,7 +139,7 @@ class Osd:
         from osd.types import Request, SamplingParams
 
         sampling = {"temperature": _TEMPERATURE, "top_p": _TOP_P, "seed": 1} if job.sampled else {"temperature": 0.0}
-        params = SamplingParams(max_tokens=job.max_tokens, **sampling)  # type: ignore[arg-type]
+        params = SamplingParams(max_tokens=job.max_tokens, **sampling)  # type: ignore[arg-type]  # of several types
         for prompt in job.prompts:
             self._number += 1
             self._engine.submit(Request(request_id=str(self._number), prompt_ids=tuple(prompt), params=params))
@@ -138,17 +155,8 @@ class Osd:
             if not waiting:
                 started_s, before = time.perf_counter(), dict(self._engine.counters.values)
         decode_s = time.perf_counter() - started_s
-        counted = {name: value - before.get(name, 0) for name, value in self._engine.counters.values.items()}
-        return Run(
-            decoded_tokens=decoded,
-            decode_s=decode_s,
-            rounds=rounds,
-            committed=int(counted["committed_total"]),
-            row_rounds=int(counted["rounds_total"]),
-            proposed=int(counted["proposed_total"]),
-            draft_s=counted["draft_seconds_total"],
-            verify_s=counted["verify_seconds_total"],
-        )
+        after = self._engine.counters.values
+        return Run.of_engine(before, after, decoded_tokens=decoded, decode_s=decode_s, rounds=rounds)
 
 
 class Transformers:

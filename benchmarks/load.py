@@ -120,7 +120,7 @@ class Load:
         messages = self._prompts[next(self._numbers) % len(self._prompts)]
         started_s, first_s, tokens, queue_s = time.perf_counter(), 0.0, 0, float("nan")
         try:
-            stream = await self._client.chat.completions.create(  # type: ignore[call-overload]
+            stream = await self._client.chat.completions.create(  # type: ignore[call-overload]  # messages are plain dictionaries here
                 model=self._model,
                 messages=messages,
                 max_tokens=self._max_tokens,

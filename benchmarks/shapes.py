@@ -170,21 +170,12 @@ class ShapeBench:
             rounds += 1
         wait_for(self.device)
         decode_s = time.perf_counter() - started_s
-        counted = {name: value - before[name] for name, value in self.engine.counters.values.items()}
+        after = dict(self.engine.counters.values)
         for name in answers:  # with fewer rows, or fewer tokens to propose, rounds are others
             self.engine.cancel(name)
-        run = Run(
-            decoded_tokens=sum(counts),
-            decode_s=decode_s,
-            rounds=rounds,
-            committed=int(counted["committed_total"]),
-            row_rounds=int(counted["rounds_total"]),
-            proposed=int(counted["proposed_total"]),
-            draft_s=counted["draft_seconds_total"],
-            verify_s=counted["verify_seconds_total"],
-        )
+        run = Run.of_engine(before, after, decoded_tokens=sum(counts), decode_s=decode_s, rounds=rounds)
         num_judged = sum(min(count, length) for count in counts)
-        return Decoded(run, list(answers.values()), int(counted["accepted_total"]), num_judged)
+        return Decoded(run, list(answers.values()), int(after["accepted_total"] - before["accepted_total"]), num_judged)
 
 
 def generate_tokens_per_s(model: Any, prompts: Sequence[Sequence[int]], num_tokens: int) -> float:

@@ -16,6 +16,7 @@ import random
 import sys
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -90,12 +91,15 @@ def _tasks() -> Iterator[Messages]:
         yield [{"role": "user", "content": asked + sentence}]
 
 
-def _of_packages() -> Iterator[tuple[str, str]]:
+@cache
+def _of_packages() -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
             for path in sorted(Path(spec.origin).parent.rglob("*.py")):
-                yield from _documented(path)
+                found += _documented(path)
+    return found
 
 
 def _documented(path: Path) -> Iterator[tuple[str, str]]:

@@ -31,6 +31,6 @@ class RoundClock:
     def _mark(self) -> None:
         self._times_s.append(time.perf_counter())
         if self._device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch left it untyped
             event.record(torch.cuda.current_stream(self._device))
             self._events.append(event)

@@ -73,9 +73,9 @@ def _greatest(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     None of the K greatest lies outside the K chunks whose own greatest are greatest, so only those are looked through.
     """
-    chunks_NCW = F.pad(values_NV, (0, -values_NV.shape[-1] % _CHUNK_TOKENS), value=-torch.inf).unflatten(
-        1, (-1, _CHUNK_TOKENS)
-    )  # type: ignore[no-untyped-call]
+    chunks_NCW = F.pad(values_NV, (0, -values_NV.shape[-1] % _CHUNK_TOKENS), value=-torch.inf).view(
+        len(values_NV), -1, _CHUNK_TOKENS
+    )
     if chunks_NCW.shape[1] <= 2 * count:
         top = values_NV.topk(count, dim=-1)
         return top.values, top.indices

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
 from osd.sampling import Shaping, draw, most_likely, shape_probs
+from osd.types import SamplingParams
 
 
 class Draws(NamedTuple):
@@ -26,37 +26,28 @@ class Draws(NamedTuple):
     uniform_BK: Tensor
 
     @classmethod
-    def of(cls, batch: DraftBatch, num_tokens: int) -> Draws | None:
+    def of(cls, batch: DraftBatch, num_tokens: int, num_rows: int = 0) -> Draws | None:
         """Drawn for a batch; None where every row that proposes is greedy.
 
         Args:
             batch: the rows.
             num_tokens: size of the vocabulary that is drawn from.
+            num_rows: at least so many, with greedy ones added at the end.
         """
         proposing = list(zip(batch.lengths, batch.params, batch.generators, strict=True))
         if all(length == 0 or params.is_greedy for length, params, _ in proposing):
             return None
+        params_B = [*batch.params, *[SamplingParams(temperature=0.0)] * (num_rows - len(proposing))]
         # No draw that nobody asked for, or a seeded query would depend on its neighbours.
-        uniform_BK = torch.zeros(len(proposing), max(batch.lengths))
+        uniform_BK = torch.zeros(len(params_B), max(batch.lengths))
         for row, (length, params, generator) in enumerate(proposing):
             if length > 0 and not params.is_greedy:
                 uniform_BK[row, :length] = torch.rand(length, generator=generator)
         device = batch.tokens_SL.device
         return cls(
-            greedy_B=upload([params.is_greedy for params in batch.params], device),
-            shaping=Shaping.of(batch.params, num_tokens, device),
+            greedy_B=upload([params.is_greedy for params in params_B], device),
+            shaping=Shaping.of(params_B, num_tokens, device),
             uniform_BK=upload(uniform_BK, device),
-        )
-
-    def padded(self, num_rows: int) -> Draws:
-        """With greedy rows added at the end."""
-
-        def longer(one: Tensor | None, value: float) -> Tensor | None:
-            return None if one is None else F.pad(one, (0, 0) * (one.ndim - 1) + (0, num_rows), value=value)
-
-        shaping = Shaping(*(longer(one, 1.0) for one in self.shaping))  # type: ignore[arg-type]
-        return Draws(
-            F.pad(self.greedy_B, (0, num_rows), value=True), shaping, F.pad(self.uniform_BK, (0, 0, 0, num_rows))
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -65,10 +56,10 @@ class Draws(NamedTuple):
 
     def like(self, tensors: Sequence[Tensor]) -> Draws:
         """The same with other tensors."""
-        greedy_B, uniform_BK, *rest = tensors
+        greedy_B, uniform_BK, temperature_B11, *rest = tensors
         remaining = iter(rest)
-        shaping = Shaping(*(None if one is None else next(remaining) for one in self.shaping))  # type: ignore[arg-type]
-        return Draws(greedy_B, shaping, uniform_BK)
+        filters = [None if one is None else next(remaining) for one in self.shaping[1:]]
+        return Draws(greedy_B, Shaping(temperature_B11, *filters), uniform_BK)
 
 
 class ChainChoice:

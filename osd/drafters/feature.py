@@ -100,10 +100,9 @@ class FeatureDrafter:
     @torch.no_grad()
     def propose(self, batch: DraftBatch) -> Proposal:
         """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
-        draws = Draws.of(batch, self.config.vocab_tokens)
         if self._graphs is not None:
-            return self._replay(batch, draws)
-        choice = self._choice(max(batch.lengths), draws)
+            return self._replay(self._graphs, batch)
+        choice = self._choice(max(batch.lengths), Draws.of(batch, self.config.vocab_tokens))
         feature_BH = self._catch_up(batch)
         ends = [num - 1 for num in batch.num_tokens]
         for step in range(choice.num_steps):
@@ -127,12 +126,11 @@ class FeatureDrafter:
             self._end[row] = num - 1
         return starts, counts
 
-    def _replay(self, batch: DraftBatch, draws: Draws | None) -> Proposal:
+    def _replay(self, graphs: GraphPool, batch: DraftBatch) -> Proposal:
         """The whole round as captured work; rows are rounded up, so that few shapes do for all.
 
         A row with more new entries than one round brings (its first, or after a pause) has the others read before.
         """
-        assert self._graphs is not None
         num_rows, num_steps, num_new = len(batch.lengths), max(batch.lengths), self._max_length + 1
         for row, num_tokens in enumerate(batch.num_tokens):
             if num_tokens - 1 - self._end[row] > num_new:
@@ -142,19 +140,18 @@ class FeatureDrafter:
         # Rows beyond the real ones write where no row of a query reaches.
         padding, nowhere = rows - num_rows, self._cos_LD.shape[0] - num_new - num_steps
         placed = [starts + [nowhere] * padding, counts + [1] * padding, self._first[:num_rows] + [0] * padding]
-        padded = draws.padded(padding) if draws is not None else None
-        filters = () if padded is None else tuple(one is not None for one in padded.shaping)
+        draws = Draws.of(batch, self.config.vocab_tokens, rows)
+        filters = () if draws is None else tuple(one is not None for one in draws.shaping)
 
         def work(places_3B: Tensor, *draws_tensors: Tensor) -> tuple[Tensor, ...]:
-            again = None if padded is None else padded.like(draws_tensors)
-            choice = self._choice(num_steps, again)
+            choice = self._choice(num_steps, None if draws is None else draws.like(draws_tensors))
             starts_B, counts_B, firsts_B = places_3B
             self._chain(batch.tokens_SL, batch.hidden_SLH, starts_B, counts_B, firsts_B, choice, num_new)
             probs_BKV = choice.draft_probs_BKV
             return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)
 
-        inputs = () if padded is None else padded.tensors()
-        ids_BK, *probs = self._graphs.run((rows, num_steps, filters), work, upload(placed, self.device), *inputs)
+        inputs = () if draws is None else draws.tensors()
+        ids_BK, *probs = graphs.run((rows, num_steps, filters), work, upload(placed, self.device), *inputs)
         probs_BKV = probs[0][:num_rows] if probs else None
         return Proposal(ids_BK[:num_rows], batch.lengths, probs_BKV, self.version)
 

@@ -176,7 +176,7 @@ class _Layer:
         heads_BQXD = rotate(heads_BQXD, *turn)
         cached.write(heads_BQXD[:, :, num_heads:])
         # The queries that share a key head stand side by side as further query rows of it: no key is repeated.
-        query_BQMGD = heads_BQXD[:, :, :num_heads].unflatten(2, (num_key_heads, -1))  # type: ignore[no-untyped-call]
+        query_BQMGD = heads_BQXD[:, :, :num_heads].view(num_rows, num_new, num_key_heads, -1, heads_BQXD.shape[-1])
         attended_BMPD = F.scaled_dot_product_attention(
             query_BQMGD.transpose(1, 2).flatten(2, 3),
             cached.keys_BMLD,

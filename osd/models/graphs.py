@@ -64,7 +64,7 @@ class CudaCapture:
     def __call__(self, work: Work, inputs: tuple[Tensor, ...]) -> Work:
         """Run the work a few times, so that libraries choose their kernels, then record it."""
         fixed = tuple(one.clone() for one in inputs)
-        aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch left it untyped
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):
             for _ in range(self._WARM_UPS):

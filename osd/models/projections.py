@@ -65,7 +65,7 @@ def pack(dense: DenseProjection) -> Projection:
     """The same projection in the fastest layout there is for frozen weights; a copy, unless it is `dense` itself."""
     weight_OI = dense.weight_OI
     can_pack = weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16
-    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch left it untyped
     if can_pack and has_onednn and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return PackedProjection(dense)
     return dense

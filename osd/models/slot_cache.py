@@ -42,21 +42,21 @@ class PassWindow:
 
     def set(self, first_row: int, starts: Sequence[int], num_new: int) -> None:
         """The next pass writes `num_new` positions from `starts[b]` on in row `first_row + b`."""
-        self.first_row, self.num_rows, self.num_new, self.starts = first_row, len(starts), num_new, starts
-        self.num_seen = max(starts) + num_new
-        starts_B1 = upload(starts, self.device)[:, None]
-        self.positions_BQ = starts_B1 + torch.arange(num_new, device=self.device)
-        self.rows_B1 = torch.arange(first_row, first_row + self.num_rows, device=self.device)[:, None]
+        self._place(first_row, upload(starts, self.device), num_new, max(starts) + num_new)
+        self.starts = starts
 
     def set_on_device(self, starts_B: Tensor, num_new: int, num_seen: int) -> None:
         """As `set` from row 0 on, with starts that the host does not know: what is seen has a fixed size instead."""
-        self.first_row, self.num_rows, self.num_new, self.starts = 0, len(starts_B), num_new, None
-        self.num_seen = num_seen
+        self._place(0, starts_B, num_new, num_seen)
+        self.starts = None
+
+    def _place(self, first_row: int, starts_B: Tensor, num_new: int, num_seen: int) -> None:
+        self.first_row, self.num_rows, self.num_new, self.num_seen = first_row, len(starts_B), num_new, num_seen
         self.positions_BQ = starts_B[:, None] + torch.arange(num_new, device=self.device)
-        self.rows_B1 = torch.arange(self.num_rows, device=self.device)[:, None]
+        self.rows_B1 = torch.arange(first_row, first_row + self.num_rows, device=self.device)[:, None]
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped for mypy
     """One attention layer's keys and values, `[S, N, max_len, D]`, allocated at the first pass."""
 
     is_sliding = False
@@ -114,7 +114,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.max_len
 
 
-class SlotCache(Cache):  # type: ignore[misc]
+class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for mypy
     """All layers' slots, in the form that transformers' models accept as `past_key_values`."""
 
     def __init__(self, window: PassWindow, num_layers: int, num_slots: int, max_len: int) -> None:

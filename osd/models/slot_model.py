@@ -114,16 +114,13 @@ class SlotModel:
         is_round = logits == "all" and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens
         if self._graphs is not None and is_round:
             return self._replay(ids_BQ, starts)
-        window = self.window
-        window.set(first_row, starts, ids_BQ.shape[1])
-        positions_BQ = window.positions_BQ.clamp(max=self.max_context_tokens - 1)
+        self.window.set(first_row, starts, ids_BQ.shape[1])
         if self._fused is not None:
-            masks = {kind: self._mask(reach) for kind, reach in self._reaches.items() if self._hides(reach)}
-            return PassOutput(*self._fused(ids_BQ, positions_BQ, window, masks, logits=logits))
+            return self._fused_pass(self._fused, ids_BQ, logits)
         output = self.model(
             input_ids=ids_BQ,
             attention_mask=self._plain_mask(),
-            position_ids=positions_BQ,
+            position_ids=self._known_positions(),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=0 if logits == "all" else 1,
@@ -144,22 +141,24 @@ class SlotModel:
         ids_BQ = F.pad(ids_BQ, (0, 0, 0, padding))
 
         def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
-            return self._pass_on_device(ids_BQ, starts_B, seen)
+            assert self._fused is not None
+            self.window.set_on_device(starts_B, num_new, seen)
+            output = self._fused_pass(self._fused, ids_BQ, "all")
+            assert output.logits_BQV is not None
+            return output.logits_BQV, output.hidden_BQH
 
         logits_BQV, hidden_BQH = self._graphs.run((rows, num_new, seen), work, ids_BQ, starts_B)
         self.window.set(0, starts, num_new)
         return PassOutput(logits_BQV[:num_rows], hidden_BQH[:num_rows])
 
-    def _pass_on_device(self, ids_BQ: Tensor, starts_B: Tensor, num_seen: int) -> tuple[Tensor, Tensor]:
-        """The pass as a function of tensors alone."""
-        assert self._fused is not None
-        window = self.window
-        window.set_on_device(starts_B, ids_BQ.shape[1], num_seen)
-        masks = {kind: self._mask(reach) for kind, reach in self._reaches.items()}
-        positions_BQ = window.positions_BQ.clamp(max=self.max_context_tokens - 1)
-        logits_BQV, hidden_BQH = self._fused(ids_BQ, positions_BQ, window, masks, logits="all")
-        assert logits_BQV is not None
-        return logits_BQV, hidden_BQH
+    def _fused_pass(self, fused: FusedLM, ids_BQ: Tensor, logits: str) -> PassOutput:
+        """Where the window says; a function of tensors alone where only the device knows that."""
+        masks = {kind: self._mask(reach) for kind, reach in self._reaches.items() if self._hides(reach)}
+        return PassOutput(*fused(ids_BQ, self._known_positions(), self.window, masks, logits=logits))
+
+    def _known_positions(self) -> Tensor:
+        """`[B, Q]`; padding may stand beyond the positions that the model knows."""
+        return self.window.positions_BQ.clamp(max=self.max_context_tokens - 1)
 
     def weights_changed(self) -> None:
         """To be called after the model's weights were copied over, if they are not frozen."""
@@ -182,9 +181,10 @@ class SlotModel:
         self._hidden_BQH = output[0]
 
     def _hides(self, reach: int | None) -> bool:
-        """Whether some query of this pass may not look at all that is seen."""
+        """Whether some query of this pass may not look at all that is seen, as far as the host knows."""
         window = self.window
-        assert window.starts is not None
+        if window.starts is None:
+            return True
         is_level = min(window.starts) == max(window.starts)
         return window.num_new > 1 or not is_level or (reach is not None and window.num_seen > reach)
 

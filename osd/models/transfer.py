@@ -27,7 +27,7 @@ def arrival(device: torch.device) -> Callable[[], None]:
     """Waits, on any thread, until the device has done everything that it was asked for so far."""
     if device.type != "cuda":
         return _nothing
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch left it untyped
     event.record(torch.cuda.current_stream(device))
     wait: Callable[[], None] = event.synchronize
     return wait
