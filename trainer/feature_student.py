@@ -164,7 +164,7 @@ class FeatureStudent:
         attended_BNQD = F.scaled_dot_product_attention(
             inputs.query_BNTD, torch.cat(keys, dim=2), torch.cat(values, dim=2), attn_mask=mask_BQL[:, None]
         )
-        return self.net.feature(inputs.residual_BTH, attended_BNQD)
+        return self.net.feature(inputs.residual_BTH, attended_BNQD.transpose(1, 2).flatten(2))
 
     def _mask(self, batch: Batch, depth: int) -> Tensor:
         """What each predicting column attends to, bool `[B, Q, T + (depth - 1) * Q]`."""

@@ -18,6 +18,7 @@ from osd.drafters.choose import ChainChoice, Draws
 from osd.drafters.feature_chain import FeatureChain
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
 from osd.drafters.weights import check_state
+from osd.models import cpu_ops
 from osd.models.flat_cache import FlatCache
 from osd.models.graphs import Capture, GraphPool, bucket, capture_for
 from osd.models.projections import DenseProjection, pack
@@ -64,6 +65,12 @@ class FeatureDrafter:
         self._max_length = max_length
         capture = capture or capture_for(self.device)
         self._graphs = GraphPool(capture) if capture is not None else None
+        self._few: cpu_ops.CpuAttention | None = None
+        if self._graphs is None and cpu_ops.fits(self._cos_LD):
+            self.net.row_ops = cpu_ops.CpuRowOps()
+            rotation = self._cos_LD, self._sin_LD
+            heads = {"num_heads": config.num_heads, "scale": head_size**-0.5, "reaches": [config.window_tokens]}
+            self._few = cpu_ops.CpuAttention(self._cache, *rotation, **heads)
         self._head_rows: tuple[Tensor, Tensor | None] | None = None
         self._take_weights()
         # Row b's cache is sound for entries first[b] .. end[b] - 1.
@@ -186,22 +193,28 @@ class FeatureDrafter:
         """Write entries from `starts[b]` on, attend within the window, and return features `[B, T, H]`."""
         window = self._window
         window.set(first_row, starts, tokens_BT.shape[1])
-        inputs = self.net.attention_inputs(
-            F.embedding(tokens_BT, self._shared.embedding_VH),
-            hidden_BTH,
-            self._cos_LD[window.positions_BQ],
-            self._sin_LD[window.positions_BQ],
-        )
+        firsts = self._first[first_row : first_row + len(starts)]
+        embedding_BTH = F.embedding(tokens_BT, self._shared.embedding_VH)
+        if self._few is not None and window.num_new <= cpu_ops.MOST_NEW:
+            self._few.begin(window, firsts)
+            padding = (0, 0, 0, max(0, cpu_ops.FEWEST_VECTORS - tokens_BT.numel()))
+            residual_RH, heads = self.net.heads(
+                F.pad(embedding_BTH.flatten(0, 1), padding), F.pad(hidden_BTH.flatten(0, 1), padding)
+            )
+            feature_RH = self.net.feature(residual_RH, self._few(0, heads))
+            return feature_RH[: tokens_BT.numel()].view(hidden_BTH.shape)
+        cos_BTD, sin_BTD = self._cos_LD[window.positions_BQ], self._sin_LD[window.positions_BQ]
+        inputs = self.net.attention_inputs(embedding_BTH, hidden_BTH, cos_BTD, sin_BTD)
         [cached] = self._cache.at(window)
         cached.write(torch.cat((inputs.key_BNTD, inputs.value_BNTD), dim=1).transpose(1, 2))
-        oldest = max(min(starts) - self.config.window_tokens + 1, min(self._first[first_row : first_row + len(starts)]))
+        oldest = max(min(starts) - self.config.window_tokens + 1, min(firsts))
         attended_BNTD = F.scaled_dot_product_attention(
             inputs.query_BNTD,
             cached.keys_BMLD[:, :, oldest:],
             cached.values_BMLD[:, :, oldest:],
             attn_mask=self._mask(oldest),
         )
-        return self.net.feature(inputs.residual_BTH, attended_BNTD)
+        return self.net.feature(inputs.residual_BTH, attended_BNTD.transpose(1, 2).flatten(2))
 
     def _mask(self, oldest: int) -> Tensor | None:
         """Which entries from `oldest` on each query looks at, `[B, 1, T, L]`; None: at all of them."""

@@ -96,4 +96,4 @@ class FeatureChain:
         attended_BNTD = F.scaled_dot_product_attention(
             inputs.query_BNTD, keys_BNWD, values_BNWD, attn_mask=mask_BTW[:, None]
         )
-        return self._net.feature(inputs.residual_BTH, attended_BNTD)
+        return self._net.feature(inputs.residual_BTH, attended_BNTD.transpose(1, 2).flatten(2))

@@ -17,12 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osd.models.norms import rms_norm
 from osd.models.projections import DenseProjection, Projection, pack
 from osd.models.rotary import rotate, rotation
+from osd.models.row_ops import RowOps, TorchRowOps
 
 _MATRICES = ("fuse", "qkv", "attention_out", "gate_up", "down")
 
@@ -100,6 +99,7 @@ class FeatureNet(nn.Module):
         # In most BPE vocabularies a low id means an early merge, so a frequent token: a fair start before any traffic.
         self.register_buffer("vocab_ids_R", torch.arange(config.vocab_tokens))
         self._packed: dict[str, Projection] = {}
+        self.row_ops: RowOps = TorchRowOps()
 
     def reset_parameters(self, seed: int) -> None:
         """Seeded initial weights that learn fast (docs/decisions.md has the measurements).
@@ -127,37 +127,43 @@ class FeatureNet(nn.Module):
         """Cosines and signed sines of positions, `[..., D]`."""
         return rotation(positions, self.config.hidden_size // self.config.num_heads, self.config.rope_theta, dtype)
 
+    def heads(self, embedding: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tokens' embeddings and hidden states, `[..., H]`: the residual; queries, keys and values `[..., 3H]`."""
+        both = torch.cat((self._norm(embedding, self.embedding_norm), self._norm(hidden, self.hidden_norm)), dim=-1)
+        fused = self._project("fuse", both)
+        fused = fused.to(self.attention_norm.weight.dtype)  # under autocast the residual stays float32
+        return fused, self._project("qkv", self._norm(fused, self.attention_norm))
+
     def attention_inputs(
         self, embedding_BTH: Tensor, hidden_BTH: Tensor, cos_BTD: Tensor, sin_BTD: Tensor
     ) -> AttentionInputs:
-        """Fuse token and hidden state, and project to rotated queries and keys, and values."""
-        both = torch.cat((_norm(embedding_BTH, self.embedding_norm), _norm(hidden_BTH, self.hidden_norm)), dim=-1)
-        fused_BTH = self._project("fuse", both)
-        fused_BTH = fused_BTH.to(self.attention_norm.weight.dtype)  # under autocast the residual stays float32
-        heads = self._project("qkv", _norm(fused_BTH, self.attention_norm)).view(
-            *fused_BTH.shape[:2], 3 * self.config.num_heads, -1
-        )
+        """Rotated queries and keys, and values."""
+        residual_BTH, heads = self.heads(embedding_BTH, hidden_BTH)
+        heads = heads.view(*heads.shape[:2], 3 * self.config.num_heads, -1)
         turned, value = torch.split(heads, [2 * self.config.num_heads, self.config.num_heads], dim=2)
         dtype = heads.dtype
         turned = rotate(turned, cos_BTD[:, :, None].to(dtype), sin_BTD[:, :, None].to(dtype)).transpose(1, 2)
         query, key = turned.chunk(2, dim=1)
-        return AttentionInputs(fused_BTH, query, key, value.transpose(1, 2))
+        return AttentionInputs(residual_BTH, query, key, value.transpose(1, 2))
 
-    def feature(self, residual_BTH: Tensor, attended_BNTD: Tensor) -> Tensor:
-        """The rest of the layer, after attention: the predicted hidden state, [B, T, H]."""
-        mixed_BTH = residual_BTH + self._project("attention_out", attended_BNTD.transpose(1, 2).flatten(2))
-        gate, up = self._project("gate_up", _norm(mixed_BTH, self.mlp_norm)).chunk(2, dim=-1)
-        return _norm(mixed_BTH + self._project("down", F.silu(gate) * up), self.feature_norm)
+    def feature(self, residual: Tensor, attended: Tensor) -> Tensor:
+        """The rest of the layer, after attention: the predicted hidden states. All are `[..., H]`."""
+        mixed = self._added_to(residual, "attention_out", attended)
+        gated = self.row_ops.gate(self._project("gate_up", self._norm(mixed, self.mlp_norm)))
+        return self._norm(self._added_to(mixed, "down", gated), self.feature_norm)
+
+    def _norm(self, x: Tensor, norm: nn.RMSNorm) -> Tensor:
+        assert norm.eps is not None
+        return self.row_ops.norm(x, norm.weight, norm.eps)
+
+    def _added_to(self, residual: Tensor, name: str, x: Tensor) -> Tensor:
+        packed = self._packed.get(name)
+        return residual + getattr(self, name)(x) if packed is None else packed.added_to(residual, x)
 
     def _project(self, name: str, x: Tensor) -> Tensor:
         packed = self._packed.get(name)
         projected: Tensor = getattr(self, name)(x) if packed is None else packed(x)
         return projected
-
-
-def _norm(x: Tensor, norm: nn.RMSNorm) -> Tensor:
-    assert norm.eps is not None
-    return rms_norm(x, norm.weight, norm.eps)
 
 
 def head_rows(shared: SharedRows, vocab_ids_R: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -37,20 +37,20 @@ class LayerWindow:
 
 
 class FlatCache:
-    """Preallocated for all layers and slots: `[layers, S, 2M, max_len, D]`."""
+    """Preallocated for all layers and slots: `[layers, S, 2M, max_len, D]`; the length is made a multiple of four."""
 
     def __init__(
         self, num_layers: int, num_slots: int, max_len: int, num_key_heads: int, head_size: int, like: Tensor
     ) -> None:
-        shape = (num_layers, num_slots, 2 * num_key_heads, max_len, head_size)
-        self._all = _zeros(shape, like)
-        self.by_position = self._all.transpose(2, 3)
+        shape = (num_layers, num_slots, 2 * num_key_heads, -(-max_len // 4) * 4, head_size)
+        self.all = _zeros(shape, like)
+        self.by_position = self.all.transpose(2, 3)
         """The same memory as `[layers, S, max_len, 2M, D]`."""
         self._num_key_heads = num_key_heads
 
     def at(self, window: PassWindow) -> Iterator[LayerWindow]:
         """Every layer's cache."""
-        seen = self._all[:, window.first_row : window.first_row + window.num_rows, :, : window.num_seen]
+        seen = self.all[:, window.first_row : window.first_row + window.num_rows, :, : window.num_seen]
         keys, values = seen[:, :, : self._num_key_heads].unbind(0), seen[:, :, self._num_key_heads :].unbind(0)
         rows_B1: Tensor | None = window.rows_B1
         written = self.by_position
@@ -62,11 +62,11 @@ class FlatCache:
 
     def move(self, source: int, destination: int, num_tokens: int) -> None:
         """Copy a row's first positions over another row's, in every layer."""
-        self._all[:, destination, :, :num_tokens] = self._all[:, source, :, :num_tokens]
+        self.all[:, destination, :, :num_tokens] = self.all[:, source, :, :num_tokens]
 
     def clear_non_finite(self) -> None:
         """See the function of this name."""
-        for layer in self._all:
+        for layer in self.all:
             clear_non_finite(layer)
 
 

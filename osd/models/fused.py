@@ -1,25 +1,26 @@
-"""A Llama-shaped decoder run as few, large operations: fused projections, joint rotation, one cache for all layers.
+"""A Llama-shaped decoder run as few, large operations: fused projections, one rotary table, one cache for all layers.
 
 At a few positions a pass, transformers' own forward spends more time between its matrix products than in them. This
 one reads the same weights: the transformers model's projections become views of the fused ones.
 
-Shapes: B rows, Q new positions, L cached positions seen, H hidden size, N query heads, M key/value heads,
-G = N / M query heads that share one key head, P = Q * G query rows of a key head, X = N + 2M, D head size.
+Shapes: B rows, Q new positions, R = B * Q (at least, where padding is faster), H hidden size, N query heads, M
+key/value heads, X = N + 2M, D head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osd.models.flat_cache import FlatCache, LayerWindow
-from osd.models.norms import rms_norm
+from osd.models import cpu_ops
+from osd.models.attention import Attention, SdpaAttention
+from osd.models.flat_cache import FlatCache
 from osd.models.projections import Projection, fuse, pack
-from osd.models.rotary import rotate, signed
+from osd.models.rotary import signed
+from osd.models.row_ops import RowOps, TorchRowOps
 from osd.models.slot_cache import PassWindow
 
 _FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
@@ -46,24 +47,32 @@ class FusedLM:
         num_slots: rows of the cache.
         max_positions: most positions of a row.
         max_len: positions allocated for a row: padding may be written beyond its end.
+        compiled: let a CPU's compiled kernels do what they can (a captured pass cannot have them).
     """
 
-    def __init__(self, model: Any, *, num_slots: int, max_positions: int, max_len: int) -> None:
+    def __init__(self, model: Any, *, num_slots: int, max_positions: int, max_len: int, compiled: bool) -> None:
         config, base = model.config, model.base_model
         self._embedding: nn.Embedding = base.embed_tokens
         self._norm = base.norm
-        kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(base.layers)
-        if getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None) is not None:
-            kinds = ["sliding_attention"] * len(base.layers)
-        heads = config.num_attention_heads, config.num_key_value_heads
-        self._layers = [_Layer(layer, *heads, kind) for layer, kind in zip(base.layers, kinds, strict=True)]
+        self._layers = [_Layer(layer) for layer in base.layers]
         self._dense_head = fuse(model.lm_head)
         self._head: Projection = self._dense_head
-        self._num_heads, self._num_key_heads = heads
         weight = self._embedding.weight
         cos_1LD, sin_1LD = base.rotary_emb(weight, torch.arange(max_positions, device=weight.device)[None])
-        self._cos_LD, self._sin_LD = cos_1LD[0], signed(sin_1LD[0])
-        self.cache = FlatCache(len(kinds), num_slots, max_len, self._num_key_heads, cos_1LD.shape[-1], like=weight)
+        self._rotation = cos_1LD[0], signed(sin_1LD[0])
+        num_key_heads = config.num_key_value_heads
+        self.cache = FlatCache(len(self._layers), num_slots, max_len, num_key_heads, cos_1LD.shape[-1], like=weight)
+        self._num_key_heads = num_key_heads
+        self._heads = {
+            "num_heads": config.num_attention_heads,
+            "scale": base.layers[0].self_attn.scaling,
+            "reaches": _reaches(config, len(self._layers)),
+        }
+        self._ops: RowOps = TorchRowOps()
+        self._few: cpu_ops.CpuAttention | None = None
+        if compiled and cpu_ops.fits(weight):
+            self._ops = cpu_ops.CpuRowOps()
+            self._few = cpu_ops.CpuAttention(self.cache, *self._rotation, **self._heads)
 
     def pack(self, *, keep: bool) -> None:
         """Copy the weights into the layout that is read fastest; after every change of them, again.
@@ -75,58 +84,50 @@ class FusedLM:
             layer.pack(keep=keep)
         self._head = pack(self._dense_head)
 
-    def __call__(
-        self, ids_BQ: Tensor, positions_BQ: Tensor, window: PassWindow, masks_BQL: Mapping[str, Tensor], *, logits: str
-    ) -> tuple[Tensor | None, Tensor]:
+    def __call__(self, ids_BQ: Tensor, window: PassWindow, *, logits: str) -> tuple[Tensor | None, Tensor]:
         """Logits (see `SlotModel.forward`) and last hidden states `[B, Q, H]`.
 
         Args:
             ids_BQ: new tokens.
-            positions_BQ: where they stand, within `max_positions`.
             window: which cache entries are written and seen.
-            masks_BQL: where layers of a kind may look; a kind that is not there may look at all that is seen.
             logits: "all", "last" or "none".
         """
-        turn = self._rotation(positions_BQ)
-        masks_B1PL = {kind: self._additive(mask_BQL) for kind, mask_BQL in masks_BQL.items()}
-        x_BQH = self._embedding(ids_BQ)
-        for layer, cached in zip(self._layers, self.cache.at(window), strict=True):
-            x_BQH = layer(x_BQH, turn, masks_B1PL.get(layer.kind), cached)
-        hidden_BQH = _norm(x_BQH, self._norm)
+        num_rows, num_new = ids_BQ.shape
+        ids_R = ids_BQ.flatten()
+        attend: Attention
+        if self._few is not None and window.starts is not None and num_new <= cpu_ops.MOST_NEW:
+            self._few.begin(window)
+            attend = self._few
+            ids_R = F.pad(ids_R, (0, max(0, cpu_ops.FEWEST_VECTORS - len(ids_R))))
+        else:
+            attend = SdpaAttention(
+                self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads
+            )
+        x_RH = self._embedding(ids_R)
+        for index, layer in enumerate(self._layers):
+            x_RH = layer(index, x_RH, attend, self._ops)
+        hidden_RH = _norm(self._ops, x_RH, self._norm)
+        hidden_BQH = hidden_RH[: num_rows * num_new].view(num_rows, num_new, -1)
         if logits == "none":
             return None, hidden_BQH
         return self._head(hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH
 
-    def _rotation(self, positions_BQ: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of every head, `[B, Q, X, D]`; values are turned by nothing."""
-        cos_BQ1D, sin_BQ1D = self._cos_LD[positions_BQ][:, :, None], self._sin_LD[positions_BQ][:, :, None]
-        num_turned = self._num_heads + self._num_key_heads
-        still = cos_BQ1D.new_ones((*cos_BQ1D.shape[:2], self._num_key_heads, cos_BQ1D.shape[-1]))
-        cos_BQXD = torch.cat((cos_BQ1D.expand(-1, -1, num_turned, -1), still), dim=2)
-        return cos_BQXD, torch.cat((sin_BQ1D.expand(-1, -1, num_turned, -1), torch.zeros_like(still)), dim=2)
 
-    def _additive(self, mask_BQL: Tensor) -> Tensor:
-        """0 where a query row may look, -inf elsewhere; made once a pass, not once a layer."""
-        bias_BQL = torch.zeros(mask_BQL.shape, dtype=self._cos_LD.dtype, device=mask_BQL.device)
-        bias_BQL.masked_fill_(~mask_BQL, -torch.inf)
-        return bias_BQL.repeat_interleave(self._num_heads // self._num_key_heads, dim=1)[:, None]
+def _reaches(config: Any, num_layers: int) -> list[int | None]:
+    """By layer, how many positions back a query looks."""
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    kinds = kinds or ["full_attention" if window is None else "sliding_attention"] * num_layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 class _Layer:
-    """One decoder layer.
+    """One decoder layer of transformers; its projections' weights become views of fused ones."""
 
-    Args:
-        layer: the transformers layer; its projections' weights become views.
-        num_heads: N.
-        num_key_heads: M.
-        kind: "full_attention" or "sliding_attention": which mask holds.
-    """
-
-    def __init__(self, layer: Any, num_heads: int, num_key_heads: int, kind: str) -> None:
+    def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.kind = kind
-        self._num_heads, self._num_key_heads = num_heads, num_key_heads
-        self._scale: float = attention.scaling
+        self._head_size: int = attention.head_dim
+        self._num_key_heads = attention.k_proj.out_features // self._head_size
         self._attention_norm, self._mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
         self._query_norm, self._key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         self._linears = {
@@ -150,47 +151,23 @@ class _Layer:
                 for linear in self._linears[name]:
                     linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
 
-    def __call__(
-        self,
-        x_BQH: Tensor,
-        turn: tuple[Tensor, Tensor],
-        mask_B1PL: Tensor | None,
-        cached: LayerWindow,
-    ) -> Tensor:
-        """The residual stream after this layer, `[B, Q, H]`.
+    def __call__(self, index: int, x_RH: Tensor, attend: Attention, ops: RowOps) -> Tensor:
+        """The residual stream after this layer, from that before it."""
+        heads = self._qkv(_norm(ops, x_RH, self._attention_norm))
+        if self._query_norm is not None:
+            heads = self._norm_heads(ops, heads)
+        x_RH = self._attention_out.added_to(x_RH, attend(index, heads))
+        return self._down.added_to(x_RH, ops.gate(self._gate_up(_norm(ops, x_RH, self._mlp_norm))))
 
-        Args:
-            x_BQH: before it.
-            turn: the pass's cosines and sines.
-            mask_B1PL: added to the scores.
-            cached: this layer's cache.
-        """
-        num_rows, num_new, _ = x_BQH.shape
-        num_heads, num_key_heads = self._num_heads, self._num_key_heads
-        heads_BQXD = self._qkv(_norm(x_BQH, self._attention_norm)).view(
-            num_rows, num_new, num_heads + 2 * num_key_heads, -1
-        )
-        if self._query_norm is not None:  # Qwen3 normalises each head
-            query, key, value = torch.split(heads_BQXD, [num_heads, num_key_heads, num_key_heads], dim=2)
-            heads_BQXD = torch.cat((_norm(query, self._query_norm), _norm(key, self._key_norm), value), dim=2)
-        heads_BQXD = rotate(heads_BQXD, *turn)
-        cached.write(heads_BQXD[:, :, num_heads:])
-        # The queries that share a key head stand side by side as further query rows of it: no key is repeated.
-        query_BQMGD = heads_BQXD[:, :, :num_heads].view(num_rows, num_new, num_key_heads, -1, heads_BQXD.shape[-1])
-        attended_BMPD = F.scaled_dot_product_attention(
-            query_BQMGD.transpose(1, 2).flatten(2, 3),
-            cached.keys_BMLD,
-            cached.values_BMLD,
-            attn_mask=mask_B1PL,
-            scale=self._scale,
-        )
-        attended_BQMGD = attended_BMPD.view(num_rows, num_key_heads, num_new, -1, attended_BMPD.shape[-1]).transpose(
-            1, 2
-        )
-        x_BQH = self._attention_out.added_to(x_BQH, attended_BQMGD.flatten(2))
-        gate, up = self._gate_up(_norm(x_BQH, self._mlp_norm)).chunk(2, dim=-1)
-        return self._down.added_to(x_BQH, F.silu(gate).mul_(up))
+    def _norm_heads(self, ops: RowOps, heads: Tensor) -> Tensor:
+        """Qwen3 normalises each query and each key."""
+        heads_RXD = heads.view(len(heads), -1, self._head_size)
+        num_key_heads = self._num_key_heads
+        num_heads = heads_RXD.shape[1] - 2 * num_key_heads
+        query, key, value = torch.split(heads_RXD, [num_heads, num_key_heads, num_key_heads], dim=1)
+        normed = (_norm(ops, query, self._query_norm), _norm(ops, key, self._key_norm), value)
+        return torch.cat(normed, dim=1).flatten(1)
 
 
-def _norm(x: Tensor, norm: Any) -> Tensor:
-    return rms_norm(x, norm.weight, norm.variance_epsilon)
+def _norm(ops: RowOps, x: Tensor, norm: Any) -> Tensor:
+    return ops.norm(x, norm.weight, norm.variance_epsilon)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from osd.models.attention import look_back
 from osd.models.flat_cache import FlatCache
 from osd.models.fused import FusedLM, is_supported
 from osd.models.graphs import Capture, GraphPool, bucket, capture_for
@@ -25,7 +26,8 @@ from osd.types import OsdError
 
 _log = logging.getLogger(__name__)
 _SMALLEST_SEEN = 256
-_CHECK_STARTS = (7, 5)
+_CHECK_STARTS = (11, 7)
+"""Rows long enough that reading them, and then `_CHECK_NEW` more, takes both ways to attend that there may be."""
 _CHECK_NEW = 5
 _CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Of the logits' norm; two right bfloat16 passes over the default target were measured 0.06 to 0.14 apart."""
@@ -85,14 +87,20 @@ class SlotModel:
         self._hidden_BQH = torch.empty(0)
         model.base_model.register_forward_hook(self._keep_hidden)
         self._fused: FusedLM | None = None
+        capture = capture or capture_for(self.device)
         if is_supported(model):
-            self._fused = FusedLM(model, num_slots=num_slots, max_positions=self.max_context_tokens, max_len=max_len)
+            self._fused = FusedLM(
+                model,
+                num_slots=num_slots,
+                max_positions=self.max_context_tokens,
+                max_len=max_len,
+                compiled=capture is None,
+            )
         self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         self._graphs: GraphPool | None = None
         self._check(_CHECK_STARTS[:num_slots])
         if frozen and self._fused is not None:
             self._fused.pack(keep=False)
-        capture = capture or capture_for(self.device)
         if capture is not None and self._fused is not None:  # only now: the check's weights are not packed yet
             self._graphs = GraphPool(capture)
 
@@ -116,11 +124,12 @@ class SlotModel:
             return self._replay(ids_BQ, starts)
         self.window.set(first_row, starts, ids_BQ.shape[1])
         if self._fused is not None:
-            return self._fused_pass(self._fused, ids_BQ, logits)
+            return PassOutput(*self._fused(ids_BQ, self.window, logits=logits))
         output = self.model(
             input_ids=ids_BQ,
             attention_mask=self._plain_mask(),
-            position_ids=self._known_positions(),
+            # Padding may stand beyond the positions that the model knows.
+            position_ids=self.window.positions_BQ.clamp(max=self.max_context_tokens - 1),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=0 if logits == "all" else 1,
@@ -143,22 +152,13 @@ class SlotModel:
         def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
             assert self._fused is not None
             self.window.set_on_device(starts_B, num_new, seen)
-            output = self._fused_pass(self._fused, ids_BQ, "all")
-            assert output.logits_BQV is not None
-            return output.logits_BQV, output.hidden_BQH
+            logits_BQV, hidden_BQH = self._fused(ids_BQ, self.window, logits="all")
+            assert logits_BQV is not None
+            return logits_BQV, hidden_BQH
 
         logits_BQV, hidden_BQH = self._graphs.run((rows, num_new, seen), work, ids_BQ, starts_B)
         self.window.set(0, starts, num_new)
         return PassOutput(logits_BQV[:num_rows], hidden_BQH[:num_rows])
-
-    def _fused_pass(self, fused: FusedLM, ids_BQ: Tensor, logits: str) -> PassOutput:
-        """Where the window says; a function of tensors alone where only the device knows that."""
-        masks = {kind: self._mask(reach) for kind, reach in self._reaches.items() if self._hides(reach)}
-        return PassOutput(*fused(ids_BQ, self._known_positions(), self.window, masks, logits=logits))
-
-    def _known_positions(self) -> Tensor:
-        """`[B, Q]`; padding may stand beyond the positions that the model knows."""
-        return self.window.positions_BQ.clamp(max=self.max_context_tokens - 1)
 
     def weights_changed(self) -> None:
         """To be called after the model's weights were copied over, if they are not frozen."""
@@ -180,25 +180,9 @@ class SlotModel:
     def _keep_hidden(self, _module: object, _args: object, output: Any) -> None:
         self._hidden_BQH = output[0]
 
-    def _hides(self, reach: int | None) -> bool:
-        """Whether some query of this pass may not look at all that is seen, as far as the host knows."""
-        window = self.window
-        if window.starts is None:
-            return True
-        is_level = min(window.starts) == max(window.starts)
-        return window.num_new > 1 or not is_level or (reach is not None and window.num_seen > reach)
-
-    def _mask(self, reach: int | None) -> Tensor:
-        """True where a query may look: at its own position and before, at most `reach` positions in all."""
-        window = self.window
-        queries_BQ1 = window.positions_BQ[:, :, None]
-        keys_L = torch.arange(window.num_seen, device=self.device)
-        mask_BQL = keys_L <= queries_BQ1
-        return mask_BQL if reach is None else mask_BQL & (keys_L > queries_BQ1 - reach)
-
     def _plain_mask(self) -> Any:
         """As transformers' models take it: `[B, 1, Q, L]`, or a dictionary of that by layer type."""
-        masks = {kind: self._mask(reach)[:, None] for kind, reach in self._reaches.items()}
+        masks = {kind: look_back(self.window, reach)[:, None] for kind, reach in self._reaches.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _check(self, starts: Sequence[int]) -> None:

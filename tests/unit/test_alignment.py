@@ -48,7 +48,11 @@ def _feature_probs(student: FeatureStudent, outcome: Outcome) -> Tensor:
         attended = torch.nn.functional.scaled_dot_product_attention(
             inputs.query_BNTD[:, :, -1:], inputs.key_BNTD, inputs.value_BNTD
         )
-        probs.append((net.feature(inputs.residual_BTH[:, -1:], attended)[0, 0] @ rows.head_VH.T).softmax(0))
+        probs.append(
+            (
+                net.feature(inputs.residual_BTH[:, -1:], attended.transpose(1, 2).flatten(2))[0, 0] @ rows.head_VH.T
+            ).softmax(0)
+        )
     return torch.stack(probs).detach()
 
 

@@ -48,7 +48,7 @@ def _naive_chain(net: FeatureNet, outcome: Outcome, start: int, depth: int) -> T
         query_ND = inputs.query_BNTD[0, :, 0]
         scores_LN = (key_LND * query_ND).sum(2) / query_ND.shape[1] ** 0.5
         attended_ND = (scores_LN.softmax(0)[:, :, None] * value_LND).sum(0)
-        feature_H = net.feature(inputs.residual_BTH, attended_ND[None, :, None])[0, 0]
+        feature_H = net.feature(inputs.residual_BTH, attended_ND.flatten()[None, None])[0, 0]
     return feature_H.detach()
 
 

@@ -13,7 +13,8 @@ import torch
 import transformers
 from torch import Tensor
 
-import osd.models.fused as fused
+import osd.models.attention as attention
+from osd.models.cpu_ops import CpuAttention
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
 from osd.models.slot_model import SlotModel
@@ -79,8 +80,22 @@ def test_biases_are_fused_too() -> None:
     torch.testing.assert_close(_logits(slots), plain_logits(model, _IDS.tolist()), atol=1e-4, rtol=1e-4)
 
 
-def test_a_fused_pass_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr(fused, "rotate", lambda heads, cos, sin: heads)
+def _unturned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return heads
+
+
+def _untouched(attention: CpuAttention, layer: int, heads: Tensor) -> Tensor:
+    return heads[:, :32]
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "wrong"), [(attention, "rotate", _unturned), (CpuAttention, "__call__", _untouched)]
+)
+def test_a_fused_pass_that_differs_is_not_used(
+    where: Any, name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Reading a row and decoding take different ways; the check at start takes both."""
+    monkeypatch.setattr(where, name, wrong)
     model = _llama()
     slots = _slots(model)
     assert not slots.is_fused
