@@ -67,7 +67,7 @@ class FeatureDrafter:
         self._graphs = GraphPool(capture) if capture is not None else None
         self._few: cpu_ops.CpuAttention | None = None
         if self._graphs is None and cpu_ops.fits(self._cos_LD):
-            self.net.row_ops = cpu_ops.CpuRowOps()
+            self.net.row_ops = cpu_ops.CpuRowOps(self.dtype)
             rotation = self._cos_LD, self._sin_LD
             heads = {"num_heads": config.num_heads, "scale": head_size**-0.5, "reaches": [config.window_tokens]}
             self._few = cpu_ops.CpuAttention(self._cache, *rotation, **heads)

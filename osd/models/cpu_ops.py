@@ -36,11 +36,18 @@ def fits(like: Tensor) -> bool:
 
 
 class _Kernel:
-    """One of the compiled functions, on one core or on several."""
+    """One of the compiled functions, on one core or on several.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the function.
+        nothing: arguments of the types that it will have, with no rows: it is compiled now, not while someone waits.
+    """
+
+    def __init__(self, name: str, *nothing: object) -> None:
         self.serial: Callable[..., None] = getattr(_kernels(), name)
         self._parallel: Callable[..., None] = getattr(_kernels(), f"{name}_parallel")
+        self.serial(*nothing)
+        self._parallel(*nothing)
 
     def parallel(self, *args: object) -> None:
         """On as many cores as torch may use, if they can be its own."""
@@ -54,10 +61,11 @@ class _Kernel:
 
 
 class CpuRowOps:
-    """See `RowOps`."""
+    """See `RowOps`; for tensors of one dtype."""
 
-    def __init__(self) -> None:
-        self._norm, self._gate = _Kernel("rms_norm"), _Kernel("silu_gate")
+    def __init__(self, dtype: torch.dtype) -> None:
+        none, weight = _array(torch.empty(0, 2, dtype=dtype)), _array(torch.empty(2, dtype=dtype))
+        self._norm, self._gate = _Kernel("rms_norm", none, weight, 1e-6, none), _Kernel("silu_gate", none, none)
 
     def norm(self, x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
         """See `RowOps`."""
@@ -100,12 +108,14 @@ class CpuAttention:
         scale: float,
         reaches: Sequence[int | None],
     ) -> None:
-        self._kernel = _Kernel("attend")
         self._layers = list(_array(cache.all))
         self._rotation = cos_LD.float().numpy(), sin_LD.float().numpy()
         self._num_heads, self._scale = num_heads, np.float32(scale)
         self._head_size = cos_LD.shape[-1]
         self._reaches = [_EVERYWHERE if reach is None else reach for reach in reaches]
+        none, places = _array(torch.empty(0, 1, 1, self._head_size, dtype=cos_LD.dtype)), np.zeros(0, dtype=np.int64)
+        options = self._reaches[0], self._scale
+        self._kernel = _Kernel("attend", none, *self._rotation, self._layers[0], 0, places, places, *options, none)
 
     def begin(self, window: PassWindow, firsts: Sequence[int] | None = None) -> None:
         """The next pass; `firsts`: by row, the first position that may be looked at."""

@@ -71,7 +71,7 @@ class FusedLM:
         self._ops: RowOps = TorchRowOps()
         self._few: cpu_ops.CpuAttention | None = None
         if compiled and cpu_ops.fits(weight):
-            self._ops = cpu_ops.CpuRowOps()
+            self._ops = cpu_ops.CpuRowOps(weight.dtype)
             self._few = cpu_ops.CpuAttention(self.cache, *self._rotation, **self._heads)
 
     def pack(self, *, keep: bool) -> None:

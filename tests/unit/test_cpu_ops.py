@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import osd.models.cpu_kernels as cpu_kernels
 import osd.models.cpu_ops as cpu_ops
 from osd.models.attention import SdpaAttention
 from osd.models.cpu_ops import CpuAttention, CpuRowOps
@@ -44,25 +45,25 @@ def _assert_close(ours: Tensor, reference: Tensor) -> None:
 def test_norm(dtype: torch.dtype, rows: int) -> None:
     x, weight = 3 * _random(rows, 96, dtype=dtype), _random(96, dtype=dtype, seed=1)
     reference = TorchRowOps().norm(x.double(), weight.double(), _EPS)
-    _assert_close(CpuRowOps().norm(x, weight, _EPS), reference)
+    _assert_close(CpuRowOps(dtype).norm(x, weight, _EPS), reference)
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
 def test_norm_of_a_view(dtype: torch.dtype) -> None:
     whole, weight = _random(3, 6, 16, dtype=dtype), _random(16, dtype=dtype, seed=1)
-    _assert_close(CpuRowOps().norm(whole[:, 1:4], weight, _EPS), TorchRowOps().norm(whole[:, 1:4], weight, _EPS))
+    _assert_close(CpuRowOps(dtype).norm(whole[:, 1:4], weight, _EPS), TorchRowOps().norm(whole[:, 1:4], weight, _EPS))
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_gate(dtype: torch.dtype, rows: int) -> None:
     gate_up = 8 * _random(rows, 2 * 48, dtype=dtype)
-    _assert_close(CpuRowOps().gate(gate_up), TorchRowOps().gate(gate_up.double()))
+    _assert_close(CpuRowOps(dtype).gate(gate_up), TorchRowOps().gate(gate_up.double()))
 
 
 def test_gates_far_from_zero() -> None:
     gate = torch.tensor([[-1e30, -200.0, -80.0, 0.0, 80.0, 200.0, 1e30]])
-    gated = CpuRowOps().gate(torch.cat((gate, torch.ones_like(gate)), dim=-1))
+    gated = CpuRowOps(gate.dtype).gate(torch.cat((gate, torch.ones_like(gate)), dim=-1))
     torch.testing.assert_close(gated, gate.clamp(min=0), atol=1e-5, rtol=1e-5)
 
 
@@ -135,6 +136,25 @@ def test_it_looks_no_further_back_than_the_first_position() -> None:
         attend.begin(window, [28, 20])
         attended.append(attend(0, heads))
     assert torch.equal(*attended)
+
+
+def test_everything_is_compiled_before_the_first_pass() -> None:
+    cos_LD, sin_LD = rotation(torch.arange(_LEN), _SIZE, 10_000.0, torch.float32)
+    CpuRowOps(torch.float32)
+    CpuAttention(_cache(torch.float32), cos_LD, sin_LD, num_heads=2, scale=0.3, reaches=[None, None])
+    before = _num_compiled()
+    test_norm(torch.float32, 3)
+    test_norm(torch.float32, 40)
+    test_gate(torch.float32, 3)
+    test_gate(torch.float32, 40)
+    test_it_looks_no_further_back_than_the_first_position()
+    assert _num_compiled() == before
+
+
+def _num_compiled() -> int:
+    kernels = [getattr(cpu_kernels, name) for name in ("rms_norm", "silu_gate", "attend")]
+    kernels += [getattr(cpu_kernels, name) for name in ("rms_norm_parallel", "silu_gate_parallel", "attend_parallel")]
+    return sum(len(kernel.signatures) for kernel in kernels)
 
 
 def test_where_numba_is_missing_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
