@@ -195,7 +195,7 @@ class FeatureDrafter:
         window.set(first_row, starts, tokens_BT.shape[1])
         firsts = self._first[first_row : first_row + len(starts)]
         embedding_BTH = F.embedding(tokens_BT, self._shared.embedding_VH)
-        if self._few is not None and window.num_new <= cpu_ops.MOST_NEW:
+        if self._few is not None and self._few.suits(window):
             self._few.begin(window, firsts)
             padding = (0, 0, 0, max(0, cpu_ops.FEWEST_VECTORS - tokens_BT.numel()))
             residual_RH, heads = self.net.heads(

@@ -20,8 +20,8 @@ from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
 
 _log = logging.getLogger(__name__)
-MOST_NEW = 8
-"""New positions of a row up to which these kernels are as fast as torch's attention; measured."""
+_FEW_NEW, _MOST_NEW, _SHORT = 4, 8, 512
+"""New positions of a row up to which these kernels are as fast as torch's attention, at any length and at short ones."""
 FEWEST_VECTORS = 4
 """oneDNN's products with one or two vectors take longer than with four (docs/decisions.md)."""
 _PARALLEL_VECTORS = 8
@@ -116,6 +116,11 @@ class CpuAttention:
         none, places = _array(torch.empty(0, 1, 1, self._head_size, dtype=cos_LD.dtype)), np.zeros(0, dtype=np.int64)
         options = self._reaches[0], self._scale
         self._kernel = _Kernel("attend", none, *self._rotation, self._layers[0], 0, places, places, *options, none)
+
+    def suits(self, window: PassWindow) -> bool:
+        """Whether this is the faster way to attend in a pass (docs/decisions.md has the measurements)."""
+        most = _MOST_NEW if min(window.num_seen, max(self._reaches)) <= _SHORT else _FEW_NEW
+        return window.starts is not None and window.num_new <= most
 
     def begin(self, window: PassWindow, firsts: Sequence[int] | None = None) -> None:
         """The next pass; `firsts`: by row, the first position that may be looked at."""

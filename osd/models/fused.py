@@ -95,7 +95,7 @@ class FusedLM:
         num_rows, num_new = ids_BQ.shape
         ids_R = ids_BQ.flatten()
         attend: Attention
-        if self._few is not None and window.starts is not None and num_new <= cpu_ops.MOST_NEW:
+        if self._few is not None and self._few.suits(window):
             self._few.begin(window)
             attend = self._few
             ids_R = F.pad(ids_R, (0, max(0, cpu_ops.FEWEST_VECTORS - len(ids_R))))
