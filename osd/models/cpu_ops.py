@@ -21,7 +21,7 @@ from osd.models.slot_cache import PassWindow
 
 _log = logging.getLogger(__name__)
 _FEW_NEW, _MOST_NEW, _SHORT = 4, 8, 512
-"""New positions of a row up to which these kernels are as fast as torch's attention, at any length and at short ones."""
+"""New positions of a row up to which these kernels are as fast as torch's attention: at any length, at short ones."""
 FEWEST_VECTORS = 4
 """oneDNN's products with one or two vectors take longer than with four (docs/decisions.md)."""
 _PARALLEL_VECTORS = 8
