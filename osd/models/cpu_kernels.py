@@ -227,6 +227,26 @@ def _attend_head(
             out_QND[p // group, key_head * group + p % group, d] = _narrow(query_PD[p, d], out_QND)
 
 
+@_inner
+def _attend_task(
+    task: int,
+    heads_BQXD: Array,
+    cos_LD: Array,
+    sin_LD: Array,
+    cache_SYLD: Array,
+    first_row: int,
+    starts_B: Array,
+    firsts_B: Array,
+    reach: int,
+    scale: np.float32,
+    out_BQND: Array,
+) -> None:
+    num_key_heads = cache_SYLD.shape[1] // 2
+    b, m = task // num_key_heads, task % num_key_heads
+    start, first, cache_YLD = starts_B[b], firsts_B[b], cache_SYLD[first_row + b]
+    _attend_head(heads_BQXD[b], cos_LD, sin_LD, cache_YLD, m, start, first, reach, scale, out_BQND[b])
+
+
 @_kernel
 def attend(
     heads_BQXD: Array,
@@ -254,11 +274,10 @@ def attend(
         scale: of the scores.
         out_BQND: is written.
     """
-    num_key_heads = cache_SYLD.shape[1] // 2
-    for task in range(len(heads_BQXD) * num_key_heads):
-        b, m = task // num_key_heads, task % num_key_heads
-        cache_YLD = cache_SYLD[first_row + b]
-        _attend_head(heads_BQXD[b], cos_LD, sin_LD, cache_YLD, m, starts_B[b], firsts_B[b], reach, scale, out_BQND[b])
+    for task in range(len(heads_BQXD) * (cache_SYLD.shape[1] // 2)):
+        _attend_task(
+            task, heads_BQXD, cos_LD, sin_LD, cache_SYLD, first_row, starts_B, firsts_B, reach, scale, out_BQND
+        )
 
 
 @_parallel_kernel
@@ -275,8 +294,7 @@ def attend_parallel(
     out_BQND: Array,
 ) -> None:
     """The same, on several cores."""
-    num_key_heads = cache_SYLD.shape[1] // 2
-    for task in prange(len(heads_BQXD) * num_key_heads):
-        b, m = task // num_key_heads, task % num_key_heads
-        cache_YLD = cache_SYLD[first_row + b]
-        _attend_head(heads_BQXD[b], cos_LD, sin_LD, cache_YLD, m, starts_B[b], firsts_B[b], reach, scale, out_BQND[b])
+    for task in prange(len(heads_BQXD) * (cache_SYLD.shape[1] // 2)):
+        _attend_task(
+            task, heads_BQXD, cos_LD, sin_LD, cache_SYLD, first_row, starts_B, firsts_B, reach, scale, out_BQND
+        )

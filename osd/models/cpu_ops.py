@@ -47,7 +47,10 @@ class _Kernel:
         self.serial: Callable[..., None] = getattr(_kernels(), name)
         self._parallel: Callable[..., None] = getattr(_kernels(), f"{name}_parallel")
         self.serial(*nothing)
-        self._parallel(*nothing)
+        if _most_threads() > 1:
+            num_threads = torch.get_num_threads()
+            self._parallel(*nothing)
+            torch.set_num_threads(num_threads)  # when numba starts its threads, it sets OpenMP's number to all cores
 
     def parallel(self, *args: object) -> None:
         """On as many cores as torch may use, if they can be its own."""

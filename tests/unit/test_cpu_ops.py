@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -155,6 +157,18 @@ def _num_compiled() -> int:
     kernels = [getattr(cpu_kernels, name) for name in ("rms_norm", "silu_gate", "attend")]
     kernels += [getattr(cpu_kernels, name) for name in ("rms_norm_parallel", "silu_gate_parallel", "attend_parallel")]
     return sum(len(kernel.signatures) for kernel in kernels)
+
+
+def test_torch_keeps_its_number_of_threads() -> None:
+    """In a fresh process: numba starts its threads once."""
+    code = """
+import torch
+torch.set_num_threads(1)
+from osd.models.cpu_ops import CpuRowOps
+CpuRowOps(torch.float32)
+print(torch.get_num_threads())
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"1\n"
 
 
 def test_where_numba_is_missing_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
