@@ -43,6 +43,10 @@ class AnswerFolder:
             for data in msgspec.msgpack.decode(path.read_bytes(), type=list[bytes]):
                 yield decode(data)
 
+    def numbers(self) -> set[int]:
+        """Which answers there are."""
+        return {int(answer.request_id) for answer in self}
+
 
 class Collector:
     """An outcome recorder that keeps outcomes until they are taken."""
@@ -89,7 +93,7 @@ def make_answers(
         max_tokens: longest answer.
         on_progress: told how many answers there are.
     """
-    made = {int(answer.request_id) for answer in folder}
+    made = folder.numbers()
     waiting = iter(sorted(set(range(num_answers)) - made, key=lambda number: _order(number, prompts)))
     upcoming = next(waiting, None)
     num_made = len(made)

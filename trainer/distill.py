@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from osd.assemble import open_engine, open_store
+from osd.assemble import ensure_first_version, open_engine, open_store
 from osd.config import Config
 from osd.models.resolve import ResolvedTarget
 from osd.store_paths import answers_dir, checkpoint_dir
@@ -67,10 +67,12 @@ def distill(
     """
     key = answers_key(resolved.target_id, prompts, max_tokens)
     folder = AnswerFolder(answers_dir(config.state_dir, resolved.target_id, key))
-    _make_answers(config, folder, prompts, num_answers, max_tokens, on_progress)
+    if len(folder.numbers() & set(range(num_answers))) < num_answers:
+        _make_answers(config, folder, prompts, num_answers, max_tokens, on_progress)
     store = open_store(config, resolved)
+    ensure_first_version(config, resolved, store)
     latest = store.latest()
-    assert latest is not None  # the engine published one where there was none
+    assert latest is not None
     answers = [answer for answer in folder if int(answer.request_id) < num_answers]
     trainer = OfflineTrainer(
         config.trainer,
