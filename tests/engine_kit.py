@@ -90,8 +90,9 @@ def perturbed(model: Any, noise: float, seed: int = 1) -> Any:
 def make_target(
     model: Any, *, eos_ids: Iterable[int] = (), num_slots: int = 4, context_tokens: int = CONTEXT_TOKENS
 ) -> Target:
+    """Serves a copy: a target keeps its model's weights in a layout of its own."""
     return Target(
-        model,
+        copy.deepcopy(model),
         target_id="tiny",
         eos_ids=frozenset(eos_ids),
         num_slots=num_slots,

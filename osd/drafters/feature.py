@@ -16,12 +16,13 @@ from torch import Tensor
 
 from osd.drafters.choose import ChainChoice, Draws
 from osd.drafters.feature_chain import FeatureChain
+from osd.drafters.feature_compiled import CompiledFeature
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
 from osd.drafters.weights import check_state
-from osd.models import cpu_ops
+from osd.models.compiled.layers import TiledProjection, can_compile
 from osd.models.flat_cache import FlatCache
 from osd.models.graphs import Capture, GraphPool, bucket, capture_for
-from osd.models.projections import DenseProjection, pack
+from osd.models.projections import DenseProjection, Projection
 from osd.models.slot_cache import PassWindow
 from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
@@ -65,12 +66,8 @@ class FeatureDrafter:
         self._max_length = max_length
         capture = capture or capture_for(self.device)
         self._graphs = GraphPool(capture) if capture is not None else None
-        self._few: cpu_ops.CpuAttention | None = None
-        if self._graphs is None and cpu_ops.fits(self._cos_LD):
-            self.net.row_ops = cpu_ops.CpuRowOps(self.dtype)
-            rotation = self._cos_LD, self._sin_LD
-            heads = {"num_heads": config.num_heads, "scale": head_size**-0.5, "reaches": [config.window_tokens]}
-            self._few = cpu_ops.CpuAttention(self._cache, *rotation, **heads)
+        self._can_compile = self._graphs is None and can_compile(self._cos_LD)
+        self._compiled: CompiledFeature | None = None
         self._head_rows: tuple[Tensor, Tensor | None] | None = None
         self._take_weights()
         # Row b's cache is sound for entries first[b] .. end[b] - 1.
@@ -195,14 +192,8 @@ class FeatureDrafter:
         window.set(first_row, starts, tokens_BT.shape[1])
         firsts = self._first[first_row : first_row + len(starts)]
         embedding_BTH = F.embedding(tokens_BT, self._shared.embedding_VH)
-        if self._few is not None and self._few.suits(window):
-            self._few.begin(window, firsts)
-            padding = (0, 0, 0, max(0, cpu_ops.FEWEST_VECTORS - tokens_BT.numel()))
-            residual_RH, heads = self.net.heads(
-                F.pad(embedding_BTH.flatten(0, 1), padding), F.pad(hidden_BTH.flatten(0, 1), padding)
-            )
-            feature_RH = self.net.feature(residual_RH, self._few(0, heads))
-            return feature_RH[: tokens_BT.numel()].view(hidden_BTH.shape)
+        if self._compiled is not None:
+            return self._compiled(embedding_BTH, hidden_BTH, window, firsts)
         cos_BTD, sin_BTD = self._cos_LD[window.positions_BQ], self._sin_LD[window.positions_BQ]
         inputs = self.net.attention_inputs(embedding_BTH, hidden_BTH, cos_BTD, sin_BTD)
         [cached] = self._cache.at(window)
@@ -229,15 +220,18 @@ class FeatureDrafter:
 
     def _take_weights(self) -> None:
         """Bring the net's matrices and the head's rows into the layout that is read fastest."""
-        self.net.pack()
         rows = head_rows(self._shared, self.net.vocab_ids_R)
-        if self._head_rows is not None:  # captured work reads this very memory
+        if self._can_compile:
+            self._compiled = CompiledFeature(self.net, self._cache, self._cos_LD, self._sin_LD)
+            self._head: Projection = TiledProjection(*rows)
+            return
+        if self._head_rows is None:
+            self._head_rows = rows
+        else:  # captured work reads this very memory
             for place, new in zip(self._head_rows, rows, strict=True):
                 if place is not None and new is not None:
                     place.copy_(new)
-            rows = self._head_rows
-        self._head = pack(DenseProjection(*rows))
-        if self._graphs is not None and self._head_rows is None:
-            self._head_rows = rows
+        self._head = DenseProjection(*self._head_rows)
+        if self._graphs is not None:
             rotation = self._cos_LD, self._sin_LD
             self._chain = FeatureChain(self.net, self._shared, self._head, self._cache, rotation)

@@ -19,11 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from osd.models.projections import DenseProjection, Projection, pack
 from osd.models.rotary import rotate, rotation
-from osd.models.row_ops import RowOps, TorchRowOps
-
-_MATRICES = ("fuse", "qkv", "attention_out", "gate_up", "down")
+from osd.models.row_ops import rms_norm, silu_gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +95,6 @@ class FeatureNet(nn.Module):
         self.feature_norm = nn.RMSNorm(size, eps=1e-6)
         # In most BPE vocabularies a low id means an early merge, so a frequent token: a fair start before any traffic.
         self.register_buffer("vocab_ids_R", torch.arange(config.vocab_tokens))
-        self._packed: dict[str, Projection] = {}
-        self.row_ops: RowOps = TorchRowOps()
 
     def reset_parameters(self, seed: int) -> None:
         """Seeded initial weights that learn fast (docs/decisions.md has the measurements).
@@ -118,27 +113,18 @@ class FeatureNet(nn.Module):
             self.fuse.weight[:, self.config.hidden_size :].add_(torch.eye(self.config.hidden_size), alpha=2.0)
             self.feature_norm.weight.mul_(0.5)
 
-    def pack(self) -> None:
-        """For serving: copy the matrices into the layout that the device reads fastest. Again after every change."""
-        for name in _MATRICES:
-            self._packed[name] = pack(DenseProjection(getattr(self, name).weight))
-
     def rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines of positions, `[..., D]`."""
         return rotation(positions, self.config.hidden_size // self.config.num_heads, self.config.rope_theta, dtype)
-
-    def heads(self, embedding: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Of tokens' embeddings and hidden states, `[..., H]`: the residual; queries, keys and values `[..., 3H]`."""
-        both = torch.cat((self._norm(embedding, self.embedding_norm), self._norm(hidden, self.hidden_norm)), dim=-1)
-        fused = self._project("fuse", both)
-        fused = fused.to(self.attention_norm.weight.dtype)  # under autocast the residual stays float32
-        return fused, self._project("qkv", self._norm(fused, self.attention_norm))
 
     def attention_inputs(
         self, embedding_BTH: Tensor, hidden_BTH: Tensor, cos_BTD: Tensor, sin_BTD: Tensor
     ) -> AttentionInputs:
         """Rotated queries and keys, and values."""
-        residual_BTH, heads = self.heads(embedding_BTH, hidden_BTH)
+        normed = (_normed(embedding_BTH, self.embedding_norm), _normed(hidden_BTH, self.hidden_norm))
+        residual_BTH = self.fuse(torch.cat(normed, dim=-1))
+        residual_BTH = residual_BTH.to(self.attention_norm.weight.dtype)  # under autocast the residual stays float32
+        heads = self.qkv(_normed(residual_BTH, self.attention_norm))
         heads = heads.view(*heads.shape[:2], 3 * self.config.num_heads, -1)
         turned, value = torch.split(heads, [2 * self.config.num_heads, self.config.num_heads], dim=2)
         dtype = heads.dtype
@@ -148,22 +134,14 @@ class FeatureNet(nn.Module):
 
     def feature(self, residual: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer, after attention: the predicted hidden states. All are `[..., H]`."""
-        mixed = self._added_to(residual, "attention_out", attended)
-        gated = self.row_ops.gate(self._project("gate_up", self._norm(mixed, self.mlp_norm)))
-        return self._norm(self._added_to(mixed, "down", gated), self.feature_norm)
+        mixed = residual + self.attention_out(attended)
+        gated = silu_gate(self.gate_up(_normed(mixed, self.mlp_norm)))
+        return _normed(mixed + self.down(gated), self.feature_norm)
 
-    def _norm(self, x: Tensor, norm: nn.RMSNorm) -> Tensor:
-        assert norm.eps is not None
-        return self.row_ops.norm(x, norm.weight, norm.eps)
 
-    def _added_to(self, residual: Tensor, name: str, x: Tensor) -> Tensor:
-        packed = self._packed.get(name)
-        return residual + getattr(self, name)(x) if packed is None else packed.added_to(residual, x)
-
-    def _project(self, name: str, x: Tensor) -> Tensor:
-        packed = self._packed.get(name)
-        projected: Tensor = getattr(self, name)(x) if packed is None else packed(x)
-        return projected
+def _normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    assert norm.eps is not None
+    return rms_norm(x, norm.weight, norm.eps)
 
 
 def head_rows(shared: SharedRows, vocab_ids_R: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -1,31 +1,34 @@
 """A Llama-shaped decoder run as few, large operations: fused projections, one rotary table, one cache for all layers.
 
 At a few positions a pass, transformers' own forward spends more time between its matrix products than in them. This
-one reads the same weights: the transformers model's projections become views of the fused ones.
+one reads the same weights: the transformers model's projections become views of the fused ones. On a CPU the layers
+are one compiled call (`osd.models.compiled`), with the weights in its own layout; torch's operations do the work on
+other devices, and where there is no compiler.
 
-Shapes: B rows, Q new positions, R = B * Q (at least, where padding is faster), H hidden size, N query heads, M
-key/value heads, X = N + 2M, D head size.
+Shapes: B rows, Q new positions, R = B * Q, H hidden size, N query heads, M key/value heads, X = N + 2M, D head size.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osd.models import cpu_ops
-from osd.models.attention import Attention, SdpaAttention
+from osd.models.attention import SdpaAttention
+from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile
+from osd.models.compiled.tiling import tiled, untiled
 from osd.models.flat_cache import FlatCache
-from osd.models.projections import Projection, fuse, pack
+from osd.models.projections import DenseProjection, Projection, fuse, share
 from osd.models.rotary import signed
-from osd.models.row_ops import RowOps, TorchRowOps
+from osd.models.row_ops import rms_norm, silu_gate
 from osd.models.slot_cache import PassWindow
 
 _FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 _STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
 """Rotary embeddings that depend on the position only: a table says it all."""
+_NUM_PARTS = {"gate_up": 2}
+"""Of a layer's matrices in tiles: which are read side by side."""
 
 
 def is_supported(model: Any) -> bool:
@@ -63,16 +66,15 @@ class FusedLM:
         num_key_heads = config.num_key_value_heads
         self.cache = FlatCache(len(self._layers), num_slots, max_len, num_key_heads, cos_1LD.shape[-1], like=weight)
         self._num_key_heads = num_key_heads
-        self._heads = {
+        self._heads: dict[str, Any] = {
             "num_heads": config.num_attention_heads,
             "scale": base.layers[0].self_attn.scaling,
             "reaches": _reaches(config, len(self._layers)),
         }
-        self._ops: RowOps = TorchRowOps()
-        self._few: cpu_ops.CpuAttention | None = None
-        if compiled and cpu_ops.fits(weight):
-            self._ops = cpu_ops.CpuRowOps(weight.dtype)
-            self._few = cpu_ops.CpuAttention(self.cache, *self._rotation, **self._heads)
+        self._gate_size: int = config.intermediate_size
+        self._can_compile = compiled and can_compile(weight) and not (weight.shape[1] | self._gate_size) % 2
+        self._tiles: list[LayerWeights] = []
+        self._compiled: CompiledLayers | None = None
 
     def pack(self, *, keep: bool) -> None:
         """Copy the weights into the layout that is read fastest; after every change of them, again.
@@ -80,9 +82,24 @@ class FusedLM:
         Args:
             keep: False: they will not change any more, and the model's own stay only in embedding and head.
         """
-        for layer in self._layers:
-            layer.pack(keep=keep)
-        self._head = pack(self._dense_head)
+        if not self._can_compile:
+            return
+        self._tiles = [layer.tiles(keep=keep) for layer in self._layers]
+        self._compiled = CompiledLayers(
+            self._tiles,
+            self._norm.weight,
+            self._norm.variance_epsilon,
+            self.cache,
+            *self._rotation,
+            gate_size=self._gate_size,
+            **self._heads,
+        )
+        self._head = TiledProjection(self._dense_head.weight_OI, self._dense_head.bias_O)
+
+    def unpack(self) -> None:
+        """Give the model back what `pack` did not keep."""
+        for layer, tiles in zip(self._layers, self._tiles, strict=False):
+            layer.take_back(tiles)
 
     def __call__(self, ids_BQ: Tensor, window: PassWindow, *, logits: str) -> tuple[Tensor | None, Tensor]:
         """Logits (see `SlotModel.forward`) and last hidden states `[B, Q, H]`.
@@ -92,22 +109,17 @@ class FusedLM:
             window: which cache entries are written and seen.
             logits: "all", "last" or "none".
         """
-        num_rows, num_new = ids_BQ.shape
-        ids_R = ids_BQ.flatten()
-        attend: Attention
-        if self._few is not None and self._few.suits(window):
-            self._few.begin(window)
-            attend = self._few
-            ids_R = F.pad(ids_R, (0, max(0, cpu_ops.FEWEST_VECTORS - len(ids_R))))
+        x_RH = self._embedding(ids_BQ.flatten())
+        if self._compiled is not None:
+            hidden_RH = self._compiled(x_RH, window)
         else:
             attend = SdpaAttention(
                 self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads
             )
-        x_RH = self._embedding(ids_R)
-        for index, layer in enumerate(self._layers):
-            x_RH = layer(index, x_RH, attend, self._ops)
-        hidden_RH = _norm(self._ops, x_RH, self._norm)
-        hidden_BQH = hidden_RH[: num_rows * num_new].view(num_rows, num_new, -1)
+            for index, layer in enumerate(self._layers):
+                x_RH = layer(index, x_RH, attend)
+            hidden_RH = _normed(x_RH, self._norm)
+        hidden_BQH = hidden_RH.view(*ids_BQ.shape, -1)
         if logits == "none":
             return None, hidden_BQH
         return self._head(hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH
@@ -131,43 +143,57 @@ class _Layer:
         self._attention_norm, self._mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
         self._query_norm, self._key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         self._linears = {
-            "_qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
-            "_attention_out": (attention.o_proj,),
-            "_gate_up": (mlp.gate_proj, mlp.up_proj),
-            "_down": (mlp.down_proj,),
+            "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
+            "attention_out": (attention.o_proj,),
+            "gate_up": (mlp.gate_proj, mlp.up_proj),
+            "down": (mlp.down_proj,),
         }
         self._dense = {name: fuse(*linears) for name, linears in self._linears.items()}
-        self._qkv, self._attention_out, self._gate_up, self._down = (
-            cast(Projection, dense) for dense in self._dense.values()
+
+    def tiles(self, *, keep: bool) -> LayerWeights:
+        """The weights in the compiled layout; what is not kept is freed."""
+        tiles = {
+            name: tiled(dense.weight_OI, dense.bias_O, _NUM_PARTS.get(name, 1)) for name, dense in self._dense.items()
+        }
+        if not keep:
+            self._dense = {}
+            for linear in (linear for linears in self._linears.values() for linear in linears):
+                linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+        query_norm, key_norm = (None if norm is None else norm.weight for norm in (self._query_norm, self._key_norm))
+        return LayerWeights(
+            attention_norm_H=self._attention_norm.weight,
+            query_norm_D=query_norm,
+            key_norm_D=key_norm,
+            mlp_norm_H=self._mlp_norm.weight,
+            **tiles,
         )
 
-    def pack(self, *, keep: bool) -> None:
-        """See `FusedLM.pack`; what is not kept is freed where a packed copy was made."""
-        for name, dense in list(self._dense.items()):
-            packed = pack(dense)
-            setattr(self, name, packed)
-            if packed is not dense and not keep:
-                del self._dense[name]
-                for linear in self._linears[name]:
-                    linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+    def take_back(self, weights: LayerWeights) -> None:
+        """The model's own weights again, from their tiles."""
+        dtype = self._attention_norm.weight.dtype
+        for name, linears in self._linears.items():
+            num_outputs = sum(linear.out_features for linear in linears)
+            weight_OI, bias_O = untiled(getattr(weights, name), dtype, num_outputs, _NUM_PARTS.get(name, 1))
+            self._dense[name] = DenseProjection(weight_OI, None if linears[0].bias is None else bias_O)
+            share(self._dense[name], linears)
 
-    def __call__(self, index: int, x_RH: Tensor, attend: Attention, ops: RowOps) -> Tensor:
+    def __call__(self, index: int, x_RH: Tensor, attend: SdpaAttention) -> Tensor:
         """The residual stream after this layer, from that before it."""
-        heads = self._qkv(_norm(ops, x_RH, self._attention_norm))
+        heads = self._dense["qkv"](_normed(x_RH, self._attention_norm))
         if self._query_norm is not None:
-            heads = self._norm_heads(ops, heads)
-        x_RH = self._attention_out.added_to(x_RH, attend(index, heads))
-        return self._down.added_to(x_RH, ops.gate(self._gate_up(_norm(ops, x_RH, self._mlp_norm))))
+            heads = self._norm_heads(heads)
+        x_RH = x_RH + self._dense["attention_out"](attend(index, heads))
+        return x_RH + self._dense["down"](silu_gate(self._dense["gate_up"](_normed(x_RH, self._mlp_norm))))
 
-    def _norm_heads(self, ops: RowOps, heads: Tensor) -> Tensor:
+    def _norm_heads(self, heads: Tensor) -> Tensor:
         """Qwen3 normalises each query and each key."""
         heads_RXD = heads.view(len(heads), -1, self._head_size)
         num_key_heads = self._num_key_heads
         num_heads = heads_RXD.shape[1] - 2 * num_key_heads
         query, key, value = torch.split(heads_RXD, [num_heads, num_key_heads, num_key_heads], dim=1)
-        normed = (_norm(ops, query, self._query_norm), _norm(ops, key, self._key_norm), value)
+        normed = (_normed(query, self._query_norm), _normed(key, self._key_norm), value)
         return torch.cat(normed, dim=1).flatten(1)
 
 
-def _norm(ops: RowOps, x: Tensor, norm: Any) -> Tensor:
-    return ops.norm(x, norm.weight, norm.variance_epsilon)
+def _normed(x: Tensor, norm: Any) -> Tensor:
+    return rms_norm(x, norm.weight, norm.variance_epsilon)

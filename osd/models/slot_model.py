@@ -27,7 +27,6 @@ from osd.types import OsdError
 _log = logging.getLogger(__name__)
 _SMALLEST_SEEN = 256
 _CHECK_STARTS = (11, 7)
-"""Rows long enough that reading them, and then `_CHECK_NEW` more, takes both ways to attend that there may be."""
 _CHECK_NEW = 5
 _CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Of the logits' norm; two right bfloat16 passes over the default target were measured 0.06 to 0.14 apart."""
@@ -98,10 +97,8 @@ class SlotModel:
             )
         self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         self._graphs: GraphPool | None = None
-        self._check(_CHECK_STARTS[:num_slots])
-        if frozen and self._fused is not None:
-            self._fused.pack(keep=False)
-        if capture is not None and self._fused is not None:  # only now: the check's weights are not packed yet
+        self._check(_CHECK_STARTS[:num_slots], frozen=frozen)
+        if capture is not None and self._fused is not None:  # only now: the check takes other shapes
             self._graphs = GraphPool(capture)
 
     @property
@@ -185,28 +182,35 @@ class SlotModel:
         masks = {kind: look_back(self.window, reach)[:, None] for kind, reach in self._reaches.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _check(self, starts: Sequence[int]) -> None:
+    def _check(self, starts: Sequence[int], *, frozen: bool) -> None:
         """Choose the pass that agrees with the plain model; refuse a model that this cache cannot run."""
+        try:
+            ids_BL, plain_BLV = self._plain(starts)
+        except Exception as error:  # a foreign architecture may fail in any way; the reason is passed on
+            raise _refusal(self.model, _reason(error)) from error
         if self._fused is not None:
-            if not (problem := self._problem(starts)):
+            self._fused.pack(keep=not frozen)
+            if not (problem := self._problem(starts, ids_BL, plain_BLV)):
                 return
             _log.warning("the fused pass is not used for %s: %s", type(self.model).__name__, problem)
+            if frozen:
+                self._fused.unpack()
             self._fused = None
-        if problem := self._problem(starts):
+        if problem := self._problem(starts, ids_BL, plain_BLV):
             raise _refusal(self.model, problem)
 
-    def _problem(self, starts: Sequence[int]) -> str:
+    def _problem(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor) -> str:
         """What is wrong with the passes, or nothing."""
         try:
-            gap = self._gap(starts)
-        except Exception as error:  # a foreign architecture may fail in any way; the reason is passed on
-            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            gap = self._gap(starts, ids_BL, plain_BLV)
+        except Exception as error:  # as above
+            return _reason(error)
         within = gap <= _CHECK_TOLERANCE.get(self.dtype, 0.25)
         return "" if within else f"its logits over the slot cache are off by {gap:.2g} of their norm"
 
     @torch.no_grad()
-    def _gap(self, starts: Sequence[int]) -> float:
-        """How far the logits of rows read in two pieces are from the plain model's, as a share of their norm.
+    def _plain(self, starts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The check's tokens, and the plain model's logits of them.
 
         The rows are ragged: a model that makes its own causal mask is right while all rows stand at one position.
         """
@@ -215,7 +219,12 @@ class SlotModel:
         ids_BL = torch.arange(max(starts) + _CHECK_NEW, device=self.device) + 31 * rows_B1
         ids_BL = (997 * ids_BL + 5) % self.vocab_tokens
         plain_BLV = self.model(input_ids=ids_BL, use_cache=False).logits.float()
-        plain_BLV -= plain_BLV.mean(dim=-1, keepdim=True)  # what is added to every logit says nothing
+        # What is added to every logit says nothing.
+        return ids_BL, plain_BLV - plain_BLV.mean(dim=-1, keepdim=True)
+
+    @torch.no_grad()
+    def _gap(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor) -> float:
+        """How far the logits of rows read in two pieces are from the plain model's, as a share of their norm."""
         firsts = [self.forward(row, ids_BL[row : row + 1, :start], [0]) for row, start in enumerate(starts)]
         new_BQ = torch.stack([ids_BL[row, start : start + _CHECK_NEW] for row, start in enumerate(starts)])
         second_BQV = self.forward(0, new_BQ, starts).logits_BQV
@@ -229,6 +238,10 @@ class SlotModel:
             gaps.append((ours_QV - plain_QV).norm())
             norms.append(plain_QV.norm())
         return float(torch.stack(gaps).norm() / torch.stack(norms).norm())
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _refusal(model: Any, problem: str) -> OsdError:

@@ -14,7 +14,8 @@ import transformers
 from torch import Tensor
 
 import osd.models.attention as attention
-from osd.models.cpu_ops import CpuAttention
+import osd.models.fused as fused
+from osd.models.compiled.layers import CompiledLayers
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
 from osd.models.slot_model import SlotModel
@@ -36,10 +37,10 @@ _SHAPE: dict[str, Any] = {
 _IDS = torch.arange(3, 15)
 
 
-def _llama(dtype: torch.dtype = torch.float32, seed: int = 0, **shape: Any) -> Any:
+def _llama(dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SHAPE, **shape))
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(_SHAPE | changes)))
     return model.to(dtype).eval()
 
 
@@ -84,23 +85,47 @@ def _unturned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return heads
 
 
-def _untouched(attention: CpuAttention, layer: int, heads: Tensor) -> Tensor:
-    return heads[:, :32]
+def _untouched(layers: CompiledLayers, x_RH: Tensor, window: PassWindow) -> Tensor:
+    return x_RH
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
-    ("where", "name", "wrong"), [(attention, "rotate", _unturned), (CpuAttention, "__call__", _untouched)]
+    ("is_compiled", "dtype"), [(False, torch.float32), (True, torch.float32), (True, torch.bfloat16)]
 )
 def test_a_fused_pass_that_differs_is_not_used(
-    where: Any, name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    is_compiled: bool, dtype: torch.dtype, frozen: bool, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """Reading a row and decoding take different ways; the check at start takes both."""
-    monkeypatch.setattr(where, name, wrong)
-    model = _llama()
-    slots = _slots(model)
+    """The model gets its weights back, wherever they were."""
+    if is_compiled:
+        monkeypatch.setattr(CompiledLayers, "__call__", _untouched)
+    else:
+        monkeypatch.setattr(fused, "can_compile", lambda like: False)
+        monkeypatch.setattr(attention, "rotate", _unturned)
+    model = _llama(dtype, attention_bias=True)
+    expected = plain_logits(model, _IDS.tolist())
+    slots = _slots(model, frozen=frozen)
     assert not slots.is_fused
     assert "the fused pass is not used for LlamaForCausalLM" in caplog.text
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(_logits(slots).float(), expected.float(), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3"])
+def test_without_a_compiler_torch_does_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "can_compile", lambda like: False)
+    model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**_SHAPE)).eval()
+    slots = _slots(model, frozen=True)
+    assert slots.is_fused
     torch.testing.assert_close(_logits(slots), plain_logits(model, _IDS.tolist()), atol=1e-4, rtol=1e-4)
+
+
+def test_an_odd_number_of_inputs() -> None:
+    """Compiled products take bfloat16 in pairs."""
+    model = _llama(torch.bfloat16, intermediate_size=47)
+    slots = _slots(model, frozen=True)
+    assert slots.is_fused
+    torch.testing.assert_close(_logits(slots).float(), plain_logits(model, _IDS.tolist()), atol=0.05, rtol=0.05)
 
 
 def test_it_follows_weights_that_are_loaded_later() -> None:
@@ -108,6 +133,7 @@ def test_it_follows_weights_that_are_loaded_later() -> None:
     model, other = _llama(), _llama(seed=1)
     slots = _slots(model)
     model.load_state_dict(other.state_dict())
+    slots.weights_changed()
     torch.testing.assert_close(_logits(slots), plain_logits(other, _IDS.tolist()), atol=1e-4, rtol=1e-4)
 
 
@@ -129,8 +155,7 @@ def test_frozen_weights_are_kept_once_and_the_embedding_stays() -> None:
     assert model.get_input_embeddings().weight.shape == model.get_output_embeddings().weight.shape == (64, 32)
 
 
-def test_float32_is_not_repacked() -> None:
-    """It is there for exactness: the same products in the same order as without `frozen`."""
+def test_frozen_or_not_the_products_are_the_same() -> None:
     live, frozen = _slots(_llama()), _slots(_llama(), frozen=True)
     assert torch.equal(_logits(frozen), _logits(live))
 

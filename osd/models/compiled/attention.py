@@ -1,0 +1,167 @@
+"""Attention over the slot cache, one row's queries of one key head at a time, as two products of tiles.
+
+Keys are laid out anew for each use: 32 of them are to 32 scores what a tile's weights are to its outputs.
+
+Shapes: Q new positions, L positions looked at, N query heads, M key/value heads, G = N / M, P = Q * G, X = N + 2M,
+Y = 2M, D head size, S steps, W = 32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from osd.models.compiled.bits import Array, exp, inner, narrow, widen
+from osd.models.compiled.rows import norm
+from osd.models.compiled.tile import ROWS, sums
+from osd.models.compiled.tiling import WIDTH
+
+_LOWEST = np.float32(-1e30)
+"""Below every score; fast maths knows no infinity."""
+
+
+@inner
+def keep(
+    heads_QXD: Array,
+    cos_LD: Array,
+    sin_LD: Array,
+    key_norm_D: Array,
+    eps: np.float32,
+    cache_YLD: Array,
+    key_head: int,
+    start: int,
+) -> None:
+    """Write one key head's new keys, turned, and values from position `start` on."""
+    num_key_heads = len(cache_YLD) // 2
+    num_heads = heads_QXD.shape[1] - 2 * num_key_heads
+    for q in range(len(heads_QXD)):
+        known = min(start + q, len(cos_LD) - 1)  # padding may stand beyond the positions that the model knows
+        key_D = cache_YLD[key_head, start + q]
+        _turned(heads_QXD[q, num_heads + key_head], cos_LD[known], sin_LD[known], key_norm_D, eps, key_D)
+        cache_YLD[num_key_heads + key_head, start + q] = heads_QXD[q, num_heads + num_key_heads + key_head]
+
+
+@inner
+def _turned(head_D: Array, cos_D: Array, sin_D: Array, norm_D: Array, eps: np.float32, out_D: Array) -> None:
+    """A head, normed where the model does that, turned by its position's angles; the sines are signed."""
+    if len(norm_D) > 0:
+        normed_D = np.empty_like(head_D)
+        norm(head_D, norm_D, eps, normed_D)
+        head_D = normed_D
+    half = len(head_D) // 2
+    first_D, second_D, cos2_D, sin2_D, out2_D = head_D[:half], head_D[half:], cos_D[half:], sin_D[half:], out_D[half:]
+    for i in range(half):
+        first, second = widen(first_D[i]), widen(second_D[i])
+        out_D[i] = narrow(first * cos_D[i] + second * sin_D[i], out_D)
+        out2_D[i] = narrow(second * cos2_D[i] + first * sin2_D[i], out_D)
+
+
+@inner
+def look(
+    heads_QXD: Array,
+    cos_LD: Array,
+    sin_LD: Array,
+    query_norm_D: Array,
+    eps: np.float32,
+    cache_YLD: Array,
+    key_head: int,
+    start: int,
+    first: int,
+    reach: int,
+    scale: np.float32,
+    out_QND: Array,
+) -> None:
+    """What one key head's queries, from position `start` on, see from position `first` on, `reach` back at most."""
+    num_new, num_heads, size = out_QND.shape
+    num_key_heads = len(cache_YLD) // 2
+    group = num_heads // num_key_heads
+    query_PD = np.empty((num_new * group, size), heads_QXD.dtype)
+    for p in range(len(query_PD)):
+        at = min(start + p // group, len(cos_LD) - 1)
+        head_D = heads_QXD[p // group, key_head * group + p % group]
+        _turned(head_D, cos_LD[at], sin_LD[at], query_norm_D, eps, query_PD[p])
+    low = max(first, start - reach + 1, 0)
+    high = start + num_new
+    score_PL = np.empty((len(query_PD), (high - low + WIDTH - 1) // WIDTH * WIDTH), np.float32)
+    _scores(query_PD, cache_YLD[key_head, low:high], score_PL)
+    share_PL = np.empty(score_PL.shape, heads_QXD.dtype)
+    for p in range(len(query_PD)):
+        at = start + p // group
+        _softmax(score_PL[p], max(first, at - reach + 1, 0) - low, at + 1 - low, scale, share_PL[p])
+    mixed_PD = np.empty((len(query_PD), (size + WIDTH - 1) // WIDTH * WIDTH), np.float32)
+    _mix(share_PL, cache_YLD[num_key_heads + key_head, low:high], mixed_PD)
+    for p in range(len(query_PD)):
+        out_D = out_QND[p // group, key_head * group + p % group]
+        for d in range(size):
+            out_D[d] = narrow(mixed_PD[p, d], out_D)
+
+
+@inner
+def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
+    """Every query's product with every key; what is beyond the last key is meaningless."""
+    keys_LS = keys_LD.view(np.uint32)
+    tile_SW = np.zeros((1 + keys_LS.shape[1], WIDTH), np.uint32)
+    for at in range(0, len(keys_LS), WIDTH):
+        for w in range(min(WIDTH, len(keys_LS) - at)):
+            for s in range(keys_LS.shape[1]):
+                tile_SW[1 + s, w] = keys_LS[at + w, s]
+        for p in range(0, len(query_PD), ROWS):
+            sums(query_PD[p : p + ROWS], tile_SW.ctypes.data, score_PL[p:, at:])
+
+
+@inner
+def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Array) -> None:
+    """Of entries `low .. high - 1`; the others' share is zero."""
+    most = _LOWEST
+    for at in range(low, high):
+        most = max(most, score_L[at])
+    total = np.float32(0)
+    for at in range(low, high):
+        value = exp((score_L[at] - most) * scale)
+        score_L[at] = value
+        total += value
+    share_L[:low] = 0
+    share_L[high:] = 0
+    for at in range(low, high):
+        share_L[at] = narrow(score_L[at] / total, share_L)
+
+
+@inner
+def _mix(share_PL: Array, values_LD: Array, mixed_PD: Array) -> None:
+    """The values' mean by their shares."""
+    num_seen, size = values_LD.shape
+    tile_SW = np.zeros((1 + share_PL.shape[1] * share_PL.itemsize // 4, WIDTH), np.uint32)
+    for d in range(0, size, WIDTH):
+        _lay_out(values_LD[:, d : d + WIDTH], tile_SW[1:])
+        for p in range(0, len(share_PL), ROWS):
+            sums(share_PL[p : p + ROWS], tile_SW.ctypes.data, mixed_PD[p:, d:])
+
+
+def _lay_out(values_LD: Array, tile_SW: Array) -> None:
+    """Positions become steps."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(_lay_out)
+def _lay_out_compiled(values_LD, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see `bits`
+    if isinstance(values_LD.dtype, types.Float):
+        return _lay_out_each
+    return _lay_out_pairs
+
+
+def _lay_out_each(values_LD, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for at in range(len(values_LD)):
+        for d in range(values_LD.shape[1]):
+            tile_SW[at, d] = np.float32(values_LD[at, d]).view(np.uint32)
+
+
+def _lay_out_pairs(values_LD, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    num_pairs = len(values_LD) // 2
+    for pair in range(num_pairs):
+        for d in range(values_LD.shape[1]):
+            high = np.uint32(values_LD[2 * pair + 1, d]) << np.uint32(16)
+            tile_SW[pair, d] = np.uint32(values_LD[2 * pair, d]) | high
+    if len(values_LD) % 2:
+        for d in range(values_LD.shape[1]):
+            tile_SW[num_pairs, d] = values_LD[2 * num_pairs, d]

@@ -1,0 +1,61 @@
+"""bfloat16 in compiled loops: numba does not know it, so it is handled as the upper half of a float32, in uint16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# numpy's error model: a check for division by zero would keep loops from being vectorised, and garbage must not raise.
+inner = njit(fastmath=True, error_model="numpy")
+
+
+def widen(stored: Any) -> np.float32:
+    """A stored element as float32."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(widen, inline="always")
+def _widen(stored):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - lambdas have no types
+    if isinstance(stored, types.Float):
+        return lambda stored: stored
+    return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
+
+
+def narrow(value: Any, like: Array) -> Any:
+    """A float32 as the array's elements are stored."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(narrow, inline="always")
+def _narrow(value, like):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
+    if isinstance(like.dtype, types.Float):
+        return lambda value, like: value
+    return lambda value, like: _rounded(value)
+
+
+@njit(inline="always")
+def _rounded(value: np.float32) -> Any:
+    """To bfloat16's bits: to nearest, ties to even."""
+    bits = np.float32(value).view(np.uint32)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@njit(fastmath=True, error_model="numpy", inline="always")
+def exp(x: np.float32) -> Any:
+    """To float32's accuracy, without a branch: 2 to the whole part by its exponent bits, the rest by a polynomial."""
+    y = min(max(x, np.float32(-87.0)), np.float32(88.0)) * np.float32(1.4426950408889634)
+    whole = np.floor(y + np.float32(0.5))
+    rest = y - whole
+    power = np.float32(1.3333558e-3)
+    power = power * rest + np.float32(9.6181291e-3)
+    power = power * rest + np.float32(5.5504109e-2)
+    power = power * rest + np.float32(2.4022651e-1)
+    power = power * rest + np.float32(6.9314718e-1)
+    power = power * rest + np.float32(1.0)
+    return np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32) * power

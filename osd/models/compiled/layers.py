@@ -1,0 +1,148 @@
+"""Projections and decoder layers of a CPU model, in the layout and by the loops that read them fastest.
+
+Shapes: R rows, O outputs, I inputs, H hidden size, A layers, D head size, L positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osd.models.compiled.arguments import COUNTERS, PHASES, Array, Scratch, Span, Stack
+from osd.models.compiled.kernels import array, kernels
+from osd.models.compiled.tiling import tiled
+from osd.models.flat_cache import FlatCache
+from osd.models.slot_cache import PassWindow
+
+_EVERYWHERE = 2**40
+
+
+def can_compile(like: Tensor) -> bool:
+    """Whether there are compiled loops for tensors of this device and dtype."""
+    return like.device.type == "cpu" and like.dtype in (torch.bfloat16, torch.float32) and kernels() is not None
+
+
+class TiledProjection:
+    """See `osd.models.projections.Projection`; the weights are copied. Not for gradients.
+
+    Raises:
+        ValueError: the number of inputs is odd, in bfloat16.
+    """
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
+        found = kernels()
+        assert found is not None
+        self._kernels = found
+        self._num_outputs, self._num_inputs = weight_OI.shape
+        self._tiles = tiled(weight_OI, bias_O)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of any number of rows."""
+        x_RI = x.reshape(-1, self._num_inputs)
+        out_RO = x.new_empty((len(x_RI), self._num_outputs))
+        self._kernels.project(self._tiles, x_RI, out_RO)
+        return out_RO.view(*x.shape[:-1], self._num_outputs)
+
+
+class LayerWeights(NamedTuple):
+    """One decoder layer, its matrices as tiles. Norms of queries and keys are None where the model has none."""
+
+    attention_norm_H: Tensor
+    qkv: Tensor
+    query_norm_D: Tensor | None
+    key_norm_D: Tensor | None
+    attention_out: Tensor
+    mlp_norm_H: Tensor
+    gate_up: Tensor
+    """In two parts."""
+    down: Tensor
+
+
+class CompiledLayers:
+    """A stack of decoder layers over the slot cache, and the norm after them.
+
+    Args:
+        layers: their weights, which are not copied but for the norms.
+        final_norm_H: of what comes out of the last layer.
+        eps: of every norm.
+        cache: where keys and values are kept.
+        cos_LD: cosines by position.
+        sin_LD: signed sines by position.
+        num_heads: N.
+        gate_size: I.
+        scale: of the scores.
+        reaches: by layer, how many positions back a query looks, with its own; None: all.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerWeights],
+        final_norm_H: Tensor,
+        eps: float,
+        cache: FlatCache,
+        cos_LD: Tensor,
+        sin_LD: Tensor,
+        *,
+        num_heads: int,
+        gate_size: int,
+        scale: float,
+        reaches: Sequence[int | None],
+    ) -> None:
+        found = kernels()
+        assert found is not None
+        self._kernels = found
+        self._layers = layers  # the stack knows their tiles by address only
+        head_size = cos_LD.shape[-1]
+        self._widths = num_heads * head_size + cache.all.shape[2] * head_size, num_heads * head_size, gate_size
+        self._num_phases = PHASES * len(layers) + 1
+        empty_D = torch.empty(0)
+        head_norms = [
+            torch.stack([empty_D if norm is None else norm for norm in (one.query_norm_D, one.key_norm_D)])
+            for one in layers
+        ]
+        self._stack = Stack(
+            qkv_A=_addresses([one.qkv for one in layers]),
+            attention_out_A=_addresses([one.attention_out for one in layers]),
+            gate_up_A=_addresses([one.gate_up for one in layers]),
+            down_A=_addresses([one.down for one in layers]),
+            norms_A2H=_floats(torch.stack([torch.stack((one.attention_norm_H, one.mlp_norm_H)) for one in layers])),
+            head_norms_A2D=_floats(torch.stack(head_norms)),
+            final_norm_H=_floats(final_norm_H),
+            eps=np.float32(eps),
+            cos_LD=_floats(cos_LD),
+            sin_LD=_floats(sin_LD),
+            scale=np.float32(scale),
+            reaches_A=np.array([_EVERYWHERE if reach is None else reach for reach in reaches], np.int64),
+            cache_ASYLD=array(cache.all),
+        )
+
+    def __call__(self, x_RH: Tensor, window: PassWindow, firsts: Sequence[int] | None = None) -> Tensor:
+        """Run a pass.
+
+        Args:
+            x_RH: what goes into the first layer; it is overwritten.
+            window: which positions are new.
+            firsts: by row, the first position that may be looked at.
+        """
+        assert window.starts is not None
+        starts_B = np.array(window.starts, np.int64)
+        firsts_B = np.zeros_like(starts_B) if firsts is None else np.array(firsts, np.int64)
+        normed_RH = torch.empty_like(x_RH)
+        x, normed = array(x_RH), array(normed_RH)
+        heads, attended, gated = (np.empty((len(x), width), x.dtype) for width in self._widths)
+        counters = np.zeros((self._num_phases, COUNTERS), np.int64)
+        span = Span(window.first_row, starts_B, firsts_B, window.num_new)
+        self._kernels.run_pass(self._stack, span, Scratch(x, normed, heads, attended, gated, counters))
+        return normed_RH
+
+
+def _floats(tensor: Tensor) -> Array:
+    return tensor.detach().float().contiguous().numpy()
+
+
+def _addresses(tiles: Sequence[Tensor]) -> Array:
+    return np.array([one.data_ptr() for one in tiles], np.int64)

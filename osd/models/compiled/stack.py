@@ -1,0 +1,128 @@
+"""The whole stack of a Llama-shaped decoder's layers as one compiled call.
+
+Shapes: those of `osd.models.compiled.arguments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+from osd.models.compiled.arguments import COUNTERS, PHASES, Scratch, Span, Stack
+from osd.models.compiled.attention import keep, look
+from osd.models.compiled.bits import Array, inner
+from osd.models.compiled.rows import norm
+from osd.models.compiled.sharing import shared
+from osd.models.compiled.tile import project, project_gated
+from osd.models.compiled.tiling import WIDTH
+
+_LOOK_ROWS = 32
+"""New positions of a row whose attention is one task."""
+
+
+@inner
+def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, counters: int) -> None:
+    for row in shared(counters, len(x_RH)):
+        norm(x_RH[row], weight_H, eps, out_RH[row])
+
+
+@inner
+def _project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
+    for tile in shared(counters, (out_RO.shape[1] + WIDTH - 1) // WIDTH):
+        project(tile, weights, x_RI, out_RO, is_added)
+
+
+@inner
+def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counters: int, look_counters: int) -> None:
+    cache_SYLD, norms_2D = stack.cache_ASYLD[layer], stack.head_norms_A2D[layer]
+    num_key_heads, size = cache_SYLD.shape[1] // 2, cache_SYLD.shape[3]
+    heads_RXD = scratch.heads_RX.reshape((len(scratch.heads_RX), -1, size))
+    attended_RND = scratch.attended_RN.reshape((len(heads_RXD), -1, size))
+    for task in shared(keep_counters, len(span.starts_B) * num_key_heads):
+        b, m = task // num_key_heads, task % num_key_heads
+        heads_QXD = heads_RXD[b * span.num_new : (b + 1) * span.num_new]
+        cache_YLD = cache_SYLD[span.first_row + b]
+        keep(heads_QXD, stack.cos_LD, stack.sin_LD, norms_2D[1], stack.eps, cache_YLD, m, span.starts_B[b])
+    num_parts = (span.num_new + _LOOK_ROWS - 1) // _LOOK_ROWS
+    for task in shared(look_counters, len(span.starts_B) * num_parts * num_key_heads):
+        b, m = task // (num_parts * num_key_heads), task % num_key_heads
+        offset = task // num_key_heads % num_parts * _LOOK_ROWS
+        rows = slice(b * span.num_new + offset, b * span.num_new + min(offset + _LOOK_ROWS, span.num_new))
+        look(
+            heads_RXD[rows],
+            stack.cos_LD,
+            stack.sin_LD,
+            norms_2D[0],
+            stack.eps,
+            cache_SYLD[span.first_row + b],
+            m,
+            span.starts_B[b] + offset,
+            span.firsts_B[b],
+            stack.reaches_A[layer],
+            stack.scale,
+            attended_RND[rows],
+        )
+
+
+@inner
+def _work(stack: Stack, span: Span, scratch: Scratch) -> None:
+    """One thread's part of all layers and of the norm that follows them."""
+    x_RH, normed_RH, gated_RI = scratch.x_RH, scratch.normed_RH, scratch.gated_RI
+    stride = scratch.counters.strides[0]
+    for layer in range(len(stack.qkv_A)):
+        phase = scratch.counters.ctypes.data + layer * PHASES * stride
+        _norm_rows(x_RH, stack.norms_A2H[layer, 0], stack.eps, normed_RH, phase)
+        _project(stack.qkv_A[layer], normed_RH, scratch.heads_RX, False, phase + stride)
+        _attend(layer, stack, span, scratch, phase + 2 * stride, phase + 3 * stride)
+        _project(stack.attention_out_A[layer], scratch.attended_RN, x_RH, True, phase + 4 * stride)
+        _norm_rows(x_RH, stack.norms_A2H[layer, 1], stack.eps, normed_RH, phase + 5 * stride)
+        for tile in shared(phase + 6 * stride, (gated_RI.shape[1] + WIDTH - 1) // WIDTH):
+            project_gated(tile, stack.gate_up_A[layer], normed_RH, gated_RI)
+        _project(stack.down_A[layer], gated_RI, x_RH, True, phase + 7 * stride)
+    last = scratch.counters.ctypes.data + len(stack.qkv_A) * PHASES * stride
+    _norm_rows(x_RH, stack.final_norm_H, stack.eps, normed_RH, last)
+
+
+def entries(sources: str) -> tuple[Callable[..., None], ...]:
+    """Compiled for one thread and for several: the stack (the norm's result is in `normed_RH`), one product, a norm.
+
+    Args:
+        sources: a digest of the files that all this is compiled from. numba looks for what it compiled before by this
+            file's time of change and by the values that a function closes over, and would not see another change.
+    """
+    options: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+
+    @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
+    def pass_alone(stack: Stack, span: Span, scratch: Scratch) -> None:
+        sources  # noqa: B018
+        _work(stack, span, scratch)
+
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    def pass_together(stack: Stack, span: Span, scratch: Scratch, num_threads: int) -> None:
+        sources  # noqa: B018
+        for _ in prange(num_threads):
+            _work(stack, span, scratch)
+
+    @njit(**options)  # type: ignore[untyped-decorator]
+    def project_alone(weights: int, x_RI: Array, out_RO: Array) -> None:
+        sources  # noqa: B018
+        counters = np.zeros(COUNTERS, np.int64)
+        _project(weights, x_RI, out_RO, False, counters.ctypes.data)
+
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    def project_together(weights: int, x_RI: Array, out_RO: Array, num_threads: int) -> None:
+        sources  # noqa: B018
+        counters = np.zeros(COUNTERS, np.int64)
+        for _ in prange(num_threads):
+            _project(weights, x_RI, out_RO, False, counters.ctypes.data)
+
+    @njit(**options)  # type: ignore[untyped-decorator]
+    def norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array) -> None:
+        sources  # noqa: B018
+        for row in range(len(x_RH)):
+            norm(x_RH[row], weight_H, eps, out_RH[row])
+
+    return pass_alone, pass_together, project_alone, project_together, norm_rows
