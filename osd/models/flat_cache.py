@@ -37,12 +37,12 @@ class LayerWindow:
 
 
 class FlatCache:
-    """Preallocated for all layers and slots: `[layers, S, 2M, max_len, D]`; the length is made a multiple of four."""
+    """Preallocated for all layers and slots: `[layers, S, 2M, max_len, D]`."""
 
     def __init__(
         self, num_layers: int, num_slots: int, max_len: int, num_key_heads: int, head_size: int, like: Tensor
     ) -> None:
-        shape = (num_layers, num_slots, 2 * num_key_heads, -(-max_len // 4) * 4, head_size)
+        shape = (num_layers, num_slots, 2 * num_key_heads, max_len, head_size)
         self.all = _zeros(shape, like)
         self.by_position = self.all.transpose(2, 3)
         """The same memory as `[layers, S, max_len, 2M, D]`."""

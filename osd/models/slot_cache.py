@@ -37,23 +37,41 @@ class PassWindow:
         self.num_seen = 0
         self.starts: Sequence[int] | None = ()
         """None where only the device knows them."""
-        self.rows_B1 = torch.empty(0)
-        self.positions_BQ = torch.empty(0)
+        self._starts_B: Tensor | None = None
+        self._rows_B1: Tensor | None = None
+        self._positions_BQ: Tensor | None = None
 
     def set(self, first_row: int, starts: Sequence[int], num_new: int) -> None:
         """The next pass writes `num_new` positions from `starts[b]` on in row `first_row + b`."""
-        self._place(first_row, upload(starts, self.device), num_new, max(starts) + num_new)
-        self.starts = starts
+        self._place(first_row, len(starts), num_new, max(starts) + num_new)
+        self.starts, self._starts_B = starts, None
 
     def set_on_device(self, starts_B: Tensor, num_new: int, num_seen: int) -> None:
         """As `set` from row 0 on, with starts that the host does not know: what is seen has a fixed size instead."""
-        self._place(0, starts_B, num_new, num_seen)
-        self.starts = None
+        self._place(0, len(starts_B), num_new, num_seen)
+        self.starts, self._starts_B = None, starts_B
 
-    def _place(self, first_row: int, starts_B: Tensor, num_new: int, num_seen: int) -> None:
-        self.first_row, self.num_rows, self.num_new, self.num_seen = first_row, len(starts_B), num_new, num_seen
-        self.positions_BQ = starts_B[:, None] + torch.arange(num_new, device=self.device)
-        self.rows_B1 = torch.arange(first_row, first_row + self.num_rows, device=self.device)[:, None]
+    def _place(self, first_row: int, num_rows: int, num_new: int, num_seen: int) -> None:
+        self.first_row, self.num_rows, self.num_new, self.num_seen = first_row, num_rows, num_new, num_seen
+        self._rows_B1 = self._positions_BQ = None
+
+    @property
+    def rows_B1(self) -> Tensor:
+        """The rows of the pass; made when first asked for, since a compiled pass does not ask."""
+        if self._rows_B1 is None:
+            self._rows_B1 = torch.arange(self.first_row, self.first_row + self.num_rows, device=self.device)[:, None]
+        return self._rows_B1
+
+    @property
+    def positions_BQ(self) -> Tensor:
+        """Which positions are new; made when first asked for, too."""
+        if self._positions_BQ is None:
+            starts_B = self._starts_B
+            if starts_B is None:
+                assert self.starts is not None
+                starts_B = upload(self.starts, self.device)
+            self._positions_BQ = starts_B[:, None] + torch.arange(self.num_new, device=self.device)
+        return self._positions_BQ
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped for mypy
