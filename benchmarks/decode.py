@@ -38,9 +38,16 @@ _RATIOS = {
     "speculative_vs_llama_cpp": ("osd speculative", "llama.cpp"),
     "speculative_vs_plain": ("osd speculative", "osd plain"),
     "untrained_vs_plain": ("osd untrained", "osd plain"),
+    "plain_int4_vs_llama_cpp": ("osd plain int4", "llama.cpp"),
+    "speculative_int4_vs_llama_cpp": ("osd speculative int4", "llama.cpp"),
 }
 _SOURCES = ("HumanEval", "BFCL", "chatterbot")
-_SPECULATIVE = ("osd speculative", "osd model drafter")
+_SPECULATIVE = {
+    "osd speculative": "osd plain",
+    "osd speculative int4": "osd plain int4",
+    "osd model drafter": "osd plain",
+}
+"""With the contender that decodes the same target plainly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +226,8 @@ def _print(console: Console, batch: int, totals: dict[str, Total], weight_bytes:
         table.add_column(column, justify="right" if column else "left")
     for name, total in totals.items():
         verify_ms = total.ms_a_round("verify_s")
-        read = weight_bytes / verify_ms * 1e3 if verify_ms else 0.0
+        is_known = verify_ms and not name.endswith("int4")  # the bytes are those of whole weights
+        read = weight_bytes / verify_ms * 1e3 if is_known else 0.0
         parts = [f"{total.ms_a_round(part):.2f}" if verify_ms else "-" for part in ("draft_s", "verify_s")]
         table.add_row(
             name,
@@ -236,14 +244,11 @@ def _print(console: Console, batch: int, totals: dict[str, Total], weight_bytes:
         if name in totals:
             by_source = (f"{one} {totals[name].of(one).acceptance_length:.2f}" for one in totals[name].by_source)
             console.print(f"{name}: acceptance length: {', '.join(by_source)}")
-    if "osd plain" in totals:
-        for name in _SPECULATIVE:
-            if name in totals:
-                theory = theoretical_speedup(totals["osd plain"], totals[name])
-                achieved = totals[name].tokens_per_s / totals["osd plain"].tokens_per_s
-                console.print(
-                    f"{name}: {achieved:.2f}x plain, {achieved / theory:.0%} of the theoretical {theory:.2f}x"
-                )
+    for name, plain in _SPECULATIVE.items():
+        if {name, plain} <= totals.keys():
+            theory = theoretical_speedup(totals[plain], totals[name])
+            achieved = totals[name].tokens_per_s / totals[plain].tokens_per_s
+            console.print(f"{name}: {achieved:.2f}x plain, {achieved / theory:.0%} of the theoretical {theory:.2f}x")
 
 
 def _report(

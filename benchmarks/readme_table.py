@@ -30,7 +30,8 @@ _NAMES = {
     "llama.cpp bf16": "llama.cpp, bfloat16 weights",
 }
 _VARIANTS = {"osd untrained": "untrained drafter: ", "osd model drafter": "a small LM as drafter: "}
-_OWN = {**_VARIANTS, "osd plain": "plain: "}
+_INT4 = {"osd plain int4": "plain, layers in int4: ", "osd speculative int4": "layers in int4: "}
+_OWN = {**_VARIANTS, **_INT4, "osd plain": "plain: "}
 
 Report: TypeAlias = dict[str, Any]
 
@@ -145,6 +146,7 @@ def _decode(report: Report) -> Iterator[Row]:
         pairs = [("osd speculative", name) for name in speeds if name == "osd plain" or not name.startswith("osd")]
         if batch == "1":
             pairs += [("osd plain", "generate")] + [(name, "osd plain") for name in _VARIANTS]
+            pairs += [(name, "llama.cpp") for name in _INT4]
             for source, length in figures.get("acceptance_length_by_source", {}).get("osd speculative", {}).items():
                 yield Row(f"{what}, {source}", f"acceptance length {length:.2f}")
         for own, peer in pairs:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from benchmarks.contenders import (
@@ -29,6 +29,8 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "osd plain": lambda setting: Osd(setting, speculate=False),
     "osd speculative": lambda setting: Osd(setting),
     "osd untrained": lambda setting: Osd(setting, untrained=True),
+    "osd plain int4": lambda setting: Osd(replace(setting, dtype="int4"), speculate=False),
+    "osd speculative int4": lambda setting: Osd(replace(setting, dtype="int4")),
     "osd model drafter": lambda setting: Osd(setting, kind="model"),
     "generate": lambda setting: Transformers(setting),
     "assisted": lambda setting: Transformers(setting, assistant="model"),

@@ -161,6 +161,7 @@ def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, Text
         max_context_tokens=config.target.max_context_tokens,
         max_new_tokens=max(config.engine.prefill_chunk_tokens, config.speculation.max_length + 1),
         max_round_tokens=config.speculation.max_length + 1,
+        is_int4=config.target.dtype == "int4",
     )
     return target, codec
 

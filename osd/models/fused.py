@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from osd.models.attention import SdpaAttention
+from osd.models.compiled.int4 import BLOCK, rounded_to_int4, tiled_int4
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile
 from osd.models.compiled.tiling import tiled, untiled
 from osd.models.flat_cache import FlatCache
@@ -73,8 +74,21 @@ class FusedLM:
         }
         self._gate_size: int = config.intermediate_size
         self._can_compile = compiled and can_compile(weight) and not (weight.shape[1] | self._gate_size) % 2
+        self.is_int4 = False
         self._tiles: list[LayerWeights] = []
         self._compiled: CompiledLayers | None = None
+
+    @property
+    def can_round_to_int4(self) -> bool:
+        """Whether the layers' weights can be four-bit codes."""
+        is_bfloat16 = self._embedding.weight.dtype == torch.bfloat16
+        return self._can_compile and is_bfloat16 and all(layer.has_whole_blocks for layer in self._layers)
+
+    def round_to_int4(self) -> None:
+        """Make it the model whose layers' weights are the nearest of four bits; not its embedding, nor its head."""
+        for layer in self._layers:
+            layer.round_to_int4()
+        self.is_int4 = True
 
     def pack(self, *, keep: bool) -> None:
         """Copy the weights into the layout that is read fastest; after every change of them, again.
@@ -84,7 +98,7 @@ class FusedLM:
         """
         if not self._can_compile:
             return
-        self._tiles = [layer.tiles(keep=keep) for layer in self._layers]
+        self._tiles = [layer.tiles(keep=keep, is_int4=self.is_int4) for layer in self._layers]
         self._compiled = CompiledLayers(
             self._tiles,
             self._norm.weight,
@@ -92,6 +106,7 @@ class FusedLM:
             self.cache,
             *self._rotation,
             gate_size=self._gate_size,
+            is_int4=self.is_int4,
             **self._heads,
         )
         self._head = TiledProjection(self._dense_head.weight_OI, self._dense_head.bias_O)
@@ -150,10 +165,21 @@ class _Layer:
         }
         self._dense = {name: fuse(*linears) for name, linears in self._linears.items()}
 
-    def tiles(self, *, keep: bool) -> LayerWeights:
+    @property
+    def has_whole_blocks(self) -> bool:
+        """Whether every matrix's inputs can share steps, so many at a time."""
+        return all(dense.weight_OI.shape[1] % BLOCK == 0 for dense in self._dense.values())
+
+    def round_to_int4(self) -> None:
+        """See `FusedLM`."""
+        for dense in self._dense.values():
+            dense.weight_OI.copy_(rounded_to_int4(dense.weight_OI))
+
+    def tiles(self, *, keep: bool, is_int4: bool) -> LayerWeights:
         """The weights in the compiled layout; what is not kept is freed."""
+        layout = tiled_int4 if is_int4 else tiled
         tiles = {
-            name: tiled(dense.weight_OI, dense.bias_O, _NUM_PARTS.get(name, 1)) for name, dense in self._dense.items()
+            name: layout(dense.weight_OI, dense.bias_O, _NUM_PARTS.get(name, 1)) for name, dense in self._dense.items()
         }
         if not keep:
             self._dense = {}

@@ -31,7 +31,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """'auto' takes bfloat16 where the device has instructions for it, else float32."""
+    """'auto' takes bfloat16 where the device has instructions for it, else float32. What 'int4' leaves is bfloat16.
+
+    Raises:
+        OsdError: 'int4' on a device that is no CPU.
+    """
+    if name == "int4":
+        if device.type != "cpu":
+            raise OsdError(f"target.dtype int4 is for CPUs, and the device is {device}; take auto or --device cpu")
+        return torch.bfloat16
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":

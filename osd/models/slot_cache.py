@@ -56,14 +56,14 @@ class PassWindow:
         self._rows_B1 = self._positions_BQ = None
 
     @property
-    def rows_B1(self) -> Tensor:
+    def rows_B1(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
         """The rows of the pass; made when first asked for, since a compiled pass does not ask."""
         if self._rows_B1 is None:
             self._rows_B1 = torch.arange(self.first_row, self.first_row + self.num_rows, device=self.device)[:, None]
         return self._rows_B1
 
     @property
-    def positions_BQ(self) -> Tensor:
+    def positions_BQ(self) -> Tensor:  # noqa: N802 - as above
         """Which positions are new; made when first asked for, too."""
         if self._positions_BQ is None:
             starts_B = self._starts_B

@@ -50,9 +50,11 @@ class SlotModel:
         frozen: the weights never change, so they may be kept in a faster layout instead of the model's own.
         max_round_tokens: new positions of a row up to which a pass is captured, where the device gains from it.
         capture: how; by default what fits the device.
+        is_int4: round the layers' weights to four bits: the model is another one then.
 
     Raises:
-        OsdError: the model's output over this cache differs from its plain output; it cannot be served correctly.
+        OsdError: the model's output over this cache differs from its plain output; it cannot be served correctly. Or it
+            cannot be rounded to four bits.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SlotModel:
         frozen: bool = False,
         max_round_tokens: int = 0,
         capture: Capture | None = None,
+        is_int4: bool = False,
     ) -> None:
         self.model = model
         self.device: torch.device = next(model.parameters()).device
@@ -95,6 +98,12 @@ class SlotModel:
                 max_len=max_len,
                 compiled=capture is None,
             )
+        if is_int4:
+            if self._fused is None or not self._fused.can_round_to_int4:
+                kind = type(model).__name__
+                needs = "a Llama-shaped model in bfloat16 on a CPU, of sizes that are multiples of 32, and numba"
+                raise OsdError(f"target.dtype int4 needs {needs}; {kind} cannot have it here: take auto")
+            self._fused.round_to_int4()
         self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         self._graphs: GraphPool | None = None
         self._check(_CHECK_STARTS[:num_slots], frozen=frozen)
@@ -192,6 +201,8 @@ class SlotModel:
             self._fused.pack(keep=not frozen)
             if not (problem := self._problem(starts, ids_BL, plain_BLV)):
                 return
+            if self._fused.is_int4:
+                raise _refusal(self.model, f"with target.dtype int4, {problem}")
             _log.warning("the fused pass is not used for %s: %s", type(self.model).__name__, problem)
             if frozen:
                 self._fused.unpack()

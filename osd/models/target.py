@@ -29,6 +29,7 @@ class Target:
         max_context_tokens: longest row.
         max_new_tokens: most positions of one pass.
         max_round_tokens: most positions of a row in a decoding pass.
+        is_int4: round the layers' weights to four bits.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Target:
         max_context_tokens: int,
         max_new_tokens: int,
         max_round_tokens: int = 1,
+        is_int4: bool = False,
     ) -> None:
         self.lm = SlotModel(
             model,
@@ -49,6 +51,7 @@ class Target:
             max_new_tokens=max_new_tokens,
             frozen=True,
             max_round_tokens=max_round_tokens,
+            is_int4=is_int4,
         )
         self.target_id = target_id
         self.eos_ids = eos_ids

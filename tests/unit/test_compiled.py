@@ -13,6 +13,7 @@ from torch import Tensor
 
 from osd.models.attention import SdpaAttention
 from osd.models.compiled import layers as compiled
+from osd.models.compiled.int4 import rounded_to_int4, tiled_int4
 from osd.models.compiled.kernels import kernels
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection
 from osd.models.compiled.tiling import tiled, untiled
@@ -22,7 +23,7 @@ from osd.models.row_ops import rms_norm, silu_gate
 from osd.models.slot_cache import PassWindow
 
 _EPS, _SCALE = 1e-5, 0.3
-_SLOTS, _LEN, _KEY_HEADS, _SIZE, _HIDDEN, _GATE = 5, 61, 2, 16, 48, 40
+_SLOTS, _LEN, _KEY_HEADS, _SIZE, _HIDDEN, _GATE = 5, 61, 2, 16, 64, 96
 _DTYPES = [torch.float32, torch.bfloat16]
 
 
@@ -81,6 +82,18 @@ def test_norm(dtype: torch.dtype) -> None:
     _assert_close(out[:, 96:], rms_norm(x_RH.double(), weight_H.double(), _EPS))
 
 
+@pytest.mark.parametrize("num_outputs", [32, 72])
+@pytest.mark.parametrize("num_inputs", [32, 96])
+def test_four_bit_codes_say_the_nearest_weights(num_outputs: int, num_inputs: int) -> None:
+    weight_OI = _random(num_outputs, num_inputs, dtype=torch.float32)
+    weight_OI[0, :32] = 0.5  # a block without a spread
+    rounded_OI = rounded_to_int4(weight_OI)
+    blocks, gaps = weight_OI.view(-1, 32), (rounded_OI - weight_OI).view(-1, 32)
+    half_steps = (blocks.amax(dim=1) - blocks.amin(dim=1)) / 30
+    assert (gaps.abs().amax(dim=1) <= half_steps * 1.02 + 2e-3).all()  # low and step are float16
+    torch.testing.assert_close(rounded_to_int4(rounded_OI), rounded_OI, atol=4e-3, rtol=4e-3)
+
+
 class _Layers:
     """The same random layers twice: compiled, and by torch."""
 
@@ -92,6 +105,7 @@ class _Layers:
         reach: int | None = None,
         has_norms: bool = False,
         gate_bias: Tensor | None = None,
+        is_int4: bool = False,
     ) -> None:
         self._num_heads, self._reaches = num_heads, [None, reach]
         num_mixed = num_heads * _SIZE
@@ -108,6 +122,9 @@ class _Layers:
                 name: (_random(*shape, dtype=dtype, seed=next(seeds)) / 4, _random(shape[0], dtype=dtype))
                 for name, shape in shapes.items()
             }
+            if is_int4:
+                for name in shapes:
+                    one[name] = rounded_to_int4(one[name][0]), one[name][1]
             if gate_bias is not None:
                 one["gate_up"][1][:_GATE] = gate_bias
             for name in ("attention_norm_H", "mlp_norm_H"):
@@ -120,10 +137,11 @@ class _Layers:
         self.caches = [FlatCache(2, _SLOTS, _LEN, _KEY_HEADS, _SIZE, like=torch.empty(0, dtype=dtype)) for _ in "ab"]
         for cache in self.caches:
             cache.all.copy_(_random(*cache.all.shape, dtype=dtype, seed=7))
+        layout = tiled_int4 if is_int4 else tiled
         tiles = [
             LayerWeights(
                 **{
-                    name: tiled(value[0], value[1], 2 if name == "gate_up" else 1) if name in shapes else value
+                    name: layout(value[0], value[1], 2 if name == "gate_up" else 1) if name in shapes else value
                     for name, value in one.items()
                 }
             )
@@ -140,6 +158,7 @@ class _Layers:
             gate_size=_GATE,
             scale=_SCALE,
             reaches=self._reaches,
+            is_int4=is_int4,
         )
 
     def compiled(self, x_RH: Tensor, window: PassWindow, firsts: list[int] | None = None) -> Tensor:
@@ -210,6 +229,15 @@ def test_norms_of_queries_and_keys(dtype: torch.dtype) -> None:
     _assert_close(layers.compiled(x_RH, window), layers.reference(x_RH, window))
 
 
+@pytest.mark.parametrize("num_rows", [1, 4, 13])
+def test_layers_of_four_bit_codes(num_rows: int) -> None:
+    layers = _Layers(torch.bfloat16, is_int4=True)
+    window = PassWindow(torch.device("cpu"))
+    window.set(0, [20], num_rows)
+    x_RH = _random(num_rows, _HIDDEN, dtype=torch.bfloat16, seed=3)
+    _assert_close(layers.compiled(x_RH, window), layers.reference(x_RH, window))
+
+
 def test_gates_far_from_zero() -> None:
     layers = _Layers(torch.float32, gate_bias=torch.linspace(-300, 300, _GATE))
     window = PassWindow(torch.device("cpu"))
@@ -250,6 +278,7 @@ def test_torch_keeps_its_number_of_threads() -> None:
     code = """
 import torch
 torch.set_num_threads(1)
+from osd.models.compiled.int4 import rounded_to_int4, tiled_int4
 from osd.models.compiled.kernels import kernels
 assert kernels() is not None
 print(torch.get_num_threads())

@@ -77,7 +77,7 @@ def test_a_section_may_be_given_as_json(monkeypatch: pytest.MonkeyPatch) -> None
         ("[sever]\nport = 1\n", "unknown setting 'sever'"),
         ("port = 1\n", "unknown setting 'port'"),
         ("[server]\nport = 70000\n", "setting 'server.port': .*65535.*70000"),
-        ('[target]\ndtype = "int4"\n', "setting 'target.dtype': .*'bfloat16'.*int4"),
+        ('[target]\ndtype = "int3"\n', "setting 'target.dtype': .*'bfloat16'.*int3"),
         ('[engine]\nmax_slots = "many"\n', "setting 'engine.max_slots'"),
         ("[speculation]\nmax_length = 0\n", "setting 'speculation.max_length'"),
     ],

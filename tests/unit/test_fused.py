@@ -15,10 +15,12 @@ from torch import Tensor
 
 import osd.models.attention as attention
 import osd.models.fused as fused
+from osd.models.compiled.int4 import rounded_to_int4
 from osd.models.compiled.layers import CompiledLayers
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
 from osd.models.slot_model import SlotModel
+from osd.types import OsdError
 from tests.engine_kit import plain_logits
 
 _SHAPE: dict[str, Any] = {
@@ -158,6 +160,33 @@ def test_frozen_weights_are_kept_once_and_the_embedding_stays() -> None:
 def test_frozen_or_not_the_products_are_the_same() -> None:
     live, frozen = _slots(_llama()), _slots(_llama(), frozen=True)
     assert torch.equal(_logits(frozen), _logits(live))
+
+
+def test_int4_is_the_model_of_the_nearest_four_bit_weights() -> None:
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+    model, rounded = (_llama(torch.bfloat16, **shape) for _ in "ab")
+    for layer in rounded.model.layers:
+        for linear in (one for one in layer.modules() if isinstance(one, torch.nn.Linear)):
+            linear.weight.data.copy_(rounded_to_int4(linear.weight))
+    slots = SlotModel(model, num_slots=2, max_context_tokens=64, max_new_tokens=16, frozen=True, is_int4=True)
+    expected = plain_logits(rounded, _IDS.tolist())
+    gap = (_logits(slots).float() - expected).norm() / expected.norm()
+    assert gap < 0.03
+    exact = plain_logits(_llama(torch.bfloat16, **shape), _IDS.tolist())
+    assert (expected - exact).norm() / exact.norm() > 0.05  # the test can tell them apart
+
+
+@pytest.mark.parametrize(
+    ("dtype", "changes"), [(torch.float32, {}), (torch.bfloat16, {"intermediate_size": 48}), (torch.bfloat16, None)]
+)
+def test_int4_where_it_cannot_be(dtype: torch.dtype, changes: dict[str, Any] | None) -> None:
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96} | (changes or {"hidden_act": "gelu"})
+    if dtype == torch.float32:
+        shape["hidden_act"] = "silu"
+    with pytest.raises(OsdError, match="target.dtype int4 needs a Llama-shaped model.*LlamaForCausalLM.*take auto"):
+        SlotModel(
+            _llama(dtype, **shape), num_slots=2, max_context_tokens=64, max_new_tokens=16, frozen=True, is_int4=True
+        )
 
 
 def test_rows_that_are_not_written_take_no_memory() -> None:

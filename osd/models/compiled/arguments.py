@@ -25,6 +25,8 @@ class Stack(NamedTuple):
     attention_out_A: Array
     gate_up_A: Array
     down_A: Array
+    is_int4: bool
+    """Whether the tiles hold codes (`osd.models.compiled.int4`)."""
     norms_A2H: Array
     """Before attention, before the MLP."""
     head_norms_A2D: Array

@@ -14,8 +14,9 @@ from numba.extending import overload
 
 from osd.models.compiled.bits import Array, exp, inner, narrow, widen
 from osd.models.compiled.rows import norm
-from osd.models.compiled.tile import ROWS, sums
+from osd.models.compiled.tile import sums
 from osd.models.compiled.tiling import WIDTH
+from osd.models.compiled.vectors import ROWS
 
 _LOWEST = np.float32(-1e30)
 """Below every score; fast maths knows no infinity."""

@@ -76,6 +76,7 @@ class CompiledLayers:
         gate_size: I.
         scale: of the scores.
         reaches: by layer, how many positions back a query looks, with its own; None: all.
+        is_int4: whether the tiles hold codes.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class CompiledLayers:
         gate_size: int,
         scale: float,
         reaches: Sequence[int | None],
+        is_int4: bool = False,
     ) -> None:
         found = kernels()
         assert found is not None
@@ -109,6 +111,7 @@ class CompiledLayers:
             attention_out_A=_addresses([one.attention_out for one in layers]),
             gate_up_A=_addresses([one.gate_up for one in layers]),
             down_A=_addresses([one.down for one in layers]),
+            is_int4=is_int4,
             norms_A2H=_floats(torch.stack([torch.stack((one.attention_norm_H, one.mlp_norm_H)) for one in layers])),
             head_norms_A2D=_floats(torch.stack(head_norms)),
             final_norm_H=_floats(final_norm_H),

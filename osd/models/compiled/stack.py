@@ -14,9 +14,9 @@ from numba import njit, prange
 from osd.models.compiled.arguments import COUNTERS, PHASES, Scratch, Span, Stack
 from osd.models.compiled.attention import keep, look
 from osd.models.compiled.bits import Array, inner
+from osd.models.compiled.product import inputs, project, project_gated
 from osd.models.compiled.rows import norm
 from osd.models.compiled.sharing import shared
-from osd.models.compiled.tile import project, project_gated
 from osd.models.compiled.tiling import WIDTH
 
 _LOOK_ROWS = 32
@@ -30,9 +30,10 @@ def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, cou
 
 
 @inner
-def _project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
+def _project(weights: int, is_int4: bool, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
+    x = inputs(x_RI, is_int4)
     for tile in shared(counters, (out_RO.shape[1] + WIDTH - 1) // WIDTH):
-        project(tile, weights, x_RI, out_RO, is_added)
+        project(tile, weights, x, out_RO, is_added)
 
 
 @inner
@@ -71,17 +72,18 @@ def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counter
 def _work(stack: Stack, span: Span, scratch: Scratch) -> None:
     """One thread's part of all layers and of the norm that follows them."""
     x_RH, normed_RH, gated_RI = scratch.x_RH, scratch.normed_RH, scratch.gated_RI
-    stride = scratch.counters.strides[0]
+    stride, is_int4 = scratch.counters.strides[0], stack.is_int4
     for layer in range(len(stack.qkv_A)):
         phase = scratch.counters.ctypes.data + layer * PHASES * stride
         _norm_rows(x_RH, stack.norms_A2H[layer, 0], stack.eps, normed_RH, phase)
-        _project(stack.qkv_A[layer], normed_RH, scratch.heads_RX, False, phase + stride)
+        _project(stack.qkv_A[layer], is_int4, normed_RH, scratch.heads_RX, False, phase + stride)
         _attend(layer, stack, span, scratch, phase + 2 * stride, phase + 3 * stride)
-        _project(stack.attention_out_A[layer], scratch.attended_RN, x_RH, True, phase + 4 * stride)
+        _project(stack.attention_out_A[layer], is_int4, scratch.attended_RN, x_RH, True, phase + 4 * stride)
         _norm_rows(x_RH, stack.norms_A2H[layer, 1], stack.eps, normed_RH, phase + 5 * stride)
+        x = inputs(normed_RH, is_int4)
         for tile in shared(phase + 6 * stride, (gated_RI.shape[1] + WIDTH - 1) // WIDTH):
-            project_gated(tile, stack.gate_up_A[layer], normed_RH, gated_RI)
-        _project(stack.down_A[layer], gated_RI, x_RH, True, phase + 7 * stride)
+            project_gated(tile, stack.gate_up_A[layer], x, gated_RI)
+        _project(stack.down_A[layer], is_int4, gated_RI, x_RH, True, phase + 7 * stride)
     last = scratch.counters.ctypes.data + len(stack.qkv_A) * PHASES * stride
     _norm_rows(x_RH, stack.final_norm_H, stack.eps, normed_RH, last)
 
@@ -110,14 +112,14 @@ def entries(sources: str) -> tuple[Callable[..., None], ...]:
     def project_alone(weights: int, x_RI: Array, out_RO: Array) -> None:
         sources  # noqa: B018
         counters = np.zeros(COUNTERS, np.int64)
-        _project(weights, x_RI, out_RO, False, counters.ctypes.data)
+        _project(weights, False, x_RI, out_RO, False, counters.ctypes.data)
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
     def project_together(weights: int, x_RI: Array, out_RO: Array, num_threads: int) -> None:
         sources  # noqa: B018
         counters = np.zeros(COUNTERS, np.int64)
         for _ in prange(num_threads):
-            _project(weights, x_RI, out_RO, False, counters.ctypes.data)
+            _project(weights, False, x_RI, out_RO, False, counters.ctypes.data)
 
     @njit(**options)  # type: ignore[untyped-decorator]
     def norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array) -> None:

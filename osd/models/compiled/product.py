@@ -1,0 +1,87 @@
+"""One tile's outputs of a matrix product, for all rows of a pass.
+
+Shapes: R rows, O outputs, I inputs, B blocks, W = 32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from osd.models.compiled.bits import Array, exp, inner, narrow, widen
+from osd.models.compiled.int4 import BLOCK, BLOCK_BYTES
+from osd.models.compiled.tile import sums
+from osd.models.compiled.tile_int4 import block_sums, sums_int4
+from osd.models.compiled.tiling import STEP_BYTES, WIDTH
+from osd.models.compiled.vectors import ROWS
+
+
+class Inputs(NamedTuple):
+    """What is multiplied."""
+
+    x_RI: Array
+    sums_RB: Array
+    """Each row's sum over every block; no rows where the weights are no codes."""
+    is_int4: bool
+
+
+@inner
+def inputs(x_RI: Array, is_int4: bool) -> Inputs:
+    """Of products with codes, or with weights."""
+    return Inputs(x_RI, block_sums(x_RI if is_int4 else x_RI[:0]), is_int4)
+
+
+@inner
+def project(tile: int, weights: int, x: Inputs, out_RO: Array, is_added: bool) -> None:
+    """One tile's outputs for all rows, written or added."""
+    first = tile * WIDTH
+    address = weights + tile * _num_bytes(x)
+    sums_RW = np.empty((ROWS, WIDTH), np.float32)
+    for start in range(0, len(x.x_RI), ROWS):
+        num_rows = min(ROWS, len(x.x_RI) - start)
+        _sums(x, start, address, sums_RW)
+        for row in range(num_rows):
+            out_O = out_RO[start + row, first : first + WIDTH]
+            if is_added:
+                for i in range(len(out_O)):
+                    out_O[i] = narrow(sums_RW[row, i] + widen(out_O[i]), out_O)
+            else:
+                for i in range(len(out_O)):
+                    out_O[i] = narrow(sums_RW[row, i], out_O)
+
+
+@inner
+def project_gated(tile: int, weights: int, x: Inputs, out_RO: Array) -> None:
+    """`silu(gate) * up` of one tile's outputs (Shazeer 2020, arXiv 2002.05202); the ups' tiles follow the gates'."""
+    first = tile * WIDTH
+    gates_RW, ups_RW = np.empty((ROWS, WIDTH), np.float32), np.empty((ROWS, WIDTH), np.float32)
+    gate = weights + tile * _num_bytes(x)
+    up = gate + (out_RO.shape[1] + WIDTH - 1) // WIDTH * _num_bytes(x)
+    for start in range(0, len(x.x_RI), ROWS):
+        num_rows = min(ROWS, len(x.x_RI) - start)
+        _sums(x, start, gate, gates_RW)
+        _sums(x, start, up, ups_RW)
+        for row in range(num_rows):
+            out_O = out_RO[start + row, first : first + WIDTH]
+            for i in range(len(out_O)):
+                gate_value = gates_RW[row, i]
+                out_O[i] = narrow(gate_value / (np.float32(1) + exp(-gate_value)) * ups_RW[row, i], out_O)
+
+
+@inner
+def _sums(x: Inputs, start: int, address: int, out_RW: Array) -> None:
+    """Of the tile at an address, for up to `ROWS` rows from `start` on."""
+    if x.is_int4:
+        sums_int4(x.x_RI[start : start + ROWS], x.sums_RB[start : start + ROWS], address, out_RW)
+    else:
+        sums(x.x_RI[start : start + ROWS], address, out_RW)
+
+
+@inner
+def _num_bytes(x: Inputs) -> int:
+    """Of a tile for such inputs."""
+    num_inputs = x.x_RI.shape[1]
+    if x.is_int4:
+        return WIDTH * STEP_BYTES + num_inputs // BLOCK * BLOCK_BYTES
+    return (1 + num_inputs * x.x_RI.itemsize // STEP_BYTES) * WIDTH * STEP_BYTES

@@ -1,0 +1,134 @@
+"""A tile's sums where the weights are four-bit codes, as `osd.models.compiled.int4` lays them out.
+
+A weight is `low + code * step`, the same low and step for 32 inputs. So a row's sum over them is
+`step * sum(code * x) + low * sum(x)`: the codes are multiplied as they are, and scaled once for 32. As bfloat16, a code
+costs a shift, a mask and an or: with exponent bits set it reads as 128 + code, and what is too much is part of the low.
+
+Shapes: R rows, I inputs, B = I / 32 blocks, W = 32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+from osd.models.compiled.bits import Array, inner, widen
+from osd.models.compiled.int4 import BLOCK, BLOCK_BYTES
+from osd.models.compiled.tile import start_from_biases, store_sums
+from osd.models.compiled.tiling import STEP_BYTES, WIDTH
+from osd.models.compiled.vectors import FLOAT, FLOATS, HALVES, INT32, INTS, VECTOR_BYTES, Code, for_each_number_of_rows
+
+_NUM_HALVES = 2
+_CODES = 4
+"""Of each of a step's two weights, in the four bytes of a lane."""
+_EXCESS = 128.0
+_EXPONENT, _MASK = 0x4300_4300, 0x000F_000F
+"""Two bfloat16 of 128, whose last four bits count ones."""
+
+
+@intrinsic
+def _tile(
+    typing: Any,
+    weights: Any,
+    x: Any,
+    x_stride: Any,
+    sums: Any,
+    sums_stride: Any,
+    out: Any,
+    out_stride: Any,
+    num_blocks: Any,
+    num_rows: Any,
+) -> Any:
+    """As in `osd.models.compiled.tile`; `sums` are the rows' own over each block."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        weights, x, x_stride, x_sums, x_sums_stride, out, out_stride, num_blocks, num_rows = args
+
+        def write(code: Code, rows: int) -> None:
+            sums, in_block = code.variables(rows, _NUM_HALVES), code.variables(rows, _NUM_HALVES)
+            start_from_biases(code, sums, weights)
+            with cgutils.for_range(builder, num_blocks) as loop:
+                block = code.plus(code.plus(weights, WIDTH, STEP_BYTES), loop.index, BLOCK_BYTES)
+                inputs = [code.plus(code.plus(x, x_stride, row), loop.index, 2 * BLOCK) for row in range(rows)]
+                _sum_codes(code, in_block, code.plus(block, 2, VECTOR_BYTES), inputs)
+                for half in range(_NUM_HALVES):
+                    step, low = (
+                        builder.fpext(code.load(code.plus(block, part + half * 32), HALVES), FLOATS)
+                        for part in (0, VECTOR_BYTES)
+                    )
+                    low = code.add_product(step, ir.Constant(FLOATS, [-_EXCESS] * 16), low)
+                    for row in range(rows):
+                        place = code.plus(code.plus(x_sums, x_sums_stride, row), loop.index, 4)
+                        x_sum = code.repeated(code.load(place, FLOAT), FLOATS)
+                        variable = sums[row][half]
+                        scaled = code.add_product(builder.load(in_block[row][half]), step, builder.load(variable))
+                        builder.store(code.add_product(x_sum, low, scaled), variable)
+            store_sums(code, sums, out, out_stride)
+
+        for_each_number_of_rows(builder, num_rows, write)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 9), generate
+
+
+def _sum_codes(code: Code, in_block: list[list[Any]], codes: Any, inputs: list[Any]) -> None:
+    """Every row's sums of `(128 + code) * x` over one block."""
+    builder = code.builder
+    for halves in in_block:
+        for variable in halves:
+            builder.store(ir.Constant(FLOATS, None), variable)
+    for group in range(BLOCK // 2 // _CODES):
+        vectors = [
+            code.load(code.plus(codes, group * _NUM_HALVES + half, VECTOR_BYTES), INTS) for half in range(_NUM_HALVES)
+        ]
+        for number in range(_CODES):
+            left = []
+            for vector in vectors:
+                shifted = builder.lshr(vector, ir.Constant(INTS, [4 * number] * 16))
+                masked = builder.and_(shifted, ir.Constant(INTS, [_MASK] * 16))
+                left.append(builder.or_(masked, ir.Constant(INTS, [_EXPONENT] * 16)))
+            for row, halves in enumerate(in_block):
+                place = code.plus(inputs[row], group * _CODES + number, STEP_BYTES)
+                right = code.repeated(code.load(place, INT32), INTS)
+                for half, variable in enumerate(halves):
+                    builder.store(code.dot_pairs(left[half], right, builder.load(variable)), variable)
+
+
+def sums_int4(x_RI: Array, x_sums_RB: Array, weights: int, out_RW: Array) -> None:
+    """Of up to `ROWS` rows and the tile at an address, in float32."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(sums_int4)
+def _sums_int4(x_RI, x_sums_RB, weights, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    if isinstance(x_RI.dtype, types.Float):  # never called: codes are multiplied as bfloat16
+        return lambda x_RI, x_sums_RB, weights, out_RW: None
+    return lambda x_RI, x_sums_RB, weights, out_RW: _tile(
+        weights,
+        x_RI.ctypes.data,
+        x_RI.strides[0],
+        x_sums_RB.ctypes.data,
+        x_sums_RB.strides[0],
+        out_RW.ctypes.data,
+        out_RW.strides[0],
+        x_RI.shape[1] // BLOCK,
+        len(x_RI),
+    )
+
+
+@inner
+def block_sums(x_RI: Array) -> Array:
+    """Every row's sum over each block, `[R, B]`."""
+    sums_RB = np.empty((len(x_RI), x_RI.shape[1] // BLOCK), np.float32)
+    for row in range(len(x_RI)):
+        for block in range(sums_RB.shape[1]):
+            total = np.float32(0)
+            for i in range(block * BLOCK, (block + 1) * BLOCK):
+                total += widen(x_RI[row, i])
+            sums_RB[row, block] = total
+    return sums_RB

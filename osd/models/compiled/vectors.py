@@ -1,0 +1,94 @@
+"""Vector instructions for numba's compiler, which has no words for them.
+
+Addresses are integers; vectors hold sixteen float32, or as many steps (see `osd.models.compiled.tiling`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import cgutils
+
+_FEATURES = binding.get_host_cpu_features()
+ROWS = 8 if _FEATURES.get("avx512f") else 3
+"""Rows of a product that are summed at once: as many as there are registers for."""
+VECTOR_BYTES = 64
+INT32, INT64, FLOAT, HALF = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
+INTS, FLOATS, HALVES = (ir.VectorType(kind, 16) for kind in (INT32, FLOAT, HALF))
+
+
+class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite is untyped, and does not know this type
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+_PAIRS = ir.VectorType(_BFloat(), 32)
+
+
+class Code:
+    """What is written goes where `builder` stands."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def plus(self, address: Any, number: Any, size: int = 1) -> Any:
+        """`address + number * size`; the number is a constant or a value."""
+        if isinstance(number, int):
+            return self.builder.add(address, ir.Constant(INT64, number * size))
+        return self.builder.add(address, self.builder.mul(number, ir.Constant(INT64, size)))
+
+    def load(self, address: Any, kind: Any) -> Any:
+        """A value of that kind."""
+        loaded = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
+        loaded.align = 2 if kind is HALVES else 4
+        return loaded
+
+    def store(self, vector: Any, address: Any) -> None:
+        """A vector of floats."""
+        self.builder.store(vector, self.builder.inttoptr(address, FLOATS.as_pointer())).align = 4
+
+    def repeated(self, number: Any, kind: Any) -> Any:
+        """One number sixteen times."""
+        nothing = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(nothing, number, ir.Constant(INT32, 0))
+        return self.builder.shuffle_vector(first, nothing, ir.Constant(INTS, [0] * 16))
+
+    def variables(self, rows: int, columns: int) -> list[list[Any]]:
+        """Vectors of floats that loops change; the compiler keeps them in registers."""
+        return [[cgutils.alloca_once(self.builder, FLOATS) for _ in range(columns)] for _ in range(rows)]
+
+    def add_product(self, left: Any, right: Any, sums: Any) -> Any:
+        """`left * right + sums` of floats, rounded once."""
+        return self._call("llvm.fma.v16f32", [FLOATS] * 3, [left, right, sums])
+
+    def dot_floats(self, left: Any, right: Any, sums: Any) -> Any:
+        """Steps of one float32 each: products, added to the sums."""
+        return self.add_product(self.builder.bitcast(left, FLOATS), self.builder.bitcast(right, FLOATS), sums)
+
+    def dot_pairs(self, left: Any, right: Any, sums: Any) -> Any:
+        """Steps of two bfloat16 each: products of both, added to the sums."""
+        if _FEATURES.get("avx512bf16"):
+            pairs = [self.builder.bitcast(one, _PAIRS) for one in (left, right)]
+            return self._call("llvm.x86.avx512bf16.dpbf16ps.512", [FLOATS, _PAIRS, _PAIRS], [sums, *pairs])
+        high, shift = ir.Constant(INTS, [-65536] * 16), ir.Constant(INTS, [16] * 16)
+        sums = self.dot_floats(self.builder.shl(left, shift), self.builder.shl(right, shift), sums)
+        return self.dot_floats(self.builder.and_(left, high), self.builder.and_(right, high), sums)
+
+    def _call(self, name: str, kinds: list[Any], args: list[Any]) -> Any:
+        kind = ir.FunctionType(FLOATS, kinds)
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), args)
+
+
+def for_each_number_of_rows(builder: Any, num_rows: Any, write: Callable[[Code, int], None]) -> None:
+    """Code of its own for 1 .. `ROWS` rows, since how many sums are in registers must be known when it is compiled."""
+    for rows in range(1, ROWS + 1):
+        with builder.if_then(builder.icmp_signed("==", num_rows, ir.Constant(num_rows.type, rows))):
+            write(Code(builder), rows)
