@@ -57,10 +57,12 @@ class Scratch(NamedTuple):
 
     x_RH: Array
     normed_RH: Array
-    heads_RX: Array
-    """X * D."""
-    attended_RN: Array
-    """N * D."""
+    heads_RP: Array
+    """P = X * D; the next is the same memory, head by head."""
+    heads_RXD: Array
+    attended_RP: Array
+    """P = N * D; likewise."""
+    attended_RND: Array
     gated_RI: Array
     counters: Array
     """Zeros, `COUNTERS` for every phase; see `PHASES`."""

@@ -40,7 +40,12 @@ def keep(
         known = min(start + q, len(cos_LD) - 1)  # padding may stand beyond the positions that the model knows
         key_D = cache_YLD[key_head, start + q]
         _turned(heads_QXD[q, num_heads + key_head], cos_LD[known], sin_LD[known], key_norm_D, eps, key_D)
-        cache_YLD[num_key_heads + key_head, start + q] = heads_QXD[q, num_heads + num_key_heads + key_head]
+        value_D, kept_D = (
+            heads_QXD[q, num_heads + num_key_heads + key_head],
+            cache_YLD[num_key_heads + key_head, start + q],
+        )
+        for d in range(len(value_D)):
+            kept_D[d] = value_D[d]
 
 
 @inner
@@ -103,10 +108,12 @@ def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
     """Every query's product with every key; what is beyond the last key is meaningless."""
     keys_LS = keys_LD.view(np.uint32)
     tile_SW = np.zeros((1 + keys_LS.shape[1], WIDTH), np.uint32)
+    steps_SW = tile_SW[1:]
     for at in range(0, len(keys_LS), WIDTH):
-        for w in range(min(WIDTH, len(keys_LS) - at)):
-            for s in range(keys_LS.shape[1]):
-                tile_SW[1 + s, w] = keys_LS[at + w, s]
+        block_WS = keys_LS[at : at + WIDTH]
+        for s in range(len(steps_SW)):
+            for w in range(len(block_WS)):
+                steps_SW[s, w] = block_WS[w, s]
         for p in range(0, len(query_PD), ROWS):
             sums(query_PD[p : p + ROWS], tile_SW.ctypes.data, score_PL[p:, at:])
 
@@ -114,18 +121,20 @@ def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
 @inner
 def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Array) -> None:
     """Of entries `low .. high - 1`; the others' share is zero."""
+    seen_L, seen_share_L = score_L[low:high], share_L[low:high]  # for all the compiler knows, an index may be negative
     most = _LOWEST
-    for at in range(low, high):
-        most = max(most, score_L[at])
+    for at in range(len(seen_L)):
+        most = max(most, seen_L[at])
     total = np.float32(0)
-    for at in range(low, high):
-        value = exp((score_L[at] - most) * scale)
-        score_L[at] = value
+    for at in range(len(seen_L)):
+        value = exp((seen_L[at] - most) * scale)
+        seen_L[at] = value
         total += value
+    share = np.float32(1) / total
+    for at in range(len(seen_L)):
+        seen_share_L[at] = narrow(seen_L[at] * share, share_L)
     share_L[:low] = 0
     share_L[high:] = 0
-    for at in range(low, high):
-        share_L[at] = narrow(score_L[at] / total, share_L)
 
 
 @inner
@@ -134,35 +143,37 @@ def _mix(share_PL: Array, values_LD: Array, mixed_PD: Array) -> None:
     num_seen, size = values_LD.shape
     tile_SW = np.zeros((1 + share_PL.shape[1] * share_PL.itemsize // 4, WIDTH), np.uint32)
     for d in range(0, size, WIDTH):
-        _lay_out(values_LD[:, d : d + WIDTH], tile_SW[1:])
+        _lay_out(values_LD, d, tile_SW[1:])
         for p in range(0, len(share_PL), ROWS):
             sums(share_PL[p : p + ROWS], tile_SW.ctypes.data, mixed_PD[p:, d:])
 
 
-def _lay_out(values_LD: Array, tile_SW: Array) -> None:
-    """Positions become steps."""
+def _lay_out(values_LD: Array, start: int, tile_SW: Array) -> None:
+    """Positions become steps, of elements from `start` on."""
     raise NotImplementedError("compiled only")
 
 
 @overload(_lay_out)
-def _lay_out_compiled(values_LD, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see `bits`
+def _lay_out_compiled(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see `bits`
     if isinstance(values_LD.dtype, types.Float):
         return _lay_out_each
     return _lay_out_pairs
 
 
-def _lay_out_each(values_LD, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _lay_out_each(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for at in range(len(values_LD)):
-        for d in range(values_LD.shape[1]):
-            tile_SW[at, d] = np.float32(values_LD[at, d]).view(np.uint32)
+        value_W, step_W = values_LD[at, start : start + WIDTH], tile_SW[at]
+        for w in range(len(value_W)):
+            step_W[w] = np.float32(value_W[w]).view(np.uint32)
 
 
-def _lay_out_pairs(values_LD, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    num_pairs = len(values_LD) // 2
-    for pair in range(num_pairs):
-        for d in range(values_LD.shape[1]):
-            high = np.uint32(values_LD[2 * pair + 1, d]) << np.uint32(16)
-            tile_SW[pair, d] = np.uint32(values_LD[2 * pair, d]) | high
+def _lay_out_pairs(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for at in range(0, len(values_LD) - 1, 2):
+        first_W, second_W = values_LD[at, start : start + WIDTH], values_LD[at + 1, start : start + WIDTH]
+        step_W = tile_SW[at // 2]
+        for w in range(len(first_W)):
+            step_W[w] = np.uint32(first_W[w]) | np.uint32(np.uint32(second_W[w]) << np.uint32(16))
     if len(values_LD) % 2:
-        for d in range(values_LD.shape[1]):
-            tile_SW[num_pairs, d] = values_LD[2 * num_pairs, d]
+        last_W, step_W = values_LD[-1, start : start + WIDTH], tile_SW[len(values_LD) // 2]
+        for w in range(len(last_W)):
+            step_W[w] = last_W[w]

@@ -99,7 +99,8 @@ class CompiledLayers:
         self._kernels = found
         self._layers = layers  # the stack knows their tiles by address only
         head_size = cos_LD.shape[-1]
-        self._widths = num_heads * head_size + cache.all.shape[2] * head_size, num_heads * head_size, gate_size
+        self._head_size, self._gate_size = head_size, gate_size
+        self._num_heads, self._num_projected = num_heads, num_heads + cache.all.shape[2]
         self._num_phases = PHASES * len(layers) + 1
         empty_D = torch.empty(0)
         head_norms = [
@@ -136,10 +137,16 @@ class CompiledLayers:
         firsts_B = np.zeros_like(starts_B) if firsts is None else np.array(firsts, np.int64)
         normed_RH = torch.empty_like(x_RH)
         x, normed = array(x_RH), array(normed_RH)
-        heads, attended, gated = (np.empty((len(x), width), x.dtype) for width in self._widths)
+        heads_RXD, attended_RND = (
+            np.empty((len(x), number, self._head_size), x.dtype) for number in (self._num_projected, self._num_heads)
+        )
+        heads_RP, attended_RP = (heads.reshape(len(x), -1) for heads in (heads_RXD, attended_RND))
+        gated_RI = np.empty((len(x), self._gate_size), x.dtype)
         counters = np.zeros((self._num_phases, COUNTERS), np.int64)
         span = Span(window.first_row, starts_B, firsts_B, window.num_new)
-        self._kernels.run_pass(self._stack, span, Scratch(x, normed, heads, attended, gated, counters))
+        self._kernels.run_pass(
+            self._stack, span, Scratch(x, normed, heads_RP, heads_RXD, attended_RP, attended_RND, gated_RI, counters)
+        )
         return normed_RH
 
 

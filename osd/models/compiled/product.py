@@ -81,7 +81,8 @@ def _sums(x: Inputs, start: int, address: int, out_RW: Array) -> None:
 @inner
 def _num_bytes(x: Inputs) -> int:
     """Of a tile for such inputs."""
-    num_inputs = x.x_RI.shape[1]
+    num_inputs: int = x.x_RI.shape[1]
     if x.is_int4:
         return WIDTH * STEP_BYTES + num_inputs // BLOCK * BLOCK_BYTES
-    return (1 + num_inputs * x.x_RI.itemsize // STEP_BYTES) * WIDTH * STEP_BYTES
+    num_steps: int = num_inputs * x.x_RI.itemsize // STEP_BYTES
+    return (1 + num_steps) * WIDTH * STEP_BYTES

@@ -39,9 +39,8 @@ def _project(weights: int, is_int4: bool, x_RI: Array, out_RO: Array, is_added: 
 @inner
 def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counters: int, look_counters: int) -> None:
     cache_SYLD, norms_2D = stack.cache_ASYLD[layer], stack.head_norms_A2D[layer]
-    num_key_heads, size = cache_SYLD.shape[1] // 2, cache_SYLD.shape[3]
-    heads_RXD = scratch.heads_RX.reshape((len(scratch.heads_RX), -1, size))
-    attended_RND = scratch.attended_RN.reshape((len(heads_RXD), -1, size))
+    num_key_heads = cache_SYLD.shape[1] // 2
+    heads_RXD, attended_RND = scratch.heads_RXD, scratch.attended_RND
     for task in shared(keep_counters, len(span.starts_B) * num_key_heads):
         b, m = task // num_key_heads, task % num_key_heads
         heads_QXD = heads_RXD[b * span.num_new : (b + 1) * span.num_new]
@@ -76,9 +75,9 @@ def _work(stack: Stack, span: Span, scratch: Scratch) -> None:
     for layer in range(len(stack.qkv_A)):
         phase = scratch.counters.ctypes.data + layer * PHASES * stride
         _norm_rows(x_RH, stack.norms_A2H[layer, 0], stack.eps, normed_RH, phase)
-        _project(stack.qkv_A[layer], is_int4, normed_RH, scratch.heads_RX, False, phase + stride)
+        _project(stack.qkv_A[layer], is_int4, normed_RH, scratch.heads_RP, False, phase + stride)
         _attend(layer, stack, span, scratch, phase + 2 * stride, phase + 3 * stride)
-        _project(stack.attention_out_A[layer], is_int4, scratch.attended_RN, x_RH, True, phase + 4 * stride)
+        _project(stack.attention_out_A[layer], is_int4, scratch.attended_RP, x_RH, True, phase + 4 * stride)
         _norm_rows(x_RH, stack.norms_A2H[layer, 1], stack.eps, normed_RH, phase + 5 * stride)
         x = inputs(normed_RH, is_int4)
         for tile in shared(phase + 6 * stride, (gated_RI.shape[1] + WIDTH - 1) // WIDTH):

@@ -21,7 +21,17 @@ from osd.models.compiled.bits import Array, inner, widen
 from osd.models.compiled.int4 import BLOCK, BLOCK_BYTES
 from osd.models.compiled.tile import start_from_biases, store_sums
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
-from osd.models.compiled.vectors import FLOAT, FLOATS, HALVES, INT32, INTS, VECTOR_BYTES, Code, for_each_number_of_rows
+from osd.models.compiled.vectors import (
+    FLOAT,
+    FLOATS,
+    HALVES,
+    INT32,
+    INT64,
+    INTS,
+    VECTOR_BYTES,
+    Code,
+    for_each_number_of_rows,
+)
 
 _NUM_HALVES = 2
 _CODES = 4
@@ -31,8 +41,7 @@ _EXPONENT, _MASK = 0x4300_4300, 0x000F_000F
 """Two bfloat16 of 128, whose last four bits count ones."""
 
 
-@intrinsic
-def _tile(
+def _make_tile(
     typing: Any,
     weights: Any,
     x: Any,
@@ -76,16 +85,19 @@ def _tile(
     return types.void(*[types.intp] * 9), generate
 
 
+_tile: Any = intrinsic(_make_tile)
+
+
 def _sum_codes(code: Code, in_block: list[list[Any]], codes: Any, inputs: list[Any]) -> None:
     """Every row's sums of `(128 + code) * x` over one block."""
     builder = code.builder
     for halves in in_block:
         for variable in halves:
             builder.store(ir.Constant(FLOATS, None), variable)
-    for group in range(BLOCK // 2 // _CODES):
-        vectors = [
-            code.load(code.plus(codes, group * _NUM_HALVES + half, VECTOR_BYTES), INTS) for half in range(_NUM_HALVES)
-        ]
+    with cgutils.for_range(builder, ir.Constant(INT64, BLOCK // 2 // _CODES)) as groups:
+        group = code.plus(codes, groups.index, _NUM_HALVES * VECTOR_BYTES)
+        vectors = [code.load(code.plus(group, half, VECTOR_BYTES), INTS) for half in range(_NUM_HALVES)]
+        steps = [code.plus(row, groups.index, _CODES * STEP_BYTES) for row in inputs]
         for number in range(_CODES):
             left = []
             for vector in vectors:
@@ -93,8 +105,7 @@ def _sum_codes(code: Code, in_block: list[list[Any]], codes: Any, inputs: list[A
                 masked = builder.and_(shifted, ir.Constant(INTS, [_MASK] * 16))
                 left.append(builder.or_(masked, ir.Constant(INTS, [_EXPONENT] * 16)))
             for row, halves in enumerate(in_block):
-                place = code.plus(inputs[row], group * _CODES + number, STEP_BYTES)
-                right = code.repeated(code.load(place, INT32), INTS)
+                right = code.repeated(code.load(code.plus(steps[row], number, STEP_BYTES), INT32), INTS)
                 for half, variable in enumerate(halves):
                     builder.store(code.dot_pairs(left[half], right, builder.load(variable)), variable)
 
@@ -127,8 +138,9 @@ def block_sums(x_RI: Array) -> Array:
     sums_RB = np.empty((len(x_RI), x_RI.shape[1] // BLOCK), np.float32)
     for row in range(len(x_RI)):
         for block in range(sums_RB.shape[1]):
+            x_K = x_RI[row, block * BLOCK : (block + 1) * BLOCK]
             total = np.float32(0)
-            for i in range(block * BLOCK, (block + 1) * BLOCK):
-                total += widen(x_RI[row, i])
+            for i in range(len(x_K)):
+                total += widen(x_K[i])
             sums_RB[row, block] = total
     return sums_RB
