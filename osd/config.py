@@ -53,7 +53,9 @@ class SpeculationConfig(_Section):
     max_length: int = Field(4, ge=1, le=16, description="Most tokens proposed per round.")
     fixed_length: int | None = Field(None, ge=0, le=16, description="Always propose this many; default: by goodput.")
     probe_interval_rounds: int = Field(
-        24, ge=1, description="While speculation does not pay, try one token every so many rounds."
+        24,
+        ge=1,
+        description="While speculation does not pay, try one token every so many rounds (or more: 1% of the time).",
     )
 
 

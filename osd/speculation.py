@@ -18,6 +18,8 @@ _WORTH_IT = 1.02
 
 _ROWS_A_PROBE = 8
 """One row of so many is probed."""
+_PROBE_SHARE = 0.01
+"""Probes may take this share of the time, however much longer than a plain round one is."""
 
 
 @dataclass(slots=True)
@@ -54,15 +56,22 @@ class GoodputPolicy:
         if length is None:
             length = max(self._best_length(rows), at_least)
             self._plain_rounds = 0 if length else self._plain_rounds + 1
-            if self._plain_rounds >= self.config.probe_interval_rounds:
-                # At length 0 nothing is observed: without a rare look, a drafter that improved would never be noticed.
-                # A few rows are enough of a look; for all of them, catching up would cost several plain rounds.
-                probed, self._plain_rounds = -(-len(rows) // _ROWS_A_PROBE), 0
+            # At length 0 nothing is observed: without a rare look, a drafter that improved would never be noticed.
+            # A few rows are enough of a look; for all of them, catching up would cost several plain rounds.
+            few = -(-len(rows) // _ROWS_A_PROBE)
+            if self._plain_rounds >= max(self.config.probe_interval_rounds, self._rounds_for_a_probe(len(rows), few)):
+                probed, self._plain_rounds = few, 0
         lengths = [1] * probed + [length] * (len(rows) - probed)
         self.chosen = max(lengths)
         return [
             min(free if row.fixed is None else row.fixed, row.limit) for row, free in zip(rows, lengths, strict=True)
         ]
+
+    def _rounds_for_a_probe(self, num_rows: int, num_probed: int) -> float:
+        """How many plain rounds make up for one in which `num_probed` rows try a token."""
+        plain_ms = self.verify.ms(num_rows, 1)
+        probe_ms = self.verify.ms(num_rows, 2) + self.draft.ms(num_probed, 1)
+        return (probe_ms - plain_ms) / plain_ms / _PROBE_SHARE
 
     def _best_length(self, rows: Sequence[RowBudget]) -> int:
         survivals = [self.acceptance.survival(row.acceptance) for row in rows]

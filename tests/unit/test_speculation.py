@@ -64,9 +64,16 @@ def test_a_useless_drafter_is_left_alone_but_for_probes() -> None:
     assert sum(chosen) == pytest.approx(len(chosen) / 24, abs=2)
 
 
+def test_a_dear_look_is_a_rare_one() -> None:
+    """Where a second token makes a pass half as long again, as with many rows, looking takes 1% of the time."""
+    policy = _policy(verify={(1, 1): 20.0, (1, 5): 58.0}, draft_ms=0.5)
+    chosen = _serve(policy, 0.0, 3000)[200:]
+    assert sum(chosen) == pytest.approx(len(chosen) / 51, abs=2)
+
+
 def test_few_of_many_rows_are_probed() -> None:
     """Those beyond them need not be drafted for at all: the last proposing row is among the first."""
-    policy = _policy(probe_interval_rounds=2)
+    policy = _policy(probe_interval_rounds=2, draft_ms=0.1)
     _serve(policy, 0.0, 300)
     rows = [RowBudget(limit=4) for _ in range(17)]
     looks = [policy.choose(rows) for _ in range(4)]
