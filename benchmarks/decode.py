@@ -179,7 +179,7 @@ def _compare(
     batch: int,
     args: argparse.Namespace,
 ) -> dict[str, Total]:
-    """Every batch of prompts to every contender in turn; the first batch warms up."""
+    """Every batch of prompts to every contender in turn, who begins taking turns too; the first batch warms up."""
     jobs = []
     for source, prompts in encoded.items():
         for start in range(0, max(len(prompts) - batch + 1, 1), batch):
@@ -187,10 +187,12 @@ def _compare(
             jobs.append((source, Job(rows, args.max_tokens, args.sampled)))
     runs: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     able = list(workers)
+    jobs *= args.repeats
     with Progress(console=console) as progress:
         task = progress.add_task(f"batch {batch}", total=(len(jobs) + 1) * len(workers))
         for number, (source, job) in enumerate([jobs[0], *jobs]):
-            for worker in list(able):
+            begins = number % max(len(able), 1)
+            for worker in able[begins:] + able[:begins]:
                 try:
                     run = worker.run(job)
                     if number:
@@ -333,6 +335,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--skip", type=int, default=0, help="first prompts left out: those a drafter was adapted to")
     parser.add_argument("--num-prompts", type=int, default=16, help="prompts of each source")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
+    parser.add_argument("--repeats", type=int, default=1, help="times that each prompt is decoded by each contender")
     parser.add_argument("--batches", default="1,4,16", help="batch sizes, with commas")
     parser.add_argument("--length", type=int, help="always propose this many (default: as osd chooses)")
     parser.add_argument("--sampled", action="store_true", help="temperature 0.8, top-p 0.95 instead of greedy")
