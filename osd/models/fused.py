@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from osd.models.attention import SdpaAttention
+from osd.models.attention import Attention, SdpaAttention
 from osd.models.compiled.int4 import BLOCK, rounded_to_int4, tiled_int4
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile
 from osd.models.compiled.tiling import tiled, untiled
 from osd.models.flat_cache import FlatCache
+from osd.models.gpu.attention import PiecewiseAttention, can_look_in_pieces, fits_pieces
 from osd.models.projections import DenseProjection, Projection, fuse, share
 from osd.models.rotary import signed
 from osd.models.row_ops import rms_norm, silu_gate
@@ -116,21 +117,29 @@ class FusedLM:
         for layer, tiles in zip(self._layers, self._tiles, strict=False):
             layer.take_back(tiles)
 
-    def __call__(self, ids_BQ: Tensor, window: PassWindow, *, logits: str) -> tuple[Tensor | None, Tensor]:
+    def can_look_in_pieces(self, num_new: int) -> bool:
+        """Whether a pass of so many new positions a row may be asked to."""
+        num_heads: int = self._heads["num_heads"]
+        fits = fits_pieces(num_new, num_heads, self._num_key_heads)
+        return self._compiled is None and fits and can_look_in_pieces(self._embedding.weight.device)
+
+    def __call__(
+        self, ids_BQ: Tensor, window: PassWindow, *, logits: str, in_pieces: bool = False
+    ) -> tuple[Tensor | None, Tensor]:
         """Logits (see `SlotModel.forward`) and last hidden states `[B, Q, H]`.
 
         Args:
             ids_BQ: new tokens.
             window: which cache entries are written and seen.
             logits: "all", "last" or "none".
+            in_pieces: look back with a GPU's kernels instead of torch's attention.
         """
         x_RH = self._embedding(ids_BQ.flatten())
         if self._compiled is not None:
             hidden_RH = self._compiled(x_RH, window)
         else:
-            attend = SdpaAttention(
-                self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads
-            )
+            way = PiecewiseAttention if in_pieces else SdpaAttention
+            attend = way(self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads)
             for index, layer in enumerate(self._layers):
                 x_RH = layer(index, x_RH, attend)
             hidden_RH = _normed(x_RH, self._norm)
@@ -203,7 +212,7 @@ class _Layer:
             self._dense[name] = DenseProjection(weight_OI, None if linears[0].bias is None else bias_O)
             share(self._dense[name], linears)
 
-    def __call__(self, index: int, x_RH: Tensor, attend: SdpaAttention) -> Tensor:
+    def __call__(self, index: int, x_RH: Tensor, attend: Attention) -> Tensor:
         """The residual stream after this layer, from that before it."""
         heads = self._dense["qkv"](_normed(x_RH, self._attention_norm))
         if self._query_norm is not None:

@@ -66,12 +66,16 @@ class PassWindow:
     def positions_BQ(self) -> Tensor:  # noqa: N802 - as above
         """Which positions are new; made when first asked for, too."""
         if self._positions_BQ is None:
-            starts_B = self._starts_B
-            if starts_B is None:
-                assert self.starts is not None
-                starts_B = upload(self.starts, self.device)
-            self._positions_BQ = starts_B[:, None] + torch.arange(self.num_new, device=self.device)
+            self._positions_BQ = self.starts_B[:, None] + torch.arange(self.num_new, device=self.device)
         return self._positions_BQ
+
+    @property
+    def starts_B(self) -> Tensor:  # noqa: N802 - as above
+        """Each row's first new position."""
+        if self._starts_B is None:
+            assert self.starts is not None
+            self._starts_B = upload(self.starts, self.device)
+        return self._starts_B
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped for mypy

@@ -19,7 +19,7 @@ from torch import Tensor
 from osd.models.attention import look_back
 from osd.models.flat_cache import FlatCache
 from osd.models.fused import FusedLM, is_supported
-from osd.models.graphs import Capture, GraphPool, bucket, capture_for
+from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
 from osd.models.slot_cache import PassWindow, SlotCache
 from osd.models.transfer import upload
 from osd.types import OsdError
@@ -106,6 +106,8 @@ class SlotModel:
             self._fused.round_to_int4()
         self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         self._graphs: GraphPool | None = None
+        self.looks_in_pieces = False
+        """Whether a captured pass may choose to look back in pieces."""
         self._check(_CHECK_STARTS[:num_slots], frozen=frozen)
         if capture is not None and self._fused is not None:  # only now: the check takes other shapes
             self._graphs = GraphPool(capture)
@@ -116,7 +118,9 @@ class SlotModel:
         return self._fused is not None
 
     @torch.no_grad()
-    def forward(self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all") -> PassOutput:
+    def forward(
+        self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all", in_pieces: bool = False
+    ) -> PassOutput:
         """Read `ids_BQ[b]` into row `first_row + b` from position `starts[b]` on.
 
         Args:
@@ -124,13 +128,14 @@ class SlotModel:
             ids_BQ: new tokens; rows shorter than Q are padded with any id, whose output is meaningless.
             starts: positions already cached, by row.
             logits: "all" positions, the "last" one only, or "none" (then only the last is computed, and dropped).
+            in_pieces: see `FusedLM`; a captured pass chooses for itself.
         """
         is_round = logits == "all" and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens
         if self._graphs is not None and is_round:
             return self._replay(ids_BQ, starts)
         self.window.set(first_row, starts, ids_BQ.shape[1])
         if self._fused is not None:
-            return PassOutput(*self._fused(ids_BQ, self.window, logits=logits))
+            return PassOutput(*self._fused(ids_BQ, self.window, logits=logits, in_pieces=in_pieces))
         output = self.model(
             input_ids=ids_BQ,
             attention_mask=self._plain_mask(),
@@ -155,14 +160,24 @@ class SlotModel:
         starts_B = upload([*starts, *[self._max_len - num_new] * padding], self.device)
         ids_BQ = F.pad(ids_BQ, (0, 0, 0, padding))
 
-        def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
-            assert self._fused is not None
-            self.window.set_on_device(starts_B, num_new, seen)
-            logits_BQV, hidden_BQH = self._fused(ids_BQ, self.window, logits="all")
-            assert logits_BQV is not None
-            return logits_BQV, hidden_BQH
+        def work_that_looks(in_pieces: bool) -> Work:
+            def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
+                assert self._fused is not None
+                self.window.set_on_device(starts_B, num_new, seen)
+                logits_BQV, hidden_BQH = self._fused(ids_BQ, self.window, logits="all", in_pieces=in_pieces)
+                assert logits_BQV is not None
+                return logits_BQV, hidden_BQH
 
-        logits_BQV, hidden_BQH = self._graphs.run((rows, num_new, seen), work, ids_BQ, starts_B)
+            return work
+
+        can_choose = self.looks_in_pieces and self._fused is not None and self._fused.can_look_in_pieces(num_new)
+        logits_BQV, hidden_BQH = self._graphs.run(
+            (rows, num_new, seen),
+            work_that_looks(in_pieces=False),
+            ids_BQ,
+            starts_B,
+            instead=work_that_looks(in_pieces=True) if can_choose else None,
+        )
         self.window.set(0, starts, num_new)
         return PassOutput(logits_BQV[:num_rows], hidden_BQH[:num_rows])
 
@@ -200,6 +215,7 @@ class SlotModel:
         if self._fused is not None:
             self._fused.pack(keep=not frozen)
             if not (problem := self._problem(starts, ids_BL, plain_BLV)):
+                self._check_pieces(starts, ids_BL, plain_BLV)
                 return
             if self._fused.is_int4:
                 raise _refusal(self.model, f"with target.dtype int4, {problem}")
@@ -210,10 +226,18 @@ class SlotModel:
         if problem := self._problem(starts, ids_BL, plain_BLV):
             raise _refusal(self.model, problem)
 
-    def _problem(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor) -> str:
+    def _check_pieces(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor) -> None:
+        """See `looks_in_pieces`."""
+        if self._fused is None or not self._fused.can_look_in_pieces(max(*starts, _CHECK_NEW)):
+            return
+        if problem := self._problem(starts, ids_BL, plain_BLV, in_pieces=True):
+            _log.warning("attention in pieces is not used for %s: %s", type(self.model).__name__, problem)
+        self.looks_in_pieces = not problem
+
+    def _problem(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor, *, in_pieces: bool = False) -> str:
         """What is wrong with the passes, or nothing."""
         try:
-            gap = self._gap(starts, ids_BL, plain_BLV)
+            gap = self._gap(starts, ids_BL, plain_BLV, in_pieces)
         except Exception as error:  # as above
             return _reason(error)
         within = gap <= _CHECK_TOLERANCE.get(self.dtype, 0.25)
@@ -234,11 +258,14 @@ class SlotModel:
         return ids_BL, plain_BLV - plain_BLV.mean(dim=-1, keepdim=True)
 
     @torch.no_grad()
-    def _gap(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor) -> float:
-        """How far the logits of rows read in two pieces are from the plain model's, as a share of their norm."""
-        firsts = [self.forward(row, ids_BL[row : row + 1, :start], [0]) for row, start in enumerate(starts)]
+    def _gap(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor, in_pieces: bool) -> float:
+        """How far the logits of rows read in two passes are from the plain model's, as a share of their norm."""
+        firsts = [
+            self.forward(row, ids_BL[row : row + 1, :start], [0], in_pieces=in_pieces)
+            for row, start in enumerate(starts)
+        ]
         new_BQ = torch.stack([ids_BL[row, start : start + _CHECK_NEW] for row, start in enumerate(starts)])
-        second_BQV = self.forward(0, new_BQ, starts).logits_BQV
+        second_BQV = self.forward(0, new_BQ, starts, in_pieces=in_pieces).logits_BQV
         assert second_BQV is not None
         gaps, norms = [], []
         for row, first in enumerate(firsts):

@@ -12,7 +12,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from osd.drafters.feature import FeatureDrafter
 from osd.engine import Engine
-from osd.models.graphs import GraphPool, bucket
+from osd.models.graphs import GraphPool, Work, bucket
 from osd.models.slot_model import SlotModel
 from osd.proposal import DraftBatch
 from osd.types import Request, SamplingParams
@@ -63,6 +63,29 @@ def test_the_stand_in_bakes_in_what_the_host_decides() -> None:
     assert pool.run(0, lambda x: (scale[0] * x,), torch.ones(1))[0].item() == 2.0
     with pytest.raises(RuntimeError):
         pool.run(1, lambda x: (x * float(x.sum().item()),), torch.ones(1))
+
+
+@pytest.mark.parametrize("is_quicker", [False, True])
+def test_of_two_ways_the_quicker_is_kept(is_quicker: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10_000))
+    ran: list[str] = []
+
+    def noted(name: str, num_ticks: int) -> Work:
+        def replay(x: Tensor) -> tuple[Tensor]:
+            ran.append(name)
+            for _ in range(num_ticks):
+                next(clock)
+            return (2 * x,)
+
+        return replay
+
+    captures = iter([noted("first", 5), noted("second", 2 if is_quicker else 9)])
+    monkeypatch.setattr("osd.models.graphs.time.perf_counter", lambda: float(next(clock)))
+    pool = GraphPool(lambda work, inputs: next(captures))
+    for _ in range(3):
+        assert pool.run("shape", lambda x: (2 * x,), torch.ones(1), instead=lambda x: (x + x,))[0].item() == 2.0
+    assert ran[-3:] == ["second" if is_quicker else "first"] * 3
+    assert ran.count("first") + ran.count("second") == len(ran) and ran.count("first") >= 5 <= ran.count("second")
 
 
 @pytest.mark.parametrize(("value", "size"), [(1, 4), (4, 4), (5, 8), (33, 50), (50, 50)])
