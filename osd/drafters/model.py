@@ -13,6 +13,7 @@ from torch import Tensor
 
 from osd.drafters.choose import ChainChoice, Draws
 from osd.drafters.weights import check_state, model_state
+from osd.models.graphs import GraphPool, Work, bucket
 from osd.models.slot_model import SlotModel
 from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
@@ -73,6 +74,8 @@ class ModelDrafter:
     @torch.no_grad()
     def propose(self, batch: DraftBatch) -> Proposal:
         """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
+        if self._lm.graphs is not None:
+            return self._replay(self._lm.graphs, batch)
         choice = ChainChoice(max(batch.lengths), Draws.of(batch, self._vocab_tokens), self._vocab_tokens)
         logits_BV = self._catch_up(batch)
         for step in range(choice.num_steps):
@@ -83,6 +86,73 @@ class ModelDrafter:
                 assert output.logits_BQV is not None
                 logits_BV = output.logits_BQV[:, 0]
         return choice.proposal(batch, self.version)
+
+    def _replay(self, graphs: GraphPool, batch: DraftBatch) -> Proposal:
+        """The whole round as captured work: one pass over what is new, then the chain, choices and all."""
+        self._read_ahead(batch)
+        num_rows, num_steps = len(batch.lengths), max(batch.lengths)
+        starts = [min(end, num - 1) for end, num in zip(self._end, batch.num_tokens, strict=False)]
+        counts = [num - start for num, start in zip(batch.num_tokens, starts, strict=True)]
+        num_new = bucket(max(counts), 1, _ROUND_TOKENS)
+        padded, seen = self._lm.bucketed(starts, num_new + num_steps)
+        draws = Draws.of(batch, self._vocab_tokens, len(padded))
+        filters = () if draws is None else tuple(one is not None for one in draws.shaping)
+
+        def work_that_looks(in_pieces: bool) -> Work:
+            def work(places_2B: Tensor, *draws_tensors: Tensor) -> tuple[Tensor, ...]:
+                of_draws = None if draws is None else draws.like(draws_tensors)
+                choice = ChainChoice(num_steps, of_draws, self._vocab_tokens)
+                self._chain(batch.tokens_SL, places_2B, choice, num_new, seen, in_pieces)
+                probs_BKV = choice.draft_probs_BKV
+                return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)
+
+            return work
+
+        ids_BK, *probs = graphs.run(
+            ("chain", len(padded), num_new, num_steps, seen, filters),
+            work_that_looks(in_pieces=False),
+            upload([padded, counts + [1] * (len(padded) - num_rows)], self._lm.device),
+            *(() if draws is None else draws.tensors()),
+            instead=work_that_looks(in_pieces=True) if self._lm.can_look_in_pieces(num_new) else None,
+        )
+        self._end[:num_rows] = batch.num_tokens
+        return Proposal(ids_BK[:num_rows], batch.lengths, probs[0][:num_rows] if probs else None, self.version)
+
+    def _chain(
+        self, tokens_SL: Tensor, places_2B: Tensor, choice: ChainChoice, num_new: int, seen: int, in_pieces: bool
+    ) -> None:
+        """Let `choice` take every token of the chain, as a function of tensors alone.
+
+        Args:
+            tokens_SL: known tokens.
+            places_2B: each row's first position that was not read, and how many there are.
+            choice: chooses each step's tokens.
+            num_new: the most that there are.
+            seen: positions that the passes see.
+            in_pieces: how they look back.
+        """
+        starts_B, counts_B = places_2B
+        rows_B1 = torch.arange(len(starts_B), device=self._lm.device)[:, None]
+        columns_BQ = starts_B[:, None] + torch.arange(num_new, device=self._lm.device)
+        ids_BQ = tokens_SL[rows_B1, columns_BQ.clamp(max=tokens_SL.shape[1] - 1)]
+        logits_BQV, _ = self._lm.read_on_device(ids_BQ, starts_B, seen, in_pieces=in_pieces)
+        logits_BV = logits_BQV[rows_B1[:, 0], counts_B - 1]
+        ends_B = starts_B + counts_B
+        for step in range(choice.num_steps):
+            token_B = choice.take(logits_BV[:, : self._vocab_tokens])
+            if step + 1 < choice.num_steps:
+                logits_BQV, _ = self._lm.read_on_device(token_B[:, None], ends_B + step, seen, in_pieces=in_pieces)
+                logits_BV = logits_BQV[:, 0]
+
+    def _read_ahead(self, batch: DraftBatch) -> None:
+        """Bring rows with more to read than a round adds (a query's first, or after a pause) up to their last token."""
+        for row, num_tokens in enumerate(batch.num_tokens):
+            if num_tokens - self._end[row] <= _ROUND_TOKENS:
+                continue
+            for start in range(self._end[row], num_tokens - 1, _CATCH_UP_TOKENS):
+                end = min(start + _CATCH_UP_TOKENS, num_tokens - 1)
+                self._lm.forward(row, batch.tokens_SL[row : row + 1, start:end], [start], logits="none")
+            self._end[row] = num_tokens - 1
 
     def _catch_up(self, batch: DraftBatch) -> Tensor:
         """Read all known tokens; the logits after each row's last one, `[B, V]`."""

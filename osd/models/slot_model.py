@@ -106,8 +106,7 @@ class SlotModel:
             self._fused.round_to_int4()
         self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         self._graphs: GraphPool | None = None
-        self.looks_in_pieces = False
-        """Whether a captured pass may choose to look back in pieces."""
+        self._pieces_are_right = False
         self._check(_CHECK_STARTS[:num_slots], frozen=frozen)
         if capture is not None and self._fused is not None:  # only now: the check takes other shapes
             self._graphs = GraphPool(capture)
@@ -132,7 +131,7 @@ class SlotModel:
         """
         is_round = logits == "all" and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens
         if self._graphs is not None and is_round:
-            return self._replay(ids_BQ, starts)
+            return self._replay(self._graphs, ids_BQ, starts)
         self.window.set(first_row, starts, ids_BQ.shape[1])
         if self._fused is not None:
             return PassOutput(*self._fused(ids_BQ, self.window, logits=logits, in_pieces=in_pieces))
@@ -147,39 +146,56 @@ class SlotModel:
         )
         return PassOutput(None if logits == "none" else output.logits, self._hidden_BQH)
 
-    def _replay(self, ids_BQ: Tensor, starts: Sequence[int]) -> PassOutput:
-        """A captured pass: rows and positions seen are rounded up, so that few shapes do for all.
-
-        Rows beyond the real ones write where no row of a query reaches: past the longest context.
-        """
-        assert self._graphs is not None
+    def _replay(self, graphs: GraphPool, ids_BQ: Tensor, starts: Sequence[int]) -> PassOutput:
+        """A captured pass."""
         num_rows, num_new = ids_BQ.shape
-        rows = bucket(num_rows, 1, self._num_slots)
-        seen = bucket(max(starts) + num_new, _SMALLEST_SEEN, self._max_len)
-        padding = rows - num_rows
-        starts_B = upload([*starts, *[self._max_len - num_new] * padding], self.device)
-        ids_BQ = F.pad(ids_BQ, (0, 0, 0, padding))
+        padded, seen = self.bucketed(starts, num_new)
+        ids_BQ = F.pad(ids_BQ, (0, 0, 0, len(padded) - num_rows))
 
         def work_that_looks(in_pieces: bool) -> Work:
             def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
-                assert self._fused is not None
-                self.window.set_on_device(starts_B, num_new, seen)
-                logits_BQV, hidden_BQH = self._fused(ids_BQ, self.window, logits="all", in_pieces=in_pieces)
-                assert logits_BQV is not None
-                return logits_BQV, hidden_BQH
+                return self.read_on_device(ids_BQ, starts_B, seen, in_pieces=in_pieces)
 
             return work
 
-        can_choose = self.looks_in_pieces and self._fused is not None and self._fused.can_look_in_pieces(num_new)
-        logits_BQV, hidden_BQH = self._graphs.run(
-            (rows, num_new, seen),
+        logits_BQV, hidden_BQH = graphs.run(
+            (len(padded), num_new, seen),
             work_that_looks(in_pieces=False),
             ids_BQ,
-            starts_B,
-            instead=work_that_looks(in_pieces=True) if can_choose else None,
+            upload(padded, self.device),
+            instead=work_that_looks(in_pieces=True) if self.can_look_in_pieces(num_new) else None,
         )
         self.window.set(0, starts, num_new)
         return PassOutput(logits_BQV[:num_rows], hidden_BQH[:num_rows])
+
+    @property
+    def graphs(self) -> GraphPool | None:
+        """Captured passes, where the device gains from them; a drafter keeps its whole rounds there, too."""
+        return self._graphs
+
+    def bucketed(self, starts: Sequence[int], num_new: int) -> tuple[list[int], int]:
+        """Every row's start, and how many positions are seen, for captured work over `num_new` positions.
+
+        Both are rounded up, so that few shapes do for all. Rows beyond the real ones write where no row of a query
+        reaches: past the longest context.
+        """
+        padding = bucket(len(starts), 1, self._num_slots) - len(starts)
+        seen = bucket(max(starts) + num_new, _SMALLEST_SEEN, self._max_len)
+        return [*starts, *[self._max_len - num_new] * padding], seen
+
+    def can_look_in_pieces(self, num_new: int) -> bool:
+        """Whether a captured pass over so many new positions a row may choose to."""
+        return self._pieces_are_right and self._fused is not None and self._fused.can_look_in_pieces(num_new)
+
+    def read_on_device(
+        self, ids_BQ: Tensor, starts_B: Tensor, num_seen: int, *, in_pieces: bool
+    ) -> tuple[Tensor, Tensor]:
+        """A pass from row 0 on as a function of tensors alone, to be captured: all logits, and last hidden states."""
+        assert self._fused is not None
+        self.window.set_on_device(starts_B, ids_BQ.shape[1], num_seen)
+        logits_BQV, hidden_BQH = self._fused(ids_BQ, self.window, logits="all", in_pieces=in_pieces)
+        assert logits_BQV is not None
+        return logits_BQV, hidden_BQH
 
     def weights_changed(self) -> None:
         """To be called after the model's weights were copied over, if they are not frozen."""
@@ -227,12 +243,12 @@ class SlotModel:
             raise _refusal(self.model, problem)
 
     def _check_pieces(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor) -> None:
-        """See `looks_in_pieces`."""
+        """Whether attention in pieces gives the model's logits."""
         if self._fused is None or not self._fused.can_look_in_pieces(max(*starts, _CHECK_NEW)):
             return
         if problem := self._problem(starts, ids_BL, plain_BLV, in_pieces=True):
             _log.warning("attention in pieces is not used for %s: %s", type(self.model).__name__, problem)
-        self.looks_in_pieces = not problem
+        self._pieces_are_right = not problem
 
     def _problem(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor, *, in_pieces: bool = False) -> str:
         """What is wrong with the passes, or nothing."""

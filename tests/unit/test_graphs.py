@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from osd.drafters.feature import FeatureDrafter
+from osd.drafters.model import ModelDrafter
+from osd.drafters.weights import model_state
 from osd.engine import Engine
 from osd.models.graphs import GraphPool, Work, bucket
 from osd.models.slot_model import SlotModel
@@ -150,12 +152,21 @@ def _rounds(drafter: Any, states: list[dict[str, Tensor]]) -> list[tuple[Tensor,
     return proposals
 
 
-def test_a_captured_chain_is_the_chain() -> None:
+@pytest.mark.parametrize("kind", ["feature", "model"])
+def test_a_captured_chain_is_the_chain(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target = make_target(tiny_llama())
-    eager = feature_drafter(target)
+
+    def make() -> FeatureDrafter | ModelDrafter:
+        return feature_drafter(target) if kind == "feature" else model_drafter(tiny_llama(seed=5), target)
+
+    monkeypatch.setattr("osd.drafters.model._CATCH_UP_TOKENS", 7)
+    eager = make()
     with captured() as capture:
-        replayed = feature_drafter(target)
-    states = [feature_state(eager.config, seed) for seed in (1, 2)]
+        replayed = make()
+    if isinstance(eager, FeatureDrafter):
+        states = [feature_state(eager.config, seed) for seed in (1, 2)]
+    else:
+        states = [model_state(tiny_llama(seed, sharpness=4.0)) for seed in (6, 7)]
     for drafter in (eager, replayed):
         drafter.load(states[0], 1)
     expected, got = _rounds(eager, states), _rounds(replayed, states)
@@ -164,7 +175,7 @@ def test_a_captured_chain_is_the_chain() -> None:
         assert (probs_BKV is None) == (got_probs_BKV is None)
         if probs_BKV is not None and got_probs_BKV is not None:
             torch.testing.assert_close(got_probs_BKV, probs_BKV, atol=1e-5, rtol=1e-4)
-    assert 3 <= capture.num_captured <= 6
+    assert 3 <= capture.num_captured <= 9
 
 
 @pytest.mark.parametrize("kind", ["feature", "model"])

@@ -19,6 +19,8 @@ from torch import Tensor
 _BLOCK = 64
 """Positions that a program looks at in one step."""
 _SHORTEST_PIECE = 128
+_SMALLEST_TILE = 16
+"""That a product of tiles takes."""
 _ENOUGH_PROGRAMS = 264
 """Two for each of an H200's 132 multiprocessors: more pieces than that only add to what is weighed together."""
 _FAR = 1 << 30
@@ -128,7 +130,7 @@ def look_in_pieces(
     num_pieces = -(-_ENOUGH_PROGRAMS // (num_rows * num_key_heads))
     num_pieces = max(min(num_pieces, -(-num_seen // _SHORTEST_PIECE)), 1)
     piece_tokens = _BLOCK * -(-num_seen // (_BLOCK * num_pieces))
-    size_up = triton.next_power_of_2(size)
+    size_up = _tile(size)
     attended = heads_BQXD.new_empty(num_rows * num_new, num_heads * size)
     said = torch.empty(num_rows, num_key_heads, num_pieces, num_new * group, device=heads_BQXD.device)
     is_alone = num_pieces == 1
@@ -140,8 +142,8 @@ def look_in_pieces(
     _look_at_piece[(num_rows, num_key_heads, num_pieces)](
         heads_BQXD, keys_BMLD, values_BMLD, starts_B, attended, tops, totals, sums, row_stride, head_stride,
         position_stride, num_new, num_seen, piece_tokens, num_pieces, reach, scale * math.log2(math.e),
-        NUM_KEY_HEADS=num_key_heads, GROUP=group, ROWS=max(triton.next_power_of_2(num_new * group), 16), SIZE=size,
-        SIZE_UP=size_up, BLOCK=_BLOCK, IS_ALONE=is_alone,
+        NUM_KEY_HEADS=num_key_heads, GROUP=group, ROWS=_tile(num_new * group), SIZE=size, SIZE_UP=size_up, BLOCK=_BLOCK,
+        IS_ALONE=is_alone,
     )  # fmt: skip
     if not is_alone:
         _weigh_pieces[(num_rows, num_key_heads, num_new * group)](
@@ -150,3 +152,8 @@ def look_in_pieces(
             PIECES=triton.next_power_of_2(num_pieces), num_warps=1,
         )  # fmt: skip
     return attended
+
+
+def _tile(size: int) -> int:
+    """The side of a tile that holds so many."""
+    return max(1 << (size - 1).bit_length(), _SMALLEST_TILE)
