@@ -96,7 +96,7 @@ class Load:
 
         started_s = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return self._result(f"{clients} clients", answers, started_s)
+        return self._result(f"{clients} client{'s' * (clients != 1)}", answers, started_s)
 
     async def open(self, queries_per_s: float, queries: int, seed: int = 0) -> LoadResult:
         """Queries that arrive by chance at a rate, answered or not."""

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from osd.models.compiled import logits as compiled
+from osd.models.compiled.logits import can_look_through
 from osd.models.transfer import arrival, download, upload
 from osd.types import TokenLogprob
 
@@ -59,10 +61,15 @@ def top_logprobs(logits_BQV: Tensor, tokens: Sequence[Sequence[int]], top_k: int
     rows = [row for row, count in enumerate(counts) for _ in range(count)]
     positions = [position for count in counts for position in range(count)]
     committed = [token for one in tokens for token in one]
-    rows_N, positions_N, chosen_N = upload([rows, positions, committed], device)
-    logprobs_NV = torch.log_softmax(logits_BQV[rows_N, positions_N], dim=-1, dtype=torch.float32)
-    top_NK, ids_NK = _greatest(logprobs_NV, min(top_k, logprobs_NV.shape[-1]))
-    on_device = logprobs_NV.gather(1, chosen_N[:, None])[:, 0], ids_NK.int(), top_NK
+    places = [row * logits_BQV.shape[1] + position for row, position in zip(rows, positions, strict=True)]
+    places_N, chosen_N = upload([places, committed], device)
+    logits_RV, top_k = logits_BQV.flatten(0, 1), min(top_k, logits_BQV.shape[-1])
+    if can_look_through(logits_RV):
+        on_device = compiled.top_logprobs(logits_RV, places_N.numpy(), chosen_N, top_k)
+    else:
+        logprobs_NV = torch.log_softmax(logits_RV[places_N], dim=-1, dtype=torch.float32)
+        top_NK, ids_NK = _greatest(logprobs_NV, top_k)
+        on_device = logprobs_NV.gather(1, chosen_N[:, None])[:, 0], ids_NK.int(), top_NK
     chosen, ids, logprobs = (torch.split(download(one), counts) for one in on_device)
     wait = arrival(device)
     return [TopLogprobs(*row, wait) for row in zip(chosen, ids, logprobs, strict=True)]

@@ -29,8 +29,8 @@ class Kernels:
         self._set_num_threads = numba.set_num_threads
         self._most_threads = _most_threads(numba)
         entries = stack.entries(_digest(Path(stack.__file__).parent))
-        self._pass, self._project = entries[:2], entries[2:4]
-        self._norm = entries[4]
+        self._pass, self._project, self._highest = entries[:2], entries[2:4], entries[4:6]
+        self._norm = entries[6]
         if self._most_threads > 1:
             num_threads, nothing = torch.get_num_threads(), np.zeros((0, 2), np.float32)
             self._project[1](0, nothing, nothing, 1)
@@ -43,6 +43,10 @@ class Kernels:
     def project(self, tiles: Tensor, x_RI: Tensor, out_RO: Tensor) -> None:
         """`x @ weight.T + bias`."""
         self._run(self._project, tiles.data_ptr(), array(x_RI), array(out_RO))
+
+    def highest(self, logits_RV: Tensor, places_N: Array, ids_NK: Tensor, values_NK: Tensor, totals_N: Tensor) -> None:
+        """The K greatest of some rows, bfloat16; and where there is a place for it, `log(sum(exp(row - greatest)))`."""
+        self._run(self._highest, array(logits_RV), places_N, array(ids_NK), array(values_NK), array(totals_N))
 
     def norm(self, x_RH: Tensor, weight_H: Array, eps: float, out_RH: Tensor) -> None:
         """RMS norm by row; the weight in float32."""

@@ -14,6 +14,7 @@ from numba import njit, prange
 from osd.models.compiled.arguments import COUNTERS, PHASES, Scratch, Span, Stack
 from osd.models.compiled.attention import keep, look
 from osd.models.compiled.bits import Array, inner
+from osd.models.compiled.highest import highest, log_total
 from osd.models.compiled.product import inputs, project, project_gated
 from osd.models.compiled.rows import norm
 from osd.models.compiled.sharing import shared
@@ -87,8 +88,18 @@ def _work(stack: Stack, span: Span, scratch: Scratch) -> None:
     _norm_rows(x_RH, stack.final_norm_H, stack.eps, normed_RH, last)
 
 
+@inner
+def _highest(n: int, logits_RV: Array, places_N: Array, ids_NK: Array, values_NK: Array, totals_N: Array) -> None:
+    logits_V = logits_RV[places_N[n]]
+    highest(logits_V, ids_NK[n], values_NK[n])
+    if len(totals_N) > 0:
+        totals_N[n] = log_total(logits_V, values_NK[n, 0])
+
+
 def entries(sources: str) -> tuple[Callable[..., None], ...]:
-    """Compiled for one thread and for several: the stack (the norm's result is in `normed_RH`), one product, a norm.
+    """Compiled: the stack (the norm's result is in `normed_RH`), one product, the highest logits, a norm.
+
+    All but the last for one thread, then for several.
 
     Args:
         sources: a digest of the files that all this is compiled from. numba looks for what it compiled before by this
@@ -120,10 +131,27 @@ def entries(sources: str) -> tuple[Callable[..., None], ...]:
         for _ in prange(num_threads):
             _project(weights, False, x_RI, out_RO, False, counters.ctypes.data)
 
+    # With its types, so that it is compiled now and not while somebody waits for a token.
+    @njit("void(uint16[:,::1],int64[::1],int32[:,::1],float32[:,::1],float32[::1])", **options)
+    def highest_alone(logits_RV: Array, places_N: Array, ids_NK: Array, values_NK: Array, totals_N: Array) -> None:
+        sources  # noqa: B018
+        for n in range(len(places_N)):
+            _highest(n, logits_RV, places_N, ids_NK, values_NK, totals_N)
+
+    @njit("void(uint16[:,::1],int64[::1],int32[:,::1],float32[:,::1],float32[::1],int64)", **options, parallel=True)
+    def highest_together(
+        logits_RV: Array, places_N: Array, ids_NK: Array, values_NK: Array, totals_N: Array, num_threads: int
+    ) -> None:
+        sources  # noqa: B018
+        counters = np.zeros(COUNTERS, np.int64)
+        for _ in prange(num_threads):
+            for n in shared(counters.ctypes.data, len(places_N)):
+                _highest(n, logits_RV, places_N, ids_NK, values_NK, totals_N)
+
     @njit(**options)  # type: ignore[untyped-decorator]
     def norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array) -> None:
         sources  # noqa: B018
         for row in range(len(x_RH)):
             norm(x_RH[row], weight_H, eps, out_RH[row])
 
-    return pass_alone, pass_together, project_alone, project_together, norm_rows
+    return pass_alone, pass_together, project_alone, project_together, highest_alone, highest_together, norm_rows

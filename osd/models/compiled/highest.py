@@ -1,0 +1,63 @@
+"""The greatest of a row of logits, in bfloat16, and the logarithm of its exponentials' sum: no copy is made of it.
+
+Shapes: V vocabulary, K greatest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from osd.models.compiled.bits import Array, exp, inner, widen
+
+_CHUNK = 64
+_LOWEST = np.int16(-32768)
+
+
+@inner
+def highest(logits_V: Array, ids_K: Array, values_K: Array) -> None:
+    """The K greatest of bfloat16 with their indices, best first; of equal ones, the first."""
+    ids_K[:] = 0
+    order_K = np.full(len(ids_K), _LOWEST)
+    bits_V, last = logits_V.view(np.int16), len(ids_K) - 1
+    for start in range(0, len(bits_V), _CHUNK):
+        chunk = bits_V[start : start + _CHUNK]
+        most = _LOWEST
+        for i in range(len(chunk)):
+            most = max(most, _flipped(chunk[i]))
+        if most <= order_K[last]:  # nearly always, so that this costs no more than the loop above
+            continue
+        for i in range(len(chunk)):
+            order = _flipped(chunk[i])
+            if order > order_K[last]:
+                _insert(order, start + i, ids_K, order_K)
+    for k in range(len(values_K)):
+        values_K[k] = widen(logits_V[ids_K[k]])
+
+
+@inner
+def _flipped(bits: np.int16) -> np.int16:
+    """bfloat16's bits as whole numbers in the same order, of which a vector holds twice as many."""
+    return np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF)))
+
+
+@inner
+def _insert(order: np.int16, index: int, ids_K: Array, order_K: Array) -> None:
+    """Where it belongs; the last one drops out."""
+    place = len(order_K) - 1
+    while place > 0 and order_K[place - 1] < order:
+        order_K[place], ids_K[place] = order_K[place - 1], ids_K[place - 1]
+        place -= 1
+    order_K[place], ids_K[place] = order, index
+
+
+@inner
+def log_total(logits_V: Array, most: np.float32) -> np.float32:
+    """`log(sum(exp(logits - most)))`."""
+    total = np.float64(0)
+    for start in range(0, len(logits_V), _CHUNK):
+        chunk = logits_V[start : start + _CHUNK]
+        part = np.float32(0)
+        for i in range(len(chunk)):
+            part += exp(widen(chunk[i]) - most)
+        total += part
+    return np.float32(np.log(total))

@@ -1,0 +1,63 @@
+"""The greatest logits and their log-probabilities by compiled loops: what torch finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from osd.models.compiled.logits import can_look_through, greatest, top_logprobs
+from osd.sampling import most_likely
+
+
+@pytest.fixture(params=[1, 2])
+def num_threads(request: pytest.FixtureRequest) -> int:
+    torch.set_num_threads(request.param)
+    return int(request.param)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again() -> object:
+    yield
+    torch.set_num_threads(1)
+
+
+def _logits(*shape: int, spread: float = 4.0, shift: float = 0.0) -> torch.Tensor:
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(1)) * spread + shift).bfloat16()
+
+
+@pytest.mark.parametrize("shift", [0.0, -300.0, 5e4])
+@pytest.mark.parametrize("vocab_tokens", [50_000, 49_999, 33_000])
+def test_log_probabilities_are_torchs(vocab_tokens: int, shift: float, num_threads: int) -> None:
+    logits_RV = _logits(7, vocab_tokens, shift=shift, spread=4.0 if shift < 1e3 else 1e3)
+    places_N = np.array([6, 0, 0, 3])
+    chosen_N = torch.tensor([5, 0, vocab_tokens - 1, 17])
+    chosen, ids_NK, logprobs_NK = top_logprobs(logits_RV, places_N, chosen_N, 16)
+    expected_NV = torch.log_softmax(logits_RV[torch.from_numpy(places_N)], dim=-1, dtype=torch.float32)
+    torch.testing.assert_close(logprobs_NK, expected_NV.topk(16).values, atol=2e-4, rtol=1e-5)
+    torch.testing.assert_close(expected_NV.gather(1, ids_NK.long()), logprobs_NK, atol=2e-4, rtol=1e-5)
+    torch.testing.assert_close(chosen, expected_NV.gather(1, chosen_N[:, None])[:, 0], atol=2e-4, rtol=1e-5)
+    assert all(len(set(ids)) == 16 for ids in ids_NK.tolist())
+
+
+@pytest.mark.parametrize("shift", [0.0, -300.0])
+def test_the_greatest_is_found(shift: float, num_threads: int) -> None:
+    logits_BQV = _logits(5, 3, 49_152, shift=shift)
+    assert can_look_through(logits_BQV)
+    ids_BQ = most_likely(logits_BQV)
+    assert ids_BQ.dtype == torch.long
+    assert torch.equal(logits_BQV.gather(2, ids_BQ[..., None]), logits_BQV.amax(dim=-1, keepdim=True))
+
+
+def test_of_equal_ones_the_first_is_taken(num_threads: int) -> None:
+    logits_RV = torch.full((2, 40_000), -1.0).bfloat16()
+    logits_RV[0, [90, 39_999]] = 2.0
+    assert greatest(logits_RV).tolist() == [90, 0]
+    _, ids_NK, _ = top_logprobs(logits_RV, np.array([0]), torch.tensor([90]), 4)
+    assert ids_NK.tolist() == [[90, 39_999, 0, 1]]
+
+
+def test_where_there_is_no_loop_torch_looks() -> None:
+    assert not can_look_through(torch.zeros(2, 40_000))
+    assert not can_look_through(torch.zeros(40_000, 2).bfloat16().T)
+    assert not can_look_through(torch.zeros(1, 100).bfloat16())
