@@ -33,7 +33,8 @@ _PING_INTERVAL_S = 0.02
 _LONGEST_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108, on some systems 104
 
 # Asks the kernel to kill this process when the thread that made it is gone (PR_SET_PDEATHSIG, SIGKILL; the append-only
-# file is written before each reply, so nothing is lost), sees that it is not gone already, and becomes redis-server.
+# file is written before each reply, so nothing is lost; `appendfsync everysec` would put that off while the disk is
+# slow), sees that it is not gone already, and becomes redis-server.
 # Run as a program rather than as a preexec_fn, which may deadlock in a process with threads.
 _LAUNCHER = """
 import ctypes, os, sys
@@ -231,8 +232,7 @@ class EmbeddedRedis:
             maxmemory-policy noeviction
             save ""
             appendonly yes
-            appendfsync everysec
-            no-appendfsync-on-rewrite yes
+            appendfsync no
             aof-load-truncated yes
             auto-aof-rewrite-min-size 32mb
         """

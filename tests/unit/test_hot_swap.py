@@ -64,7 +64,7 @@ class Service:
         engine = make_engine(
             target,
             model_drafter(copy.deepcopy(model), target),
-            fixed_length=None,
+            fixed_length=3,
             swap=_SWAP,
             on_event=self._note,
             on_regression=lambda version, reason: self.watcher.report_regression(version, reason),
