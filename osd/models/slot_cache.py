@@ -137,7 +137,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for mypy
-    """All layers' slots, in the form that transformers' models accept as `past_key_values`."""
+    """All layers' slots, in the form that transformers' models accept as their cache."""
 
     def __init__(self, window: PassWindow, num_layers: int, num_slots: int, max_len: int) -> None:
         super().__init__(layers=[SlotLayer(window, num_slots, max_len) for _ in range(num_layers)])
