@@ -85,7 +85,7 @@ class Total:
 
     @property
     def host_ms(self) -> float:
-        """A round's time that is neither drafting nor verifying."""
+        """A round's time that is neither drafting nor the target's: scheduling, sampling, bookkeeping, recording."""
         return self.ms_a_round("decode_s") - self.ms_a_round("draft_s") - self.ms_a_round("verify_s")
 
 

@@ -167,10 +167,12 @@ def _serve(report: Report) -> Iterator[Row]:
 
 
 def _swap(report: Report) -> Iterator[Row]:
-    """A swap in steps."""
+    """A swap in steps, and the longest step while it was prepared."""
     for at in report["rows"]:
-        step = f"a step: {at['step_ms']:.1f} ms"
-        yield Row(f"hot swap, {_queries(at['rows'])}", f"{at['swap_ms']:.1f} ms", step, at["steps"])
+        step_ms, longest_ms = at["step_ms"], at["longest_step_ms"]
+        queries, step = _queries(at["rows"]), f"a step: {step_ms:.1f} ms"
+        yield Row(f"hot swap, {queries}", f"{at['swap_ms']:.1f} ms", step, at["steps"])
+        yield Row(f"longest step while it is prepared, {queries}", f"{longest_ms:.1f} ms", step, longest_ms / step_ms)
 
 
 def _shapes(report: Report) -> Iterator[Row]:

@@ -121,7 +121,7 @@ class ShapeBench:
         )
         net = FeatureNet(drafter_config)
         net.reset_parameters(seed)
-        drafter.load(net.state_dict(), 1)
+        drafter.prepare(net.state_dict(), 1)()
         self.device = target.lm.device
         self.drafter = SyntheticDrafter(
             drafter,

@@ -10,20 +10,24 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
+from benchmarks.instruments import DiscardingRecorder
 from benchmarks.machine import describe_machine
 from osd.assemble import open_engine, open_store
 from osd.config import Config, default_state_dir, load_config
 from osd.engine import Engine
 from osd.models.resolve import resolve_target
-from osd.outcome import Outcome
-from osd.types import Request, SamplingParams
+from osd.protocols import SwapIn
+from osd.types import Request, SamplingParams, WeightManifest
 
 _STEPS_BETWEEN_SWAPS = 6
 _PROMPT_TOKENS = 32
@@ -36,6 +40,12 @@ class Stall:
     rows: int
     step_ms: float
     """Median step without a swap."""
+    prepare_ms: float
+    """Median time that a version takes on another thread to be checked and laid out, while steps go on."""
+    longest_step_ms: float
+    """Median of the longest of those steps."""
+    slowed_ms: float
+    """Median of what those steps take longer, all of them together."""
     swap_ms: float
     """Median time between two steps that a swap takes."""
     next_step_ms: float
@@ -49,17 +59,6 @@ class Stall:
     def steps(self) -> float:
         """The stall in steps: the swap, and what the step after it takes longer."""
         return (self.swap_ms + max(self.next_step_ms - self.step_ms, 0.0)) / self.step_ms
-
-
-class _Discard:
-    """A recorder that drops everything: only the engine's own share is measured."""
-
-    def record(self, make: Callable[[], Outcome]) -> None:
-        """Drop one."""
-
-    def counters(self) -> dict[str, int]:
-        """Nothing."""
-        return {}
 
 
 def main() -> None:
@@ -82,6 +81,8 @@ def main() -> None:
     columns = (
         "rows",
         "step ms",
+        "prepared beside ms",
+        "longest step ms",
         "swap ms",
         "step after ms",
         "stall in steps",
@@ -91,7 +92,16 @@ def main() -> None:
     for column in columns:
         table.add_column(column, justify="right")
     for stall in stalls:
-        figures = (stall.step_ms, stall.swap_ms, stall.next_step_ms, stall.steps, stall.record_ms, stall.finish_ms)
+        figures = (
+            stall.step_ms,
+            stall.prepare_ms,
+            stall.longest_step_ms,
+            stall.swap_ms,
+            stall.next_step_ms,
+            stall.steps,
+            stall.record_ms,
+            stall.finish_ms,
+        )
         table.add_row(str(stall.rows), *(f"{figure:.2f}" for figure in figures))
     console.print(table)
     if args.json:
@@ -100,14 +110,15 @@ def main() -> None:
 
 
 def _measure(config: Config, rows: int, swaps: int) -> Stall:
-    engine, recorder = open_engine(config), _Discard()
+    engine, recorder = open_engine(config), DiscardingRecorder()
     resolved = resolve_target(config.target.model, config.state_dir)
     store = open_store(config, resolved)
     latest = store.latest()
     assert latest is not None
     manifest, state = store.load(latest.number)
     _fill(engine, rows, swaps)
-    plain, recorded, swap_ms, next_ms = [], [], [], []
+    plain, recorded, prepared, swap_ms, next_ms = [], [], [], [], []
+    watcher = ThreadPoolExecutor(1)
     for _ in range(swaps):
         for _ in range(_STEPS_BETWEEN_SWAPS):
             engine.recorder = None
@@ -115,7 +126,9 @@ def _measure(config: Config, rows: int, swaps: int) -> Stall:
             engine.recorder = recorder
             recorded.append(_timed_ms(engine.step))
         engine.recorder = None
-        swap_ms.append(_timed_ms(lambda: engine.load_drafter(manifest, state, watch=False)))
+        beside = _prepare(watcher, engine, manifest, state)
+        prepared.append(beside)
+        swap_ms.append(_timed_ms(partial(engine.load_drafter, manifest, beside.swap_in, watch=False)))
         next_ms.append(_timed_ms(engine.step))
     engine.recorder = recorder
     with_outcome = _timed_ms(lambda: engine.cancel("0"))
@@ -125,11 +138,40 @@ def _measure(config: Config, rows: int, swaps: int) -> Stall:
     return Stall(
         rows=rows,
         step_ms=step_ms,
+        prepare_ms=statistics.median(one.took_ms for one in prepared),
+        longest_step_ms=statistics.median(max(one.steps_ms) for one in prepared),
+        slowed_ms=statistics.median(sum(ms - step_ms for ms in one.steps_ms) for one in prepared),
         swap_ms=statistics.median(swap_ms),
         next_step_ms=statistics.median(next_ms),
         record_ms=statistics.median(recorded) - step_ms,
         finish_ms=max(with_outcome - without, 0.0),
     )
+
+
+class _Prepared(NamedTuple):
+    """A version made ready as in service."""
+
+    swap_in: SwapIn
+    took_ms: float
+    steps_ms: list[float]
+    """Of the steps meanwhile."""
+
+
+def _prepare(
+    watcher: ThreadPoolExecutor, engine: Engine, manifest: WeightManifest, state: dict[str, Tensor]
+) -> _Prepared:
+    drafter = engine.drafter
+    assert drafter is not None
+
+    def prepare() -> tuple[SwapIn, float]:
+        started_s = time.perf_counter()
+        swap_in = drafter.prepare(state, manifest.number)
+        return swap_in, (time.perf_counter() - started_s) * 1e3
+
+    future, steps_ms = watcher.submit(prepare), []
+    while not future.done():
+        steps_ms.append(_timed_ms(engine.step))
+    return _Prepared(*future.result(), steps_ms)
 
 
 def _fill(engine: Engine, rows: int, swaps: int) -> None:

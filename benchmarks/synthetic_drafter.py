@@ -16,7 +16,7 @@ from torch import Tensor
 
 from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
-from osd.protocols import Drafter
+from osd.protocols import Drafter, SwapIn
 
 _NOT_LOOKED_UP, _NO_ANSWER = -2, -1
 
@@ -114,7 +114,12 @@ class SyntheticDrafter:
         """The drafter's own."""
         return self._drafter.state()
 
-    def load(self, state: Mapping[str, Tensor], version: int) -> None:
+    def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
         """The drafter's own."""
-        self._drafter.load(state, version)
-        self.version = version
+        swap_in = self._drafter.prepare(state, version)
+
+        def both() -> None:
+            swap_in()
+            self.version = version
+
+        return both

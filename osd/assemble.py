@@ -177,7 +177,7 @@ def _open_drafter(config: Config, resolved: ResolvedTarget, target: Target) -> D
         try:
             manifest, state = store.load(candidate.number)
             drafter = open_drafter(config, manifest.config, target, resolved.folder)
-            drafter.load(state, manifest.number)
+            drafter.prepare(state, manifest.number)()
         except WeightsRefusedError as error:  # an engine that restarts must come up with what it served before
             _log.warning("drafter version %d refused, looking for an older one: %s", candidate.number, error)
             refusals.append(error)

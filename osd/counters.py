@@ -49,11 +49,12 @@ class Counters:
     def add_round(self, version: int, proposed: int, accepted: int, committed: int) -> None:
         """One row's round. One that proposed nothing is a plain round too: it counts as a round, of no version."""
         self.add("rounds_total")
-        self.add("plain_rounds_total", proposed == 0)
-        self.add("proposed_total", proposed)
-        self.add("accepted_total", accepted)
         self.add("committed_total", committed)
-        if proposed:
+        if not proposed:
+            self.add("plain_rounds_total")
+        else:
+            self.add("proposed_total", proposed)
+            self.add("accepted_total", accepted)
             counts = self.by_version[version]
             counts["rounds"] += 1
             counts["proposed"] += proposed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 
 import torch
@@ -22,7 +22,7 @@ from osd.models.target import Target
 from osd.models.transfer import upload
 from osd.outcome import BONUS
 from osd.proposal import DraftBatch, Proposal
-from osd.protocols import Drafter, OutcomeRecorder
+from osd.protocols import Drafter, OutcomeRecorder, SwapIn
 from osd.recording import outcome_maker
 from osd.round_clock import RoundClock
 from osd.scheduler import Scheduler
@@ -122,15 +122,11 @@ class Engine:
         while self.has_work:
             yield from self.step()
 
-    def load_drafter(self, manifest: WeightManifest, state: Mapping[str, Tensor], *, watch: bool = True) -> None:
-        """Hot swap: copy a version's weights in between two steps.
-
-        Raises:
-            WeightsRefusedError: the weights do not fit; the old version serves on.
-        """
+    def load_drafter(self, manifest: WeightManifest, swap_in: SwapIn, *, watch: bool = True) -> None:
+        """Hot swap: put a version that `drafter.prepare` made ready to use, between two steps."""
         assert self.drafter is not None
         before, started_s = self.drafter.version, time.perf_counter()
-        self.drafter.load(state, manifest.number)
+        swap_in()
         self._drafter_broken = False
         self.policy.acceptance.reset(manifest.gate)
         self.watch.swapped(watch=watch)
@@ -248,9 +244,9 @@ class Engine:
         ids_BQ = last_B1
         if proposal is not None:
             ids_BQ = torch.cat((last_B1, proposal.token_ids_BK[:, : max(proposal.lengths)]), dim=1)
-        logits_BQV = self.target.read(0, ids_BQ, starts).logits_BQV
-        assert logits_BQV is not None
-        return verify_rows(logits_BQV, rows, proposal), logits_BQV
+        output = self.target.read(0, ids_BQ, starts)
+        assert output.logits_BQV is not None
+        return verify_rows(output.logits_BQV, rows, proposal, output.best_BQ), output.logits_BQV
 
     def _commit(
         self,
@@ -308,7 +304,7 @@ class Engine:
             sequence.commit(tokens, proposed, min(accepted, len(tokens)), version)
             self.counters.add_round(version, proposed, min(accepted, len(tokens)), len(tokens))
         if top is not None and self._records(sequence):
-            sequence.keep(top.cut(len(tokens), self.config.outcomes.top_k))
+            sequence.tops.append(top.cut(len(tokens), self.config.outcomes.top_k))
         asked = sequence.request.params.logprobs
         logprobs = () if top is None or asked is None else top.cut(len(tokens), asked).for_client(tokens)
         if reason is not None:
@@ -351,7 +347,7 @@ class Engine:
         sequence.finish_reason = reason
         stats = sequence.stats()
         # What a broken step left behind is nothing to learn from.
-        if self.recorder and self._records(sequence) and sequence.top_ids and reason != "error":
+        if self.recorder and self._records(sequence) and sequence.tops and reason != "error":
             maker = outcome_maker(
                 sequence,
                 self.target,

@@ -1,4 +1,4 @@
-"""Hot swap: watches the weight store, loads and checks a version beside the old one, copies it in between two steps.
+"""Hot swap: watches the weight store, loads and prepares a version beside the old one, swaps it in between two steps.
 
 consumes: the store's `latest` pointer; regressions that the engine reports
 waits for: the poll interval
@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from osd.drafters.weights import check_state
 from osd.loop import EngineLoop
 from osd.protocols import WeightStore
 from osd.types import Event, EventKind, WeightsRefusedError
@@ -80,11 +79,12 @@ class HotSwap:
             return
         try:
             manifest, state = self._store.load(manifest.number)
-            expected = self._loop.call(lambda engine: engine.drafter.state() if engine.drafter else {}).result()
-            check_state(state, expected)  # here and not between two steps, where every row would wait for it
+            drafter = self._loop.call(lambda engine: engine.drafter).result()
+            assert drafter is not None
+            swap_in = drafter.prepare(state, manifest.number)  # not between two steps, where every row would wait
             # Going back to an older version undoes a swap; judging that against the newer one would make no sense.
             watch = manifest.number > self._serving
-            self._loop.call(lambda engine: engine.load_drafter(manifest, state, watch=watch)).result()
+            self._loop.call(lambda engine: engine.load_drafter(manifest, swap_in, watch=watch)).result()
         except WeightsRefusedError as error:
             self._refused.add(manifest.number)
             self._event("refuse", f"drafter version {manifest.number} refused: {error}", version=manifest.number)

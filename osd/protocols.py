@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from osd.proposal import DraftBatch, Proposal
 
 
+SwapIn = Callable[[], None]
+"""Puts prepared weights to use, at once."""
+
+
 class Drafter(Protocol):
     """Guesses the target's next tokens for every decoding row. Serving side; training is `trainer`'s.
 
@@ -39,11 +43,14 @@ class Drafter(Protocol):
         """The tensors that a weight version carries."""
         ...
 
-    def load(self, state: Mapping[str, torch.Tensor], version: int) -> None:
-        """Copy new weights in place between two steps; the cache stays.
+    def prepare(self, state: Mapping[str, torch.Tensor], version: int) -> SwapIn:
+        """Check new weights and bring them into the form that serves, on any thread, while the old ones serve on.
+
+        Returns:
+            What puts them to use, to be called between two steps; the cache stays.
 
         Raises:
-            WeightsRefusedError: a tensor is missing, foreign, non-finite or of another shape; nothing was changed.
+            WeightsRefusedError: a tensor is missing, foreign, non-finite or of another shape.
         """
         ...
 

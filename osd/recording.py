@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from osd.models.target import Target
 from osd.models.transfer import arrival
@@ -35,15 +34,14 @@ def outcome_maker(
             "cpu", torch.bfloat16, copy=True, non_blocking=True
         )
     arrived = arrival(target.lm.device)
-    top_ids: list[Tensor] = list(sequence.top_ids)
-    top_logprobs: list[Tensor] = list(sequence.top_logprobs)
+    tops = tuple(sequence.tops)
     output_ids, kinds, rounds = tuple(sequence.output_ids), bytes(sequence.kinds), tuple(sequence.rounds)
     reason, created_at_s = sequence.finish_reason or "cancelled", time.time()
 
     def make() -> Outcome:
         arrived()
-        ids_OK, logprobs_OK = torch.cat(top_ids), torch.cat(top_logprobs)
-        packed_ids, packed_logprobs, top_k = pack_top_k(ids_OK, logprobs_OK)
+        _, ids, logprobs = zip(*(top.read() for top in tops), strict=True)
+        packed_ids, packed_logprobs, top_k = pack_top_k(torch.cat(ids), torch.cat(logprobs))
         params = request.params
         return Outcome(
             request_id=request.request_id,

@@ -1,11 +1,13 @@
 """Token-wise rejection sampling: which proposed tokens to keep so that the output is exactly the target's.
 
 Leviathan et al. 2023 (arXiv 2211.17192, section 2.3, appendix A.1); Chen et al. 2023 (arXiv 2302.01318, algorithm 2).
-All rows of a round at once, as tensor operations that never wait for the device. Shapes: B rows, K proposed tokens
-(row b has the first `lengths[b]` of them), Q = K + 1 positions, V vocabulary.
+All sampled rows of a round at once, as tensor operations that never wait for the device. Shapes: B rows, K proposed
+tokens (row b has the first `lengths[b]` of them), Q = K + 1 positions, V vocabulary.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,19 +55,20 @@ def residual(target_probs_BV: Tensor, draft_probs_BV: Tensor) -> Tensor:
     return (target_probs_BV - draft_probs_BV).clamp(min=0.0)
 
 
-def match_greedy(target_ids_BQ: Tensor, proposed_BK: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+def match_greedy(target_ids_Q: Sequence[int], proposed_K: Sequence[int]) -> list[int]:
     """Greedy decoding: keep the proposed tokens that are the target's own choice, then take its choice.
 
     Args:
-        target_ids_BQ: the target's most likely token at each position.
-        proposed_BK: the proposed token ids.
-        lengths_B: how many each row proposes.
+        target_ids_Q: the target's most likely token at each position.
+        proposed_K: the proposed token ids.
 
     Returns:
-        (number of accepted tokens `[B]`, the recovered or bonus token `[B]`).
+        The accepted tokens, then the recovered or bonus one: the target's choices, as far as they are known.
     """
-    num_accepted_B = count_prefix(target_ids_BQ[:, : proposed_BK.shape[1]] == proposed_BK, lengths_B)
-    return num_accepted_B, target_ids_BQ.gather(1, num_accepted_B[:, None])[:, 0]
+    num_accepted = 0
+    while num_accepted < len(proposed_K) and proposed_K[num_accepted] == target_ids_Q[num_accepted]:
+        num_accepted += 1
+    return list(target_ids_Q[: num_accepted + 1])
 
 
 def count_prefix(accepted_BK: Tensor, lengths_B: Tensor) -> Tensor:

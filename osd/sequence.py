@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from osd.outcome import ACCEPTED, BONUS, RECOVERED, Round
 from osd.speculation import RowBudget
@@ -34,8 +33,8 @@ class Sequence:
     rounds: list[Round] = field(default_factory=list)
     kinds: bytearray = field(default_factory=bytearray)
     """One of outcome.ACCEPTED, RECOVERED, BONUS for each output token of this engine (resumed ones: BONUS)."""
-    top_ids: list[Tensor] = field(default_factory=list)
-    top_logprobs: list[Tensor] = field(default_factory=list)
+    tops: list[TopLogprobs] = field(default_factory=list)
+    """What the target thought of the committed tokens, for the outcome."""
     finish_reason: FinishReason | None = None
     committed: int = 0
     submitted_s: float = field(default_factory=time.monotonic)
@@ -63,7 +62,7 @@ class Sequence:
         """Append one round's tokens: `num_accepted` accepted ones, then the recovered or bonus one if not cut off."""
         self.rounds.append(Round(version if num_proposed else 0, num_proposed, num_accepted))
         last = BONUS if num_accepted == num_proposed else RECOVERED
-        self.kinds.extend(ACCEPTED if position < num_accepted else last for position in range(len(tokens)))
+        self.kinds.extend([ACCEPTED] * num_accepted + [last] * (len(tokens) - num_accepted))
         self.output_ids.extend(tokens)
         self.committed += len(tokens)
 
@@ -76,11 +75,6 @@ class Sequence:
         """How many log-probabilities a position are wanted: those recorded, or more where the client asks for more."""
         asked = self.request.params.logprobs
         return max(recorded, 0 if asked is None else max(asked, 1))
-
-    def keep(self, top: TopLogprobs) -> None:
-        """Keep what the target thought of the tokens committed last, for the outcome."""
-        self.top_ids.append(top.ids_NK)
-        self.top_logprobs.append(top.logprobs_NK)
 
     def stats(self) -> QueryStats:
         """What the query cost and gained so far."""

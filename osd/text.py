@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from osd.types import OsdError
 
+_FEW_TEXTS = 1 << 14
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -19,6 +21,11 @@ class TextCodec:
         self.model_id = model_id
         self.context_tokens = context_tokens
         self.vocab_tokens = len(tokenizer)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        # transformers adds nothing to most tokenizers' decoding, but takes twice as long over it.
+        self._decoder = tokenizer if backend is None or tokenizer.clean_up_tokenization_spaces else backend
+        self.decode_again = lru_cache(_FEW_TEXTS)(self.decode)
+        """`decode` of a few tokens that are often the same."""
 
     @classmethod
     def open(cls, folder: Path, model_id: str, max_context_tokens: int) -> TextCodec:
@@ -64,7 +71,7 @@ class TextCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return str(self._decoder.decode(ids, skip_special_tokens=True))
 
     def eos_ids(self, folder: Path) -> frozenset[int]:
         """Tokens that end an answer: the generation config's, else the tokenizer's."""
@@ -87,6 +94,7 @@ class AnswerText:
     def __init__(self, codec: TextCodec, stop: Sequence[str] = ()) -> None:
         self._codec = codec
         self._stop = tuple(stop)
+        self._longest_stop_chars = max(map(len, stop), default=0)
         self._ids: list[int] = []
         self._prefix = 0
         self._read = 0
@@ -97,17 +105,22 @@ class AnswerText:
     def push(self, token_id: int) -> bool:
         """Add a token; True when a stop string is now complete (the text ends before it)."""
         self._ids.append(token_id)
-        # Decoding from a few tokens back keeps what depends on neighbours (spaces, multi-token characters) right.
-        before = self._codec.decode(self._ids[self._prefix : self._read])
-        after = self._codec.decode(self._ids[self._prefix :])
-        if len(after) <= len(before) or after.endswith(_REPLACEMENT):
-            return False
-        self._prefix, self._read = self._read, len(self._ids)
-        self._append(after[len(before) :])
+        if self._stop:  # else the text is wanted only when it is taken
+            self._read_on()
         return self.stopped
 
+    def _read_on(self) -> None:
+        """Decode what was pushed since, unless it ends within a character."""
+        # Decoding from a few tokens back keeps what depends on neighbours (spaces, multi-token characters) right.
+        before = self._codec.decode_again(tuple(self._ids[self._prefix : self._read]))
+        after = self._codec.decode(self._ids[self._prefix :])
+        if len(after) <= len(before) or after.endswith(_REPLACEMENT):
+            return
+        self._prefix, self._read = self._read, len(self._ids)
+        self._append(after[len(before) :])
+
     def _append(self, text: str) -> None:
-        searched_from = max(0, len(self._text) - max((len(stop) for stop in self._stop), default=0))
+        searched_from = max(0, len(self._text) - self._longest_stop_chars)
         self._text += text
         found = [at for stop in self._stop if (at := self._text.find(stop, searched_from)) >= 0]
         if found:
@@ -116,6 +129,8 @@ class AnswerText:
 
     def take(self, *, final: bool = False) -> str:
         """Text not yet handed out; `final` also hands out what was held back."""
+        if not self._stop and self._read < len(self._ids):
+            self._read_on()
         if final and not self.stopped and self._read < len(self._ids):
             before = self._codec.decode(self._ids[self._prefix : self._read])
             self._append(self._codec.decode(self._ids[self._prefix :])[len(before) :])

@@ -6,8 +6,10 @@ Shapes: B rows, Q positions, N committed positions, V vocabulary, K most likely.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,30 +22,43 @@ from osd.types import TokenLogprob
 _CHUNK_TOKENS = 64
 
 
-class TopLogprobs(NamedTuple):
-    """The target's own log-probabilities at one row's N positions, before temperature and filters; on the CPU."""
+class _Round(NamedTuple):
+    """Of a whole round's N committed positions, row after row."""
 
     chosen_N: Tensor
-    """Of the committed tokens."""
     ids_NK: Tensor
-    """int32, best first."""
     logprobs_NK: Tensor
     wait: Callable[[], None]
     """To be called before the tensors are read: they may still be on their way from the device."""
 
+
+class TopLogprobs(NamedTuple):
+    """The target's own log-probabilities at one row's N positions, before temperature and filters; on the CPU.
+
+    A place in the round's tensors: they are cut only when they are read, which for outcomes is on another thread.
+    """
+
+    of_round: _Round
+    start: int
+    stop: int
+    top_k: int
+
     def cut(self, num_tokens: int, top_k: int) -> TopLogprobs:
         """Of the first tokens only, and no more than `top_k` of the most likely."""
-        return TopLogprobs(
-            self.chosen_N[:num_tokens],
-            self.ids_NK[:num_tokens, :top_k],
-            self.logprobs_NK[:num_tokens, :top_k],
-            self.wait,
-        )
+        stop = min(self.start + num_tokens, self.stop)
+        if stop == self.stop and top_k >= self.top_k:
+            return self
+        return TopLogprobs(self.of_round, self.start, stop, min(top_k, self.top_k))
+
+    def read(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of the committed, `[N]`; the most likely, `[N, K]` int32, best first; and theirs."""
+        whole, here = self.of_round, slice(self.start, self.stop)
+        whole.wait()
+        return whole.chosen_N[here], whole.ids_NK[here, : self.top_k], whole.logprobs_NK[here, : self.top_k]
 
     def for_client(self, tokens: Sequence[int]) -> tuple[TokenLogprob, ...]:
         """As a delta carries them."""
-        self.wait()
-        rows = zip(tokens, self.chosen_N.tolist(), self.ids_NK.tolist(), self.logprobs_NK.tolist(), strict=True)
+        rows = zip(tokens, *(one.tolist() for one in self.read()), strict=True)
         return tuple(
             TokenLogprob(token, logprob, tuple(zip(ids, values, strict=True))) for token, logprob, ids, values in rows
         )
@@ -57,22 +72,23 @@ def top_logprobs(logits_BQV: Tensor, tokens: Sequence[Sequence[int]], top_k: int
         tokens: what each row commits; a row whose log-probabilities nobody wants commits nothing here.
         top_k: how many; at most V.
     """
-    device, counts = logits_BQV.device, [len(one) for one in tokens]
-    rows = [row for row, count in enumerate(counts) for _ in range(count)]
-    positions = [position for count in counts for position in range(count)]
+    num_positions, top_k = logits_BQV.shape[1], min(top_k, logits_BQV.shape[-1])
+    places = [row * num_positions + position for row, one in enumerate(tokens) for position in range(len(one))]
     committed = [token for one in tokens for token in one]
-    places = [row * logits_BQV.shape[1] + position for row, position in zip(rows, positions, strict=True)]
-    places_N, chosen_N = upload([places, committed], device)
-    logits_RV, top_k = logits_BQV.flatten(0, 1), min(top_k, logits_BQV.shape[-1])
+    of_round = _look(logits_BQV.flatten(0, 1), places, committed, top_k)
+    ends = list(accumulate((len(one) for one in tokens), initial=0))
+    return [TopLogprobs(of_round, start, stop, top_k) for start, stop in pairwise(ends)]
+
+
+def _look(logits_RV: Tensor, places: list[int], chosen: list[int], top_k: int) -> _Round:
     if can_look_through(logits_RV):
-        on_device = compiled.top_logprobs(logits_RV, places_N.numpy(), chosen_N, top_k)
-    else:
-        logprobs_NV = torch.log_softmax(logits_RV[places_N], dim=-1, dtype=torch.float32)
-        top_NK, ids_NK = _greatest(logprobs_NV, top_k)
-        on_device = logprobs_NV.gather(1, chosen_N[:, None])[:, 0], ids_NK.int(), top_NK
-    chosen, ids, logprobs = (torch.split(download(one), counts) for one in on_device)
-    wait = arrival(device)
-    return [TopLogprobs(*row, wait) for row in zip(chosen, ids, logprobs, strict=True)]
+        found = compiled.top_logprobs(logits_RV, np.array(places, np.int64), np.array(chosen, np.int64), top_k)
+        return _Round(*found, arrival(logits_RV.device))
+    rows_N, ids_N = upload([places, chosen], logits_RV.device)
+    logprobs_NV = torch.log_softmax(logits_RV[rows_N], dim=-1, dtype=torch.float32)
+    top_NK, ids_NK = _greatest(logprobs_NV, top_k)
+    chosen_N = logprobs_NV.gather(1, ids_N[:, None])[:, 0]
+    return _Round(download(chosen_N), download(ids_NK.int()), download(top_NK), arrival(logits_RV.device))
 
 
 def _greatest(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:

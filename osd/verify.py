@@ -17,51 +17,71 @@ from osd.sampling import Shaping, most_likely, penalise, shape_probs
 from osd.sequence import Sequence
 
 
-def verify_rows(logits_BQV: Tensor, rows: Rows[Sequence], proposal: Proposal | None) -> list[list[int]]:
+def verify_rows(
+    logits_BQV: Tensor, rows: Rows[Sequence], proposal: Proposal | None, best_BQ: Tensor | None = None
+) -> list[list[int]]:
     """Judge each row's proposal against the target's logits at its K + 1 positions.
 
     Args:
         logits_BQV: row b's position i follows its known tokens and the first i proposed ones.
         rows: the decoding rows.
         proposal: None when no row proposes.
+        best_BQ: the index of each greatest logit, where it is known.
 
     Returns:
         What each row commits: the accepted tokens, then the recovered or bonus one.
     """
-    device, num_rows = logits_BQV.device, len(rows)
-    lengths = list(proposal.lengths) if proposal is not None else [0] * num_rows
-    lengths_B = upload(lengths, device)
-    proposed_BK = torch.zeros(num_rows, 0, dtype=torch.long, device=device)
-    if proposal is not None:
-        proposed_BK = proposal.token_ids_BK[:, : max(lengths)]
-    logits_BQV = _penalised(logits_BQV, rows, proposed_BK)
-    num_accepted_B, next_B = match_greedy(most_likely(logits_BQV), proposed_BK, lengths_B)
+    lengths = list(proposal.lengths) if proposal is not None else [0] * len(rows)
+    num_proposed = max(lengths)
+    if any(sequence.request.params.has_penalties for sequence in rows):
+        logits_BQV, best_BQ = _penalised(logits_BQV, rows, _proposed(proposal, num_proposed, logits_BQV)), None
     sampled = [row for row, sequence in enumerate(rows) if not sequence.request.params.is_greedy]
+    columns = [] if proposal is None else [_proposed(proposal, num_proposed, logits_BQV)]
+    if len(sampled) < len(rows):
+        columns.append(most_likely(logits_BQV) if best_BQ is None else best_BQ)
     if sampled:
-        index_S = upload(sampled, device)
-        shaping = Shaping.of([rows[row].request.params for row in sampled], logits_BQV.shape[-1], device)
-        target_probs_SQV = shape_probs(logits_BQV[index_S], shaping)
-        # Where no sampled row proposes, there is nothing to test: these are only shaped like it.
-        draft_probs_SKV = target_probs_SQV[:, : proposed_BK.shape[1]]
-        if proposal is not None and proposal.draft_probs_BKV is not None:
-            draft_probs_SKV = proposal.draft_probs_BKV[index_S, : proposed_BK.shape[1]]
-        uniform_SQ = torch.zeros(len(sampled), proposed_BK.shape[1] + 1)
-        for place, row in enumerate(sampled):  # no draw more than it needs, or its neighbours would change the next
-            needed = lengths[row] + 1
-            uniform_SQ[place, :needed] = torch.rand(needed, generator=rows[row].generator)
-        verdict = reject_tokenwise(
-            target_probs_SQV, draft_probs_SKV, proposed_BK[index_S], lengths_B[index_S], upload(uniform_SQ, device)
-        )
-        num_accepted_B[index_S], next_B[index_S] = verdict
+        columns.append(_verdicts(logits_BQV, rows, sampled, lengths, proposal))
     # The round's one wait for the device: all that the host needs to know comes in one copy.
-    known = torch.cat((num_accepted_B[:, None], next_B[:, None], proposed_BK), dim=1).tolist()
-    return [[*ids[:num_accepted], next_token] for num_accepted, next_token, *ids in known]
+    known = (columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)).tolist()
+    committed = []
+    for sequence, length, ids in zip(rows, lengths, known, strict=True):
+        if sequence.request.params.is_greedy:
+            committed.append(match_greedy(ids[num_proposed:], ids[:length]))
+        else:
+            *_, num_accepted, next_token = ids
+            committed.append([*ids[:num_accepted], next_token])
+    return committed
+
+
+def _verdicts(
+    logits_BQV: Tensor,
+    rows: Rows[Sequence],
+    sampled: list[int],
+    lengths: list[int],
+    proposal: Proposal | None,
+) -> Tensor:
+    """How many proposed tokens each sampled row keeps, and the token that follows them: `[B, 2]`."""
+    device, num_proposed = logits_BQV.device, max(lengths)
+    proposed_BK = _proposed(proposal, num_proposed, logits_BQV)
+    index_S, lengths_S = upload([sampled, [lengths[row] for row in sampled]], device)
+    shaping = Shaping.of([rows[row].request.params for row in sampled], logits_BQV.shape[-1], device)
+    target_probs_SQV = shape_probs(logits_BQV[index_S], shaping)
+    # Where no sampled row proposes, there is nothing to test: these are only shaped like it.
+    draft_probs_SKV = target_probs_SQV[:, :num_proposed]
+    if proposal is not None and proposal.draft_probs_BKV is not None:
+        draft_probs_SKV = proposal.draft_probs_BKV[index_S, :num_proposed]
+    uniform_SQ = torch.zeros(len(sampled), num_proposed + 1)
+    for place, row in enumerate(sampled):  # no draw more than it needs, or its neighbours would change the next
+        needed = lengths[row] + 1
+        uniform_SQ[place, :needed] = torch.rand(needed, generator=rows[row].generator)
+    verdict = reject_tokenwise(
+        target_probs_SQV, draft_probs_SKV, proposed_BK[index_S], lengths_S, upload(uniform_SQ, device)
+    )
+    return proposed_BK.new_zeros(len(rows), 2).index_copy_(0, index_S, torch.stack(verdict, dim=1))
 
 
 def _penalised(logits_BQV: Tensor, rows: Rows[Sequence], proposed_BK: Tensor) -> Tensor:
     """The logits, with the penalties of the rows that have any."""
-    if not any(sequence.request.params.has_penalties for sequence in rows):
-        return logits_BQV
     logits_BQV = logits_BQV.float()
     penalised = [
         penalise(logits_QV, sequence.request.params, sequence.output_ids, proposed_K)
@@ -70,3 +90,10 @@ def _penalised(logits_BQV: Tensor, rows: Rows[Sequence], proposed_BK: Tensor) ->
         for logits_QV, sequence, proposed_K in zip(logits_BQV, rows, proposed_BK, strict=True)
     ]
     return torch.stack(penalised)
+
+
+def _proposed(proposal: Proposal | None, num_proposed: int, logits_BQV: Tensor) -> Tensor:
+    """Every row's proposal, `[B, K]`; where there is none, K is 0."""
+    if proposal is None:
+        return logits_BQV.new_empty(len(logits_BQV), 0, dtype=torch.long)
+    return proposal.token_ids_BK[:, :num_proposed]

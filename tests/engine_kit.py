@@ -126,7 +126,7 @@ def feature_drafter(
         max_context_tokens=target.max_context_tokens,
         max_length=4,
     )
-    drafter.load(feature_state(config, seed), version)
+    drafter.prepare(feature_state(config, seed), version)()
     return drafter
 
 
@@ -140,6 +140,12 @@ def manifest_of(number: int, kind: str = "model", gate: Mapping[str, float] | No
     return WeightManifest(
         number=number, kind=kind, config={}, config_hash="", parent=None, digest="", gate=dict(gate or {})
     )
+
+
+def swap(engine: Engine, manifest: WeightManifest, state: Mapping[str, Tensor]) -> None:
+    """Another drafter version from here on."""
+    assert engine.drafter is not None
+    engine.load_drafter(manifest, engine.drafter.prepare(state, manifest.number))
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:

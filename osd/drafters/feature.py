@@ -9,6 +9,7 @@ Shapes: B rows, T entries, L cached entries, H hidden size, N heads, D head size
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +20,14 @@ from osd.drafters.feature_chain import FeatureChain
 from osd.drafters.feature_compiled import CompiledFeature
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
 from osd.drafters.weights import check_state
-from osd.models.compiled.layers import TiledProjection, can_compile
+from osd.models.compiled.layers import can_compile
 from osd.models.flat_cache import FlatCache
 from osd.models.graphs import Capture, GraphPool, bucket, capture_for
 from osd.models.projections import DenseProjection, Projection
 from osd.models.slot_cache import PassWindow
-from osd.models.transfer import upload
+from osd.models.transfer import beside, upload, used_here
 from osd.proposal import DraftBatch, Proposal
+from osd.protocols import SwapIn
 from osd.types import WeightsRefusedError
 
 
@@ -58,6 +60,7 @@ class FeatureDrafter:
         self._shared = shared
         self.device, self.dtype = shared.embedding_VH.device, shared.embedding_VH.dtype
         self.net = FeatureNet(config).to(self.device, self.dtype).eval().requires_grad_(False)
+        """Captured work reads its very memory; else every swap brings another one."""
         length = max_context_tokens + config.window_tokens + 2 * (max_length + 1)
         head_size = config.hidden_size // config.num_heads
         self._cache = FlatCache(1, num_slots, length, config.num_heads, head_size, like=shared.embedding_VH)
@@ -67,9 +70,10 @@ class FeatureDrafter:
         capture = capture or capture_for(self.device)
         self._graphs = GraphPool(capture) if capture is not None else None
         self._can_compile = self._graphs is None and can_compile(self._cos_LD)
-        self._compiled: CompiledFeature | None = None
-        self._head_rows: tuple[Tensor, Tensor | None] | None = None
-        self._take_weights()
+        self._use(self._laid_out(self.net))
+        if self._graphs is not None:
+            rotation = self._cos_LD, self._sin_LD
+            self._chain = FeatureChain(self.net, shared, self._head, self._cache, rotation)
         # Row b's cache is sound for entries first[b] .. end[b] - 1.
         self._first = [0] * num_slots
         self._end = [0] * num_slots
@@ -87,28 +91,47 @@ class FeatureDrafter:
         """What a weight version carries."""
         return self.net.state_dict()
 
-    def load(self, state: Mapping[str, Tensor], version: int) -> None:
-        """New weights, copied in place; the cache stays (stale entries cost acceptance, never correctness)."""
-        check_state(state, self.net.state_dict())
-        ids_R = state["vocab_ids_R"]
+    def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
+        """See `Drafter`. The cache stays: stale entries cost acceptance, never correctness."""
+        check_state(state, self.state())
+        self._check_vocabulary(state["vocab_ids_R"])
+        with beside(self.device):
+            laid_out = self._laid_out(self._net_of(state))
+
+        def swap_in() -> None:
+            if self._graphs is None:
+                self._use(laid_out)
+            else:
+                self._copy(laid_out)
+            self._cache.clear_non_finite()
+            self.version = version
+
+        return swap_in
+
+    def _check_vocabulary(self, ids_R: Tensor) -> None:
         if bool((ids_R < 0).any()) or bool((ids_R >= self.config.target_vocab_tokens).any()):
             raise WeightsRefusedError("tensor 'vocab_ids_R' names tokens outside the target's vocabulary")
         if len(set(ids_R.tolist())) < len(ids_R):
             # Its two shares of probability would not be told apart, and the output would not be the target's.
             raise WeightsRefusedError("tensor 'vocab_ids_R' names a token twice")
-        self.net.load_state_dict(dict(state))
-        self._take_weights()
-        self._cache.clear_non_finite()
-        self.version = version
 
     @torch.no_grad()
     def propose(self, batch: DraftBatch) -> Proposal:
         """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
+        for row, num_tokens in enumerate(batch.num_tokens):
+            if num_tokens - 1 - self._end[row] > self._max_length + 1:  # its first round, or one after a pause
+                self._read_ahead(row, batch)
+        starts, counts = self._new_entries(batch.num_tokens)
         if self._graphs is not None:
-            return self._replay(self._graphs, batch)
-        choice = self._choice(max(batch.lengths), Draws.of(batch, self.config.vocab_tokens))
-        feature_BH = self._catch_up(batch)
-        ends = [num - 1 for num in batch.num_tokens]
+            return self._replay(self._graphs, batch, starts, counts)
+        num_steps, draws = max(batch.lengths), Draws.of(batch, self.config.vocab_tokens)
+        if self._compiled is not None and self._compiled.can_chain and draws is None:
+            firsts = self._first[: len(starts)]
+            ids_BK = self._compiled.chain(batch.tokens_SL, batch.hidden_SLH, starts, counts, firsts, num_steps)
+            return Proposal(ids_BK, batch.lengths, None, self.version)
+        choice = self._choice(num_steps, draws)
+        feature_BH = self._catch_up(batch, starts, counts)
+        ends = [start + count for start, count in zip(starts, counts, strict=True)]
         for step in range(choice.num_steps):
             token_B = choice.take(self._head(feature_BH))
             if step + 1 < choice.num_steps:
@@ -130,16 +153,9 @@ class FeatureDrafter:
             self._end[row] = num - 1
         return starts, counts
 
-    def _replay(self, graphs: GraphPool, batch: DraftBatch) -> Proposal:
-        """The whole round as captured work; rows are rounded up, so that few shapes do for all.
-
-        A row with more new entries than one round brings (its first, or after a pause) has the others read before.
-        """
+    def _replay(self, graphs: GraphPool, batch: DraftBatch, starts: list[int], counts: list[int]) -> Proposal:
+        """The whole round as captured work; rows are rounded up, so that few shapes do for all."""
         num_rows, num_steps, num_new = len(batch.lengths), max(batch.lengths), self._max_length + 1
-        for row, num_tokens in enumerate(batch.num_tokens):
-            if num_tokens - 1 - self._end[row] > num_new:
-                self._read_ahead(row, batch)
-        starts, counts = self._new_entries(batch.num_tokens)
         rows = bucket(num_rows, 1, len(self._end))
         # Rows beyond the real ones write where no row of a query reaches.
         padding, nowhere = rows - num_rows, self._cos_LD.shape[0] - num_new - num_steps
@@ -160,7 +176,7 @@ class FeatureDrafter:
         return Proposal(ids_BK[:num_rows], batch.lengths, probs_BKV, self.version)
 
     def _read_ahead(self, row: int, batch: DraftBatch) -> None:
-        """Read all new entries of one row but the last."""
+        """Read all new entries of one row but the last, so that no other row is padded to as many."""
         last = batch.num_tokens[row] - 2
         start = max(self._end[row], last - self.config.window_tokens + 1)
         if start > self._end[row]:
@@ -173,9 +189,8 @@ class FeatureDrafter:
         )
         self._end[row] = last
 
-    def _catch_up(self, batch: DraftBatch) -> Tensor:
+    def _catch_up(self, batch: DraftBatch, starts: list[int], counts: list[int]) -> Tensor:
         """Read the entries since the last call; the feature at each row's last known entry, `[B, H]`."""
-        starts, counts = self._new_entries(batch.num_tokens)
         entries_T = torch.arange(max(counts), device=self.device)
         rows_B1 = torch.arange(len(starts), device=self.device)[:, None]
         entries_BT = upload(starts, self.device)[:, None] + entries_T
@@ -218,20 +233,37 @@ class FeatureDrafter:
         mask_BTL = (entries_L <= query_BT1) & (entries_L > query_BT1 - self.config.window_tokens)
         return (mask_BTL & (entries_L >= first_B11))[:, None]
 
-    def _take_weights(self) -> None:
-        """Bring the net's matrices and the head's rows into the layout that is read fastest."""
-        rows = head_rows(self._shared, self.net.vocab_ids_R)
+    def _net_of(self, state: Mapping[str, Tensor]) -> FeatureNet:
+        with torch.device("meta"):
+            net = FeatureNet(self.config).eval().requires_grad_(False)
+        kinds = {name: tensor.dtype for name, tensor in self.state().items()}
+        copies = {name: tensor.to(self.device, kinds[name], copy=True) for name, tensor in state.items()}
+        net.load_state_dict(copies, assign=True)
+        return net
+
+    def _laid_out(self, net: FeatureNet) -> _LaidOut:
+        """A net's matrices and the head's rows in the layout that is read fastest."""
+        rows = head_rows(self._shared, net.vocab_ids_R)
         if self._can_compile:
-            self._compiled = CompiledFeature(self.net, self._cache, self._cos_LD, self._sin_LD)
-            self._head: Projection = TiledProjection(*rows)
-            return
-        if self._head_rows is None:
-            self._head_rows = rows
-        else:  # captured work reads this very memory
-            for place, new in zip(self._head_rows, rows, strict=True):
-                if place is not None and new is not None:
-                    place.copy_(new)
-        self._head = DenseProjection(*self._head_rows)
-        if self._graphs is not None:
-            rotation = self._cos_LD, self._sin_LD
-            self._chain = FeatureChain(self.net, self._shared, self._head, self._cache, rotation)
+            compiled = CompiledFeature(net, self._shared.embedding_VH, rows, self._cache, self._cos_LD, self._sin_LD)
+            return _LaidOut(net, rows, compiled, compiled.head)
+        return _LaidOut(net, rows, None, DenseProjection(*rows))
+
+    def _use(self, laid_out: _LaidOut) -> None:
+        self.net, self._head_rows, self._compiled, self._head = laid_out
+
+    def _copy(self, laid_out: _LaidOut) -> None:
+        """Into the memory that captured work reads."""
+        self.net.load_state_dict({name: used_here(tensor) for name, tensor in laid_out.net.state_dict().items()})
+        for place, new in zip(self._head_rows, laid_out.head_rows, strict=True):
+            if place is not None and new is not None:
+                place.copy_(used_here(new))
+
+
+class _LaidOut(NamedTuple):
+    """Weights as they are served."""
+
+    net: FeatureNet
+    head_rows: tuple[Tensor, Tensor | None]
+    compiled: CompiledFeature | None
+    head: Projection

@@ -1,16 +1,19 @@
-"""The `feature` drafter's layer by the compiled loops of a CPU.
+"""The `feature` drafter by the compiled loops of a CPU.
 
-Shapes: B rows, T entries, H hidden size, D head size, L entries of the cache.
+Shapes: B rows, T entries, K proposed, H hidden size, D head size, L entries of the cache, R reduced vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from osd.drafters.feature_net import FeatureNet
-from osd.models.compiled.kernels import kernels
+from osd.models.compiled.arguments import Chain, Known
+from osd.models.compiled.kernels import array, kernels
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection
 from osd.models.compiled.tiling import tiled
 from osd.models.flat_cache import FlatCache
@@ -22,18 +25,38 @@ class CompiledFeature:
 
     Args:
         net: the layer.
+        embedding_VH: the target's.
+        head_rows: the head's rows and biases for the net's vocabulary.
         cache: the drafter's, of one layer.
         cos_LD: cosines by entry.
         sin_LD: signed sines by entry.
     """
 
-    def __init__(self, net: FeatureNet, cache: FlatCache, cos_LD: Tensor, sin_LD: Tensor) -> None:
+    def __init__(
+        self,
+        net: FeatureNet,
+        embedding_VH: Tensor,
+        head_rows: tuple[Tensor, Tensor | None],
+        cache: FlatCache,
+        cos_LD: Tensor,
+        sin_LD: Tensor,
+    ) -> None:
         found = kernels()
         assert found is not None
         assert net.feature_norm.eps is not None
         self._kernels, self._eps = found, net.feature_norm.eps
-        self._input_norms = [norm.weight.float().numpy() for norm in (net.embedding_norm, net.hidden_norm)]
+        self._input_norms_2H = torch.stack((net.embedding_norm.weight, net.hidden_norm.weight)).float().numpy()
         self._fuse = TiledProjection(net.fuse.weight)
+        self.head = TiledProjection(*head_rows)
+        self.can_chain = embedding_VH.dtype == torch.bfloat16
+        """Whether `chain` takes the place of step after step."""
+        self._chain = Chain(
+            embedding_VH=array(embedding_VH),
+            input_norms_2H=self._input_norms_2H,
+            fuse=self._fuse.tiles.data_ptr(),
+            head=self.head.tiles.data_ptr(),
+            vocab_ids_R=net.vocab_ids_R.numpy(),
+        )
         layer = LayerWeights(
             attention_norm_H=net.attention_norm.weight,
             qkv=tiled(net.qkv.weight, None),
@@ -63,6 +86,34 @@ class CompiledFeature:
         size = hidden_BTH.shape[-1]
         both_RF = hidden_BTH.new_empty((hidden_BTH.numel() // size, 2 * size))
         halves = (both_RF[:, :size], both_RF[:, size:])
-        for x, weight_H, half_RH in zip((embedding_BTH, hidden_BTH), self._input_norms, halves, strict=True):
+        for x, weight_H, half_RH in zip((embedding_BTH, hidden_BTH), self._input_norms_2H, halves, strict=True):
             self._kernels.norm(x.reshape(-1, size), weight_H, self._eps, half_RH)
         return self._layer(self._fuse(both_RF), window, firsts).view(hidden_BTH.shape)
+
+    def chain(
+        self,
+        tokens_SL: Tensor,
+        hidden_SLH: Tensor,
+        starts: Sequence[int],
+        counts: Sequence[int],
+        firsts: Sequence[int],
+        num_steps: int,
+    ) -> Tensor:
+        """A greedy round in one call: reads what is new, then feeds itself its own features.
+
+        Args:
+            tokens_SL: known tokens.
+            hidden_SLH: the target's hidden states.
+            starts: by row, the first new entry.
+            counts: how many are new, at least one.
+            firsts: the first entry that may be looked at.
+            num_steps: K.
+
+        Returns:
+            The target's ids of the proposed tokens, `[B, K]`.
+        """
+        starts_B, counts_B, firsts_B = np.array((starts, counts, firsts))
+        known = Known(array(tokens_SL), array(hidden_SLH), starts_B, counts_B, firsts_B, max(counts))
+        ids_KB = np.empty((num_steps, len(starts)), np.int64)
+        self._kernels.run_chain(self._layer.stack, self._chain, known, ids_KB)
+        return torch.from_numpy(ids_KB).T

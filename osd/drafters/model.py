@@ -15,8 +15,9 @@ from osd.drafters.choose import ChainChoice, Draws
 from osd.drafters.weights import check_state, model_state
 from osd.models.graphs import GraphPool, Work, bucket
 from osd.models.slot_model import SlotModel
-from osd.models.transfer import upload
+from osd.models.transfer import beside, upload, used_here
 from osd.proposal import DraftBatch, Proposal
+from osd.protocols import SwapIn
 
 _CATCH_UP_TOKENS = 256
 """Most positions read in one pass while catching up with a row, so that no long prompt needs a giant pass."""
@@ -63,13 +64,20 @@ class ModelDrafter:
         """What a weight version carries."""
         return model_state(self._lm.model)
 
-    def load(self, state: Mapping[str, Tensor], version: int) -> None:
-        """New weights, copied in place; the cache stays."""
-        check_state(state, self.state())
-        self._lm.model.load_state_dict(dict(state), strict=False)
-        self._lm.weights_changed()
-        self._lm.clear_non_finite()
-        self.version = version
+    def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
+        """See `Drafter`. The swap copies in place: captured work reads this very memory."""
+        expected = self.state()
+        check_state(state, expected)
+        with beside(self._lm.device):
+            copies = {name: tensor.to(expected[name], copy=True) for name, tensor in state.items()}
+
+        def swap_in() -> None:
+            self._lm.model.load_state_dict({name: used_here(tensor) for name, tensor in copies.items()}, strict=False)
+            self._lm.weights_changed()
+            self._lm.clear_non_finite()
+            self.version = version
+
+        return swap_in
 
     @torch.no_grad()
     def propose(self, batch: DraftBatch) -> Proposal:

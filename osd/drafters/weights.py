@@ -24,10 +24,15 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)}, this drafter's is {tuple(expected[name].shape)}"
             raise WeightsRefusedError(f"tensor {name!r} has shape {shapes}; was it made for another target?")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not _is_finite(tensor):
             raise WeightsRefusedError(f"tensor {name!r} holds NaN or infinity; the version is spoilt")
         if not tensor.is_floating_point() and expected[name].dtype != tensor.dtype:
             raise WeightsRefusedError(f"tensor {name!r} has type {tensor.dtype}, expected {expected[name].dtype}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Every element: where a sum is, they are, and it is had several times as fast."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def model_state(model: Any) -> dict[str, Tensor]:

@@ -125,8 +125,9 @@ class FusedLM:
 
     def __call__(
         self, ids_BQ: Tensor, window: PassWindow, *, logits: str, in_pieces: bool = False
-    ) -> tuple[Tensor | None, Tensor]:
-        """Logits (see `SlotModel.forward`) and last hidden states `[B, Q, H]`.
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Logits (see `SlotModel.forward`), last hidden states `[B, Q, H]`, and where it costs next to nothing the
+        index of each position's greatest logit.
 
         Args:
             ids_BQ: new tokens.
@@ -145,8 +146,12 @@ class FusedLM:
             hidden_RH = _normed(x_RH, self._norm)
         hidden_BQH = hidden_RH.view(*ids_BQ.shape, -1)
         if logits == "none":
-            return None, hidden_BQH
-        return self._head(hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH
+            return None, hidden_BQH, None
+        last_BQH = hidden_BQH if logits == "all" else hidden_BQH[:, -1:]
+        if isinstance(self._head, TiledProjection) and last_BQH.dtype == torch.bfloat16:
+            logits_BQV, best_BQ = self._head.find(last_BQH)
+            return logits_BQV, hidden_BQH, best_BQ
+        return self._head(last_BQH), hidden_BQH, None
 
 
 def _reaches(config: Any, num_layers: int) -> list[int | None]:

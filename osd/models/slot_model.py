@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,8 @@ class PassOutput(NamedTuple):
 
     logits_BQV: Tensor | None
     hidden_BQH: Tensor
+    best_BQ: Tensor | None = None
+    """The index of each greatest logit, where the pass found it on its way."""
 
 
 class SlotModel:
@@ -104,6 +107,9 @@ class SlotModel:
                 needs = "a Llama-shaped model in bfloat16 on a CPU, of sizes that are multiples of 32, and numba"
                 raise OsdError(f"target.dtype int4 needs {needs}; {kind} cannot have it here: take auto")
             self._fused.round_to_int4()
+        # By its name since transformers 5.24, or by the one before.
+        name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+        self._cache_argument = {name: self._cache}
         self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         self._graphs: GraphPool | None = None
         self._pieces_are_right = False
@@ -140,9 +146,9 @@ class SlotModel:
             attention_mask=self._plain_mask(),
             # Padding may stand beyond the positions that the model knows.
             position_ids=self.window.positions_BQ.clamp(max=self.max_context_tokens - 1),
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=0 if logits == "all" else 1,
+            **self._cache_argument,
         )
         return PassOutput(None if logits == "none" else output.logits, self._hidden_BQH)
 
@@ -193,7 +199,7 @@ class SlotModel:
         """A pass from row 0 on as a function of tensors alone, to be captured: all logits, and last hidden states."""
         assert self._fused is not None
         self.window.set_on_device(starts_B, ids_BQ.shape[1], num_seen)
-        logits_BQV, hidden_BQH = self._fused(ids_BQ, self.window, logits="all", in_pieces=in_pieces)
+        logits_BQV, hidden_BQH, _ = self._fused(ids_BQ, self.window, logits="all", in_pieces=in_pieces)
         assert logits_BQV is not None
         return logits_BQV, hidden_BQH
 

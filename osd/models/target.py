@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from osd.drafters.feature_net import SharedRows
+from osd.models.compiled.kernels import array
 from osd.models.slot_model import PassOutput, SlotModel
 from osd.models.transfer import upload
 
@@ -77,6 +78,11 @@ class Target:
 
     def write_rows(self, starts: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Note known tokens of rows 0, 1, …, all at once."""
+        if self.lm.device.type == "cpu":  # where nothing is faster than numpy
+            tokens_SL = self.tokens_SL.numpy()
+            for row, (start, one) in enumerate(zip(starts, ids, strict=True)):
+                tokens_SL[row, start : start + len(one)] = one
+            return
         rows = [row for row, one in enumerate(ids) for _ in one]
         positions = [start + offset for start, one in zip(starts, ids, strict=True) for offset in range(len(one))]
         known = [token for one in ids for token in one]
@@ -87,8 +93,10 @@ class Target:
         """One pass (see SlotModel.forward) that also keeps the hidden states of what was read."""
         output = self.lm.forward(first_row, ids_BQ, starts, logits=logits)
         window = self.lm.window
-        if window.num_rows == 1:  # a slice is written faster than an index
-            self.hidden_SLH[first_row, starts[0] : starts[0] + window.num_new] = output.hidden_BQH[0]
+        if self.lm.device.type == "cpu":  # as above
+            hidden_SLH = array(self.hidden_SLH)
+            for row, (start, hidden_QH) in enumerate(zip(starts, array(output.hidden_BQH), strict=True), first_row):
+                hidden_SLH[row, start : start + window.num_new] = hidden_QH
         else:
             self.hidden_SLH[window.rows_B1, window.positions_BQ] = output.hidden_BQH
         return output

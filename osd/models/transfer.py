@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +32,25 @@ def arrival(device: torch.device) -> Callable[[], None]:
     event.record(torch.cuda.current_stream(device))
     wait: Callable[[], None] = event.synchronize
     return wait
+
+
+@contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """What a GPU is asked for in here it does beside its other work; it is done when this ends."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # as above
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+def used_here(tensor: Tensor) -> Tensor:
+    """The same, made in `beside`: its memory is not given away before this thread's work with it is done."""
+    if tensor.device.type == "cuda":
+        tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return tensor
 
 
 def _nothing() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from osd.engine import Engine
 from osd.models.target import Target
 from osd.proposal import DraftBatch, Proposal
-from osd.protocols import Drafter
+from osd.protocols import Drafter, SwapIn
 from osd.rejection import reject_tokenwise
 from osd.types import Request, SamplingParams
 from tests.engine_kit import (
@@ -32,6 +32,7 @@ from tests.engine_kit import (
     manifest_of,
     model_drafter,
     perturbed,
+    swap,
     tiny_llama,
     weights_of,
 )
@@ -156,7 +157,7 @@ class AdversarialDrafter:
     def state(self) -> dict[str, Tensor]:
         return {}
 
-    def load(self, state: Mapping[str, Tensor], version: int) -> None:
+    def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
         raise NotImplementedError
 
 
@@ -273,10 +274,10 @@ def test_hot_swaps_in_mid_request_change_nothing(model: Any, tables: dict[str, l
     versions = [weights_of(perturbed(model, 0.03)), weights_of(tiny_llama(77, sharpness=_SHARPNESS))]
     engine = engine_with(model, lambda target: good_drafter(model, target))
 
-    def swap(step: int) -> None:
-        engine.load_drafter(manifest_of(step + 2), versions[step % 2])
+    def swap_between(step: int) -> None:
+        swap(engine, manifest_of(step + 2), versions[step % 2])
 
-    figures = p_values(emit(engine, lengths=(1, 3, 1, 0, 2), between=swap), tables)
+    figures = p_values(emit(engine, lengths=(1, 3, 1, 0, 2), between=swap_between), tables)
     assert min(figures.values()) > _ALARM, figures
     assert engine.counters.values["swaps_total"] > 100
 

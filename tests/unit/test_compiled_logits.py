@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from osd.models.compiled.layers import TiledProjection
 from osd.models.compiled.logits import can_look_through, greatest, top_logprobs
 from osd.sampling import most_likely
 
@@ -32,7 +33,7 @@ def test_log_probabilities_are_torchs(vocab_tokens: int, shift: float, num_threa
     logits_RV = _logits(7, vocab_tokens, shift=shift, spread=4.0 if shift < 1e3 else 1e3)
     places_N = np.array([6, 0, 0, 3])
     chosen_N = torch.tensor([5, 0, vocab_tokens - 1, 17])
-    chosen, ids_NK, logprobs_NK = top_logprobs(logits_RV, places_N, chosen_N, 16)
+    chosen, ids_NK, logprobs_NK = top_logprobs(logits_RV, places_N, chosen_N.numpy(), 16)
     expected_NV = torch.log_softmax(logits_RV[torch.from_numpy(places_N)], dim=-1, dtype=torch.float32)
     torch.testing.assert_close(logprobs_NK, expected_NV.topk(16).values, atol=2e-4, rtol=1e-5)
     torch.testing.assert_close(expected_NV.gather(1, ids_NK.long()), logprobs_NK, atol=2e-4, rtol=1e-5)
@@ -53,7 +54,7 @@ def test_of_equal_ones_the_first_is_taken(num_threads: int) -> None:
     logits_RV = torch.full((2, 40_000), -1.0).bfloat16()
     logits_RV[0, [90, 39_999]] = 2.0
     assert greatest(logits_RV).tolist() == [90, 0]
-    _, ids_NK, _ = top_logprobs(logits_RV, np.array([0]), torch.tensor([90]), 4)
+    _, ids_NK, _ = top_logprobs(logits_RV, np.array([0]), np.array([90]), 4)
     assert ids_NK.tolist() == [[90, 39_999, 0, 1]]
 
 
@@ -61,3 +62,16 @@ def test_where_there_is_no_loop_torch_looks() -> None:
     assert not can_look_through(torch.zeros(2, 40_000))
     assert not can_look_through(torch.zeros(40_000, 2).bfloat16().T)
     assert not can_look_through(torch.zeros(1, 100).bfloat16())
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 37])
+def test_a_product_finds_its_greatest_on_the_way(num_rows: int, num_threads: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight_OI = torch.randn(1_000, 64, generator=generator).bfloat16()
+    weight_OI[700] = weight_OI[40]  # so that some rows have two that are equally great
+    x_BQI = torch.randn(num_rows, 2, 64, generator=generator).bfloat16()
+    x_BQI[0, 0] = weight_OI[40]
+    project = TiledProjection(weight_OI)
+    logits_BQV, best_BQ = project.find(x_BQI)
+    assert torch.equal(logits_BQV, project(x_BQI))
+    assert torch.equal(best_BQ, logits_BQV.float().argmax(dim=-1)) and int(best_BQ[0, 0]) == 40

@@ -83,7 +83,7 @@ def test_the_serving_drafter_proposes_what_the_student_learnt() -> None:
     assert (sums.accepted_D / sums.reached_D).tolist() == [1.0, 1.0, 1.0]
 
     drafter = FeatureDrafter(student.net.config, shared_rows(), num_slots=1, max_context_tokens=32, max_length=3)
-    drafter.load(student.state(), 2)
+    drafter.prepare(student.state(), 2)()
     tokens = outcome.prompt_ids + outcome.output_ids
     hidden_NH = hidden_states(outcome)
     assert hidden_NH is not None

@@ -27,6 +27,7 @@ from tests.engine_kit import (
     manifest_of,
     model_drafter,
     run,
+    swap,
     tiny_llama,
 )
 from tests.fx_capture import FxCapture, captured
@@ -133,7 +134,7 @@ def _rounds(drafter: Any, states: list[dict[str, Tensor]]) -> list[tuple[Tensor,
     num_tokens, proposals = [20, 3, 9], []
     for number, params in enumerate([[greedy] * 3, [greedy, hot, hot], [filtered, hot, greedy]] * 4):
         if number == 5:
-            drafter.load(states[1], 2)
+            drafter.prepare(states[1], 2)()
         if number == 7:
             drafter.reset_row(1)
             num_tokens[1] = 30
@@ -168,7 +169,7 @@ def test_a_captured_chain_is_the_chain(kind: str, monkeypatch: pytest.MonkeyPatc
     else:
         states = [model_state(tiny_llama(seed, sharpness=4.0)) for seed in (6, 7)]
     for drafter in (eager, replayed):
-        drafter.load(states[0], 1)
+        drafter.prepare(states[0], 1)()
     expected, got = _rounds(eager, states), _rounds(replayed, states)
     for (ids_BK, probs_BKV), (got_BK, got_probs_BKV) in zip(expected, got, strict=True):
         assert torch.equal(ids_BK, got_BK)
@@ -205,6 +206,6 @@ def test_an_engine_of_captured_rounds_answers_the_same(kind: str) -> None:
     assert capture.num_captured > 0
     if kind == "feature":
         assert isinstance(replaying.drafter, FeatureDrafter)
-        replaying.load_drafter(manifest_of(2, "feature"), feature_state(replaying.drafter.config, 9))
+        swap(replaying, manifest_of(2, "feature"), feature_state(replaying.drafter.config, 9))
         again = run(replaying, requests)  # sampled answers follow the drafter's draws, greedy ones do not
         assert all(again[name].ids == expected[name].ids for name in ("0", "2", "4", "6"))

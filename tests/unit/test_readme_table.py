@@ -77,7 +77,8 @@ def test_every_benchmark_has_its_rows(tmp_path: Path) -> None:
     tpot = {"training": 12.0, "paused": 10.0, "ratio": 1.2}
     loads = {"0.2 queries/s": {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}}
     write(tmp_path, "training-cost_m_2026-01-01.json", benchmark="training_cost", loads=loads)
-    write(tmp_path, "swap_m_2026-01-01.json", rows=[{"rows": 1, "swap_ms": 5.0, "step_ms": 10.0, "steps": 0.5}])
+    swap = {"rows": 1, "swap_ms": 5.0, "step_ms": 10.0, "steps": 0.5, "longest_step_ms": 15.0}
+    write(tmp_path, "swap_m_2026-01-01.json", rows=[swap])
     write(tmp_path, "other_m_2026-01-01.json")
     rows = [row.split(" | ") for row in render(tmp_path, tmp_path).splitlines()[2:]]
     assert [(row[0].removeprefix("| "), row[3]) for row in rows] == [
@@ -92,6 +93,7 @@ def test_every_benchmark_has_its_rows(tmp_path: Path) -> None:
         ("a token beside training, 0.2 queries/s, 9 steps trained, p50", "1.20"),
         ("a token beside training, 0.2 queries/s, 9 steps trained, p95", "1.20"),
         ("hot swap, 1 query", "0.50"),
+        ("longest step while it is prepared, 1 query", "1.50"),
     ]
     assert rows[3][4].startswith("Card, [2026-01-01]")
 

@@ -174,12 +174,12 @@ def test_the_residual_is_what_the_draft_lacks() -> None:
     assert residual(target, draft).tolist() == [0.25, 0.0, 0.25, 0.0]
 
 
-def test_greedy_proposals_are_matched() -> None:
-    target_ids_BQ = torch.tensor([[5, 6, 7], [5, 6, 7], [5, 6, 7], [5, 6, 7], [5, 6, 7]])
-    proposed_BK = torch.tensor([[5, 6], [5, 6], [5, 9], [9, 6], [5, 6]])
-    num_accepted_B, next_B = match_greedy(target_ids_BQ, proposed_BK, torch.tensor([0, 2, 2, 2, 1]))
-    assert num_accepted_B.tolist() == [0, 2, 1, 0, 1]
-    assert next_B.tolist() == [5, 7, 6, 5, 6]
+@pytest.mark.parametrize(
+    ("proposed", "committed"),
+    [([], [5]), ([5, 6], [5, 6, 7]), ([5, 9], [5, 6]), ([9, 6], [5]), ([5], [5, 6])],
+)
+def test_greedy_proposals_are_matched(proposed: list[int], committed: list[int]) -> None:
+    assert match_greedy([5, 6, 7], proposed) == committed
 
 
 def test_rows_of_a_batch_are_judged_apart() -> None:

@@ -18,21 +18,24 @@ def test_they_are_taken_before_temperature_and_filters() -> None:
     for row, (top, committed) in enumerate(zip(tops, tokens, strict=True)):
         plain_NV = plain_BQV[row, : len(committed)]
         chosen = [float(plain_NV[n, token]) for n, token in enumerate(committed)]
-        assert top.chosen_N.tolist() == pytest.approx(chosen, abs=1e-5)
-        assert top.ids_NK.dtype == torch.int32 and top.ids_NK.shape == (len(committed), 5)
-        torch.testing.assert_close(top.logprobs_NK, plain_NV.topk(5).values)
-        torch.testing.assert_close(plain_NV.gather(1, top.ids_NK.long()), top.logprobs_NK)
+        chosen_N, ids_NK, logprobs_NK = top.read()
+        assert chosen_N.tolist() == pytest.approx(chosen, abs=1e-5)
+        assert ids_NK.dtype == torch.int32 and ids_NK.shape == (len(committed), 5)
+        torch.testing.assert_close(logprobs_NK, plain_NV.topk(5).values)
+        torch.testing.assert_close(plain_NV.gather(1, ids_NK.long()), logprobs_NK)
 
 
 def test_there_are_no_more_than_tokens() -> None:
-    assert top_logprobs(torch.zeros(1, 1, 3), [[0]], 20)[0].ids_NK.shape == (1, 3)
+    assert top_logprobs(torch.zeros(1, 1, 3), [[0]], 20)[0].read()[1].shape == (1, 3)
 
 
 def test_an_answer_that_ends_early_keeps_only_its_own() -> None:
     logits_BQV = torch.randn(1, 3, _VOCAB, generator=torch.Generator().manual_seed(5))
     [whole] = top_logprobs(logits_BQV, [[4, 5, 6]], 8)
     cut = whole.cut(2, 3)
-    assert cut.chosen_N.tolist() == whole.chosen_N[:2].tolist() and cut.ids_NK.tolist() == whole.ids_NK[:2, :3].tolist()
+    chosen_N, ids_NK, logprobs_NK = whole.read()
+    expected = chosen_N[:2], ids_NK[:2, :3], logprobs_NK[:2, :3]
+    assert all(torch.equal(*pair) for pair in zip(cut.read(), expected, strict=True))
     [first, second] = cut.for_client([4, 5])
     assert (first.token_id, second.token_id) == (4, 5) and len(first.top) == 3
 
@@ -47,7 +50,8 @@ def test_a_large_vocabulary_is_looked_through_in_chunks(vocab_tokens: int) -> No
     tops = top_logprobs(logits_BQV, [[1, 2]] * 3, 20)
     expected = torch.log_softmax(logits_BQV, dim=-1).topk(20)
     for row, top in enumerate(tops):
-        torch.testing.assert_close(top.logprobs_NK, expected.values[row])
+        _, ids_NK, logprobs_NK = top.read()
+        torch.testing.assert_close(logprobs_NK, expected.values[row])
         finite = expected.values[row].isfinite()
-        assert torch.equal(top.ids_NK[finite].long(), expected.indices[row][finite])
-        assert bool((top.ids_NK < vocab_tokens).all())
+        assert torch.equal(ids_NK[finite].long(), expected.indices[row][finite])
+        assert bool((ids_NK < vocab_tokens).all())

@@ -1,7 +1,7 @@
 """What the compiled stack of layers is called with; numba takes named tuples of arrays and numbers as they are.
 
 Shapes: A layers, R rows (B rows of the cache with Q new positions each), H hidden size, I the MLP's, N query heads,
-M key/value heads, X = N + 2M, Y = 2M, D head size, L positions, S slots.
+M key/value heads, X = N + 2M, Y = 2M, D head size, L positions, S slots; of a drafter K steps, R reduced vocabulary.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-PHASES = 8
-"""Of a layer; one more follows the last."""
+
 COUNTERS = 8
-"""int64 a phase, of which two are used: a cache line of its own."""
+"""int64 that a phase's tasks are counted in (`osd.models.compiled.sharing`), of which two are used: a cache line."""
+LAYER_PHASES = 8
+CHAIN_PHASES = 5
+"""Of a step, round its layers."""
 
 
 class Stack(NamedTuple):
@@ -38,6 +40,14 @@ class Stack(NamedTuple):
     scale: np.float32
     reaches_A: Array
     """How many positions back a query looks, with its own."""
+    num_heads: int
+    """N."""
+    gate_size: int
+    """I."""
+    num_phases: int
+    """Of all layers, and of the norm that follows them."""
+    num_elements: int
+    """Of a row's scratch, beside what goes in and what comes out."""
     cache_ASYLD: Array
 
 
@@ -64,5 +74,76 @@ class Scratch(NamedTuple):
     """P = N * D; likewise."""
     attended_RND: Array
     gated_RI: Array
-    counters: Array
-    """Zeros, `COUNTERS` for every phase; see `PHASES`."""
+
+
+class Chain(NamedTuple):
+    """What a drafter has round its layers; matrices are given by the address of their tiles."""
+
+    embedding_VH: Array
+    """The target's, bfloat16."""
+    input_norms_2H: Array
+    """Of embeddings, of hidden states."""
+    fuse: int
+    head: int
+    vocab_ids_R: Array
+    """The target's id of each token the head knows."""
+
+
+class Known(NamedTuple):
+    """What the first step of a chain reads; T entries are new there, in the others one."""
+
+    tokens_SL: Array
+    hidden_SLH: Array
+    starts_B: Array
+    """Each row's first new entry."""
+    counts_B: Array
+    """How many of the T are a row's own."""
+    firsts_B: Array
+    """The first entry that may be looked at."""
+    num_new: int
+    """T."""
+
+
+def chain_elements(stack: Stack, chain: Chain, known: Known) -> int:
+    """Of a round's scratch: a first and a later pass's, and what steps leave for one another."""
+    num_rows, size = len(known.starts_B), chain.embedding_VH.shape[1]
+    num_read = num_rows * known.num_new
+    passes = (num_read + num_rows) * (2 * size + stack.num_elements)
+    total: int = passes + num_read * 2 * size + num_rows * (size + len(chain.vocab_ids_R))
+    return total
+
+
+class Kept(NamedTuple):
+    """What a chain's steps leave for one another."""
+
+    ids_KB: Array
+    """The tokens proposed."""
+    feature_BH: Array
+    both_RF: Array
+    """A pass's inputs, F = 2H: embedding, hidden state."""
+    logits_BR: Array
+
+
+NONE: Array = np.empty(0, np.int64)
+
+
+class Look(NamedTuple):
+    """What is asked of a pass's logits at N places: the K greatest; where tokens are chosen, as log-probabilities."""
+
+    places_N: Array
+    chosen_ids_N: Array
+    """`[0]` where none are chosen."""
+    ids_NK: Array
+    values_NK: Array
+    chosen_N: Array
+
+
+def look_at(places_N: Array, chosen_ids_N: Array, top_k: int) -> Look:
+    """With room for the answers; places and chosen are int64."""
+    return Look(
+        places_N=places_N,
+        chosen_ids_N=chosen_ids_N,
+        ids_NK=np.empty((len(places_N), top_k), np.int32),
+        values_NK=np.empty((len(places_N), top_k), np.float32),
+        chosen_N=np.empty(len(chosen_ids_N), np.float32),
+    )

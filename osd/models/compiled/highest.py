@@ -1,15 +1,16 @@
 """The greatest of a row of logits, in bfloat16, and the logarithm of its exponentials' sum: no copy is made of it.
 
-Shapes: V vocabulary, K greatest.
+Shapes: V vocabulary, K greatest, R rows.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from osd.models.compiled.arguments import Look
 from osd.models.compiled.bits import Array, exp, inner, widen
 
-_CHUNK = 64
+_CHUNK = 128
 _LOWEST = np.int16(-32768)
 
 
@@ -51,8 +52,8 @@ def _insert(order: np.int16, index: int, ids_K: Array, order_K: Array) -> None:
 
 
 @inner
-def log_total(logits_V: Array, most: np.float32) -> np.float32:
-    """`log(sum(exp(logits - most)))`."""
+def log_total(logits_V: Array, most: np.float32) -> np.float64:
+    """`log(sum(exp(logits)))`, of which `most` is the greatest; exact enough to be taken from large logits."""
     total = np.float64(0)
     for start in range(0, len(logits_V), _CHUNK):
         chunk = logits_V[start : start + _CHUNK]
@@ -60,4 +61,16 @@ def log_total(logits_V: Array, most: np.float32) -> np.float32:
         for i in range(len(chunk)):
             part += exp(widen(chunk[i]) - most)
         total += part
-    return np.float32(np.log(total))
+    return np.float64(most + np.log(total))
+
+
+@inner
+def answer(n: int, logits_RV: Array, look: Look) -> None:
+    """What is asked of the n-th place."""
+    logits_V, values_K = logits_RV[look.places_N[n]], look.values_NK[n]
+    highest(logits_V, look.ids_NK[n], values_K)
+    if len(look.chosen_N) > 0:
+        total = log_total(logits_V, values_K[0])
+        look.chosen_N[n] = widen(logits_V[look.chosen_ids_N[n]]) - total
+        for k in range(len(values_K)):
+            values_K[k] -= total

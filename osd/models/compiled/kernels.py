@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -14,52 +15,66 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.models.compiled.arguments import Array, Scratch, Span, Stack
+from osd.models.compiled.arguments import CHAIN_PHASES, COUNTERS, Array, Chain, Known, Look, Span, Stack, chain_elements
 
 _log = logging.getLogger(__name__)
 
 
 class Kernels:
-    """See `osd.models.compiled.stack`. What numba is told here of threads holds for the calling one."""
+    """See `osd.models.compiled.entries`. What numba is told here of threads holds for the calling one."""
 
     def __init__(self) -> None:
         import numba
 
-        stack: Any = import_module("osd.models.compiled.stack")
+        module: Any = import_module("osd.models.compiled.entries")
         self._set_num_threads = numba.set_num_threads
+        self._told = threading.local()
         self._most_threads = _most_threads(numba)
-        entries = stack.entries(_digest(Path(stack.__file__).parent))
-        self._pass, self._project, self._highest = entries[:2], entries[2:4], entries[4:6]
-        self._norm = entries[6]
+        *pairs, self._norm = module.entries(_digest(Path(module.__file__).parent))
+        self._pass, self._chain, self._project, self._find, self._highest = pairs
         if self._most_threads > 1:
-            num_threads, nothing = torch.get_num_threads(), np.zeros((0, 2), np.float32)
-            self._project[1](0, nothing, nothing, 1)
+            num_threads, nothing = torch.get_num_threads(), np.zeros((0, 2), np.uint16)
+            self._project[1](0, nothing, nothing, np.zeros((1, COUNTERS), np.int64), 1)
             torch.set_num_threads(num_threads)  # when numba starts its threads, it sets OpenMP's number to all cores
 
-    def run_pass(self, stack: Stack, span: Span, scratch: Scratch) -> None:
-        """All layers and the norm after them."""
-        self._run(self._pass, stack, span, scratch)
+    def run_pass(self, stack: Stack, span: Span, x_RH: Array, normed_RH: Array) -> None:
+        """All layers, which overwrite what goes in, and the norm after them."""
+        scratch_E = np.empty(len(x_RH) * stack.num_elements, x_RH.dtype)
+        self._run(self._pass, stack.num_phases, stack, span, x_RH, normed_RH, scratch_E)
+
+    def run_chain(self, stack: Stack, chain: Chain, known: Known, ids_KB: Array) -> None:
+        """All steps of a drafter's greedy round."""
+        scratch_E = np.empty(chain_elements(stack, chain, known), chain.embedding_VH.dtype)
+        num_phases = len(ids_KB) * (stack.num_phases + CHAIN_PHASES)
+        self._run(self._chain, num_phases, stack, chain, known, ids_KB, scratch_E)
 
     def project(self, tiles: Tensor, x_RI: Tensor, out_RO: Tensor) -> None:
         """`x @ weight.T + bias`."""
-        self._run(self._project, tiles.data_ptr(), array(x_RI), array(out_RO))
+        self._run(self._project, 1, tiles.data_ptr(), array(x_RI), array(out_RO))
 
-    def highest(self, logits_RV: Tensor, places_N: Array, ids_NK: Tensor, values_NK: Tensor, totals_N: Tensor) -> None:
-        """The K greatest of some rows, bfloat16; and where there is a place for it, `log(sum(exp(row - greatest)))`."""
-        self._run(self._highest, array(logits_RV), places_N, array(ids_NK), array(values_NK), array(totals_N))
+    def find(self, tiles: Tensor, x_RI: Tensor, out_RO: Tensor, look: Look) -> None:
+        """As `project`, bfloat16, and what is highest in it."""
+        self._run(self._find, 2, tiles.data_ptr(), array(x_RI), array(out_RO), look)
+
+    def highest(self, logits_RV: Tensor, look: Look) -> None:
+        """The K greatest of some rows, bfloat16."""
+        self._run(self._highest, 1, array(logits_RV), look)
 
     def norm(self, x_RH: Tensor, weight_H: Array, eps: float, out_RH: Tensor) -> None:
         """RMS norm by row; the weight in float32."""
         self._norm(array(x_RH), weight_H, eps, array(out_RH))
 
-    def _run(self, alone_and_together: Sequence[Any], *args: object) -> None:
+    def _run(self, alone_and_together: Sequence[Any], num_phases: int, *args: object) -> None:
+        counters = np.zeros((num_phases, COUNTERS), np.int64)
         alone, together = alone_and_together
         num_threads = min(torch.get_num_threads(), self._most_threads)
         if num_threads == 1:
-            alone(*args)
+            alone(*args, counters)
         else:
-            self._set_num_threads(num_threads)
-            together(*args, num_threads)
+            if getattr(self._told, "num_threads", 0) != num_threads:
+                self._set_num_threads(num_threads)
+                self._told.num_threads = num_threads
+            together(*args, counters, num_threads)
 
 
 @cache

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.models.compiled.arguments import COUNTERS, PHASES, Array, Scratch, Span, Stack
+from osd.models.compiled.arguments import LAYER_PHASES, NONE, Array, Span, Stack, look_at
 from osd.models.compiled.kernels import array, kernels
 from osd.models.compiled.tiling import tiled
 from osd.models.flat_cache import FlatCache
@@ -38,14 +38,23 @@ class TiledProjection:
         assert found is not None
         self._kernels = found
         self._num_outputs, self._num_inputs = weight_OI.shape
-        self._tiles = tiled(weight_OI, bias_O)
+        self.tiles = tiled(weight_OI, bias_O)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Of any number of rows."""
         x_RI = x.reshape(-1, self._num_inputs)
         out_RO = x.new_empty((len(x_RI), self._num_outputs))
-        self._kernels.project(self._tiles, x_RI, out_RO)
+        self._kernels.project(self.tiles, x_RI, out_RO)
         return out_RO.view(*x.shape[:-1], self._num_outputs)
+
+    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The product, bfloat16, and the index of each row's greatest output; of equal ones, the first."""
+        x_RI = x.reshape(-1, self._num_inputs)
+        out_RO = x.new_empty((len(x_RI), self._num_outputs))
+        look = look_at(np.arange(len(x_RI)), NONE, 1)
+        self._kernels.find(self.tiles, x_RI, out_RO, look)
+        shape = x.shape[:-1]
+        return out_RO.view(*shape, self._num_outputs), torch.from_numpy(look.ids_NK.astype(np.int64)).view(shape)
 
 
 class LayerWeights(NamedTuple):
@@ -98,16 +107,12 @@ class CompiledLayers:
         assert found is not None
         self._kernels = found
         self._layers = layers  # the stack knows their tiles by address only
-        head_size = cos_LD.shape[-1]
-        self._head_size, self._gate_size = head_size, gate_size
-        self._num_heads, self._num_projected = num_heads, num_heads + cache.all.shape[2]
-        self._num_phases = PHASES * len(layers) + 1
         empty_D = torch.empty(0)
         head_norms = [
             torch.stack([empty_D if norm is None else norm for norm in (one.query_norm_D, one.key_norm_D)])
             for one in layers
         ]
-        self._stack = Stack(
+        self.stack = Stack(
             qkv_A=_addresses([one.qkv for one in layers]),
             attention_out_A=_addresses([one.attention_out for one in layers]),
             gate_up_A=_addresses([one.gate_up for one in layers]),
@@ -121,6 +126,10 @@ class CompiledLayers:
             sin_LD=_floats(sin_LD),
             scale=np.float32(scale),
             reaches_A=np.array([_EVERYWHERE if reach is None else reach for reach in reaches], np.int64),
+            num_heads=num_heads,
+            gate_size=gate_size,
+            num_phases=LAYER_PHASES * len(layers) + 1,
+            num_elements=(2 * num_heads + cache.all.shape[2]) * cache.all.shape[4] + gate_size,
             cache_ASYLD=array(cache.all),
         )
 
@@ -136,17 +145,8 @@ class CompiledLayers:
         starts_B = np.array(window.starts, np.int64)
         firsts_B = np.zeros_like(starts_B) if firsts is None else np.array(firsts, np.int64)
         normed_RH = torch.empty_like(x_RH)
-        x, normed = array(x_RH), array(normed_RH)
-        heads_RXD, attended_RND = (
-            np.empty((len(x), number, self._head_size), x.dtype) for number in (self._num_projected, self._num_heads)
-        )
-        heads_RP, attended_RP = (heads.reshape(len(x), -1) for heads in (heads_RXD, attended_RND))
-        gated_RI = np.empty((len(x), self._gate_size), x.dtype)
-        counters = np.zeros((self._num_phases, COUNTERS), np.int64)
         span = Span(window.first_row, starts_B, firsts_B, window.num_new)
-        self._kernels.run_pass(
-            self._stack, span, Scratch(x, normed, heads_RP, heads_RXD, attended_RP, attended_RND, gated_RI, counters)
-        )
+        self._kernels.run_pass(self.stack, span, array(x_RH), array(normed_RH))
         return normed_RH
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.models.compiled.arguments import Array
-from osd.models.compiled.kernels import kernels
+from osd.models.compiled.arguments import NONE, Array, look_at
+from osd.models.compiled.kernels import Kernels, kernels
 
 _FEW = 1 << 15
 """Logits that torch has looked through before a compiled loop is called."""
@@ -25,23 +25,22 @@ def can_look_through(logits: Tensor) -> bool:
 def greatest(logits: Tensor) -> Tensor:
     """The index of the greatest along the last dimension; of equal ones, the first."""
     logits_RV = logits.view(-1, logits.shape[-1])
-    ids_R1, _, _ = _highest(logits_RV, np.arange(len(logits_RV)), 1, has_totals=False)
-    return ids_R1.long().view(logits.shape[:-1])
+    look = look_at(np.arange(len(logits_RV)), NONE, 1)
+    _kernels().highest(logits_RV, look)
+    return torch.from_numpy(look.ids_NK.astype(np.int64)).view(logits.shape[:-1])
 
 
-def top_logprobs(logits_RV: Tensor, places_N: Array, chosen_N: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of the chosen, `[N]`, and the K greatest, `[N, K]`: int32 indices, then log-probabilities."""
-    ids_NK, values_NK, totals_N = _highest(logits_RV, places_N, top_k, has_totals=True)
-    chosen_logits_N = logits_RV[torch.from_numpy(places_N), chosen_N].float()
-    most_N = values_NK[:, 0].clone()
-    return chosen_logits_N - most_N - totals_N, ids_NK, values_NK - most_N[:, None] - totals_N[:, None]
+def top_logprobs(logits_RV: Tensor, places_N: Array, chosen_ids_N: Array, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the chosen, `[N]`, and the K greatest, `[N, K]`: int32 indices, then log-probabilities.
+
+    Places and chosen are int64.
+    """
+    look = look_at(places_N, chosen_ids_N, top_k)
+    _kernels().highest(logits_RV, look)
+    return torch.from_numpy(look.chosen_N), torch.from_numpy(look.ids_NK), torch.from_numpy(look.values_NK)
 
 
-def _highest(logits_RV: Tensor, places_N: Array, top_k: int, *, has_totals: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _kernels() -> Kernels:
     found = kernels()
     assert found is not None
-    ids_NK = torch.empty(len(places_N), top_k, dtype=torch.int32)
-    values_NK = torch.empty(len(places_N), top_k)
-    totals_N = torch.empty(len(places_N) if has_totals else 0)
-    found.highest(logits_RV, places_N, ids_NK, values_NK, totals_N)
-    return ids_NK, values_NK, totals_N
+    return found

@@ -10,11 +10,13 @@ import platform
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from osd.models.compiled.bits import inner
+from osd.models.compiled.arguments import COUNTERS
+from osd.models.compiled.bits import Array, inner
 
 _INT64 = ir.IntType(64)
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -45,8 +47,19 @@ def _seen(typing: Any, address: Any) -> Any:
     return types.int64(types.intp), generate
 
 
+PHASE = 8 * COUNTERS
+"""Bytes from one phase's counters to the next one's."""
 _add: Any = intrinsic(_added)
 _read: Any = intrinsic(_seen)
+
+
+@inner
+def address(counters: Array) -> int:
+    """Of the first phase's, always of one type: for every other type all that is called is compiled once more.
+
+    It keeps nothing alive: whoever is called from Python must have them from there, where they outlast the call.
+    """
+    return np.int64(counters.ctypes.data)  # type: ignore[return-value]
 
 
 @inner

@@ -1,23 +1,18 @@
-"""The whole stack of a Llama-shaped decoder's layers as one compiled call.
+"""The whole stack of a Llama-shaped decoder's layers, by threads that stay together from the first to the last.
 
 Shapes: those of `osd.models.compiled.arguments`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit, prange
 
-from osd.models.compiled.arguments import COUNTERS, PHASES, Scratch, Span, Stack
+from osd.models.compiled.arguments import LAYER_PHASES, Scratch, Span, Stack
 from osd.models.compiled.attention import keep, look
 from osd.models.compiled.bits import Array, inner
-from osd.models.compiled.highest import highest, log_total
 from osd.models.compiled.product import inputs, project, project_gated
 from osd.models.compiled.rows import norm
-from osd.models.compiled.sharing import shared
+from osd.models.compiled.sharing import PHASE, shared
 from osd.models.compiled.tiling import WIDTH
 
 _LOOK_ROWS = 32
@@ -31,7 +26,8 @@ def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, cou
 
 
 @inner
-def _project(weights: int, is_int4: bool, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
+def project_rows(weights: int, is_int4: bool, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
+    """One thread's part of a product, written or added; `counters` are a phase's."""
     x = inputs(x_RI, is_int4)
     for tile in shared(counters, (out_RO.shape[1] + WIDTH - 1) // WIDTH):
         project(tile, weights, x, out_RO, is_added)
@@ -69,89 +65,37 @@ def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counter
 
 
 @inner
-def _work(stack: Stack, span: Span, scratch: Scratch) -> None:
-    """One thread's part of all layers and of the norm that follows them."""
-    x_RH, normed_RH, gated_RI = scratch.x_RH, scratch.normed_RH, scratch.gated_RI
-    stride, is_int4 = scratch.counters.strides[0], stack.is_int4
-    for layer in range(len(stack.qkv_A)):
-        phase = scratch.counters.ctypes.data + layer * PHASES * stride
-        _norm_rows(x_RH, stack.norms_A2H[layer, 0], stack.eps, normed_RH, phase)
-        _project(stack.qkv_A[layer], is_int4, normed_RH, scratch.heads_RP, False, phase + stride)
-        _attend(layer, stack, span, scratch, phase + 2 * stride, phase + 3 * stride)
-        _project(stack.attention_out_A[layer], is_int4, scratch.attended_RP, x_RH, True, phase + 4 * stride)
-        _norm_rows(x_RH, stack.norms_A2H[layer, 1], stack.eps, normed_RH, phase + 5 * stride)
-        x = inputs(normed_RH, is_int4)
-        for tile in shared(phase + 6 * stride, (gated_RI.shape[1] + WIDTH - 1) // WIDTH):
-            project_gated(tile, stack.gate_up_A[layer], x, gated_RI)
-        _project(stack.down_A[layer], is_int4, gated_RI, x_RH, True, phase + 7 * stride)
-    last = scratch.counters.ctypes.data + len(stack.qkv_A) * PHASES * stride
-    _norm_rows(x_RH, stack.final_norm_H, stack.eps, normed_RH, last)
+def scratch_in(scratch_E: Array, stack: Stack, x_RH: Array, normed_RH: Array) -> Scratch:
+    """A pass's scratch in memory that all threads know: one array, since numba hands them no tuple it made."""
+    num_rows, num_heads, head_size = len(x_RH), stack.num_heads, stack.cache_ASYLD.shape[4]
+    num_projected = num_heads + stack.cache_ASYLD.shape[2]
+    attended = num_rows * num_projected * head_size
+    gated = attended + num_rows * num_heads * head_size
+    heads_E, attended_E = scratch_E[:attended], scratch_E[attended:gated]
+    return Scratch(
+        x_RH,
+        normed_RH,
+        heads_E.reshape(num_rows, num_projected * head_size),
+        heads_E.reshape(num_rows, num_projected, head_size),
+        attended_E.reshape(num_rows, num_heads * head_size),
+        attended_E.reshape(num_rows, num_heads, head_size),
+        scratch_E[gated : gated + num_rows * stack.gate_size].reshape(num_rows, stack.gate_size),
+    )
 
 
 @inner
-def _highest(n: int, logits_RV: Array, places_N: Array, ids_NK: Array, values_NK: Array, totals_N: Array) -> None:
-    logits_V = logits_RV[places_N[n]]
-    highest(logits_V, ids_NK[n], values_NK[n])
-    if len(totals_N) > 0:
-        totals_N[n] = log_total(logits_V, values_NK[n, 0])
-
-
-def entries(sources: str) -> tuple[Callable[..., None], ...]:
-    """Compiled: the stack (the norm's result is in `normed_RH`), one product, the highest logits, a norm.
-
-    All but the last for one thread, then for several.
-
-    Args:
-        sources: a digest of the files that all this is compiled from. numba looks for what it compiled before by this
-            file's time of change and by the values that a function closes over, and would not see another change.
-    """
-    options: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
-
-    @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
-    def pass_alone(stack: Stack, span: Span, scratch: Scratch) -> None:
-        sources  # noqa: B018
-        _work(stack, span, scratch)
-
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
-    def pass_together(stack: Stack, span: Span, scratch: Scratch, num_threads: int) -> None:
-        sources  # noqa: B018
-        for _ in prange(num_threads):
-            _work(stack, span, scratch)
-
-    @njit(**options)  # type: ignore[untyped-decorator]
-    def project_alone(weights: int, x_RI: Array, out_RO: Array) -> None:
-        sources  # noqa: B018
-        counters = np.zeros(COUNTERS, np.int64)
-        _project(weights, False, x_RI, out_RO, False, counters.ctypes.data)
-
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
-    def project_together(weights: int, x_RI: Array, out_RO: Array, num_threads: int) -> None:
-        sources  # noqa: B018
-        counters = np.zeros(COUNTERS, np.int64)
-        for _ in prange(num_threads):
-            _project(weights, False, x_RI, out_RO, False, counters.ctypes.data)
-
-    # With its types, so that it is compiled now and not while somebody waits for a token.
-    @njit("void(uint16[:,::1],int64[::1],int32[:,::1],float32[:,::1],float32[::1])", **options)
-    def highest_alone(logits_RV: Array, places_N: Array, ids_NK: Array, values_NK: Array, totals_N: Array) -> None:
-        sources  # noqa: B018
-        for n in range(len(places_N)):
-            _highest(n, logits_RV, places_N, ids_NK, values_NK, totals_N)
-
-    @njit("void(uint16[:,::1],int64[::1],int32[:,::1],float32[:,::1],float32[::1],int64)", **options, parallel=True)
-    def highest_together(
-        logits_RV: Array, places_N: Array, ids_NK: Array, values_NK: Array, totals_N: Array, num_threads: int
-    ) -> None:
-        sources  # noqa: B018
-        counters = np.zeros(COUNTERS, np.int64)
-        for _ in prange(num_threads):
-            for n in shared(counters.ctypes.data, len(places_N)):
-                _highest(n, logits_RV, places_N, ids_NK, values_NK, totals_N)
-
-    @njit(**options)  # type: ignore[untyped-decorator]
-    def norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array) -> None:
-        sources  # noqa: B018
-        for row in range(len(x_RH)):
-            norm(x_RH[row], weight_H, eps, out_RH[row])
-
-    return pass_alone, pass_together, project_alone, project_together, highest_alone, highest_together, norm_rows
+def run_layers(stack: Stack, span: Span, scratch: Scratch, counters: int) -> None:
+    """One thread's part of all layers and of the norm that follows them."""
+    x_RH, normed_RH, gated_RI, is_int4 = scratch.x_RH, scratch.normed_RH, scratch.gated_RI, stack.is_int4
+    for layer in range(len(stack.qkv_A)):
+        phase = counters + layer * LAYER_PHASES * PHASE
+        _norm_rows(x_RH, stack.norms_A2H[layer, 0], stack.eps, normed_RH, phase)
+        project_rows(stack.qkv_A[layer], is_int4, normed_RH, scratch.heads_RP, False, phase + PHASE)
+        _attend(layer, stack, span, scratch, phase + 2 * PHASE, phase + 3 * PHASE)
+        project_rows(stack.attention_out_A[layer], is_int4, scratch.attended_RP, x_RH, True, phase + 4 * PHASE)
+        _norm_rows(x_RH, stack.norms_A2H[layer, 1], stack.eps, normed_RH, phase + 5 * PHASE)
+        x = inputs(normed_RH, is_int4)
+        for tile in shared(phase + 6 * PHASE, (gated_RI.shape[1] + WIDTH - 1) // WIDTH):
+            project_gated(tile, stack.gate_up_A[layer], x, gated_RI)
+        project_rows(stack.down_A[layer], is_int4, gated_RI, x_RH, True, phase + 7 * PHASE)
+    _norm_rows(x_RH, stack.final_norm_H, stack.eps, normed_RH, counters + (stack.num_phases - 1) * PHASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests.engine_kit import (
     perturbed,
     plain_logits,
     run,
+    swap,
     tiny_llama,
     weights_of,
 )
@@ -78,13 +80,32 @@ def test_hot_swaps_in_mid_stream_change_nothing(model: Any) -> None:
     while engine.has_work:
         answers.add(engine.step())
         number += 1
-        engine.load_drafter(manifest_of(number), versions[number % 2])
+        swap(engine, manifest_of(number), versions[number % 2])
     for request in asked:
         assert answers[request.request_id].ids == plain(model, request)
     stats = answers["r0"].stats
     assert stats is not None
     assert len(stats.drafter_versions) > 3
     assert stats.drafter_version == stats.drafter_versions[-1]
+
+
+@pytest.mark.parametrize("kind", ["model", "feature"])
+def test_prepared_weights_wait_for_their_swap(model: Any, kind: str) -> None:
+    """Made ready on another thread while the old ones serve on, they do not follow the tensors they came from."""
+    target = make_target(copy.deepcopy(model))
+    drafter: Drafter = model_drafter(copy.deepcopy(model), target) if kind == "model" else feature_drafter(target)
+    old = {name: tensor.clone() for name, tensor in drafter.state().items()}
+    new = {name: tensor * 0.5 if tensor.is_floating_point() else tensor.clone() for name, tensor in old.items()}
+    given = {name: tensor.clone() for name, tensor in new.items()}
+    with ThreadPoolExecutor() as pool:
+        swap_in = pool.submit(drafter.prepare, given, 7).result()
+    for tensor in given.values():
+        tensor.zero_()
+    assert drafter.version == 1
+    assert all(torch.equal(tensor, old[name]) for name, tensor in drafter.state().items())
+    swap_in()
+    assert drafter.version == 7
+    assert all(torch.equal(tensor, new[name]) for name, tensor in drafter.state().items())
 
 
 def test_a_feature_drafter_is_swapped_with_its_vocabulary(model: Any) -> None:
@@ -97,7 +118,7 @@ def test_a_feature_drafter_is_swapped_with_its_vocabulary(model: Any) -> None:
         engine.submit(request)
     answers = Answers()
     answers.add(engine.step())
-    engine.load_drafter(manifest_of(2, "feature"), state)
+    swap(engine, manifest_of(2, "feature"), state)
     run(engine, answers=answers)
     assert [answers[request.request_id].ids for request in asked] == [plain(model, request) for request in asked]
 
@@ -110,14 +131,14 @@ def test_weights_that_overflow_harm_neither_answers_nor_the_next_version(model: 
     engine = make_engine(target, drafter)
     good = {name: tensor.clone() for name, tensor in drafter.state().items()}
     huge = {name: tensor * factor if tensor.is_floating_point() else tensor for name, tensor in good.items()}
-    engine.load_drafter(manifest_of(2), huge)
+    swap(engine, manifest_of(2), huge)
     spoilt = run(engine, requests([20, 30, 12, 25]))
     sampled = [
         Request(request_id=f"s{seed}", prompt_ids=(1, 2), params=SamplingParams(seed=seed, max_tokens=8))
         for seed in range(4)
     ]
     run(engine, sampled)
-    engine.load_drafter(manifest_of(3), good)
+    swap(engine, manifest_of(3), good)
     fresh = [
         Request(request_id=f"again {request.request_id}", prompt_ids=request.prompt_ids, params=request.params)
         for request in requests([20, 30, 12, 25])

@@ -35,6 +35,7 @@ from tests.engine_kit import (
     model_drafter,
     plain_greedy,
     run,
+    swap,
     tiny_llama,
 )
 from tests.unit.engine.cases import DRAFTERS, MakeDrafter, engine_for, greedy, plain, requests, sampled
@@ -50,7 +51,7 @@ def test_a_vocabulary_that_the_target_lacks_is_refused(model: Any, ids: list[int
     drafter = feature_drafter(target, vocab_tokens=4)
     before = {name: tensor.clone() for name, tensor in drafter.state().items()}
     with pytest.raises(WeightsRefusedError, match=reason):
-        drafter.load({**feature_state(drafter.config, 1), "vocab_ids_R": torch.tensor(ids)}, 2)
+        drafter.prepare({**feature_state(drafter.config, 1), "vocab_ids_R": torch.tensor(ids)}, 2)
     assert drafter.version == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in drafter.state().items())
 
@@ -79,7 +80,7 @@ def test_a_drafter_that_raises_ends_no_query(model: Any, monkeypatch: pytest.Mon
     assert "drafter version 1 broke, decoding plainly: a kernel is missing" in events[0].message
     assert engine.counters.values["plain_rounds_total"] > 0
     proposed = engine.counters.values["proposed_total"]
-    engine.load_drafter(manifest_of(2), drafter.state())
+    swap(engine, manifest_of(2), drafter.state())
     run(engine, answers=answers)
     assert engine.counters.values["proposed_total"] > proposed
     assert [answers[request.request_id].ids for request in asked] == [plain(model, request) for request in asked]

@@ -1,0 +1,81 @@
+"""A drafter's whole greedy round: each step's token and feature are what the next one reads.
+
+The network is `osd.drafters.feature_net`'s. Shapes: those of `osd.models.compiled.arguments`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from osd.models.compiled.arguments import CHAIN_PHASES, Chain, Kept, Known, Scratch, Span, Stack
+from osd.models.compiled.bits import Array, inner
+from osd.models.compiled.highest import highest
+from osd.models.compiled.rows import norm
+from osd.models.compiled.sharing import PHASE, shared
+from osd.models.compiled.stack import project_rows, run_layers, scratch_in
+
+
+@inner
+def _pass_in(scratch_E: Array, stack: Stack, num_rows: int, size: int) -> Scratch:
+    """The part of a pass over so many rows, which begins the room."""
+    middle, end = num_rows * size, 2 * num_rows * size
+    x_RH, normed_RH = scratch_E[:middle].reshape(num_rows, size), scratch_E[middle:end].reshape(num_rows, size)
+    return scratch_in(scratch_E[end:], stack, x_RH, normed_RH)
+
+
+@inner
+def run_chain(stack: Stack, chain: Chain, known: Known, ids_KB: Array, scratch_E: Array, counters: int) -> None:
+    """One thread's part of all steps.
+
+    Args:
+        stack: the layers.
+        chain: what is round them.
+        known: what the first step reads.
+        ids_KB: the tokens proposed are written here.
+        scratch_E: `chain_elements` of them.
+        counters: address of the phases' counters.
+    """
+    num_rows, size = len(known.starts_B), chain.embedding_VH.shape[1]
+    num_read, pass_size = num_rows * known.num_new, 2 * size + stack.num_elements
+    first = _pass_in(scratch_E, stack, num_read, size)
+    then = _pass_in(scratch_E[num_read * pass_size :], stack, num_rows, size)
+    scratch_E = scratch_E[(num_read + num_rows) * pass_size :]
+    feature, both = num_rows * size, num_rows * size + num_read * 2 * size
+    kept = Kept(
+        ids_KB,
+        scratch_E[:feature].reshape(num_rows, size),
+        scratch_E[feature:both].reshape(num_read, 2 * size),
+        scratch_E[both:].reshape(num_rows, len(chain.vocab_ids_R)),
+    )
+    for step in range(len(ids_KB)):
+        num_new, scratch, starts_B = known.num_new, first, known.starts_B
+        if step > 0:
+            num_new, scratch, starts_B = 1, then, known.starts_B + known.counts_B + (step - 1)
+        begin = counters + step * (stack.num_phases + CHAIN_PHASES) * PHASE
+        for n in shared(begin, num_rows * num_new):
+            _read_in(n, step, stack, chain, known, kept)
+        project_rows(chain.fuse, False, kept.both_RF[: num_rows * num_new], scratch.x_RH, False, begin + PHASE)
+        run_layers(stack, Span(0, starts_B, known.firsts_B, num_new), scratch, begin + 2 * PHASE)
+        end = begin + (2 + stack.num_phases) * PHASE
+        for b in shared(end, num_rows):
+            last = known.counts_B[b] - 1 if step == 0 else 0
+            kept.feature_BH[b] = scratch.normed_RH[b * num_new + last]
+        project_rows(chain.head, False, kept.feature_BH, kept.logits_BR, False, end + PHASE)
+        for b in shared(end + 2 * PHASE, num_rows):
+            index, value = np.empty(1, np.int32), np.empty(1, np.float32)
+            highest(kept.logits_BR[b], index, value)
+            kept.ids_KB[step, b] = chain.vocab_ids_R[index[0]]
+
+
+@inner
+def _read_in(n: int, step: int, stack: Stack, chain: Chain, known: Known, kept: Kept) -> None:
+    """What an entry reads: the embedding of the token after it beside the hidden state, or the feature, at it."""
+    both_F, size = kept.both_RF[n], kept.feature_BH.shape[1]
+    if step == 0:
+        b, offset = n // known.num_new, n % known.num_new
+        entry = min(known.starts_B[b] + offset, known.tokens_SL.shape[1] - 2)
+        token, hidden_H = known.tokens_SL[b, entry + 1], known.hidden_SLH[b, entry]
+    else:
+        token, hidden_H = kept.ids_KB[step - 1, n], kept.feature_BH[n]
+    norm(chain.embedding_VH[token], chain.input_norms_2H[0], stack.eps, both_F[:size])
+    norm(hidden_H, chain.input_norms_2H[1], stack.eps, both_F[size:])

@@ -1,0 +1,125 @@
+"""What is called of all the compiled loops: each for one thread, and for several.
+
+Shapes: those of `osd.models.compiled.arguments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numba import int64, njit, prange, typeof
+
+from osd.models.compiled.arguments import Chain, Known, Look, Span, Stack, look_at
+from osd.models.compiled.bits import Array, inner
+from osd.models.compiled.chain import run_chain
+from osd.models.compiled.highest import answer
+from osd.models.compiled.rows import norm
+from osd.models.compiled.sharing import PHASE, address, shared
+from osd.models.compiled.stack import project_rows, run_layers, scratch_in
+
+_Entry: TypeAlias = Callable[..., None]
+
+
+@inner
+def _find(weights: int, x_RI: Array, out_RO: Array, look: Look, counters: int) -> None:
+    """A product, and what is highest in it."""
+    project_rows(weights, False, x_RI, out_RO, False, counters)
+    for n in shared(counters + PHASE, len(look.places_N)):
+        answer(n, out_RO, look)
+
+
+def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
+    """Compiled: the stack (the norm's result is in `normed_RH`), a chain, one product, one whose greatest are looked
+    for, the highest logits, a norm. All but the last for one thread, then for several; they are
+    given counters for their phases, all zero.
+
+    Args:
+        sources: a digest of the files that all this is compiled from. numba looks for what it compiled before by this
+            file's time of change and by the values that a function closes over, and would not see another change.
+    """
+    options: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+
+    @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
+    def pass_alone(stack: Stack, span: Span, x_RH: Array, normed_RH: Array, scratch_E: Array, counters: Array) -> None:
+        sources  # noqa: B018
+        scratch = scratch_in(scratch_E, stack, x_RH, normed_RH)
+        run_layers(stack, span, scratch, address(counters))
+
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    def pass_together(
+        stack: Stack, span: Span, x_RH: Array, normed_RH: Array, scratch_E: Array, counters: Array, num_threads: int
+    ) -> None:
+        sources  # noqa: B018
+        for _ in prange(num_threads):
+            scratch = scratch_in(scratch_E, stack, x_RH, normed_RH)
+            run_layers(stack, span, scratch, address(counters))
+
+    @njit(**options)  # type: ignore[untyped-decorator]
+    def chain_alone(stack: Stack, chain: Chain, known: Known, ids_KB: Array, scratch_E: Array, counters: Array) -> None:
+        sources  # noqa: B018
+        run_chain(stack, chain, known, ids_KB, scratch_E, address(counters))
+
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    def chain_together(
+        stack: Stack, chain: Chain, known: Known, ids_KB: Array, scratch_E: Array, counters: Array, num_threads: int
+    ) -> None:
+        sources  # noqa: B018
+        for _ in prange(num_threads):
+            run_chain(stack, chain, known, ids_KB, scratch_E, address(counters))
+
+    @njit(**options)  # type: ignore[untyped-decorator]
+    def project_alone(weights: int, x_RI: Array, out_RO: Array, counters: Array) -> None:
+        sources  # noqa: B018
+        project_rows(weights, False, x_RI, out_RO, False, address(counters))
+
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    def project_together(weights: int, x_RI: Array, out_RO: Array, counters: Array, num_threads: int) -> None:
+        sources  # noqa: B018
+        for _ in prange(num_threads):
+            project_rows(weights, False, x_RI, out_RO, False, address(counters))
+
+    @njit(**options)  # type: ignore[untyped-decorator]
+    def find_alone(weights: int, x_RI: Array, out_RO: Array, look: Look, counters: Array) -> None:
+        sources  # noqa: B018
+        _find(weights, x_RI, out_RO, look, address(counters))
+
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    def find_together(weights: int, x_RI: Array, out_RO: Array, look: Look, counters: Array, num_threads: int) -> None:
+        sources  # noqa: B018
+        for _ in prange(num_threads):
+            _find(weights, x_RI, out_RO, look, address(counters))
+
+    # With their types, so that they are compiled now and not while somebody waits for a token.
+    nothing = np.empty(0, np.int64)
+    samples = np.empty((0, 0), np.uint16), look_at(nothing, nothing, 1), np.empty((0, 0), np.int64)
+    logits, look, counts = map(typeof, samples)
+
+    @njit((logits, look, counts), **options)
+    def highest_alone(logits_RV: Array, look: Look, counters: Array) -> None:
+        sources  # noqa: B018
+        for n in range(len(look.places_N)):
+            answer(n, logits_RV, look)
+
+    @njit((logits, look, counts, int64), **options, parallel=True)
+    def highest_together(logits_RV: Array, look: Look, counters: Array, num_threads: int) -> None:
+        sources  # noqa: B018
+        for _ in prange(num_threads):
+            for n in shared(address(counters), len(look.places_N)):
+                answer(n, logits_RV, look)
+
+    @njit(**options)  # type: ignore[untyped-decorator]
+    def norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array) -> None:
+        sources  # noqa: B018
+        for row in range(len(x_RH)):
+            norm(x_RH[row], weight_H, eps, out_RH[row])
+
+    return (
+        (pass_alone, pass_together),
+        (chain_alone, chain_together),
+        (project_alone, project_together),
+        (find_alone, find_together),
+        (highest_alone, highest_together),
+        norm_rows,
+    )
