@@ -10,6 +10,8 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
+from osd.models.compiled.logits import can_look_through
+from osd.models.compiled.verdicts import verdicts
 from osd.models.transfer import upload
 from osd.proposal import Proposal
 from osd.rejection import match_greedy, reject_tokenwise
@@ -63,21 +65,28 @@ def _verdicts(
     """How many proposed tokens each sampled row keeps, and the token that follows them: `[B, 2]`."""
     device, num_proposed = logits_BQV.device, max(lengths)
     proposed_BK = _proposed(proposal, num_proposed, logits_BQV)
-    index_S, lengths_S = upload([sampled, [lengths[row] for row in sampled]], device)
+    draft_probs_BKV = None if proposal is None else proposal.draft_probs_BKV
+    sampled_lengths = [lengths[row] for row in sampled]
     shaping = Shaping.of([rows[row].request.params for row in sampled], logits_BQV.shape[-1], device)
-    target_probs_SQV = shape_probs(logits_BQV[index_S], shaping)
-    # Where no sampled row proposes, there is nothing to test: these are only shaped like it.
-    draft_probs_SKV = target_probs_SQV[:, :num_proposed]
-    if proposal is not None and proposal.draft_probs_BKV is not None:
-        draft_probs_SKV = proposal.draft_probs_BKV[index_S, :num_proposed]
     uniform_SQ = torch.zeros(len(sampled), num_proposed + 1)
     for place, row in enumerate(sampled):  # no draw more than it needs, or its neighbours would change the next
         needed = lengths[row] + 1
         uniform_SQ[place, :needed] = torch.rand(needed, generator=rows[row].generator)
+    verdicts_B2 = proposed_BK.new_zeros(len(rows), 2)
+    if can_look_through(logits_BQV):
+        verdicts_S2 = verdicts(logits_BQV, sampled, sampled_lengths, proposed_BK, draft_probs_BKV, shaping, uniform_SQ)
+        verdicts_B2[sampled] = verdicts_S2
+        return verdicts_B2
+    index_S, lengths_S = upload([sampled, sampled_lengths], device)
+    target_probs_SQV = shape_probs(logits_BQV[index_S], shaping)
+    # Where no sampled row proposes, there is nothing to test: these are only shaped like it.
+    draft_probs_SKV = target_probs_SQV[:, :num_proposed]
+    if draft_probs_BKV is not None:
+        draft_probs_SKV = draft_probs_BKV[index_S, :num_proposed]
     verdict = reject_tokenwise(
         target_probs_SQV, draft_probs_SKV, proposed_BK[index_S], lengths_S, upload(uniform_SQ, device)
     )
-    return proposed_BK.new_zeros(len(rows), 2).index_copy_(0, index_S, torch.stack(verdict, dim=1))
+    return verdicts_B2.index_copy_(0, index_S, torch.stack(verdict, dim=1))
 
 
 def _penalised(logits_BQV: Tensor, rows: Rows[Sequence], proposed_BK: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The `feature` drafter by the compiled loops of a CPU.
 
-Shapes: B rows, T entries, K proposed, H hidden size, D head size, L entries of the cache, R reduced vocabulary.
+Shapes: B rows, T entries, K proposed, H hidden size, D head size, L entries of the cache, R reduced vocabulary,
+V the target's.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osd.drafters.choose import Draws
 from osd.drafters.feature_net import FeatureNet
-from osd.models.compiled.arguments import Chain, Known
+from osd.models.compiled.arguments import NONE, Array, Chain, Choice, Known, Shapes
 from osd.models.compiled.kernels import array, kernels
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection
 from osd.models.compiled.tiling import tiled
+from osd.models.compiled.verdicts import shapes_of
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
+
+_NO_FLOATS: Array = np.empty(0, np.float32)
+_ALL_GREEDY = np.empty(0, np.bool_), _NO_FLOATS.reshape(0, 0), _NO_FLOATS.reshape(0, 0, 0)
+_NO_SHAPES = Shapes(_NO_FLOATS, _NO_FLOATS, NONE, _NO_FLOATS)
 
 
 class CompiledFeature:
@@ -98,8 +105,9 @@ class CompiledFeature:
         counts: Sequence[int],
         firsts: Sequence[int],
         num_steps: int,
-    ) -> Tensor:
-        """A greedy round in one call: reads what is new, then feeds itself its own features.
+        draws: Draws | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """A round in one call: reads what is new, then feeds itself its own features.
 
         Args:
             tokens_SL: known tokens.
@@ -108,12 +116,18 @@ class CompiledFeature:
             counts: how many are new, at least one.
             firsts: the first entry that may be looked at.
             num_steps: K.
+            draws: for sampled rows; None where there are none.
 
         Returns:
-            The target's ids of the proposed tokens, `[B, K]`.
+            (the target's ids of the proposed tokens `[B, K]`, the distributions they were drawn from `[B, K, V]`).
         """
         starts_B, counts_B, firsts_B = np.array((starts, counts, firsts))
         known = Known(array(tokens_SL), array(hidden_SLH), starts_B, counts_B, firsts_B, max(counts))
         ids_KB = np.empty((num_steps, len(starts)), np.int64)
-        self._kernels.run_chain(self._layer.stack, self._chain, known, ids_KB)
-        return torch.from_numpy(ids_KB).T
+        choice, shapes, probs_BKV = Choice(ids_KB, *_ALL_GREEDY), _NO_SHAPES, None
+        if draws is not None:
+            probs_BKV = torch.zeros(len(starts), num_steps, len(self._chain.embedding_VH))
+            shapes = shapes_of(draws.shaping)
+            choice = Choice(ids_KB, draws.greedy_B.numpy(), draws.uniform_BK.numpy(), probs_BKV.numpy())
+        self._kernels.run_chain(self._layer.stack, self._chain, known, choice, shapes)
+        return torch.from_numpy(ids_KB).T, probs_BKV

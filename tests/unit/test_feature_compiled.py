@@ -1,4 +1,4 @@
-"""A `feature` drafter's greedy round in one compiled call proposes what its steps one by one do."""
+"""A `feature` drafter's round in one compiled call proposes what its steps one by one do."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(kernels() is None, reason="numba is not installe
 
 _HIDDEN, _VOCAB, _KNOWN, _SLOTS, _LEN = 128, 96, 40, 4, 64
 _GREEDY, _SAMPLED = SamplingParams(temperature=0.0), SamplingParams(temperature=1.0)
+_NUCLEUS = SamplingParams(temperature=0.8, top_p=0.6)
 
 
 @pytest.fixture(params=[1, 2])
@@ -49,7 +50,7 @@ def drafters(dtype: torch.dtype = torch.bfloat16) -> tuple[FeatureDrafter, Featu
 
 @pytest.mark.usefixtures("num_threads")
 def test_a_round_in_one_call_is_its_steps() -> None:
-    """Rows of unlike length, with as many new entries as come; sampled rounds between share the cache."""
+    """Rows of unlike length, with as many new entries as come; rounds with sampled rows between share the cache."""
     chained, stepped = drafters()
     assert chained._compiled is not None
     assert chained._compiled.can_chain
@@ -59,7 +60,7 @@ def test_a_round_in_one_call_is_its_steps() -> None:
     num_tokens = [2, 30, 9, 17]  # the longest catches up alone, and further back than its window
     seen = set()
     for number, lengths in enumerate([[4, 4, 4, 4], [1, 0, 2, 1], [2, 3, 0, 3], [4, 1, 3], [1], [3, 3, 3, 3]]):
-        params = [_SAMPLED if number == 2 else _GREEDY] * len(lengths)
+        params = [[_GREEDY, _SAMPLED, _NUCLEUS][number % 3 if row < 2 else 0] for row in range(len(lengths))]
         proposals = [
             drafter.propose(
                 DraftBatch(
@@ -70,12 +71,20 @@ def test_a_round_in_one_call_is_its_steps() -> None:
                     params,
                     [torch.Generator().manual_seed(row) for row in range(len(lengths))],
                 )
-            ).token_ids_BK
+            )
             for drafter in (chained, stepped)
         ]
-        assert proposals[0].shape == (len(lengths), max(lengths))
-        assert torch.equal(*proposals)
-        seen.update(proposals[0].flatten().tolist())
+        own, expected = proposals
+        assert own.token_ids_BK.shape == (len(lengths), max(lengths))
+        assert torch.equal(own.token_ids_BK, expected.token_ids_BK)
+        if number % 3:
+            assert own.draft_probs_BKV is not None and expected.draft_probs_BKV is not None
+            torch.testing.assert_close(own.draft_probs_BKV[:2], expected.draft_probs_BKV[:2], rtol=1e-3, atol=1e-6)
+            chosen_BK1 = own.token_ids_BK[:2, :, None]
+            assert bool((own.draft_probs_BKV[:2].gather(2, chosen_BK1) > 0).all())
+        else:
+            assert own.draft_probs_BKV is expected.draft_probs_BKV is None
+        seen.update(own.token_ids_BK.flatten().tolist())
         num_tokens = [num + 1 + (row + number) % 5 for row, num in enumerate(num_tokens)]
     assert len(seen) > 10
     assert max(seen) >= _KNOWN  # ids of the target's, not places in the drafter's vocabulary

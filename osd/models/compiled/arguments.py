@@ -113,11 +113,47 @@ def chain_elements(stack: Stack, chain: Chain, known: Known) -> int:
     return total
 
 
+class Shapes(NamedTuple):
+    """How rows' distributions are shaped (`osd.sampling`)."""
+
+    temperature_B: Array
+    min_p_B: Array
+    top_k_B: Array
+    """int64; the vocabulary's size where there is no such filter."""
+    top_p_B: Array
+
+
+class Choice(NamedTuple):
+    """What a chain's rows choose, and how."""
+
+    ids_KB: Array
+    """The target's ids of the tokens chosen are written here."""
+    greedy_B: Array
+    """bool; `[0]` where all rows are, and nothing of the rest is read."""
+    uniform_BK: Array
+    probs_BKV: Array
+    """The distributions drawn from are written here, over the target's vocabulary; zeros before."""
+
+
+class Trial(NamedTuple):
+    """What proposals of sampled rows are judged by."""
+
+    rows_S: Array
+    """Of the logits and the proposal."""
+    num_positions: int
+    """Of a row of the logits."""
+    lengths_S: Array
+    proposed_BK: Array
+    draft_probs_BKV: Array
+    uniform_SQ: Array
+    """A test for each proposed token, then the draw of what follows."""
+    verdicts_S2: Array
+    """How many are kept, and the token that follows; int64."""
+
+
 class Kept(NamedTuple):
     """What a chain's steps leave for one another."""
 
-    ids_KB: Array
-    """The tokens proposed."""
     feature_BH: Array
     both_RF: Array
     """A pass's inputs, F = 2H: embedding, hidden state."""

@@ -39,6 +39,13 @@ def _narrow(value, like):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
     return lambda value, like: _rounded(value)
 
 
+@inner
+def is_finite(value: np.float32) -> bool:
+    """Told from the bits: `fastmath` takes for granted that every float is a number."""
+    exponent = np.int32(0x7F800000)
+    return bool((np.float32(value).view(np.int32) & exponent) != exponent)
+
+
 @njit(inline="always")
 def _rounded(value: np.float32) -> Any:
     """To bfloat16's bits: to nearest, ties to even."""

@@ -1,4 +1,4 @@
-"""A drafter's whole greedy round: each step's token and feature are what the next one reads.
+"""A drafter's whole round: each step's token and feature are what the next one reads.
 
 The network is `osd.drafters.feature_net`'s. Shapes: those of `osd.models.compiled.arguments`.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from osd.models.compiled.arguments import CHAIN_PHASES, Chain, Kept, Known, Scratch, Span, Stack
+from osd.models.compiled.arguments import CHAIN_PHASES, Chain, Choice, Kept, Known, Scratch, Shapes, Span, Stack
 from osd.models.compiled.bits import Array, inner
 from osd.models.compiled.highest import highest
 from osd.models.compiled.rows import norm
+from osd.models.compiled.shaping import draw, shape
 from osd.models.compiled.sharing import PHASE, shared
 from osd.models.compiled.stack import project_rows, run_layers, scratch_in
 
@@ -24,14 +25,17 @@ def _pass_in(scratch_E: Array, stack: Stack, num_rows: int, size: int) -> Scratc
 
 
 @inner
-def run_chain(stack: Stack, chain: Chain, known: Known, ids_KB: Array, scratch_E: Array, counters: int) -> None:
+def run_chain(
+    stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, counters: int
+) -> None:
     """One thread's part of all steps.
 
     Args:
         stack: the layers.
         chain: what is round them.
         known: what the first step reads.
-        ids_KB: the tokens proposed are written here.
+        choice: how rows choose, and what.
+        shapes: of the distributions that sampled rows draw from.
         scratch_E: `chain_elements` of them.
         counters: address of the phases' counters.
     """
@@ -42,18 +46,17 @@ def run_chain(stack: Stack, chain: Chain, known: Known, ids_KB: Array, scratch_E
     scratch_E = scratch_E[(num_read + num_rows) * pass_size :]
     feature, both = num_rows * size, num_rows * size + num_read * 2 * size
     kept = Kept(
-        ids_KB,
         scratch_E[:feature].reshape(num_rows, size),
         scratch_E[feature:both].reshape(num_read, 2 * size),
         scratch_E[both:].reshape(num_rows, len(chain.vocab_ids_R)),
     )
-    for step in range(len(ids_KB)):
+    for step in range(len(choice.ids_KB)):
         num_new, scratch, starts_B = known.num_new, first, known.starts_B
         if step > 0:
             num_new, scratch, starts_B = 1, then, known.starts_B + known.counts_B + (step - 1)
         begin = counters + step * (stack.num_phases + CHAIN_PHASES) * PHASE
         for n in shared(begin, num_rows * num_new):
-            _read_in(n, step, stack, chain, known, kept)
+            _read_in(n, step, stack, chain, known, choice, kept)
         project_rows(chain.fuse, False, kept.both_RF[: num_rows * num_new], scratch.x_RH, False, begin + PHASE)
         run_layers(stack, Span(0, starts_B, known.firsts_B, num_new), scratch, begin + 2 * PHASE)
         end = begin + (2 + stack.num_phases) * PHASE
@@ -62,13 +65,25 @@ def run_chain(stack: Stack, chain: Chain, known: Known, ids_KB: Array, scratch_E
             kept.feature_BH[b] = scratch.normed_RH[b * num_new + last]
         project_rows(chain.head, False, kept.feature_BH, kept.logits_BR, False, end + PHASE)
         for b in shared(end + 2 * PHASE, num_rows):
-            index, value = np.empty(1, np.int32), np.empty(1, np.float32)
-            highest(kept.logits_BR[b], index, value)
-            kept.ids_KB[step, b] = chain.vocab_ids_R[index[0]]
+            choice.ids_KB[step, b] = _choose(b, step, kept.logits_BR[b], chain.vocab_ids_R, choice, shapes)
 
 
 @inner
-def _read_in(n: int, step: int, stack: Stack, chain: Chain, known: Known, kept: Kept) -> None:
+def _choose(b: int, step: int, logits_R: Array, vocab_ids_R: Array, choice: Choice, shapes: Shapes) -> int:
+    """The most likely token, or a draw."""
+    if len(choice.greedy_B) == 0 or choice.greedy_B[b]:
+        index, value = np.empty(1, np.int32), np.empty(1, np.float32)
+        highest(logits_R, index, value)
+        return int(vocab_ids_R[index[0]])
+    probs_R, probs_V = np.empty(len(logits_R), np.float32), choice.probs_BKV[b, step]
+    shape(logits_R, shapes, b, probs_R)
+    for r in range(len(probs_R)):
+        probs_V[vocab_ids_R[r]] = probs_R[r]
+    return int(vocab_ids_R[draw(probs_R, choice.uniform_BK[b, step])])
+
+
+@inner
+def _read_in(n: int, step: int, stack: Stack, chain: Chain, known: Known, choice: Choice, kept: Kept) -> None:
     """What an entry reads: the embedding of the token after it beside the hidden state, or the feature, at it."""
     both_F, size = kept.both_RF[n], kept.feature_BH.shape[1]
     if step == 0:
@@ -76,6 +91,6 @@ def _read_in(n: int, step: int, stack: Stack, chain: Chain, known: Known, kept: 
         entry = min(known.starts_B[b] + offset, known.tokens_SL.shape[1] - 2)
         token, hidden_H = known.tokens_SL[b, entry + 1], known.hidden_SLH[b, entry]
     else:
-        token, hidden_H = kept.ids_KB[step - 1, n], kept.feature_BH[n]
+        token, hidden_H = choice.ids_KB[step - 1, n], kept.feature_BH[n]
     norm(chain.embedding_VH[token], chain.input_norms_2H[0], stack.eps, both_F[:size])
     norm(hidden_H, chain.input_norms_2H[1], stack.eps, both_F[size:])

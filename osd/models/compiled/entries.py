@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import int64, njit, prange, typeof
 
-from osd.models.compiled.arguments import Chain, Known, Look, Span, Stack, look_at
+from osd.models.compiled.arguments import Chain, Choice, Known, Look, Shapes, Span, Stack, Trial, look_at
 from osd.models.compiled.bits import Array, inner
 from osd.models.compiled.chain import run_chain
 from osd.models.compiled.highest import answer
+from osd.models.compiled.judge import judge
 from osd.models.compiled.rows import norm
 from osd.models.compiled.sharing import PHASE, address, shared
 from osd.models.compiled.stack import project_rows, run_layers, scratch_in
@@ -30,9 +31,17 @@ def _find(weights: int, x_RI: Array, out_RO: Array, look: Look, counters: int) -
         answer(n, out_RO, look)
 
 
+def _samples() -> tuple[Array, Look, Trial, Shapes, Array]:
+    """Arguments of the types that are passed: logits, what is asked of them, a trial, shapes, counters."""
+    ids, floats = np.empty(0, np.int64), np.empty(0, np.float32)
+    table, uniform, probs = ids.reshape(0, 0), floats.reshape(0, 0), floats.reshape(0, 0, 0)
+    trial = Trial(ids, 1, ids, table, probs, uniform, table)
+    return np.empty((0, 0), np.uint16), look_at(ids, ids, 1), trial, Shapes(floats, floats, ids, floats), table
+
+
 def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
     """Compiled: the stack (the norm's result is in `normed_RH`), a chain, one product, one whose greatest are looked
-    for, the highest logits, a norm. All but the last for one thread, then for several; they are
+    for, the highest logits, verdicts on proposals, a norm. All but the last for one thread, then for several; they are
     given counters for their phases, all zero.
 
     Args:
@@ -57,17 +66,26 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
             run_layers(stack, span, scratch, address(counters))
 
     @njit(**options)  # type: ignore[untyped-decorator]
-    def chain_alone(stack: Stack, chain: Chain, known: Known, ids_KB: Array, scratch_E: Array, counters: Array) -> None:
+    def chain_alone(
+        stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, counters: Array
+    ) -> None:
         sources  # noqa: B018
-        run_chain(stack, chain, known, ids_KB, scratch_E, address(counters))
+        run_chain(stack, chain, known, choice, shapes, scratch_E, address(counters))
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
     def chain_together(
-        stack: Stack, chain: Chain, known: Known, ids_KB: Array, scratch_E: Array, counters: Array, num_threads: int
+        stack: Stack,
+        chain: Chain,
+        known: Known,
+        choice: Choice,
+        shapes: Shapes,
+        scratch_E: Array,
+        counters: Array,
+        num_threads: int,
     ) -> None:
         sources  # noqa: B018
         for _ in prange(num_threads):
-            run_chain(stack, chain, known, ids_KB, scratch_E, address(counters))
+            run_chain(stack, chain, known, choice, shapes, scratch_E, address(counters))
 
     @njit(**options)  # type: ignore[untyped-decorator]
     def project_alone(weights: int, x_RI: Array, out_RO: Array, counters: Array) -> None:
@@ -92,9 +110,7 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
             _find(weights, x_RI, out_RO, look, address(counters))
 
     # With their types, so that they are compiled now and not while somebody waits for a token.
-    nothing = np.empty(0, np.int64)
-    samples = np.empty((0, 0), np.uint16), look_at(nothing, nothing, 1), np.empty((0, 0), np.int64)
-    logits, look, counts = map(typeof, samples)
+    logits, look, trial, shapes, counts = map(typeof, _samples())
 
     @njit((logits, look, counts), **options)
     def highest_alone(logits_RV: Array, look: Look, counters: Array) -> None:
@@ -109,6 +125,19 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
             for n in shared(address(counters), len(look.places_N)):
                 answer(n, logits_RV, look)
 
+    @njit((logits, trial, shapes, counts), **options)
+    def judge_alone(logits_RV: Array, trial: Trial, shapes: Shapes, counters: Array) -> None:
+        sources  # noqa: B018
+        for s in range(len(trial.rows_S)):
+            judge(s, logits_RV, trial, shapes)
+
+    @njit((logits, trial, shapes, counts, int64), **options, parallel=True)
+    def judge_together(logits_RV: Array, trial: Trial, shapes: Shapes, counters: Array, num_threads: int) -> None:
+        sources  # noqa: B018
+        for _ in prange(num_threads):
+            for s in shared(address(counters), len(trial.rows_S)):
+                judge(s, logits_RV, trial, shapes)
+
     @njit(**options)  # type: ignore[untyped-decorator]
     def norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array) -> None:
         sources  # noqa: B018
@@ -121,5 +150,6 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
         (project_alone, project_together),
         (find_alone, find_together),
         (highest_alone, highest_together),
+        (judge_alone, judge_together),
         norm_rows,
     )

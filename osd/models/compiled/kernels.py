@@ -15,7 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.models.compiled.arguments import CHAIN_PHASES, COUNTERS, Array, Chain, Known, Look, Span, Stack, chain_elements
+from osd.models.compiled.arguments import (
+    CHAIN_PHASES,
+    COUNTERS,
+    Array,
+    Chain,
+    Choice,
+    Known,
+    Look,
+    Shapes,
+    Span,
+    Stack,
+    Trial,
+    chain_elements,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +44,7 @@ class Kernels:
         self._told = threading.local()
         self._most_threads = _most_threads(numba)
         *pairs, self._norm = module.entries(_digest(Path(module.__file__).parent))
-        self._pass, self._chain, self._project, self._find, self._highest = pairs
+        self._pass, self._chain, self._project, self._find, self._highest, self._judge = pairs
         if self._most_threads > 1:
             num_threads, nothing = torch.get_num_threads(), np.zeros((0, 2), np.uint16)
             self._project[1](0, nothing, nothing, np.zeros((1, COUNTERS), np.int64), 1)
@@ -42,11 +55,11 @@ class Kernels:
         scratch_E = np.empty(len(x_RH) * stack.num_elements, x_RH.dtype)
         self._run(self._pass, stack.num_phases, stack, span, x_RH, normed_RH, scratch_E)
 
-    def run_chain(self, stack: Stack, chain: Chain, known: Known, ids_KB: Array) -> None:
-        """All steps of a drafter's greedy round."""
+    def run_chain(self, stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes) -> None:
+        """All steps of a drafter's round."""
         scratch_E = np.empty(chain_elements(stack, chain, known), chain.embedding_VH.dtype)
-        num_phases = len(ids_KB) * (stack.num_phases + CHAIN_PHASES)
-        self._run(self._chain, num_phases, stack, chain, known, ids_KB, scratch_E)
+        num_phases = len(choice.ids_KB) * (stack.num_phases + CHAIN_PHASES)
+        self._run(self._chain, num_phases, stack, chain, known, choice, shapes, scratch_E)
 
     def project(self, tiles: Tensor, x_RI: Tensor, out_RO: Tensor) -> None:
         """`x @ weight.T + bias`."""
@@ -59,6 +72,10 @@ class Kernels:
     def highest(self, logits_RV: Tensor, look: Look) -> None:
         """The K greatest of some rows, bfloat16."""
         self._run(self._highest, 1, array(logits_RV), look)
+
+    def judge(self, logits_RV: Tensor, trial: Trial, shapes: Shapes) -> None:
+        """Verdicts on sampled rows' proposals."""
+        self._run(self._judge, 1, array(logits_RV), trial, shapes)
 
     def norm(self, x_RH: Tensor, weight_H: Array, eps: float, out_RH: Tensor) -> None:
         """RMS norm by row; the weight in float32."""
