@@ -26,40 +26,64 @@ def write_decode(folder: Path, name: str, own: float, **speeds: float) -> None:
     write(folder, name, target="tiny", sampled=False, batches=batches)
 
 
+def rows_of(folder: Path) -> dict[str, list[list[str]]]:
+    """Each table's cells, the header among them, by its title; every line has as many as the header."""
+    found = {}
+    for table in render(folder, folder).split("**")[1:]:
+        title_or_lines = table.strip().splitlines()
+        if len(title_or_lines) == 1:
+            title = title_or_lines[0]
+            continue
+        cells = [line.strip("|").split("|") for line in title_or_lines]
+        assert {len(line) for line in cells} == {len(cells[0])}
+        found[title] = [[cell.strip() for cell in line] for line in (cells[0], *cells[2:])]
+    return found
+
+
 def test_of_each_machine_the_newest_counts(tmp_path: Path) -> None:
-    write_decode(tmp_path / "r", "decode_big_2026-02-01.json", 30.0, generate=10.0)
-    write_decode(tmp_path / "r", "decode_big_2026-01-31.json", 99.0)
-    write_decode(tmp_path / "r", "decode_small_2025-12-31.json", 25.0)
-    (tmp_path / "r" / "decode_big_2026-02-01.png").touch()
-    header, line, *rows = render(tmp_path / "r", tmp_path).splitlines()
-    assert header.count("|") == line.count("|") and all(row.count("|") == line.count("|") for row in rows)
-    where = "4 cores, Chip, [2026-02-01](r/decode_big_2026-02-01.json), [plot](r/decode_big_2026-02-01.png)"
-    told = "tiny, 1 query, greedy | 30.0 tokens/s, acceptance length 1.50"
-    assert rows[:2] == [
-        f"| {told} | osd, plain: 20.0 tokens/s | 1.50 | {where} |",
-        f"| {told} | transformers `generate`: 10.0 tokens/s | 3.00 | {where} |",
-    ]
-    assert "| plain: 20.0 tokens/s" in rows[2] and "| 2.00 |" in rows[2]
-    assert "| untrained drafter: 19.0 tokens/s" in rows[3] and "| 0.95 |" in rows[3]
-    assert "decode_small_2025-12-31.json" in rows[4] and len(rows) == 6
+    write_decode(tmp_path, "decode_big_2026-02-01.json", 30.0, generate=10.0)
+    write_decode(tmp_path, "decode_big_2026-01-31.json", 99.0)
+    write_decode(tmp_path, "decode_small_2025-12-31.json", 25.0)
+    (tmp_path / "decode_big_2026-02-01.png").touch()
+    found = rows_of(tmp_path)
+    big = "4 cores, Chip, [2026-02-01](decode_big_2026-02-01.json), [plot](decode_big_2026-02-01.png)"
+    small = "4 cores, Chip, [2025-12-31](decode_small_2025-12-31.json)"
+    what = "tiny, 1 query, greedy"
+    assert found == {
+        "Decoding, tokens/s (osd / beside it)": [
+            ["what", "osd", "osd, plain", "transformers `generate`", "where"],
+            [what, "30.0 (acceptance length 1.50)", "20.0 (1.50x)", "10.0 (3.00x)", big],
+            [what, "25.0 (acceptance length 1.50)", "20.0 (1.25x)", "", small],
+        ],
+        "Other drafters and weights, tokens/s": [
+            ["what", "osd", "beside it", "osd / beside it", "where"],
+            ["1 query, greedy: an untrained drafter", "19.0", "osd, plain: 20.0", "0.95", big],
+            ["1 query, greedy: an untrained drafter", "19.0", "osd, plain: 20.0", "0.95", small],
+        ],
+    }
 
 
 def test_an_adapted_drafters_figures_say_on_what(tmp_path: Path) -> None:
     speeds = {"osd plain": 20.0, "osd speculative": 50.0}
-    lengths = {"osd speculative": {"BFCL": 3.1}}
-    batch = {"tokens_per_s": speeds, "acceptance_length": dict.fromkeys(speeds, 3.1)}
-    batches = {"1": {**batch, "acceptance_length_by_source": lengths}}
-    report = {"target": "tiny", "sampled": False, "sources": ["BFCL"], "skip": 200, "batches": batches}
+    batch = {
+        "tokens_per_s": speeds,
+        "acceptance_length": dict.fromkeys(speeds, 3.1),
+        "acceptance_length_by_source": {"osd speculative": {"BFCL": 3.1}},
+    }
+    report = {"target": "tiny", "sampled": False, "sources": ["BFCL"], "skip": 200, "batches": {"1": batch}}
     write(tmp_path, "decode_m_2026-01-01.json", **report)
-    rows = render(tmp_path, tmp_path).splitlines()[2:]
-    told = "tiny, 1 query, greedy, BFCL after adapting to 200 other prompts of it"
-    assert rows[0].startswith(f"| {told}, BFCL | acceptance length 3.10 |")
-    assert rows[1].startswith(f"| {told} | 50.0 tokens/s, acceptance length 3.10 | osd, plain: 20.0 tokens/s | 2.50 |")
+    speed, length = rows_of(tmp_path).values()
+    told = "greedy, BFCL after adapting to 200 other prompts of it"
+    assert speed[1][:3] == [f"tiny, 1 query, {told}", "50.0 (acceptance length 3.10)", "20.0 (2.50x)"]
+    assert length[0][:2] == ["what", "BFCL"]
+    assert length[1][:2] == [told, "3.10"]
 
 
-def test_every_benchmark_has_its_rows(tmp_path: Path) -> None:
+def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
     window = {"tokens_per_s": 9.0, "acceptance_length": 1.2, "speculative_vs_plain": 1.1}
-    write(tmp_path, "adapt_m_2026-01-01.json", queries=20, window=10, windows=[window] * 2)
+    run = {"speculative_tokens_per_s": 8.0, "plain_tokens_per_s": 4.0, "speculative_vs_plain": 2.0}
+    closing = {"on": run}
+    write(tmp_path, "adapt_m_2026-01-01.json", queries=20, window=10, windows=[window] * 2, closing=closing)
     load = {"tokens_per_s": 50.0, "ttft_p50_ms": 40.0}
     servers = {"osd plain": {"4 clients": {**load, "tokens_per_s": 0.0}}, "osd speculative": {"4 clients": load}}
     write(tmp_path, "serve_m_2026-01-01.json", servers=servers)
@@ -72,7 +96,7 @@ def test_every_benchmark_has_its_rows(tmp_path: Path) -> None:
         dtype="bfloat16",
         acceptance_asked=0.72,
         copy_bytes_per_s=4e12,
-        batches={"1": {**at, "weight_bytes_per_s": 2e12}, "16": {**at, "weight_bytes_per_s": 2e12}},
+        batches={"1": {**at, "weight_bytes_per_s": 2e12}, "16": {**at, "weight_bytes_per_s": 1e12}},
     )
     tpot = {"training": 12.0, "paused": 10.0, "ratio": 1.2}
     loads = {"0.2 queries/s": {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}}
@@ -80,22 +104,36 @@ def test_every_benchmark_has_its_rows(tmp_path: Path) -> None:
     swap = {"rows": 1, "swap_ms": 5.0, "step_ms": 10.0, "steps": 0.5, "longest_step_ms": 15.0}
     write(tmp_path, "swap_m_2026-01-01.json", rows=[swap])
     write(tmp_path, "other_m_2026-01-01.json")
-    rows = [row.split(" | ") for row in render(tmp_path, tmp_path).splitlines()[2:]]
-    assert [(row[0].removeprefix("| "), row[3]) for row in rows] == [
-        ("learning from traffic, first 10 of 20 queries", "1.10"),
-        ("learning from traffic, last 10 of 20 queries", "1.10"),
-        ("over HTTP, 4 clients", ""),
-        ("1b shape, random bfloat16 weights, 1 query, acceptance set to 0.72", "3.00"),
-        ("1b shape, random bfloat16 weights, 1 query, acceptance set to 0.72", "6.00"),
-        ("1b shape, random bfloat16 weights, plain", "0.50"),
-        ("1b shape, random bfloat16 weights, 16 queries at once, acceptance set to 0.72", "3.00"),
-        ("1b shape, random bfloat16 weights, 16 queries at once, acceptance set to 0.72", "6.00"),
-        ("a token beside training, 0.2 queries/s, 9 steps trained, p50", "1.20"),
-        ("a token beside training, 0.2 queries/s, 9 steps trained, p95", "1.20"),
-        ("hot swap, 1 query", "0.50"),
-        ("longest step while it is prepared, 1 query", "1.50"),
-    ]
-    assert rows[3][4].startswith("Card, [2026-01-01]")
+    found = rows_of(tmp_path)
+    assert {title: [row[:-1] for row in rows[1:]] for title, rows in found.items()} == {
+        "Learning from traffic": [
+            ["first 10 of 20 queries", "9.0", "", "1.20", "1.10"],
+            ["last 10 of 20 queries", "9.0", "", "1.20", "1.10"],
+            ["the last 10 prompts again, the trainer has a core", "8.0", "4.0", "", "2.00"],
+        ],
+        "Over HTTP": [["4 clients", "50.0", "0.0", "", "40 ms", "40 ms"]],
+        "By a model's shape": [
+            [
+                "1b, random bfloat16 weights, 1 query",
+                "300.0 (acceptance set to 0.72)",
+                "100.0 (3.00x)",
+                "50.0 (6.00x)",
+                "2,000 GB/s = 0.50",
+            ],
+            [
+                "1b, random bfloat16 weights, 16 queries",
+                "300.0 (acceptance set to 0.72)",
+                "100.0 (3.00x)",
+                "50.0 (6.00x)",
+                "1,000 GB/s = 0.25",
+            ],
+        ],
+        "A token's time beside training / with training paused": [
+            ["0.2 queries/s", "9", "12.0 / 10.0 ms = 1.20", "12.0 / 10.0 ms = 1.20"]
+        ],
+        "Hot swap": [["1 query", "10.0 ms", "5.0 ms", "0.50", "15.0 ms"]],
+    }
+    assert found["By a model's shape"][1][-1].startswith("Card, [2026-01-01]")
 
 
 def test_it_writes_between_the_markers_and_checks(tmp_path: Path) -> None:
@@ -109,7 +147,7 @@ def test_it_writes_between_the_markers_and_checks(tmp_path: Path) -> None:
     main(options)
     main([*options, "--check"])
     written = readme.read_text()
-    assert written.startswith("# osd\n\n<!-- figures:begin -->\n\n| what") and written.endswith("\n\nProse.\n")
+    assert written.startswith("# osd\n\n<!-- figures:begin -->\n\n**Decoding") and written.endswith("\n\nProse.\n")
     main(options)
     assert readme.read_text() == written
 
