@@ -28,7 +28,7 @@ class Drafter(Protocol):
     version: int
 
     def propose(self, batch: DraftBatch) -> Proposal:
-        """Propose up to `batch.lengths_B[b]` tokens for each row. Called between steps' target passes only."""
+        """Propose up to `batch.lengths[b]` tokens for each row. Called between steps' target passes only."""
         ...
 
     def reset_row(self, row: int) -> None:

@@ -18,6 +18,8 @@ from osd.types import SamplingParams
 
 _NUCLEUS_GUESS = 1024
 """On a CPU, top-p looks at this many tokens first: a full sort of a large vocabulary costs milliseconds."""
+_LEAST = 1e-30
+"""Of a temperature or a top-p: with either, only the most likely token is left, and float32 can divide by it."""
 
 
 class Shaping(NamedTuple):
@@ -37,12 +39,14 @@ class Shaping(NamedTuple):
         def column(values: Sequence[float]) -> Tensor:
             return upload(values, device)[:, None, None]
 
+        temperatures = [1.0 if one.is_greedy else max(float(one.temperature), _LEAST) for one in params]
+        min_ps, top_ps = [float(one.min_p) for one in params], [max(float(one.top_p), _LEAST) for one in params]
         top_ks = [one.top_k if 0 < one.top_k < vocab_tokens else vocab_tokens for one in params]
         return cls(
-            temperature_B11=column([1.0 if one.is_greedy else float(one.temperature) for one in params]),
-            min_p_B11=column([one.min_p for one in params]) if any(one.min_p > 0.0 for one in params) else None,
+            temperature_B11=column(temperatures),
+            min_p_B11=column(min_ps) if max(min_ps) > 0.0 else None,
             top_k_B11=column(top_ks) if min(top_ks) < vocab_tokens else None,
-            top_p_B11=column([one.top_p for one in params]) if any(one.top_p < 1.0 for one in params) else None,
+            top_p_B11=column(top_ps) if min(top_ps) < 1.0 else None,
         )
 
 

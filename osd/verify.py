@@ -10,8 +10,7 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
-from osd.models.compiled.logits import can_look_through
-from osd.models.compiled.verdicts import verdicts
+from osd.models.compiled.verdicts import can_judge, verdicts
 from osd.models.transfer import upload
 from osd.proposal import Proposal
 from osd.rejection import match_greedy, reject_tokenwise
@@ -35,14 +34,23 @@ def verify_rows(
     """
     lengths = list(proposal.lengths) if proposal is not None else [0] * len(rows)
     num_proposed = max(lengths)
-    if any(sequence.request.params.has_penalties for sequence in rows):
-        logits_BQV, best_BQ = _penalised(logits_BQV, rows, _proposed(proposal, num_proposed, logits_BQV)), None
-    sampled = [row for row, sequence in enumerate(rows) if not sequence.request.params.is_greedy]
-    columns = [] if proposal is None else [_proposed(proposal, num_proposed, logits_BQV)]
-    if len(sampled) < len(rows):
-        columns.append(most_likely(logits_BQV) if best_BQ is None else best_BQ)
-    if sampled:
-        columns.append(_verdicts(logits_BQV, rows, sampled, lengths, proposal))
+    proposed_BK = _proposed(proposal, num_proposed, logits_BQV)
+    params = [sequence.request.params for sequence in rows]
+    columns = [] if proposal is None else [proposed_BK]
+    penalised_BQV = logits_BQV
+    if any(one.has_penalties for one in params):
+        penalised_BQV, best_BQ = _penalised(logits_BQV, rows, proposed_BK), None
+    if any(one.is_greedy for one in params):
+        columns.append(most_likely(penalised_BQV) if best_BQ is None else best_BQ)
+    if not all(one.is_greedy for one in params):
+        verdicts_B2 = proposed_BK.new_zeros(len(rows), 2)
+        # Apart, so that nobody's draws depend on the company: what is penalised is float32, and judged by other code.
+        for has_penalties, own_BQV in ((False, logits_BQV), (True, penalised_BQV)):
+            sampled = [b for b, one in enumerate(params) if not one.is_greedy and one.has_penalties == has_penalties]
+            if sampled:
+                verdicts_S2 = _verdicts(own_BQV, rows, sampled, proposed_BK, lengths, proposal)
+                verdicts_B2.index_copy_(0, upload(sampled, verdicts_B2.device), verdicts_S2)
+        columns.append(verdicts_B2)
     # The round's one wait for the device: all that the host needs to know comes in one copy.
     known = (columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)).tolist()
     committed = []
@@ -59,25 +67,22 @@ def _verdicts(
     logits_BQV: Tensor,
     rows: Rows[Sequence],
     sampled: list[int],
+    proposed_BK: Tensor,
     lengths: list[int],
     proposal: Proposal | None,
 ) -> Tensor:
-    """How many proposed tokens each sampled row keeps, and the token that follows them: `[B, 2]`."""
-    device, num_proposed = logits_BQV.device, max(lengths)
-    proposed_BK = _proposed(proposal, num_proposed, logits_BQV)
+    """How many proposed tokens each of these rows keeps, and the token that follows them: `[S, 2]`."""
+    device, num_proposed = logits_BQV.device, proposed_BK.shape[1]
     draft_probs_BKV = None if proposal is None else proposal.draft_probs_BKV
-    sampled_lengths = [lengths[row] for row in sampled]
+    lengths = [lengths[row] for row in sampled]
     shaping = Shaping.of([rows[row].request.params for row in sampled], logits_BQV.shape[-1], device)
     uniform_SQ = torch.zeros(len(sampled), num_proposed + 1)
-    for place, row in enumerate(sampled):  # no draw more than it needs, or its neighbours would change the next
-        needed = lengths[row] + 1
-        uniform_SQ[place, :needed] = torch.rand(needed, generator=rows[row].generator)
-    verdicts_B2 = proposed_BK.new_zeros(len(rows), 2)
-    if can_look_through(logits_BQV):
-        verdicts_S2 = verdicts(logits_BQV, sampled, sampled_lengths, proposed_BK, draft_probs_BKV, shaping, uniform_SQ)
-        verdicts_B2[sampled] = verdicts_S2
-        return verdicts_B2
-    index_S, lengths_S = upload([sampled, sampled_lengths], device)
+    for place, (row, length) in enumerate(zip(sampled, lengths, strict=True)):
+        # No draw more than it needs, or its neighbours would change the next.
+        uniform_SQ[place, : length + 1] = torch.rand(length + 1, generator=rows[row].generator)
+    if can_judge(logits_BQV):
+        return verdicts(logits_BQV, sampled, lengths, proposed_BK, draft_probs_BKV, shaping, uniform_SQ)
+    index_S, lengths_S = upload([sampled, lengths], device)
     target_probs_SQV = shape_probs(logits_BQV[index_S], shaping)
     # Where no sampled row proposes, there is nothing to test: these are only shaped like it.
     draft_probs_SKV = target_probs_SQV[:, :num_proposed]
@@ -86,7 +91,7 @@ def _verdicts(
     verdict = reject_tokenwise(
         target_probs_SQV, draft_probs_SKV, proposed_BK[index_S], lengths_S, upload(uniform_SQ, device)
     )
-    return verdicts_B2.index_copy_(0, index_S, torch.stack(verdict, dim=1))
+    return torch.stack(verdict, dim=1)
 
 
 def _penalised(logits_BQV: Tensor, rows: Rows[Sequence], proposed_BK: Tensor) -> Tensor:

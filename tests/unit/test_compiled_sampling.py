@@ -35,6 +35,9 @@ _PARAMS = [
     SamplingParams(temperature=1.0, min_p=0.02),
     SamplingParams(temperature=1.5, min_p=1.0),
     SamplingParams(temperature=1.0, min_p=0.001, top_k=50, top_p=0.7),
+    SamplingParams(temperature=1, min_p=1, top_p=1),
+    SamplingParams(temperature=1.0, top_p=1e-46),
+    SamplingParams(temperature=1e-40),
 ]
 
 
@@ -72,8 +75,8 @@ def test_distributions_are_those_of_the_tensors(params: SamplingParams, spread: 
     kept_V = probs_V > 0
     if not bool(kept_V.all()):
         assert logits_V[kept_V].min() >= logits_V[~kept_V].max()
-    likely_V = logits_V.float()[kept_V] / params.temperature
-    expected = torch.softmax(likely_V, dim=0)
+    likely_V = (logits_V[kept_V].double() - logits_V.max().double()) / params.temperature
+    expected = torch.softmax(likely_V, dim=0).float()
     torch.testing.assert_close(probs_V[kept_V], expected, rtol=1e-3, atol=1e-9)
 
 

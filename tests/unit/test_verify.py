@@ -123,3 +123,19 @@ def test_a_proposal_of_the_first_rows_only() -> None:
     greedy = SamplingParams(temperature=0.0)
     verdicts = verify_rows(_logits([[1, 2, 3], [4, 0, 0], [5, 0, 0]]), [_row(greedy, [0]) for _ in range(3)], proposal)
     assert verdicts == [[1, 2, 3], [4], [5]]
+
+
+def test_a_rows_verdict_does_not_depend_on_its_company() -> None:
+    """bfloat16 logits, many of them equal where top-p cuts; a neighbour with penalties needs float32."""
+    own, neighbours = SamplingParams(top_p=0.9), [SamplingParams(presence_penalty=0.5), SamplingParams(temperature=0.0)]
+    generator = torch.Generator().manual_seed(5)
+    for seed in range(20):
+        logits = torch.randn(3, 3, 20_000, generator=generator).bfloat16()
+        probs = torch.softmax(torch.randn(3, 2, 20_000, generator=generator), dim=-1)
+        ids = torch.randint(0, 20_000, (3, 2), generator=generator)
+        committed = []
+        for count in (1, 3):
+            rows = [_row(own, [2], seed), *[_row(params, [2], seed + 1) for params in neighbours]][:count]
+            proposal = Proposal(ids[:count], [2] * count, probs[:count], 1)
+            committed.append(verify_rows(logits[:count], rows, proposal)[0])
+        assert committed[0] == committed[1]

@@ -119,7 +119,7 @@ class Shapes(NamedTuple):
     temperature_B: Array
     min_p_B: Array
     top_k_B: Array
-    """int64; the vocabulary's size where there is no such filter."""
+    """int64; the vocabulary's size, or more, where there is no such filter."""
     top_p_B: Array
 
 

@@ -21,7 +21,7 @@ _TWO_BITS = np.int64(0x40000000)
 
 @inner
 def shape(logits_V: Array, shapes: Shapes, b: int, probs_V: Array) -> None:
-    """The distribution after row b's temperature, min-p, top-k and top-p (of equally likely ones, the first).
+    """The distribution after a row's temperature, min-p, top-k and top-p (of equal ones at its cut, the first).
 
     Of logits whose greatest is no number, NaN everywhere.
     """

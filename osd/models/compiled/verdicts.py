@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _NO_PROBS: Array = np.empty((0, 0, 0), np.float32)
 
 
+def can_judge(logits: Tensor) -> bool:
+    """Whether there is a compiled loop for these; never a matter of how many they are."""
+    return logits.device.type == "cpu" and logits.dtype == torch.bfloat16 and kernels() is not None
+
+
 def shapes_of(shaping: Shaping) -> Shapes:
     """The same as arrays; a filter that no row has is one that lets all pass."""
     num_rows = len(shaping.temperature_B11)
@@ -49,7 +54,7 @@ def verdicts(
     """How many proposed tokens each sampled row keeps, and the token that follows them: `[S, 2]`.
 
     Args:
-        logits_BQV: such as `osd.models.compiled.logits.can_look_through` accepts.
+        logits_BQV: see `can_judge`.
         sampled: rows of the logits.
         lengths: how many tokens each of them proposes.
         proposed_BK: the tokens.
@@ -69,5 +74,5 @@ def verdicts(
         uniform_SQ=uniform_SQ.numpy(),
         verdicts_S2=verdicts_S2,
     )
-    found.judge(logits_BQV.view(-1, logits_BQV.shape[-1]), trial, shapes_of(shaping))
+    found.judge(logits_BQV.reshape(-1, logits_BQV.shape[-1]), trial, shapes_of(shaping))
     return torch.from_numpy(verdicts_S2)
