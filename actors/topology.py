@@ -77,7 +77,7 @@ def start(config: Config, on_progress: Progress = lambda stage, share: None) -> 
         redis_url = redis.url if redis else config.outcomes.redis_url
         on_progress("starting Ray", 0.3)
         _start_ray(config, stack)
-        on_progress("loading the target", 0.5)
+        on_progress("loading the target (on a CPU its loops are compiled, once a machine: a minute)", 0.5)
         # Actors find one another by name: handles among constructor arguments would not outlive a restart.
         names = ActorNames.unique()
         engine = _create(EngineActor, names.engine, stack, config, redis_url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 
@@ -22,11 +24,12 @@ def free_port() -> int:
 
 @contextmanager
 def osd_server(state_dir: Path, log_path: Path, flags: list[str], *, ready_s: float = 300.0) -> Iterator[str]:
-    """Run `osd serve` until the block ends; yields its base URL.
+    """Run `osd serve` until the block ends, or the benchmark does, be it by SIGTERM; yields its base URL.
 
     Raises:
         SystemExit: it did not become ready; the message ends with its last output.
     """
+    signal.signal(signal.SIGTERM, _unwind)
     port = free_port()
     command = [sys.executable, "-m", "serving.cli.app", "serve", "--port", str(port), "--state-dir", str(state_dir)]
     url = f"http://127.0.0.1:{port}"
@@ -42,6 +45,11 @@ def osd_server(state_dir: Path, log_path: Path, flags: list[str], *, ready_s: fl
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _unwind(number: int, _: object) -> NoReturn:
+    """Leave every block: left to itself, SIGTERM would leave the server behind."""
+    sys.exit(128 + number)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_path: Path, ready_s: float) -> None:
