@@ -15,20 +15,24 @@ from torch import Tensor
 from osd.drafters.choose import Draws
 from osd.drafters.feature_net import FeatureNet
 from osd.models.compiled.arguments import NONE, Array, Chain, Choice, Known, Shapes
+from osd.models.compiled.codes import BLOCK
 from osd.models.compiled.kernels import array, kernels
-from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection
-from osd.models.compiled.tiling import tiled
+from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
 from osd.models.compiled.verdicts import shapes_of
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
 
+_BITS = 8
 _NO_FLOATS: Array = np.empty(0, np.float32)
 _ALL_GREEDY = np.empty(0, np.bool_), _NO_FLOATS.reshape(0, 0), _NO_FLOATS.reshape(0, 0, 0)
 _NO_SHAPES = Shapes(_NO_FLOATS, _NO_FLOATS, NONE, _NO_FLOATS)
 
 
 class CompiledFeature:
-    """Weights are copied: after every change of them, a new one.
+    """Weights are copied: after every change of them, a new one. In bfloat16 they are rounded to codes of eight bits.
+
+    A step reads all of them, in a cache that the target's pass has just emptied: half as many bytes are half the time,
+    and what the drafter says is only a guess (its distribution is that of the rounded weights).
 
     Args:
         net: the layer.
@@ -51,11 +55,15 @@ class CompiledFeature:
         found = kernels()
         assert found is not None
         assert net.feature_norm.eps is not None
+        is_bfloat16 = embedding_VH.dtype == torch.bfloat16
         self._kernels, self._eps = found, net.feature_norm.eps
         self._input_norms_2H = torch.stack((net.embedding_norm.weight, net.hidden_norm.weight)).float().numpy()
-        self._fuse = TiledProjection(net.fuse.weight)
-        self.head = TiledProjection(*head_rows)
-        self.can_chain = embedding_VH.dtype == torch.bfloat16
+        matrices = (net.fuse, net.qkv, net.attention_out, net.gate_up, net.down)
+        can_code = is_bfloat16 and all(one.weight.shape[1] % BLOCK == 0 for one in matrices)
+        bits = _BITS if can_code else 0
+        self._fuse = TiledProjection(net.fuse.weight, bits=bits)
+        self.head = TiledProjection(*head_rows, bits=bits)
+        self.can_chain = is_bfloat16
         """Whether `chain` takes the place of step after step."""
         self._chain = Chain(
             embedding_VH=array(embedding_VH),
@@ -66,13 +74,13 @@ class CompiledFeature:
         )
         layer = LayerWeights(
             attention_norm_H=net.attention_norm.weight,
-            qkv=tiled(net.qkv.weight, None),
+            qkv=in_layout(net.qkv.weight, None, bits=bits),
             query_norm_D=None,
             key_norm_D=None,
-            attention_out=tiled(net.attention_out.weight, None),
+            attention_out=in_layout(net.attention_out.weight, None, bits=bits),
             mlp_norm_H=net.mlp_norm.weight,
-            gate_up=tiled(net.gate_up.weight, None, 2),
-            down=tiled(net.down.weight, None),
+            gate_up=in_layout(net.gate_up.weight, None, 2, bits=bits),
+            down=in_layout(net.down.weight, None, bits=bits),
         )
         config = net.config
         self._layer = CompiledLayers(
@@ -86,6 +94,7 @@ class CompiledFeature:
             gate_size=config.intermediate_size,
             scale=(config.hidden_size // config.num_heads) ** -0.5,
             reaches=[config.window_tokens],
+            bits=bits,
         )
 
     def __call__(self, embedding_BTH: Tensor, hidden_BTH: Tensor, window: PassWindow, firsts: Sequence[int]) -> Tensor:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from osd.models.attention import Attention, SdpaAttention
-from osd.models.compiled.int4 import BLOCK, rounded_to_int4, tiled_int4
-from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile
-from osd.models.compiled.tiling import tiled, untiled
+from osd.models.compiled.codes import BLOCK, rounded
+from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile, in_layout
+from osd.models.compiled.tiling import untiled
 from osd.models.flat_cache import FlatCache
 from osd.models.gpu.attention import PiecewiseAttention, can_look_in_pieces, fits_pieces
 from osd.models.projections import DenseProjection, Projection, fuse, share
@@ -99,7 +99,7 @@ class FusedLM:
         """
         if not self._can_compile:
             return
-        self._tiles = [layer.tiles(keep=keep, is_int4=self.is_int4) for layer in self._layers]
+        self._tiles = [layer.tiles(keep=keep, bits=4 if self.is_int4 else 0) for layer in self._layers]
         self._compiled = CompiledLayers(
             self._tiles,
             self._norm.weight,
@@ -107,7 +107,7 @@ class FusedLM:
             self.cache,
             *self._rotation,
             gate_size=self._gate_size,
-            is_int4=self.is_int4,
+            bits=4 if self.is_int4 else 0,
             **self._heads,
         )
         self._head = TiledProjection(self._dense_head.weight_OI, self._dense_head.bias_O)
@@ -187,13 +187,13 @@ class _Layer:
     def round_to_int4(self) -> None:
         """See `FusedLM`."""
         for dense in self._dense.values():
-            dense.weight_OI.copy_(rounded_to_int4(dense.weight_OI))
+            dense.weight_OI.copy_(rounded(dense.weight_OI, 4))
 
-    def tiles(self, *, keep: bool, is_int4: bool) -> LayerWeights:
+    def tiles(self, *, keep: bool, bits: int) -> LayerWeights:
         """The weights in the compiled layout; what is not kept is freed."""
-        layout = tiled_int4 if is_int4 else tiled
         tiles = {
-            name: layout(dense.weight_OI, dense.bias_O, _NUM_PARTS.get(name, 1)) for name, dense in self._dense.items()
+            name: in_layout(dense.weight_OI, dense.bias_O, _NUM_PARTS.get(name, 1), bits=bits)
+            for name, dense in self._dense.items()
         }
         if not keep:
             self._dense = {}

@@ -11,7 +11,7 @@ from torch import nn
 from osd.assemble import open_engine
 from osd.config import default_state_dir, load_config
 from osd.engine import Engine
-from osd.models.compiled.int4 import rounded_to_int4
+from osd.models.compiled.codes import rounded
 from osd.models.loading import load_causal_lm
 from osd.models.resolve import resolve_target
 from osd.store_paths import models_dir
@@ -32,7 +32,7 @@ def test_no_weight_changes() -> None:
     model = load_causal_lm(folder, dtype=torch.bfloat16, device=torch.device("cpu"))
     linears = [one for layer in model.model.layers for one in layer.modules() if isinstance(one, nn.Linear)]
     assert len(linears) == 30 * 7
-    assert all(torch.equal(rounded_to_int4(one.weight), one.weight) for one in linears)
+    assert all(torch.equal(rounded(one.weight, 4), one.weight) for one in linears)
 
 
 def _answers(engine: Engine) -> list[str]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from osd.models.attention import SdpaAttention
 from osd.models.compiled import layers as compiled
-from osd.models.compiled.int4 import rounded_to_int4, tiled_int4
+from osd.models.compiled.codes import MOST, rounded
 from osd.models.compiled.kernels import kernels
-from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection
+from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
 from osd.models.compiled.tiling import tiled, untiled
 from osd.models.flat_cache import FlatCache
 from osd.models.rotary import rotation
@@ -56,6 +56,16 @@ def test_projection(dtype: torch.dtype, num_outputs: int, num_rows: int) -> None
         _assert_close(TiledProjection(weight_OI, bias)(x), expected)
 
 
+@pytest.mark.parametrize("num_rows", [1, 8, 21])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_projection_of_codes(bits: int, num_rows: int) -> None:
+    weight_OI, bias_O = _random(100, 96, dtype=torch.bfloat16), _random(100, dtype=torch.bfloat16, seed=1)
+    x_RI = _random(num_rows, 96, dtype=torch.bfloat16, seed=2)
+    weight_OI = rounded(weight_OI, bits)
+    project = TiledProjection(weight_OI, bias_O, bits=bits)
+    _assert_close(project(x_RI), torch.nn.functional.linear(x_RI.double(), weight_OI.double(), bias_O.double()))
+
+
 def test_a_rows_product_does_not_depend_on_the_rows_beside_it() -> None:
     weight_OI, x_RI = _random(96, 64, dtype=torch.bfloat16), _random(11, 64, dtype=torch.bfloat16, seed=1)
     project = TiledProjection(weight_OI)
@@ -84,14 +94,15 @@ def test_norm(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("num_outputs", [32, 72])
 @pytest.mark.parametrize("num_inputs", [32, 96])
-def test_four_bit_codes_say_the_nearest_weights(num_outputs: int, num_inputs: int) -> None:
+@pytest.mark.parametrize("bits", [4, 8])
+def test_codes_say_the_nearest_weights(bits: int, num_outputs: int, num_inputs: int) -> None:
     weight_OI = _random(num_outputs, num_inputs, dtype=torch.float32)
     weight_OI[0, :32] = 0.5  # a block without a spread
-    rounded_OI = rounded_to_int4(weight_OI)
+    rounded_OI = rounded(weight_OI, bits)
     blocks, gaps = weight_OI.view(-1, 32), (rounded_OI - weight_OI).view(-1, 32)
-    half_steps = (blocks.amax(dim=1) - blocks.amin(dim=1)) / 30
+    half_steps = (blocks.amax(dim=1) - blocks.amin(dim=1)) / MOST[bits] / 2
     assert (gaps.abs().amax(dim=1) <= half_steps * 1.02 + 2e-3).all()  # low and step are float16
-    torch.testing.assert_close(rounded_to_int4(rounded_OI), rounded_OI, atol=4e-3, rtol=4e-3)
+    torch.testing.assert_close(rounded(rounded_OI, bits), rounded_OI, atol=4e-3, rtol=4e-3)
 
 
 class _Layers:
@@ -105,7 +116,7 @@ class _Layers:
         reach: int | None = None,
         has_norms: bool = False,
         gate_bias: Tensor | None = None,
-        is_int4: bool = False,
+        bits: int = 0,
     ) -> None:
         self._num_heads, self._reaches = num_heads, [None, reach]
         num_mixed = num_heads * _SIZE
@@ -122,9 +133,9 @@ class _Layers:
                 name: (_random(*shape, dtype=dtype, seed=next(seeds)) / 4, _random(shape[0], dtype=dtype))
                 for name, shape in shapes.items()
             }
-            if is_int4:
+            if bits:
                 for name in shapes:
-                    one[name] = rounded_to_int4(one[name][0]), one[name][1]
+                    one[name] = rounded(one[name][0], bits), one[name][1]
             if gate_bias is not None:
                 one["gate_up"][1][:_GATE] = gate_bias
             for name in ("attention_norm_H", "mlp_norm_H"):
@@ -137,11 +148,12 @@ class _Layers:
         self.caches = [FlatCache(2, _SLOTS, _LEN, _KEY_HEADS, _SIZE, like=torch.empty(0, dtype=dtype)) for _ in "ab"]
         for cache in self.caches:
             cache.all.copy_(_random(*cache.all.shape, dtype=dtype, seed=7))
-        layout = tiled_int4 if is_int4 else tiled
         tiles = [
             LayerWeights(
                 **{
-                    name: layout(value[0], value[1], 2 if name == "gate_up" else 1) if name in shapes else value
+                    name: in_layout(value[0], value[1], 2 if name == "gate_up" else 1, bits=bits)
+                    if name in shapes
+                    else value
                     for name, value in one.items()
                 }
             )
@@ -158,7 +170,7 @@ class _Layers:
             gate_size=_GATE,
             scale=_SCALE,
             reaches=self._reaches,
-            is_int4=is_int4,
+            bits=bits,
         )
 
     def compiled(self, x_RH: Tensor, window: PassWindow, firsts: list[int] | None = None) -> Tensor:
@@ -230,8 +242,9 @@ def test_norms_of_queries_and_keys(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [1, 4, 13])
-def test_layers_of_four_bit_codes(num_rows: int) -> None:
-    layers = _Layers(torch.bfloat16, is_int4=True)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_layers_of_codes(bits: int, num_rows: int) -> None:
+    layers = _Layers(torch.bfloat16, bits=bits)
     window = PassWindow(torch.device("cpu"))
     window.set(0, [20], num_rows)
     x_RH = _random(num_rows, _HIDDEN, dtype=torch.bfloat16, seed=3)
@@ -278,7 +291,6 @@ def test_torch_keeps_its_number_of_threads() -> None:
     code = """
 import torch
 torch.set_num_threads(1)
-from osd.models.compiled.int4 import rounded_to_int4, tiled_int4
 from osd.models.compiled.kernels import kernels
 assert kernels() is not None
 print(torch.get_num_threads())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import osd.models.attention as attention
 import osd.models.fused as fused
-from osd.models.compiled.int4 import rounded_to_int4
+from osd.models.compiled import codes
 from osd.models.compiled.layers import CompiledLayers
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
@@ -167,7 +167,7 @@ def test_int4_is_the_model_of_the_nearest_four_bit_weights() -> None:
     model, rounded = (_llama(torch.bfloat16, **shape) for _ in "ab")
     for layer in rounded.model.layers:
         for linear in (one for one in layer.modules() if isinstance(one, torch.nn.Linear)):
-            linear.weight.data.copy_(rounded_to_int4(linear.weight))
+            linear.weight.data.copy_(codes.rounded(linear.weight, 4))
     slots = SlotModel(model, num_slots=2, max_context_tokens=64, max_new_tokens=16, frozen=True, is_int4=True)
     expected = plain_logits(rounded, _IDS.tolist())
     gap = (_logits(slots).float() - expected).norm() / expected.norm()

@@ -27,8 +27,8 @@ class Stack(NamedTuple):
     attention_out_A: Array
     gate_up_A: Array
     down_A: Array
-    is_int4: bool
-    """Whether the tiles hold codes (`osd.models.compiled.int4`)."""
+    bits: int
+    """Of a code (`osd.models.compiled.codes`); 0 where the tiles hold weights."""
     norms_A2H: Array
     """Before attention, before the MLP."""
     head_norms_A2D: Array
@@ -77,7 +77,7 @@ class Scratch(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """What a drafter has round its layers; matrices are given by the address of their tiles."""
+    """What a drafter has round its layers; matrices are given by the address of their tiles, of as many bits."""
 
     embedding_VH: Array
     """The target's, bfloat16."""

@@ -57,13 +57,13 @@ def run_chain(
         begin = counters + step * (stack.num_phases + CHAIN_PHASES) * PHASE
         for n in shared(begin, num_rows * num_new):
             _read_in(n, step, stack, chain, known, choice, kept)
-        project_rows(chain.fuse, False, kept.both_RF[: num_rows * num_new], scratch.x_RH, False, begin + PHASE)
+        project_rows(chain.fuse, stack.bits, kept.both_RF[: num_rows * num_new], scratch.x_RH, False, begin + PHASE)
         run_layers(stack, Span(0, starts_B, known.firsts_B, num_new), scratch, begin + 2 * PHASE)
         end = begin + (2 + stack.num_phases) * PHASE
         for b in shared(end, num_rows):
             last = known.counts_B[b] - 1 if step == 0 else 0
             kept.feature_BH[b] = scratch.normed_RH[b * num_new + last]
-        project_rows(chain.head, False, kept.feature_BH, kept.logits_BR, False, end + PHASE)
+        project_rows(chain.head, stack.bits, kept.feature_BH, kept.logits_BR, False, end + PHASE)
         for b in shared(end + 2 * PHASE, num_rows):
             choice.ids_KB[step, b] = _choose(b, step, kept.logits_BR[b], chain.vocab_ids_R, choice, shapes)
 

@@ -24,9 +24,9 @@ _Entry: TypeAlias = Callable[..., None]
 
 
 @inner
-def _find(weights: int, x_RI: Array, out_RO: Array, look: Look, counters: int) -> None:
+def _find(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: int) -> None:
     """A product, and what is highest in it."""
-    project_rows(weights, False, x_RI, out_RO, False, counters)
+    project_rows(weights, bits, x_RI, out_RO, False, counters)
     for n in shared(counters + PHASE, len(look.places_N)):
         answer(n, out_RO, look)
 
@@ -88,26 +88,30 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
             run_chain(stack, chain, known, choice, shapes, scratch_E, address(counters))
 
     @njit(**options)  # type: ignore[untyped-decorator]
-    def project_alone(weights: int, x_RI: Array, out_RO: Array, counters: Array) -> None:
+    def project_alone(weights: int, bits: int, x_RI: Array, out_RO: Array, counters: Array) -> None:
         sources  # noqa: B018
-        project_rows(weights, False, x_RI, out_RO, False, address(counters))
+        project_rows(weights, bits, x_RI, out_RO, False, address(counters))
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
-    def project_together(weights: int, x_RI: Array, out_RO: Array, counters: Array, num_threads: int) -> None:
+    def project_together(
+        weights: int, bits: int, x_RI: Array, out_RO: Array, counters: Array, num_threads: int
+    ) -> None:
         sources  # noqa: B018
         for _ in prange(num_threads):
-            project_rows(weights, False, x_RI, out_RO, False, address(counters))
+            project_rows(weights, bits, x_RI, out_RO, False, address(counters))
 
     @njit(**options)  # type: ignore[untyped-decorator]
-    def find_alone(weights: int, x_RI: Array, out_RO: Array, look: Look, counters: Array) -> None:
+    def find_alone(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array) -> None:
         sources  # noqa: B018
-        _find(weights, x_RI, out_RO, look, address(counters))
+        _find(weights, bits, x_RI, out_RO, look, address(counters))
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
-    def find_together(weights: int, x_RI: Array, out_RO: Array, look: Look, counters: Array, num_threads: int) -> None:
+    def find_together(
+        weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array, num_threads: int
+    ) -> None:
         sources  # noqa: B018
         for _ in prange(num_threads):
-            _find(weights, x_RI, out_RO, look, address(counters))
+            _find(weights, bits, x_RI, out_RO, look, address(counters))
 
     # With their types, so that they are compiled now and not while somebody waits for a token.
     logits, look, trial, shapes, counts = map(typeof, _samples())

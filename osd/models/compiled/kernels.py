@@ -47,7 +47,7 @@ class Kernels:
         self._pass, self._chain, self._project, self._find, self._highest, self._judge = pairs
         if self._most_threads > 1:
             num_threads, nothing = torch.get_num_threads(), np.zeros((0, 2), np.uint16)
-            self._project[1](0, nothing, nothing, np.zeros((1, COUNTERS), np.int64), 1)
+            self._project[1](0, 0, nothing, nothing, np.zeros((1, COUNTERS), np.int64), 1)
             torch.set_num_threads(num_threads)  # when numba starts its threads, it sets OpenMP's number to all cores
 
     def run_pass(self, stack: Stack, span: Span, x_RH: Array, normed_RH: Array) -> None:
@@ -61,13 +61,13 @@ class Kernels:
         num_phases = len(choice.ids_KB) * (stack.num_phases + CHAIN_PHASES)
         self._run(self._chain, num_phases, stack, chain, known, choice, shapes, scratch_E)
 
-    def project(self, tiles: Tensor, x_RI: Tensor, out_RO: Tensor) -> None:
-        """`x @ weight.T + bias`."""
-        self._run(self._project, 1, tiles.data_ptr(), array(x_RI), array(out_RO))
+    def project(self, tiles: Tensor, bits: int, x_RI: Tensor, out_RO: Tensor) -> None:
+        """`x @ weight.T + bias`; `bits` of a code, or 0."""
+        self._run(self._project, 1, tiles.data_ptr(), bits, array(x_RI), array(out_RO))
 
-    def find(self, tiles: Tensor, x_RI: Tensor, out_RO: Tensor, look: Look) -> None:
+    def find(self, tiles: Tensor, bits: int, x_RI: Tensor, out_RO: Tensor, look: Look) -> None:
         """As `project`, bfloat16, and what is highest in it."""
-        self._run(self._find, 2, tiles.data_ptr(), array(x_RI), array(out_RO), look)
+        self._run(self._find, 2, tiles.data_ptr(), bits, array(x_RI), array(out_RO), look)
 
     def highest(self, logits_RV: Tensor, look: Look) -> None:
         """The K greatest of some rows, bfloat16."""

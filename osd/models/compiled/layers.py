@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from osd.models.compiled.arguments import LAYER_PHASES, NONE, Array, Span, Stack, look_at
+from osd.models.compiled.codes import tiled_codes
 from osd.models.compiled.kernels import array, kernels
 from osd.models.compiled.tiling import tiled
 from osd.models.flat_cache import FlatCache
@@ -26,6 +27,13 @@ def can_compile(like: Tensor) -> bool:
     return like.device.type == "cpu" and like.dtype in (torch.bfloat16, torch.float32) and kernels() is not None
 
 
+def in_layout(weight_OI: Tensor, bias_O: Tensor | None, num_parts: int = 1, *, bits: int) -> Tensor:
+    """As tiles of weights, or of codes of so many bits."""
+    if bits:
+        return tiled_codes(weight_OI, bias_O, num_parts, bits=bits)
+    return tiled(weight_OI, bias_O, num_parts)
+
+
 class TiledProjection:
     """See `osd.models.projections.Projection`; the weights are copied. Not for gradients.
 
@@ -33,18 +41,19 @@ class TiledProjection:
         ValueError: the number of inputs is odd, in bfloat16.
     """
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, bits: int = 0) -> None:
         found = kernels()
         assert found is not None
         self._kernels = found
         self._num_outputs, self._num_inputs = weight_OI.shape
-        self.tiles = tiled(weight_OI, bias_O)
+        self._bits = bits
+        self.tiles = in_layout(weight_OI, bias_O, bits=bits)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Of any number of rows."""
         x_RI = x.reshape(-1, self._num_inputs)
         out_RO = x.new_empty((len(x_RI), self._num_outputs))
-        self._kernels.project(self.tiles, x_RI, out_RO)
+        self._kernels.project(self.tiles, self._bits, x_RI, out_RO)
         return out_RO.view(*x.shape[:-1], self._num_outputs)
 
     def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +61,7 @@ class TiledProjection:
         x_RI = x.reshape(-1, self._num_inputs)
         out_RO = x.new_empty((len(x_RI), self._num_outputs))
         look = look_at(np.arange(len(x_RI)), NONE, 1)
-        self._kernels.find(self.tiles, x_RI, out_RO, look)
+        self._kernels.find(self.tiles, self._bits, x_RI, out_RO, look)
         shape = x.shape[:-1]
         return out_RO.view(*shape, self._num_outputs), torch.from_numpy(look.ids_NK.astype(np.int64)).view(shape)
 
@@ -85,7 +94,7 @@ class CompiledLayers:
         gate_size: I.
         scale: of the scores.
         reaches: by layer, how many positions back a query looks, with its own; None: all.
-        is_int4: whether the tiles hold codes.
+        bits: of a code in the tiles; 0 where they hold weights.
     """
 
     def __init__(
@@ -101,7 +110,7 @@ class CompiledLayers:
         gate_size: int,
         scale: float,
         reaches: Sequence[int | None],
-        is_int4: bool = False,
+        bits: int = 0,
     ) -> None:
         found = kernels()
         assert found is not None
@@ -117,7 +126,7 @@ class CompiledLayers:
             attention_out_A=_addresses([one.attention_out for one in layers]),
             gate_up_A=_addresses([one.gate_up for one in layers]),
             down_A=_addresses([one.down for one in layers]),
-            is_int4=is_int4,
+            bits=bits,
             norms_A2H=_floats(torch.stack([torch.stack((one.attention_norm_H, one.mlp_norm_H)) for one in layers])),
             head_norms_A2D=_floats(torch.stack(head_norms)),
             final_norm_H=_floats(final_norm_H),

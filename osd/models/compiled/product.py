@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from osd.models.compiled.bits import Array, exp, inner, narrow, widen
-from osd.models.compiled.int4 import BLOCK, BLOCK_BYTES
+from osd.models.compiled.codes import BLOCK, SCALES_BYTES
 from osd.models.compiled.tile import sums
-from osd.models.compiled.tile_int4 import block_sums, sums_int4
+from osd.models.compiled.tile_codes import block_sums, sums_codes
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 from osd.models.compiled.vectors import ROWS
 
@@ -23,13 +23,14 @@ class Inputs(NamedTuple):
     x_RI: Array
     sums_RB: Array
     """Each row's sum over every block; no rows where the weights are no codes."""
-    is_int4: bool
+    bits: int
+    """Of a code; 0 where the weights are no codes."""
 
 
 @inner
-def inputs(x_RI: Array, is_int4: bool) -> Inputs:
+def inputs(x_RI: Array, bits: int) -> Inputs:
     """Of products with codes, or with weights."""
-    return Inputs(x_RI, block_sums(x_RI if is_int4 else x_RI[:0]), is_int4)
+    return Inputs(x_RI, block_sums(x_RI if bits > 0 else x_RI[:0]), bits)
 
 
 @inner
@@ -72,8 +73,8 @@ def project_gated(tile: int, weights: int, x: Inputs, out_RO: Array) -> None:
 @inner
 def _sums(x: Inputs, start: int, address: int, out_RW: Array) -> None:
     """Of the tile at an address, for up to `ROWS` rows from `start` on."""
-    if x.is_int4:
-        sums_int4(x.x_RI[start : start + ROWS], x.sums_RB[start : start + ROWS], address, out_RW)
+    if x.bits > 0:
+        sums_codes(x.x_RI[start : start + ROWS], x.sums_RB[start : start + ROWS], x.bits, address, out_RW)
     else:
         sums(x.x_RI[start : start + ROWS], address, out_RW)
 
@@ -82,7 +83,7 @@ def _sums(x: Inputs, start: int, address: int, out_RW: Array) -> None:
 def _num_bytes(x: Inputs) -> int:
     """Of a tile for such inputs."""
     num_inputs: int = x.x_RI.shape[1]
-    if x.is_int4:
-        return WIDTH * STEP_BYTES + num_inputs // BLOCK * BLOCK_BYTES
+    if x.bits > 0:
+        return WIDTH * STEP_BYTES + num_inputs // BLOCK * (SCALES_BYTES + WIDTH * BLOCK * x.bits // 8)
     num_steps: int = num_inputs * x.x_RI.itemsize // STEP_BYTES
     return (1 + num_steps) * WIDTH * STEP_BYTES

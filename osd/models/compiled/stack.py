@@ -26,9 +26,9 @@ def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, cou
 
 
 @inner
-def project_rows(weights: int, is_int4: bool, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
+def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
     """One thread's part of a product, written or added; `counters` are a phase's."""
-    x = inputs(x_RI, is_int4)
+    x = inputs(x_RI, bits)
     for tile in shared(counters, (out_RO.shape[1] + WIDTH - 1) // WIDTH):
         project(tile, weights, x, out_RO, is_added)
 
@@ -86,16 +86,16 @@ def scratch_in(scratch_E: Array, stack: Stack, x_RH: Array, normed_RH: Array) ->
 @inner
 def run_layers(stack: Stack, span: Span, scratch: Scratch, counters: int) -> None:
     """One thread's part of all layers and of the norm that follows them."""
-    x_RH, normed_RH, gated_RI, is_int4 = scratch.x_RH, scratch.normed_RH, scratch.gated_RI, stack.is_int4
+    x_RH, normed_RH, gated_RI, bits = scratch.x_RH, scratch.normed_RH, scratch.gated_RI, stack.bits
     for layer in range(len(stack.qkv_A)):
         phase = counters + layer * LAYER_PHASES * PHASE
         _norm_rows(x_RH, stack.norms_A2H[layer, 0], stack.eps, normed_RH, phase)
-        project_rows(stack.qkv_A[layer], is_int4, normed_RH, scratch.heads_RP, False, phase + PHASE)
+        project_rows(stack.qkv_A[layer], bits, normed_RH, scratch.heads_RP, False, phase + PHASE)
         _attend(layer, stack, span, scratch, phase + 2 * PHASE, phase + 3 * PHASE)
-        project_rows(stack.attention_out_A[layer], is_int4, scratch.attended_RP, x_RH, True, phase + 4 * PHASE)
+        project_rows(stack.attention_out_A[layer], bits, scratch.attended_RP, x_RH, True, phase + 4 * PHASE)
         _norm_rows(x_RH, stack.norms_A2H[layer, 1], stack.eps, normed_RH, phase + 5 * PHASE)
-        x = inputs(normed_RH, is_int4)
+        x = inputs(normed_RH, bits)
         for tile in shared(phase + 6 * PHASE, (gated_RI.shape[1] + WIDTH - 1) // WIDTH):
             project_gated(tile, stack.gate_up_A[layer], x, gated_RI)
-        project_rows(stack.down_A[layer], is_int4, gated_RI, x_RH, True, phase + 7 * PHASE)
+        project_rows(stack.down_A[layer], bits, gated_RI, x_RH, True, phase + 7 * PHASE)
     _norm_rows(x_RH, stack.final_norm_H, stack.eps, normed_RH, counters + (stack.num_phases - 1) * PHASE)
