@@ -57,10 +57,11 @@ def test_projection(dtype: torch.dtype, num_outputs: int, num_rows: int) -> None
 
 
 @pytest.mark.parametrize("num_rows", [1, 8, 21])
+@pytest.mark.parametrize("num_inputs", [32, 96])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_projection_of_codes(bits: int, num_rows: int) -> None:
-    weight_OI, bias_O = _random(100, 96, dtype=torch.bfloat16), _random(100, dtype=torch.bfloat16, seed=1)
-    x_RI = _random(num_rows, 96, dtype=torch.bfloat16, seed=2)
+def test_projection_of_codes(bits: int, num_inputs: int, num_rows: int) -> None:
+    weight_OI, bias_O = _random(100, num_inputs, dtype=torch.bfloat16), _random(100, dtype=torch.bfloat16, seed=1)
+    x_RI = _random(num_rows, num_inputs, dtype=torch.bfloat16, seed=2)
     weight_OI = rounded(weight_OI, bits)
     project = TiledProjection(weight_OI, bias_O, bits=bits)
     _assert_close(project(x_RI), torch.nn.functional.linear(x_RI.double(), weight_OI.double(), bias_O.double()))

@@ -43,8 +43,8 @@ def _tiled(weight_PI: Tensor, bias_P: Tensor, bits: int) -> Tensor:
     num_tiles, num_blocks = len(biases), codes_PBK.shape[1]
 
     def by_block(scale_PB1: Tensor) -> Tensor:
-        halves = scale_PB1.half().view(num_tiles, WIDTH, num_blocks).transpose(1, 2).contiguous()
-        return halves.view(torch.int32)
+        halves = scale_PB1.half().view(num_tiles, WIDTH, num_blocks).transpose(1, 2)
+        return halves.flatten().view(torch.int32).view(num_tiles, num_blocks, WIDTH // 2)
 
     # Tile, half, lane; block, group, step, input of the step.
     in_lane = 16 // bits
