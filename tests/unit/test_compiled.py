@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,13 +25,7 @@ _EPS, _SCALE = 1e-5, 0.3
 _SLOTS, _LEN, _KEY_HEADS, _SIZE, _HIDDEN, _GATE = 5, 61, 2, 16, 64, 96
 _DTYPES = [torch.float32, torch.bfloat16]
 
-
-@pytest.fixture(params=[1, 2], ids=["one core", "two cores"], autouse=True)
-def num_threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("num_threads")
 
 
 def _random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

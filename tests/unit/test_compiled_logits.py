@@ -11,18 +11,6 @@ from osd.models.compiled.logits import can_look_through, greatest, top_logprobs
 from osd.sampling import most_likely
 
 
-@pytest.fixture(params=[1, 2])
-def num_threads(request: pytest.FixtureRequest) -> int:
-    torch.set_num_threads(request.param)
-    return int(request.param)
-
-
-@pytest.fixture(autouse=True)
-def one_thread_again() -> object:
-    yield
-    torch.set_num_threads(1)
-
-
 def _logits(*shape: int, spread: float = 4.0, shift: float = 0.0) -> torch.Tensor:
     return (torch.randn(*shape, generator=torch.Generator().manual_seed(1)) * spread + shift).bfloat16()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -39,14 +37,6 @@ _PARAMS = [
     SamplingParams(temperature=1.0, top_p=1e-46),
     SamplingParams(temperature=1e-40),
 ]
-
-
-@pytest.fixture(params=[1, 2])
-def num_threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def _shaping(params: list[SamplingParams], vocab_tokens: int = _VOCAB) -> Shaping:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -18,14 +16,6 @@ pytestmark = pytest.mark.skipif(kernels() is None, reason="numba is not installe
 _HIDDEN, _VOCAB, _KNOWN, _SLOTS, _LEN = 128, 96, 40, 4, 64
 _GREEDY, _SAMPLED = SamplingParams(temperature=0.0), SamplingParams(temperature=1.0)
 _NUCLEUS = SamplingParams(temperature=0.8, top_p=0.6)
-
-
-@pytest.fixture(params=[1, 2])
-def num_threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def drafters(dtype: torch.dtype = torch.bfloat16) -> tuple[FeatureDrafter, FeatureDrafter]:
