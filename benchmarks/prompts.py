@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +71,18 @@ def small_talk_prompts() -> list[Messages]:
         for turns in yaml.safe_load(path.read_text())["conversations"]:
             openings[str(turns[0])] = None
     return [[{"role": "user", "content": opening}] for opening in openings]
+
+
+class EvaluationPrompts:
+    """What benchmarks evaluate with, so that a drafter is not trained on it; case and punctuation do not tell apart."""
+
+    def __init__(self) -> None:
+        prompts = (*tool_call_prompts(), *code_prompts(), *small_talk_prompts())
+        self._words = {_words(messages[-1]["content"]) for messages in prompts}
+
+    def __contains__(self, text: str) -> bool:
+        return _words(text) in self._words
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
+from benchmarks.prompts import EvaluationPrompts
 from osd.assemble import open_engine
 from osd.config import load_config
 from osd.engine import Engine
@@ -27,6 +27,18 @@ _FIRST_WORDS = (
     *("Why", "Why do", "Why are you", "How", "How do you", "How are", "Do you", "Are you", "Can you", "Tell me"),
     *("Tell me about", "I am", "I feel", "I think", "You are", "You", "My", "Is", "Have you", "Let's talk about"),
     *("Did", "Give me", "Explain", "Describe", "Write", "Do you like", "What does", "The", "Who wrote", "It is"),
+    *("Will you", "When will you", "You should", "You sound", "I do not", "I want to", "I have", "What kind of"),
+    *(
+        "Tell me a joke",
+        "What is the capital of",
+        "What is the difference between",
+        "What is a",
+        "What are the",
+        "Which",
+    ),
+    *("can you write", "write a", "make a", "can you explain", "can you help me", "how can I", "show me", "build a"),
+    *("Does", "Could you", "Would you", "Should I", "Is it", "Is there", "Are there", "Was", "People", "Robots"),
+    *("Who invented", "Who was the", "Where is", "When was", "How many", "How much", "How old", "Why is", "If", "A"),
 )
 _MARK = "here-the-user-speaks"
 _MIN_CHARS, _MAX_CHARS, _MAX_TOKENS = 8, 300, 48
@@ -44,7 +56,7 @@ def main(
         "speculation": {"enabled": False},
         "engine": {"max_slots": 64, "max_waiting": num_prompts},
     }
-    evaluated = {messages[-1]["content"] for messages in (*tool_call_prompts(), *code_prompts(), *small_talk_prompts())}
+    evaluated = EvaluationPrompts()
     engine = open_engine(load_config(flags=flags), recorder=Collector())
     kept = [text for text in dict.fromkeys(_made_up(engine, num_prompts)) if text not in evaluated]
     lines = [json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n" for text in kept]

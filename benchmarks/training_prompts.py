@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.prompts import code_prompts, package_data, read_bfcl, small_talk_prompts, tool_call_prompts
+from benchmarks.prompts import EvaluationPrompts, package_data, read_bfcl
 from osd.prompt_file import Messages
 
 _BFCL_FILES = (
@@ -42,7 +42,7 @@ _MIN_DOCSTRING_CHARS, _MAX_PROMPT_CHARS = 60, 1200
 
 def training_prompts() -> list[Messages]:
     """All of them, shuffled."""
-    evaluated = {messages[-1]["content"] for messages in (*tool_call_prompts(), *code_prompts(), *small_talk_prompts())}
+    evaluated = EvaluationPrompts()
     prompts = [*_tool_calls(), *_functions(), *_replies(), *_package_functions(), *_questions(), *_tasks()]
     apart = {json.dumps(messages): messages for messages in prompts if messages[-1]["content"] not in evaluated}
     shuffled = list(apart.values())
