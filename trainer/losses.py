@@ -15,11 +15,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-_LOG_ZERO = -1e4
-"""Log-probability of the impossible: its exponential is exactly 0, and 0 x it is 0, not NaN as with infinity."""
+from trainer.named_logits import LOG_ZERO, name_logits
+
 _LOWEST_REST = 1e-6
 """Least target mass of the "everything else" bucket; float16 log-probabilities may sum to a little over 1."""
 
@@ -55,19 +54,14 @@ def coarsen(logits_NR: Tensor, teacher: Teacher, slot_V: Tensor) -> Coarse:
     size = logits_NR.shape[1]
     slots_NK = slots_of(teacher.ids_NK, slot_V, size)
     slots_N1 = slots_of(teacher.emitted_N, slot_V, size)[:, None]
-    logits_NR = logits_NR.float()
-    named_NK = _gather(logits_NR, slots_NK)
-    # Ids without a slot point to one column more.
-    rest_NS = F.pad(logits_NR, (0, 1)).scatter_(1, slots_NK, _LOG_ZERO)
-    rest_N1 = rest_NS[:, :size].logsumexp(1, keepdim=True)
+    named_NK, emitted_N1, rest_N1 = name_logits(logits_NR, slots_NK, slots_N1)
     coarse_NC = torch.cat((named_NK, rest_N1), dim=1)
-    emitted_N1 = _gather(logits_NR, slots_N1) - coarse_NC.logsumexp(1, keepdim=True)
-    emitted_N1 = emitted_N1.masked_fill(slots_N1 == size, 0.0)
-    log_probs_NK = teacher.log_probs_NK.float().masked_fill(slots_NK == size, _LOG_ZERO)
+    emitted_N1 = (emitted_N1 - coarse_NC.logsumexp(1, keepdim=True)).masked_fill(slots_N1 == size, 0.0)
+    log_probs_NK = teacher.log_probs_NK.float().masked_fill(slots_NK == size, LOG_ZERO)
     left_N1 = (1.0 - log_probs_NK.exp().sum(1, keepdim=True)).clamp(min=_LOWEST_REST)
     # A drafter whose whole vocabulary is named has nothing else to say, and is not blamed for it.
     nothing_else_N1 = (slots_NK < size).sum(1, keepdim=True) == size
-    target_NC = torch.cat((log_probs_NK, left_N1.log().masked_fill(nothing_else_N1, _LOG_ZERO)), dim=1).log_softmax(1)
+    target_NC = torch.cat((log_probs_NK, left_N1.log().masked_fill(nothing_else_N1, LOG_ZERO)), dim=1).log_softmax(1)
     return Coarse(target_NC, coarse_NC.log_softmax(1), emitted_N1[:, 0])
 
 
@@ -116,12 +110,6 @@ def slot_table(vocab_ids_R: Tensor, vocab_tokens: int) -> Tensor:
 def slots_of(ids: Tensor, slot_V: Tensor, absent: int) -> Tensor:
     """The place of each token id in the drafter's vocabulary; `absent` where it has none, or the id is none (-1)."""
     return torch.where(ids >= 0, slot_V[ids.clamp(min=0)], absent)
-
-
-def _gather(logits_NR: Tensor, slots_NK: Tensor) -> Tensor:
-    """The logits at each slot; that of an impossible token where there is none."""
-    size = logits_NR.shape[1]
-    return logits_NR.gather(1, slots_NK.clamp(max=size - 1)).masked_fill(slots_NK == size, _LOG_ZERO)
 
 
 def _kl(log_p_NC: Tensor, log_q_NC: Tensor) -> Tensor:
