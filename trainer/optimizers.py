@@ -57,6 +57,62 @@ class Lookahead(torch.optim.AdamW):
         return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
 
 
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for matrices, AdamW for what it has no rule for: vectors.
+
+    A matrix's update is made as large as AdamW's would be (Liu et al. 2025, arXiv 2502.16982): one step size fits both.
+
+    Args:
+        params: what is trained; at least one matrix.
+        lr: step size.
+        weight_decay: of both.
+        momentum: Muon's.
+        ns_steps: Newton-Schulz iterations that make an update orthogonal.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 1e-3,
+        *,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+        ns_steps: int = 5,
+    ) -> None:
+        trained = list(params)
+        matrices, vectors = [p for p in trained if p.ndim == 2], [p for p in trained if p.ndim != 2]
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                matrices,
+                lr,
+                weight_decay=weight_decay,
+                momentum=momentum,
+                ns_steps=ns_steps,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        ]
+        if vectors:
+            self._parts.append(torch.optim.AdamW(vectors, lr, weight_decay=weight_decay))
+        super().__init__(trained, {})
+        # The parts' own groups: whoever sets a step size sets theirs.
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of each."""
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the parts."""
+        return {str(number): part.state_dict() for number, part in enumerate(self._parts)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        for number, part in enumerate(self._parts):
+            part.load_state_dict(state_dict[str(number)])
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+
 def create_optimizer(
     name: str, parameters: Iterable[nn.Parameter], learning_rate: float, options: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
@@ -101,7 +157,7 @@ def _known() -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch_optimizer 0.3 was written for torch 1
         import torch_optimizer
-    found: dict[str, Any] = {"Lookahead": Lookahead}
+    found: dict[str, Any] = {"Lookahead": Lookahead, "Muon": Muon}
     for module in (torch.optim, torch_optimizer):
         for name, value in vars(module).items():
             if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and name not in _REFUSED:

@@ -27,7 +27,9 @@ def _parameters() -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(4, 3, generator=generator)), nn.Parameter(torch.randn(3, generator=generator))]
 
 
-@pytest.mark.parametrize("name", ["AdamW", "SGD", "NAdam", "AdamP", "RAdam", "Lamb", "DiffGrad", "Yogi", "Lookahead"])
+@pytest.mark.parametrize(
+    "name", ["AdamW", "SGD", "NAdam", "AdamP", "RAdam", "Lamb", "DiffGrad", "Yogi", "Lookahead", "Muon"]
+)
 def test_every_kind_descends_and_its_state_can_be_restored(name: str) -> None:
     parameters = _parameters()
     optimizer = create_optimizer(name, parameters, 1e-2, {})

@@ -96,7 +96,7 @@ def test_another_optimizer_keeps_the_weights_only(tmp_path: Path) -> None:
     bench.run(2)
 
 
-@pytest.mark.parametrize("optimizer", ["AdamP", "RAdam", "Lookahead", "SGD"])
+@pytest.mark.parametrize("optimizer", ["AdamP", "RAdam", "Lookahead", "Muon", "SGD"])
 def test_every_optimizer_resumes(tmp_path: Path, optimizer: str) -> None:
     bench = Bench(tmp_path, optimizer=optimizer, gate_every_steps=1000)
     bench.run(3)
