@@ -126,9 +126,12 @@ class FeatureStudent:
                 keys.append(inputs.key_BNTD)
                 values.append(inputs.value_BNTD)
 
-    def refresh_vocab(self, counts_V: Tensor) -> None:
+    def refresh_vocab(self, counts_V: Tensor, *, seen_before: float = 0.0) -> None:
         """The most frequent tokens of the traffic become the ones that can be proposed."""
-        self.net.vocab_ids_R.copy_(most_frequent(counts_V, len(self.net.vocab_ids_R)))
+        vocab_ids_R = self.net.vocab_ids_R
+        if not torch.equal(vocab_ids_R.cpu(), torch.arange(len(vocab_ids_R))):  # which no traffic has chosen
+            counts_V = counts_V.index_add(0, vocab_ids_R.cpu(), torch.full((len(vocab_ids_R),), seen_before))
+        vocab_ids_R.copy_(most_frequent(counts_V, len(vocab_ids_R)))
         self._take_head_rows()
 
     def state(self) -> dict[str, Tensor]:

@@ -94,7 +94,7 @@ class ModelStudent:
         logits_BQV: Tensor = output.logits[..., : len(self._vocab_ids_V)]
         return logits_BQV
 
-    def refresh_vocab(self, counts_V: Tensor) -> None:
+    def refresh_vocab(self, counts_V: Tensor, *, seen_before: float = 0.0) -> None:
         """Its vocabulary is the target's."""
 
     def state(self) -> dict[str, Tensor]:

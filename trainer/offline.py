@@ -30,6 +30,9 @@ from trainer.student import Student
 from trainer.token_counts import TokenCounts
 
 _log = logging.getLogger(__name__)
+_SEEN_BEFORE = 16.0
+"""A file of prompts of one kind is not all that a drafter will be asked: what it has learnt to say is not given up for
+a token or two more of that kind (docs/decisions.md)."""
 _BATCHES_AT_ONCE = 2
 """The columns of so many online batches in one: there is no server beside to leave memory for."""
 
@@ -86,7 +89,7 @@ class OfflineTrainer:
         counts = TokenCounts(student.alignment.vocab_tokens, half_life_records=math.inf)
         for answer in self.train:
             counts.observe(answer)
-        student.refresh_vocab(counts.counts_V)
+        student.refresh_vocab(counts.counts_V, seen_before=_SEEN_BEFORE)
 
     @property
     def progress(self) -> float:

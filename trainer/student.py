@@ -43,8 +43,13 @@ class Student(Protocol):
         """Acceptance by depth at every predicting column, without gradients."""
         ...
 
-    def refresh_vocab(self, counts_V: Tensor) -> None:
-        """Let a reduced vocabulary follow the traffic; nothing for a drafter that has none."""
+    def refresh_vocab(self, counts_V: Tensor, *, seen_before: float = 0.0) -> None:
+        """Let a reduced vocabulary follow the traffic; nothing for a drafter that has none.
+
+        Args:
+            counts_V: how often each token was seen.
+            seen_before: counts for each token that earlier traffic has put into the vocabulary.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:

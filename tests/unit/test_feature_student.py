@@ -133,6 +133,17 @@ def test_a_reduced_vocabulary_follows_the_traffic_without_touching_weights() -> 
     assert float(sums.accepted_D[0]) <= 3  # token 20 cannot be said
 
 
+def test_what_traffic_has_put_into_a_vocabulary_can_count_more() -> None:
+    student = feature_student(vocab_tokens=4)
+    first_V, second_V = torch.zeros(VOCAB_TOKENS), torch.zeros(VOCAB_TOKENS)
+    first_V[[9, 11, 13, 15]] = 1.0
+    second_V[[16, 17, 18, 19]] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    student.refresh_vocab(first_V, seen_before=16.0)  # of a new drafter's low ids nothing was seen
+    assert student.state()["vocab_ids_R"].tolist() == [9, 11, 13, 15]
+    student.refresh_vocab(second_V, seen_before=2.5)
+    assert student.state()["vocab_ids_R"].tolist() == [9, 11, 18, 19]
+
+
 def test_a_twin_shares_nothing_that_is_trained() -> None:
     for student in (feature_student(), model_student()):
         twin = student.twin()
