@@ -62,6 +62,18 @@ def test_lookahead_goes_back_part_of_the_way_every_k_steps() -> None:
         torch.testing.assert_close(ours.detach(), (before + theirs.detach()) / 2)
 
 
+def test_muon_turns_matrices_by_equal_amounts_and_leaves_vectors_to_adamw() -> None:
+    """Its update of a matrix has singular values that are about the same, and AdamW's size."""
+    ours, theirs = _parameters(), _parameters()
+    start = ours[0].detach().clone()
+    _descend(create_optimizer("Muon", ours, 1e-2, {"weight_decay": 0.0}), ours, 1)
+    _descend(torch.optim.AdamW(theirs, 1e-2, weight_decay=0.0), theirs, 1)
+    assert torch.equal(ours[1], theirs[1])
+    values = torch.linalg.svdvals(ours[0].detach() - start)
+    assert values.min() > 0.5 * values.max()
+    assert float((ours[0].detach() - start).square().mean().sqrt()) == pytest.approx(0.2 * 1e-2, rel=0.3)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
