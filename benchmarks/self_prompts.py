@@ -28,17 +28,11 @@ _FIRST_WORDS = (
     *("Tell me about", "I am", "I feel", "I think", "You are", "You", "My", "Is", "Have you", "Let's talk about"),
     *("Did", "Give me", "Explain", "Describe", "Write", "Do you like", "What does", "The", "Who wrote", "It is"),
     *("Will you", "When will you", "You should", "You sound", "I do not", "I want to", "I have", "What kind of"),
-    *(
-        "Tell me a joke",
-        "What is the capital of",
-        "What is the difference between",
-        "What is a",
-        "What are the",
-        "Which",
-    ),
-    *("can you write", "write a", "make a", "can you explain", "can you help me", "how can I", "show me", "build a"),
-    *("Does", "Could you", "Would you", "Should I", "Is it", "Is there", "Are there", "Was", "People", "Robots"),
-    *("Who invented", "Who was the", "Where is", "When was", "How many", "How much", "How old", "Why is", "If", "A"),
+    *("Tell me a joke", "What is the capital of", "What is the difference between", "What is a", "What are the"),
+    *("Which", "can you write", "write a", "make a", "can you explain", "can you help me", "how can I", "show me"),
+    *("build a", "Does", "Could you", "Would you", "Should I", "Is it", "Is there", "Are there", "Was", "People"),
+    *("Robots", "Who invented", "Who was the", "Where is", "When was", "How many", "How much", "How old", "Why is"),
+    *("If", "A"),
 )
 _MARK = "here-the-user-speaks"
 _MIN_CHARS, _MAX_CHARS, _MAX_TOKENS = 8, 300, 48

@@ -26,7 +26,7 @@ _REFUSED = {
 def create_optimizer(
     name: str, parameters: Iterable[nn.Parameter], learning_rate: float, options: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """An optimizer by its class name; torch.optim wins where both libraries have one of that name.
+    """An optimizer by its class name; of one name ours wins (Lookahead, Muon), then torch.optim's.
 
     Args:
         name: `trainer.optimizer`.

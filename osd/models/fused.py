@@ -99,7 +99,8 @@ class FusedLM:
         """
         if not self._can_compile:
             return
-        self._tiles = [layer.tiles(keep=keep, bits=4 if self.is_int4 else 0) for layer in self._layers]
+        bits = 4 if self.is_int4 else 0
+        self._tiles = [layer.tiles(keep=keep, bits=bits) for layer in self._layers]
         self._compiled = CompiledLayers(
             self._tiles,
             self._norm.weight,
@@ -107,7 +108,7 @@ class FusedLM:
             self.cache,
             *self._rotation,
             gate_size=self._gate_size,
-            bits=4 if self.is_int4 else 0,
+            bits=bits,
             **self._heads,
         )
         self._head = TiledProjection(self._dense_head.weight_OI, self._dense_head.bias_O)

@@ -160,14 +160,14 @@ def _lay_out_compiled(values_LD, start, tile_SW):  # type: ignore[no-untyped-def
     return _lay_out_pairs
 
 
-def _lay_out_each(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _lay_out_each(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
     for at in range(len(values_LD)):
         value_W, step_W = values_LD[at, start : start + WIDTH], tile_SW[at]
         for w in range(len(value_W)):
             step_W[w] = np.float32(value_W[w]).view(np.uint32)
 
 
-def _lay_out_pairs(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _lay_out_pairs(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
     for at in range(0, len(values_LD) - 1, 2):
         first_W, second_W = values_LD[at, start : start + WIDTH], values_LD[at + 1, start : start + WIDTH]
         step_W = tile_SW[at // 2]

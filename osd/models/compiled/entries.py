@@ -56,7 +56,7 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
         scratch = scratch_in(scratch_E, stack, x_RH, normed_RH)
         run_layers(stack, span, scratch, address(counters))
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def pass_together(
         stack: Stack, span: Span, x_RH: Array, normed_RH: Array, scratch_E: Array, counters: Array, num_threads: int
     ) -> None:
@@ -65,14 +65,14 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
             scratch = scratch_in(scratch_E, stack, x_RH, normed_RH)
             run_layers(stack, span, scratch, address(counters))
 
-    @njit(**options)  # type: ignore[untyped-decorator]
+    @njit(**options)  # type: ignore[untyped-decorator]  # as above
     def chain_alone(
         stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, counters: Array
     ) -> None:
         sources  # noqa: B018
         run_chain(stack, chain, known, choice, shapes, scratch_E, address(counters))
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def chain_together(
         stack: Stack,
         chain: Chain,
@@ -87,12 +87,12 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
         for _ in prange(num_threads):
             run_chain(stack, chain, known, choice, shapes, scratch_E, address(counters))
 
-    @njit(**options)  # type: ignore[untyped-decorator]
+    @njit(**options)  # type: ignore[untyped-decorator]  # as above
     def project_alone(weights: int, bits: int, x_RI: Array, out_RO: Array, counters: Array) -> None:
         sources  # noqa: B018
         project_rows(weights, bits, x_RI, out_RO, False, address(counters))
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def project_together(
         weights: int, bits: int, x_RI: Array, out_RO: Array, counters: Array, num_threads: int
     ) -> None:
@@ -100,12 +100,12 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
         for _ in prange(num_threads):
             project_rows(weights, bits, x_RI, out_RO, False, address(counters))
 
-    @njit(**options)  # type: ignore[untyped-decorator]
+    @njit(**options)  # type: ignore[untyped-decorator]  # as above
     def find_alone(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array) -> None:
         sources  # noqa: B018
         _find(weights, bits, x_RI, out_RO, look, address(counters))
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def find_together(
         weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array, num_threads: int
     ) -> None:
@@ -142,7 +142,7 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
             for s in shared(address(counters), len(trial.rows_S)):
                 judge(s, logits_RV, trial, shapes)
 
-    @njit(**options)  # type: ignore[untyped-decorator]
+    @njit(**options)  # type: ignore[untyped-decorator]  # as above
     def norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array) -> None:
         sources  # noqa: B018
         for row in range(len(x_RH)):

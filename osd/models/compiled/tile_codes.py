@@ -124,11 +124,11 @@ def sums_codes(x_RI: Array, x_sums_RB: Array, bits: int, weights: int, out_RW: A
 
 
 @overload(sums_codes)
-def _sums_codes(x_RI, x_sums_RB, bits, weights, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _sums_codes(x_RI, x_sums_RB, bits, weights, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see `bits`
     if isinstance(x_RI.dtype, types.Float):  # never called: codes are multiplied as bfloat16
         return lambda x_RI, x_sums_RB, bits, weights, out_RW: None
 
-    def either(x_RI, x_sums_RB, bits, weights, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def either(x_RI, x_sums_RB, bits, weights, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
         x, x_stride = x_RI.ctypes.data, x_RI.strides[0]
         sums, sums_stride = x_sums_RB.ctypes.data, x_sums_RB.strides[0]
         out, out_stride, num_blocks = out_RW.ctypes.data, out_RW.strides[0], x_RI.shape[1] // BLOCK
