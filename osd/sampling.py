@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from osd.models.compiled.logits import can_look_through, greatest
+from osd.models.gpu.available import can_use_kernels
 from osd.models.transfer import upload
 from osd.types import SamplingParams
 
@@ -109,6 +110,10 @@ def most_likely(logits: Tensor) -> Tensor:
     """The index of the greatest logit along the last dimension; of equal ones, the first."""
     if can_look_through(logits):
         return greatest(logits)
+    if can_use_kernels(logits.device) and logits.stride(-1) == 1:
+        from osd.models.gpu.highest import highest
+
+        return highest(logits.flatten(0, -2)).view(logits.shape[:-1])
     # On a CPU torch looks through float32 four times as fast as through bfloat16, which it holds exactly.
     return (logits.float() if logits.device.type == "cpu" else logits).argmax(dim=-1)
 

@@ -22,10 +22,11 @@ from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head
 from osd.drafters.weights import check_state
 from osd.models.compiled.layers import can_compile
 from osd.models.flat_cache import FlatCache
-from osd.models.graphs import Capture, GraphPool, bucket, capture_for
+from osd.models.gpu.available import can_use_kernels
+from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
 from osd.models.projections import DenseProjection, Projection
 from osd.models.slot_cache import PassWindow
-from osd.models.transfer import beside, upload, used_here
+from osd.models.transfer import beside, staged, upload, used_here
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import SwapIn
 from osd.types import WeightsRefusedError
@@ -73,6 +74,7 @@ class FeatureDrafter:
         self._use(self._laid_out(self.net))
         if self._graphs is not None:
             rotation = self._cos_LD, self._sin_LD
+            assert isinstance(self._head, DenseProjection)
             self._chain = FeatureChain(self.net, shared, self._head, self._cache, rotation)
         # Row b's cache is sound for entries first[b] .. end[b] - 1.
         self._first = [0] * num_slots
@@ -165,15 +167,23 @@ class FeatureDrafter:
         draws = Draws.of(batch, self.config.vocab_tokens, rows)
         filters = () if draws is None else tuple(one is not None for one in draws.shaping)
 
-        def work(places_3B: Tensor, *draws_tensors: Tensor) -> tuple[Tensor, ...]:
-            choice = self._choice(num_steps, None if draws is None else draws.like(draws_tensors))
-            starts_B, counts_B, firsts_B = places_3B
-            self._chain(batch.tokens_SL, batch.hidden_SLH, starts_B, counts_B, firsts_B, choice, num_new)
-            probs_BKV = choice.draft_probs_BKV
-            return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)
+        def work_that_reads(by_kernels: bool) -> Work:
+            def work(places_3B: Tensor, *draws_tensors: Tensor) -> tuple[Tensor, ...]:
+                choice = self._choice(num_steps, None if draws is None else draws.like(draws_tensors))
+                known, (starts_B, counts_B, firsts_B) = (batch.tokens_SL, batch.hidden_SLH), places_3B
+                self._chain(*known, starts_B, counts_B, firsts_B, choice, num_new, by_kernels=by_kernels)
+                probs_BKV = choice.draft_probs_BKV
+                return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)
 
-        inputs = () if draws is None else draws.tensors()
-        ids_BK, *probs = graphs.run((rows, num_steps, filters), work, upload(placed, self.device), *inputs)
+            return work
+
+        ids_BK, *probs = graphs.run(
+            (rows, num_steps, filters),
+            work_that_reads(by_kernels=False),
+            staged(placed, self.device),
+            *(() if draws is None else draws.tensors()),
+            instead=work_that_reads(by_kernels=True) if can_use_kernels(self.device) else None,
+        )
         probs_BKV = probs[0][:num_rows] if probs else None
         return Proposal(ids_BK[:num_rows], batch.lengths, probs_BKV, self.version)
 

@@ -106,11 +106,11 @@ class ModelDrafter:
         draws = Draws.of(batch, self._vocab_tokens, len(padded))
         filters = () if draws is None else tuple(one is not None for one in draws.shaping)
 
-        def work_that_looks(in_pieces: bool) -> Work:
+        def work_that_reads(by_kernels: bool) -> Work:
             def work(places_2B: Tensor, *draws_tensors: Tensor) -> tuple[Tensor, ...]:
                 of_draws = None if draws is None else draws.like(draws_tensors)
                 choice = ChainChoice(num_steps, of_draws, self._vocab_tokens)
-                self._chain(batch.tokens_SL, places_2B, choice, num_new, seen, in_pieces)
+                self._chain(batch.tokens_SL, places_2B, choice, num_new, seen, by_kernels)
                 probs_BKV = choice.draft_probs_BKV
                 return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)
 
@@ -118,16 +118,16 @@ class ModelDrafter:
 
         ids_BK, *probs = graphs.run(
             ("chain", len(padded), num_new, num_steps, seen, filters),
-            work_that_looks(in_pieces=False),
+            work_that_reads(by_kernels=False),
             upload([padded, counts + [1] * (len(padded) - num_rows)], self._lm.device),
             *(() if draws is None else draws.tensors()),
-            instead=work_that_looks(in_pieces=True) if self._lm.can_look_in_pieces(num_new) else None,
+            instead=work_that_reads(by_kernels=True) if self._lm.can_use_kernels(num_new) else None,
         )
         self._end[:num_rows] = batch.num_tokens
         return Proposal(ids_BK[:num_rows], batch.lengths, probs[0][:num_rows] if probs else None, self.version)
 
     def _chain(
-        self, tokens_SL: Tensor, places_2B: Tensor, choice: ChainChoice, num_new: int, seen: int, in_pieces: bool
+        self, tokens_SL: Tensor, places_2B: Tensor, choice: ChainChoice, num_new: int, seen: int, by_kernels: bool
     ) -> None:
         """Let `choice` take every token of the chain, as a function of tensors alone.
 
@@ -137,19 +137,19 @@ class ModelDrafter:
             choice: chooses each step's tokens.
             num_new: the most that there are.
             seen: positions that the passes see.
-            in_pieces: how they look back.
+            by_kernels: how they look back.
         """
         starts_B, counts_B = places_2B
         rows_B1 = torch.arange(len(starts_B), device=self._lm.device)[:, None]
         columns_BQ = starts_B[:, None] + torch.arange(num_new, device=self._lm.device)
         ids_BQ = tokens_SL[rows_B1, columns_BQ.clamp(max=tokens_SL.shape[1] - 1)]
-        logits_BQV, _ = self._lm.read_on_device(ids_BQ, starts_B, seen, in_pieces=in_pieces)
+        logits_BQV, _ = self._lm.read_on_device(ids_BQ, starts_B, seen, by_kernels=by_kernels)
         logits_BV = logits_BQV[rows_B1[:, 0], counts_B - 1]
         ends_B = starts_B + counts_B
         for step in range(choice.num_steps):
             token_B = choice.take(logits_BV[:, : self._vocab_tokens])
             if step + 1 < choice.num_steps:
-                logits_BQV, _ = self._lm.read_on_device(token_B[:, None], ends_B + step, seen, in_pieces=in_pieces)
+                logits_BQV, _ = self._lm.read_on_device(token_B[:, None], ends_B + step, seen, by_kernels=by_kernels)
                 logits_BV = logits_BQV[:, 0]
 
     def _read_ahead(self, batch: DraftBatch) -> None:

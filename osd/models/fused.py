@@ -20,7 +20,9 @@ from osd.models.compiled.codes import BLOCK, rounded
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile, in_layout
 from osd.models.compiled.tiling import untiled
 from osd.models.flat_cache import FlatCache
-from osd.models.gpu.attention import PiecewiseAttention, can_look_in_pieces, fits_pieces
+from osd.models.gpu.attention import PiecewiseAttention, fits_kernels
+from osd.models.gpu.available import can_use_kernels
+from osd.models.gpu.layers import project, read_layers
 from osd.models.projections import DenseProjection, Projection, fuse, share
 from osd.models.rotary import signed
 from osd.models.row_ops import rms_norm, silu_gate
@@ -118,14 +120,14 @@ class FusedLM:
         for layer, tiles in zip(self._layers, self._tiles, strict=False):
             layer.take_back(tiles)
 
-    def can_look_in_pieces(self, num_new: int) -> bool:
+    def can_use_kernels(self, num_new: int) -> bool:
         """Whether a pass of so many new positions a row may be asked to."""
         num_heads: int = self._heads["num_heads"]
-        fits = fits_pieces(num_new, num_heads, self._num_key_heads)
-        return self._compiled is None and fits and can_look_in_pieces(self._embedding.weight.device)
+        fits = fits_kernels(num_new, num_heads, self._num_key_heads)
+        return self._compiled is None and fits and can_use_kernels(self._embedding.weight.device)
 
     def __call__(
-        self, ids_BQ: Tensor, window: PassWindow, *, logits: str, in_pieces: bool = False
+        self, ids_BQ: Tensor, window: PassWindow, *, logits: str, by_kernels: bool = False
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """Logits (see `SlotModel.forward`), last hidden states `[B, Q, H]`, and where it costs next to nothing the
         index of each position's greatest logit.
@@ -134,17 +136,20 @@ class FusedLM:
             ids_BQ: new tokens.
             window: which cache entries are written and seen.
             logits: "all", "last" or "none".
-            in_pieces: look back with a GPU's kernels instead of torch's attention.
+            by_kernels: by a GPU's kernels instead of torch's operations.
         """
         x_RH = self._embedding(ids_BQ.flatten())
         if self._compiled is not None:
             hidden_RH = self._compiled(x_RH, window)
         else:
-            way = PiecewiseAttention if in_pieces else SdpaAttention
+            way = PiecewiseAttention if by_kernels else SdpaAttention
             attend = way(self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads)
-            for index, layer in enumerate(self._layers):
-                x_RH = layer(index, x_RH, attend)
-            hidden_RH = _normed(x_RH, self._norm)
+            if by_kernels:
+                hidden_RH = read_layers(self._layers, x_RH, attend, self._norm)
+            else:
+                for index, layer in enumerate(self._layers):
+                    x_RH = layer(index, x_RH, attend)
+                hidden_RH = _normed(x_RH, self._norm)
         hidden_BQH = hidden_RH.view(*ids_BQ.shape, -1)
         if logits == "none":
             return None, hidden_BQH, None
@@ -152,6 +157,8 @@ class FusedLM:
         if isinstance(self._head, TiledProjection) and last_BQH.dtype == torch.bfloat16:
             logits_BQV, best_BQ = self._head.find(last_BQH)
             return logits_BQV, hidden_BQH, best_BQ
+        if by_kernels:
+            return project(self._dense_head, last_BQH), hidden_BQH, None
         return self._head(last_BQH), hidden_BQH, None
 
 
@@ -170,7 +177,7 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self._head_size: int = attention.head_dim
         self._num_key_heads = attention.k_proj.out_features // self._head_size
-        self._attention_norm, self._mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.attention_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
         self._query_norm, self._key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         self._linears = {
             "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
@@ -178,56 +185,56 @@ class _Layer:
             "gate_up": (mlp.gate_proj, mlp.up_proj),
             "down": (mlp.down_proj,),
         }
-        self._dense = {name: fuse(*linears) for name, linears in self._linears.items()}
+        self.dense: dict[str, DenseProjection] = {name: fuse(*linears) for name, linears in self._linears.items()}
 
     @property
     def has_whole_blocks(self) -> bool:
         """Whether every matrix's inputs can share steps, so many at a time."""
-        return all(dense.weight_OI.shape[1] % BLOCK == 0 for dense in self._dense.values())
+        return all(dense.weight_OI.shape[1] % BLOCK == 0 for dense in self.dense.values())
 
     def round_to_int4(self) -> None:
         """See `FusedLM`."""
-        for dense in self._dense.values():
+        for dense in self.dense.values():
             dense.weight_OI.copy_(rounded(dense.weight_OI, 4))
 
     def tiles(self, *, keep: bool, bits: int) -> LayerWeights:
         """The weights in the compiled layout; what is not kept is freed."""
         tiles = {
             name: in_layout(dense.weight_OI, dense.bias_O, _NUM_PARTS.get(name, 1), bits=bits)
-            for name, dense in self._dense.items()
+            for name, dense in self.dense.items()
         }
         if not keep:
-            self._dense = {}
+            self.dense = {}
             for linear in (linear for linears in self._linears.values() for linear in linears):
                 linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
         query_norm, key_norm = (None if norm is None else norm.weight for norm in (self._query_norm, self._key_norm))
         return LayerWeights(
-            attention_norm_H=self._attention_norm.weight,
+            attention_norm_H=self.attention_norm.weight,
             query_norm_D=query_norm,
             key_norm_D=key_norm,
-            mlp_norm_H=self._mlp_norm.weight,
+            mlp_norm_H=self.mlp_norm.weight,
             **tiles,
         )
 
     def take_back(self, weights: LayerWeights) -> None:
         """The model's own weights again, from their tiles."""
-        dtype = self._attention_norm.weight.dtype
+        dtype = self.attention_norm.weight.dtype
         for name, linears in self._linears.items():
             num_outputs = sum(linear.out_features for linear in linears)
             weight_OI, bias_O = untiled(getattr(weights, name), dtype, num_outputs, _NUM_PARTS.get(name, 1))
-            self._dense[name] = DenseProjection(weight_OI, None if linears[0].bias is None else bias_O)
-            share(self._dense[name], linears)
+            self.dense[name] = DenseProjection(weight_OI, None if linears[0].bias is None else bias_O)
+            share(self.dense[name], linears)
 
     def __call__(self, index: int, x_RH: Tensor, attend: Attention) -> Tensor:
         """The residual stream after this layer, from that before it."""
-        heads = self._dense["qkv"](_normed(x_RH, self._attention_norm))
-        if self._query_norm is not None:
-            heads = self._norm_heads(heads)
-        x_RH = x_RH + self._dense["attention_out"](attend(index, heads))
-        return x_RH + self._dense["down"](silu_gate(self._dense["gate_up"](_normed(x_RH, self._mlp_norm))))
+        heads = self.dense["qkv"](_normed(x_RH, self.attention_norm))
+        x_RH = x_RH + self.dense["attention_out"](attend(index, self.norm_heads(heads)))
+        return x_RH + self.dense["down"](silu_gate(self.dense["gate_up"](_normed(x_RH, self.mlp_norm))))
 
-    def _norm_heads(self, heads: Tensor) -> Tensor:
-        """Qwen3 normalises each query and each key."""
+    def norm_heads(self, heads: Tensor) -> Tensor:
+        """Qwen3 normalises each query and each key, others do not."""
+        if self._query_norm is None:
+            return heads
         heads_RXD = heads.view(len(heads), -1, self._head_size)
         num_key_heads = self._num_key_heads
         num_heads = heads_RXD.shape[1] - 2 * num_key_heads

@@ -38,7 +38,7 @@ class GraphPool:
         Args:
             key: names the work and everything of its shape.
             work: captured when the key is new.
-            inputs: of the shapes that the key stands for.
+            inputs: of the shapes that the key stands for; on the device, or ready to be copied there (`staged`).
             instead: does the same in another way; the faster of both is kept.
         """
         replay = self._replays.get(key)
@@ -83,7 +83,7 @@ class CudaCapture:
 
     def __call__(self, work: Work, inputs: tuple[Tensor, ...]) -> Work:
         """Run the work a few times, so that libraries choose their kernels, then record it."""
-        fixed = tuple(one.clone() for one in inputs)
+        fixed = tuple(one.to(self._device, copy=True) for one in inputs)
         aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch left it untyped
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):
@@ -97,7 +97,7 @@ class CudaCapture:
 
         def replay(*new: Tensor) -> tuple[Tensor, ...]:
             for place, one in zip(fixed, new, strict=True):
-                place.copy_(one)
+                place.copy_(one, non_blocking=True)
             graph.replay()
             return outputs
 

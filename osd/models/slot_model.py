@@ -22,7 +22,8 @@ from osd.models.flat_cache import FlatCache
 from osd.models.fused import FusedLM, is_supported
 from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
 from osd.models.slot_cache import PassWindow, SlotCache
-from osd.models.transfer import upload
+from osd.models.transfer import staged
+from osd.sampling import most_likely
 from osd.types import OsdError
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class PassOutput(NamedTuple):
     hidden_BQH: Tensor
     best_BQ: Tensor | None = None
     """The index of each greatest logit, where the pass found it on its way."""
+    is_kept: bool = False
+    """The hidden states were kept by the pass: see `SlotModel.kept_SLH`."""
 
 
 class SlotModel:
@@ -112,7 +115,9 @@ class SlotModel:
         self._cache_argument = {name: self._cache}
         self._num_slots, self._max_len, self._max_round_tokens = num_slots, max_len, max_round_tokens
         self._graphs: GraphPool | None = None
-        self._pieces_are_right = False
+        self._kernels_are_right = False
+        self.kept_SLH: Tensor | None = None
+        """Where captured passes keep their last hidden states, by slot and position: their owner's."""
         self._check(_CHECK_STARTS[:num_slots], frozen=frozen)
         if capture is not None and self._fused is not None:  # only now: the check takes other shapes
             self._graphs = GraphPool(capture)
@@ -124,7 +129,7 @@ class SlotModel:
 
     @torch.no_grad()
     def forward(
-        self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all", in_pieces: bool = False
+        self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all", by_kernels: bool = False
     ) -> PassOutput:
         """Read `ids_BQ[b]` into row `first_row + b` from position `starts[b]` on.
 
@@ -133,14 +138,14 @@ class SlotModel:
             ids_BQ: new tokens; rows shorter than Q are padded with any id, whose output is meaningless.
             starts: positions already cached, by row.
             logits: "all" positions, the "last" one only, or "none" (then only the last is computed, and dropped).
-            in_pieces: see `FusedLM`; a captured pass chooses for itself.
+            by_kernels: see `FusedLM`; a captured pass chooses for itself.
         """
         is_round = logits == "all" and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens
         if self._graphs is not None and is_round:
             return self._replay(self._graphs, ids_BQ, starts)
         self.window.set(first_row, starts, ids_BQ.shape[1])
         if self._fused is not None:
-            return PassOutput(*self._fused(ids_BQ, self.window, logits=logits, in_pieces=in_pieces))
+            return PassOutput(*self._fused(ids_BQ, self.window, logits=logits, by_kernels=by_kernels))
         output = self.model(
             input_ids=ids_BQ,
             attention_mask=self._plain_mask(),
@@ -156,23 +161,28 @@ class SlotModel:
         """A captured pass."""
         num_rows, num_new = ids_BQ.shape
         padded, seen = self.bucketed(starts, num_new)
-        ids_BQ = F.pad(ids_BQ, (0, 0, 0, len(padded) - num_rows))
+        if len(padded) > num_rows:
+            ids_BQ = F.pad(ids_BQ, (0, 0, 0, len(padded) - num_rows))
 
-        def work_that_looks(in_pieces: bool) -> Work:
+        def work_that_reads(by_kernels: bool) -> Work:
             def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
-                return self.read_on_device(ids_BQ, starts_B, seen, in_pieces=in_pieces)
+                logits_BQV, hidden_BQH = self.read_on_device(ids_BQ, starts_B, seen, by_kernels=by_kernels)
+                if self.kept_SLH is not None:
+                    self.kept_SLH[self.window.rows_B1, self.window.positions_BQ] = hidden_BQH
+                return logits_BQV, hidden_BQH, most_likely(logits_BQV)
 
             return work
 
-        logits_BQV, hidden_BQH = graphs.run(
+        logits_BQV, hidden_BQH, best_BQ = graphs.run(
             (len(padded), num_new, seen),
-            work_that_looks(in_pieces=False),
+            work_that_reads(by_kernels=False),
             ids_BQ,
-            upload(padded, self.device),
-            instead=work_that_looks(in_pieces=True) if self.can_look_in_pieces(num_new) else None,
+            staged(padded, self.device),
+            instead=work_that_reads(by_kernels=True) if self.can_use_kernels(num_new) else None,
         )
         self.window.set(0, starts, num_new)
-        return PassOutput(logits_BQV[:num_rows], hidden_BQH[:num_rows])
+        outputs = (logits_BQV[:num_rows], hidden_BQH[:num_rows], best_BQ[:num_rows])
+        return PassOutput(*outputs, is_kept=self.kept_SLH is not None)
 
     @property
     def graphs(self) -> GraphPool | None:
@@ -189,17 +199,17 @@ class SlotModel:
         seen = bucket(max(starts) + num_new, _SMALLEST_SEEN, self._max_len)
         return [*starts, *[self._max_len - num_new] * padding], seen
 
-    def can_look_in_pieces(self, num_new: int) -> bool:
+    def can_use_kernels(self, num_new: int) -> bool:
         """Whether a captured pass over so many new positions a row may choose to."""
-        return self._pieces_are_right and self._fused is not None and self._fused.can_look_in_pieces(num_new)
+        return self._kernels_are_right and self._fused is not None and self._fused.can_use_kernels(num_new)
 
     def read_on_device(
-        self, ids_BQ: Tensor, starts_B: Tensor, num_seen: int, *, in_pieces: bool
+        self, ids_BQ: Tensor, starts_B: Tensor, num_seen: int, *, by_kernels: bool
     ) -> tuple[Tensor, Tensor]:
         """A pass from row 0 on as a function of tensors alone, to be captured: all logits, and last hidden states."""
         assert self._fused is not None
         self.window.set_on_device(starts_B, ids_BQ.shape[1], num_seen)
-        logits_BQV, hidden_BQH, _ = self._fused(ids_BQ, self.window, logits="all", in_pieces=in_pieces)
+        logits_BQV, hidden_BQH, _ = self._fused(ids_BQ, self.window, logits="all", by_kernels=by_kernels)
         assert logits_BQV is not None
         return logits_BQV, hidden_BQH
 
@@ -237,7 +247,7 @@ class SlotModel:
         if self._fused is not None:
             self._fused.pack(keep=not frozen)
             if not (problem := self._problem(starts, ids_BL, plain_BLV)):
-                self._check_pieces(starts, ids_BL, plain_BLV)
+                self._check_kernels(starts, ids_BL, plain_BLV)
                 return
             if self._fused.is_int4:
                 raise _refusal(self.model, f"with target.dtype int4, {problem}")
@@ -248,18 +258,18 @@ class SlotModel:
         if problem := self._problem(starts, ids_BL, plain_BLV):
             raise _refusal(self.model, problem)
 
-    def _check_pieces(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor) -> None:
+    def _check_kernels(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor) -> None:
         """Whether attention in pieces gives the model's logits."""
-        if self._fused is None or not self._fused.can_look_in_pieces(max(*starts, _CHECK_NEW)):
+        if self._fused is None or not self._fused.can_use_kernels(max(*starts, _CHECK_NEW)):
             return
-        if problem := self._problem(starts, ids_BL, plain_BLV, in_pieces=True):
-            _log.warning("attention in pieces is not used for %s: %s", type(self.model).__name__, problem)
-        self._pieces_are_right = not problem
+        if problem := self._problem(starts, ids_BL, plain_BLV, by_kernels=True):
+            _log.warning("the GPU's kernels are not used for %s: %s", type(self.model).__name__, problem)
+        self._kernels_are_right = not problem
 
-    def _problem(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor, *, in_pieces: bool = False) -> str:
+    def _problem(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor, *, by_kernels: bool = False) -> str:
         """What is wrong with the passes, or nothing."""
         try:
-            gap = self._gap(starts, ids_BL, plain_BLV, in_pieces)
+            gap = self._gap(starts, ids_BL, plain_BLV, by_kernels)
         except Exception as error:  # as above
             return _reason(error)
         within = gap <= _CHECK_TOLERANCE.get(self.dtype, 0.25)
@@ -280,14 +290,14 @@ class SlotModel:
         return ids_BL, plain_BLV - plain_BLV.mean(dim=-1, keepdim=True)
 
     @torch.no_grad()
-    def _gap(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor, in_pieces: bool) -> float:
+    def _gap(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor, by_kernels: bool) -> float:
         """How far the logits of rows read in two passes are from the plain model's, as a share of their norm."""
         firsts = [
-            self.forward(row, ids_BL[row : row + 1, :start], [0], in_pieces=in_pieces)
+            self.forward(row, ids_BL[row : row + 1, :start], [0], by_kernels=by_kernels)
             for row, start in enumerate(starts)
         ]
         new_BQ = torch.stack([ids_BL[row, start : start + _CHECK_NEW] for row, start in enumerate(starts)])
-        second_BQV = self.forward(0, new_BQ, starts, in_pieces=in_pieces).logits_BQV
+        second_BQV = self.forward(0, new_BQ, starts, by_kernels=by_kernels).logits_BQV
         assert second_BQV is not None
         gaps, norms = [], []
         for row, first in enumerate(firsts):

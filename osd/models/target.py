@@ -62,6 +62,7 @@ class Target:
         self.hidden_SLH = torch.zeros(
             num_slots, length, self.lm.hidden_size, dtype=self.lm.dtype, device=self.lm.device
         )
+        self.lm.kept_SLH = self.hidden_SLH
 
     def shared_rows(self) -> SharedRows:
         """The embedding and head, for a drafter to share."""
@@ -83,16 +84,18 @@ class Target:
             for row, (start, one) in enumerate(zip(starts, ids, strict=True)):
                 tokens_SL[row, start : start + len(one)] = one
             return
-        rows = [row for row, one in enumerate(ids) for _ in one]
-        positions = [start + offset for start, one in zip(starts, ids, strict=True) for offset in range(len(one))]
-        known = [token for one in ids for token in one]
-        rows_N, positions_N, known_N = upload([rows, positions, known], self.lm.device)
-        self.tokens_SL[rows_N, positions_N] = known_N
+        length, known = self.tokens_SL.shape[1], [token for one in ids for token in one]
+        firsts = [row * length + start for row, start in enumerate(starts)]
+        places = [first + offset for first, one in zip(firsts, ids, strict=True) for offset in range(len(one))]
+        places_N, known_N = upload([places, known], self.lm.device)
+        self.tokens_SL.view(-1).scatter_(0, places_N, known_N)
 
     def read(self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all") -> PassOutput:
         """One pass (see SlotModel.forward) that also keeps the hidden states of what was read."""
         output = self.lm.forward(first_row, ids_BQ, starts, logits=logits)
         window = self.lm.window
+        if output.is_kept:
+            return output
         if self.lm.device.type == "cpu":  # as above
             hidden_SLH = array(self.hidden_SLH)
             for row, (start, hidden_QH) in enumerate(zip(starts, array(output.hidden_BQH), strict=True), first_row):

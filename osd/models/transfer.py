@@ -15,8 +15,13 @@ def upload(values: Any, device: torch.device) -> Tensor:
 
     A copy from memory that is not pinned would make the host wait for all that the device was asked before.
     """
+    return staged(values, device).to(device, non_blocking=True)
+
+
+def staged(values: Any, device: torch.device) -> Tensor:
+    """Numbers as a tensor on the host, from where a copy to the device makes nobody wait."""
     tensor = values if isinstance(values, Tensor) else torch.tensor(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def download(tensor: Tensor) -> Tensor:

@@ -28,4 +28,4 @@ def test_it_looks_where_torch_does(
 
 
 def test_a_captured_pass_may_choose_it() -> None:
-    assert make_target(tiny_llama().cuda()).lm.can_look_in_pieces(1)
+    assert make_target(tiny_llama().cuda()).lm.can_use_kernels(1)

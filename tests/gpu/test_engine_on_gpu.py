@@ -51,7 +51,8 @@ def test_a_round_waits_for_the_device_once(kind: str) -> None:
     engine = make_engine(target, drafter)
     params = SamplingParams(temperature=0.0, max_tokens=40)
     for number in range(3):
-        engine.submit(Request(request_id=str(number), prompt_ids=(1, 2, number), params=params))
+        request_id, prompt_ids = str(number), (1, 2, number)
+        engine.submit(Request(request_id=request_id, prompt_ids=prompt_ids, params=params, speculation_length=2))
     for _ in range(4):  # prompts are read, graphs are captured
         engine.step()
     with warnings.catch_warnings(record=True) as caught:
@@ -61,4 +62,5 @@ def test_a_round_waits_for_the_device_once(kind: str) -> None:
             engine.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert len([one for one in caught if "synchroniz" in str(one.message)]) == 1
+    waits = [f"{one.filename}:{one.lineno}: {one.message}" for one in caught if "synchroniz" in str(one.message)]
+    assert len(waits) == 1, waits

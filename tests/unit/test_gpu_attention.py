@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from osd.models.gpu.attention import can_look_in_pieces, fits_pieces
+from osd.models.gpu.attention import fits_kernels
+from osd.models.gpu.available import can_use_kernels
 from osd.models.slot_model import SlotModel
 from tests.attention_bench import AttentionBench
-from tests.engine_kit import VOCAB_TOKENS, tiny_llama
+from tests.engine_kit import tiny_llama
 
 _CPU = torch.device("cpu")
 
@@ -69,17 +70,6 @@ def test_nothing_beyond_a_row_is_read() -> None:
         assert expected[:2].isnan().any() and got.isfinite().all()
 
 
-def test_a_pass_in_pieces_gives_the_models_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("osd.models.fused.can_look_in_pieces", lambda device: True)
-    monkeypatch.setattr("osd.models.fused.can_compile", lambda weight: False)
-    model = SlotModel(tiny_llama(), num_slots=3, max_context_tokens=40, max_new_tokens=16)
-    assert model.can_look_in_pieces(1)
-    ids_BQ = torch.randint(0, VOCAB_TOKENS, (3, 9), generator=torch.Generator().manual_seed(0))
-    starts = [0, 0, 0]
-    expected, got = model.forward(0, ids_BQ, starts), model.forward(0, ids_BQ, starts, in_pieces=True)
-    torch.testing.assert_close(got.hidden_BQH, expected.hidden_BQH, atol=1e-4, rtol=1e-4)
-
-
 @pytest.mark.parametrize("breaks", [False, True])
 def test_wrong_kernels_are_not_used(
     breaks: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -91,14 +81,14 @@ def test_wrong_kernels_are_not_used(
             raise RuntimeError("no compiler")
         return heads_BQXD[:, :, :num_heads].flatten(2).flatten(0, 1)
 
-    monkeypatch.setattr("osd.models.fused.can_look_in_pieces", lambda device: True)
+    monkeypatch.setattr("osd.models.fused.can_use_kernels", lambda device: True)
     monkeypatch.setattr("osd.models.fused.can_compile", lambda weight: False)
     monkeypatch.setattr(pieces, "look_in_pieces", wrong)
     model = SlotModel(tiny_llama(), num_slots=3, max_context_tokens=40, max_new_tokens=16)
-    assert not model.can_look_in_pieces(1) and model.is_fused
-    assert "attention in pieces is not used for LlamaForCausalLM" in caplog.text
+    assert not model.can_use_kernels(1) and model.is_fused
+    assert "the GPU's kernels are not used for LlamaForCausalLM" in caplog.text
 
 
 def test_where_it_is_possible() -> None:
-    assert not can_look_in_pieces(_CPU)
-    assert fits_pieces(5, 32, 8) and not fits_pieces(64, 32, 8)
+    assert not can_use_kernels(_CPU)
+    assert fits_kernels(5, 32, 8) and not fits_kernels(64, 32, 8)

@@ -2,6 +2,7 @@
 
 Flash-Decoding (Dao, Haziza, Massa and Sizov 2023): the cached positions are cut into pieces, each is looked at by a
 program with a running softmax (Milakov and Gimelshein 2018, arXiv 1805.02867), and what they say is weighed together.
+Rotary embedding, and keeping the new positions' keys and values, are done on the way.
 
 Shapes: B rows, Q new positions, N query heads, M key/value heads, G = N / M query heads that share one key head,
 P = Q * G query rows of a key head, X = N + 2M, L cached positions, D head size, C pieces.
@@ -18,7 +19,7 @@ from torch import Tensor
 
 _BLOCK = 64
 """Positions that a program looks at in one step."""
-_SHORTEST_PIECE = 128
+_SHORTEST_PIECE = 256
 _SMALLEST_TILE = 16
 """That a product of tiles takes."""
 _ENOUGH_PROGRAMS = 264
@@ -27,28 +28,61 @@ _FAR = 1 << 30
 
 
 @triton.jit
+def _turned(x, swapped, angle, cos, sin, is_there):
+    """Heads turned by their positions' angles, in their own precision."""
+    turned = x.to(tl.float32) * tl.load(cos + angle, mask=is_there, other=0.0).to(tl.float32)
+    return (turned + swapped.to(tl.float32) * tl.load(sin + angle, mask=is_there, other=0.0).to(tl.float32)).to(x.dtype)
+
+
+@triton.jit
 def _look_at_piece(
-    heads, keys, values, starts, attended, tops, totals, sums, row_stride, head_stride, position_stride, num_new,
-    num_seen, piece_tokens, num_pieces, reach, scale, NUM_KEY_HEADS: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, SIZE: tl.constexpr, SIZE_UP: tl.constexpr, BLOCK: tl.constexpr, IS_ALONE: tl.constexpr
+    heads, keys, values, starts, firsts, cos, sin, attended, tops, totals, sums, row_stride, head_stride,
+    position_stride, num_new, num_seen, num_known, piece_tokens, num_pieces, reach, scale, NUM_KEY_HEADS: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, NEW: tl.constexpr, SIZE: tl.constexpr, SIZE_UP: tl.constexpr,
+    BLOCK: tl.constexpr, HAS_FIRSTS: tl.constexpr, IS_ALONE: tl.constexpr
 ):  # fmt: skip
     """What one key head's query rows see in one piece: programs `[B, M, C]`."""
     row, head, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + row)
     # A row of padding stands beyond what is seen: it looks at nothing.
     end = tl.where(start < num_seen, tl.minimum(start + num_new, num_seen), 0)
-    begin = tl.maximum(piece * piece_tokens, start + 1 - reach)
+    oldest = start + 1 - reach
+    if HAS_FIRSTS:
+        oldest = tl.maximum(oldest, tl.load(firsts + row))
+    begin = tl.maximum(piece * piece_tokens, oldest)
     stop = tl.minimum((piece + 1) * piece_tokens, end)
     p, d, l_first = tl.arange(0, ROWS), tl.arange(0, SIZE_UP), tl.arange(0, BLOCK)
+    swapped_d = (d + SIZE // 2) % SIZE
+    is_within = (d < SIZE)[None, :]
+    of_row, cached = heads + row * num_new * ((GROUP + 2) * NUM_KEY_HEADS * SIZE), row.to(tl.int64) * row_stride
+    cached += head * head_stride
+    # The new positions that lie in this piece are kept by it, before it is looked at.
+    new = tl.arange(0, NEW)
+    kept = (start + new).to(tl.int64)
+    is_kept = ((new < num_new) & (kept >= piece * piece_tokens) & (kept < stop))[:, None] & is_within
+    angle = tl.minimum(kept, num_known - 1)[:, None] * SIZE + d[None, :]  # padding may stand beyond what is known
+    key_head = of_row + (new * ((GROUP + 2) * NUM_KEY_HEADS) + GROUP * NUM_KEY_HEADS + head)[:, None] * SIZE
+    new_key = tl.load(key_head + d[None, :], mask=is_kept, other=0.0)
+    new_key = _turned(
+        new_key, tl.load(key_head + swapped_d[None, :], mask=is_kept, other=0.0), angle, cos, sin, is_kept
+    )
+    new_value = tl.load(key_head + NUM_KEY_HEADS * SIZE + d[None, :], mask=is_kept, other=0.0)
+    place = cached + kept[:, None] * position_stride + d[None, :]
+    tl.store(keys + place, new_key, mask=is_kept)
+    tl.store(values + place, new_value, mask=is_kept)
     num_query_rows = num_new * GROUP
     position = start + p // GROUP
-    is_row, is_within = (p < num_query_rows)[:, None], (d < SIZE)[None, :]
-    token_head = (row * num_new + p // GROUP) * ((GROUP + 2) * NUM_KEY_HEADS) + head * GROUP + p % GROUP
-    query = tl.load(heads + token_head[:, None] * SIZE + d[None, :], mask=is_row & is_within, other=0.0)
-    cached = row.to(tl.int64) * row_stride + head * head_stride
+    is_query = (p < num_query_rows)[:, None] & is_within
+    query_head = of_row + ((p // GROUP) * ((GROUP + 2) * NUM_KEY_HEADS) + head * GROUP + p % GROUP)[:, None] * SIZE
+    angle = tl.minimum(position, num_known - 1)[:, None] * SIZE + d[None, :]
+    query = tl.load(query_head + d[None, :], mask=is_query, other=0.0)
+    query = _turned(
+        query, tl.load(query_head + swapped_d[None, :], mask=is_query, other=0.0), angle, cos, sin, is_query
+    )
     top = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sum_ = tl.zeros([ROWS, SIZE_UP], tl.float32)
+    tl.debug_barrier()  # what other threads of this program have kept is there now
     for first in range(begin, stop, BLOCK):
         l = first + l_first  # noqa: E741 - a position, as in the shapes
         entry = cached + l[:, None] * position_stride + d[None, :]
@@ -69,7 +103,7 @@ def _look_at_piece(
         sum_ = sum_ / tl.where(total == 0.0, 1.0, total)[:, None]
         token_head = (row * num_new + p // GROUP) * (GROUP * NUM_KEY_HEADS) + head * GROUP + p % GROUP
         place = attended + token_head[:, None] * SIZE + d[None, :]
-        tl.store(place, sum_.to(attended.dtype.element_ty), mask=is_row & is_within)
+        tl.store(place, sum_.to(attended.dtype.element_ty), mask=is_query)
     else:
         said = ((row * NUM_KEY_HEADS + head) * num_pieces + piece) * num_query_rows + p
         is_said = p < tl.where(begin < stop, num_query_rows, 0)
@@ -80,17 +114,21 @@ def _look_at_piece(
 
 @triton.jit
 def _weigh_pieces(
-    starts, attended, tops, totals, sums, num_new, num_seen, piece_tokens, num_pieces, reach,
-    NUM_KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, SIZE_UP: tl.constexpr, PIECES: tl.constexpr
+    starts, firsts, attended, tops, totals, sums, num_new, num_seen, piece_tokens, num_pieces, reach,
+    NUM_KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, SIZE_UP: tl.constexpr, PIECES: tl.constexpr,
+    HAS_FIRSTS: tl.constexpr
 ):  # fmt: skip
     """All pieces of one query row together: programs `[B, M, P]`."""
     row, head, p = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + row)
     end = tl.where(start < num_seen, tl.minimum(start + num_new, num_seen), 0)
+    oldest = start + 1 - reach
+    if HAS_FIRSTS:
+        oldest = tl.maximum(oldest, tl.load(firsts + row))
     c, d = tl.arange(0, PIECES), tl.arange(0, SIZE_UP)
     is_within = d < SIZE
     # As above: the pieces that had something to say.
-    begin = tl.maximum(c * piece_tokens, start + 1 - reach)
+    begin = tl.maximum(c * piece_tokens, oldest)
     is_said = begin < tl.minimum((c + 1) * piece_tokens, end)
     said = ((row * NUM_KEY_HEADS + head) * num_pieces + c) * (num_new * GROUP) + p
     top = tl.load(tops + said, mask=is_said, other=-float("inf"))
@@ -108,21 +146,27 @@ def look_in_pieces(
     keys_BMLD: Tensor,
     values_BMLD: Tensor,
     starts_B: Tensor,
+    cos_ED: Tensor,
+    sin_ED: Tensor,
     *,
     num_heads: int,
     scale: float,
     reach: int | None,
+    firsts_B: Tensor | None = None,
 ) -> Tensor:
-    """What each query looks at, `[B * Q, N * D]`.
+    """What each query looks at, `[B * Q, N * D]`; the new positions' keys and values are kept.
 
     Args:
-        heads_BQXD: queries, keys and values of the new positions, contiguous; only the queries are read.
-        keys_BMLD: cached, with the new ones; L bounds what is read of any row, the rest is left alone.
+        heads_BQXD: projected queries, keys and values of the new positions, contiguous, not turned yet.
+        keys_BMLD: cached; L bounds what is read and kept of any row, the rest is left alone.
         values_BMLD: as the keys, in the same strides.
         starts_B: each row's first new position; a row that starts beyond L looks at nothing, which gives zeros.
+        cos_ED: cosines by position; positions beyond E are turned as the last one.
+        sin_ED: signed sines by position.
         num_heads: N.
         scale: of the scores.
         reach: how many positions back a query looks, with its own; None: all.
+        firsts_B: each row's first position that may be looked at; None: 0.
     """
     num_rows, num_new, _, size = heads_BQXD.shape
     num_key_heads, num_seen = keys_BMLD.shape[1:3]
@@ -130,7 +174,6 @@ def look_in_pieces(
     num_pieces = -(-_ENOUGH_PROGRAMS // (num_rows * num_key_heads))
     num_pieces = max(min(num_pieces, -(-num_seen // _SHORTEST_PIECE)), 1)
     piece_tokens = _BLOCK * -(-num_seen // (_BLOCK * num_pieces))
-    size_up = _tile(size)
     attended = heads_BQXD.new_empty(num_rows * num_new, num_heads * size)
     said = torch.empty(num_rows, num_key_heads, num_pieces, num_new * group, device=heads_BQXD.device)
     is_alone = num_pieces == 1
@@ -138,18 +181,22 @@ def look_in_pieces(
         said, torch.empty_like(said), said.new_empty(*said.shape, size)
     )  # fmt: skip
     reach = _FAR if reach is None else reach
+    firsts = starts_B if firsts_B is None else firsts_B
+    sizes = {
+        "NUM_KEY_HEADS": num_key_heads, "GROUP": group, "SIZE": size, "SIZE_UP": _tile(size),
+        "HAS_FIRSTS": firsts_B is not None,
+    }  # fmt: skip
     row_stride, head_stride, position_stride, _ = keys_BMLD.stride()
     _look_at_piece[(num_rows, num_key_heads, num_pieces)](
-        heads_BQXD, keys_BMLD, values_BMLD, starts_B, attended, tops, totals, sums, row_stride, head_stride,
-        position_stride, num_new, num_seen, piece_tokens, num_pieces, reach, scale * math.log2(math.e),
-        NUM_KEY_HEADS=num_key_heads, GROUP=group, ROWS=_tile(num_new * group), SIZE=size, SIZE_UP=size_up, BLOCK=_BLOCK,
-        IS_ALONE=is_alone,
+        heads_BQXD, keys_BMLD, values_BMLD, starts_B, firsts, cos_ED, sin_ED, attended, tops, totals, sums, row_stride,
+        head_stride, position_stride, num_new, num_seen, len(cos_ED), piece_tokens, num_pieces, reach,
+        scale * math.log2(math.e), ROWS=_tile(num_new * group), NEW=triton.next_power_of_2(num_new), BLOCK=_BLOCK,
+        IS_ALONE=is_alone, **sizes,
     )  # fmt: skip
     if not is_alone:
         _weigh_pieces[(num_rows, num_key_heads, num_new * group)](
-            starts_B, attended, tops, totals, sums, num_new, num_seen, piece_tokens, num_pieces, reach,
-            NUM_KEY_HEADS=num_key_heads, GROUP=group, SIZE=size, SIZE_UP=size_up,
-            PIECES=triton.next_power_of_2(num_pieces), num_warps=1,
+            starts_B, firsts, attended, tops, totals, sums, num_new, num_seen, piece_tokens, num_pieces, reach,
+            PIECES=triton.next_power_of_2(num_pieces), num_warps=1, **sizes,
         )  # fmt: skip
     return attended
 

@@ -1,0 +1,88 @@
+"""The GPU's kernels for matrix products and what stands between them, by Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from osd.drafters.feature import FeatureDrafter
+from osd.models.graphs import Work
+from osd.models.slot_model import SlotModel
+from osd.proposal import DraftBatch
+from osd.types import SamplingParams
+from tests.engine_kit import VOCAB_TOKENS, feature_drafter, make_target, tiny_llama
+from tests.product_bench import ProductBench
+
+pytest.importorskip("triton")  # on Linux only
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter has no products of bfloat16
+@pytest.mark.parametrize(
+    ("num_rows", "num_inputs", "num_outputs"),
+    [(1, 96, 40), (5, 1024, 64), (8, 64, 16), (11, 520, 70)],
+)
+def test_products_are_what_torch_says(dtype: torch.dtype, num_rows: int, num_inputs: int, num_outputs: int) -> None:
+    bench = ProductBench(dtype, num_rows=num_rows, num_inputs=num_inputs, num_outputs=num_outputs)
+    bench.check_products()
+    bench.check_rows()
+
+
+def test_the_highest_is_the_first_of_equal_ones() -> None:
+    from osd.models.gpu.highest import highest
+
+    values_RV = torch.randint(0, 30, (3, 5000), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(highest(values_RV), values_RV.argmax(dim=1))
+    assert torch.equal(highest(values_RV[:, :100]), values_RV[:, :100].argmax(dim=1))
+
+
+@pytest.mark.parametrize("num_new", [2, 9])  # few rows, and many
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_pass_by_kernels_gives_the_models_logits(
+    num_new: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("osd.models.fused.can_use_kernels", lambda device: True)
+    monkeypatch.setattr("osd.models.fused.can_compile", lambda weight: False)
+    model = SlotModel(tiny_llama().to(dtype), num_slots=3, max_context_tokens=40, max_new_tokens=16)
+    assert model.can_use_kernels(1)
+    ids_BQ = torch.randint(0, VOCAB_TOKENS, (3, num_new), generator=torch.Generator().manual_seed(0))
+    starts = [0, 0, 0]
+    expected, got = model.forward(0, ids_BQ, starts), model.forward(0, ids_BQ, starts, by_kernels=True)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(got.hidden_BQH, expected.hidden_BQH, atol=tolerance, rtol=tolerance)
+    assert got.logits_BQV is not None and expected.logits_BQV is not None
+    torch.testing.assert_close(got.logits_BQV, expected.logits_BQV, atol=tolerance, rtol=tolerance)
+
+
+def test_a_drafters_round_by_kernels_proposes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    proposals = [rounds_of(drafter_that_reads(by_kernels, monkeypatch)) for by_kernels in (False, True)]
+    assert torch.equal(*proposals)
+
+
+def drafter_that_reads(by_kernels: bool, monkeypatch: pytest.MonkeyPatch, device: str = "cpu") -> FeatureDrafter:
+    """Its rounds are run as they are captured, by kernels or by torch's operations."""
+    ways: Callable[[Work, Work, object], Work] = lambda first, second, inputs: second  # noqa: E731
+    monkeypatch.setattr("osd.models.graphs.quickest", ways)
+    monkeypatch.setattr("osd.drafters.feature.can_use_kernels", lambda device: by_kernels)
+    monkeypatch.setattr("osd.drafters.feature.capture_for", lambda device: lambda work, inputs: work)
+    return feature_drafter(make_target(tiny_llama().to(device)))
+
+
+def rounds_of(drafter: FeatureDrafter) -> torch.Tensor:
+    """What it proposes in a first round of rows with a little to read, and in two after it."""
+    generator = torch.Generator().manual_seed(0)
+    tokens_SL = torch.randint(0, VOCAB_TOKENS, (4, 64), generator=generator).to(drafter.device)
+    hidden_SLH = torch.randn(4, 64, drafter.config.hidden_size, generator=generator).to(drafter.device)
+    proposed = []
+    for num_tokens in ([4, 30, 3], [5, 34, 4], [7, 35, 8]):
+        batch = DraftBatch(
+            tokens_SL=tokens_SL,
+            hidden_SLH=hidden_SLH,
+            num_tokens=num_tokens,
+            lengths=[3, 3, 3],
+            params=[SamplingParams(temperature=0.0)] * 3,
+            generators=[torch.Generator()] * 3,
+        )
+        proposed.append(drafter.propose(batch).token_ids_BK.clone())
+    return torch.stack(proposed)
