@@ -41,10 +41,12 @@ class ProductBench:
         self.check(product(self.rows, self.weight, self.bias), F.linear(rows, weight, bias))
         stream = enter(self.rows, self.norm)
         normed = F.rms_norm(rows, rows.shape[-1:], self.norm.float(), 1e-5)
-        of_norm = {"squares_TR": stream.squares_TR, "eps": 1e-5}
-        self.check(product(stream.scaled_RH, self.weight, self.bias, **of_norm), F.linear(normed, weight, bias))
+        scaled, squares = stream.scaled_RH, stream.squares_TR
+        projected = product(scaled, self.weight, self.bias, squares_TR=squares, eps=1e-5)
+        self.check(projected, F.linear(normed, weight, bias))
         gate, up = (normed @ weight.T).chunk(2, dim=-1)
-        self.check(product(stream.scaled_RH, self.weight, **of_norm, is_gated=True), F.silu(gate) * up)
+        gated = product(scaled, self.weight, squares_TR=squares, eps=1e-5, is_gated=True)
+        self.check(gated, F.silu(gate) * up)
         begun = product_onto(self.rows, self.weight, None, None, self.next_norm)
         self.check(begun.rows_RH, rows @ weight.T)
         added = product_onto(self.rows, self.weight, self.bias, self.residual, self.next_norm)
