@@ -85,6 +85,7 @@ class Engine:
         self._history: deque[AcceptancePoint] = deque(maxlen=_HISTORY_QUERIES)
         self._sequences: dict[str, Sequence] = {}
         self._drafter_broken = False
+        self._clock = RoundClock(target.lm.device)
         self._started_s = time.monotonic()
 
     # ---- what callers do -------------------------------------------------------------------------------------------
@@ -165,11 +166,11 @@ class Engine:
         deltas = self._prefill()
         if rows := self.scheduler.decoding:
             lengths = self._choose(rows)
-            clock = RoundClock(self.target.lm.device)
+            self._clock.start()
             proposal = self._propose(rows, lengths)
-            clock.drafted()
+            self._clock.drafted()
             committed, logits_BQV = self._verify(rows, proposal)
-            deltas += self._commit(rows, proposal, committed, logits_BQV, clock.split_ms())
+            deltas += self._commit(rows, proposal, committed, logits_BQV, self._clock.split_ms())
         self.utilisation.add_busy(started_s, time.monotonic())
         return deltas
 

@@ -8,12 +8,16 @@ import torch
 
 
 class RoundClock:
-    """Starts with the round."""
+    """Times one round after another; a device's events are made once, for making them takes longer than recording."""
 
     def __init__(self, device: torch.device) -> None:
-        self._events: list[torch.cuda.Event] = []
+        self._events = _events() if device.type == "cuda" else ()
         self._device = device
         self._times_s: list[float] = []
+
+    def start(self) -> None:
+        """A round begins."""
+        self._times_s = []
         self._mark()
 
     def drafted(self) -> None:
@@ -29,8 +33,11 @@ class RoundClock:
         return draft_ms, max((ended_s - started_s) * 1e3 - draft_ms, 0.0)
 
     def _mark(self) -> None:
+        if self._events:
+            self._events[len(self._times_s)].record(torch.cuda.current_stream(self._device))
         self._times_s.append(time.perf_counter())
-        if self._device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch left it untyped
-            event.record(torch.cuda.current_stream(self._device))
-            self._events.append(event)
+
+
+def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    start, drafted = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch's
+    return start, drafted

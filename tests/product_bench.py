@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osd.models.gpu.layers import Norm
+from osd.models.projections import ByteCodes, DenseProjection
 
 
 class ProductBench:
@@ -31,34 +32,38 @@ class ProductBench:
         gap = (got.float() - expected.float()).norm() / expected.float().norm()
         assert got.shape == expected.shape and gap < self.tolerance, float(gap)
 
-    def check_products(self) -> None:
-        """Each form of product, and a whole chain of two."""
+    def check_products(self, *, coded: bool) -> None:
+        """Each form of product, and a whole chain of two; with codes, of the weights that these stand for."""
         from osd.models.gpu.product import product, product_onto
         from osd.models.gpu.rows import enter
 
         rows, weight, bias = self.rows.float(), self.weight.float(), self.bias.float()
-        self.check(product(self.rows, self.weight), rows @ weight.T)
-        self.check(product(self.rows, self.weight, self.bias), F.linear(rows, weight, bias))
+        codes = ByteCodes.of(self.weight) if coded else None
+        if codes is not None:
+            rounded = codes.codes_OI * codes.steps_O[:, None]
+            assert ((rounded - weight).abs() <= 0.51 * codes.steps_O[:, None]).all()
+            weight = rounded
+        plain, biased = (DenseProjection(self.weight, one, codes) for one in (None, self.bias))
+        self.check(product(self.rows, plain), rows @ weight.T)
+        self.check(product(self.rows, biased), F.linear(rows, weight, bias))
         stream = enter(self.rows, self.norm)
         normed = F.rms_norm(rows, rows.shape[-1:], self.norm.float(), 1e-5)
         scaled, squares = stream.scaled_RH, stream.squares_TR
-        projected = product(scaled, self.weight, self.bias, squares_TR=squares, eps=1e-5)
+        projected = product(scaled, biased, squares_TR=squares, eps=1e-5)
         self.check(projected, F.linear(normed, weight, bias))
         gate, up = (normed @ weight.T).chunk(2, dim=-1)
-        gated = product(scaled, self.weight, squares_TR=squares, eps=1e-5, is_gated=True)
+        gated = product(scaled, plain, squares_TR=squares, eps=1e-5, is_gated=True)
         self.check(gated, F.silu(gate) * up)
-        begun = product_onto(self.rows, self.weight, None, None, self.next_norm)
-        self.check(begun.rows_RH, rows @ weight.T)
-        added = product_onto(self.rows, self.weight, self.bias, self.residual, self.next_norm)
+        self.check(product_onto(self.rows, plain, None, self.next_norm).rows_RH, rows @ weight.T)
+        added = product_onto(self.rows, biased, self.residual, self.next_norm)
         kept = F.linear(rows, weight, bias) + self.residual.float()
         self.check(added.rows_RH, kept)
         self.check(added.scaled_RH, kept * self.next_norm.float())
         self.check(added.squares_TR.sum(dim=0)[: len(rows)], kept.square().sum(dim=1))
         after = self.draw(24, len(self.weight))
         next_normed = F.rms_norm(kept, kept.shape[-1:], self.next_norm.float(), 1e-6)
-        self.check(
-            product(added.scaled_RH, after, squares_TR=added.squares_TR, eps=1e-6), next_normed @ after.float().T
-        )
+        projected = product(added.scaled_RH, DenseProjection(after), squares_TR=added.squares_TR, eps=1e-6)
+        self.check(projected, next_normed @ after.float().T)
 
     def check_rows(self) -> None:
         """What is done between products where rows are many."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from osd.drafters.choose import ChainChoice, Draws
 from osd.drafters.feature_chain import FeatureChain
 from osd.drafters.feature_compiled import CompiledFeature
+from osd.drafters.feature_kernels import KernelFeature
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
 from osd.drafters.weights import check_state
 from osd.models.compiled.layers import can_compile
@@ -73,9 +74,7 @@ class FeatureDrafter:
         self._can_compile = self._graphs is None and can_compile(self._cos_LD)
         self._use(self._laid_out(self.net))
         if self._graphs is not None:
-            rotation = self._cos_LD, self._sin_LD
-            assert isinstance(self._head, DenseProjection)
-            self._chain = FeatureChain(self.net, shared, self._head, self._cache, rotation)
+            self._chain = FeatureChain(self.net, shared, self._head, self._cache, (self._cos_LD, self._sin_LD))
         # Row b's cache is sound for entries first[b] .. end[b] - 1.
         self._first = [0] * num_slots
         self._end = [0] * num_slots
@@ -167,11 +166,11 @@ class FeatureDrafter:
         draws = Draws.of(batch, self.config.vocab_tokens, rows)
         filters = () if draws is None else tuple(one is not None for one in draws.shaping)
 
-        def work_that_reads(by_kernels: bool) -> Work:
+        def work_that_reads(kernels: KernelFeature | None) -> Work:
             def work(places_3B: Tensor, *draws_tensors: Tensor) -> tuple[Tensor, ...]:
                 choice = self._choice(num_steps, None if draws is None else draws.like(draws_tensors))
                 known, (starts_B, counts_B, firsts_B) = (batch.tokens_SL, batch.hidden_SLH), places_3B
-                self._chain(*known, starts_B, counts_B, firsts_B, choice, num_new, by_kernels=by_kernels)
+                self._chain(*known, starts_B, counts_B, firsts_B, choice, num_new, kernels)
                 probs_BKV = choice.draft_probs_BKV
                 return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)
 
@@ -179,10 +178,10 @@ class FeatureDrafter:
 
         ids_BK, *probs = graphs.run(
             (rows, num_steps, filters),
-            work_that_reads(by_kernels=False),
+            work_that_reads(None),
             staged(placed, self.device),
             *(() if draws is None else draws.tensors()),
-            instead=work_that_reads(by_kernels=True) if can_use_kernels(self.device) else None,
+            instead=None if self._kernels is None else work_that_reads(self._kernels),
         )
         probs_BKV = probs[0][:num_rows] if probs else None
         return Proposal(ids_BK[:num_rows], batch.lengths, probs_BKV, self.version)
@@ -256,13 +255,17 @@ class FeatureDrafter:
     def _laid_out(self, net: FeatureNet) -> _LaidOut:
         """A net's matrices and the head's rows in the layout that is read fastest."""
         rows = head_rows(self._shared, net.vocab_ids_R)
+        rotation = self._cos_LD, self._sin_LD
         if self._can_compile:
-            compiled = CompiledFeature(net, self._shared.embedding_VH, rows, self._cache, self._cos_LD, self._sin_LD)
-            return _LaidOut(net, rows, compiled, compiled.head)
-        return _LaidOut(net, rows, None, DenseProjection(*rows))
+            compiled = CompiledFeature(net, self._shared.embedding_VH, rows, self._cache, *rotation)
+            return _LaidOut(net, rows, compiled.head, compiled=compiled)
+        kernels = None
+        if self._graphs is not None and can_use_kernels(self.device):
+            kernels = KernelFeature(net, self._shared, rows, self._cache, rotation)
+        return _LaidOut(net, rows, DenseProjection(*rows), kernels=kernels)
 
     def _use(self, laid_out: _LaidOut) -> None:
-        self.net, self._head_rows, self._compiled, self._head = laid_out
+        self.net, self._head_rows, self._head, self._compiled, self._kernels = laid_out
 
     def _copy(self, laid_out: _LaidOut) -> None:
         """Into the memory that captured work reads."""
@@ -270,6 +273,8 @@ class FeatureDrafter:
         for place, new in zip(self._head_rows, laid_out.head_rows, strict=True):
             if place is not None and new is not None:
                 place.copy_(used_here(new))
+        if self._kernels is not None and laid_out.kernels is not None:
+            self._kernels.copy_codes(laid_out.kernels)
 
 
 class _LaidOut(NamedTuple):
@@ -277,5 +282,6 @@ class _LaidOut(NamedTuple):
 
     net: FeatureNet
     head_rows: tuple[Tensor, Tensor | None]
-    compiled: CompiledFeature | None
     head: Projection
+    compiled: CompiledFeature | None = None
+    kernels: KernelFeature | None = None

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from osd.drafters.choose import ChainChoice
+from osd.drafters.feature_kernels import KernelFeature
 from osd.drafters.feature_net import FeatureNet, SharedRows
 from osd.models.flat_cache import FlatCache
-from osd.models.gpu.attention import PiecewiseAttention
-from osd.models.gpu.layers import Norm, project, read_layers
-from osd.models.projections import DenseProjection
-from osd.models.slot_cache import PassWindow
+from osd.models.projections import Projection
 
 
 class FeatureChain:
@@ -37,14 +35,13 @@ class FeatureChain:
         self,
         net: FeatureNet,
         shared: SharedRows,
-        head: DenseProjection,
+        head: Projection,
         cache: FlatCache,
         rotation: tuple[Tensor, Tensor],
     ) -> None:
         self._net, self._shared, self._head = net, shared, head
-        self._cache, self._cached_SLYD = cache, cache.by_position[0]
+        self._cached_SLYD = cache.by_position[0]
         self._cos_LD, self._sin_LD = rotation
-        self._layer = _KernelLayer(net)
 
     def __call__(
         self,
@@ -55,8 +52,7 @@ class FeatureChain:
         firsts_B: Tensor,
         choice: ChainChoice,
         num_new: int,
-        *,
-        by_kernels: bool,
+        kernels: KernelFeature | None = None,
     ) -> None:
         """Let `choice` take every token of the chain.
 
@@ -68,9 +64,9 @@ class FeatureChain:
             firsts_B: the first entry that may be looked at.
             choice: chooses each step's tokens.
             num_new: T.
-            by_kernels: by a GPU's kernels instead of torch's operations.
+            kernels: do the layer's work instead of torch's operations.
         """
-        read = self._pass_by_kernels if by_kernels else self._pass
+        read, head = (self._pass, self._head) if kernels is None else (kernels, kernels.head)
         device = starts_B.device
         rows_B1 = torch.arange(len(starts_B), device=device)[:, None]
         entries_BT = starts_B[:, None] + torch.arange(num_new, device=device)
@@ -79,7 +75,7 @@ class FeatureChain:
         feature_BH = features_BTH[rows_B1[:, 0], counts_B - 1]
         ends_B = starts_B + counts_B
         for step in range(choice.num_steps):
-            token_B = choice.take(project(self._head, feature_BH) if by_kernels else self._head(feature_BH))
+            token_B = choice.take(head(feature_BH))
             if step + 1 < choice.num_steps:
                 feature_BH = read(token_B[:, None], feature_BH[:, None], ends_B + step, firsts_B)[:, 0]
 
@@ -105,51 +101,3 @@ class FeatureChain:
             inputs.query_BNTD, keys_BNWD, values_BNWD, attn_mask=mask_BTW[:, None]
         )
         return self._net.feature(inputs.residual_BTH, attended_BNTD.transpose(1, 2).flatten(2))
-
-    def _pass_by_kernels(self, tokens_BT: Tensor, hidden_BTH: Tensor, starts_B: Tensor, firsts_B: Tensor) -> Tensor:
-        """The same."""
-        from osd.models.gpu.rows import joined
-
-        config, layer = self._net.config, self._layer
-        window = PassWindow(starts_B.device)
-        window.set_on_device(starts_B, tokens_BT.shape[1], self._cached_SLYD.shape[1])
-        attend = PiecewiseAttention(
-            self._cache,
-            window,
-            self._cos_LD,
-            self._sin_LD,
-            num_heads=config.num_heads,
-            num_key_heads=config.num_heads,
-            scale=(config.hidden_size // config.num_heads) ** -0.5,
-            reaches=[config.window_tokens],
-            firsts_B=firsts_B,
-        )
-        joined_RJ = joined(
-            tokens_BT.flatten(),
-            self._shared.embedding_VH,
-            hidden_BTH.flatten(0, 1),
-            (layer.embedding_norm, layer.hidden_norm),
-        )
-        return read_layers([layer], project(layer.fuse, joined_RJ), attend, layer.feature_norm).view_as(hidden_BTH)
-
-
-class _KernelLayer:
-    """The net's weights as the kernels take them: the very same memory."""
-
-    def __init__(self, net: FeatureNet) -> None:
-        self.fuse = DenseProjection(net.fuse.weight)
-        self.dense = {
-            name: DenseProjection(getattr(net, name).weight) for name in ("qkv", "attention_out", "gate_up", "down")
-        }
-        self.embedding_norm, self.hidden_norm = _norm(net.embedding_norm), _norm(net.hidden_norm)
-        self.attention_norm, self.mlp_norm = _norm(net.attention_norm), _norm(net.mlp_norm)
-        self.feature_norm = _norm(net.feature_norm)
-
-    def norm_heads(self, heads: Tensor) -> Tensor:
-        """There is no such norm."""
-        return heads
-
-
-def _norm(module: nn.RMSNorm) -> Norm:
-    assert module.eps is not None
-    return Norm(module.weight, module.eps)

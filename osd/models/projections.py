@@ -6,7 +6,7 @@ Shapes: O outputs, I inputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,31 @@ class Projection(Protocol):
         ...
 
 
-class DenseProjection:
-    """In torch's own layout."""
+class ByteCodes(NamedTuple):
+    """Weights rounded to eight bits: `codes * steps`."""
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
-        self.weight_OI, self.bias_O = weight_OI, bias_O
+    codes_OI: Tensor
+    steps_O: Tensor
+    """float32: one a row."""
+
+    @classmethod
+    def of(cls, weight_OI: Tensor) -> ByteCodes:
+        """The nearest there are."""
+        steps_O = weight_OI.abs().amax(dim=1).float().clamp(min=torch.finfo(torch.float32).tiny) / 127
+        return cls((weight_OI / steps_O[:, None]).round_().to(torch.int8), steps_O)
+
+
+class DenseProjection:
+    """In torch's own layout.
+
+    Args:
+        weight_OI: the weights.
+        bias_O: None: none.
+        codes: the same weights, rounded; who multiplies few rows may read these instead.
+    """
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, codes: ByteCodes | None = None) -> None:
+        self.weight_OI, self.bias_O, self.codes = weight_OI, bias_O, codes
 
     def __call__(self, x: Tensor) -> Tensor:
         """Of any number of rows."""

@@ -62,5 +62,7 @@ def test_a_round_waits_for_the_device_once(kind: str) -> None:
             engine.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = [f"{one.filename}:{one.lineno}: {one.message}" for one in caught if "synchroniz" in str(one.message)]
+    waits = [
+        f"{one.filename}:{one.lineno}: {one.message}" for one in caught if "called a synchroniz" in str(one.message)
+    ]
     assert len(waits) == 1, waits

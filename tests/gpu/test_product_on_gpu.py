@@ -14,13 +14,16 @@ pytestmark = [
 ]
 
 
+@pytest.mark.parametrize("coded", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("num_rows", "num_inputs", "num_outputs"), [(1, 4096, 6144), (5, 576, 960), (16, 1536, 576), (3, 1024, 33_000)]
 )
-def test_products_are_what_torch_says(dtype: torch.dtype, num_rows: int, num_inputs: int, num_outputs: int) -> None:
+def test_products_are_what_torch_says(
+    dtype: torch.dtype, num_rows: int, num_inputs: int, num_outputs: int, coded: bool
+) -> None:
     bench = ProductBench(dtype, num_rows=num_rows, num_inputs=num_inputs, num_outputs=num_outputs, device="cuda")
-    bench.check_products()
+    bench.check_products(coded=coded)
     bench.check_rows()
 
 

@@ -9,23 +9,27 @@ import torch
 
 from osd.drafters.feature import FeatureDrafter
 from osd.models.graphs import Work
+from osd.models.projections import ByteCodes
 from osd.models.slot_model import SlotModel
 from osd.proposal import DraftBatch
 from osd.types import SamplingParams
-from tests.engine_kit import VOCAB_TOKENS, feature_drafter, make_target, tiny_llama
+from tests.engine_kit import VOCAB_TOKENS, feature_drafter, feature_state, make_target, tiny_llama
 from tests.product_bench import ProductBench
 
 pytest.importorskip("triton")  # on Linux only
 
 
+@pytest.mark.parametrize("coded", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter has no products of bfloat16
 @pytest.mark.parametrize(
     ("num_rows", "num_inputs", "num_outputs"),
     [(1, 96, 40), (5, 1024, 64), (8, 64, 16), (11, 520, 70)],
 )
-def test_products_are_what_torch_says(dtype: torch.dtype, num_rows: int, num_inputs: int, num_outputs: int) -> None:
+def test_products_are_what_torch_says(
+    dtype: torch.dtype, num_rows: int, num_inputs: int, num_outputs: int, coded: bool
+) -> None:
     bench = ProductBench(dtype, num_rows=num_rows, num_inputs=num_inputs, num_outputs=num_outputs)
-    bench.check_products()
+    bench.check_products(coded=coded)
     bench.check_rows()
 
 
@@ -60,13 +64,49 @@ def test_a_drafters_round_by_kernels_proposes_the_same(monkeypatch: pytest.Monke
     assert torch.equal(*proposals)
 
 
-def drafter_that_reads(by_kernels: bool, monkeypatch: pytest.MonkeyPatch, device: str = "cpu") -> FeatureDrafter:
+def test_a_drafters_features_by_codes_are_those_of_its_weights_but_for_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drafter = drafter_that_reads(True, monkeypatch, dtype=torch.float16)
+    generator = torch.Generator().manual_seed(0)
+    tokens_BT = torch.randint(0, VOCAB_TOKENS, (3, 4), generator=generator)
+    hidden_BTH = torch.randn(3, 4, drafter.config.hidden_size, generator=generator).half()
+    inputs = tokens_BT, hidden_BTH, torch.tensor([0, 2, 5]), torch.tensor([0, 2, 5])
+    assert drafter._kernels is not None
+    expected, got = drafter._chain._pass(*inputs), drafter._kernels(*inputs)
+    gap = (got - expected).norm() / expected.norm()
+    assert 1e-3 < gap < 3e-2
+
+
+def test_a_swap_brings_the_codes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafter = drafter_that_reads(True, monkeypatch)
+    kernels = drafter._kernels
+    assert kernels is not None
+    before = rounds_of(drafter)
+    other = feature_state(drafter.config, seed=8)
+    drafter.prepare(other, 2)()
+    assert drafter._kernels is kernels and not torch.equal(rounds_of(drafter), before)
+    expected = ByteCodes.of(other["qkv.weight"])
+    codes = kernels.dense["qkv"].codes
+    assert codes is not None and torch.equal(codes.codes_OI, expected.codes_OI)
+    torch.testing.assert_close(codes.steps_O, expected.steps_O)
+
+
+def drafter_that_reads(
+    by_kernels: bool, monkeypatch: pytest.MonkeyPatch, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> FeatureDrafter:
     """Its rounds are run as they are captured, by kernels or by torch's operations."""
     ways: Callable[[Work, Work, object], Work] = lambda first, second, inputs: second  # noqa: E731
     monkeypatch.setattr("osd.models.graphs.quickest", ways)
     monkeypatch.setattr("osd.drafters.feature.can_use_kernels", lambda device: by_kernels)
-    monkeypatch.setattr("osd.drafters.feature.capture_for", lambda device: lambda work, inputs: work)
-    return feature_drafter(make_target(tiny_llama().to(device)))
+    monkeypatch.setattr(
+        "osd.drafters.feature.capture_for", lambda device: lambda work, inputs: run_at_once(work, device)
+    )
+    return feature_drafter(make_target(tiny_llama().to(device, dtype)))
+
+
+def run_at_once(work: Work, device: torch.device) -> Work:
+    return lambda *inputs: work(*(one.to(device) for one in inputs))
 
 
 def rounds_of(drafter: FeatureDrafter) -> torch.Tensor:
@@ -75,6 +115,8 @@ def rounds_of(drafter: FeatureDrafter) -> torch.Tensor:
     tokens_SL = torch.randint(0, VOCAB_TOKENS, (4, 64), generator=generator).to(drafter.device)
     hidden_SLH = torch.randn(4, 64, drafter.config.hidden_size, generator=generator).to(drafter.device)
     proposed = []
+    for row in range(3):
+        drafter.reset_row(row)
     for num_tokens in ([4, 30, 3], [5, 34, 4], [7, 35, 8]):
         batch = DraftBatch(
             tokens_SL=tokens_SL,

@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from osd.models.projections import DenseProjection
+
 MOST_ROWS = 16
 """Beyond that, a library's product is faster."""
 _NUM_WARPS = 4
@@ -46,11 +48,20 @@ _WIDE_OUTPUTS = 32_768
 
 
 @triton.jit
+def _weights(place, is_there, IS_EVEN: tl.constexpr):
+    """Each is read once, so none needs to stay in the cache."""
+    if IS_EVEN:
+        return tl.load(place, eviction_policy="evict_first")
+    return tl.load(place, mask=is_there, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
 def _product(
-    inputs, weights, bias, squares, residual, next_norm, outputs, next_scaled, next_squares, num_rows, num_outputs,
-    num_inputs, num_tiles, eps, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, PARTS: tl.constexpr, INPUTS: tl.constexpr,
-    TILES: tl.constexpr, STAGES: tl.constexpr, IS_EVEN: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr,
-    IS_GATED: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_NEXT: tl.constexpr
+    inputs, weights, steps, bias, squares, residual, next_norm, outputs, next_scaled, next_squares, num_rows,
+    num_outputs, num_inputs, num_tiles, eps, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, PARTS: tl.constexpr,
+    INPUTS: tl.constexpr, TILES: tl.constexpr, STAGES: tl.constexpr, IS_EVEN: tl.constexpr, HAS_STEPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr, IS_GATED: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    HAS_NEXT: tl.constexpr
 ):  # fmt: skip
     """Some outputs of all rows: programs `[O / OUTPUTS]`; the weights of a gated product's second half stand below."""
     o = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -60,6 +71,19 @@ def _product(
     weight = weights + tl.minimum(o, num_outputs - 1).to(tl.int64)[None, None, :] * num_inputs + i[:, :, None]
     row = inputs + r[None, :, None] * num_inputs + i[:, None, :]
     to_second = num_outputs.to(tl.int64) * num_inputs
+    place = r[:, None] * num_outputs + o[None, :]
+    is_place = is_row[:, None] & is_output[None, :]
+    # What is needed at the end is asked for now, and is there by then.
+    if HAS_STEPS:
+        step = tl.load(steps + o, mask=is_output, other=0.0)[None, :]
+        if IS_GATED:
+            second_step = tl.load(steps + num_outputs + o, mask=is_output, other=0.0)[None, :]
+    if HAS_BIAS:
+        shift = tl.load(bias + o, mask=is_output, other=0.0).to(tl.float32)[None, :]
+    if HAS_RESIDUAL:
+        before = tl.load(residual + place, mask=is_place, other=0.0).to(tl.float32)
+    if HAS_NEXT:
+        norm = tl.load(next_norm + o, mask=is_output, other=0.0).to(tl.float32)[None, :]
     if HAS_NORM:
         t = tl.arange(0, TILES)
         is_there = (t < num_tiles)[:, None] & is_row[None, :]
@@ -68,47 +92,38 @@ def _product(
     seconds = tl.zeros([PARTS, ROWS, OUTPUTS], tl.float32)
     for first in tl.range(0, num_inputs, PARTS * INPUTS, num_stages=STAGES):
         is_input = i < num_inputs - first
-        if IS_EVEN:
-            x = tl.load(row + first, mask=is_row[None, :, None], other=0.0)
-            w = tl.load(weight + first, eviction_policy="evict_first")
-        else:
-            x = tl.load(row + first, mask=is_row[None, :, None] & is_input[:, None, :], other=0.0)
-            w = tl.load(weight + first, mask=is_input[:, :, None], other=0.0, eviction_policy="evict_first")
-        sums = tl.dot(x, w, sums, input_precision="ieee")
+        x = tl.load(row + first, mask=is_row[None, :, None] & (is_input[:, None, :] | IS_EVEN), other=0.0)
+        w = _weights(weight + first, is_input[:, :, None], IS_EVEN)
+        sums = tl.dot(x, w.to(x.dtype), sums, input_precision="ieee")
         if IS_GATED:
-            if IS_EVEN:
-                w = tl.load(weight + to_second + first, eviction_policy="evict_first")
-            else:
-                w = tl.load(
-                    weight + to_second + first, mask=is_input[:, :, None], other=0.0, eviction_policy="evict_first"
-                )
-            seconds = tl.dot(x, w, seconds, input_precision="ieee")
+            w = _weights(weight + to_second + first, is_input[:, :, None], IS_EVEN)
+            seconds = tl.dot(x, w.to(x.dtype), seconds, input_precision="ieee")
     sum_, second = tl.sum(sums, 0), tl.sum(seconds, 0)
+    if HAS_STEPS:
+        sum_ *= step
+        if IS_GATED:
+            second *= second_step
     if HAS_NORM:
         scale = tl.rsqrt(tl.sum(of_tiles, 0) / num_inputs + eps)[:, None]
         sum_, second = sum_ * scale, second * scale
     if HAS_BIAS:
-        sum_ += tl.load(bias + o, mask=is_output, other=0.0).to(tl.float32)[None, :]
+        sum_ += shift
     kind = outputs.dtype.element_ty
     if IS_GATED:
         sum_ = sum_.to(kind).to(tl.float32)
         sum_ = (sum_ / (1.0 + tl.exp(-sum_))).to(kind).to(tl.float32) * second.to(kind).to(tl.float32)
-    place = r[:, None] * num_outputs + o[None, :]
-    is_place = is_row[:, None] & is_output[None, :]
     if HAS_RESIDUAL:
-        sum_ = sum_.to(kind).to(tl.float32) + tl.load(residual + place, mask=is_place, other=0.0).to(tl.float32)
+        sum_ = sum_.to(kind).to(tl.float32) + before
     tl.store(outputs + place, sum_.to(kind), mask=is_place)
     if HAS_NEXT:
         kept = tl.where(is_place, sum_.to(kind).to(tl.float32), 0.0)
-        norm = tl.load(next_norm + o, mask=is_output, other=0.0).to(tl.float32)[None, :]
         tl.store(next_scaled + place, (kept * norm).to(kind), mask=is_place)
         tl.store(next_squares + tl.program_id(0) * ROWS + r, tl.sum(kept * kept, 1))
 
 
 def product(
     inputs_RI: Tensor,
-    weight_OI: Tensor,
-    bias_O: Tensor | None = None,
+    projection: DenseProjection,
     *,
     squares_TR: Tensor | None = None,
     eps: float = 0.0,
@@ -118,30 +133,24 @@ def product(
 
     Args:
         inputs_RI: at most `MOST_ROWS` rows, contiguous.
-        weight_OI: contiguous.
-        bias_O: None: none.
+        projection: its codes are read where it has them, its weights otherwise; contiguous.
         squares_TR: of a `Residual`, whose scaled rows the inputs are: they are normalised, with `eps`.
         eps: of that norm.
-        is_gated: the outputs' first half says how much of the second passes: `[R, O / 2]`.
+        is_gated: the outputs' first half says how much of the second passes: `[R, O / 2]`. There is no bias then.
     """
-    return _launch(inputs_RI, weight_OI, bias_O, squares_TR=squares_TR, eps=eps, is_gated=is_gated).rows_RH
+    return _launch(inputs_RI, projection, squares_TR=squares_TR, eps=eps, is_gated=is_gated).rows_RH
 
 
 def product_onto(
-    inputs_RI: Tensor,
-    weight_HI: Tensor,
-    bias_H: Tensor | None,
-    residual_RH: Tensor | None,
-    next_norm_H: Tensor,
+    inputs_RI: Tensor, projection: DenseProjection, residual_RH: Tensor | None, next_norm_H: Tensor
 ) -> Residual:
     """A product added to the residual stream (None: that begins with it), ready for the next norm."""
-    return _launch(inputs_RI, weight_HI, bias_H, residual=residual_RH, next_norm=next_norm_H)
+    return _launch(inputs_RI, projection, residual=residual_RH, next_norm=next_norm_H)
 
 
 def _launch(
     inputs_RI: Tensor,
-    weight_OI: Tensor,
-    bias: Tensor | None,
+    projection: DenseProjection,
     *,
     squares_TR: Tensor | None = None,
     eps: float = 0.0,
@@ -149,8 +158,10 @@ def _launch(
     residual: Tensor | None = None,
     next_norm: Tensor | None = None,
 ) -> Residual:
+    codes = projection.codes
+    weights_OI, bias = projection.weight_OI if codes is None else codes.codes_OI, projection.bias_O
     num_rows, num_inputs = inputs_RI.shape
-    num_outputs = len(weight_OI) // 2 if is_gated else len(weight_OI)
+    num_outputs = len(weights_OI) // 2 if is_gated else len(weights_OI)
     tile = _GATED_TILE if is_gated else _WIDE_TILE if num_outputs >= _WIDE_OUTPUTS else _TILE
     rows, num_programs = padded_rows(num_rows), triton.cdiv(num_outputs, tile.outputs)
     outputs_RO = inputs_RI.new_empty(num_rows, num_outputs)
@@ -159,13 +170,14 @@ def _launch(
         next_scaled = torch.empty_like(outputs_RO)
         next_squares = inputs_RI.new_empty(num_programs, rows, dtype=torch.float32)
     num_tiles = 1 if squares_TR is None else len(squares_TR)
-    nothing = outputs_RO  # stands where a pointer is not used
+    steps = None if codes is None else codes.steps_O
+    # Where there is nothing to point to, a pointer is not used.
+    read = [outputs_RO if one is None else one for one in (steps, bias, squares_TR, residual, next_norm)]
     _product[(num_programs,)](
-        inputs_RI, weight_OI, nothing if bias is None else bias, nothing if squares_TR is None else squares_TR,
-        nothing if residual is None else residual, nothing if next_norm is None else next_norm, outputs_RO,
-        next_scaled, next_squares, num_rows, num_outputs, num_inputs, num_tiles, eps, ROWS=rows, OUTPUTS=tile.outputs,
-        PARTS=_NUM_WARPS, INPUTS=tile.inputs, TILES=triton.next_power_of_2(num_tiles), STAGES=tile.num_stages,
-        IS_EVEN=num_inputs % (_NUM_WARPS * tile.inputs) == 0, HAS_BIAS=bias is not None,
+        inputs_RI, weights_OI, *read, outputs_RO, next_scaled, next_squares, num_rows, num_outputs, num_inputs,
+        num_tiles, eps, ROWS=rows, OUTPUTS=tile.outputs, PARTS=_NUM_WARPS, INPUTS=tile.inputs,
+        TILES=triton.next_power_of_2(num_tiles), STAGES=tile.num_stages,
+        IS_EVEN=num_inputs % (_NUM_WARPS * tile.inputs) == 0, HAS_STEPS=codes is not None, HAS_BIAS=bias is not None,
         HAS_NORM=squares_TR is not None, IS_GATED=is_gated, HAS_RESIDUAL=residual is not None,
         HAS_NEXT=next_norm is not None, num_warps=_NUM_WARPS,
     )  # fmt: skip
