@@ -150,17 +150,27 @@ def _swap(reports: Sequence[Report]) -> Table:
 
 def _shapes(reports: Sequence[Report]) -> Table:
     """Speed by shape; the acceptance is set, not learnt, and the row says so."""
+    peers = ("plain", "generate", "assisted")
     rows = []
     for report in reports:
+        drafter = f"a small LM ({report['small_lm']}) as drafter, " if report["drafter"] == "model" else ""
         for batch, at in report["batches"].items():
             own = at["speculative_tokens_per_s"]
-            beside = [at[f"{peer}_tokens_per_s"] for peer in ("plain", "generate")]
-            what = f"{report['shape']}, random {report['dtype']} weights, {_queries(batch)}"
+            speeds = [at[f"{peer}_tokens_per_s"] for peer in peers]
+            beside = ["" if speed is None else f"{speed:.1f} ({own / speed:.2f}x)" for speed in speeds]
+            what = f"{report['shape']}, random {report['dtype']} weights, {drafter}{_queries(batch)}"
             told = f"{own:.1f} (acceptance set to {report['acceptance_asked']:g})"
             read = at["weight_bytes_per_s"]
             rate = f"{read / 1e9:,.0f} GB/s = {read / report['copy_bytes_per_s']:.2f}"
-            rows.append(([what, told, *(f"{speed:.1f} ({own / speed:.2f}x)" for speed in beside), rate], report))
-    header = ["what", "osd, tokens/s", "plain", "transformers `generate`", "plain reads weights at, of a copy's rate"]
+            rows.append(([what, told, *beside, rate], report))
+    header = [
+        "what",
+        "osd, tokens/s",
+        "plain",
+        _PEERS["generate"],
+        _PEERS["assisted"],
+        "plain reads weights at, of a copy's rate",
+    ]
     return Table("By a model's shape", header, rows)
 
 

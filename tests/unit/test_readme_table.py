@@ -88,15 +88,19 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
     servers = {"osd plain": {"4 clients": {**load, "tokens_per_s": 0.0}}, "osd speculative": {"4 clients": load}}
     write(tmp_path, "serve_m_2026-01-01.json", servers=servers)
     at = {"speculative_tokens_per_s": 300.0, "plain_tokens_per_s": 100.0, "generate_tokens_per_s": 50.0}
+    one = {**at, "weight_bytes_per_s": 2e12, "assisted_tokens_per_s": 60.0}
+    many = {**at, "weight_bytes_per_s": 1e12, "assisted_tokens_per_s": None}
     write(
         tmp_path,
         "shapes_gpu_2026-01-01.json",
         machine={"cpu": "Chip", "cores": 4, "gpu": "Card"},
         shape="1b",
         dtype="bfloat16",
+        drafter="model",
+        small_lm="135m",
         acceptance_asked=0.72,
         copy_bytes_per_s=4e12,
-        batches={"1": {**at, "weight_bytes_per_s": 2e12}, "16": {**at, "weight_bytes_per_s": 1e12}},
+        batches={"1": one, "16": many},
     )
     tpot = {"training": 12.0, "paused": 10.0, "ratio": 1.2}
     loads = {"0.2 queries/s": {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}}
@@ -114,17 +118,19 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
         "Over HTTP": [["4 clients", "50.0", "0.0", "", "40 ms", "40 ms"]],
         "By a model's shape": [
             [
-                "1b, random bfloat16 weights, 1 query",
+                "1b, random bfloat16 weights, a small LM (135m) as drafter, 1 query",
                 "300.0 (acceptance set to 0.72)",
                 "100.0 (3.00x)",
                 "50.0 (6.00x)",
+                "60.0 (5.00x)",
                 "2,000 GB/s = 0.50",
             ],
             [
-                "1b, random bfloat16 weights, 16 queries",
+                "1b, random bfloat16 weights, a small LM (135m) as drafter, 16 queries",
                 "300.0 (acceptance set to 0.72)",
                 "100.0 (3.00x)",
                 "50.0 (6.00x)",
+                "",
                 "1,000 GB/s = 0.25",
             ],
         ],
