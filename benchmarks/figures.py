@@ -174,6 +174,28 @@ def _shapes(reports: Sequence[Report]) -> Table:
     return Table("By a model's shape", header, rows)
 
 
+def _shared_device(reports: Sequence[Report]) -> Table:
+    """As `_training_cost`, without anything around engine and trainer; and with training that never yields."""
+    rows = []
+    for report in reports:
+        loads = {"closed": "one query at a time", "open": f"queries by chance, {report['busy_asked']:.0%} busy"}
+        modes = {
+            "yielding": f"training while the engine is less than {report['max_utilisation']:.0%} busy",
+            "always": "training always",
+        }
+        for load, by_mode in report["loads"].items():
+            for mode, told in modes.items():
+                at, paused = by_mode[mode], by_mode["paused"]
+                figures = [
+                    f"{at[f'tpot_{p}_ms']:.2f} / {paused[f'tpot_{p}_ms']:.2f} ms = {at[f'tpot_{p}_ratio']:.2f}"
+                    for p in ("p50", "p95")
+                ]
+                what = f"{report['shape']}, random {report['dtype']} weights, {loads[load]}, {told}"
+                rows.append(([what, f"{at['trained_tokens_per_s']:.0f}", *figures], report))
+    header = ["what", "tokens trained/s", "median", "95th percentile"]
+    return Table("A token's time beside training on the same device / with training paused", header, rows)
+
+
 _TABLES: tuple[tuple[str, Callable[[Sequence[Report]], Table]], ...] = (
     ("decode", _side_by_side),
     ("decode", _variants),
@@ -182,6 +204,7 @@ _TABLES: tuple[tuple[str, Callable[[Sequence[Report]], Table]], ...] = (
     ("serve", _serve),
     ("shapes", _shapes),
     ("training_cost", _training_cost),
+    ("shared_device", _shared_device),
     ("swap", _swap),
 )
 

@@ -20,7 +20,7 @@ from osd.models.target import Target
 from osd.protocols import Drafter
 from osd.types import Request, SamplingParams, TokenDelta
 
-WINDOW_TOKENS = 256
+_WINDOW_TOKENS = 256
 """How far back the `feature` drafter looks: osd's default."""
 
 
@@ -164,10 +164,14 @@ class ShapeBench:
         return Decoded(run, list(answers.values()), int(after["accepted_total"] - before["accepted_total"]), num_judged)
 
 
+def feature_config(shape: Shape) -> FeatureConfig:
+    """Of the `feature` drafter for a target of this shape."""
+    return FeatureConfig.for_target(shape.hidden_size, shape.vocab_tokens, shape.draft_vocab_tokens, _WINDOW_TOKENS)
+
+
 def _feature_drafter(target: Target, shape: Shape, num_slots: int, length: int, seed: int) -> FeatureDrafter:
     """Untrained."""
-    sizes = shape.hidden_size, shape.vocab_tokens, shape.draft_vocab_tokens
-    config = FeatureConfig.for_target(*sizes, WINDOW_TOKENS)
+    config = feature_config(shape)
     drafter = FeatureDrafter(
         config,
         target.shared_rows(),

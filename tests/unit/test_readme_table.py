@@ -105,6 +105,19 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
     tpot = {"training": 12.0, "paused": 10.0, "ratio": 1.2}
     loads = {"0.2 queries/s": {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}}
     write(tmp_path, "training-cost_m_2026-01-01.json", benchmark="training_cost", loads=loads)
+    paused = {"tpot_p50_ms": 2.0, "tpot_p95_ms": 4.0, "tpot_p50_ratio": 1.0, "tpot_p95_ratio": 1.0}
+    beside = {"tpot_p50_ms": 3.0, "tpot_p95_ms": 8.0, "tpot_p50_ratio": 1.5, "tpot_p95_ratio": 2.0}
+    by_mode = {"paused": paused, **dict.fromkeys(("yielding", "always"), {**beside, "trained_tokens_per_s": 900.0})}
+    write(
+        tmp_path,
+        "shared-device_m_2026-01-01.json",
+        benchmark="shared_device",
+        shape="1b",
+        dtype="bfloat16",
+        busy_asked=0.3,
+        max_utilisation=0.5,
+        loads={"closed": by_mode, "open": by_mode},
+    )
     swap = {"rows": 1, "swap_ms": 5.0, "step_ms": 10.0, "steps": 0.5, "longest_step_ms": 15.0}
     write(tmp_path, "swap_m_2026-01-01.json", rows=[swap])
     write(tmp_path, "other_m_2026-01-01.json")
@@ -136,6 +149,15 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
         ],
         "A token's time beside training / with training paused": [
             ["0.2 queries/s", "9", "12.0 / 10.0 ms = 1.20", "12.0 / 10.0 ms = 1.20"]
+        ],
+        "A token's time beside training on the same device / with training paused": [
+            [f"1b, random bfloat16 weights, {what}", "900", "3.00 / 2.00 ms = 1.50", "8.00 / 4.00 ms = 2.00"]
+            for what in (
+                "one query at a time, training while the engine is less than 50% busy",
+                "one query at a time, training always",
+                "queries by chance, 30% busy, training while the engine is less than 50% busy",
+                "queries by chance, 30% busy, training always",
+            )
         ],
         "Hot swap": [["1 query", "10.0 ms", "5.0 ms", "0.50", "15.0 ms"]],
     }
