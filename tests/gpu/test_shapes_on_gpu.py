@@ -28,7 +28,7 @@ def test_speculation_on_a_large_shape_answers_as_plain_decoding_does(capsys: pyt
 
 
 def test_a_small_lm_drafts_and_assists(capsys: pytest.CaptureFixture[str]) -> None:
-    options = "--shape 135m --drafter model --batch 1 2 --tokens 32 --context 32 --repeats 1 --device cuda --json"
+    options = "--shape 1b --drafter model --batch 1 2 --tokens 32 --context 32 --repeats 1 --device cuda --json"
     main(options.split())
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert not report["missing"] and report["drafter"] == "model"
