@@ -15,6 +15,7 @@ from actors.memory import give_back
 from actors.names import ActorNames
 from osd.config import Config
 from osd.types import Event, OsdError, TrainerStatus
+from trainer.spare import leaves_room, lower_priority
 
 if TYPE_CHECKING:
     from trainer.loop import Trainer
@@ -38,9 +39,7 @@ class DistillerActor:
     """
 
     def __init__(self, config: Config, redis_url: str, names: ActorNames) -> None:
-        os.nice(config.trainer.nice)
-        # The same on a GPU, where its Multi-Process Service runs: below the engine's.
-        os.environ.setdefault("CUDA_MPS_CLIENT_PRIORITY", "1")
+        lower_priority(config.trainer.nice)
         # Hardly two batches have one shape: what oneDNN would keep for each is never used again.
         os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
         self._config, self._redis_url, self._names = config, redis_url, names
@@ -81,7 +80,7 @@ class DistillerActor:
             thread.join()
 
     def _may_train(self) -> bool:
-        return self._utilisation < self._config.trainer.max_utilisation or self._config.trainer.max_utilisation >= 1.0
+        return leaves_room(self._utilisation, self._config.trainer)
 
     def _watch(self) -> None:
         """Know how busy the engine is and what the operator wants.

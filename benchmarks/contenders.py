@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
+from benchmarks.instruments import RoundEnds
+
 _TEMPERATURE, _TOP_P = 0.8, 0.95
 _CACHE_SHARE = 0.05
 """Of the memory: left to itself, generate_batch takes all there is, and the system kills it."""
@@ -194,12 +196,12 @@ class Transformers:
         mask_BL = torch.tensor(
             [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in job.prompts], device=device
         )
-        clock = _FirstToken(len(job.prompts))
+        ends = RoundEnds()
         output_BL = self._model.generate(
             input_ids=ids_BL,
             attention_mask=mask_BL,
             max_new_tokens=job.max_tokens,
-            stopping_criteria=[clock],
+            streamer=ends,
             pad_token_id=pad,
             **_generation(job),
             **self._extra,
@@ -208,12 +210,14 @@ class Transformers:
         lengths = [
             _until_eos(row, self._model.generation_config.eos_token_id) for row in output_BL[:, longest:].tolist()
         ]
+        # The first round gave each row one token, or more when it speculated.
+        decoded, rounds = sum(lengths) - ends.num_tokens[0] * len(job.prompts), len(ends.at_s) - 1
         return Run(
-            decoded_tokens=sum(lengths) - clock.first_tokens(longest),
-            decode_s=ended_s - clock.first_s,
-            rounds=clock.calls - 1,
-            committed=sum(lengths) - clock.first_tokens(longest),
-            row_rounds=(clock.calls - 1) * len(job.prompts),
+            decoded_tokens=decoded,
+            decode_s=ended_s - ends.at_s[0],
+            rounds=rounds,
+            committed=decoded,
+            row_rounds=rounds * len(job.prompts),
         )
 
 
@@ -313,23 +317,6 @@ def _in_bfloat16(setting: Setting) -> Path:
             raise MissingPeerError(f"llama.cpp cannot write {setting.gguf} as bfloat16")
         scratch.replace(path)
     return path
-
-
-class _FirstToken:
-    """A stopping criterion that never stops: it is called after every round, and so knows when the first one ended."""
-
-    def __init__(self, num_rows: int) -> None:
-        self.first_s, self.calls, self._num_rows, self._first_length = 0.0, 0, num_rows, 0
-
-    def __call__(self, ids_BL: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
-        self.calls += 1
-        if self.calls == 1:
-            self.first_s, self._first_length = time.perf_counter(), ids_BL.shape[1]
-        return torch.zeros(ids_BL.shape[0], dtype=torch.bool, device=ids_BL.device)
-
-    def first_tokens(self, prompt_length: int) -> int:
-        """Tokens of the first round: one a row, or more when it speculated."""
-        return (self._first_length - prompt_length) * self._num_rows
 
 
 def _load(setting: Setting) -> Any:

@@ -150,18 +150,50 @@ def _swap(reports: Sequence[Report]) -> Table:
 
 def _shapes(reports: Sequence[Report]) -> Table:
     """Speed by shape; the acceptance is set, not learnt, and the row says so."""
+    peers = ("plain", "generate", "assisted")
     rows = []
     for report in reports:
+        drafter = f"a small LM ({report['small_lm']}) as drafter, " if report["drafter"] == "model" else ""
         for batch, at in report["batches"].items():
             own = at["speculative_tokens_per_s"]
-            beside = [at[f"{peer}_tokens_per_s"] for peer in ("plain", "generate")]
-            what = f"{report['shape']}, random {report['dtype']} weights, {_queries(batch)}"
+            speeds = [at[f"{peer}_tokens_per_s"] for peer in peers]
+            beside = ["" if speed is None else f"{speed:.1f} ({own / speed:.2f}x)" for speed in speeds]
+            what = f"{report['shape']}, random {report['dtype']} weights, {drafter}{_queries(batch)}"
             told = f"{own:.1f} (acceptance set to {report['acceptance_asked']:g})"
             read = at["weight_bytes_per_s"]
             rate = f"{read / 1e9:,.0f} GB/s = {read / report['copy_bytes_per_s']:.2f}"
-            rows.append(([what, told, *(f"{speed:.1f} ({own / speed:.2f}x)" for speed in beside), rate], report))
-    header = ["what", "osd, tokens/s", "plain", "transformers `generate`", "plain reads weights at, of a copy's rate"]
+            rows.append(([what, told, *beside, rate], report))
+    header = [
+        "what",
+        "osd, tokens/s",
+        "plain",
+        _PEERS["generate"],
+        _PEERS["assisted"],
+        "plain reads weights at, of a copy's rate",
+    ]
     return Table("By a model's shape", header, rows)
+
+
+def _shared_device(reports: Sequence[Report]) -> Table:
+    """As `_training_cost`, without anything around engine and trainer; and with training that never yields."""
+    rows = []
+    for report in reports:
+        loads = {"closed": "one query at a time", "open": f"queries by chance, {report['busy_asked']:.0%} busy"}
+        modes = {
+            "yielding": f"training while the engine is less than {report['max_utilisation']:.0%} busy",
+            "always": "training always",
+        }
+        for load, by_mode in report["loads"].items():
+            for mode, told in modes.items():
+                at, paused = by_mode[mode], by_mode["paused"]
+                figures = [
+                    f"{at[f'tpot_{p}_ms']:.2f} / {paused[f'tpot_{p}_ms']:.2f} ms = {at[f'tpot_{p}_ratio']:.2f}"
+                    for p in ("p50", "p95")
+                ]
+                what = f"{report['shape']}, random {report['dtype']} weights, {loads[load]}, {told}"
+                rows.append(([what, f"{at['trained_tokens_per_s']:.0f}", *figures], report))
+    header = ["what", "tokens trained/s", "median", "95th percentile"]
+    return Table("A token's time beside training on the same device / with training paused", header, rows)
 
 
 _TABLES: tuple[tuple[str, Callable[[Sequence[Report]], Table]], ...] = (
@@ -172,6 +204,7 @@ _TABLES: tuple[tuple[str, Callable[[Sequence[Report]], Table]], ...] = (
     ("serve", _serve),
     ("shapes", _shapes),
     ("training_cost", _training_cost),
+    ("shared_device", _shared_device),
     ("swap", _swap),
 )
 

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -30,9 +30,16 @@ def describe_machine() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "transformers": version("transformers"),
-        "osd": version("osd"),
+        "osd": _own_version(),
         "commit": commit.stdout.strip() or "unknown",
     }
+
+
+def _own_version() -> str:
+    try:
+        return version("osd")
+    except PackageNotFoundError:  # a checkout on the path is as good as an installed package
+        return "not installed"
 
 
 def copy_bytes_per_s(device: torch.device) -> float:

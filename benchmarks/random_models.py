@@ -7,7 +7,7 @@ answer is one character a token here: what a real tokenizer's decoding takes is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,14 @@ SHAPES = {
     "135m": Shape(30, 576, 1536, 9, 3, 49_152, 8192),  # SmolLM2-135M
     "tiny": Shape(2, 64, 128, 4, 2, 512, 64, torch.float32),  # for tests
 }
+
+SMALLER = {"8b": "1b", "1b": "135m", "135m": "tiny", "tiny": "tiny"}
+"""For each shape, whose a small LM that drafts for it may be."""
+
+
+def drafter_shape(name: str, target: Shape) -> Shape:
+    """A shape's sizes with the vocabulary and type of the target that it drafts for."""
+    return replace(SHAPES[name], vocab_tokens=target.vocab_tokens, dtype=target.dtype)
 
 
 def random_llama(shape: Shape, device: torch.device, seed: int = 0) -> Any:

@@ -21,6 +21,13 @@ from osd.protocols import Drafter, SwapIn
 _NOT_LOOKED_UP, _NO_ANSWER = -2, -1
 
 
+def spoilt(known_NL: Tensor, vocab_tokens: int, acceptance: float, generator: torch.Generator) -> Tensor:
+    """Every token's fate, `[N, L]`: left right with probability `acceptance`, or else any other of the vocabulary."""
+    others_NL = torch.randint(1, vocab_tokens, known_NL.shape, generator=generator)
+    keeps_NL = torch.rand(known_NL.shape, generator=generator) < acceptance
+    return torch.where(keeps_NL, known_NL, (known_NL + others_NL) % vocab_tokens)
+
+
 class SyntheticDrafter:
     """Runs a drafter, and proposes the target's own greedy tokens, each spoilt with a set probability.
 
@@ -58,10 +65,7 @@ class SyntheticDrafter:
             answers: all of one length.
         """
         known_NL = torch.tensor([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)])
-        others_NL = torch.randint(1, self._vocab_tokens, known_NL.shape, generator=self._generator)
-        keeps_NL = torch.rand(known_NL.shape, generator=self._generator) < self._acceptance
-        spoilt_NL = torch.where(keeps_NL, known_NL, (known_NL + others_NL) % self._vocab_tokens)
-        self._spoilt_NL = spoilt_NL.to(self._device)
+        self._spoilt_NL = spoilt(known_NL, self._vocab_tokens, self._acceptance, self._generator).to(self._device)
         self._answer_of_prompt = {tuple(prompt): number for number, prompt in enumerate(prompts)}
         self._prompt_tokens = len(prompts[0])
         self._answer_of_row = [_NOT_LOOKED_UP] * len(self._answer_of_row)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from osd.config import Config
+from osd.config import Config, TrainerConfig
 from osd.drafters.create import new_drafter_model
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows
 from osd.models.loading import choose_device, choose_dtype
@@ -79,18 +79,36 @@ def build_student(config: Config, manifest: WeightManifest, target_folder: Path)
         raise OsdError(
             f"version {manifest.number} is a {manifest.kind!r} drafter, configured is {config.drafter.kind!r}"
         )
+    if config.drafter.kind == "feature":
+        shared = load_shared_rows(target_folder, torch.bfloat16)
+        return build_feature_student(config.trainer, FeatureConfig(**manifest.config), shared)
     device = choose_device(config.trainer.device)
-    # Autocast to float16 would need gradient scaling, so a device without bfloat16 computes in float32.
-    compute_dtype = choose_dtype("auto", device)
-    compute_dtype = torch.bfloat16 if compute_dtype == torch.bfloat16 else torch.float32
+    model = new_drafter_model(config, target_folder).to(device)
     loss, depths = LOSSES[config.trainer.loss], config.trainer.unroll_steps
-    if config.drafter.kind == "model":
-        model = new_drafter_model(config, target_folder).to(device)
-        return ModelStudent(model, loss=loss, depths=depths, compute_dtype=compute_dtype)
-    shared = load_shared_rows(target_folder, torch.bfloat16)
-    shared = SharedRows(*(None if rows is None else rows.to(device) for rows in shared))  # type: ignore[arg-type]
-    net = FeatureNet(FeatureConfig(**manifest.config)).to(device)
-    return FeatureStudent(net, shared, loss=loss, unroll_steps=depths, compute_dtype=compute_dtype)
+    return ModelStudent(model, loss=loss, depths=depths, compute_dtype=_compute_dtype(device))
+
+
+def build_feature_student(config: TrainerConfig, net: FeatureConfig, shared: SharedRows) -> FeatureStudent:
+    """A `feature` drafter's student on the configured device, with weights that mean nothing yet.
+
+    Args:
+        config: the `trainer` section.
+        net: shapes of the network.
+        shared: the target's embedding and head, on any device.
+    """
+    device = choose_device(config.device)
+    return FeatureStudent(
+        FeatureNet(net).to(device),
+        SharedRows(*(None if rows is None else rows.to(device) for rows in shared)),  # type: ignore[arg-type]
+        loss=LOSSES[config.loss],
+        unroll_steps=config.unroll_steps,
+        compute_dtype=_compute_dtype(device),
+    )
+
+
+def _compute_dtype(device: torch.device) -> torch.dtype:
+    """Autocast to float16 would need gradient scaling, so a device without bfloat16 computes in float32."""
+    return torch.bfloat16 if choose_dtype("auto", device) == torch.bfloat16 else torch.float32
 
 
 def _wait_for_first_version(store: WeightStore, stop: threading.Event, wait_s: float) -> WeightManifest:

@@ -88,19 +88,36 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
     servers = {"osd plain": {"4 clients": {**load, "tokens_per_s": 0.0}}, "osd speculative": {"4 clients": load}}
     write(tmp_path, "serve_m_2026-01-01.json", servers=servers)
     at = {"speculative_tokens_per_s": 300.0, "plain_tokens_per_s": 100.0, "generate_tokens_per_s": 50.0}
+    one = {**at, "weight_bytes_per_s": 2e12, "assisted_tokens_per_s": 60.0}
+    many = {**at, "weight_bytes_per_s": 1e12, "assisted_tokens_per_s": None}
     write(
         tmp_path,
         "shapes_gpu_2026-01-01.json",
         machine={"cpu": "Chip", "cores": 4, "gpu": "Card"},
         shape="1b",
         dtype="bfloat16",
+        drafter="model",
+        small_lm="135m",
         acceptance_asked=0.72,
         copy_bytes_per_s=4e12,
-        batches={"1": {**at, "weight_bytes_per_s": 2e12}, "16": {**at, "weight_bytes_per_s": 1e12}},
+        batches={"1": one, "16": many},
     )
     tpot = {"training": 12.0, "paused": 10.0, "ratio": 1.2}
     loads = {"0.2 queries/s": {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}}
     write(tmp_path, "training-cost_m_2026-01-01.json", benchmark="training_cost", loads=loads)
+    paused = {"tpot_p50_ms": 2.0, "tpot_p95_ms": 4.0, "tpot_p50_ratio": 1.0, "tpot_p95_ratio": 1.0}
+    beside = {"tpot_p50_ms": 3.0, "tpot_p95_ms": 8.0, "tpot_p50_ratio": 1.5, "tpot_p95_ratio": 2.0}
+    by_mode = {"paused": paused, **dict.fromkeys(("yielding", "always"), {**beside, "trained_tokens_per_s": 900.0})}
+    write(
+        tmp_path,
+        "shared-device_m_2026-01-01.json",
+        benchmark="shared_device",
+        shape="1b",
+        dtype="bfloat16",
+        busy_asked=0.3,
+        max_utilisation=0.5,
+        loads={"closed": by_mode, "open": by_mode},
+    )
     swap = {"rows": 1, "swap_ms": 5.0, "step_ms": 10.0, "steps": 0.5, "longest_step_ms": 15.0}
     write(tmp_path, "swap_m_2026-01-01.json", rows=[swap])
     write(tmp_path, "other_m_2026-01-01.json")
@@ -114,22 +131,33 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
         "Over HTTP": [["4 clients", "50.0", "0.0", "", "40 ms", "40 ms"]],
         "By a model's shape": [
             [
-                "1b, random bfloat16 weights, 1 query",
+                "1b, random bfloat16 weights, a small LM (135m) as drafter, 1 query",
                 "300.0 (acceptance set to 0.72)",
                 "100.0 (3.00x)",
                 "50.0 (6.00x)",
+                "60.0 (5.00x)",
                 "2,000 GB/s = 0.50",
             ],
             [
-                "1b, random bfloat16 weights, 16 queries",
+                "1b, random bfloat16 weights, a small LM (135m) as drafter, 16 queries",
                 "300.0 (acceptance set to 0.72)",
                 "100.0 (3.00x)",
                 "50.0 (6.00x)",
+                "",
                 "1,000 GB/s = 0.25",
             ],
         ],
         "A token's time beside training / with training paused": [
             ["0.2 queries/s", "9", "12.0 / 10.0 ms = 1.20", "12.0 / 10.0 ms = 1.20"]
+        ],
+        "A token's time beside training on the same device / with training paused": [
+            [f"1b, random bfloat16 weights, {what}", "900", "3.00 / 2.00 ms = 1.50", "8.00 / 4.00 ms = 2.00"]
+            for what in (
+                "one query at a time, training while the engine is less than 50% busy",
+                "one query at a time, training always",
+                "queries by chance, 30% busy, training while the engine is less than 50% busy",
+                "queries by chance, 30% busy, training always",
+            )
         ],
         "Hot swap": [["1 query", "10.0 ms", "5.0 ms", "0.50", "15.0 ms"]],
     }

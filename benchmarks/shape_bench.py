@@ -1,0 +1,190 @@
+"""An engine over a random model of a shape, whose drafter has a set acceptance; what `benchmarks.shapes` measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.contenders import Run
+from benchmarks.machine import wait_for
+from benchmarks.random_models import Shape, character_codec, random_llama
+from benchmarks.synthetic_drafter import SyntheticDrafter
+from osd.config import Config, EngineConfig, SpeculationConfig
+from osd.drafters.feature import FeatureDrafter
+from osd.drafters.feature_net import FeatureConfig, FeatureNet
+from osd.drafters.model import ModelDrafter
+from osd.engine import Engine
+from osd.models.target import Target
+from osd.protocols import Drafter
+from osd.types import Request, SamplingParams, TokenDelta
+
+_WINDOW_TOKENS = 256
+"""How far back the `feature` drafter looks: osd's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One batch of answers."""
+
+    run: Run
+    answers: list[list[int]]
+    """A speculative one ends with the timed rounds."""
+    num_accepted: int
+    num_judged: int
+    """Proposed tokens up to each round's first wrong one; accepted / judged is what the drafter's acceptance sets."""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """All runs of one batch size."""
+
+    plain: list[Run] = field(default_factory=list)
+    fast: list[Run] = field(default_factory=list)
+    num_accepted: int = 0
+    num_judged: int = 0
+    num_answers: int = 0
+    num_equal: int = 0
+    """Speculative answers that are the plain ones, token by token, as far as they go."""
+
+    def add(self, decoded: Decoded, reference: list[list[int]]) -> None:
+        """Count a speculative run in."""
+        self.num_accepted += decoded.num_accepted
+        self.num_judged += decoded.num_judged
+        self.num_answers += len(reference)
+        pairs = zip(decoded.answers, reference, strict=True)
+        self.num_equal += sum(answer == plain[: len(answer)] for answer, plain in pairs)
+
+
+class ShapeBench:
+    """An engine over a random model, with a drafter of a set acceptance.
+
+    Args:
+        model: of that shape.
+        shape: its sizes.
+        drafter_shape: of the small LM that drafts; None: osd's `feature` layer does.
+        max_rows: the largest batch.
+        length: tokens proposed each round.
+        acceptance: the drafter's.
+        context_tokens: length of every prompt.
+        answer_tokens: length of every answer.
+        seed: of the drafter's weights, and of the spoiling.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        shape: Shape,
+        *,
+        drafter_shape: Shape | None = None,
+        max_rows: int,
+        length: int,
+        acceptance: float,
+        context_tokens: int,
+        answer_tokens: int,
+        seed: int = 0,
+    ) -> None:
+        if answer_tokens < 4 * (length + 1):
+            raise ValueError(f"answers of {answer_tokens} tokens leave no rounds to time; take {4 * (length + 1)}")
+        self.length, self._answer_tokens = length, answer_tokens
+        most_tokens = context_tokens + answer_tokens + length + 1
+        target = Target(
+            model,
+            target_id="random",
+            eos_ids=frozenset(),
+            num_slots=max_rows,
+            max_context_tokens=most_tokens,
+            max_new_tokens=max(context_tokens, length + 1),
+            max_round_tokens=length + 1,
+        )
+        drafter: Drafter
+        if drafter_shape is None:
+            drafter = _feature_drafter(target, shape, max_rows, length, seed)
+        else:
+            drafter = ModelDrafter(
+                random_llama(drafter_shape, target.lm.device, seed),
+                num_slots=max_rows,
+                max_context_tokens=most_tokens,
+                target_vocab_tokens=shape.vocab_tokens,
+            )
+        self.device = target.lm.device
+        self.drafter = SyntheticDrafter(
+            drafter,
+            device=self.device,
+            num_slots=max_rows,
+            vocab_tokens=shape.vocab_tokens,
+            acceptance=acceptance,
+            seed=seed,
+        )
+        config = Config(
+            # All prompts are read in one step, or the first rows would end before the last begin.
+            engine=EngineConfig(max_slots=max_rows, prefill_chunk_tokens=max_rows * context_tokens),
+            speculation=SpeculationConfig(max_length=length),
+        )
+        self.engine = Engine(config, target, character_codec(shape.vocab_tokens, most_tokens), self.drafter)
+
+    def compare(self, prompts: Sequence[Sequence[int]], repeats: int) -> Comparison:
+        """Plain and speculative in turn; the first turn warms up, and tells the drafter the answers."""
+        reference = self.decode(prompts, 0).answers
+        found = Comparison()
+        for repeat in range(repeats + 1):
+            self.drafter.remember(prompts, reference)
+            plain, fast = self.decode(prompts, 0), self.decode(prompts, self.length)
+            if repeat:
+                found.plain.append(plain.run)
+                found.fast.append(fast.run)
+                found.add(fast, reference)
+        return found
+
+    def decode(self, prompts: Sequence[Sequence[int]], length: int) -> Decoded:
+        """Answer prompts greedily, proposing `length` tokens each round."""
+        params = SamplingParams(temperature=0.0, max_tokens=self._answer_tokens, ignore_eos=True)
+        answers: dict[str, list[int]] = {str(number): [] for number in range(len(prompts))}
+        for name, prompt in zip(answers, prompts, strict=True):
+            self.engine.submit(
+                Request(request_id=name, prompt_ids=tuple(prompt), params=params, speculation_length=length)
+            )
+        _add(answers, self.engine.step())  # reads all prompts; the first round comes with it
+        before, rounds, counts = dict(self.engine.counters.values), 0, []
+        wait_for(self.device)
+        started_s = time.perf_counter()
+        while all(self._answer_tokens - len(ids) > length for ids in answers.values()):
+            deltas = self.engine.step()
+            _add(answers, deltas)
+            counts += [len(delta.token_ids) for delta in deltas]
+            rounds += 1
+        wait_for(self.device)
+        decode_s = time.perf_counter() - started_s
+        after = dict(self.engine.counters.values)
+        for name in answers:  # with fewer rows, or fewer tokens to propose, rounds are others
+            self.engine.cancel(name)
+        run = Run.of_engine(before, after, decoded_tokens=sum(counts), decode_s=decode_s, rounds=rounds)
+        num_judged = sum(min(count, length) for count in counts)
+        return Decoded(run, list(answers.values()), int(after["accepted_total"] - before["accepted_total"]), num_judged)
+
+
+def feature_config(shape: Shape) -> FeatureConfig:
+    """Of the `feature` drafter for a target of this shape."""
+    return FeatureConfig.for_target(shape.hidden_size, shape.vocab_tokens, shape.draft_vocab_tokens, _WINDOW_TOKENS)
+
+
+def _feature_drafter(target: Target, shape: Shape, num_slots: int, length: int, seed: int) -> FeatureDrafter:
+    """Untrained."""
+    config = feature_config(shape)
+    drafter = FeatureDrafter(
+        config,
+        target.shared_rows(),
+        num_slots=num_slots,
+        max_context_tokens=target.max_context_tokens,
+        max_length=length,
+    )
+    net = FeatureNet(config)
+    net.reset_parameters(seed)
+    drafter.prepare(net.state_dict(), 1)()
+    return drafter
+
+
+def _add(answers: dict[str, list[int]], deltas: list[TokenDelta]) -> None:
+    for delta in deltas:
+        answers[delta.request_id] += delta.token_ids
