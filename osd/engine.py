@@ -19,7 +19,7 @@ from osd.calibrate import calibrate
 from osd.config import Config
 from osd.counters import Counters
 from osd.models.target import Target
-from osd.models.transfer import upload
+from osd.models.transfer import staged
 from osd.outcome import BONUS
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, OutcomeRecorder, SwapIn
@@ -241,9 +241,10 @@ class Engine:
     def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[list[int]], Tensor]:
         """One target pass over every row's last token and its proposal, and the tokens that each row may keep."""
         starts = [sequence.num_tokens - 1 for sequence in rows]
-        last_B1 = upload([[sequence.output_ids[-1]] for sequence in rows], self.target.lm.device)
-        ids_BQ = last_B1
+        device = self.target.lm.device
+        ids_BQ = staged([[sequence.output_ids[-1]] for sequence in rows], device)
         if proposal is not None:
+            last_B1 = ids_BQ.to(device, non_blocking=True)
             ids_BQ = torch.cat((last_B1, proposal.token_ids_BK[:, : max(proposal.lengths)]), dim=1)
         output = self.target.read(0, ids_BQ, starts)
         assert output.logits_BQV is not None

@@ -135,7 +135,8 @@ class SlotModel:
 
         Args:
             first_row: the pass covers rows `first_row .. first_row + B - 1`.
-            ids_BQ: new tokens; rows shorter than Q are padded with any id, whose output is meaningless.
+            ids_BQ: new tokens, on the device or `staged`; rows shorter than Q are padded with any id, whose output is
+                meaningless.
             starts: positions already cached, by row.
             logits: "all" positions, the "last" one only, or "none" (then only the last is computed, and dropped).
             by_kernels: see `FusedLM`; a captured pass chooses for itself.
@@ -143,6 +144,7 @@ class SlotModel:
         is_round = logits == "all" and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens
         if self._graphs is not None and is_round:
             return self._replay(self._graphs, ids_BQ, starts)
+        ids_BQ = ids_BQ.to(self.device, non_blocking=True)
         self.window.set(first_row, starts, ids_BQ.shape[1])
         if self._fused is not None:
             return PassOutput(*self._fused(ids_BQ, self.window, logits=logits, by_kernels=by_kernels))

@@ -17,8 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 64
-"""Positions that a program looks at in one step."""
+_BLOCK, _BLOCK_OF_MANY = 128, 64
+"""Positions that a program looks at in one step: few steps, for each waits for the one before. But many query rows leave
+too few registers."""
+_MANY_ROWS = 64
+_NUM_STAGES = 2
 _SHORTEST_PIECE = 256
 _SMALLEST_TILE = 16
 """That a product of tiles takes."""
@@ -200,7 +203,9 @@ def look_in_pieces(
     group = num_heads // num_key_heads
     num_pieces = -(-_ENOUGH_PROGRAMS // (num_rows * num_key_heads))
     num_pieces = max(min(num_pieces, -(-num_seen // _SHORTEST_PIECE)), 1)
-    piece_tokens = _BLOCK * -(-num_seen // (_BLOCK * num_pieces))
+    query_rows = _tile(num_new * group)
+    block = _BLOCK if query_rows < _MANY_ROWS else _BLOCK_OF_MANY
+    piece_tokens = block * -(-num_seen // (block * num_pieces))
     attended = heads_BQXD.new_empty(num_rows * num_new, num_heads * size)
     said = torch.empty(num_rows, num_key_heads, num_pieces, num_new * group, device=heads_BQXD.device)
     is_alone = num_pieces == 1
@@ -221,8 +226,8 @@ def look_in_pieces(
         heads_BQXD, keys_BMLD, values_BMLD, starts_B, firsts, cos_ED, sin_ED, attended if ahead is None else ahead,
         attended, tops, totals, sums, row_stride, head_stride, position_stride, num_rows, num_new, num_seen,
         len(cos_ED), piece_tokens, num_pieces, reach, scale * math.log2(math.e), num_ahead,
-        ROWS=_tile(num_new * group), NEW=triton.next_power_of_2(num_new), BLOCK=_BLOCK, AHEAD_BLOCK=_AHEAD_BLOCK,
-        IS_ALONE=is_alone, **sizes,
+        ROWS=query_rows, NEW=triton.next_power_of_2(num_new), BLOCK=block, AHEAD_BLOCK=_AHEAD_BLOCK,
+        IS_ALONE=is_alone, num_stages=_NUM_STAGES, **sizes,
     )  # fmt: skip
     if not is_alone:
         _weigh_pieces[(num_rows, num_key_heads, num_new * group)](
