@@ -138,6 +138,8 @@ def _start_ray(config: Config, stack: ExitStack) -> None:
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
     # Ray gives its workers a low priority; the engine must have the ordinary one, or the trainer's would be no lower.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Actors ask for no GPU of their own, since engine and trainer may share one; Ray would hide it from them.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # oneDNN keeps compiled products by shape, 1,024 of them: with prompts of every length, that alone is a gigabyte.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     options: dict[str, Any] = {"namespace": config.cluster.namespace, "log_to_driver": False}

@@ -18,8 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK, _BLOCK_OF_MANY = 128, 64
-"""Positions that a program looks at in one step: few steps, for each waits for the one before. Many query rows leave too
-few registers for that."""
+"""Positions that a program looks at in one step: few steps, for each waits for the one before.
+
+Many query rows leave too few registers for that."""
 _MANY_ROWS = 64
 _NUM_STAGES = 2
 _SHORTEST_PIECE = 256
