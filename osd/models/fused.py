@@ -142,12 +142,11 @@ class FusedLM:
         if self._compiled is not None:
             hidden_RH = self._compiled(x_RH, window)
         else:
-            places = self.cache, window, *self._rotation
-            sizes = {"num_key_heads": self._num_key_heads, **self._heads}
+            way = PiecewiseAttention if by_kernels else SdpaAttention
+            attend = way(self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads)
             if by_kernels:
-                hidden_RH = read_layers(self._layers, x_RH, PiecewiseAttention(*places, **sizes), self._norm)
+                hidden_RH = read_layers(self._layers, x_RH, attend, self._norm)
             else:
-                attend = SdpaAttention(*places, **sizes)
                 for index, layer in enumerate(self._layers):
                     x_RH = layer(index, x_RH, attend)
                 hidden_RH = _normed(x_RH, self._norm)

@@ -49,8 +49,8 @@ class PiecewiseAttention:
         self._rotation = cos_LD, sin_LD
         self._num_heads, self._scale, self._reaches, self._firsts_B = num_heads, scale, reaches, firsts_B
 
-    def __call__(self, layer: int, heads: Tensor, ahead: Tensor | None = None) -> Tensor:
-        """See `Attention`; `ahead` are weights that are read next, if that is known."""
+    def __call__(self, layer: int, heads: Tensor) -> Tensor:
+        """See `Attention`."""
         # Only where there is Triton is this ever called.
         from osd.models.gpu.pieces import look_in_pieces
 
@@ -64,5 +64,4 @@ class PiecewiseAttention:
             scale=self._scale,
             reach=self._reaches[layer],
             firsts_B=self._firsts_B,
-            ahead=ahead,
         )

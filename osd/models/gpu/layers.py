@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from osd.models.gpu.attention import PiecewiseAttention
+from osd.models.attention import Attention
 from osd.models.projections import DenseProjection
 
 
@@ -36,7 +36,7 @@ class Layer(Protocol):
         ...
 
 
-def read_layers(layers: Sequence[Layer], rows_RH: Tensor, attend: PiecewiseAttention, last_norm: Any) -> Tensor:
+def read_layers(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, last_norm: Any) -> Tensor:
     """The last hidden states, normed, `[R, H]`.
 
     Args:
@@ -67,9 +67,7 @@ def _are_few(rows_RI: Tensor) -> bool:
     return len(rows_RI) <= MOST_ROWS and rows_RI.dtype in (torch.bfloat16, torch.float16)
 
 
-def _read_few(
-    layers: Sequence[Layer], rows_RH: Tensor, attend: PiecewiseAttention, next_norms: Sequence[Any]
-) -> Tensor:
+def _read_few(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, next_norms: Sequence[Any]) -> Tensor:
     from osd.models.gpu.product import product, product_onto
     from osd.models.gpu.rows import enter, normed
 
@@ -78,8 +76,7 @@ def _read_few(
         qkv, out, gate_up, down = (layer.dense[name] for name in ("qkv", "attention_out", "gate_up", "down"))
         eps = layer.attention_norm.variance_epsilon
         heads = product(stream.scaled_RH, qkv, squares_TR=stream.squares_TR, eps=eps)
-        ahead = out.weight_OI if out.codes is None else out.codes.codes_OI
-        attended = attend(index, layer.norm_heads(heads), ahead=ahead)
+        attended = attend(index, layer.norm_heads(heads))
         stream = product_onto(attended, out, stream.rows_RH, layer.mlp_norm.weight)
         eps = layer.mlp_norm.variance_epsilon
         gated = product(stream.scaled_RH, gate_up, squares_TR=stream.squares_TR, eps=eps, is_gated=True)
@@ -87,16 +84,14 @@ def _read_few(
     return normed(stream.rows_RH, next_norms[-1].weight, next_norms[-1].variance_epsilon)
 
 
-def _read_many(
-    layers: Sequence[Layer], rows_RH: Tensor, attend: PiecewiseAttention, next_norms: Sequence[Any]
-) -> Tensor:
+def _read_many(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, next_norms: Sequence[Any]) -> Tensor:
     from osd.models.gpu.rows import added_and_normed, gated, normed
 
     first = layers[0].attention_norm
     normed_RH = normed(rows_RH, first.weight, first.variance_epsilon)
     for index, (layer, next_norm) in enumerate(zip(layers, next_norms, strict=True)):
-        out, heads = layer.dense["attention_out"], layer.norm_heads(layer.dense["qkv"](normed_RH))
-        mixed, norm = out(attend(index, heads, ahead=out.weight_OI)), layer.mlp_norm
+        attended = attend(index, layer.norm_heads(layer.dense["qkv"](normed_RH)))
+        mixed, norm = layer.dense["attention_out"](attended), layer.mlp_norm
         rows_RH, normed_RH = added_and_normed(rows_RH, mixed, norm.weight, norm.variance_epsilon)
         mixed, norm = layer.dense["down"](gated(layer.dense["gate_up"](normed_RH))), next_norm
         rows_RH, normed_RH = added_and_normed(rows_RH, mixed, norm.weight, norm.variance_epsilon)

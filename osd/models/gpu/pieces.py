@@ -29,21 +29,6 @@ _SMALLEST_TILE = 16
 _ENOUGH_PROGRAMS = 264
 """Two for each of an H200's 132 multiprocessors: more pieces than that only add to what is weighed together."""
 _FAR = 1 << 30
-_AHEAD_BLOCK = 8192
-_AHEAD_PROGRAMS = 240
-_AHEAD_BYTES = 16 << 20
-"""What is read ahead while few programs look back: no more than stays in an H200's cache of 50 MB."""
-
-
-@triton.jit
-def _read_ahead(weights, num_weights, sharer, num_sharers, nowhere, BLOCK: tl.constexpr):
-    """Bring weights into the device's cache; nothing is done with them."""
-    most = tl.full([BLOCK], 0.0, tl.float32)
-    for first in range(sharer * BLOCK, num_weights, num_sharers * BLOCK):
-        place = first + tl.arange(0, BLOCK)
-        most = tl.maximum(most, tl.load(weights + place, mask=place < num_weights, other=0.0).to(tl.float32))
-    # Never so; but what is used for nothing is not even loaded.
-    tl.store(nowhere + tl.arange(0, BLOCK), most.to(nowhere.dtype.element_ty), mask=most > 3e38)
 
 
 @triton.jit
@@ -55,23 +40,13 @@ def _turned(x, swapped, angle, cos, sin, is_there):
 
 @triton.jit
 def _look_at_piece(
-    heads, keys, values, starts, firsts, cos, sin, ahead, attended, tops, totals, sums, row_stride, head_stride,
-    position_stride, num_rows, num_new, num_seen, num_known, piece_tokens, num_pieces, reach, scale, num_ahead,
-    NUM_KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, NEW: tl.constexpr, SIZE: tl.constexpr,
-    SIZE_UP: tl.constexpr, BLOCK: tl.constexpr, AHEAD_BLOCK: tl.constexpr, HAS_FIRSTS: tl.constexpr,
-    IS_ALONE: tl.constexpr
+    heads, keys, values, starts, firsts, cos, sin, attended, tops, totals, sums, row_stride, head_stride,
+    position_stride, num_new, num_seen, num_known, piece_tokens, num_pieces, reach, scale, NUM_KEY_HEADS: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, NEW: tl.constexpr, SIZE: tl.constexpr, SIZE_UP: tl.constexpr,
+    BLOCK: tl.constexpr, HAS_FIRSTS: tl.constexpr, IS_ALONE: tl.constexpr
 ):  # fmt: skip
-    """What one key head's query rows see in one piece: programs `[B * M * C]`; those beyond that read ahead."""
-    program, num_looking = tl.program_id(0), num_rows * NUM_KEY_HEADS * num_pieces
-    if program >= num_looking:
-        sharer, num_sharers = program - num_looking, tl.num_programs(0) - num_looking
-        _read_ahead(ahead, num_ahead, sharer, num_sharers, attended, AHEAD_BLOCK)
-        return
-    piece, head, row = (
-        program % num_pieces,
-        program // num_pieces % NUM_KEY_HEADS,
-        program // num_pieces // NUM_KEY_HEADS,
-    )
+    """What one key head's query rows see in one piece: programs `[B, M, C]`."""
+    row, head, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + row)
     # A row of padding stands beyond what is seen: it looks at nothing.
     end = tl.where(start < num_seen, tl.minimum(start + num_new, num_seen), 0)
@@ -182,7 +157,6 @@ def look_in_pieces(
     scale: float,
     reach: int | None,
     firsts_B: Tensor | None = None,
-    ahead: Tensor | None = None,
 ) -> Tensor:
     """What each query looks at, `[B * Q, N * D]`; the new positions' keys and values are kept.
 
@@ -197,7 +171,6 @@ def look_in_pieces(
         scale: of the scores.
         reach: how many positions back a query looks, with its own; None: all.
         firsts_B: each row's first position that may be looked at; None: 0.
-        ahead: weights that are read next: what looks back leaves most of the device idle.
     """
     num_rows, num_new, _, size = heads_BQXD.shape
     num_key_heads, num_seen = keys_BMLD.shape[1:3]
@@ -220,14 +193,10 @@ def look_in_pieces(
         "HAS_FIRSTS": firsts_B is not None,
     }  # fmt: skip
     row_stride, head_stride, position_stride, _ = keys_BMLD.stride()
-    num_looking = num_rows * num_key_heads * num_pieces
-    num_ahead = 0 if ahead is None else min(ahead.numel(), _AHEAD_BYTES // ahead.itemsize)
-    num_sharers = max(min(_AHEAD_PROGRAMS - num_looking, triton.cdiv(num_ahead, _AHEAD_BLOCK)), 0)
-    _look_at_piece[(num_looking + num_sharers,)](
-        heads_BQXD, keys_BMLD, values_BMLD, starts_B, firsts, cos_ED, sin_ED, attended if ahead is None else ahead,
-        attended, tops, totals, sums, row_stride, head_stride, position_stride, num_rows, num_new, num_seen,
-        len(cos_ED), piece_tokens, num_pieces, reach, scale * math.log2(math.e), num_ahead,
-        ROWS=query_rows, NEW=triton.next_power_of_2(num_new), BLOCK=block, AHEAD_BLOCK=_AHEAD_BLOCK,
+    _look_at_piece[(num_rows, num_key_heads, num_pieces)](
+        heads_BQXD, keys_BMLD, values_BMLD, starts_B, firsts, cos_ED, sin_ED, attended, tops, totals, sums, row_stride,
+        head_stride, position_stride, num_new, num_seen, len(cos_ED), piece_tokens, num_pieces, reach,
+        scale * math.log2(math.e), ROWS=query_rows, NEW=triton.next_power_of_2(num_new), BLOCK=block,
         IS_ALONE=is_alone, num_stages=_NUM_STAGES, **sizes,
     )  # fmt: skip
     if not is_alone:
