@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from benchmarks.contenders import Run
 from benchmarks.machine import wait_for
 from benchmarks.random_models import Shape, character_codec, random_llama
@@ -179,9 +181,10 @@ def _feature_drafter(target: Target, shape: Shape, num_slots: int, length: int, 
         max_context_tokens=target.max_context_tokens,
         max_length=length,
     )
-    net = FeatureNet(config)
-    net.reset_parameters(seed)
-    drafter.prepare(net.state_dict(), 1)()
+    device = target.lm.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+        torch.manual_seed(seed)
+        drafter.prepare(FeatureNet(config).state_dict(), 1)()
     return drafter
 
 

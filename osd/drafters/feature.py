@@ -61,7 +61,8 @@ class FeatureDrafter:
         self.config = config
         self._shared = shared
         self.device, self.dtype = shared.embedding_VH.device, shared.embedding_VH.dtype
-        self.net = FeatureNet(config).to(self.device, self.dtype).eval().requires_grad_(False)
+        with self.device:  # a large one's first weights take seconds to draw on a CPU
+            self.net = FeatureNet(config).to(self.dtype).eval().requires_grad_(False)
         """Captured work reads its very memory; else every swap brings another one."""
         length = max_context_tokens + config.window_tokens + 2 * (max_length + 1)
         head_size = config.hidden_size // config.num_heads
