@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
 _FADE = 0.995
 _PRIOR_ROUNDS = 8.0
@@ -50,11 +52,9 @@ class AcceptanceModel:
 
     def survival(self, row: RowAcceptance) -> list[float]:
         """P(the first d proposed tokens are all accepted), for d = 1 .. max_length."""
-        chain, survival = 1.0, []
-        for depth in range(1, self.max_length + 1):
-            chain *= min(self.at_depth(depth) * row.factor, 1.0)
-            survival.append(chain)
-        return survival
+        factor = row.factor
+        conditional = (accepted / reached for accepted, reached in zip(self._accepted, self._reached, strict=True))
+        return list(accumulate((min(one * factor, 1.0) for one in conditional), mul))
 
     def observe(self, rows: Sequence[RowAcceptance], proposed: Sequence[int], accepted: Sequence[int]) -> None:
         """Learn from one round of verdicts."""

@@ -7,6 +7,7 @@ drafting and verifying apart. A length that was slow once, on a busy machine, is
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import cache
 
 _SCALE_STEP = 0.05
 
@@ -32,6 +33,8 @@ class CostCurve:
                 ceiling_ms = min(ceiling_ms, points_ms[rows, tokens])
                 self._points_ms[rows, tokens] = ceiling_ms
         self.scale = 1.0
+        self._calibrated_ms = cache(self._interpolated_ms)
+        """Asked for a dozen times a round, and always the same."""
 
     def ms(self, rows: int, tokens: int) -> float:
         """Expected milliseconds."""
@@ -42,7 +45,7 @@ class CostCurve:
         ratio = took_ms / self.ms(rows, tokens)
         self.scale *= 1.0 + _SCALE_STEP * (min(max(ratio, 0.5), 2.0) - 1.0)
 
-    def _calibrated_ms(self, rows: int, tokens: int) -> float:
+    def _interpolated_ms(self, rows: int, tokens: int) -> float:
         low_rows, high_rows, share = _bracket(self._rows, rows)
         low = self._along_tokens(low_rows, tokens)
         return low + share * (self._along_tokens(high_rows, tokens) - low)

@@ -48,13 +48,14 @@ class Counters:
 
     def add_round(self, version: int, proposed: int, accepted: int, committed: int) -> None:
         """One row's round. One that proposed nothing is a plain round too: it counts as a round, of no version."""
-        self.add("rounds_total")
-        self.add("committed_total", committed)
+        values = self.values
+        values["rounds_total"] += 1
+        values["committed_total"] += committed
         if not proposed:
-            self.add("plain_rounds_total")
+            values["plain_rounds_total"] += 1
         else:
-            self.add("proposed_total", proposed)
-            self.add("accepted_total", accepted)
+            values["proposed_total"] += proposed
+            values["accepted_total"] += accepted
             counts = self.by_version[version]
             counts["rounds"] += 1
             counts["proposed"] += proposed

@@ -77,9 +77,10 @@ class GoodputPolicy:
         survivals = [self.acceptance.survival(row.acceptance) for row in rows]
         plain = len(rows) / self.verify.ms(len(rows), 1)
         best_length, best_goodput = 0, plain * _WORTH_IT
+        committed = float(len(rows))
         for length in range(1, self.config.max_length + 1):
-            committed = sum(
-                1.0 + sum(survival[: min(length, row.limit)]) for row, survival in zip(rows, survivals, strict=True)
+            committed += sum(
+                survival[length - 1] for row, survival in zip(rows, survivals, strict=True) if row.limit >= length
             )
             cost_ms = self.verify.ms(len(rows), length + 1) + self.draft.ms(len(rows), length)
             if committed / cost_ms > best_goodput:
@@ -96,8 +97,8 @@ class GoodputPolicy:
         verify_ms: float,
     ) -> None:
         """Learn from one round: verdicts by row, and what drafting and verifying took."""
-        self.acceptance.observe([row.acceptance for row in rows], proposed, accepted)
         self.verify.observe(len(rows), max(proposed) + 1, verify_ms)
         if max(proposed):
+            self.acceptance.observe([row.acceptance for row in rows], proposed, accepted)
             num_drafted = max(row for row, length in enumerate(proposed) if length) + 1
             self.draft.observe(num_drafted, max(proposed), draft_ms)

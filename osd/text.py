@@ -120,8 +120,10 @@ class AnswerText:
         self._append(after[len(before) :])
 
     def _append(self, text: str) -> None:
-        searched_from = max(0, len(self._text) - self._longest_stop_chars)
         self._text += text
+        if not self._stop:
+            return
+        searched_from = max(0, len(self._text) - len(text) - self._longest_stop_chars)
         found = [at for stop in self._stop if (at := self._text.find(stop, searched_from)) >= 0]
         if found:
             self._text = self._text[: min(found)]
@@ -135,7 +137,9 @@ class AnswerText:
             before = self._codec.decode(self._ids[self._prefix : self._read])
             self._append(self._codec.decode(self._ids[self._prefix :])[len(before) :])
             self._read = len(self._ids)
-        end = len(self._text) if final or self.stopped else len(self._text) - self._held_back()
+        end = len(self._text)
+        if self._stop and not (final or self.stopped):
+            end -= self._held_back()
         start, self._emitted_chars = self._emitted_chars, max(end, self._emitted_chars)
         return self._text[start:end]
 

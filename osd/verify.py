@@ -34,15 +34,16 @@ def verify_rows(
     """
     lengths = list(proposal.lengths) if proposal is not None else [0] * len(rows)
     num_proposed = max(lengths)
-    proposed_BK = _proposed(proposal, num_proposed, logits_BQV)
     params = [sequence.request.params for sequence in rows]
-    columns = [] if proposal is None else [proposed_BK]
+    is_greedy_B = [one.is_greedy for one in params]
+    columns = [] if proposal is None else [_proposed(proposal, num_proposed, logits_BQV)]
     penalised_BQV = logits_BQV
     if any(one.has_penalties for one in params):
-        penalised_BQV, best_BQ = _penalised(logits_BQV, rows, proposed_BK), None
-    if any(one.is_greedy for one in params):
+        penalised_BQV, best_BQ = _penalised(logits_BQV, rows, _proposed(proposal, num_proposed, logits_BQV)), None
+    if any(is_greedy_B):
         columns.append(most_likely(penalised_BQV) if best_BQ is None else best_BQ)
-    if not all(one.is_greedy for one in params):
+    if not all(is_greedy_B):
+        proposed_BK = _proposed(proposal, num_proposed, logits_BQV)
         verdicts_B2 = proposed_BK.new_zeros(len(rows), 2)
         # Apart, so that nobody's draws depend on the company: what is penalised is float32, and judged by other code.
         for has_penalties, own_BQV in ((False, logits_BQV), (True, penalised_BQV)):
@@ -54,8 +55,8 @@ def verify_rows(
     # The round's one wait for the device: all that the host needs to know comes in one copy.
     known = (columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)).tolist()
     committed = []
-    for sequence, length, ids in zip(rows, lengths, known, strict=True):
-        if sequence.request.params.is_greedy:
+    for is_greedy, length, ids in zip(is_greedy_B, lengths, known, strict=True):
+        if is_greedy:
             committed.append(match_greedy(ids[num_proposed:], ids[:length]))
         else:
             *_, num_accepted, next_token = ids

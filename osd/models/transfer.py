@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ def upload(values: Any, device: torch.device) -> Tensor:
 
 def staged(values: Any, device: torch.device) -> Tensor:
     """Numbers as a tensor on the host, from where a copy to the device makes nobody wait."""
-    tensor = values if isinstance(values, Tensor) else torch.tensor(values)
+    tensor = values if isinstance(values, Tensor) else _tensor(values)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
@@ -56,6 +57,12 @@ def used_here(tensor: Tensor) -> Tensor:
     if tensor.device.type == "cuda":
         tensor.record_stream(torch.cuda.current_stream(tensor.device))
     return tensor
+
+
+def _tensor(values: Any) -> Tensor:
+    """By way of numpy, which reads lists in half the time that torch needs."""
+    array = np.array(values)
+    return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
 
 
 def _nothing() -> None:

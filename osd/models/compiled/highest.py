@@ -16,21 +16,29 @@ _LOWEST = np.int16(-32768)
 
 @inner
 def highest(logits_V: Array, ids_K: Array, values_K: Array) -> None:
-    """The K greatest of bfloat16 with their indices, best first; of equal ones, the first."""
-    ids_K[:] = 0
-    order_K = np.full(len(ids_K), _LOWEST)
+    """The K greatest of bfloat16 with their indices, best first; of equal ones, the first.
+
+    None of them is below the least of the K greatest that chunks have, so that few chunks are looked through.
+    """
     bits_V, last = logits_V.view(np.int16), len(ids_K) - 1
-    for start in range(0, len(bits_V), _CHUNK):
-        chunk = bits_V[start : start + _CHUNK]
+    most_C = np.empty((len(bits_V) + _CHUNK - 1) // _CHUNK, np.int16)
+    order_K = np.full(len(ids_K), _LOWEST)
+    for c in range(len(most_C)):
+        chunk = bits_V[c * _CHUNK : (c + 1) * _CHUNK]
         most = _LOWEST
         for i in range(len(chunk)):
             most = max(most, _flipped(chunk[i]))
-        if most <= order_K[last]:  # nearly always, so that this costs no more than the loop above
-            continue
-        for i in range(len(chunk)):
-            order = _flipped(chunk[i])
-            if order > order_K[last]:
-                _insert(order, start + i, ids_K, order_K)
+        most_C[c] = most
+        if most > order_K[last]:
+            _insert(most, c, ids_K, order_K)
+    order_K[:] = max(order_K[last], _LOWEST + 1) - 1  # which the least itself is above
+    ids_K[:] = 0
+    for c in range(len(most_C)):
+        if most_C[c] > order_K[last]:
+            for i in range(c * _CHUNK, min((c + 1) * _CHUNK, len(bits_V))):
+                order = _flipped(bits_V[i])
+                if order > order_K[last]:
+                    _insert(order, i, ids_K, order_K)
     for k in range(len(values_K)):
         values_K[k] = widen(logits_V[ids_K[k]])
 
