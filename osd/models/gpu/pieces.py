@@ -24,6 +24,7 @@ Many query rows leave too few registers for that."""
 _MANY_ROWS = 64
 _NUM_STAGES = 2
 _SHORTEST_PIECE = 256
+_FEWEST_NEW = 8
 _SMALLEST_TILE = 16
 """That a product of tiles takes."""
 _ENOUGH_PROGRAMS = 264
@@ -38,7 +39,11 @@ def _turned(x, swapped, angle, cos, sin, is_there):
     return (turned + swapped.to(tl.float32) * tl.load(sin + angle, mask=is_there, other=0.0).to(tl.float32)).to(x.dtype)
 
 
-@triton.jit
+# Not compiled anew for every number of new positions or pieces.
+_SIZES = ["num_new", "num_seen", "num_known", "num_pieces"]
+
+
+@triton.jit(do_not_specialize=_SIZES)
 def _look_at_piece(
     heads, keys, values, starts, firsts, cos, sin, attended, tops, totals, sums, row_stride, head_stride,
     position_stride, num_new, num_seen, num_known, piece_tokens, num_pieces, reach, scale, NUM_KEY_HEADS: tl.constexpr,
@@ -116,7 +121,7 @@ def _look_at_piece(
         tl.store(sums + said[:, None] * SIZE + d[None, :], sum_, mask=is_said[:, None] & is_within)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _weigh_pieces(
     starts, firsts, attended, tops, totals, sums, num_new, num_seen, piece_tokens, num_pieces, reach,
     NUM_KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, SIZE_UP: tl.constexpr, PIECES: tl.constexpr,
@@ -196,7 +201,7 @@ def look_in_pieces(
     _look_at_piece[(num_rows, num_key_heads, num_pieces)](
         heads_BQXD, keys_BMLD, values_BMLD, starts_B, firsts, cos_ED, sin_ED, attended, tops, totals, sums, row_stride,
         head_stride, position_stride, num_new, num_seen, len(cos_ED), piece_tokens, num_pieces, reach,
-        scale * math.log2(math.e), ROWS=query_rows, NEW=triton.next_power_of_2(num_new), BLOCK=block,
+        scale * math.log2(math.e), ROWS=query_rows, NEW=max(triton.next_power_of_2(num_new), _FEWEST_NEW), BLOCK=block,
         IS_ALONE=is_alone, num_stages=_NUM_STAGES, **sizes,
     )  # fmt: skip
     if not is_alone:

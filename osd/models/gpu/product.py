@@ -55,7 +55,8 @@ def _weights(place, is_there, IS_EVEN: tl.constexpr):
     return tl.load(place, mask=is_there, other=0.0, eviction_policy="evict_first")
 
 
-@triton.jit
+# Not compiled anew for every number of rows.
+@triton.jit(do_not_specialize=["num_rows", "num_tiles"])
 def _product(
     inputs, weights, steps, bias, squares, residual, next_norm, outputs, next_scaled, next_squares, num_rows,
     num_outputs, num_inputs, num_tiles, eps, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, PARTS: tl.constexpr,
@@ -169,14 +170,16 @@ def _launch(
     if next_norm is not None:
         next_scaled = torch.empty_like(outputs_RO)
         next_squares = inputs_RI.new_empty(num_programs, rows, dtype=torch.float32)
-    num_tiles = 1 if squares_TR is None else len(squares_TR)
+    num_tiles = most_tiles = 1
+    if squares_TR is not None:  # of however many tiles, or it would be compiled for each
+        num_tiles, most_tiles = len(squares_TR), triton.next_power_of_2(triton.cdiv(num_inputs, _TILE.outputs))
     steps = None if codes is None else codes.steps_O
     # Where there is nothing to point to, a pointer is not used.
     read = [outputs_RO if one is None else one for one in (steps, bias, squares_TR, residual, next_norm)]
     _product[(num_programs,)](
         inputs_RI, weights_OI, *read, outputs_RO, next_scaled, next_squares, num_rows, num_outputs, num_inputs,
         num_tiles, eps, ROWS=rows, OUTPUTS=tile.outputs, PARTS=_NUM_WARPS, INPUTS=tile.inputs,
-        TILES=triton.next_power_of_2(num_tiles), STAGES=tile.num_stages,
+        TILES=most_tiles, STAGES=tile.num_stages,
         IS_EVEN=num_inputs % (_NUM_WARPS * tile.inputs) == 0, HAS_STEPS=codes is not None, HAS_BIAS=bias is not None,
         HAS_NORM=squares_TR is not None, IS_GATED=is_gated, HAS_RESIDUAL=residual is not None,
         HAS_NEXT=next_norm is not None, num_warps=_NUM_WARPS,
