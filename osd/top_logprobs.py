@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osd.models.compiled import logits as compiled
+from osd.models.compiled.arguments import Array
 from osd.models.compiled.logits import can_look_through
 from osd.models.transfer import arrival, download, upload
 from osd.types import TokenLogprob
@@ -25,11 +26,11 @@ _CHUNK_TOKENS = 64
 class _Round(NamedTuple):
     """Of a whole round's N committed positions, row after row."""
 
-    chosen_N: Tensor
-    ids_NK: Tensor
-    logprobs_NK: Tensor
+    chosen_N: Tensor | Array
+    ids_NK: Tensor | Array
+    logprobs_NK: Tensor | Array
     wait: Callable[[], None]
-    """To be called before the tensors are read: they may still be on their way from the device."""
+    """To be called before the rest is read: it may still be on its way from the device."""
 
 
 class TopLogprobs(NamedTuple):
@@ -54,7 +55,9 @@ class TopLogprobs(NamedTuple):
         """Log-probabilities of the committed, `[N]`; the most likely, `[N, K]` int32, best first; and theirs."""
         whole, here = self.of_round, slice(self.start, self.stop)
         whole.wait()
-        return whole.chosen_N[here], whole.ids_NK[here, : self.top_k], whole.logprobs_NK[here, : self.top_k]
+        of_row = whole.chosen_N[here], whole.ids_NK[here, : self.top_k], whole.logprobs_NK[here, : self.top_k]
+        chosen_N, ids_NK, logprobs_NK = (torch.as_tensor(one) for one in of_row)
+        return chosen_N, ids_NK, logprobs_NK
 
     def for_client(self, tokens: Sequence[int]) -> tuple[TokenLogprob, ...]:
         """As a delta carries them."""

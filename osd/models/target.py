@@ -63,6 +63,9 @@ class Target:
             num_slots, length, self.lm.hidden_size, dtype=self.lm.dtype, device=self.lm.device
         )
         self.lm.kept_SLH = self.hidden_SLH
+        self._is_on_cpu = self.lm.device.type == "cpu"
+        if self._is_on_cpu:  # where nothing writes faster than numpy
+            self._tokens, self._hidden = self.tokens_SL.numpy(), array(self.hidden_SLH)
 
     def shared_rows(self) -> SharedRows:
         """The embedding and head, for a drafter to share."""
@@ -79,10 +82,9 @@ class Target:
 
     def write_rows(self, starts: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Note known tokens of rows 0, 1, …, all at once."""
-        if self.lm.device.type == "cpu":  # where nothing is faster than numpy
-            tokens_SL = self.tokens_SL.numpy()
+        if self._is_on_cpu:
             for row, (start, one) in enumerate(zip(starts, ids, strict=True)):
-                tokens_SL[row, start : start + len(one)] = one
+                self._tokens[row, start : start + len(one)] = one
             return
         length, known = self.tokens_SL.shape[1], [token for one in ids for token in one]
         firsts = [row * length + start for row, start in enumerate(starts)]
@@ -96,10 +98,9 @@ class Target:
         window = self.lm.window
         if output.is_kept:
             return output
-        if self.lm.device.type == "cpu":  # as above
-            hidden_SLH = array(self.hidden_SLH)
+        if self._is_on_cpu:
             for row, (start, hidden_QH) in enumerate(zip(starts, array(output.hidden_BQH), strict=True), first_row):
-                hidden_SLH[row, start : start + window.num_new] = hidden_QH
+                self._hidden[row, start : start + window.num_new] = hidden_QH
         else:
             self.hidden_SLH[window.rows_B1, window.positions_BQ] = output.hidden_BQH
         return output

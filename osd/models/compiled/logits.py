@@ -30,14 +30,14 @@ def greatest(logits: Tensor) -> Tensor:
     return torch.from_numpy(look.ids_NK.astype(np.int64)).view(logits.shape[:-1])
 
 
-def top_logprobs(logits_RV: Tensor, places_N: Array, chosen_ids_N: Array, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+def top_logprobs(logits_RV: Tensor, places_N: Array, chosen_ids_N: Array, top_k: int) -> tuple[Array, Array, Array]:
     """Log-probabilities of the chosen, `[N]`, and the K greatest, `[N, K]`: int32 indices, then log-probabilities.
 
     Places and chosen are int64.
     """
     look = look_at(places_N, chosen_ids_N, top_k)
     _kernels().highest(logits_RV, look)
-    return torch.from_numpy(look.chosen_N), torch.from_numpy(look.ids_NK), torch.from_numpy(look.values_NK)
+    return look.chosen_N, look.ids_NK, look.values_NK
 
 
 def _kernels() -> Kernels:
