@@ -14,9 +14,8 @@ from numba.extending import overload
 
 from osd.models.compiled.bits import Array, exp, inner, narrow, widen
 from osd.models.compiled.rows import norm
-from osd.models.compiled.tile import sums
+from osd.models.compiled.tile import rows_at_once, sums
 from osd.models.compiled.tiling import WIDTH
-from osd.models.compiled.vectors import ROWS
 
 _LOWEST = np.float32(-1e30)
 """Below every score; fast maths knows no infinity."""
@@ -106,7 +105,7 @@ def look(
 @inner
 def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
     """Every query's product with every key; what is beyond the last key is meaningless."""
-    keys_LS = keys_LD.view(np.uint32)
+    keys_LS, at_once = keys_LD.view(np.uint32), rows_at_once(query_PD)
     tile_SW = np.zeros((1 + keys_LS.shape[1], WIDTH), np.uint32)
     steps_SW = tile_SW[1:]
     for at in range(0, len(keys_LS), WIDTH):
@@ -114,8 +113,8 @@ def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
         for s in range(len(steps_SW)):
             for w in range(len(block_WS)):
                 steps_SW[s, w] = block_WS[w, s]
-        for p in range(0, len(query_PD), ROWS):
-            sums(query_PD[p : p + ROWS], tile_SW.ctypes.data, score_PL[p:, at:])
+        for p in range(0, len(query_PD), at_once):
+            sums(query_PD[p : p + at_once], tile_SW.ctypes.data, score_PL[p:, at:])
 
 
 @inner
@@ -140,12 +139,12 @@ def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Ar
 @inner
 def _mix(share_PL: Array, values_LD: Array, mixed_PD: Array) -> None:
     """The values' mean by their shares."""
-    num_seen, size = values_LD.shape
+    size, at_once = values_LD.shape[1], rows_at_once(share_PL)
     tile_SW = np.zeros((1 + share_PL.shape[1] * share_PL.itemsize // 4, WIDTH), np.uint32)
     for d in range(0, size, WIDTH):
         _lay_out(values_LD, d, tile_SW[1:])
-        for p in range(0, len(share_PL), ROWS):
-            sums(share_PL[p : p + ROWS], tile_SW.ctypes.data, mixed_PD[p:, d:])
+        for p in range(0, len(share_PL), at_once):
+            sums(share_PL[p : p + at_once], tile_SW.ctypes.data, mixed_PD[p:, d:])
 
 
 def _lay_out(values_LD: Array, start: int, tile_SW: Array) -> None:

@@ -111,7 +111,10 @@ def array(tensor: Tensor) -> Array:
 
 
 def _digest(folder: Path) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
+    from osd.models.compiled.amx import HAS_AMX  # the same processor may be allowed it or not
+
+    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    return hashlib.sha256(sources + bytes([HAS_AMX])).hexdigest()
 
 
 def _most_threads(numba: Any) -> int:

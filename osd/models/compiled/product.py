@@ -11,7 +11,7 @@ import numpy as np
 
 from osd.models.compiled.bits import Array, exp, inner, narrow, widen
 from osd.models.compiled.codes import BLOCK, SCALES_BYTES
-from osd.models.compiled.tile import sums
+from osd.models.compiled.tile import rows_at_once, sums
 from osd.models.compiled.tile_codes import block_sums, sums_codes
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 from osd.models.compiled.vectors import ROWS
@@ -38,9 +38,10 @@ def project(tile: int, weights: int, x: Inputs, out_RO: Array, is_added: bool) -
     """One tile's outputs for all rows, written or added."""
     first = tile * WIDTH
     address = weights + tile * _num_bytes(x)
-    sums_RW = np.empty((ROWS, WIDTH), np.float32)
-    for start in range(0, len(x.x_RI), ROWS):
-        num_rows = min(ROWS, len(x.x_RI) - start)
+    at_once = _at_once(x)
+    sums_RW = np.empty((at_once, WIDTH), np.float32)
+    for start in range(0, len(x.x_RI), at_once):
+        num_rows = min(at_once, len(x.x_RI) - start)
         _sums(x, start, address, sums_RW)
         for row in range(num_rows):
             out_O = out_RO[start + row, first : first + WIDTH]
@@ -56,11 +57,12 @@ def project(tile: int, weights: int, x: Inputs, out_RO: Array, is_added: bool) -
 def project_gated(tile: int, weights: int, x: Inputs, out_RO: Array) -> None:
     """`silu(gate) * up` of one tile's outputs (Shazeer 2020, arXiv 2002.05202); the ups' tiles follow the gates'."""
     first = tile * WIDTH
-    gates_RW, ups_RW = np.empty((ROWS, WIDTH), np.float32), np.empty((ROWS, WIDTH), np.float32)
+    at_once = _at_once(x)
+    gates_RW, ups_RW = np.empty((at_once, WIDTH), np.float32), np.empty((at_once, WIDTH), np.float32)
     gate = weights + tile * _num_bytes(x)
     up = gate + (out_RO.shape[1] + WIDTH - 1) // WIDTH * _num_bytes(x)
-    for start in range(0, len(x.x_RI), ROWS):
-        num_rows = min(ROWS, len(x.x_RI) - start)
+    for start in range(0, len(x.x_RI), at_once):
+        num_rows = min(at_once, len(x.x_RI) - start)
         _sums(x, start, gate, gates_RW)
         _sums(x, start, up, ups_RW)
         for row in range(num_rows):
@@ -72,11 +74,17 @@ def project_gated(tile: int, weights: int, x: Inputs, out_RO: Array) -> None:
 
 @inner
 def _sums(x: Inputs, start: int, address: int, out_RW: Array) -> None:
-    """Of the tile at an address, for up to `ROWS` rows from `start` on."""
+    """Of the tile at an address, for as many rows from `start` on as are summed at once."""
+    end = start + _at_once(x)
     if x.bits > 0:
-        sums_codes(x.x_RI[start : start + ROWS], x.sums_RB[start : start + ROWS], x.bits, address, out_RW)
+        sums_codes(x.x_RI[start:end], x.sums_RB[start:end], x.bits, address, out_RW)
     else:
-        sums(x.x_RI[start : start + ROWS], address, out_RW)
+        sums(x.x_RI[start:end], address, out_RW)
+
+
+@inner
+def _at_once(x: Inputs) -> int:
+    return ROWS if x.bits > 0 else rows_at_once(x.x_RI)
 
 
 @inner

@@ -14,14 +14,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from osd.models.compiled.bits import Array
+from osd.models.compiled import amx
+from osd.models.compiled.amx import HAS_AMX
+from osd.models.compiled.bits import Array, inner
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
-from osd.models.compiled.vectors import FLOATS, INT32, INTS, VECTOR_BYTES, Code, for_each_number_of_rows
+from osd.models.compiled.vectors import FLOATS, INT32, INTS, ROWS, VECTOR_BYTES, Code, for_each_number_of_rows
 
 _HALVES = WIDTH * STEP_BYTES // VECTOR_BYTES
 
 
-def _tile(is_float32: bool) -> Any:
+def tile_of(*, is_float32: bool, has_amx: bool) -> Any:
+    """What sums a tile's products with one kind of numbers, by one kind of instructions."""
+
     @intrinsic
     def tile(
         typing: Any, weights: Any, x: Any, x_stride: Any, out: Any, out_stride: Any, num_steps: Any, num_rows: Any
@@ -29,6 +33,9 @@ def _tile(is_float32: bool) -> Any:
         """Addresses and strides in bytes; `out` takes `[num_rows, WIDTH]` float32."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            if has_amx:
+                amx.write_tile(builder, args)
+                return context.get_dummy_value()
             weights, x, x_stride, out, out_stride, num_steps, num_rows = args
 
             def write(code: Code, rows: int) -> None:
@@ -68,11 +75,18 @@ def store_sums(code: Code, sums: list[list[Any]], out: Any, out_stride: Any) -> 
             code.store(code.builder.load(variable), place)
 
 
-_tile_float32, _tile_bfloat16 = _tile(is_float32=True), _tile(is_float32=False)
+@inner
+def rows_at_once(x_RI: Array) -> int:
+    """How many rows `sums` takes."""
+    return amx.ROWS if HAS_AMX and x_RI.itemsize == 2 else ROWS
+
+
+_tile_float32 = tile_of(is_float32=True, has_amx=False)
+_tile_bfloat16 = tile_of(is_float32=False, has_amx=HAS_AMX)
 
 
 def sums(x_RI: Array, weights: int, out_RW: Array) -> None:
-    """Of up to `ROWS` rows and the tile at an address, in float32."""
+    """Of up to `rows_at_once` rows and the tile at an address, in float32."""
     raise NotImplementedError("compiled only")
 
 

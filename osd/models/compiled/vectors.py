@@ -11,8 +11,8 @@ from typing import Any
 from llvmlite import binding, ir
 from numba.core import cgutils
 
-_FEATURES = binding.get_host_cpu_features()
-ROWS = 8 if _FEATURES.get("avx512f") else 3
+FEATURES = binding.get_host_cpu_features()
+ROWS = 8 if FEATURES.get("avx512f") else 3
 """Rows of a product that are summed at once: as many as there are registers for."""
 VECTOR_BYTES = 64
 INT32, INT64, FLOAT, HALF = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
@@ -75,7 +75,7 @@ class Code:
 
     def dot_pairs(self, left: Any, right: Any, sums: Any) -> Any:
         """Steps of two bfloat16 each: products of both, added to the sums."""
-        if _FEATURES.get("avx512bf16"):
+        if FEATURES.get("avx512bf16"):
             pairs = [self.builder.bitcast(one, _PAIRS) for one in (left, right)]
             return self._call("llvm.x86.avx512bf16.dpbf16ps.512", [FLOATS, _PAIRS, _PAIRS], [sums, *pairs])
         high, shift = ir.Constant(INTS, [-65536] * 16), ir.Constant(INTS, [16] * 16)
