@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osd.models.gpu.layers import Norm
 from osd.models.projections import ByteCodes, DenseProjection
+from osd.models.row_ops import Norm
 
 
 class ProductBench:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from osd.drafters.feature_net import FeatureNet, SharedRows
 from osd.models.flat_cache import FlatCache
 from osd.models.gpu.attention import PiecewiseAttention
-from osd.models.gpu.layers import Norm, project, read_layers
+from osd.models.gpu.layers import project, read_layers
 from osd.models.projections import ByteCodes, DenseProjection
+from osd.models.row_ops import Norm
 from osd.models.slot_cache import PassWindow
 from osd.models.transfer import used_here
 

@@ -5,9 +5,18 @@ Shapes: H the size of a vector, I that of the MLP.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Norm(NamedTuple):
+    """An RMS norm, by the names that transformers has."""
+
+    weight: Tensor
+    variance_epsilon: float
 
 
 def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:

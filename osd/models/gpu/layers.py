@@ -6,20 +6,13 @@ Shapes: R rows, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from osd.models.attention import Attention
 from osd.models.projections import DenseProjection
-
-
-class Norm(NamedTuple):
-    """An RMS norm, by the names that transformers has."""
-
-    weight: Tensor
-    variance_epsilon: float
 
 
 class Layer(Protocol):

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from osd.models.gpu.layers import Norm
 from osd.models.gpu.product import Residual, padded_rows
+from osd.models.row_ops import Norm
 
 _GATE_BLOCK = 1024
 
