@@ -18,6 +18,7 @@ _WORTH_IT = 1.02
 
 _ROWS_A_PROBE = 8
 """One row of so many is probed."""
+_PROBE_STEP = 0.5
 _PROBE_SHARE = 0.01
 """Probes may take this share of the time, however much longer than a plain round one is."""
 
@@ -41,6 +42,9 @@ class GoodputPolicy:
         self.acceptance = AcceptanceModel(config.max_length)
         self.chosen = 0
         self._plain_rounds = 0
+        self._is_probe = False
+        self._probe_ms = 0.0
+        """What the last probes took beyond a plain round: a drafter has much to read when it is asked again."""
 
     def choose(self, rows: Sequence[RowBudget], *, at_least: int = 0) -> list[int]:
         """Speculation lengths by row.
@@ -61,6 +65,7 @@ class GoodputPolicy:
             few = -(-len(rows) // _ROWS_A_PROBE)
             if self._plain_rounds >= max(self.config.probe_interval_rounds, self._rounds_for_a_probe(len(rows), few)):
                 probed, self._plain_rounds = few, 0
+        self._is_probe = probed > 0
         lengths = [1] * probed + [length] * (len(rows) - probed)
         self.chosen = max(lengths)
         return [
@@ -70,8 +75,8 @@ class GoodputPolicy:
     def _rounds_for_a_probe(self, num_rows: int, num_probed: int) -> float:
         """How many plain rounds make up for one in which `num_probed` rows try a token."""
         plain_ms = self.verify.ms(num_rows, 1)
-        probe_ms = self.verify.ms(num_rows, 2) + self.draft.ms(num_probed, 1)
-        return (probe_ms - plain_ms) / plain_ms / _PROBE_SHARE
+        probe_ms = self.verify.ms(num_rows, 2) - plain_ms + self.draft.ms(num_probed, 1)
+        return max(probe_ms, self._probe_ms) / plain_ms / _PROBE_SHARE
 
     def _best_length(self, rows: Sequence[RowBudget]) -> int:
         survivals = [self.acceptance.survival(row.acceptance) for row in rows]
@@ -102,3 +107,6 @@ class GoodputPolicy:
             self.acceptance.observe([row.acceptance for row in rows], proposed, accepted)
             num_drafted = max(row for row, length in enumerate(proposed) if length) + 1
             self.draft.observe(num_drafted, max(proposed), draft_ms)
+            if self._is_probe:
+                took_ms = draft_ms + verify_ms - self.verify.ms(len(rows), 1)
+                self._probe_ms += _PROBE_STEP * (took_ms - self._probe_ms)

@@ -71,6 +71,18 @@ def test_a_dear_look_is_a_rare_one() -> None:
     assert sum(chosen) == pytest.approx(len(chosen) / 51, abs=2)
 
 
+def test_a_look_that_takes_longer_than_it_should_is_a_rare_one_too() -> None:
+    """A drafter that was not asked for long has much to read: 100 ms here, five plain rounds, so once in 500."""
+    policy, rows, looks = _policy(probe_interval_rounds=24), _rows(), 0
+    _serve(policy, 0.0, 300)
+    for _ in range(5000):
+        [length] = policy.choose(rows)
+        looks += length
+        took_ms = policy.verify.ms(1, length + 1)
+        policy.observe(rows, [length], [0], draft_ms=100.0 * length, verify_ms=took_ms)
+    assert looks == pytest.approx(5000 / 500, abs=4)
+
+
 def test_few_of_many_rows_are_probed() -> None:
     """Those beyond them need not be drafted for at all: the last proposing row is among the first."""
     policy = _policy(probe_interval_rounds=2, draft_ms=0.1)
