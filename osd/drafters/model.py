@@ -137,7 +137,7 @@ class ModelDrafter:
             choice: chooses each step's tokens.
             num_new: the most that there are.
             seen: positions that the passes see.
-            by_kernels: how they look back.
+            by_kernels: see `FusedLM`.
         """
         starts_B, counts_B = places_2B
         rows_B1 = torch.arange(len(starts_B), device=self._lm.device)[:, None]

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
-from osd.models.compiled.vectors import FEATURES, INT64, VECTOR_BYTES
+from osd.models.compiled.vectors import FEATURES, INT64, VECTOR_BYTES, Code
 
 ROWS = 16
 _STEPS = 16
@@ -56,14 +56,14 @@ def write_tile(builder: Any, args: Any) -> None:
         }
     )
     for half, register in enumerate(_SUMS):  # every row's begin with the tile's biases
-        code.load(register, code.plus(weights, _int64(half * VECTOR_BYTES)), _int64(0))
-    steps = code.plus(weights, _int64(WIDTH * STEP_BYTES))
+        code.fill(register, code.plus(weights, half, VECTOR_BYTES), _int64(0))
+    steps = code.plus(weights, WIDTH, STEP_BYTES)
 
     def add(index: Any, x_register: int, registers: tuple[int, int]) -> None:
-        code.load(x_register, code.plus(x, builder.mul(index, row_bytes)), x_stride)
-        block = code.plus(steps, builder.mul(index, _int64(_STEPS * WIDTH * STEP_BYTES)))
+        code.fill(x_register, code.plus(x, index, VECTOR_BYTES), x_stride)
+        block = code.plus(steps, index, _STEPS * WIDTH * STEP_BYTES)
         for half, register in enumerate(registers):
-            code.load(register, code.plus(block, _int64(half * VECTOR_BYTES)), _int64(WIDTH * STEP_BYTES))
+            code.fill(register, code.plus(block, half, VECTOR_BYTES), _int64(WIDTH * STEP_BYTES))
             code.call("tdpbf16ps", _SUMS[half], x_register, register)
 
     with cgutils.for_range(builder, whole) as loop:
@@ -71,7 +71,7 @@ def write_tile(builder: Any, args: Any) -> None:
     with builder.if_then(has_last):
         add(whole, _LAST_X, _LAST_WEIGHTS)
     for half, register in enumerate(_SUMS):
-        code.call("tilestored64", register, code.pointer(code.plus(out, _int64(half * VECTOR_BYTES))), out_stride)
+        code.call("tilestored64", register, code.pointer(code.plus(out, half, VECTOR_BYTES)), out_stride)
     code.call("tilerelease")
 
 
@@ -79,31 +79,24 @@ def _int64(number: int) -> Any:
     return ir.Constant(INT64, number)
 
 
-class _Code:
-    """What is written goes where `builder` stands."""
-
-    def __init__(self, builder: Any) -> None:
-        self._builder = builder
-
-    def plus(self, address: Any, number: Any) -> Any:
-        """An address so much further on."""
-        return self._builder.add(address, number)
+class _Code(Code):
+    """With the matrix instructions."""
 
     def pointer(self, address: Any) -> Any:
         """As instructions take it."""
-        return self._builder.inttoptr(address, _POINTER)
+        return self.builder.inttoptr(address, _POINTER)
 
     def configure(self, shapes: dict[int, tuple[Any, Any]]) -> None:
         """Give registers their rows, and bytes of a row."""
-        config = cgutils.alloca_once(self._builder, _CONFIG)
-        self._builder.store(ir.Constant(_CONFIG, [1] + [0] * 63), config)  # the first byte names the way they are used
-        base = self._builder.ptrtoint(config, INT64)
+        config = cgutils.alloca_once(self.builder, _CONFIG)
+        self.builder.store(ir.Constant(_CONFIG, [1] + [0] * 63), config)  # the first byte names the way they are used
+        base = self.builder.ptrtoint(config, INT64)
         for register, (num_rows, column_bytes) in shapes.items():
-            self._put(self.plus(base, _int64(_NUM_ROWS + register)), num_rows, _INT8)
-            self._put(self.plus(base, _int64(_COLUMN_BYTES + 2 * register)), column_bytes, _INT16)
+            self._put(self.plus(base, _NUM_ROWS + register), num_rows, _INT8)
+            self._put(self.plus(base, _COLUMN_BYTES + 2 * register), column_bytes, _INT16)
         self.call("ldtilecfg", self.pointer(base))
 
-    def load(self, register: int, address: Any, stride: Any) -> None:
+    def fill(self, register: int, address: Any, stride: Any) -> None:
         """A register's rows, so many bytes apart."""
         self.call("tileloadd64", register, self.pointer(address), stride)
 
@@ -111,9 +104,7 @@ class _Code:
         """An instruction; numbers are registers."""
         values = [ir.Constant(_INT8, one) if isinstance(one, int) else one for one in args]
         kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-        self._builder.call(cgutils.get_or_insert_function(self._builder.module, kind, f"llvm.x86.{name}"), values)
+        self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.x86.{name}"), values)
 
     def _put(self, address: Any, value: Any, kind: Any) -> None:
-        self._builder.store(
-            self._builder.trunc(value, kind), self._builder.inttoptr(address, kind.as_pointer())
-        ).align = 1
+        self.builder.store(self.builder.trunc(value, kind), self.builder.inttoptr(address, kind.as_pointer())).align = 1
