@@ -123,9 +123,9 @@ class SwapConfig(_Section):
     """What happens around a hot swap."""
 
     poll_interval_s: float = Field(0.5, gt=0, description="How often the engine looks for a new version.")
-    watch_rounds: int = Field(200, ge=10, description="Rounds after a swap in which a fall of acceptance rolls back.")
+    watch_rounds: int = Field(400, ge=10, description="Rounds after a swap in which a fall of acceptance rolls back.")
     min_rounds: int = Field(20, ge=5, description="Rounds needed on each side before they are compared.")
-    roll_back_z: float = Field(4.0, gt=0, description="A fall of this many standard errors rolls back.")
+    roll_back_z: float = Field(3.5, gt=0, description="A fall of this many standard errors rolls back.")
 
 
 class ServerConfig(_Section):

@@ -216,7 +216,8 @@ class Engine:
         for sequence in rows:
             room = self.target.max_context_tokens - sequence.num_tokens
             sequence.budget.limit = max(min(sequence.num_left - 1, room - 1, self.config.speculation.max_length), 0)
-        return self.policy.choose([row.budget for row in rows], at_least=int(self.watch.wants_rounds))
+        wanted = self.watch.wants_rounds(sequence.request.request_id for sequence in rows)
+        return self.policy.choose([row.budget for row in rows], at_least=int(wanted))
 
     def _propose(self, rows: list[Sequence], lengths: list[int]) -> Proposal | None:
         """Let the drafter guess so far."""
@@ -280,9 +281,9 @@ class Engine:
         """Tell the policy and the swap watch how the round went."""
         budgets = [sequence.budget for sequence in rows]
         self.policy.observe(budgets, proposed, accepted, draft_ms=draft_ms, verify_ms=verify_ms)
-        for num_proposed, num_accepted in zip(proposed, accepted, strict=True):
+        for sequence, num_proposed, num_accepted in zip(rows, proposed, accepted, strict=True):
             if num_proposed:
-                self.watch.observe(num_accepted > 0)
+                self.watch.observe(sequence.request.request_id, num_accepted > 0)
         if any(proposed) and self.watch.verdict() == "worse" and self.drafter:
             before, after = self.watch.rates()
             reason = f"first-token acceptance fell from {before:.2f} to {after:.2f} after the swap"

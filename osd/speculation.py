@@ -21,6 +21,8 @@ _ROWS_A_PROBE = 8
 _PROBE_STEP = 0.5
 _PROBE_SHARE = 0.01
 """Probes may take this share of the time, however much longer than a plain round one is."""
+_MOST_OF_A_PROBE = 10.0
+"""Times what it was expected to take: a machine that stood still meanwhile must not end probing for hours."""
 
 
 @dataclass(slots=True)
@@ -74,9 +76,12 @@ class GoodputPolicy:
 
     def _rounds_for_a_probe(self, num_rows: int, num_probed: int) -> float:
         """How many plain rounds make up for one in which `num_probed` rows try a token."""
-        plain_ms = self.verify.ms(num_rows, 1)
-        probe_ms = self.verify.ms(num_rows, 2) - plain_ms + self.draft.ms(num_probed, 1)
-        return max(probe_ms, self._probe_ms) / plain_ms / _PROBE_SHARE
+        return self._expected_probe_ms(num_rows, num_probed) / self.verify.ms(num_rows, 1) / _PROBE_SHARE
+
+    def _expected_probe_ms(self, num_rows: int, num_probed: int) -> float:
+        """What a probe takes beyond a plain round."""
+        verify_ms = self.verify.ms(num_rows, 2) - self.verify.ms(num_rows, 1)
+        return max(verify_ms + self.draft.ms(num_probed, 1), self._probe_ms)
 
     def _best_length(self, rows: Sequence[RowBudget]) -> int:
         survivals = [self.acceptance.survival(row.acceptance) for row in rows]
@@ -109,4 +114,5 @@ class GoodputPolicy:
             self.draft.observe(num_drafted, max(proposed), draft_ms)
             if self._is_probe:
                 took_ms = draft_ms + verify_ms - self.verify.ms(len(rows), 1)
-                self._probe_ms += _PROBE_STEP * (took_ms - self._probe_ms)
+                most_ms = _MOST_OF_A_PROBE * self._expected_probe_ms(len(rows), num_drafted)
+                self._probe_ms += _PROBE_STEP * (min(took_ms, most_ms) - self._probe_ms)

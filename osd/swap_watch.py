@@ -2,19 +2,24 @@
 
 What is compared is the share of rounds whose *first* proposed token was accepted. Unlike accepted / proposed it does
 not depend on the speculation length, which the policy changes as acceptance changes. A two-proportion z-test on the
-newest rounds of either version decides, with one success and one failure added to each (Agresti & Caffo 2000, The
-American Statistician 54): without them, a few rounds at a rate near 1 accuse a sound version.
+newest rounds of either version decides. A version is not worse because the first query after its swap is a hard one:
+several are waited for, and rounds count for what those of one query are worth together.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterable
 from math import sqrt
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from osd.acceptance_window import AcceptanceWindow
 from osd.config import SwapConfig
 
 Verdict = Literal["undecided", "sound", "worse"]
+
+_MIN_QUERIES = 3
+_LEAST_CORRELATION = 0.1
+"""Of rounds of one query; a few queries may look more alike than queries are."""
 
 
 class SwapWatch:
@@ -22,64 +27,55 @@ class SwapWatch:
 
     def __init__(self, config: SwapConfig) -> None:
         self.config = config
-        self._before: list[bool] = []
-        self._rounds: deque[bool] = deque(maxlen=config.watch_rounds)
-        self._num_after = 0
+        self._before: AcceptanceWindow | None = None
+        self._after = AcceptanceWindow(config.watch_rounds)
+        self._correlation = _LEAST_CORRELATION
         self._watching = False
 
     def swapped(self, *, watch: bool) -> None:
         """Another version serves from now on; `watch` is False after a roll back, which is not judged again."""
         # A roll back returns to the version that `_before` is of.
-        if watch and len(self._rounds) >= self.config.min_rounds:
-            self._before = list(self._rounds)
-        self._rounds.clear()
-        self._num_after = 0
-        self._watching = watch and len(self._before) >= self.config.min_rounds
+        if watch and self._is_known:
+            self._before = self._after
+            # How much queries differ is read from the version that is known well.
+            self._correlation = max(self._before.correlation(), _LEAST_CORRELATION)
+        self._after = AcceptanceWindow(self.config.watch_rounds)
+        self._watching = watch and self._before is not None
 
-    @property
-    def wants_rounds(self) -> bool:
-        """True while the new version has too few rounds to be judged: speculate at least a little."""
-        return self._watching and self._num_after < self.config.min_rounds
+    def wants_rounds(self, queries: Iterable[str]) -> bool:
+        """True while the new version is being judged and one of these could help: speculate at least a little."""
+        return self._watching and any(self._after.takes(query) for query in queries)
 
-    def observe(self, first_accepted: bool) -> None:
+    def observe(self, query: str, first_accepted: bool) -> None:
         """One row's round that proposed at least one token."""
-        self._rounds.append(first_accepted)
-        self._num_after += 1
+        if self._after.takes(query):
+            self._after.add(query, first_accepted)
 
     def verdict(self) -> Verdict:
-        """Judged after every round from `min_rounds` on; sound after `watch_rounds`."""
+        """Judged after every round once there are enough; sound after `watch_rounds`."""
         if not self._watching:
             return "sound"
-        if self._num_after < self.config.min_rounds:
+        if not self._is_known:
             return "undecided"
         if self.fall_z() > self.config.roll_back_z:
             self._watching = False
             return "worse"
-        if self._num_after >= self.config.watch_rounds:
+        if len(self._after) == self.config.watch_rounds:
             self._watching = False
             return "sound"
         return "undecided"
 
     def rates(self) -> tuple[float, float]:
         """First-token acceptance (before, after) the swap."""
-        return _mean(self._before), _mean(self._rounds)
+        return 0.0 if self._before is None else self._before.rate, self._after.rate
 
     def fall_z(self) -> float:
-        """By how many standard errors acceptance fell; negative when it rose."""
-        before, after = _moderate(self._before), _moderate(self._rounds)
+        """By how many standard errors acceptance fell; negative when it rose, 0 with nothing to compare with."""
+        if self._before is None:
+            return 0.0
+        before, after = self._before.estimate(self._correlation), self._after.estimate(self._correlation)
         return (before.rate - after.rate) / sqrt(before.variance + after.variance)
 
-
-class _Estimate(NamedTuple):
-    rate: float
-    variance: float
-
-
-def _moderate(flags: list[bool] | deque[bool]) -> _Estimate:
-    number = len(flags) + 2
-    rate = (sum(flags) + 1) / number
-    return _Estimate(rate, rate * (1 - rate) / number)
-
-
-def _mean(flags: list[bool] | deque[bool]) -> float:
-    return sum(flags) / len(flags) if flags else 0.0
+    @property
+    def _is_known(self) -> bool:
+        return len(self._after) >= self.config.min_rounds and self._after.num_queries >= _MIN_QUERIES

@@ -83,6 +83,16 @@ def test_a_look_that_takes_longer_than_it_should_is_a_rare_one_too() -> None:
     assert looks == pytest.approx(5000 / 500, abs=4)
 
 
+def test_a_machine_that_stood_still_during_a_look_looks_again_soon() -> None:
+    """An hour in which the process was stopped counts as no more than ten times what was expected."""
+    policy, rows = _policy(probe_interval_rounds=24), _rows()
+    _serve(policy, 0.0, 300)
+    while not policy.choose(rows)[0]:
+        policy.observe(rows, [0], [0], draft_ms=0.0, verify_ms=20.0)
+    policy.observe(rows, [1], [0], draft_ms=3.6e6, verify_ms=20.0)
+    assert sum(_serve(policy, 0.0, 1000)) >= 2
+
+
 def test_few_of_many_rows_are_probed() -> None:
     """Those beyond them need not be drafted for at all: the last proposing row is among the first."""
     policy = _policy(probe_interval_rounds=2, draft_ms=0.1)
