@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ import torch
 
 from benchmarks.instruments import RoundEnds
 
-_TEMPERATURE, _TOP_P = 0.8, 0.95
+TEMPERATURE, TOP_P = 0.8, 0.95
 _CACHE_SHARE = 0.05
 """Of the memory: left to itself, generate_batch takes all there is, and the system kills it."""
 
@@ -144,7 +143,7 @@ class Osd:
         """Decode."""
         from osd.types import Request, SamplingParams
 
-        sampling = {"temperature": _TEMPERATURE, "top_p": _TOP_P, "seed": 1} if job.sampled else {"temperature": 0.0}
+        sampling = {"temperature": TEMPERATURE, "top_p": TOP_P, "seed": 1} if job.sampled else {"temperature": 0.0}
         params = SamplingParams(max_tokens=job.max_tokens, **sampling)  # type: ignore[arg-type]  # of several types
         for prompt in job.prompts:
             self._number += 1
@@ -257,68 +256,6 @@ class ContinuousBatching:
         return time.perf_counter() - started_s, tokens
 
 
-class LlamaCpp:
-    """llama.cpp through llama-cpp-python.
-
-    Args:
-        setting: as for all.
-        unquantised: the GGUF file's weights in bfloat16, what osd decodes with; else the file as it is shipped.
-    """
-
-    def __init__(self, setting: Setting, *, unquantised: bool = False) -> None:
-        if find_spec("llama_cpp") is None:
-            raise MissingPeerError("pip install llama-cpp-python (it builds llama.cpp: minutes)")
-        if not setting.gguf:
-            raise MissingPeerError("the target is no GGUF file; give one with --gguf")
-        import llama_cpp
-
-        self._eos_ids = set(setting.eos_ids)
-        self._model = llama_cpp.Llama(
-            model_path=str(_in_bfloat16(setting)) if unquantised else setting.gguf,
-            n_ctx=2048,
-            n_threads=setting.threads,
-            n_threads_batch=setting.threads,
-            verbose=False,
-        )
-
-    def run(self, job: Job) -> Run:
-        """Decode."""
-        if len(job.prompts) > 1:
-            raise MissingPeerError("llama-cpp-python decodes one query at a time")
-        options = {"temp": _TEMPERATURE, "top_p": _TOP_P} if job.sampled else {"temp": 0.0}
-        self._model.reset()
-        decoded, started_s = 0, 0.0
-        for number, token in enumerate(self._model.generate(job.prompts[0], top_k=0, repeat_penalty=1.0, **options)):
-            if number == 0:
-                started_s = time.perf_counter()
-            else:
-                decoded += 1
-            if token in self._eos_ids or number + 1 >= job.max_tokens:
-                break
-        return Run(
-            decoded_tokens=decoded,
-            decode_s=time.perf_counter() - started_s,
-            rounds=decoded,
-            committed=decoded,
-            row_rounds=decoded,
-        )
-
-
-def _in_bfloat16(setting: Setting) -> Path:
-    """The GGUF file with its weights written out, made once."""
-    import llama_cpp
-
-    path = Path(setting.state_dir) / "models" / f"{Path(setting.gguf).stem}.bf16.gguf"
-    if not path.exists():
-        params = llama_cpp.llama_model_quantize_default_params()
-        params.ftype, params.allow_requantize = llama_cpp.LLAMA_FTYPE_MOSTLY_BF16, True
-        scratch = path.with_suffix(".tmp")
-        if llama_cpp.llama_model_quantize(setting.gguf.encode(), str(scratch).encode(), params):
-            raise MissingPeerError(f"llama.cpp cannot write {setting.gguf} as bfloat16")
-        scratch.replace(path)
-    return path
-
-
 def _load(setting: Setting) -> Any:
     from osd.models.loading import choose_device, choose_dtype, load_causal_lm
 
@@ -341,7 +278,7 @@ def _derived_drafter(setting: Setting) -> Any:
 def _generation(job: Job) -> dict[str, Any]:
     if not job.sampled:
         return {"do_sample": False}
-    return {"do_sample": True, "temperature": _TEMPERATURE, "top_p": _TOP_P, "top_k": 0}
+    return {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
 
 
 def _until_eos(ids: list[int], eos: int | list[int] | None) -> int:

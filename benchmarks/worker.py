@@ -17,13 +17,13 @@ from benchmarks.contenders import (
     Contender,
     ContinuousBatching,
     Job,
-    LlamaCpp,
     MissingPeerError,
     Osd,
     Run,
     Setting,
     Transformers,
 )
+from benchmarks.llama_peer import LlamaCpp
 
 CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "osd plain": lambda setting: Osd(setting, speculate=False),

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import config, njit, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import overload
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+if config.CPU_FEATURES is None and get_host_cpu_features():
+    # LLVM halves vectors on many Intel processors, once slower after wide ones; products here are wide anyway.
+    config.CPU_FEATURES = f"{get_host_cpu_features()},-prefer-256-bit"
 # numpy's error model: a check for division by zero would keep loops from being vectorised, and garbage must not raise.
 inner = njit(fastmath=True, error_model="numpy")
 
@@ -66,3 +70,17 @@ def exp(x: np.float32) -> Any:
     power = power * rest + np.float32(6.9314718e-1)
     power = power * rest + np.float32(1.0)
     return np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32) * power
+
+
+@njit(fastmath=True, error_model="numpy", inline="always")
+def exp_below(x: np.float32) -> Any:
+    """Of a number that is not above 0, to 3e-6 of the result: in two thirds of the time."""
+    y = max(x * np.float32(1.4426950408889634), np.float32(-126.0))
+    whole = np.int32(y)  # toward zero, so that the rest is within -1 .. 0
+    rest = y - np.float32(whole)
+    power = np.float32(6.7670839e-3)
+    power = power * rest + np.float32(5.3074066e-2)
+    power = power * rest + np.float32(2.3934108e-1)
+    power = power * rest + np.float32(6.9303018e-1)
+    power = power * rest + np.float32(9.9999738e-1)
+    return np.int32(np.int32(whole << np.int32(23)) + np.float32(power).view(np.int32)).view(np.float32)

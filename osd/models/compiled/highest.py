@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from osd.models.compiled.arguments import Look
-from osd.models.compiled.bits import Array, exp, inner, widen
+from osd.models.compiled.bits import Array, exp_below, inner, widen
 
 _CHUNK = 128
+_SUMMED = 512
+"""In float32, before they are added in float64."""
 _LOWEST = np.int16(-32768)
 
 
@@ -63,11 +65,11 @@ def _insert(order: np.int16, index: int, ids_K: Array, order_K: Array) -> None:
 def log_total(logits_V: Array, most: np.float32) -> np.float64:
     """`log(sum(exp(logits)))`, of which `most` is the greatest; exact enough to be taken from large logits."""
     total = np.float64(0)
-    for start in range(0, len(logits_V), _CHUNK):
-        chunk = logits_V[start : start + _CHUNK]
+    for start in range(0, len(logits_V), _SUMMED):
+        chunk = logits_V[start : start + _SUMMED]
         part = np.float32(0)
         for i in range(len(chunk)):
-            part += exp(widen(chunk[i]) - most)
+            part += exp_below(widen(chunk[i]) - most)
         total += part
     return np.float64(most + np.log(total))
 
