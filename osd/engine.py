@@ -12,14 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 
-import torch
 from torch import Tensor
 
 from osd.calibrate import calibrate
 from osd.config import Config
 from osd.counters import Counters
 from osd.models.target import Target
-from osd.models.transfer import staged
+from osd.models.transfer import before, staged
 from osd.outcome import BONUS
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, OutcomeRecorder, SwapIn
@@ -242,11 +241,11 @@ class Engine:
     def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[list[int]], Tensor]:
         """One target pass over every row's last token and its proposal, and the tokens that each row may keep."""
         starts = [sequence.num_tokens - 1 for sequence in rows]
-        device = self.target.lm.device
-        ids_BQ = staged([[sequence.output_ids[-1]] for sequence in rows], device)
-        if proposal is not None:
-            last_B1 = ids_BQ.to(device, non_blocking=True)
-            ids_BQ = torch.cat((last_B1, proposal.token_ids_BK[:, : max(proposal.lengths)]), dim=1)
+        last = [sequence.output_ids[-1] for sequence in rows]
+        if proposal is None:
+            ids_BQ = staged([[token] for token in last], self.target.lm.device)
+        else:
+            ids_BQ = before(last, proposal.of_length(max(proposal.lengths)))
         output = self.target.read(0, ids_BQ, starts)
         assert output.logits_BQV is not None
         return verify_rows(output.logits_BQV, rows, proposal, output.best_BQ), output.logits_BQV

@@ -42,6 +42,11 @@ class Proposal:
     draft_probs_BKV: Tensor | None
     drafter_version: int
 
+    def of_length(self, num_proposed: int) -> Tensor:
+        """The first so many of each row, `[B, K]`."""
+        ids_BK = self.token_ids_BK
+        return ids_BK if ids_BK.shape[1] == num_proposed else ids_BK[:, :num_proposed]
+
     def padded(self, num_rows: int) -> Proposal:
         """With rows at the end that propose nothing, `num_rows` in all."""
         added, probs_BKV = num_rows - len(self.lengths), self.draft_probs_BKV

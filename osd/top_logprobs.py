@@ -78,7 +78,7 @@ def top_logprobs(logits_BQV: Tensor, tokens: Sequence[Sequence[int]], top_k: int
     num_positions, top_k = logits_BQV.shape[1], min(top_k, logits_BQV.shape[-1])
     places = [row * num_positions + position for row, one in enumerate(tokens) for position in range(len(one))]
     committed = [token for one in tokens for token in one]
-    of_round = _look(logits_BQV.flatten(0, 1), places, committed, top_k)
+    of_round = _look(logits_BQV.reshape(-1, logits_BQV.shape[-1]), places, committed, top_k)
     ends = list(accumulate((len(one) for one in tokens), initial=0))
     return [TopLogprobs(of_round, start, stop, top_k) for start, stop in pairwise(ends)]
 

@@ -6,6 +6,7 @@ Shapes: B rows, S of them sampled, K proposed tokens, Q = K + 1 positions (padde
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -52,16 +53,22 @@ def verify_rows(
                 verdicts_S2 = _verdicts(own_BQV, rows, sampled, proposed_BK, lengths, proposal)
                 verdicts_B2.index_copy_(0, upload(sampled, verdicts_B2.device), verdicts_S2)
         columns.append(verdicts_B2)
-    # The round's one wait for the device: all that the host needs to know comes in one copy.
-    known = (columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)).tolist()
     committed = []
-    for is_greedy, length, ids in zip(is_greedy_B, lengths, known, strict=True):
+    for is_greedy, length, ids in zip(is_greedy_B, lengths, _known(columns), strict=True):
         if is_greedy:
             committed.append(match_greedy(ids[num_proposed:], ids[:length]))
         else:
             *_, num_accepted, next_token = ids
             committed.append([*ids[:num_accepted], next_token])
     return committed
+
+
+def _known(columns: list[Tensor]) -> list[list[int]]:
+    """All that the host needs to know, by row: from a GPU in one copy, which is the round's one wait."""
+    if columns[0].device.type == "cpu":
+        return [list(chain.from_iterable(parts)) for parts in zip(*(one.tolist() for one in columns), strict=True)]
+    known: list[list[int]] = torch.cat(columns, dim=1).tolist()
+    return known
 
 
 def _verdicts(
@@ -111,4 +118,4 @@ def _proposed(proposal: Proposal | None, num_proposed: int, logits_BQV: Tensor) 
     """Every row's proposal, `[B, K]`; where there is none, K is 0."""
     if proposal is None:
         return logits_BQV.new_empty(len(logits_BQV), 0, dtype=torch.long)
-    return proposal.token_ids_BK[:, :num_proposed]
+    return proposal.of_length(num_proposed)

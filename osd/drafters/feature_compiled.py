@@ -7,6 +7,7 @@ V the target's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from osd.drafters.choose import Draws
 from osd.drafters.feature_net import FeatureNet
 from osd.models.compiled.arguments import NONE, Array, Chain, Choice, Known, Shapes
 from osd.models.compiled.codes import BLOCK
-from osd.models.compiled.kernels import array, kernels
+from osd.models.compiled.kernels import array, kernels, tensor
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
 from osd.models.compiled.verdicts import shapes_of
 from osd.models.flat_cache import FlatCache
@@ -63,6 +64,8 @@ class CompiledFeature:
         bits = _BITS if can_code else 0
         self._fuse = TiledProjection(net.fuse.weight, bits=bits)
         self.head = TiledProjection(*head_rows, bits=bits)
+        self._array = lru_cache(maxsize=2)(array)
+        """Of what is known, the same tensors in every round."""
         self.can_chain = is_bfloat16
         """Whether `chain` takes the place of step after step."""
         self._chain = Chain(
@@ -104,7 +107,8 @@ class CompiledFeature:
         halves = (both_RF[:, :size], both_RF[:, size:])
         for x, weight_H, half_RH in zip((embedding_BTH, hidden_BTH), self._input_norms_2H, halves, strict=True):
             self._kernels.norm(x.reshape(-1, size), weight_H, self._eps, half_RH)
-        return self._layer(self._fuse(both_RF), window, firsts).view(hidden_BTH.shape)
+        features_RH = self._layer(array(self._fuse(both_RF)), window, firsts)
+        return tensor(features_RH, hidden_BTH.dtype).view(hidden_BTH.shape)
 
     def chain(
         self,
@@ -131,7 +135,7 @@ class CompiledFeature:
             (the target's ids of the proposed tokens `[B, K]`, the distributions they were drawn from `[B, K, V]`).
         """
         starts_B, counts_B, firsts_B = np.array((starts, counts, firsts))
-        known = Known(array(tokens_SL), array(hidden_SLH), starts_B, counts_B, firsts_B, max(counts))
+        known = Known(self._array(tokens_SL), self._array(hidden_SLH), starts_B, counts_B, firsts_B, max(counts))
         ids_KB = np.empty((num_steps, len(starts)), np.int64)
         choice, shapes, probs_BKV = Choice(ids_KB, *_ALL_GREEDY), _NO_SHAPES, None
         if draws is not None:
@@ -139,4 +143,4 @@ class CompiledFeature:
             shapes = shapes_of(draws.shaping)
             choice = Choice(ids_KB, draws.greedy_B.numpy(), draws.uniform_BK.numpy(), probs_BKV.numpy())
         self._kernels.run_chain(self._layer.stack, self._chain, known, choice, shapes)
-        return torch.from_numpy(ids_KB).T, probs_BKV
+        return torch.from_numpy(ids_KB.T.copy()), probs_BKV

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from osd.models.attention import Attention, SdpaAttention
 from osd.models.compiled.codes import BLOCK, rounded
+from osd.models.compiled.kernels import array, tensor
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile, in_layout
 from osd.models.compiled.tiling import untiled
 from osd.models.flat_cache import FlatCache
@@ -103,6 +104,7 @@ class FusedLM:
             return
         bits = 4 if self.is_int4 else 0
         self._tiles = [layer.tiles(keep=keep, bits=bits) for layer in self._layers]
+        self._rows_VH = array(self._embedding.weight.detach())
         self._compiled = CompiledLayers(
             self._tiles,
             self._norm.weight,
@@ -138,28 +140,42 @@ class FusedLM:
             logits: "all", "last" or "none".
             by_kernels: by a GPU's kernels instead of torch's operations.
         """
-        x_RH = self._embedding(ids_BQ.flatten())
         if self._compiled is not None:
-            hidden_RH = self._compiled(x_RH, window)
+            return self._read_compiled(self._compiled, ids_BQ, window, logits)
+        x_RH = self._embedding(ids_BQ.flatten())
+        way = PiecewiseAttention if by_kernels else SdpaAttention
+        attend = way(self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads)
+        if by_kernels:
+            hidden_RH = read_layers(self._layers, x_RH, attend, self._norm)
         else:
-            way = PiecewiseAttention if by_kernels else SdpaAttention
-            attend = way(self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads)
-            if by_kernels:
-                hidden_RH = read_layers(self._layers, x_RH, attend, self._norm)
-            else:
-                for index, layer in enumerate(self._layers):
-                    x_RH = layer(index, x_RH, attend)
-                hidden_RH = _normed(x_RH, self._norm)
+            for index, layer in enumerate(self._layers):
+                x_RH = layer(index, x_RH, attend)
+            hidden_RH = _normed(x_RH, self._norm)
         hidden_BQH = hidden_RH.view(*ids_BQ.shape, -1)
         if logits == "none":
             return None, hidden_BQH, None
         last_BQH = hidden_BQH if logits == "all" else hidden_BQH[:, -1:]
-        if isinstance(self._head, TiledProjection) and last_BQH.dtype == torch.bfloat16:
-            logits_BQV, best_BQ = self._head.find(last_BQH)
-            return logits_BQV, hidden_BQH, best_BQ
         if by_kernels:
             return project(self._dense_head, last_BQH), hidden_BQH, None
         return self._head(last_BQH), hidden_BQH, None
+
+    def _read_compiled(
+        self, layers: CompiledLayers, ids_BQ: Tensor, window: PassWindow, logits: str
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """See `__call__`; tensors only at its ends."""
+        dtype, (num_rows, num_new) = self._embedding.weight.dtype, ids_BQ.shape
+        hidden_RH = layers(self._rows_VH[ids_BQ.numpy().reshape(-1)], window)
+        hidden_BQH = hidden_RH.reshape(num_rows, num_new, -1)
+        if logits == "none":
+            return None, tensor(hidden_BQH, dtype), None
+        if logits == "last":
+            num_new, hidden_RH = 1, hidden_BQH[:, -1].copy()
+        if not isinstance(self._head, TiledProjection) or dtype != torch.bfloat16:
+            logits_RV = self._head(tensor(hidden_RH, dtype))
+            return logits_RV.view(num_rows, num_new, -1), tensor(hidden_BQH, dtype), None
+        found_RV, best_R = self._head.find(hidden_RH)
+        logits_BQV, best_BQ = found_RV.reshape(num_rows, num_new, -1), best_R.reshape(num_rows, num_new)
+        return tensor(logits_BQV, dtype), tensor(hidden_BQH, dtype), tensor(best_BQ, torch.int64)
 
 
 def _reaches(config: Any, num_layers: int) -> list[int | None]:

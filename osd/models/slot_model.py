@@ -22,7 +22,7 @@ from osd.models.flat_cache import FlatCache
 from osd.models.fused import FusedLM, is_supported
 from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
 from osd.models.slot_cache import PassWindow, SlotCache
-from osd.models.transfer import staged
+from osd.models.transfer import sent, staged
 from osd.sampling import most_likely
 from osd.types import OsdError
 
@@ -146,7 +146,7 @@ class SlotModel:
         is_round = logits == "all" and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens
         if self._graphs is not None and is_round:
             return self._replay(self._graphs, ids_BQ, starts)
-        ids_BQ = ids_BQ.to(self.device, non_blocking=True)
+        ids_BQ = sent(ids_BQ, self.device)
         self.window.set(first_row, starts, ids_BQ.shape[1])
         if self._fused is not None:
             return PassOutput(*self._fused(ids_BQ, self.window, logits=logits, by_kernels=by_kernels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,13 +16,26 @@ def upload(values: Any, device: torch.device) -> Tensor:
 
     A copy from memory that is not pinned would make the host wait for all that the device was asked before.
     """
-    return staged(values, device).to(device, non_blocking=True)
+    return sent(staged(values, device), device)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, which it is on its way to."""
+    return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
 
 
 def staged(values: Any, device: torch.device) -> Tensor:
     """Numbers as a tensor on the host, from where a copy to the device makes nobody wait."""
     tensor = values if isinstance(values, Tensor) else _tensor(values)
     return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def before(first: Sequence[int], numbers_BK: Tensor) -> Tensor:
+    """The device's numbers with one of the host's before each row's, `[B, 1 + K]`."""
+    device = numbers_BK.device
+    if device.type == "cpu":  # where reading them waits for nothing, and takes less time than an operation of torch
+        return upload([[one, *row] for one, row in zip(first, numbers_BK.tolist(), strict=True)], device)
+    return torch.cat((upload(first, device)[:, None], numbers_BK), dim=1)
 
 
 def download(tensor: Tensor) -> Tensor:

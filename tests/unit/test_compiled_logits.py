@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from osd.models.compiled.kernels import array, tensor
 from osd.models.compiled.layers import TiledProjection
 from osd.models.compiled.logits import can_look_through, greatest, top_logprobs
 from osd.sampling import most_likely
@@ -58,9 +59,9 @@ def test_a_product_finds_its_greatest_on_the_way(num_rows: int, num_threads: int
     generator = torch.Generator().manual_seed(2)
     weight_OI = torch.randn(1_000, 64, generator=generator).bfloat16()
     weight_OI[700] = weight_OI[40]  # so that some rows have two that are equally great
-    x_BQI = torch.randn(num_rows, 2, 64, generator=generator).bfloat16()
-    x_BQI[0, 0] = weight_OI[40]
+    x_RI = torch.randn(num_rows, 64, generator=generator).bfloat16()
+    x_RI[0] = weight_OI[40]
     project = TiledProjection(weight_OI)
-    logits_BQV, best_BQ = project.find(x_BQI)
-    assert torch.equal(logits_BQV, project(x_BQI))
-    assert torch.equal(best_BQ, logits_BQV.float().argmax(dim=-1)) and int(best_BQ[0, 0]) == 40
+    logits_RV, best_R = project.find(array(x_RI))
+    assert torch.equal(tensor(logits_RV, torch.bfloat16), project(x_RI))
+    assert best_R.tolist() == project(x_RI).float().argmax(dim=-1).tolist() and best_R[0] == 40

@@ -16,6 +16,7 @@ from torch import Tensor
 import osd.models.attention as attention
 import osd.models.fused as fused
 from osd.models.compiled import codes
+from osd.models.compiled.arguments import Array
 from osd.models.compiled.layers import CompiledLayers
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
@@ -87,7 +88,7 @@ def _unturned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return heads
 
 
-def _untouched(layers: CompiledLayers, x_RH: Tensor, window: PassWindow) -> Tensor:
+def _untouched(layers: CompiledLayers, x_RH: Array, window: PassWindow) -> Array:
     return x_RH
 
 

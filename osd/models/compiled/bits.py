@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-if config.CPU_FEATURES is None and get_host_cpu_features():
+_config: Any = config
+_features: str = get_host_cpu_features()  # type: ignore[no-untyped-call]  # numba's
+if _config.CPU_FEATURES is None and "+avx512f" in _features:
     # LLVM halves vectors on many Intel processors, once slower after wide ones; products here are wide anyway.
-    config.CPU_FEATURES = f"{get_host_cpu_features()},-prefer-256-bit"
+    _config.CPU_FEATURES = f"{_features},-prefer-256-bit"
 # numpy's error model: a check for division by zero would keep loops from being vectorised, and garbage must not raise.
 inner = njit(fastmath=True, error_model="numpy")
 

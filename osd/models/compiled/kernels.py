@@ -65,9 +65,9 @@ class Kernels:
         """`x @ weight.T + bias`; `bits` of a code, or 0."""
         self._run(self._project, 1, tiles.data_ptr(), bits, array(x_RI), array(out_RO))
 
-    def find(self, tiles: Tensor, bits: int, x_RI: Tensor, out_RO: Tensor, look: Look) -> None:
+    def find(self, tiles: Tensor, bits: int, x_RI: Array, out_RO: Array, look: Look) -> None:
         """As `project`, bfloat16, and what is highest in it."""
-        self._run(self._find, 2, tiles.data_ptr(), bits, array(x_RI), array(out_RO), look)
+        self._run(self._find, 2, tiles.data_ptr(), bits, x_RI, out_RO, look)
 
     def highest(self, logits_RV: Tensor, look: Look) -> None:
         """The K greatest of some rows, bfloat16."""
@@ -108,6 +108,12 @@ def array(tensor: Tensor) -> Array:
     """The same memory; numpy has no bfloat16, so that its bits stand for it."""
     viewed: Array = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor.detach()).numpy()
     return viewed
+
+
+def tensor(stored: Array, dtype: torch.dtype) -> Tensor:
+    """The same memory, the other way round."""
+    found = torch.from_numpy(stored)
+    return found if found.dtype == dtype else found.view(dtype)
 
 
 def _digest(folder: Path) -> str:

@@ -56,14 +56,11 @@ class TiledProjection:
         self._kernels.project(self.tiles, self._bits, x_RI, out_RO)
         return out_RO.view(*x.shape[:-1], self._num_outputs)
 
-    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The product, bfloat16, and the index of each row's greatest output; of equal ones, the first."""
-        x_RI = x.reshape(-1, self._num_inputs)
-        out_RO = x.new_empty((len(x_RI), self._num_outputs))
-        look = look_at(np.arange(len(x_RI)), NONE, 1)
+    def find(self, x_RI: Array) -> tuple[Array, Array]:
+        """The product, bfloat16, and the index of each row's greatest output `[R]`; of equal ones, the first."""
+        out_RO, look = np.empty((len(x_RI), self._num_outputs), x_RI.dtype), look_at(np.arange(len(x_RI)), NONE, 1)
         self._kernels.find(self.tiles, self._bits, x_RI, out_RO, look)
-        shape = x.shape[:-1]
-        return out_RO.view(*shape, self._num_outputs), torch.from_numpy(look.ids_NK.astype(np.int64)).view(shape)
+        return out_RO, look.ids_NK[:, 0].astype(np.int64)
 
 
 class LayerWeights(NamedTuple):
@@ -142,8 +139,9 @@ class CompiledLayers:
             cache_ASYLD=array(cache.all),
         )
 
-    def __call__(self, x_RH: Tensor, window: PassWindow, firsts: Sequence[int] | None = None) -> Tensor:
-        """Run a pass.
+    def __call__(self, x_RH: Array, window: PassWindow, firsts: Sequence[int] | None = None) -> Array:
+        """Run a pass. Arrays: a pass leaves nothing in a processor's caches, and every kind of tensor's operation that
+        follows it costs tens of microseconds.
 
         Args:
             x_RH: what goes into the first layer; it is overwritten.
@@ -153,9 +151,9 @@ class CompiledLayers:
         assert window.starts is not None
         starts_B = np.array(window.starts, np.int64)
         firsts_B = np.zeros_like(starts_B) if firsts is None else np.array(firsts, np.int64)
-        normed_RH = torch.empty_like(x_RH)
+        normed_RH = np.empty_like(x_RH)
         span = Span(window.first_row, starts_B, firsts_B, window.num_new)
-        self._kernels.run_pass(self.stack, span, array(x_RH), array(normed_RH))
+        self._kernels.run_pass(self.stack, span, x_RH, normed_RH)
         return normed_RH
 
 
