@@ -66,13 +66,14 @@ class FeatureDrafter:
         """Captured work reads its very memory; else every swap brings another one."""
         length = max_context_tokens + config.window_tokens + 2 * (max_length + 1)
         head_size = config.hidden_size // config.num_heads
-        self._cache = FlatCache(1, num_slots, length, config.num_heads, head_size, like=shared.embedding_VH)
         self._window = PassWindow(self.device)
         self._cos_LD, self._sin_LD = self.net.rotation(torch.arange(length, device=self.device), self.dtype)
         self._max_length = max_length
         capture = capture or capture_for(self.device)
         self._graphs = GraphPool(capture) if capture is not None else None
         self._can_compile = self._graphs is None and can_compile(self._cos_LD)
+        cache_shape = 1, num_slots, length, config.num_heads, head_size
+        self._cache = FlatCache(*cache_shape, like=shared.embedding_VH, by_slots=self._can_compile)
         self._use(self._laid_out(self.net))
         if self._graphs is not None:
             self._chain = FeatureChain(self.net, shared, self._head, self._cache, (self._cos_LD, self._sin_LD))

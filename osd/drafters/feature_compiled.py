@@ -135,7 +135,9 @@ class CompiledFeature:
             (the target's ids of the proposed tokens `[B, K]`, the distributions they were drawn from `[B, K, V]`).
         """
         starts_B, counts_B, firsts_B = np.array((starts, counts, firsts))
-        known = Known(self._array(tokens_SL), self._array(hidden_SLH), starts_B, counts_B, firsts_B, max(counts))
+        slots_B = self._layer.slots[: len(starts)]
+        tokens, hidden = self._array(tokens_SL), self._array(hidden_SLH)
+        known = Known(tokens, hidden, slots_B, starts_B, counts_B, firsts_B, max(counts))
         ids_KB = np.empty((num_steps, len(starts)), np.int64)
         choice, shapes, probs_BKV = Choice(ids_KB, *_ALL_GREEDY), _NO_SHAPES, None
         if draws is not None:

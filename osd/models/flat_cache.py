@@ -37,19 +37,41 @@ class LayerWindow:
 
 
 class FlatCache:
-    """Preallocated for all layers and slots: `[layers, S, 2M, max_len, D]`."""
+    """Preallocated for all layers and slots: `[layers, S, 2M, max_len, D]`.
+
+    Args:
+        num_layers: of them.
+        num_slots: S.
+        max_len: positions of a row.
+        num_key_heads: M.
+        head_size: D.
+        like: its dtype and device are the cache's.
+        by_slots: every pass finds a row by `slots`; else row b is slot b, and `at` can be had.
+    """
 
     def __init__(
-        self, num_layers: int, num_slots: int, max_len: int, num_key_heads: int, head_size: int, like: Tensor
+        self,
+        num_layers: int,
+        num_slots: int,
+        max_len: int,
+        num_key_heads: int,
+        head_size: int,
+        like: Tensor,
+        *,
+        by_slots: bool = False,
     ) -> None:
         shape = (num_layers, num_slots, 2 * num_key_heads, max_len, head_size)
         self.all = _zeros(shape, like)
         self.by_position = self.all.transpose(2, 3)
         """The same memory as `[layers, S, max_len, 2M, D]`."""
         self._num_key_heads = num_key_heads
+        self.slots = np.arange(num_slots)
+        """By row, where it is."""
+        self._by_slots = by_slots
 
     def at(self, window: PassWindow) -> Iterator[LayerWindow]:
         """Every layer's cache."""
+        assert not self._by_slots
         seen = self.all[:, window.first_row : window.first_row + window.num_rows, :, : window.num_seen]
         keys, values = seen[:, :, : self._num_key_heads].unbind(0), seen[:, :, self._num_key_heads :].unbind(0)
         rows_B1: Tensor | None = window.rows_B1
@@ -61,7 +83,10 @@ class FlatCache:
             yield LayerWindow(*layer, rows_B1, window.positions_BQ)
 
     def move(self, source: int, destination: int, num_tokens: int) -> None:
-        """Copy a row's first positions over another row's, in every layer."""
+        """Put a row's first positions in place of another row's, in every layer; the former row's are lost."""
+        if self._by_slots:
+            self.slots[[source, destination]] = self.slots[[destination, source]]
+            return
         self.all[:, destination, :, :num_tokens] = self.all[:, source, :, :num_tokens]
 
     def clear_non_finite(self) -> None:

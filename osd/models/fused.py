@@ -69,7 +69,6 @@ class FusedLM:
         cos_1LD, sin_1LD = base.rotary_emb(weight, torch.arange(max_positions, device=weight.device)[None])
         self._rotation = cos_1LD[0], signed(sin_1LD[0])
         num_key_heads = config.num_key_value_heads
-        self.cache = FlatCache(len(self._layers), num_slots, max_len, num_key_heads, cos_1LD.shape[-1], like=weight)
         self._num_key_heads = num_key_heads
         self._heads: dict[str, Any] = {
             "num_heads": config.num_attention_heads,
@@ -78,6 +77,8 @@ class FusedLM:
         }
         self._gate_size: int = config.intermediate_size
         self._can_compile = compiled and can_compile(weight) and not (weight.shape[1] | self._gate_size) % 2
+        cache_shape = len(self._layers), num_slots, max_len, num_key_heads, cos_1LD.shape[-1]
+        self.cache = FlatCache(*cache_shape, like=weight, by_slots=self._can_compile)
         self.is_int4 = False
         self._tiles: list[LayerWeights] = []
         self._compiled: CompiledLayers | None = None

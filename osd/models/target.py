@@ -108,5 +108,7 @@ class Target:
     def move_row(self, source: int, destination: int, num_tokens: int) -> None:
         """Copy a row's first positions over another row's."""
         self.lm.move_row(source, destination, num_tokens)
-        self.tokens_SL[destination, : num_tokens + 1] = self.tokens_SL[source, : num_tokens + 1]
-        self.hidden_SLH[destination, :num_tokens] = self.hidden_SLH[source, :num_tokens]
+        known: Any = (self._tokens, self._hidden) if self._is_on_cpu else (self.tokens_SL, self.hidden_SLH)
+        tokens, hidden = known
+        tokens[destination, : num_tokens + 1] = tokens[source, : num_tokens + 1]
+        hidden[destination, :num_tokens] = hidden[source, :num_tokens]

@@ -168,6 +168,22 @@ def test_a_moved_row_goes_on_where_it_was(slots: SlotModel) -> None:
     _assert_plain(slots, output, 0, ids, 15)
 
 
+def test_rows_that_were_moved_about_are_read_together(slots: SlotModel) -> None:
+    """Also one that is read where a moved one was, as a new query is."""
+    rows = [_ids(12, 30), _ids(17, 31), _ids(21, 32)]
+    for row, ids in enumerate(rows):
+        _read(slots, row, ids[:-3])
+    slots.move_row(2, 0, 18)
+    _read(slots, 2, rows[0][:-3])
+    slots.move_row(2, 1, 9)
+    _read(slots, 2, rows[1][:-3])
+    now = [rows[2], rows[0], rows[1]]
+    starts = [len(ids) - 3 for ids in now]
+    output = _ragged_pass(slots, now, starts)
+    for row, (ids, start) in enumerate(zip(now, starts, strict=True)):
+        _assert_plain(slots, output, row, ids, start)
+
+
 def test_rows_in_the_middle_of_the_cache(slots: SlotModel) -> None:
     rows, starts = [_ids(12, 10), _ids(17, 11)], [9, 16]
     for row, (ids, start) in enumerate(zip(rows, starts, strict=True), start=1):

@@ -54,8 +54,8 @@ class Stack(NamedTuple):
 class Span(NamedTuple):
     """Which positions a pass reads."""
 
-    first_row: int
-    """In the cache, of the first row."""
+    slots_B: Array
+    """Each row's place in the cache."""
     starts_B: Array
     firsts_B: Array
     """The first position that may be looked at."""
@@ -94,6 +94,8 @@ class Known(NamedTuple):
 
     tokens_SL: Array
     hidden_SLH: Array
+    slots_B: Array
+    """Each row's place in the drafter's cache."""
     starts_B: Array
     """Each row's first new entry."""
     counts_B: Array

@@ -58,7 +58,7 @@ def run_chain(
         for n in shared(begin, num_rows * num_new):
             _read_in(n, step, stack, chain, known, choice, kept)
         project_rows(chain.fuse, stack.bits, kept.both_RF[: num_rows * num_new], scratch.x_RH, False, begin + PHASE)
-        run_layers(stack, Span(0, starts_B, known.firsts_B, num_new), scratch, begin + 2 * PHASE)
+        run_layers(stack, Span(known.slots_B, starts_B, known.firsts_B, num_new), scratch, begin + 2 * PHASE)
         end = begin + (2 + stack.num_phases) * PHASE
         for b in shared(end, num_rows):
             last = known.counts_B[b] - 1 if step == 0 else 0

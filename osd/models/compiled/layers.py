@@ -113,6 +113,7 @@ class CompiledLayers:
         assert found is not None
         self._kernels = found
         self._layers = layers  # the stack knows their tiles by address only
+        self.slots = cache.slots
         empty_D = torch.empty(0)
         head_norms = [
             torch.stack([empty_D if norm is None else norm for norm in (one.query_norm_D, one.key_norm_D)])
@@ -152,7 +153,8 @@ class CompiledLayers:
         starts_B = np.array(window.starts, np.int64)
         firsts_B = np.zeros_like(starts_B) if firsts is None else np.array(firsts, np.int64)
         normed_RH = np.empty_like(x_RH)
-        span = Span(window.first_row, starts_B, firsts_B, window.num_new)
+        slots_B = self.slots[window.first_row : window.first_row + window.num_rows]
+        span = Span(slots_B, starts_B, firsts_B, window.num_new)
         self._kernels.run_pass(self.stack, span, x_RH, normed_RH)
         return normed_RH
 

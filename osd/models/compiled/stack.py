@@ -41,7 +41,7 @@ def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counter
     for task in shared(keep_counters, len(span.starts_B) * num_key_heads):
         b, m = task // num_key_heads, task % num_key_heads
         heads_QXD = heads_RXD[b * span.num_new : (b + 1) * span.num_new]
-        cache_YLD = cache_SYLD[span.first_row + b]
+        cache_YLD = cache_SYLD[span.slots_B[b]]
         keep(heads_QXD, stack.cos_LD, stack.sin_LD, norms_2D[1], stack.eps, cache_YLD, m, span.starts_B[b])
     num_parts = (span.num_new + _LOOK_ROWS - 1) // _LOOK_ROWS
     for task in shared(look_counters, len(span.starts_B) * num_parts * num_key_heads):
@@ -54,7 +54,7 @@ def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counter
             stack.sin_LD,
             norms_2D[0],
             stack.eps,
-            cache_SYLD[span.first_row + b],
+            cache_SYLD[span.slots_B[b]],
             m,
             span.starts_B[b] + offset,
             span.firsts_B[b],
