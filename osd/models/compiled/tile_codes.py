@@ -34,6 +34,8 @@ from osd.models.compiled.vectors import (
 )
 
 _NUM_HALVES = 2
+_AHEAD_BYTES = 4608
+"""A processor looks ahead by itself, but not far enough past work of this kind: a fifth more bytes a second."""
 _EXCESS = 128.0
 _EXPONENT, _ONES = 0x4300_4300, 0x0001_0001
 """Two bfloat16 of 128, whose last seven bits count ones."""
@@ -74,6 +76,7 @@ def _generate(builder: Any, args: Any, bits: int, block_bytes: int) -> None:
         start_from_biases(code, sums, weights)
         with cgutils.for_range(builder, num_blocks) as loop:
             block = code.plus(code.plus(weights, WIDTH, STEP_BYTES), loop.index, block_bytes)
+            code.prefetch(code.plus(block, _AHEAD_BYTES), block_bytes)
             inputs = [code.plus(code.plus(x, x_stride, row), loop.index, 2 * BLOCK) for row in range(rows)]
             _sum_codes(code, in_block, code.plus(block, SCALES_BYTES), inputs, bits)
             for half in range(_NUM_HALVES):

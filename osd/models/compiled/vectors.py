@@ -65,6 +65,15 @@ class Code:
         """Vectors of floats that loops change; the compiler keeps them in registers."""
         return [[cgutils.alloca_once(self.builder, FLOATS) for _ in range(columns)] for _ in range(rows)]
 
+    def prefetch(self, address: Any, num_bytes: int) -> None:
+        """Bring that many bytes near, into the second cache; nothing waits for them, and no address is wrong."""
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        how = [ir.Constant(INT32, number) for number in (0, 2, 1)]  # to read, the second cache, data
+        for start in range(0, num_bytes, VECTOR_BYTES):
+            self.builder.call(function, [self.builder.inttoptr(self.plus(address, start), pointer), *how])
+
     def add_product(self, left: Any, right: Any, sums: Any) -> Any:
         """`left * right + sums` of floats, rounded once."""
         return self._call("llvm.fma.v16f32", [FLOATS] * 3, [left, right, sums])
