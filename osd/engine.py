@@ -18,7 +18,7 @@ from osd.calibrate import calibrate
 from osd.config import Config
 from osd.counters import Counters
 from osd.models.target import Target
-from osd.models.transfer import before, staged
+from osd.models.transfer import prepended, staged
 from osd.outcome import BONUS
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, OutcomeRecorder, SwapIn
@@ -245,7 +245,7 @@ class Engine:
         if proposal is None:
             ids_BQ = staged([[token] for token in last], self.target.lm.device)
         else:
-            ids_BQ = before(last, proposal.of_length(max(proposal.lengths)))
+            ids_BQ = prepended(last, proposal.of_length(max(proposal.lengths)))
         output = self.target.read(0, ids_BQ, starts)
         assert output.logits_BQV is not None
         return verify_rows(output.logits_BQV, rows, proposal, output.best_BQ), output.logits_BQV

@@ -67,7 +67,7 @@ def _known(columns: list[Tensor]) -> list[list[int]]:
     """All that the host needs to know, by row: from a GPU in one copy, which is the round's one wait."""
     if columns[0].device.type == "cpu":
         return [list(chain.from_iterable(parts)) for parts in zip(*(one.tolist() for one in columns), strict=True)]
-    known: list[list[int]] = torch.cat(columns, dim=1).tolist()
+    known: list[list[int]] = (columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)).tolist()
     return known
 
 

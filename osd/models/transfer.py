@@ -30,7 +30,7 @@ def staged(values: Any, device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
-def before(first: Sequence[int], numbers_BK: Tensor) -> Tensor:
+def prepended(first: Sequence[int], numbers_BK: Tensor) -> Tensor:
     """The device's numbers with one of the host's before each row's, `[B, 1 + K]`."""
     device = numbers_BK.device
     if device.type == "cpu":  # where reading them waits for nothing, and takes less time than an operation of torch
