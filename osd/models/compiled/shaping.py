@@ -14,6 +14,8 @@ from osd.models.compiled.highest import highest
 _CHUNK = 128
 _CANDIDATES = 2048
 """Tokens that top-p is decided among; where more may belong to it, the whole vocabulary is looked through."""
+_LIKELY = np.float32(1e-4)
+"""Of the whole: tokens that top-p is decided among where they are enough."""
 _NEVER = np.float32(-80)
 """Logits so much below the greatest are those of tokens that cannot be drawn; `exp` has no zero."""
 _TWO_BITS = np.int64(0x40000000)
@@ -112,7 +114,12 @@ def _keep_mass(probs_V: Array, floor: np.float32, total: np.float32, top_p: np.f
     # Tokens less likely than this are together less than what top-p leaves out.
     floor = max(floor, np.float32(0.99) * (total - limit) / np.float32(len(probs_V)))
     ids_N, values_N = np.empty(_CANDIDATES, np.int64), np.empty(_CANDIDATES, np.float32)
-    num = _collect(probs_V, floor, ids_N, values_N)
+    likely = max(floor, _LIKELY * total)
+    num = _collect(probs_V, likely, ids_N, values_N)
+    if num <= _CANDIDATES and sum_from(values_N[:num], likely) > limit:
+        floor = likely  # enough by themselves, and found in a fraction of the time
+    else:
+        num = _collect(probs_V, floor, ids_N, values_N)
     if num <= _CANDIDATES:
         probs_V[:] = 0
         _cut(values_N[:num], floor, limit)
