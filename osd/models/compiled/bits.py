@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 from numba import config, njit, types
-from numba.core.codegen import get_host_cpu_features
 from numba.extending import overload
 from numpy.typing import NDArray
+
+from osd.models.compiled.vectors import FEATURES
 
 Array = NDArray[Any]
 
 _config: Any = config
-_features: str = get_host_cpu_features()  # type: ignore[no-untyped-call]  # numba's
-if _config.CPU_FEATURES is None and "+avx512f" in _features:
+if _config.CPU_FEATURES is None and FEATURES.get("avx512f"):
     # LLVM halves vectors on many Intel processors, once slower after wide ones; products here are wide anyway.
-    _config.CPU_FEATURES = f"{_features},-prefer-256-bit"
+    _config.CPU_FEATURES = f"{FEATURES.flatten()},-prefer-256-bit"
 # numpy's error model: a check for division by zero would keep loops from being vectorised, and garbage must not raise.
 inner = njit(fastmath=True, error_model="numpy")
 
