@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from random import Random
 
 import torch
 
@@ -59,7 +60,7 @@ def _time_drafter_ms(target: Target, drafter: Drafter, rows: int, length: int, c
             num_tokens=[num_tokens] * rows,
             lengths=[length] * rows,
             params=[SamplingParams(temperature=0.0)] * rows,
-            generators=[torch.Generator()] * rows,
+            generators=[Random()] * rows,
         )
 
     drafter.propose(batch(context))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,7 +26,8 @@ class DraftBatch:
     lengths: Sequence[int]
     """Speculation length by row; 0: propose nothing for it."""
     params: Sequence[SamplingParams]
-    generators: Sequence[torch.Generator]
+    generators: Sequence[Random]
+    """Each row draws from its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ none of them is ever applied to a residual. Shapes: B rows, Q positions, V vocab
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import NamedTuple
 
 import torch
@@ -23,14 +24,33 @@ _LEAST = 1e-30
 """Of a temperature or a top-p: with either, only the most likely token is left, and float32 can divide by it."""
 
 
+class Shape(NamedTuple):
+    """How one row's distribution is shaped; a filter that it does not have is one that lets all pass."""
+
+    temperature: float
+    """1 for greedy rows, of which no distribution is wanted."""
+    min_p: float
+    top_k: int
+    top_p: float
+
+    @classmethod
+    def of(cls, params: SamplingParams, vocab_tokens: int) -> Shape:
+        """In numbers that float32 can divide by."""
+        return cls(
+            temperature=1.0 if params.is_greedy else max(float(params.temperature), _LEAST),
+            min_p=float(params.min_p),
+            top_k=params.top_k if 0 < params.top_k < vocab_tokens else vocab_tokens,
+            top_p=max(float(params.top_p), _LEAST),
+        )
+
+
 class Shaping(NamedTuple):
-    """Rows' temperatures and filters, `[B, 1, 1]` each; a filter that no row has is None."""
+    """Rows' shapes, `[B, 1, 1]` each; a filter that no row has is None."""
 
     temperature_B11: Tensor
-    """1 for greedy rows, of which no distribution is wanted."""
     min_p_B11: Tensor | None
     top_k_B11: Tensor | None
-    """int64; the vocabulary's size where a row has no such filter."""
+    """int64."""
     top_p_B11: Tensor | None
 
     @classmethod
@@ -40,15 +60,19 @@ class Shaping(NamedTuple):
         def column(values: Sequence[float]) -> Tensor:
             return upload(values, device)[:, None, None]
 
-        temperatures = [1.0 if one.is_greedy else max(float(one.temperature), _LEAST) for one in params]
-        min_ps, top_ps = [float(one.min_p) for one in params], [max(float(one.top_p), _LEAST) for one in params]
-        top_ks = [one.top_k if 0 < one.top_k < vocab_tokens else vocab_tokens for one in params]
+        shapes = [Shape.of(one, vocab_tokens) for one in params]
+        temperatures, min_ps, top_ks, top_ps = zip(*shapes, strict=True)
         return cls(
             temperature_B11=column(temperatures),
             min_p_B11=column(min_ps) if max(min_ps) > 0.0 else None,
             top_k_B11=column(top_ks) if min(top_ks) < vocab_tokens else None,
             top_p_B11=column(top_ps) if min(top_ps) < 1.0 else None,
         )
+
+
+def uniforms(generator: Random, num: int, width: int) -> list[float]:
+    """So many draws between 0 and 1, neither of them, which float32 holds exactly; then zeros, up to a width."""
+    return [(generator.getrandbits(23) + 0.5) * 2.0**-23 for _ in range(num)] + [0.0] * (width - num)
 
 
 def penalise(logits_QV: Tensor, params: SamplingParams, output_ids: Sequence[int], proposed_K: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field
-
-import torch
+from random import Random
 
 from osd.outcome import ACCEPTED, BONUS, RECOVERED, Round
 from osd.speculation import RowBudget
@@ -24,7 +23,7 @@ class Sequence:
 
     request: Request
     answer: AnswerText
-    generator: torch.Generator
+    generator: Random
     row: int = -1
     num_cached: int = 0
     """Positions the target has read."""
@@ -118,7 +117,7 @@ def new_sequence(request: Request, codec: TextCodec) -> Sequence:
     """A query as it enters the queue; a resumed one with what its client already has."""
     seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
     # A resumed query must not meet the draws again that its earlier tokens used up.
-    generator = torch.Generator().manual_seed((seed + 7919 * len(request.resume_ids)) % 2**63)
+    generator = Random((seed + 7919 * len(request.resume_ids)) % 2**63)
     sequence = Sequence(request=request, answer=AnswerText(codec, request.params.stop), generator=generator)
     sequence.budget.fixed = request.speculation_length
     sequence.output_ids = list(request.resume_ids)

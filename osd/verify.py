@@ -15,7 +15,7 @@ from osd.models.compiled.verdicts import can_judge, verdicts
 from osd.models.transfer import upload
 from osd.proposal import Proposal
 from osd.rejection import match_greedy, reject_tokenwise
-from osd.sampling import Shaping, most_likely, penalise, shape_probs
+from osd.sampling import Shape, Shaping, most_likely, penalise, shape_probs, uniforms
 from osd.sequence import Sequence
 
 
@@ -41,18 +41,12 @@ def verify_rows(
     penalised_BQV = logits_BQV
     if any(one.has_penalties for one in params):
         penalised_BQV, best_BQ = _penalised(logits_BQV, rows, _proposed(proposal, num_proposed, logits_BQV)), None
-    if any(is_greedy_B):
-        columns.append(most_likely(penalised_BQV) if best_BQ is None else best_BQ)
+    if best_BQ is None and (any(is_greedy_B) or can_judge(logits_BQV)):
+        best_BQ = most_likely(penalised_BQV)
+    if best_BQ is not None and any(is_greedy_B):
+        columns.append(best_BQ)
     if not all(is_greedy_B):
-        proposed_BK = _proposed(proposal, num_proposed, logits_BQV)
-        verdicts_B2 = proposed_BK.new_zeros(len(rows), 2)
-        # Apart, so that nobody's draws depend on the company: what is penalised is float32, and judged by other code.
-        for has_penalties, own_BQV in ((False, logits_BQV), (True, penalised_BQV)):
-            sampled = [b for b, one in enumerate(params) if not one.is_greedy and one.has_penalties == has_penalties]
-            if sampled:
-                verdicts_S2 = _verdicts(own_BQV, rows, sampled, proposed_BK, lengths, proposal)
-                verdicts_B2.index_copy_(0, upload(sampled, verdicts_B2.device), verdicts_S2)
-        columns.append(verdicts_B2)
+        columns.append(_verdicts(logits_BQV, penalised_BQV, best_BQ, rows, proposal, lengths))
     committed = []
     for is_greedy, length, ids in zip(is_greedy_B, lengths, _known(columns), strict=True):
         if is_greedy:
@@ -65,7 +59,7 @@ def verify_rows(
 
 def _known(columns: list[Tensor]) -> list[list[int]]:
     """All that the host needs to know, by row: from a GPU in one copy, which is the round's one wait."""
-    if columns[0].device.type == "cpu":
+    if len(columns) > 1 and columns[0].device.type == "cpu":
         return [list(chain.from_iterable(parts)) for parts in zip(*(one.tolist() for one in columns), strict=True)]
     known: list[list[int]] = (columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)).tolist()
     return known
@@ -73,32 +67,52 @@ def _known(columns: list[Tensor]) -> list[list[int]]:
 
 def _verdicts(
     logits_BQV: Tensor,
+    penalised_BQV: Tensor,
+    best_BQ: Tensor | None,
+    rows: Rows[Sequence],
+    proposal: Proposal | None,
+    lengths: list[int],
+) -> Tensor:
+    """How many proposed tokens each row keeps, and the token that follows them, `[B, 2]`; zeros for greedy rows."""
+    params, found = [sequence.request.params for sequence in rows], []
+    # Apart, so that nobody's draws depend on the company: what is penalised is float32, and judged by other code.
+    for has_penalties, own_BQV in ((False, logits_BQV), (True, penalised_BQV)):
+        sampled = [b for b, one in enumerate(params) if not one.is_greedy and one.has_penalties == has_penalties]
+        if sampled:
+            own_lengths = [lengths[row] for row in sampled]
+            found.append((sampled, _judged(own_BQV, best_BQ, rows, sampled, own_lengths, proposal)))
+    if len(found) == 1 and len(found[0][0]) == len(rows):
+        return found[0][1]
+    verdicts_B2 = found[0][1].new_zeros(len(rows), 2)
+    for sampled, verdicts_S2 in found:
+        verdicts_B2.index_copy_(0, upload(sampled, verdicts_B2.device), verdicts_S2)
+    return verdicts_B2
+
+
+def _judged(
+    logits_BQV: Tensor,
+    best_BQ: Tensor | None,
     rows: Rows[Sequence],
     sampled: list[int],
-    proposed_BK: Tensor,
     lengths: list[int],
     proposal: Proposal | None,
 ) -> Tensor:
-    """How many proposed tokens each of these rows keeps, and the token that follows them: `[S, 2]`."""
-    device, num_proposed = logits_BQV.device, proposed_BK.shape[1]
-    draft_probs_BKV = None if proposal is None else proposal.draft_probs_BKV
-    lengths = [lengths[row] for row in sampled]
-    shaping = Shaping.of([rows[row].request.params for row in sampled], logits_BQV.shape[-1], device)
-    uniform_SQ = torch.zeros(len(sampled), num_proposed + 1)
-    for place, (row, length) in enumerate(zip(sampled, lengths, strict=True)):
-        # No draw more than it needs, or its neighbours would change the next.
-        uniform_SQ[place, : length + 1] = torch.rand(length + 1, generator=rows[row].generator)
-    if can_judge(logits_BQV):
-        return verdicts(logits_BQV, sampled, lengths, proposed_BK, draft_probs_BKV, shaping, uniform_SQ)
+    """Of these rows alone, `[S, 2]`."""
+    vocab_tokens, device = logits_BQV.shape[-1], logits_BQV.device
+    params, num_proposed = [rows[row].request.params for row in sampled], logits_BQV.shape[1] - 1
+    # No draw more than it needs, or its neighbours would change the next.
+    draws = [uniforms(rows[row].generator, n + 1, num_proposed + 1) for row, n in zip(sampled, lengths, strict=True)]
+    if best_BQ is not None and can_judge(logits_BQV):
+        shapes = [Shape.of(one, vocab_tokens) for one in params]
+        return verdicts(logits_BQV, best_BQ, sampled, lengths, proposal, shapes, draws)
     index_S, lengths_S = upload([sampled, lengths], device)
-    target_probs_SQV = shape_probs(logits_BQV[index_S], shaping)
+    target_probs_SQV = shape_probs(logits_BQV[index_S], Shaping.of(params, vocab_tokens, device))
     # Where no sampled row proposes, there is nothing to test: these are only shaped like it.
     draft_probs_SKV = target_probs_SQV[:, :num_proposed]
-    if draft_probs_BKV is not None:
-        draft_probs_SKV = draft_probs_BKV[index_S, :num_proposed]
-    verdict = reject_tokenwise(
-        target_probs_SQV, draft_probs_SKV, proposed_BK[index_S], lengths_S, upload(uniform_SQ, device)
-    )
+    if proposal is not None and proposal.draft_probs_BKV is not None:
+        draft_probs_SKV = proposal.draft_probs_BKV[index_S, :num_proposed]
+    proposed_SK = _proposed(proposal, num_proposed, logits_BQV)[index_S]
+    verdict = reject_tokenwise(target_probs_SQV, draft_probs_SKV, proposed_SK, lengths_S, upload(draws, device))
     return torch.stack(verdict, dim=1)
 
 

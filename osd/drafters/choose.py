@@ -13,8 +13,19 @@ from torch import Tensor
 
 from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
-from osd.sampling import Shaping, draw, most_likely, shape_probs
+from osd.sampling import Shaping, draw, most_likely, shape_probs, uniforms
 from osd.types import SamplingParams
+
+
+def is_sampled(batch: DraftBatch) -> bool:
+    """Whether a row that proposes is not greedy."""
+    return any(length and not params.is_greedy for length, params in zip(batch.lengths, batch.params, strict=True))
+
+
+def draw_uniforms(batch: DraftBatch, num_steps: int) -> list[list[float]]:
+    """Each row's draws, `[B, K]`: none that nobody asked for, or a seeded query would depend on its neighbours."""
+    rows = zip(batch.lengths, batch.params, batch.generators, strict=True)
+    return [uniforms(own, 0 if params.is_greedy else length, num_steps) for length, params, own in rows]
 
 
 class Draws(NamedTuple):
@@ -34,16 +45,11 @@ class Draws(NamedTuple):
             num_tokens: size of the vocabulary that is drawn from.
             num_rows: at least so many, with greedy ones added at the end.
         """
-        proposing = list(zip(batch.lengths, batch.params, batch.generators, strict=True))
-        if all(length == 0 or params.is_greedy for length, params, _ in proposing):
+        if not is_sampled(batch):
             return None
-        params_B = [*batch.params, *[SamplingParams(temperature=0.0)] * (num_rows - len(proposing))]
-        # No draw that nobody asked for, or a seeded query would depend on its neighbours.
-        uniform_BK = torch.zeros(len(params_B), max(batch.lengths))
-        for row, (length, params, generator) in enumerate(proposing):
-            if length > 0 and not params.is_greedy:
-                uniform_BK[row, :length] = torch.rand(length, generator=generator)
-        device = batch.tokens_SL.device
+        added, num_steps, device = max(num_rows - len(batch.params), 0), max(batch.lengths), batch.tokens_SL.device
+        params_B = [*batch.params, *[SamplingParams(temperature=0.0)] * added]
+        uniform_BK = draw_uniforms(batch, num_steps) + [[0.0] * num_steps] * added
         return cls(
             greedy_B=upload([params.is_greedy for params in params_B], device),
             shaping=Shaping.of(params_B, num_tokens, device),

@@ -127,14 +127,10 @@ class FeatureDrafter:
         starts, counts = self._new_entries(batch.num_tokens)
         if self._graphs is not None:
             return self._replay(self._graphs, batch, starts, counts)
-        num_steps, draws = max(batch.lengths), Draws.of(batch, self.config.vocab_tokens)
         if self._compiled is not None and self._compiled.can_chain:
-            firsts = self._first[: len(starts)]
-            ids_BK, probs_BKV = self._compiled.chain(
-                batch.tokens_SL, batch.hidden_SLH, starts, counts, firsts, num_steps, draws
-            )
+            ids_BK, probs_BKV = self._compiled.chain(batch, starts, counts, self._first[: len(starts)])
             return Proposal(ids_BK, batch.lengths, probs_BKV, self.version)
-        choice = self._choice(num_steps, draws)
+        choice = self._choice(max(batch.lengths), Draws.of(batch, self.config.vocab_tokens))
         feature_BH = self._catch_up(batch, starts, counts)
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
         for step in range(choice.num_steps):

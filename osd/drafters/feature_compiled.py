@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.drafters.choose import Draws
+from osd.drafters.choose import draw_uniforms, is_sampled
 from osd.drafters.feature_net import FeatureNet
 from osd.models.compiled.arguments import NONE, Array, Chain, Choice, Known, Shapes
 from osd.models.compiled.codes import BLOCK
@@ -22,6 +22,8 @@ from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjec
 from osd.models.compiled.verdicts import shapes_of
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
+from osd.proposal import DraftBatch
+from osd.sampling import Shape
 
 _BITS = 8
 _NO_FLOATS: Array = np.empty(0, np.float32)
@@ -111,38 +113,30 @@ class CompiledFeature:
         return tensor(features_RH, hidden_BTH.dtype).view(hidden_BTH.shape)
 
     def chain(
-        self,
-        tokens_SL: Tensor,
-        hidden_SLH: Tensor,
-        starts: Sequence[int],
-        counts: Sequence[int],
-        firsts: Sequence[int],
-        num_steps: int,
-        draws: Draws | None,
+        self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], firsts: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
         """A round in one call: reads what is new, then feeds itself its own features.
 
         Args:
-            tokens_SL: known tokens.
-            hidden_SLH: the target's hidden states.
+            batch: the rows.
             starts: by row, the first new entry.
             counts: how many are new, at least one.
             firsts: the first entry that may be looked at.
-            num_steps: K.
-            draws: for sampled rows; None where there are none.
 
         Returns:
             (the target's ids of the proposed tokens `[B, K]`, the distributions they were drawn from `[B, K, V]`).
         """
         starts_B, counts_B, firsts_B = np.array((starts, counts, firsts))
         slots_B = self._layer.slots[: len(starts)]
-        tokens, hidden = self._array(tokens_SL), self._array(hidden_SLH)
+        tokens, hidden, num_steps = self._array(batch.tokens_SL), self._array(batch.hidden_SLH), max(batch.lengths)
         known = Known(tokens, hidden, slots_B, starts_B, counts_B, firsts_B, max(counts))
         ids_KB = np.empty((num_steps, len(starts)), np.int64)
         choice, shapes, probs_BKV = Choice(ids_KB, *_ALL_GREEDY), _NO_SHAPES, None
-        if draws is not None:
+        if is_sampled(batch):
             probs_BKV = torch.zeros(len(starts), num_steps, len(self._chain.embedding_VH))
-            shapes = shapes_of(draws.shaping)
-            choice = Choice(ids_KB, draws.greedy_B.numpy(), draws.uniform_BK.numpy(), probs_BKV.numpy())
+            shapes = shapes_of([Shape.of(params, len(self._chain.vocab_ids_R)) for params in batch.params])
+            greedy_B = np.array([params.is_greedy for params in batch.params])
+            uniform_BK = np.array(draw_uniforms(batch, num_steps), np.float32)
+            choice = Choice(ids_KB, greedy_B, uniform_BK, probs_BKV.numpy())
         self._kernels.run_chain(self._layer.stack, self._chain, known, choice, shapes)
         return torch.from_numpy(ids_KB.T.copy()), probs_BKV

@@ -23,6 +23,7 @@ from osd.models.target import Target
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, SwapIn
 from osd.rejection import reject_tokenwise
+from osd.sampling import draw, uniforms
 from osd.types import Request, SamplingParams
 from tests.engine_kit import (
     VOCAB_TOKENS,
@@ -130,7 +131,7 @@ class AdversarialDrafter:
             known = batch.tokens_SL[row, : batch.num_tokens[row]].tolist()
             for step in range(batch.lengths[row]):
                 probs_V = self._draft(known, batch.params[row])
-                choice = int(torch.multinomial(probs_V, 1, generator=batch.generators[row]))
+                choice = int(draw(probs_V[None], torch.tensor(uniforms(batch.generators[row], 1, 1))))
                 ids_BK[row, step], probs_BKV[row, step] = choice, probs_V
                 known.append(choice)
         return Proposal(

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from osd import sampling
 from osd.models.compiled.kernels import kernels
+from osd.proposal import Proposal
 from osd.rejection import reject_tokenwise
-from osd.sampling import Shaping, shape_probs
+from osd.sampling import Shape, Shaping, most_likely, shape_probs
 from osd.types import SamplingParams
 
 if kernels() is None:
     pytest.skip("numba is not installed", allow_module_level=True)
 
-from osd.models.compiled.shaping import draw, shape
+from osd.models.compiled.shaping import Weights, draw, leave, room_for, shape, weight
 from osd.models.compiled.verdicts import shapes_of, verdicts
 
 _VOCAB = 40_000
@@ -39,18 +40,26 @@ _PARAMS = [
 ]
 
 
-def _shaping(params: list[SamplingParams], vocab_tokens: int = _VOCAB) -> Shaping:
-    return Shaping.of(params, vocab_tokens, torch.device("cpu"))
+def _shaping(params: list[SamplingParams]) -> Shaping:
+    return Shaping.of(params, _VOCAB, torch.device("cpu"))
 
 
 def _logits(*shape: int, spread: float, seed: int = 1) -> Tensor:
     return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * spread).bfloat16()
 
 
+def _weights(logits_V: Tensor, params: SamplingParams) -> tuple[Weights, float]:
+    """By the compiled loops, with what they add up to."""
+    weights = room_for(_VOCAB)
+    for values in weights:
+        values.fill(7)  # whatever was there
+    shapes, most = shapes_of([Shape.of(params, _VOCAB)]), np.float32(logits_V.max().item())
+    return weights, float(shape(logits_V.view(torch.uint16).numpy(), most, shapes, 0, weights))
+
+
 def _shaped(logits_V: Tensor, params: SamplingParams) -> Tensor:
-    probs_V = np.full(len(logits_V), 7.0, np.float32)  # whatever was there
-    shape(logits_V.view(torch.uint16).numpy(), shapes_of(_shaping([params], len(logits_V))), 0, probs_V)
-    return torch.from_numpy(probs_V)
+    weights, total = _weights(logits_V, params)
+    return torch.tensor([weight(weights, index) for index in range(_VOCAB)]) / total
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 3.0, 40.0])  # nearly all tokens make up a nucleus, or one
@@ -81,16 +90,29 @@ def test_of_equal_ones_no_more_are_kept_than_reach_the_mass() -> None:
     assert kept == list(range(len(kept)))
 
 
-@pytest.mark.parametrize("uniform", [0.0, 0.1, 0.5, 0.9, 1 - 2**-24])
-def test_draws_are_by_inversion_and_never_of_weight_zero(uniform: float) -> None:
-    weights_V = torch.rand(_VOCAB, generator=torch.Generator().manual_seed(2))
-    weights_V[weights_V < 0.7] = 0.0
-    weights_V[[0, -1]] = 0.0
-    index = draw(weights_V.numpy(), np.float32(uniform))
-    cdf_V = weights_V.double().cumsum(0) / weights_V.double().sum()
-    assert weights_V[index] > 0
+@pytest.mark.parametrize(
+    "params", [SamplingParams(temperature=2.0), SamplingParams(top_p=0.9), SamplingParams(top_k=9)]
+)
+@pytest.mark.parametrize("uniform", [2**-24, 0.1, 0.5, 0.9, 1 - 2**-24])
+def test_draws_are_by_inversion_and_never_of_weight_zero(uniform: float, params: SamplingParams) -> None:
+    logits_V = _logits(_VOCAB, spread=2.0)
+    logits_V[[0, -1]] = -torch.inf
+    weights, _ = _weights(logits_V, params)
+    probs_V = _shaped(logits_V, params).double()
+    index, cdf_V = draw(weights, np.float32(uniform)), probs_V.cumsum(0)
+    assert probs_V[index] > 0
     assert cdf_V[index] >= uniform - 1e-6
-    assert cdf_V[index] - weights_V[index] / weights_V.double().sum() <= uniform + 1e-6
+    assert cdf_V[index] - probs_V[index] <= uniform + 1e-6
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(top_p=0.9)])
+def test_what_is_left_beyond_another_distribution(params: SamplingParams) -> None:
+    logits_V, others_V = _logits(_VOCAB, spread=3.0), torch.softmax(_logits(_VOCAB, spread=3.0, seed=2).float(), dim=0)
+    expected_V = (_shaped(logits_V, params) - others_V).clamp(min=0)
+    weights, total = _weights(logits_V, params)
+    left = leave(weights, np.float32(total), others_V.numpy())
+    torch.testing.assert_close(torch.tensor([weight(weights, index) for index in range(_VOCAB)]), expected_V)
+    assert left == pytest.approx(float(expected_V.sum()), rel=1e-5)
 
 
 def _round(seed: int, lengths: list[int], params: list[SamplingParams]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -104,27 +126,46 @@ def _round(seed: int, lengths: list[int], params: list[SamplingParams]) -> tuple
     return logits_BQV, draft_BKV, proposed_BK, torch.rand(num_rows, num_proposed + 1, generator=generator)
 
 
+def _verdicts(
+    logits_BQV: Tensor,
+    params: list[SamplingParams],
+    uniform_BQ: Tensor,
+    proposal: Proposal | None = None,
+    sampled: list[int] | None = None,
+) -> list[list[int]]:
+    """Of the sampled rows (all of them); `params` and `uniform_BQ` are of all."""
+    sampled = list(range(len(logits_BQV))) if sampled is None else sampled
+    lengths = [0] * len(logits_BQV) if proposal is None else proposal.lengths
+    found: list[list[int]] = verdicts(
+        logits_BQV,
+        most_likely(logits_BQV),
+        sampled,
+        [lengths[row] for row in sampled],
+        proposal,
+        [Shape.of(params[row], _VOCAB) for row in sampled],
+        uniform_BQ[sampled].tolist(),
+    ).tolist()
+    return found
+
+
 @pytest.mark.usefixtures("num_threads")
 def test_verdicts_are_those_of_the_tensors() -> None:
     """Some rows of a round are sampled, each in a manner and of a length of its own."""
     params = [SamplingParams(temperature=t, min_p=p) for t, p in [(1.0, 0.0), (0.7, 0.0), (1.3, 0.01), (1.0, 0.05)]]
-    lengths, sampled, seen = [3, 0, 1, 2], [0, 1, 3], set()
+    lengths, sampled = [3, 0, 1, 2], [0, 1, 3]
+    seen: set[int] = set()
     for seed in range(12):
         logits_BQV, draft_BKV, proposed_BK, uniform_BQ = _round(seed, lengths, params)
-        shaping = _shaping([params[row] for row in sampled])
-        sampled_lengths = [lengths[row] for row in sampled]
-        own_S2 = verdicts(
-            logits_BQV, sampled, sampled_lengths, proposed_BK, draft_BKV, shaping, uniform_BQ[sampled].contiguous()
-        )
+        own = _verdicts(logits_BQV, params, uniform_BQ, Proposal(proposed_BK, lengths, draft_BKV, 1), sampled)
         expected = reject_tokenwise(
-            shape_probs(logits_BQV[sampled], shaping),
+            shape_probs(logits_BQV[sampled], _shaping([params[row] for row in sampled])),
             draft_BKV[sampled],
             proposed_BK[sampled],
-            torch.tensor(sampled_lengths),
+            torch.tensor([lengths[row] for row in sampled]),
             uniform_BQ[sampled],
         )
-        assert torch.equal(own_S2, torch.stack(expected, dim=1))
-        seen.update(own_S2[:, 0].tolist())
+        assert own == torch.stack(expected, dim=1).tolist()
+        seen.update(num_accepted for num_accepted, _ in own)
     assert seen == {0, 1, 2, 3}
 
 
@@ -133,19 +174,16 @@ def test_a_draft_that_is_no_distribution_is_refused_and_the_target_drawn_from() 
     logits_BQV, draft_BKV, proposed_BK, uniform_BQ = _round(1, [2], params)
     expected_B = sampling.draw(shape_probs(logits_BQV, _shaping(params))[:, 0], uniform_BQ[:, 2])
     for garbage in (float("nan"), float("inf")):
-        draft_BKV.fill_(garbage)
-        own_S2 = verdicts(logits_BQV, [0], [2], proposed_BK, draft_BKV, _shaping(params), uniform_BQ)
-        assert own_S2.tolist() == [[0, int(expected_B)]]
+        proposal = Proposal(proposed_BK, [2], draft_BKV.fill_(garbage), 1)
+        assert _verdicts(logits_BQV, params, uniform_BQ, proposal) == [[0, int(expected_B)]]
 
 
 def test_where_nobody_proposes_a_token_is_drawn() -> None:
-    params = [SamplingParams(temperature=1.0, top_p=0.9)]
+    params = SamplingParams(temperature=1.0, top_p=0.9)
     logits_BQV = _logits(1, 1, _VOCAB, spread=3.0)
-    nothing_BK = torch.empty(1, 0, dtype=torch.long)
-    for uniform in (0.0, 0.3, 0.999):
-        own_S2 = verdicts(logits_BQV, [0], [0], nothing_BK, None, _shaping(params), torch.tensor([[uniform]]))
-        probs_V = _shaped(logits_BQV[0, 0], params[0])
-        assert own_S2.tolist() == [[0, draw(probs_V.numpy(), np.float32(uniform))]]
+    for uniform in (2**-24, 0.3, 0.999):
+        expected = draw(_weights(logits_BQV[0, 0], params)[0], np.float32(uniform))
+        assert _verdicts(logits_BQV, [params], torch.tensor([[uniform]])) == [[0, expected]]
 
 
 def test_what_is_emitted_has_the_targets_distribution() -> None:
@@ -161,11 +199,10 @@ def test_what_is_emitted_has_the_targets_distribution() -> None:
     draft_BKV = draft_V.expand(num_rows, 1, _VOCAB).contiguous()
     for _ in range(10):
         proposed_BK = torch.multinomial(draft_V.expand(num_rows, -1), 1, generator=generator)
-        uniform_BQ = torch.rand(num_rows, 2, generator=generator)
-        rows = list(range(num_rows))
-        shaping = _shaping([params] * num_rows)
-        own_S2 = verdicts(logits_BQV, rows, [1] * num_rows, proposed_BK, draft_BKV, shaping, uniform_BQ)
-        first_S = torch.where(own_S2[:, 0] > 0, proposed_BK[:, 0], own_S2[:, 1])
+        proposal = Proposal(proposed_BK, [1] * num_rows, draft_BKV, 1)
+        own = _verdicts(logits_BQV, [params] * num_rows, torch.rand(num_rows, 2, generator=generator), proposal)
+        num_accepted_S, next_S = torch.tensor(own).T
+        first_S = torch.where(num_accepted_S > 0, proposed_BK[:, 0], next_S)
         counts_V.index_add_(0, first_S, torch.ones(num_rows))
     likely = target_V > 0
     assert counts_V[~likely].sum() == 0
@@ -177,6 +214,6 @@ def test_what_is_emitted_has_the_targets_distribution() -> None:
 def test_logits_that_are_no_numbers_give_no_distribution_and_still_some_token(garbage: float) -> None:
     logits_V = _logits(_VOCAB, spread=3.0)
     logits_V[17] = garbage
-    probs_V = _shaped(logits_V, SamplingParams(temperature=1.0, top_p=0.9))
-    assert bool(probs_V.isnan().all())
-    assert 0 <= draw(probs_V.numpy(), np.float32(0.5)) < _VOCAB
+    weights, _ = _weights(logits_V, SamplingParams(temperature=1.0, top_p=0.9))
+    assert bool(np.isnan(weights.values_V).all())
+    assert 0 <= draw(weights, np.float32(0.5)) < _VOCAB

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import torch
 from torch import Tensor
@@ -99,7 +101,7 @@ def test_the_serving_drafter_proposes_what_the_student_learnt() -> None:
                 num_tokens=[num_tokens],
                 lengths=[3],
                 params=[SamplingParams(temperature=0.0)],
-                generators=[torch.Generator()],
+                generators=[Random()],
             )
         )
         assert tuple(proposal.token_ids_BK[0].tolist()) == tokens[num_tokens : num_tokens + 3]

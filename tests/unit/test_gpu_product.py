@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def rounds_of(drafter: FeatureDrafter) -> torch.Tensor:
             num_tokens=num_tokens,
             lengths=[3, 3, 3],
             params=[SamplingParams(temperature=0.0)] * 3,
-            generators=[torch.Generator()] * 3,
+            generators=[Random()] * 3,
         )
         proposed.append(drafter.propose(batch).token_ids_BK.clone())
     return torch.stack(proposed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from random import Random
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_sampled_rows_are_refused() -> None:
         num_tokens=[4],
         lengths=[1],
         params=[SamplingParams(temperature=1.0)],
-        generators=[torch.Generator()],
+        generators=[Random()],
     )
     with pytest.raises(ValueError, match="greedy"):
         bench.drafter.propose(batch)

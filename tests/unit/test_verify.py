@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import torch
 
 from osd.proposal import Proposal
 from osd.rejection import match_greedy, reject_tokenwise
-from osd.sampling import Shaping, penalise, shape_probs
+from osd.sampling import Shaping, penalise, shape_probs, uniforms
 from osd.sequence import Sequence
 from osd.text import AnswerText
 from osd.types import Request, SamplingParams
@@ -18,9 +20,7 @@ _VOCAB = 8
 
 def _row(params: SamplingParams, output: list[int], seed: int = 1) -> Sequence:
     request = Request(request_id="r", prompt_ids=(1,), params=params)
-    row = Sequence(
-        request=request, answer=AnswerText(char_codec()), generator=torch.Generator().manual_seed(seed), row=0
-    )
+    row = Sequence(request=request, answer=AnswerText(char_codec()), generator=Random(seed), row=0)
     row.output_ids = list(output)
     return row
 
@@ -87,7 +87,7 @@ def test_sampled_rows_use_their_own_stream_and_shape() -> None:
         length = proposal.lengths[row]
         ids = proposal.token_ids_BK[row, :length]
         penalised = penalise(logits[row, : length + 1], params[row], [2, 3], ids)
-        uniform = torch.rand(length + 1, generator=torch.Generator().manual_seed(10 + row))
+        uniform = torch.tensor(uniforms(Random(10 + row), length + 1, length + 1))
         target = shape_probs(penalised[None], Shaping.of(params[row : row + 1], _VOCAB, logits.device))
         num_accepted_B, next_B = reject_tokenwise(
             target, draft_probs[row : row + 1, :length], ids[None], torch.tensor([length]), uniform[None]

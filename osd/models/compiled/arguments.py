@@ -144,6 +144,8 @@ class Trial(NamedTuple):
     """Of the logits and the proposal."""
     num_positions: int
     """Of a row of the logits."""
+    best_BQ: Array
+    """The index of each greatest logit, int64."""
     lengths_S: Array
     proposed_BK: Array
     draft_probs_BKV: Array

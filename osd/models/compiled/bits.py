@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from osd.models.compiled.vectors import FEATURES
 
 Array = NDArray[Any]
+LOG2_E = np.float32(1.4426950408889634)
 
 _config: Any = config
 if _config.CPU_FEATURES is None and FEATURES.get("avx512f"):
@@ -62,7 +63,7 @@ def _rounded(value: np.float32) -> Any:
 @njit(fastmath=True, error_model="numpy", inline="always")
 def exp(x: np.float32) -> Any:
     """To float32's accuracy, without a branch: 2 to the whole part by its exponent bits, the rest by a polynomial."""
-    y = min(max(x, np.float32(-87.0)), np.float32(88.0)) * np.float32(1.4426950408889634)
+    y = min(max(x, np.float32(-87.0)), np.float32(88.0)) * LOG2_E
     whole = np.floor(y + np.float32(0.5))
     rest = y - whole
     power = np.float32(1.3333558e-3)
@@ -77,12 +78,18 @@ def exp(x: np.float32) -> Any:
 @njit(fastmath=True, error_model="numpy", inline="always")
 def exp_below(x: np.float32) -> Any:
     """Of a number that is not above 0, to 3e-6 of the result: in two thirds of the time."""
-    y = max(x * np.float32(1.4426950408889634), np.float32(-126.0))
+    return exp2_below(x * LOG2_E)
+
+
+@njit(fastmath=True, error_model="numpy", inline="always")
+def exp2_below(x: np.float32) -> Any:
+    """Two to the power of a number that is not above 0, likewise; of 0, exactly 1."""
+    y = max(x, np.float32(-126.0))
     whole = np.int32(y)  # toward zero, so that the rest is within -1 .. 0
     rest = y - np.float32(whole)
-    power = np.float32(6.7670839e-3)
-    power = power * rest + np.float32(5.3074066e-2)
-    power = power * rest + np.float32(2.3934108e-1)
-    power = power * rest + np.float32(6.9303018e-1)
-    power = power * rest + np.float32(9.9999738e-1)
+    power = np.float32(6.8325368e-3)
+    power = power * rest + np.float32(5.3224843e-2)
+    power = power * rest + np.float32(2.3945749e-1)
+    power = power * rest + np.float32(6.9306368e-1)
+    power = power * rest + np.float32(1.0)
     return np.int32(np.int32(whole << np.int32(23)) + np.float32(power).view(np.int32)).view(np.float32)

@@ -11,7 +11,7 @@ from osd.models.compiled.arguments import CHAIN_PHASES, Chain, Choice, Kept, Kno
 from osd.models.compiled.bits import Array, inner
 from osd.models.compiled.highest import highest
 from osd.models.compiled.rows import norm
-from osd.models.compiled.shaping import draw, shape
+from osd.models.compiled.shaping import draw, room_for, shape, weight
 from osd.models.compiled.sharing import PHASE, shared
 from osd.models.compiled.stack import project_rows, run_layers, scratch_in
 
@@ -71,15 +71,15 @@ def run_chain(
 @inner
 def _choose(b: int, step: int, logits_R: Array, vocab_ids_R: Array, choice: Choice, shapes: Shapes) -> int:
     """The most likely token, or a draw."""
+    index, most = np.empty(1, np.int32), np.empty(1, np.float32)
+    highest(logits_R, index, most)
     if len(choice.greedy_B) == 0 or choice.greedy_B[b]:
-        index, value = np.empty(1, np.int32), np.empty(1, np.float32)
-        highest(logits_R, index, value)
         return int(vocab_ids_R[index[0]])
-    probs_R, probs_V = np.empty(len(logits_R), np.float32), choice.probs_BKV[b, step]
-    shape(logits_R, shapes, b, probs_R)
-    for r in range(len(probs_R)):
-        probs_V[vocab_ids_R[r]] = probs_R[r]
-    return int(vocab_ids_R[draw(probs_R, choice.uniform_BK[b, step])])
+    weights, probs_V = room_for(len(logits_R)), choice.probs_BKV[b, step]
+    share = np.float32(1) / shape(logits_R, most[0], shapes, b, weights)
+    for r in range(len(logits_R)):
+        probs_V[vocab_ids_R[r]] = weight(weights, r) * share
+    return int(vocab_ids_R[draw(weights, choice.uniform_BK[b, step])])
 
 
 @inner

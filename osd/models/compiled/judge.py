@@ -6,40 +6,30 @@ V vocabulary.
 
 from __future__ import annotations
 
-import numpy as np
-
 from osd.models.compiled.arguments import Shapes, Trial
-from osd.models.compiled.bits import Array, inner, is_finite
-from osd.models.compiled.shaping import draw, shape, sum_from
+from osd.models.compiled.bits import Array, inner, is_finite, widen
+from osd.models.compiled.shaping import draw, leave, room_for, shape, weight
 
 
 @inner
 def judge(s: int, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
     """The s-th row's verdict: how many tokens are kept, and the one that follows them."""
-    row, length, probs_V = trial.rows_S[s], trial.lengths_S[s], np.empty(logits_RV.shape[1], np.float32)
+    row, length, weights = trial.rows_S[s], trial.lengths_S[s], room_for(logits_RV.shape[1])
     accepted = 0
     while True:
         logits_V = logits_RV[row * trial.num_positions + accepted]
-        shape(logits_V, shapes, s, probs_V)
+        most = widen(logits_V[trial.best_BQ[row, accepted]])
+        total = shape(logits_V, most, shapes, s, weights)
         if accepted == length:
             break
         draft_V, token = trial.draft_probs_BKV[row, accepted], trial.proposed_BK[row, accepted]
-        draft, target = draft_V[token], probs_V[token]
+        draft, target = draft_V[token], weight(weights, token) / total
         if not is_finite(draft):  # a broken drafter's tokens are no draws from anything
             break
         if trial.uniform_SQ[s, accepted] * draft >= target:
-            _leave(probs_V, draft_V)
-            if sum_from(probs_V, np.float32(0)) <= 0:  # they agree to rounding, and nothing is rejected but by rounding
-                shape(logits_V, shapes, s, probs_V)
+            if leave(weights, total, draft_V) <= 0:  # they agree to rounding, and nothing is rejected but by rounding
+                shape(logits_V, most, shapes, s, weights)
             break
         accepted += 1
     trial.verdicts_S2[s, 0] = accepted
-    trial.verdicts_S2[s, 1] = draw(probs_V, trial.uniform_SQ[s, length])
-
-
-@inner
-def _leave(probs_V: Array, draft_V: Array) -> None:
-    """What the target gives beyond the draft, unnormalised."""
-    for i in range(len(probs_V)):
-        beyond = probs_V[i] - draft_V[i]
-        probs_V[i] = beyond if beyond > 0 else np.float32(0)
+    trial.verdicts_S2[s, 1] = draw(weights, trial.uniform_SQ[s, length])

@@ -1,132 +1,184 @@
 """From a row of logits to the distribution that is drawn from, and a draw: what `osd.sampling` does with tensors.
 
-Shapes: V vocabulary, N of it looked at.
+Shapes: V vocabulary, C chunks of it, N tokens looked at.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from osd.models.compiled.arguments import Shapes
-from osd.models.compiled.bits import Array, exp, inner, is_finite, widen
-from osd.models.compiled.highest import highest
+from osd.models.compiled.bits import LOG2_E, Array, exp2_below, inner, is_finite, widen
 
-_CHUNK = 128
+_CHUNK = 256
+_PART = 32
 _CANDIDATES = 2048
-"""Tokens that top-p is decided among; where more may belong to it, the whole vocabulary is looked through."""
-_LIKELY = np.float32(1e-4)
-"""Of the whole: tokens that top-p is decided among where they are enough."""
-_NEVER = np.float32(-80)
-"""Logits so much below the greatest are those of tokens that cannot be drawn; `exp` has no zero."""
+"""Tokens that filters decide among; where more may pass, the whole vocabulary is looked through."""
+_LIKELY = np.float32(1e-2)
+"""Of the whole: tokens that top-p is decided among; if they are too few, a tenth of it, and so on."""
+_NEVER = np.float32(-115)
+"""Powers of two below which a weight is none: such a token cannot be drawn, and `exp2_below` has no zero."""
 _TWO_BITS = np.int64(0x40000000)
 
 
+class Weights(NamedTuple):
+    """A distribution, unnormalised. In a chunk that adds up to 0 there is nothing, whatever its values are."""
+
+    values_V: Array
+    sums_C: Array
+    most_C: Array
+    """The bits of each chunk's greatest value, before filters."""
+
+
 @inner
-def shape(logits_V: Array, shapes: Shapes, b: int, probs_V: Array) -> None:
+def room_for(num: int) -> Weights:
+    """Weights of so many tokens, not set yet."""
+    num_chunks = (num + _CHUNK - 1) // _CHUNK
+    return Weights(np.empty(num, np.float32), np.empty(num_chunks, np.float32), np.empty(num_chunks, np.int32))
+
+
+@inner
+def shape(logits_V: Array, most: np.float32, shapes: Shapes, b: int, weights: Weights) -> np.float32:
     """The distribution after a row's temperature, min-p, top-k and top-p (of equal ones at its cut, the first).
 
-    Of logits whose greatest is no number, NaN everywhere.
+    Args:
+        logits_V: bfloat16.
+        most: the greatest of them; where it is no number, all weights are NaN.
+        shapes: of rows.
+        b: the row.
+        weights: written.
+
+    Returns:
+        What they add up to.
     """
-    id_1, most_1 = np.empty(1, np.int32), np.empty(1, np.float32)
-    highest(logits_V, id_1, most_1)
-    if not is_finite(most_1[0]):
-        probs_V[:] = np.nan
-        return
-    most, scale = most_1[0], np.float32(1) / shapes.temperature_B[b]
-    for i in range(len(logits_V)):
-        lower = (widen(logits_V[i]) - most) * scale
-        probs_V[i] = exp(lower) if lower > _NEVER else np.float32(0)
-    floor = shapes.min_p_B[b] * probs_V[id_1[0]]
-    if shapes.top_k_B[b] < len(probs_V):
-        floor = max(floor, _bound(probs_V, floor, np.float32(shapes.top_k_B[b]), False))
-    total = sum_from(probs_V, floor)
-    if shapes.top_p_B[b] < np.float32(1):
-        _keep_mass(probs_V, floor, total, shapes.top_p_B[b])
-        floor, total = np.float32(0), sum_from(probs_V, np.float32(0))
-    for i in range(len(probs_V)):
-        probs_V[i] = probs_V[i] / total if probs_V[i] >= floor else np.float32(0)
+    values_V, scale = weights.values_V, LOG2_E / shapes.temperature_B[b]
+    if not is_finite(most):
+        values_V[:] = np.nan
+        return _add_up(weights)
+    for c in range(len(weights.sums_C)):
+        chunk, values = logits_V[c * _CHUNK : (c + 1) * _CHUNK], values_V[c * _CHUNK : (c + 1) * _CHUNK]
+        total, greatest = np.float32(0), np.int32(0)
+        for i in range(len(chunk)):
+            power = (widen(chunk[i]) - most) * scale
+            value = exp2_below(power) if power > _NEVER else np.float32(0)
+            values[i] = value
+            total += value
+            greatest = max(greatest, _bits(value))
+        weights.sums_C[c], weights.most_C[c] = total, greatest
+    floor, top_k, top_p = shapes.min_p_B[b], shapes.top_k_B[b], shapes.top_p_B[b]  # the greatest weighs 1
+    if top_k < len(values_V):
+        floor = _kth(weights, floor, top_k)
+    if floor > 0 or top_p < np.float32(1):
+        _keep(weights, floor, top_p)
+    return np.float32(weights.sums_C.sum())
 
 
 @inner
-def draw(weights_V: Array, uniform: np.float32) -> int:
-    """An index by inversion, from unnormalised weights with a positive sum; never one of weight 0."""
+def weight(weights: Weights, index: int) -> np.float32:
+    """One token's."""
+    return weights.values_V[index] if weights.sums_C[index // _CHUNK] > 0 else np.float32(0)
+
+
+@inner
+def draw(weights: Weights, uniform: np.float32) -> int:
+    """An index by inversion, where the sum is positive; never one of weight 0."""
     total = np.float64(0)
-    for start in range(0, len(weights_V), _CHUNK):
-        total += sum_from(weights_V[start : start + _CHUNK], np.float32(0))
+    for c in range(len(weights.sums_C)):
+        total += np.float64(weights.sums_C[c])
     threshold, below = np.float64(uniform) * total, np.float64(0)
-    for start in range(0, len(weights_V), _CHUNK):
-        chunk = weights_V[start : start + _CHUNK]
-        part = np.float64(sum_from(chunk, np.float32(0)))
+    for c in range(len(weights.sums_C)):
+        part = np.float64(weights.sums_C[c])
         if below + part > threshold:
-            cumulated = below
+            cumulated, chunk = below, weights.values_V[c * _CHUNK : (c + 1) * _CHUNK]
             for i in range(len(chunk)):
                 cumulated += np.float64(chunk[i])
                 if chunk[i] > 0 and cumulated > threshold:
-                    return start + i
+                    return c * _CHUNK + i
         below += part
-    last = len(weights_V) - 1  # only rounding leads here
-    while last > 0 and weights_V[last] <= 0:
+    last = len(weights.values_V) - 1  # only rounding leads here
+    while last > 0 and weight(weights, last) <= 0:
         last -= 1
     return last
 
 
 @inner
-def sum_from(values_N: Array, floor: np.float32) -> np.float32:
-    """The sum of those that are no less."""
-    total = np.float32(0)
-    for i in range(len(values_N)):
-        total += values_N[i] if values_N[i] >= floor else np.float32(0)
-    return total
+def leave(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
+    """What there is beyond another distribution, unnormalised; what it adds up to.
+
+    Args:
+        weights: changed.
+        total: what they added up to.
+        others_V: adds up to 1.
+    """
+    share = np.float32(1) / total
+    for c in range(len(weights.sums_C)):
+        if weights.sums_C[c] > 0:
+            values, others = weights.values_V[c * _CHUNK : (c + 1) * _CHUNK], others_V[c * _CHUNK : (c + 1) * _CHUNK]
+            for i in range(len(values)):
+                beyond = values[i] * share - others[i]
+                values[i] = beyond if beyond > 0 else np.float32(0)
+            weights.sums_C[c] = _sum_from(values, np.float32(0))
+    return np.float32(weights.sums_C.sum())
 
 
 @inner
-def _above(values_N: Array, bound: np.float32, is_mass: bool) -> np.float32:
-    """The sum, or the number, of those that are greater."""
-    total = np.float32(0)
-    for i in range(len(values_N)):
-        amount = values_N[i] if is_mass else np.float32(1)
-        total += amount if values_N[i] > bound else np.float32(0)
-    return total
+def _add_up(weights: Weights) -> np.float32:
+    """All chunks' sums anew."""
+    for c in range(len(weights.sums_C)):
+        weights.sums_C[c] = _sum_from(weights.values_V[c * _CHUNK : (c + 1) * _CHUNK], np.float32(0))
+    return np.float32(weights.sums_C.sum())
 
 
 @inner
-def _bits(value: np.float32) -> np.int32:
-    return np.int32(np.float32(value).view(np.int32))
+def _kth(weights: Weights, floor: np.float32, top_k: int) -> np.float32:
+    """The k-th greatest, or the floor where it is less."""
+    limit = np.float32(top_k)
+    if top_k <= len(weights.most_C):  # as many chunks hold such a value, so it is none too great
+        floor = _bound(weights.most_C.view(np.float32), floor, limit, False)
+    ids_N, values_N = np.empty(_CANDIDATES, np.int32), np.empty(_CANDIDATES, np.float32)
+    num = _collect(weights, floor, ids_N, values_N)
+    return _bound(values_N[:num] if num <= _CANDIDATES else weights.values_V, floor, limit, False)
 
 
 @inner
-def _bound(values_N: Array, floor: np.float32, limit: np.float32, is_mass: bool) -> np.float32:
-    """The least value, up to 2, above which there is less than the limit: by bisection of float32's bits."""
-    low, high = np.int64(_bits(floor)), _TWO_BITS
-    while low < high:
-        middle = (low + high) // 2
-        if _above(values_N, np.int32(middle).view(np.float32), is_mass) < limit:
-            high = middle
-        else:
-            low = middle + 1
-    return np.int32(low).view(np.float32)
+def _keep(weights: Weights, floor: np.float32, top_p: np.float32) -> None:
+    """Of those that are no less than the floor, the fewest greatest that reach a share of their mass.
 
-
-@inner
-def _keep_mass(probs_V: Array, floor: np.float32, total: np.float32, top_p: np.float32) -> None:
-    """Zero all but the fewest most likely tokens whose mass reaches top-p (Holtzman et al. 2020, arXiv 1904.09751)."""
-    limit = top_p * total
-    # Tokens less likely than this are together less than what top-p leaves out.
-    floor = max(floor, np.float32(0.99) * (total - limit) / np.float32(len(probs_V)))
-    ids_N, values_N = np.empty(_CANDIDATES, np.int64), np.empty(_CANDIDATES, np.float32)
-    likely = max(floor, _LIKELY * total)
-    num = _collect(probs_V, likely, ids_N, values_N)
-    if num <= _CANDIDATES and sum_from(values_N[:num], likely) > limit:
-        floor = likely  # enough by themselves, and found in a fraction of the time
-    else:
-        num = _collect(probs_V, floor, ids_N, values_N)
+    Top-p: Holtzman et al. 2020, arXiv 1904.09751.
+    """
+    total = _mass(weights, floor)
+    limit = np.float32(2) * total  # more than all
+    if top_p < np.float32(1):
+        limit, likely = top_p * total, _LIKELY * total
+        # Tokens less likely than this are together less than what top-p leaves out.
+        floor = max(floor, np.float32(0.99) * (total - limit) / np.float32(len(weights.values_V)))
+        while likely > floor and _mass(weights, likely) <= limit:
+            likely *= np.float32(0.1)
+        floor = max(floor, likely)
+    ids_N, values_N = np.empty(_CANDIDATES, np.int32), np.empty(_CANDIDATES, np.float32)
+    num = _collect(weights, floor, ids_N, values_N)
     if num <= _CANDIDATES:
-        probs_V[:] = 0
         _cut(values_N[:num], floor, limit)
-        for n in range(num):
-            probs_V[ids_N[n]] = values_N[n]
+        _put_back(weights, ids_N[:num], values_N[:num])
     else:
-        _cut(probs_V, floor, limit)
+        _cut(weights.values_V, floor, limit)
+        _add_up(weights)
+
+
+@inner
+def _put_back(weights: Weights, ids_N: Array, values_N: Array) -> None:
+    """Only these, in order of their ids."""
+    last = -1
+    weights.sums_C[:] = 0
+    for n in range(len(ids_N)):
+        c = ids_N[n] // _CHUNK
+        if c != last:
+            weights.values_V[c * _CHUNK : (c + 1) * _CHUNK] = 0
+            last = c
+        weights.values_V[ids_N[n]] = values_N[n]
+        weights.sums_C[c] += values_N[n]
 
 
 @inner
@@ -147,20 +199,74 @@ def _cut(values_N: Array, floor: np.float32, limit: np.float32) -> None:
 
 
 @inner
-def _collect(probs_V: Array, floor: np.float32, ids_N: Array, values_N: Array) -> int:
+def _bound(values_N: Array, floor: np.float32, limit: np.float32, is_mass: bool) -> np.float32:
+    """The least value, up to 2, above which there is less than the limit: by bisection of float32's bits."""
+    low, high = np.int64(_bits(floor)), _TWO_BITS
+    while low < high:
+        middle = (low + high) // 2
+        if _above(values_N, np.int32(middle).view(np.float32), is_mass) < limit:
+            high = middle
+        else:
+            low = middle + 1
+    return np.int32(low).view(np.float32)
+
+
+@inner
+def _above(values_N: Array, bound: np.float32, is_mass: bool) -> np.float32:
+    """The sum, or the number, of those that are greater."""
+    total = np.float32(0)
+    for i in range(len(values_N)):
+        amount = values_N[i] if is_mass else np.float32(1)
+        total += amount if values_N[i] > bound else np.float32(0)
+    return total
+
+
+@inner
+def _mass(weights: Weights, floor: np.float32) -> np.float32:
+    """The sum of those that are no less."""
+    if floor <= 0:
+        return np.float32(weights.sums_C.sum())
+    total, least = np.float32(0), _bits(floor)
+    for c in range(len(weights.most_C)):
+        if weights.most_C[c] >= least:
+            total += _sum_from(weights.values_V[c * _CHUNK : (c + 1) * _CHUNK], floor)
+    return total
+
+
+@inner
+def _sum_from(values_N: Array, floor: np.float32) -> np.float32:
+    total = np.float32(0)
+    for i in range(len(values_N)):
+        total += values_N[i] if values_N[i] >= floor else np.float32(0)
+    return total
+
+
+@inner
+def _collect(weights: Weights, floor: np.float32, ids_N: Array, values_N: Array) -> int:
     """Those that are no less, in order; how many, or N + 1 where there are more than N."""
-    num, bits_V, least = 0, probs_V.view(np.int32), _bits(floor)
-    for start in range(0, len(probs_V), _CHUNK):
-        chunk, bits = probs_V[start : start + _CHUNK], bits_V[start : start + _CHUNK]
-        most = np.int32(0)
-        for i in range(len(bits)):
-            most = max(most, bits[i])  # of positive numbers these are in the same order, and vectors compare them
-        if most < least:
-            continue
-        for i in range(len(chunk)):
-            if chunk[i] >= floor:
-                if num == len(ids_N):
-                    return num + 1
-                ids_N[num], values_N[num] = start + i, chunk[i]
-                num += 1
+    num, values_V, bits_V, least = 0, weights.values_V, weights.values_V.view(np.int32), _bits(floor)
+    for c in range(len(weights.most_C)):
+        if weights.most_C[c] >= least:
+            for start in range(c * _CHUNK, min((c + 1) * _CHUNK, len(values_V)), _PART):
+                if _most(bits_V[start : start + _PART]) >= least:
+                    for i in range(start, min(start + _PART, len(values_V))):
+                        if values_V[i] >= floor:
+                            if num == len(ids_N):
+                                return num + 1
+                            ids_N[num], values_N[num] = i, values_V[i]
+                            num += 1
     return num
+
+
+@inner
+def _most(bits_N: Array) -> np.int32:
+    """The greatest: of positive numbers the bits are in the same order, and vectors compare them."""
+    most = np.int32(0)
+    for n in range(len(bits_N)):
+        most = max(most, bits_N[n])
+    return most
+
+
+@inner
+def _bits(value: np.float32) -> np.int32:
+    return np.int32(np.float32(value).view(np.int32))

@@ -16,8 +16,10 @@ from osd.models.compiled.arguments import Array, Shapes, Trial
 from osd.models.compiled.kernels import kernels
 
 if TYPE_CHECKING:
-    from osd.sampling import Shaping
+    from osd.proposal import Proposal
+    from osd.sampling import Shape
 
+_NO_TOKENS: Array = np.empty((0, 0), np.int64)
 _NO_PROBS: Array = np.empty((0, 0, 0), np.float32)
 
 
@@ -26,40 +28,30 @@ def can_judge(logits: Tensor) -> bool:
     return logits.device.type == "cpu" and logits.dtype == torch.bfloat16 and kernels() is not None
 
 
-def shapes_of(shaping: Shaping) -> Shapes:
-    """The same as arrays; a filter that no row has is one that lets all pass."""
-    num_rows = len(shaping.temperature_B11)
-
-    def column(values_B11: Tensor | None, otherwise: Array) -> Array:
-        column_B: Array = otherwise.repeat(num_rows) if values_B11 is None else values_B11.view(-1).numpy()
-        return column_B
-
-    return Shapes(
-        temperature_B=shaping.temperature_B11.view(-1).numpy(),
-        min_p_B=column(shaping.min_p_B11, np.zeros(1, np.float32)),
-        top_k_B=column(shaping.top_k_B11, np.full(1, np.iinfo(np.int64).max)),
-        top_p_B=column(shaping.top_p_B11, np.ones(1, np.float32)),
-    )
+def shapes_of(rows: Sequence[Shape]) -> Shapes:
+    """The same as arrays."""
+    kinds = np.float32, np.float32, np.int64, np.float32
+    return Shapes(*(np.array(column, kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)))
 
 
 def verdicts(
     logits_BQV: Tensor,
+    best_BQ: Tensor,
     sampled: Sequence[int],
     lengths: Sequence[int],
-    proposed_BK: Tensor,
-    draft_probs_BKV: Tensor | None,
-    shaping: Shaping,
-    uniform_SQ: Tensor,
+    proposal: Proposal | None,
+    shapes: Sequence[Shape],
+    uniform_SQ: Sequence[Sequence[float]],
 ) -> Tensor:
     """How many proposed tokens each sampled row keeps, and the token that follows them: `[S, 2]`.
 
     Args:
         logits_BQV: see `can_judge`.
-        sampled: rows of the logits.
+        best_BQ: the index of each greatest logit.
+        sampled: rows of the logits, and of the proposal.
         lengths: how many tokens each of them proposes.
-        proposed_BK: the tokens.
-        draft_probs_BKV: the very distributions they were drawn from; None where no sampled row proposes.
-        shaping: how the target's distributions are shaped.
+        proposal: None where no row proposes.
+        shapes: of the target's distributions.
         uniform_SQ: see `osd.rejection.reject_tokenwise`.
     """
     found = kernels()
@@ -68,11 +60,14 @@ def verdicts(
     trial = Trial(
         rows_S=np.array(sampled),
         num_positions=logits_BQV.shape[1],
+        best_BQ=best_BQ.numpy(),
         lengths_S=np.array(lengths),
-        proposed_BK=proposed_BK.contiguous().numpy(),
-        draft_probs_BKV=_NO_PROBS if draft_probs_BKV is None else draft_probs_BKV.contiguous().numpy(),
-        uniform_SQ=uniform_SQ.numpy(),
+        proposed_BK=_NO_TOKENS if proposal is None else proposal.token_ids_BK.contiguous().numpy(),
+        draft_probs_BKV=_NO_PROBS
+        if proposal is None or proposal.draft_probs_BKV is None
+        else proposal.draft_probs_BKV.contiguous().numpy(),
+        uniform_SQ=np.array(uniform_SQ, np.float32),
         verdicts_S2=verdicts_S2,
     )
-    found.judge(logits_BQV.reshape(-1, logits_BQV.shape[-1]), trial, shapes_of(shaping))
+    found.judge(logits_BQV.reshape(-1, logits_BQV.shape[-1]), trial, shapes_of(shapes))
     return torch.from_numpy(verdicts_S2)

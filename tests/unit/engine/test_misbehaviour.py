@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from osd.drafters.choose import ChainChoice, Draws
 from osd.engine import Engine
 from osd.loop import EngineLoop
 from osd.proposal import DraftBatch, Proposal
+from osd.sampling import uniforms
 from osd.types import (
     EngineUnavailableError,
     Event,
@@ -99,7 +101,7 @@ def test_a_model_drafter_cannot_say_what_the_target_cannot(model: Any) -> None:
 
 
 def test_a_chain_draws_for_those_who_asked_only() -> None:
-    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    generators = [Random(1) for _ in range(2)]
     batch = DraftBatch(
         tokens_SL=torch.zeros(2, 4, dtype=torch.long),
         hidden_SLH=torch.zeros(2, 4, 2),
@@ -117,11 +119,10 @@ def test_a_chain_draws_for_those_who_asked_only() -> None:
     assert proposal.draft_probs_BKV[1].sum(dim=-1).tolist() == pytest.approx([1.0, 1.0, 1.0])
     assert proposal.draft_probs_BKV[:, :, [0, 2, 4]].abs().sum() == 0
     assert (proposal.draft_probs_BKV[1] > 0).sum(dim=-1).tolist() == [2, 2, 2]  # the query's own top-k
-    used = [torch.Generator().manual_seed(1) for _ in range(2)]
-    torch.rand(1, generator=used[0])
-    torch.rand(3, generator=used[1])
-    for generator, expected in zip(generators, used, strict=True):
-        assert torch.equal(generator.get_state(), expected.get_state())
+    used = [Random(1) for _ in range(2)]
+    uniforms(used[0], 1, 1)
+    uniforms(used[1], 3, 3)
+    assert [one.getstate() for one in generators] == [one.getstate() for one in used]
 
 
 class Inbox:
