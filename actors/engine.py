@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from actors.event_log import EventLog
 from actors.mailbox import Mailboxes
-from actors.memory import give_back
+from actors.memory import give_back, keep
 from osd.config import Config
 from osd.types import AcceptancePoint, EngineStatus, EngineUnavailableError, Event, Request, TokenDelta, WeightManifest
 
@@ -145,6 +145,7 @@ class EngineActor:
             except Exception as error:  # it belongs to whoever waits for the engine
                 self._opening.set_exception(error)
             else:
+                keep()
                 self._opening.set_result(assembly)
                 return
             time.sleep(_RETRY_S)

@@ -191,7 +191,7 @@ class Engine:
             if is_last:
                 assert output.logits_BQV is not None
                 self.scheduler.start_decoding()
-                [tokens] = verify_rows(output.logits_BQV, [sequence], None)
+                [tokens] = verify_rows(output.logits_BQV, [sequence], None, output.best_BQ)
                 self.target.write_tokens(row, end, tokens)
                 [top] = self._top_logprobs([sequence], [tokens], output.logits_BQV)
                 deltas.append(self._emit(sequence, tokens, top))
@@ -352,6 +352,7 @@ class Engine:
         if self.recorder and self._records(sequence) and sequence.tops and reason != "error":
             maker = outcome_maker(
                 sequence,
+                stats,
                 self.target,
                 drafter_kind=self.drafter.kind if self.drafter else "none",
                 prompt_hidden_tokens=self.config.outcomes.prompt_hidden_tokens,
@@ -359,7 +360,7 @@ class Engine:
             self.recorder.record(maker)
         self.counters.add_query(stats, reason)
         if stats.rounds:
-            self._history.append(acceptance_point(sequence, int(self.counters.values["queries_total"])))
+            self._history.append(acceptance_point(sequence, stats, int(self.counters.values["queries_total"])))
         text = sequence.answer.take(final=True)
         self.scheduler.remove(sequence)
         del self._sequences[sequence.request.request_id]

@@ -12,27 +12,29 @@ from osd.models.transfer import arrival
 from osd.outcome import Outcome, Sampling, Timings
 from osd.outcome_arrays import pack_hidden, pack_top_k
 from osd.sequence import Sequence
+from osd.types import QueryStats
+
+_NO_HIDDEN = torch.empty(0, 0)
 
 
 def outcome_maker(
-    sequence: Sequence, target: Target, *, drafter_kind: str, prompt_hidden_tokens: int
+    sequence: Sequence, stats: QueryStats, target: Target, *, drafter_kind: str, prompt_hidden_tokens: int
 ) -> Callable[[], Outcome]:
     """Copy a finishing query's row now; return what makes the outcome of it later, on another thread.
 
     Args:
         sequence: the query, still holding its row.
+        stats: its.
         target: where its hidden states are.
         drafter_kind: a `feature` drafter's outcomes carry hidden states.
         prompt_hidden_tokens: prompt positions whose hidden states are kept.
     """
-    request, stats = sequence.request, sequence.stats()
+    request = sequence.request
     prompt_len, num_read = len(request.prompt_ids), len(request.prompt_ids) + len(sequence.output_ids) - 1
     start = max(prompt_len - prompt_hidden_tokens, 0)
-    hidden_TH = torch.empty(0, 0)
+    hidden_TH = _NO_HIDDEN
     if drafter_kind == "feature":
-        hidden_TH = target.hidden_SLH[sequence.row, start:num_read].to(
-            "cpu", torch.bfloat16, copy=True, non_blocking=True
-        )
+        hidden_TH = target.copy_hidden(sequence.row, start, num_read)
     arrived = arrival(target.lm.device)
     tops = tuple(sequence.tops)
     output_ids, kinds, rounds = tuple(sequence.output_ids), bytes(sequence.kinds), tuple(sequence.rounds)

@@ -56,17 +56,14 @@ class Shaping(NamedTuple):
     @classmethod
     def of(cls, params: Sequence[SamplingParams], vocab_tokens: int, device: torch.device) -> Shaping:
         """Of one row each."""
-
-        def column(values: Sequence[float]) -> Tensor:
-            return upload(values, device)[:, None, None]
-
         shapes = [Shape.of(one, vocab_tokens) for one in params]
         temperatures, min_ps, top_ks, top_ps = zip(*shapes, strict=True)
+        temperature_B11, min_p_B11, top_p_B11 = upload((temperatures, min_ps, top_ps), device)[..., None, None]
         return cls(
-            temperature_B11=column(temperatures),
-            min_p_B11=column(min_ps) if max(min_ps) > 0.0 else None,
-            top_k_B11=column(top_ks) if min(top_ks) < vocab_tokens else None,
-            top_p_B11=column(top_ps) if min(top_ps) < 1.0 else None,
+            temperature_B11=temperature_B11,
+            min_p_B11=min_p_B11 if max(min_ps) > 0.0 else None,
+            top_k_B11=upload(top_ks, device)[:, None, None] if min(top_ks) < vocab_tokens else None,
+            top_p_B11=top_p_B11 if min(top_ps) < 1.0 else None,
         )
 
 

@@ -128,9 +128,8 @@ def new_sequence(request: Request, codec: TextCodec) -> Sequence:
     return sequence
 
 
-def acceptance_point(sequence: Sequence, query: int) -> AcceptancePoint:
+def acceptance_point(sequence: Sequence, stats: QueryStats, query: int) -> AcceptancePoint:
     """A finished query's point on the acceptance chart; `query` is its running number."""
-    stats = sequence.stats()
     return AcceptancePoint(
         query=query,
         at_s=time.time(),

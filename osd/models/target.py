@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from osd.drafters.feature_net import SharedRows
-from osd.models.compiled.kernels import array
+from osd.models.compiled.kernels import array, tensor
 from osd.models.slot_model import PassOutput, SlotModel
 from osd.models.transfer import upload
 
@@ -104,6 +104,12 @@ class Target:
         else:
             self.hidden_SLH[window.rows_B1, window.positions_BQ] = output.hidden_BQH
         return output
+
+    def copy_hidden(self, row: int, start: int, stop: int) -> Tensor:
+        """A row's hidden states of some positions, on the CPU; from a GPU they are on their way (see `arrival`)."""
+        if self._is_on_cpu:
+            return tensor(self._hidden[row, start:stop].copy(), self.lm.dtype)
+        return self.hidden_SLH[row, start:stop].to("cpu", torch.bfloat16, copy=True, non_blocking=True)
 
     def move_row(self, source: int, destination: int, num_tokens: int) -> None:
         """Copy a row's first positions over another row's."""
