@@ -99,7 +99,7 @@ def _judged(
 ) -> Tensor:
     """Of these rows alone, `[S, 2]`."""
     vocab_tokens, device = logits_BQV.shape[-1], logits_BQV.device
-    params, num_proposed = [rows[row].request.params for row in sampled], logits_BQV.shape[1] - 1
+    params, num_proposed = [rows[row].request.params for row in sampled], max(proposal.lengths) if proposal else 0
     # No draw more than it needs, or its neighbours would change the next.
     draws = [uniforms(rows[row].generator, n + 1, num_proposed + 1) for row, n in zip(sampled, lengths, strict=True)]
     if best_BQ is not None and can_judge(logits_BQV):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import uvicorn
 
+from actors.memory import keep
 from actors.topology import start
 from osd.config import Config
 from osd.drafters.create import check_drafter_model
@@ -77,6 +78,7 @@ def _serve(
     with start(config, progress) as topology:
         token, digest = admin_token(config)
         app = create_app(config, topology.client, codec, admin_token_sha256=digest)
+        keep()
         on_ready(Serving(url_of(listener), resolved.target_id, topology.drafter, token))
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S)

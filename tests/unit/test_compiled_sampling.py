@@ -18,8 +18,9 @@ from osd.types import SamplingParams
 if kernels() is None:
     pytest.skip("numba is not installed", allow_module_level=True)
 
-from osd.models.compiled.shaping import Weights, draw, leave, room_for, shape, weight
+from osd.models.compiled.shaping import shape
 from osd.models.compiled.verdicts import shapes_of, verdicts
+from osd.models.compiled.weights import Weights, draw, leave, room_for, weight
 
 _VOCAB = 40_000
 _PARAMS = [

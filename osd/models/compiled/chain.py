@@ -11,9 +11,10 @@ from osd.models.compiled.arguments import CHAIN_PHASES, Chain, Choice, Kept, Kno
 from osd.models.compiled.bits import Array, inner
 from osd.models.compiled.highest import highest
 from osd.models.compiled.rows import norm
-from osd.models.compiled.shaping import draw, room_for, shape, weight
+from osd.models.compiled.shaping import shape
 from osd.models.compiled.sharing import PHASE, shared
 from osd.models.compiled.stack import project_rows, run_layers, scratch_in
+from osd.models.compiled.weights import draw, room_for, weight
 
 
 @inner

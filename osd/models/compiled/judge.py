@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from osd.models.compiled.arguments import Shapes, Trial
 from osd.models.compiled.bits import Array, inner, is_finite, widen
-from osd.models.compiled.shaping import draw, leave, room_for, shape, weight
+from osd.models.compiled.shaping import shape
+from osd.models.compiled.weights import draw, leave, room_for, weight
 
 
 @inner

@@ -1,19 +1,18 @@
-"""From a row of logits to the distribution that is drawn from, and a draw: what `osd.sampling` does with tensors.
+"""From a row of logits to the distribution that is drawn from: what `osd.sampling` does with tensors.
 
-Shapes: V vocabulary, C chunks of it, N tokens looked at.
+Shapes: V vocabulary, N tokens looked at.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
 from osd.models.compiled.arguments import Shapes
 from osd.models.compiled.bits import LOG2_E, Array, exp2_below, inner, is_finite, widen
+from osd.models.compiled.weights import CHUNK, Weights, add_up, sum_from
 
-_CHUNK = 256
 _PART = 32
+"""Of a chunk, looked through only where it holds something."""
 _CANDIDATES = 2048
 """Tokens that filters decide among; where more may pass, the whole vocabulary is looked through."""
 _LIKELY = np.float32(1e-2)
@@ -21,22 +20,6 @@ _LIKELY = np.float32(1e-2)
 _NEVER = np.float32(-115)
 """Powers of two below which a weight is none: such a token cannot be drawn, and `exp2_below` has no zero."""
 _TWO_BITS = np.int64(0x40000000)
-
-
-class Weights(NamedTuple):
-    """A distribution, unnormalised. In a chunk that adds up to 0 there is nothing, whatever its values are."""
-
-    values_V: Array
-    sums_C: Array
-    most_C: Array
-    """The bits of each chunk's greatest value, before filters."""
-
-
-@inner
-def room_for(num: int) -> Weights:
-    """Weights of so many tokens, not set yet."""
-    num_chunks = (num + _CHUNK - 1) // _CHUNK
-    return Weights(np.empty(num, np.float32), np.empty(num_chunks, np.float32), np.empty(num_chunks, np.int32))
 
 
 @inner
@@ -56,9 +39,9 @@ def shape(logits_V: Array, most: np.float32, shapes: Shapes, b: int, weights: We
     values_V, scale = weights.values_V, LOG2_E / shapes.temperature_B[b]
     if not is_finite(most):
         values_V[:] = np.nan
-        return _add_up(weights)
+        return add_up(weights)
     for c in range(len(weights.sums_C)):
-        chunk, values = logits_V[c * _CHUNK : (c + 1) * _CHUNK], values_V[c * _CHUNK : (c + 1) * _CHUNK]
+        chunk, values = logits_V[c * CHUNK : (c + 1) * CHUNK], values_V[c * CHUNK : (c + 1) * CHUNK]
         total, greatest = np.float32(0), np.int32(0)
         for i in range(len(chunk)):
             power = (widen(chunk[i]) - most) * scale
@@ -72,62 +55,6 @@ def shape(logits_V: Array, most: np.float32, shapes: Shapes, b: int, weights: We
         floor = _kth(weights, floor, top_k)
     if floor > 0 or top_p < np.float32(1):
         _keep(weights, floor, top_p)
-    return np.float32(weights.sums_C.sum())
-
-
-@inner
-def weight(weights: Weights, index: int) -> np.float32:
-    """One token's."""
-    return weights.values_V[index] if weights.sums_C[index // _CHUNK] > 0 else np.float32(0)
-
-
-@inner
-def draw(weights: Weights, uniform: np.float32) -> int:
-    """An index by inversion, where the sum is positive; never one of weight 0."""
-    total = np.float64(0)
-    for c in range(len(weights.sums_C)):
-        total += np.float64(weights.sums_C[c])
-    threshold, below = np.float64(uniform) * total, np.float64(0)
-    for c in range(len(weights.sums_C)):
-        part = np.float64(weights.sums_C[c])
-        if below + part > threshold:
-            cumulated, chunk = below, weights.values_V[c * _CHUNK : (c + 1) * _CHUNK]
-            for i in range(len(chunk)):
-                cumulated += np.float64(chunk[i])
-                if chunk[i] > 0 and cumulated > threshold:
-                    return c * _CHUNK + i
-        below += part
-    last = len(weights.values_V) - 1  # only rounding leads here
-    while last > 0 and weight(weights, last) <= 0:
-        last -= 1
-    return last
-
-
-@inner
-def leave(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
-    """What there is beyond another distribution, unnormalised; what it adds up to.
-
-    Args:
-        weights: changed.
-        total: what they added up to.
-        others_V: adds up to 1.
-    """
-    share = np.float32(1) / total
-    for c in range(len(weights.sums_C)):
-        if weights.sums_C[c] > 0:
-            values, others = weights.values_V[c * _CHUNK : (c + 1) * _CHUNK], others_V[c * _CHUNK : (c + 1) * _CHUNK]
-            for i in range(len(values)):
-                beyond = values[i] * share - others[i]
-                values[i] = beyond if beyond > 0 else np.float32(0)
-            weights.sums_C[c] = _sum_from(values, np.float32(0))
-    return np.float32(weights.sums_C.sum())
-
-
-@inner
-def _add_up(weights: Weights) -> np.float32:
-    """All chunks' sums anew."""
-    for c in range(len(weights.sums_C)):
-        weights.sums_C[c] = _sum_from(weights.values_V[c * _CHUNK : (c + 1) * _CHUNK], np.float32(0))
     return np.float32(weights.sums_C.sum())
 
 
@@ -164,7 +91,7 @@ def _keep(weights: Weights, floor: np.float32, top_p: np.float32) -> None:
         _put_back(weights, ids_N[:num], values_N[:num])
     else:
         _cut(weights.values_V, floor, limit)
-        _add_up(weights)
+        add_up(weights)
 
 
 @inner
@@ -173,9 +100,9 @@ def _put_back(weights: Weights, ids_N: Array, values_N: Array) -> None:
     last = -1
     weights.sums_C[:] = 0
     for n in range(len(ids_N)):
-        c = ids_N[n] // _CHUNK
+        c = ids_N[n] // CHUNK
         if c != last:
-            weights.values_V[c * _CHUNK : (c + 1) * _CHUNK] = 0
+            weights.values_V[c * CHUNK : (c + 1) * CHUNK] = 0
             last = c
         weights.values_V[ids_N[n]] = values_N[n]
         weights.sums_C[c] += values_N[n]
@@ -229,15 +156,7 @@ def _mass(weights: Weights, floor: np.float32) -> np.float32:
     total, least = np.float32(0), _bits(floor)
     for c in range(len(weights.most_C)):
         if weights.most_C[c] >= least:
-            total += _sum_from(weights.values_V[c * _CHUNK : (c + 1) * _CHUNK], floor)
-    return total
-
-
-@inner
-def _sum_from(values_N: Array, floor: np.float32) -> np.float32:
-    total = np.float32(0)
-    for i in range(len(values_N)):
-        total += values_N[i] if values_N[i] >= floor else np.float32(0)
+            total += sum_from(weights.values_V[c * CHUNK : (c + 1) * CHUNK], floor)
     return total
 
 
@@ -247,7 +166,7 @@ def _collect(weights: Weights, floor: np.float32, ids_N: Array, values_N: Array)
     num, values_V, bits_V, least = 0, weights.values_V, weights.values_V.view(np.int32), _bits(floor)
     for c in range(len(weights.most_C)):
         if weights.most_C[c] >= least:
-            for start in range(c * _CHUNK, min((c + 1) * _CHUNK, len(values_V)), _PART):
+            for start in range(c * CHUNK, min((c + 1) * CHUNK, len(values_V)), _PART):
                 if _most(bits_V[start : start + _PART]) >= least:
                     for i in range(start, min(start + _PART, len(values_V))):
                         if values_V[i] >= floor:
