@@ -71,9 +71,10 @@ class HotSwap:
 
     def check_now(self) -> None:
         """Look at the store once, in the caller's thread."""
-        if self._regression is not None:
-            (version, reason), self._regression = self._regression, None
-            self._roll_back(version, reason)
+        if (regression := self._regression) is not None:
+            self._roll_back(*regression)
+            if self._regression is regression:  # only now: a disk that refused it is asked again
+                self._regression = None
         manifest = self._store.latest()
         if manifest is None or manifest.number == self._serving or manifest.number in self._refused:
             return

@@ -45,10 +45,14 @@ def test_acceptance_rises_with_use_and_a_scrambled_drafter_is_rolled_back(servic
     }
     bad = store.publish(scrambled, kind=good.kind, config=good.config, parent=good.number, note="scrambled")
     wait_for(lambda: _engine(service)["drafter_version"] == bad.number, "the scrambled version to serve")
-    wait_for(
-        lambda: service.acceptance() >= 0 and _engine(service)["drafter_version"] == good.number,
-        "the scrambled version to be rolled back",
-    )
+    try:
+        wait_for(
+            lambda: service.acceptance() >= 0 and _engine(service)["drafter_version"] == good.number,
+            "the scrambled version to be rolled back",
+        )
+    except AssertionError as error:
+        newest = service.admin.get("/admin/api/events").text[-4000:]
+        raise AssertionError(f"{error}: good {good.number}, bad {bad.number}, {_engine(service)}, {newest}") from error
     assert any(event["data"].get("version") == bad.number for event in service.events("roll_back"))
     assert next(m for m in store.list() if m.number == bad.number).rolled_back
     assert service.acceptance() > 0.5

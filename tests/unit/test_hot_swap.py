@@ -6,6 +6,7 @@ import copy
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,24 @@ def test_a_scrambled_version_is_rolled_back_and_acceptance_recovers(service: Ser
     service.watcher.check_now()
     assert service.serving() == 1  # and there it stays
     assert service.loop.status().counters["roll_backs_total"] == 1
+
+
+def test_a_roll_back_that_the_disk_refused_is_tried_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.serve()
+    service.publish(_scrambled())
+    service.watcher.check_now()
+    service.serve()
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
+        patched.setattr(service.store, "roll_back", partial(_refuse, "the disk is full"))
+        service.watcher.check_now()
+    assert service.serving() == 2
+    service.watcher.check_now()
+    assert service.serving() == 1
+    assert service.kinds() == ["swap", "roll_back", "swap"]
+
+
+def _refuse(message: str, **_: object) -> None:
+    raise OSError(message)
 
 
 def test_a_version_published_right_after_a_roll_back_is_judged_as_well(service: Service) -> None:
