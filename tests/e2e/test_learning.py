@@ -19,15 +19,22 @@ def _engine(service: Service) -> dict[str, Any]:
     return engine
 
 
+def _trainer_state(service: Service) -> str:
+    """As it said last."""
+    return str((service.status()["trainer"] or {}).get("state"))
+
+
 def test_acceptance_rises_with_use_and_a_scrambled_drafter_is_rolled_back(service: Service) -> None:
     service.train(paused=False)
+    # Else the pause below may be seen before the trainer has even heard of this, and it publishes once more after that.
+    wait_for(lambda: _trainer_state(service) != "paused", "the trainer to go on")
 
     def learnt() -> bool:
         return service.acceptance() > max(0.6, service.untrained_acceptance + 0.2)
 
     wait_for(learnt, "the drafter to learn six answers", timeout_s=150)
     service.train(paused=True)
-    wait_for(lambda: (service.status()["trainer"] or {}).get("state") == "paused", "the trainer to stop")
+    wait_for(lambda: _trainer_state(service) == "paused", "the trainer to stop")
     resolved, config = service.topology.resolved, service.topology.config
     store = FileWeightStore(weights_dir(config.state_dir, resolved.target_id, "feature"))
     good = store.latest()
