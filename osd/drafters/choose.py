@@ -47,7 +47,7 @@ class Draws(NamedTuple):
         """
         if not is_sampled(batch):
             return None
-        added, num_steps, device = max(num_rows - len(batch.params), 0), max(batch.lengths), batch.tokens_SL.device
+        added, num_steps, device = num_rows - len(batch.params), max(batch.lengths), batch.tokens_SL.device
         params_B = [*batch.params, *[SamplingParams(temperature=0.0)] * added]
         uniform_BK = draw_uniforms(batch, num_steps) + [[0.0] * num_steps] * added
         return cls(

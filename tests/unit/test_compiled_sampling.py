@@ -94,7 +94,7 @@ def test_of_equal_ones_no_more_are_kept_than_reach_the_mass() -> None:
 @pytest.mark.parametrize(
     "params", [SamplingParams(temperature=2.0), SamplingParams(top_p=0.9), SamplingParams(top_k=9)]
 )
-@pytest.mark.parametrize("uniform", [2**-24, 0.1, 0.5, 0.9, 1 - 2**-24])
+@pytest.mark.parametrize("uniform", [0.0, 2**-24, 0.1, 0.5, 0.9, 1 - 2**-24])
 def test_draws_are_by_inversion_and_never_of_weight_zero(uniform: float, params: SamplingParams) -> None:
     logits_V = _logits(_VOCAB, spread=2.0)
     logits_V[[0, -1]] = -torch.inf
@@ -182,7 +182,7 @@ def test_a_draft_that_is_no_distribution_is_refused_and_the_target_drawn_from() 
 def test_where_nobody_proposes_a_token_is_drawn() -> None:
     params = SamplingParams(temperature=1.0, top_p=0.9)
     logits_BQV = _logits(1, 1, _VOCAB, spread=3.0)
-    for uniform in (2**-24, 0.3, 0.999):
+    for uniform in (0.0, 2**-24, 0.3, 0.999):
         expected = draw(_weights(logits_BQV[0, 0], params)[0], np.float32(uniform))
         assert _verdicts(logits_BQV, [params], torch.tensor([[uniform]])) == [[0, expected]]
 

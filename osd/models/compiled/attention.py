@@ -149,7 +149,7 @@ def _mix(share_PL: Array, values_LD: Array, mixed_PD: Array) -> None:
 
 def _lay_out(values_LD: Array, start: int, tile_SW: Array) -> None:
     """Positions become steps, of elements from `start` on."""
-    raise NotImplementedError("compiled only")
+    raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 @overload(_lay_out)

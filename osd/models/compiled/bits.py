@@ -24,7 +24,7 @@ inner = njit(fastmath=True, error_model="numpy")
 
 def widen(stored: Any) -> np.float32:
     """A stored element as float32."""
-    raise NotImplementedError("compiled only")
+    raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 @overload(widen, inline="always")
@@ -36,7 +36,7 @@ def _widen(stored):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - la
 
 def narrow(value: Any, like: Array) -> Any:
     """A float32 as the array's elements are stored."""
-    raise NotImplementedError("compiled only")
+    raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 @overload(narrow, inline="always")

@@ -87,7 +87,7 @@ _tile_bfloat16 = tile_of(is_float32=False, has_amx=HAS_AMX)
 
 def sums(x_RI: Array, weights: int, out_RW: Array) -> None:
     """Of up to `rows_at_once` rows and the tile at an address, in float32."""
-    raise NotImplementedError("compiled only")
+    raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 @overload(sums)

@@ -123,7 +123,7 @@ _tile_4, _tile_8 = _tile(4), _tile(8)
 
 def sums_codes(x_RI: Array, x_sums_RB: Array, bits: int, weights: int, out_RW: Array) -> None:
     """Of up to `ROWS` rows and the tile at an address, in float32."""
-    raise NotImplementedError("compiled only")
+    raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 @overload(sums_codes)
