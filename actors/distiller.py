@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import ray
 
 from actors.event_log import EventLog
-from actors.memory import give_back
 from actors.names import ActorNames
 from osd.config import Config
+from osd.memory import give_back
 from osd.types import Event, OsdError, TrainerStatus
 from trainer.spare import leaves_room, lower_priority
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Collection, Mapping
 
@@ -40,13 +39,6 @@ def ray_bytes(without: Collection[int]) -> int:
         except psutil.Error:
             continue  # it ended meanwhile
     return total
-
-
-def give_back() -> None:
-    """Return to the system what this process has freed, which glibc would keep."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def keep() -> None:

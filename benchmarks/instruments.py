@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from osd.models.slot_model import PassOutput
+from osd.models.pass_output import PassOutput
 from osd.models.target import Target
 from osd.outcome import Outcome
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from osd.arrays import tensor
 from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, SwapIn
@@ -81,7 +82,7 @@ class SyntheticDrafter:
             raise ValueError("the synthetic drafter knows greedy answers only")
         proposal = self._drafter.propose(batch)
         answers = self._answers(batch)
-        ids_BK = proposal.token_ids_BK
+        ids_BK = tensor(proposal.token_ids_BK)
         if any(number >= 0 for number in answers):
             starts_B1 = upload(batch.num_tokens, self._device)[:, None]
             positions_BK = starts_B1 + torch.arange(ids_BK.shape[1], device=self._device)

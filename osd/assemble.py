@@ -19,6 +19,7 @@ from osd.io.outcome_stream import RedisOutcomeStream
 from osd.io.spill import SpillFile
 from osd.io.weight_store import FileWeightStore
 from osd.loop import EngineLoop
+from osd.memory import give_back, use_huge_pages
 from osd.models.loading import choose_device, choose_dtype, load_causal_lm
 from osd.models.resolve import ResolvedTarget, resolve_target
 from osd.models.target import Target
@@ -82,6 +83,9 @@ def open_engine(
     resolved = resolve_target(config.target.model, config.state_dir)
     target, codec = _open_target(config, resolved)
     drafter = _open_drafter(config, resolved, target)
+    if target.lm.device.type == "cpu":
+        give_back()
+        use_huge_pages()
     return Engine(config, target, codec, drafter, recorder=recorder, on_event=on_event, on_regression=on_regression)
 
 

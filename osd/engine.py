@@ -12,13 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 
-from torch import Tensor
-
 from osd.calibrate import calibrate
 from osd.config import Config
 from osd.counters import Counters
+from osd.models.pass_output import Logits
 from osd.models.target import Target
-from osd.models.transfer import prepended, staged
+from osd.models.transfer import prepended
 from osd.outcome import BONUS
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, OutcomeRecorder, SwapIn
@@ -168,8 +167,8 @@ class Engine:
             self._clock.start()
             proposal = self._propose(rows, lengths)
             self._clock.drafted()
-            committed, logits_BQV = self._verify(rows, proposal)
-            deltas += self._commit(rows, proposal, committed, logits_BQV, self._clock.split_ms())
+            committed, logits = self._verify(rows, proposal)
+            deltas += self._commit(rows, proposal, committed, logits, self._clock.split_ms())
         self.utilisation.add_busy(started_s, time.monotonic())
         return deltas
 
@@ -189,11 +188,11 @@ class Engine:
             output = self.target.read(row, ids_1Q, [start], logits="last" if is_last else "none")
             sequence.num_cached, budget = end, budget - (end - start)
             if is_last:
-                assert output.logits_BQV is not None
+                assert output.logits is not None
                 self.scheduler.start_decoding()
-                [tokens] = verify_rows(output.logits_BQV, [sequence], None, output.best_BQ)
+                [tokens] = verify_rows(output.logits, [sequence], None)
                 self.target.write_tokens(row, end, tokens)
-                [top] = self._top_logprobs([sequence], [tokens], output.logits_BQV)
+                [top] = self._top_logprobs([sequence], [tokens], output.logits)
                 deltas.append(self._emit(sequence, tokens, top))
             sequence.prefill_ms += (time.perf_counter() - started_s) * 1e3
         return deltas
@@ -238,24 +237,21 @@ class Engine:
             self._event("error", f"drafter version {self.drafter.version} broke, decoding plainly: {error}")
             return None
 
-    def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[list[int]], Tensor]:
+    def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[list[int]], Logits]:
         """One target pass over every row's last token and its proposal, and the tokens that each row may keep."""
         starts = [sequence.num_tokens - 1 for sequence in rows]
         last = [sequence.output_ids[-1] for sequence in rows]
-        if proposal is None:
-            ids_BQ = staged([[token] for token in last], self.target.lm.device)
-        else:
-            ids_BQ = prepended(last, proposal.of_length(max(proposal.lengths)))
-        output = self.target.read(0, ids_BQ, starts)
-        assert output.logits_BQV is not None
-        return verify_rows(output.logits_BQV, rows, proposal, output.best_BQ), output.logits_BQV
+        proposed_BK = None if proposal is None else proposal.of_length(max(proposal.lengths))
+        output = self.target.read(0, prepended(last, proposed_BK), starts)
+        assert output.logits is not None
+        return verify_rows(output.logits, rows, proposal), output.logits
 
     def _commit(
         self,
         rows: list[Sequence],
         proposal: Proposal | None,
         committed: list[list[int]],
-        logits_BQV: Tensor,
+        logits: Logits,
         times_ms: tuple[float, float],
     ) -> list[TokenDelta]:
         """Append what each row keeps; finish the rows that end here."""
@@ -265,7 +261,7 @@ class Engine:
         self.counters.add_times(*times_ms)
         self._learn(rows, lengths, accepted, *times_ms)
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
-        tops = self._top_logprobs(rows, committed, logits_BQV)
+        tops = self._top_logprobs(rows, committed, logits)
         deltas = []
         # From the last row on: a query that ends pulls the last one into its row, which must be committed by then.
         for index, sequence in reversed(list(enumerate(rows))):
@@ -327,15 +323,13 @@ class Engine:
                 return tokens[:count], "length"
         return tokens, None
 
-    def _top_logprobs(
-        self, rows: list[Sequence], tokens: list[list[int]], logits_BQV: Tensor
-    ) -> Rows[TopLogprobs | None]:
+    def _top_logprobs(self, rows: list[Sequence], tokens: list[list[int]], logits: Logits) -> Rows[TopLogprobs | None]:
         """At the committed positions of the rows where the outcome or the client wants them."""
         recorded = self.config.outcomes.top_k
         wanted = [sequence.num_logprobs(recorded if self._records(sequence) else 0) for sequence in rows]
         if not any(wanted):
             return [None] * len(rows)
-        return top_logprobs(logits_BQV, [one if k else [] for one, k in zip(tokens, wanted, strict=True)], max(wanted))
+        return top_logprobs(logits, [one if k else [] for one, k in zip(tokens, wanted, strict=True)], max(wanted))
 
     def _finish(
         self,

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from osd.arrays import Numbers
 from osd.types import SamplingParams
 
 
@@ -38,12 +40,12 @@ class Proposal:
     reduced one). None when every row is greedy: a greedy proposal is matched, not tested.
     """
 
-    token_ids_BK: Tensor
+    token_ids_BK: Numbers
     lengths: Sequence[int]
-    draft_probs_BKV: Tensor | None
+    draft_probs_BKV: Numbers | None
     drafter_version: int
 
-    def of_length(self, num_proposed: int) -> Tensor:
+    def of_length(self, num_proposed: int) -> Numbers:
         """The first so many of each row, `[B, K]`."""
         ids_BK = self.token_ids_BK
         return ids_BK if ids_BK.shape[1] == num_proposed else ids_BK[:, :num_proposed]
@@ -54,8 +56,15 @@ class Proposal:
         if not added:
             return self
         return Proposal(
-            F.pad(self.token_ids_BK, (0, 0, 0, added)),
+            _padded(self.token_ids_BK, added),
             [*self.lengths, *[0] * added],
-            None if probs_BKV is None else F.pad(probs_BKV, (0, 0, 0, 0, 0, added)),
+            None if probs_BKV is None else _padded(probs_BKV, added),
             self.drafter_version,
         )
+
+
+def _padded(numbers: Numbers, added: int) -> Numbers:
+    """With so many rows of zeros at the end."""
+    if isinstance(numbers, Tensor):
+        return F.pad(numbers, [0, 0] * (numbers.ndim - 1) + [0, added])
+    return np.concatenate((numbers, np.zeros((added, *numbers.shape[1:]), numbers.dtype)))

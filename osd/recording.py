@@ -8,13 +8,10 @@ from collections.abc import Callable
 import torch
 
 from osd.models.target import Target
-from osd.models.transfer import arrival
 from osd.outcome import Outcome, Sampling, Timings
 from osd.outcome_arrays import pack_hidden, pack_top_k
 from osd.sequence import Sequence
 from osd.types import QueryStats
-
-_NO_HIDDEN = torch.empty(0, 0)
 
 
 def outcome_maker(
@@ -32,16 +29,13 @@ def outcome_maker(
     request = sequence.request
     prompt_len, num_read = len(request.prompt_ids), len(request.prompt_ids) + len(sequence.output_ids) - 1
     start = max(prompt_len - prompt_hidden_tokens, 0)
-    hidden_TH = _NO_HIDDEN
-    if drafter_kind == "feature":
-        hidden_TH = target.copy_hidden(sequence.row, start, num_read)
-    arrived = arrival(target.lm.device)
+    copied = target.copy_hidden(sequence.row, start, num_read) if drafter_kind == "feature" else _no_hidden
     tops = tuple(sequence.tops)
     output_ids, kinds, rounds = tuple(sequence.output_ids), bytes(sequence.kinds), tuple(sequence.rounds)
     reason, created_at_s = sequence.finish_reason or "cancelled", time.time()
 
     def make() -> Outcome:
-        arrived()
+        hidden_TH = copied()
         _, ids, logprobs = zip(*(top.read() for top in tops), strict=True)
         packed_ids, packed_logprobs, top_k = pack_top_k(torch.cat(ids), torch.cat(logprobs))
         params = request.params
@@ -80,3 +74,7 @@ def outcome_maker(
         )
 
     return make
+
+
+def _no_hidden() -> torch.Tensor:
+    return torch.empty(0, 0)

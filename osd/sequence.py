@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass, field
 from random import Random
 
+from osd.answer_text import AnswerText
 from osd.outcome import ACCEPTED, BONUS, RECOVERED, Round
 from osd.speculation import RowBudget
-from osd.text import AnswerText, TextCodec
+from osd.text import TextCodec
 from osd.top_logprobs import TopLogprobs
 from osd.types import AcceptancePoint, FinishReason, PromptTooLongError, QueryStats, Request
 

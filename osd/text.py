@@ -1,4 +1,4 @@
-"""Text to token ids and back: prompts, chat templates, and the incremental text of an answer."""
+"""Text to token ids and back: prompts, chat templates, answers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from osd.text_stream import ByteStream, NeighbourStream, TextStream, bytes_by_token
 from osd.types import OsdError
 
 _FEW_TEXTS = 1 << 14
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextCodec:
@@ -24,8 +24,8 @@ class TextCodec:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         # transformers adds nothing to most tokenizers' decoding, but takes twice as long over it.
         self._decoder = tokenizer if backend is None or tokenizer.clean_up_tokenization_spaces else backend
-        self.decode_again = lru_cache(_FEW_TEXTS)(self.decode)
-        """`decode` of a few tokens that are often the same."""
+        self._decode_again = lru_cache(_FEW_TEXTS)(self.decode)
+        self._bytes_of = None if self._decoder is tokenizer else bytes_by_token(backend)
 
     @classmethod
     def open(cls, folder: Path, model_id: str, max_context_tokens: int) -> TextCodec:
@@ -73,6 +73,12 @@ class TextCodec:
         """The text of an answer, without special tokens."""
         return str(self._decoder.decode(ids, skip_special_tokens=True))
 
+    def stream(self) -> TextStream:
+        """The same of one answer, as its tokens come."""
+        if self._bytes_of is not None:
+            return ByteStream(self._bytes_of)
+        return NeighbourStream(self.decode, self._decode_again)
+
     def eos_ids(self, folder: Path) -> frozenset[int]:
         """Tokens that end an answer: the generation config's, else the tokenizer's."""
         from transformers import GenerationConfig
@@ -86,73 +92,3 @@ class TextCodec:
         if eos is None:
             return frozenset()
         return frozenset(eos if isinstance(eos, list) else [eos])
-
-
-class AnswerText:
-    """The growing text of one answer: whole characters only, stop strings cut off, their beginnings held back."""
-
-    def __init__(self, codec: TextCodec, stop: Sequence[str] = ()) -> None:
-        self._codec = codec
-        self._stop = tuple(stop)
-        self._longest_stop_chars = max(map(len, stop), default=0)
-        self._ids: list[int] = []
-        self._prefix = 0
-        self._read = 0
-        self._text = ""
-        self._emitted_chars = 0
-        self.stopped = False
-
-    def push(self, token_id: int) -> bool:
-        """Add a token; True when a stop string is now complete (the text ends before it)."""
-        self._ids.append(token_id)
-        if self._stop:  # else the text is wanted only when it is taken
-            self._read_on()
-        return self.stopped
-
-    def _read_on(self) -> None:
-        """Decode what was pushed since, unless it ends within a character."""
-        # Decoding from a few tokens back keeps what depends on neighbours (spaces, multi-token characters) right.
-        before = self._codec.decode_again(tuple(self._ids[self._prefix : self._read]))
-        after = self._codec.decode(self._ids[self._prefix :])
-        if len(after) <= len(before) or after.endswith(_REPLACEMENT):
-            return
-        self._prefix, self._read = self._read, len(self._ids)
-        self._append(after[len(before) :])
-
-    def _append(self, text: str) -> None:
-        self._text += text
-        if not self._stop:
-            return
-        searched_from = max(0, len(self._text) - len(text) - self._longest_stop_chars)
-        found = [at for stop in self._stop if (at := self._text.find(stop, searched_from)) >= 0]
-        if found:
-            self._text = self._text[: min(found)]
-            self.stopped = True
-
-    def take(self, *, final: bool = False) -> str:
-        """Text not yet handed out; `final` also hands out what was held back."""
-        if not self._stop and self._read < len(self._ids):
-            self._read_on()
-        if final and not self.stopped and self._read < len(self._ids):
-            before = self._codec.decode(self._ids[self._prefix : self._read])
-            self._append(self._codec.decode(self._ids[self._prefix :])[len(before) :])
-            self._read = len(self._ids)
-        end = len(self._text)
-        if self._stop and not (final or self.stopped):
-            end -= self._held_back()
-        start, self._emitted_chars = self._emitted_chars, max(end, self._emitted_chars)
-        return self._text[start:end]
-
-    def skip(self, num_chars: int) -> None:
-        """The client already has this many characters (a resumed query)."""
-        self._emitted_chars = num_chars
-
-    def _held_back(self) -> int:
-        """Length of the longest tail that may be the beginning of a stop string."""
-        longest = 0
-        for stop in self._stop:
-            for size in range(min(len(stop) - 1, len(self._text)), longest, -1):
-                if self._text.endswith(stop[:size]):
-                    longest = size
-                    break
-        return longest

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from osd.models.compiled import logits as compiled
 from osd.models.compiled.arguments import Array
-from osd.models.compiled.logits import can_look_through
+from osd.models.pass_output import Logits
 from osd.models.transfer import arrival, download, upload
 from osd.types import TokenLogprob
 
@@ -67,31 +67,36 @@ class TopLogprobs(NamedTuple):
         )
 
 
-def top_logprobs(logits_BQV: Tensor, tokens: Sequence[Sequence[int]], top_k: int) -> list[TopLogprobs]:
+def top_logprobs(logits: Logits, tokens: Sequence[Sequence[int]], top_k: int) -> list[TopLogprobs]:
     """By row, at its first `len(tokens[row])` positions: one operation each over all of them.
 
     Args:
-        logits_BQV: of every position.
+        logits: of every position.
         tokens: what each row commits; a row whose log-probabilities nobody wants commits nothing here.
         top_k: how many; at most V.
     """
-    num_positions, top_k = logits_BQV.shape[1], min(top_k, logits_BQV.shape[-1])
+    num_positions, top_k = logits.num_positions, min(top_k, logits.vocab_tokens)
     places = [row * num_positions + position for row, one in enumerate(tokens) for position in range(len(one))]
     committed = [token for one in tokens for token in one]
-    of_round = _look(logits_BQV.reshape(-1, logits_BQV.shape[-1]), places, committed, top_k)
+    of_round = _look(logits, places, committed, top_k)
     ends = list(accumulate((len(one) for one in tokens), initial=0))
     return [TopLogprobs(of_round, start, stop, top_k) for start, stop in pairwise(ends)]
 
 
-def _look(logits_RV: Tensor, places: list[int], chosen: list[int], top_k: int) -> _Round:
-    if can_look_through(logits_RV):
-        found = compiled.top_logprobs(logits_RV, np.array(places, np.int64), np.array(chosen, np.int64), top_k)
-        return _Round(*found, arrival(logits_RV.device))
+def _look(logits: Logits, places: list[int], chosen: list[int], top_k: int) -> _Round:
+    if logits.bits_RV is not None:
+        found = compiled.top_logprobs(logits.bits_RV, np.array(places, np.int64), np.array(chosen, np.int64), top_k)
+        return _Round(*found, _nothing)
+    logits_RV = logits.tensor_BQV.flatten(0, 1)
     rows_N, ids_N = upload([places, chosen], logits_RV.device)
     logprobs_NV = torch.log_softmax(logits_RV[rows_N], dim=-1, dtype=torch.float32)
     top_NK, ids_NK = _greatest(logprobs_NV, top_k)
     chosen_N = logprobs_NV.gather(1, ids_N[:, None])[:, 0]
     return _Round(download(chosen_N), download(ids_NK.int()), download(top_NK), arrival(logits_RV.device))
+
+
+def _nothing() -> None:
+    """What the host has found itself is there."""
 
 
 def _greatest(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,6 @@ class FeatureDrafter:
             # Its two shares of probability would not be told apart, and the output would not be the target's.
             raise WeightsRefusedError("tensor 'vocab_ids_R' names a token twice")
 
-    @torch.no_grad()
     def propose(self, batch: DraftBatch) -> Proposal:
         """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
         for row, num_tokens in enumerate(batch.num_tokens):
@@ -130,6 +129,11 @@ class FeatureDrafter:
         if self._compiled is not None and self._compiled.can_chain:
             ids_BK, probs_BKV = self._compiled.chain(batch, starts, counts, self._first[: len(starts)])
             return Proposal(ids_BK, batch.lengths, probs_BKV, self.version)
+        return self._draft(batch, starts, counts)
+
+    @torch.no_grad()
+    def _draft(self, batch: DraftBatch, starts: list[int], counts: list[int]) -> Proposal:
+        """The round by one operation after the other."""
         choice = self._choice(max(batch.lengths), Draws.of(batch, self.config.vocab_tokens))
         feature_BH = self._catch_up(batch, starts, counts)
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
@@ -154,6 +158,7 @@ class FeatureDrafter:
             self._end[row] = num - 1
         return starts, counts
 
+    @torch.no_grad()
     def _replay(self, graphs: GraphPool, batch: DraftBatch, starts: list[int], counts: list[int]) -> Proposal:
         """The whole round as captured work; rows are rounded up, so that few shapes do for all."""
         num_rows, num_steps, num_new = len(batch.lengths), max(batch.lengths), self._max_length + 1
@@ -184,6 +189,7 @@ class FeatureDrafter:
         probs_BKV = probs[0][:num_rows] if probs else None
         return Proposal(ids_BK[:num_rows], batch.lengths, probs_BKV, self.version)
 
+    @torch.no_grad()
     def _read_ahead(self, row: int, batch: DraftBatch) -> None:
         """Read all new entries of one row but the last, so that no other row is padded to as many."""
         last = batch.num_tokens[row] - 2

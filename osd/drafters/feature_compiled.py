@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osd.arrays import array, tensor
 from osd.drafters.choose import draw_uniforms, is_sampled
 from osd.drafters.feature_net import FeatureNet
 from osd.models.compiled.arguments import NONE, Array, Chain, Choice, Known, Shapes
 from osd.models.compiled.codes import BLOCK
-from osd.models.compiled.kernels import array, kernels, tensor
+from osd.models.compiled.kernels import kernels
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
 from osd.models.compiled.verdicts import shapes_of
 from osd.models.flat_cache import FlatCache
@@ -68,6 +69,7 @@ class CompiledFeature:
         self.head = TiledProjection(*head_rows, bits=bits)
         self._array = lru_cache(maxsize=2)(array)
         """Of what is known, the same tensors in every round."""
+        self._probs_NV = np.empty((0, len(embedding_VH)), np.float32)
         self.can_chain = is_bfloat16
         """Whether `chain` takes the place of step after step."""
         self._chain = Chain(
@@ -110,11 +112,11 @@ class CompiledFeature:
         for x, weight_H, half_RH in zip((embedding_BTH, hidden_BTH), self._input_norms_2H, halves, strict=True):
             self._kernels.norm(x.reshape(-1, size), weight_H, self._eps, half_RH)
         features_RH = self._layer(array(self._fuse(both_RF)), window, firsts)
-        return tensor(features_RH, hidden_BTH.dtype).view(hidden_BTH.shape)
+        return tensor(features_RH).view(hidden_BTH.shape)
 
     def chain(
         self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], firsts: Sequence[int]
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Array, Array | None]:
         """A round in one call: reads what is new, then feeds itself its own features.
 
         Args:
@@ -124,7 +126,8 @@ class CompiledFeature:
             firsts: the first entry that may be looked at.
 
         Returns:
-            (the target's ids of the proposed tokens `[B, K]`, the distributions they were drawn from `[B, K, V]`).
+            (the target's ids of the proposed tokens `[B, K]`, the distributions they were drawn from `[B, K, V]`, which
+            the next round writes over; a greedy row's are anything).
         """
         starts_B, counts_B, firsts_B = np.array((starts, counts, firsts))
         slots_B = self._layer.slots[: len(starts)]
@@ -133,10 +136,19 @@ class CompiledFeature:
         ids_KB = np.empty((num_steps, len(starts)), np.int64)
         choice, shapes, probs_BKV = Choice(ids_KB, *_ALL_GREEDY), _NO_SHAPES, None
         if is_sampled(batch):
-            probs_BKV = torch.zeros(len(starts), num_steps, len(self._chain.embedding_VH))
+            probs_BKV = self._probs_of(len(starts), num_steps)
             shapes = shapes_of([Shape.of(params, len(self._chain.vocab_ids_R)) for params in batch.params])
             greedy_B = np.array([params.is_greedy for params in batch.params])
             uniform_BK = np.array(draw_uniforms(batch, num_steps), np.float32)
-            choice = Choice(ids_KB, greedy_B, uniform_BK, probs_BKV.numpy())
+            choice = Choice(ids_KB, greedy_B, uniform_BK, probs_BKV)
         self._kernels.run_chain(self._layer.stack, self._chain, known, choice, shapes)
-        return torch.from_numpy(ids_KB.T.copy()), probs_BKV
+        return np.ascontiguousarray(ids_KB.T), probs_BKV
+
+    def _probs_of(self, num_rows: int, num_steps: int) -> Array:
+        """Room for a round's distributions. Whoever is sampled writes all of the drafter's tokens, and nobody others:
+        zeros are filled in once, not in every round.
+        """
+        num_vectors, vocab_tokens = num_rows * num_steps, len(self._chain.embedding_VH)
+        if len(self._probs_NV) < num_vectors:
+            self._probs_NV = np.zeros((num_vectors, vocab_tokens), np.float32)
+        return self._probs_NV[:num_vectors].reshape(num_rows, num_steps, vocab_tokens)

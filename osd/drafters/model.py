@@ -91,7 +91,6 @@ class ModelDrafter:
             if step + 1 < choice.num_steps:
                 starts = [num_tokens + step for num_tokens in batch.num_tokens]
                 output = self._lm.forward(0, token_B[:, None], starts)
-                assert output.logits_BQV is not None
                 logits_BV = output.logits_BQV[:, 0]
         return choice.proposal(batch, self.version)
 
@@ -172,7 +171,6 @@ class ModelDrafter:
             columns_BQ = upload(starts, self._lm.device)[:, None] + torch.arange(max(counts), device=self._lm.device)
             ids_BQ = batch.tokens_SL[rows_B1, columns_BQ.clamp(max=batch.tokens_SL.shape[1] - 1)]
             output = self._lm.forward(0, ids_BQ, starts)
-            assert output.logits_BQV is not None
             for row, (start, count) in enumerate(zip(starts, counts, strict=True)):
                 self._end[row] = start + count
                 if self._end[row] == batch.num_tokens[row]:

@@ -12,22 +12,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from osd.arrays import Numbers, array, tensor
 from osd.models.attention import Attention, SdpaAttention
 from osd.models.compiled.codes import BLOCK, rounded
-from osd.models.compiled.kernels import array, tensor
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile, in_layout
 from osd.models.compiled.tiling import untiled
 from osd.models.flat_cache import FlatCache
 from osd.models.gpu.attention import PiecewiseAttention, fits_kernels
 from osd.models.gpu.available import can_use_kernels
 from osd.models.gpu.layers import project, read_layers
+from osd.models.pass_output import Logits, PassOutput
 from osd.models.projections import DenseProjection, Projection, fuse, share
 from osd.models.rotary import signed
 from osd.models.row_ops import rms_norm, silu_gate
 from osd.models.slot_cache import PassWindow
+from osd.models.transfer import sent
 
 _FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 _STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
@@ -129,11 +132,8 @@ class FusedLM:
         fits = fits_kernels(num_new, num_heads, self._num_key_heads)
         return self._compiled is None and fits and can_use_kernels(self._embedding.weight.device)
 
-    def __call__(
-        self, ids_BQ: Tensor, window: PassWindow, *, logits: str, by_kernels: bool = False
-    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Logits (see `SlotModel.forward`), last hidden states `[B, Q, H]`, and where it costs next to nothing the
-        index of each position's greatest logit.
+    def __call__(self, ids_BQ: Numbers, window: PassWindow, *, logits: str, by_kernels: bool = False) -> PassOutput:
+        """Logits (see `SlotModel.forward`) and last hidden states.
 
         Args:
             ids_BQ: new tokens.
@@ -143,6 +143,11 @@ class FusedLM:
         """
         if self._compiled is not None:
             return self._read_compiled(self._compiled, ids_BQ, window, logits)
+        return self._read(sent(ids_BQ, window.device), window, logits, by_kernels=by_kernels)
+
+    @torch.no_grad()
+    def _read(self, ids_BQ: Tensor, window: PassWindow, logits: str, *, by_kernels: bool) -> PassOutput:
+        """By torch's operations, or a GPU's kernels."""
         x_RH = self._embedding(ids_BQ.flatten())
         way = PiecewiseAttention if by_kernels else SdpaAttention
         attend = way(self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads)
@@ -154,29 +159,26 @@ class FusedLM:
             hidden_RH = _normed(x_RH, self._norm)
         hidden_BQH = hidden_RH.view(*ids_BQ.shape, -1)
         if logits == "none":
-            return None, hidden_BQH, None
+            return PassOutput(None, hidden_BQH)
         last_BQH = hidden_BQH if logits == "all" else hidden_BQH[:, -1:]
-        if by_kernels:
-            return project(self._dense_head, last_BQH), hidden_BQH, None
-        return self._head(last_BQH), hidden_BQH, None
+        logits_BQV = project(self._dense_head, last_BQH) if by_kernels else self._head(last_BQH)
+        return PassOutput(Logits(logits_BQV), hidden_BQH)
 
-    def _read_compiled(
-        self, layers: CompiledLayers, ids_BQ: Tensor, window: PassWindow, logits: str
-    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """See `__call__`; tensors only at its ends."""
-        dtype, (num_rows, num_new) = self._embedding.weight.dtype, ids_BQ.shape
-        hidden_RH = layers(self._rows_VH[ids_BQ.numpy().reshape(-1)], window)
+    def _read_compiled(self, layers: CompiledLayers, ids_BQ: Numbers, window: PassWindow, logits: str) -> PassOutput:
+        """See `__call__`."""
+        num_rows, num_new = ids_BQ.shape
+        hidden_RH = layers(self._rows_VH[array(ids_BQ).reshape(-1)], window)
         hidden_BQH = hidden_RH.reshape(num_rows, num_new, -1)
         if logits == "none":
-            return None, tensor(hidden_BQH, dtype), None
+            return PassOutput(None, hidden_BQH)
         if logits == "last":
             num_new, hidden_RH = 1, hidden_BQH[:, -1].copy()
-        if not isinstance(self._head, TiledProjection) or dtype != torch.bfloat16:
-            logits_RV = self._head(tensor(hidden_RH, dtype))
-            return logits_RV.view(num_rows, num_new, -1), tensor(hidden_BQH, dtype), None
+        if not isinstance(self._head, TiledProjection) or hidden_RH.dtype != np.uint16:
+            logits_RV = self._head(tensor(hidden_RH))
+            return PassOutput(Logits(logits_RV.view(num_rows, num_new, -1)), hidden_BQH)
         found_RV, best_R = self._head.find(hidden_RH)
-        logits_BQV, best_BQ = found_RV.reshape(num_rows, num_new, -1), best_R.reshape(num_rows, num_new)
-        return tensor(logits_BQV, dtype), tensor(hidden_BQH, dtype), tensor(best_BQ, torch.int64)
+        found = Logits(found_RV.reshape(num_rows, num_new, -1), best_R.reshape(num_rows, num_new))
+        return PassOutput(found, hidden_BQH)
 
 
 def _reaches(config: Any, num_layers: int) -> list[int | None]:

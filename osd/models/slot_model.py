@@ -11,16 +11,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from osd.arrays import Numbers, tensor
 from osd.models.attention import look_back
 from osd.models.flat_cache import FlatCache
 from osd.models.fused import FusedLM, is_supported
 from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
+from osd.models.pass_output import Logits, PassOutput
 from osd.models.slot_cache import PassWindow, SlotCache
 from osd.models.transfer import sent, staged
 from osd.sampling import most_likely
@@ -34,17 +36,6 @@ _LONG_CHECK = 300
 """Positions that kernels look back over in their check: several of their steps."""
 _CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Of the logits' norm; two right bfloat16 passes over the default target were measured 0.06 to 0.14 apart."""
-
-
-class PassOutput(NamedTuple):
-    """One pass: logits `[B, Q or 1, V]` (None when not asked for) and last hidden states `[B, Q, H]`."""
-
-    logits_BQV: Tensor | None
-    hidden_BQH: Tensor
-    best_BQ: Tensor | None = None
-    """The index of each greatest logit, where the pass found it on its way."""
-    is_kept: bool = False
-    """The hidden states were kept by the pass: see `SlotModel.kept_SLH`."""
 
 
 class SlotModel:
@@ -129,15 +120,14 @@ class SlotModel:
         """Whether passes are fused."""
         return self._fused is not None
 
-    @torch.no_grad()
     def forward(
-        self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all", by_kernels: bool = False
+        self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: str = "all", by_kernels: bool = False
     ) -> PassOutput:
         """Read `ids_BQ[b]` into row `first_row + b` from position `starts[b]` on.
 
         Args:
             first_row: the pass covers rows `first_row .. first_row + B - 1`.
-            ids_BQ: new tokens, on the device or `staged`; rows shorter than Q are padded with any id, whose output is
+            ids_BQ: new tokens, on the device or the host; rows shorter than Q are padded with any id, whose output is
                 meaningless.
             starts: positions already cached, by row.
             logits: "all" positions, the "last" one only, or "none" (then only the last is computed, and dropped).
@@ -146,10 +136,14 @@ class SlotModel:
         is_round = logits == "all" and first_row == 0 and ids_BQ.shape[1] <= self._max_round_tokens
         if self._graphs is not None and is_round:
             return self._replay(self._graphs, ids_BQ, starts)
-        ids_BQ = sent(ids_BQ, self.device)
         self.window.set(first_row, starts, ids_BQ.shape[1])
         if self._fused is not None:
-            return PassOutput(*self._fused(ids_BQ, self.window, logits=logits, by_kernels=by_kernels))
+            return self._fused(ids_BQ, self.window, logits=logits, by_kernels=by_kernels)
+        return self._read_plainly(sent(ids_BQ, self.device), logits)
+
+    @torch.no_grad()
+    def _read_plainly(self, ids_BQ: Tensor, logits: str) -> PassOutput:
+        """By transformers' own forward."""
         output = self.model(
             input_ids=ids_BQ,
             attention_mask=self._plain_mask(),
@@ -159,11 +153,13 @@ class SlotModel:
             logits_to_keep=0 if logits == "all" else 1,
             **self._cache_argument,
         )
-        return PassOutput(None if logits == "none" else output.logits, self._hidden_BQH)
+        return PassOutput(None if logits == "none" else Logits(output.logits), self._hidden_BQH)
 
-    def _replay(self, graphs: GraphPool, ids_BQ: Tensor, starts: Sequence[int]) -> PassOutput:
+    @torch.no_grad()
+    def _replay(self, graphs: GraphPool, numbers_BQ: Numbers, starts: Sequence[int]) -> PassOutput:
         """A captured pass."""
-        num_rows, num_new = ids_BQ.shape
+        num_rows, num_new = numbers_BQ.shape
+        ids_BQ = numbers_BQ if isinstance(numbers_BQ, Tensor) else staged(numbers_BQ, self.device)
         padded, seen = self.bucketed(starts, num_new)
         if len(padded) > num_rows:
             ids_BQ = F.pad(ids_BQ, (0, 0, 0, len(padded) - num_rows))
@@ -185,8 +181,8 @@ class SlotModel:
             instead=work_that_reads(by_kernels=True) if self.can_use_kernels(num_new) else None,
         )
         self.window.set(0, starts, num_new)
-        outputs = (logits_BQV[:num_rows], hidden_BQH[:num_rows], best_BQ[:num_rows])
-        return PassOutput(*outputs, is_kept=self.kept_SLH is not None)
+        found = Logits(logits_BQV[:num_rows], best_BQ[:num_rows])
+        return PassOutput(found, hidden_BQH[:num_rows], is_kept=self.kept_SLH is not None)
 
     @property
     def graphs(self) -> GraphPool | None:
@@ -213,9 +209,8 @@ class SlotModel:
         """A pass from row 0 on as a function of tensors alone, to be captured: all logits, and last hidden states."""
         assert self._fused is not None
         self.window.set_on_device(starts_B, ids_BQ.shape[1], num_seen)
-        logits_BQV, hidden_BQH, _ = self._fused(ids_BQ, self.window, logits="all", by_kernels=by_kernels)
-        assert logits_BQV is not None
-        return logits_BQV, hidden_BQH
+        output = self._fused(ids_BQ, self.window, logits="all", by_kernels=by_kernels)
+        return output.logits_BQV, tensor(output.hidden_BQH)
 
     def weights_changed(self) -> None:
         """To be called after the model's weights were copied over, if they are not frozen."""
@@ -306,10 +301,8 @@ class SlotModel:
         ]
         new_BQ = torch.stack([ids_BL[row, start : start + _CHECK_NEW] for row, start in enumerate(starts)])
         second_BQV = self.forward(0, new_BQ, starts, by_kernels=by_kernels).logits_BQV
-        assert second_BQV is not None
         gaps, norms = [], []
         for row, first in enumerate(firsts):
-            assert first.logits_BQV is not None
             ours_QV = torch.cat((first.logits_BQV[0], second_BQV[row])).float()
             ours_QV -= ours_QV.mean(dim=-1, keepdim=True)
             plain_QV = plain_BLV[row, : len(ours_QV)]

@@ -5,16 +5,18 @@ Shapes: S rows, L positions, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from osd.arrays import Numbers, array, tensor
 from osd.drafters.feature_net import SharedRows
-from osd.models.compiled.kernels import array, tensor
-from osd.models.slot_model import PassOutput, SlotModel
-from osd.models.transfer import upload
+from osd.models.pass_output import PassOutput
+from osd.models.slot_model import SlotModel
+from osd.models.transfer import arrival, upload
 
 
 class Target:
@@ -92,7 +94,7 @@ class Target:
         places_N, known_N = upload([places, known], self.lm.device)
         self.tokens_SL.view(-1).scatter_(0, places_N, known_N)
 
-    def read(self, first_row: int, ids_BQ: Tensor, starts: Sequence[int], *, logits: str = "all") -> PassOutput:
+    def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: str = "all") -> PassOutput:
         """One pass (see SlotModel.forward) that also keeps the hidden states of what was read."""
         output = self.lm.forward(first_row, ids_BQ, starts, logits=logits)
         window = self.lm.window
@@ -102,14 +104,21 @@ class Target:
             for row, (start, hidden_QH) in enumerate(zip(starts, array(output.hidden_BQH), strict=True), first_row):
                 self._hidden[row, start : start + window.num_new] = hidden_QH
         else:
-            self.hidden_SLH[window.rows_B1, window.positions_BQ] = output.hidden_BQH
+            self.hidden_SLH[window.rows_B1, window.positions_BQ] = tensor(output.hidden_BQH)
         return output
 
-    def copy_hidden(self, row: int, start: int, stop: int) -> Tensor:
-        """A row's hidden states of some positions, on the CPU; from a GPU they are on their way (see `arrival`)."""
+    def copy_hidden(self, row: int, start: int, stop: int) -> Callable[[], Tensor]:
+        """Copy a row's hidden states of some positions to the CPU; what returns them once they are there, `[N, H]`."""
         if self._is_on_cpu:
-            return tensor(self._hidden[row, start:stop].copy(), self.lm.dtype)
-        return self.hidden_SLH[row, start:stop].to("cpu", torch.bfloat16, copy=True, non_blocking=True)
+            return partial(tensor, self._hidden[row, start:stop].copy())
+        on_their_way = self.hidden_SLH[row, start:stop].to("cpu", torch.bfloat16, copy=True, non_blocking=True)
+        wait = arrival(self.lm.device)
+
+        def arrived() -> Tensor:
+            wait()
+            return on_their_way
+
+        return arrived
 
     def move_row(self, source: int, destination: int, num_tokens: int) -> None:
         """Copy a row's first positions over another row's."""

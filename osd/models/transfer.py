@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osd.arrays import Numbers
+
 
 def upload(values: Any, device: torch.device) -> Tensor:
     """Numbers, in lists however deep, as a tensor on the device; later work of the device sees it, the host goes on.
@@ -19,23 +21,26 @@ def upload(values: Any, device: torch.device) -> Tensor:
     return sent(staged(values, device), device)
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device, which it is on its way to."""
-    return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
+def sent(numbers: Numbers, device: torch.device) -> Tensor:
+    """On the device, which they are on their way to."""
+    if isinstance(numbers, np.ndarray):
+        return upload(numbers, device)
+    return numbers if numbers.device == device else numbers.to(device, non_blocking=True)
 
 
 def staged(values: Any, device: torch.device) -> Tensor:
     """Numbers as a tensor on the host, from where a copy to the device makes nobody wait."""
-    tensor = values if isinstance(values, Tensor) else _tensor(values)
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+    on_host = values if isinstance(values, Tensor) else _tensor(values)
+    return on_host.pin_memory() if device.type == "cuda" else on_host
 
 
-def prepended(first: Sequence[int], numbers_BK: Tensor) -> Tensor:
-    """The device's numbers with one of the host's before each row's, `[B, 1 + K]`."""
-    device = numbers_BK.device
-    if device.type == "cpu":  # where reading them waits for nothing, and takes less time than an operation of torch
-        return upload([[one, *row] for one, row in zip(first, numbers_BK.tolist(), strict=True)], device)
-    return torch.cat((upload(first, device)[:, None], numbers_BK), dim=1)
+def prepended(first: Sequence[int], numbers_BK: Numbers | None) -> Numbers:
+    """One of the host's numbers before each row's, if any, `[B, 1 + K]`: on the device where those are."""
+    if numbers_BK is None:
+        return np.array([[one] for one in first])
+    if isinstance(numbers_BK, Tensor) and numbers_BK.device.type != "cpu":
+        return torch.cat((upload(first, numbers_BK.device)[:, None], numbers_BK), dim=1)
+    return np.array([[one, *row] for one, row in zip(first, numbers_BK.tolist(), strict=True)])
 
 
 def download(tensor: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from osd.arrays import array, tensor
 from osd.models.attention import SdpaAttention
 from osd.models.compiled import layers as compiled
 from osd.models.compiled.codes import MOST, rounded
-from osd.models.compiled.kernels import array, kernels, tensor
+from osd.models.compiled.kernels import kernels
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
 from osd.models.compiled.tiling import tiled, untiled
 from osd.models.flat_cache import FlatCache
@@ -168,7 +169,7 @@ class _Layers:
         )
 
     def compiled(self, x_RH: Tensor, window: PassWindow, firsts: list[int] | None = None) -> Tensor:
-        return tensor(self._compiled(array(x_RH.clone()), window, firsts), x_RH.dtype)
+        return tensor(self._compiled(array(x_RH.clone()), window, firsts))
 
     def reference(self, x_RH: Tensor, window: PassWindow) -> Tensor:
         attend = SdpaAttention(

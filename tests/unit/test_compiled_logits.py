@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from osd.models.compiled.kernels import array, tensor
+from osd.arrays import array, tensor
 from osd.models.compiled.layers import TiledProjection
 from osd.models.compiled.logits import can_look_through, greatest, top_logprobs
 from osd.sampling import most_likely
@@ -22,7 +22,7 @@ def test_log_probabilities_are_torchs(vocab_tokens: int, shift: float, num_threa
     logits_RV = _logits(7, vocab_tokens, shift=shift, spread=4.0 if shift < 1e3 else 1e3)
     places_N = np.array([6, 0, 0, 3])
     chosen_N = torch.tensor([5, 0, vocab_tokens - 1, 17])
-    found = top_logprobs(logits_RV, places_N, chosen_N.numpy(), 16)
+    found = top_logprobs(array(logits_RV), places_N, chosen_N.numpy(), 16)
     chosen, ids_NK, logprobs_NK = (torch.from_numpy(one) for one in found)
     expected_NV = torch.log_softmax(logits_RV[torch.from_numpy(places_N)], dim=-1, dtype=torch.float32)
     torch.testing.assert_close(logprobs_NK, expected_NV.topk(16).values, atol=2e-4, rtol=1e-5)
@@ -44,7 +44,7 @@ def test_of_equal_ones_the_first_is_taken(num_threads: int) -> None:
     logits_RV = torch.full((2, 40_000), -1.0).bfloat16()
     logits_RV[0, [90, 39_999]] = 2.0
     assert greatest(logits_RV).tolist() == [90, 0]
-    _, ids_NK, _ = top_logprobs(logits_RV, np.array([0]), np.array([90]), 4)
+    _, ids_NK, _ = top_logprobs(array(logits_RV), np.array([0]), np.array([90]), 4)
     assert ids_NK.tolist() == [[90, 39_999, 0, 1]]
 
 
@@ -63,5 +63,5 @@ def test_a_product_finds_its_greatest_on_the_way(num_rows: int, num_threads: int
     x_RI[0] = weight_OI[40]
     project = TiledProjection(weight_OI)
     logits_RV, best_R = project.find(array(x_RI))
-    assert torch.equal(tensor(logits_RV, torch.bfloat16), project(x_RI))
+    assert torch.equal(tensor(logits_RV), project(x_RI))
     assert best_R.tolist() == project(x_RI).float().argmax(dim=-1).tolist() and best_R[0] == 40

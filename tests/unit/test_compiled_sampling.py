@@ -10,9 +10,10 @@ from torch import Tensor
 
 from osd import sampling
 from osd.models.compiled.kernels import kernels
+from osd.models.pass_output import Logits
 from osd.proposal import Proposal
 from osd.rejection import reject_tokenwise
-from osd.sampling import Shape, Shaping, most_likely, shape_probs
+from osd.sampling import Shape, Shaping, shape_probs
 from osd.types import SamplingParams
 
 if kernels() is None:
@@ -138,8 +139,7 @@ def _verdicts(
     sampled = list(range(len(logits_BQV))) if sampled is None else sampled
     lengths = [0] * len(logits_BQV) if proposal is None else proposal.lengths
     found: list[list[int]] = verdicts(
-        logits_BQV,
-        most_likely(logits_BQV),
+        Logits(logits_BQV),
         sampled,
         [lengths[row] for row in sampled],
         proposal,

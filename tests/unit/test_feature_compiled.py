@@ -7,6 +7,7 @@ from random import Random
 import pytest
 import torch
 
+from osd.arrays import tensor
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows
 from osd.models.compiled.kernels import kernels
@@ -68,12 +69,13 @@ def test_a_round_in_one_call_is_its_steps() -> None:
         ]
         own, expected = proposals
         assert own.token_ids_BK.shape == (len(lengths), max(lengths))
-        assert torch.equal(own.token_ids_BK, expected.token_ids_BK)
+        own_BK = tensor(own.token_ids_BK)
+        assert torch.equal(own_BK, tensor(expected.token_ids_BK))
         if number % 3:
             assert own.draft_probs_BKV is not None and expected.draft_probs_BKV is not None
-            torch.testing.assert_close(own.draft_probs_BKV[:2], expected.draft_probs_BKV[:2], rtol=1e-3, atol=1e-6)
-            chosen_BK1 = own.token_ids_BK[:2, :, None]
-            assert bool((own.draft_probs_BKV[:2].gather(2, chosen_BK1) > 0).all())
+            own_probs_BKV, expected_BKV = tensor(own.draft_probs_BKV)[:2], tensor(expected.draft_probs_BKV)[:2]
+            torch.testing.assert_close(own_probs_BKV, expected_BKV, rtol=1e-3, atol=1e-6)
+            assert bool((own_probs_BKV.gather(2, own_BK[:2, :, None]) > 0).all())
         else:
             assert own.draft_probs_BKV is expected.draft_probs_BKV is None
         seen.update(own.token_ids_BK.flatten().tolist())

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 import torch
 
+from osd.arrays import tensor
 from osd.drafters.feature import FeatureDrafter
 from osd.models.graphs import Work
 from osd.models.projections import ByteCodes
@@ -127,5 +128,5 @@ def rounds_of(drafter: FeatureDrafter) -> torch.Tensor:
             params=[SamplingParams(temperature=0.0)] * 3,
             generators=[Random()] * 3,
         )
-        proposed.append(drafter.propose(batch).token_ids_BK.clone())
+        proposed.append(tensor(drafter.propose(batch).token_ids_BK).clone())
     return torch.stack(proposed)

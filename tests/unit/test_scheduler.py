@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from osd.answer_text import AnswerText
 from osd.config import EngineConfig
 from osd.scheduler import Scheduler
 from osd.sequence import Sequence
-from osd.text import AnswerText
 from osd.types import QueueFullError, Request
 from tests.engine_kit import char_codec
 

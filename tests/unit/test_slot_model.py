@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from osd.arrays import tensor
 from osd.models.slot_model import SlotModel
 from osd.types import OsdError
 from tests.engine_kit import plain_hidden, plain_logits
@@ -103,7 +104,7 @@ def _assert_plain(slots: SlotModel, output: Any, offset: int, ids: Tensor, start
     num_new = len(ids) - start
     expected_LV, expected_LH = plain_logits(slots.model, ids.tolist()), plain_hidden(slots.model, ids.tolist())
     torch.testing.assert_close(output.logits_BQV[offset, :num_new], expected_LV[start:], atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(output.hidden_BQH[offset, :num_new], expected_LH[start:], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(tensor(output.hidden_BQH)[offset, :num_new], expected_LH[start:], atol=2e-5, rtol=1e-4)
 
 
 def _ragged_pass(slots: SlotModel, rows: list[Tensor], starts: list[int], first_row: int = 0) -> Any:

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.decoders import Metaspace
+from tokenizers.models import WordLevel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from osd.text import AnswerText, TextCodec
+from osd.answer_text import AnswerText
+from osd.text import TextCodec
+from osd.text_stream import ByteStream
 from osd.types import OsdError
 from tests.engine_kit import char_codec
 from tests.saved_models import EOS, save_llama, save_tokenizer
@@ -60,6 +65,38 @@ def test_the_pieces_make_the_whole(text: str) -> None:
     codec = TextCodec(_CodePoints(), model_id="points", context_tokens=64)
     pieces, _ = _stream(AnswerText(codec, ("\N{SNOWMAN}☃stop", "never this")), tuple(map(ord, text)))
     assert "".join(pieces) == text.split("\N{SNOWMAN}☃stop")[0]
+
+
+@pytest.fixture(scope="module")
+def odd_codec(tmp_path_factory: pytest.TempPathFactory) -> TextCodec:
+    """A byte-level tokenizer with tokens added: two that are written as they are, and a special one."""
+    folder = tmp_path_factory.mktemp("odd")
+    save_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<tool é>", "plain"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<hidden>"]})
+    return TextCodec(tokenizer, model_id="odd", context_tokens=64)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_bytes_in_any_order_are_what_the_tokenizer_makes_of_them(odd_codec: TextCodec, data: st.DataObject) -> None:
+    """Unfinished characters, bytes that no character has, added tokens, ids that the tokenizer does not know."""
+    ids = tuple(data.draw(st.lists(st.integers(0, odd_codec.vocab_tokens + 1), max_size=20)))
+    assert isinstance(odd_codec.stream(), ByteStream)
+    pieces, _ = _stream(AnswerText(odd_codec), ids)
+    assert "".join(pieces) == odd_codec.decode(ids)
+
+
+def test_a_tokenizer_whose_words_know_their_place() -> None:
+    """The first word of a text has no space before it, all others do: neighbours are decoded with it."""
+    words = {"▁now": 0, "▁then": 1, "ce": 2, "[UNK]": 3}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.decoder = Metaspace()
+    codec = TextCodec(PreTrainedTokenizerFast(tokenizer_object=tokenizer), model_id="words", context_tokens=64)
+    assert not isinstance(codec.stream(), ByteStream)
+    pieces, _ = _stream(AnswerText(codec), (1, 2, 0, 1, 2))
+    assert pieces == ["then", "ce", " now", " then", "ce", ""]
 
 
 class _CodePoints:

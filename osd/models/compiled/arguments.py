@@ -134,7 +134,8 @@ class Choice(NamedTuple):
     """bool; `[0]` where all rows are, and nothing of the rest is read."""
     uniform_BK: Array
     probs_BKV: Array
-    """The distributions drawn from are written here, over the target's vocabulary; zeros before."""
+    """The distributions drawn from are written here, over the target's vocabulary; tokens the drafter does not know
+    are left as they are."""
 
 
 class Trial(NamedTuple):

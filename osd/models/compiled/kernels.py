@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osd.arrays import array
 from osd.models.compiled.arguments import (
     CHAIN_PHASES,
     COUNTERS,
@@ -69,13 +70,13 @@ class Kernels:
         """As `project`, bfloat16, and what is highest in it."""
         self._run(self._find, 2, tiles.data_ptr(), bits, x_RI, out_RO, look)
 
-    def highest(self, logits_RV: Tensor, look: Look) -> None:
+    def highest(self, logits_RV: Array, look: Look) -> None:
         """The K greatest of some rows, bfloat16."""
-        self._run(self._highest, 1, array(logits_RV), look)
+        self._run(self._highest, 1, logits_RV, look)
 
-    def judge(self, logits_RV: Tensor, trial: Trial, shapes: Shapes) -> None:
+    def judge(self, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
         """Verdicts on sampled rows' proposals."""
-        self._run(self._judge, 1, array(logits_RV), trial, shapes)
+        self._run(self._judge, 1, logits_RV, trial, shapes)
 
     def norm(self, x_RH: Tensor, weight_H: Array, eps: float, out_RH: Tensor) -> None:
         """RMS norm by row; the weight in float32."""
@@ -102,18 +103,6 @@ def kernels() -> Kernels | None:
     except (ImportError, RuntimeError) as error:  # not installed, too old for this numpy, nowhere to keep its cache
         _log.warning("decoding will be slower: numba cannot be used (%s)", str(error).splitlines()[0])
         return None
-
-
-def array(tensor: Tensor) -> Array:
-    """The same memory; numpy has no bfloat16, so that its bits stand for it."""
-    viewed: Array = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor.detach()).numpy()
-    return viewed
-
-
-def tensor(stored: Array, dtype: torch.dtype) -> Tensor:
-    """The same memory, the other way round."""
-    found = torch.from_numpy(stored)
-    return found if found.dtype == dtype else found.view(dtype)
 
 
 def _digest(folder: Path) -> str:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osd.arrays import array
 from osd.models.compiled.arguments import LAYER_PHASES, NONE, Array, Span, Stack, look_at
 from osd.models.compiled.codes import tiled_codes
-from osd.models.compiled.kernels import array, kernels
+from osd.models.compiled.kernels import kernels
 from osd.models.compiled.tiling import tiled
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osd.arrays import array
 from osd.models.compiled.arguments import NONE, Array, look_at
 from osd.models.compiled.kernels import Kernels, kernels
 
@@ -26,17 +27,17 @@ def greatest(logits: Tensor) -> Tensor:
     """The index of the greatest along the last dimension; of equal ones, the first."""
     logits_RV = logits.view(-1, logits.shape[-1])
     look = look_at(np.arange(len(logits_RV)), NONE, 1)
-    _kernels().highest(logits_RV, look)
+    _kernels().highest(array(logits_RV), look)
     return torch.from_numpy(look.ids_NK.astype(np.int64)).view(logits.shape[:-1])
 
 
-def top_logprobs(logits_RV: Tensor, places_N: Array, chosen_ids_N: Array, top_k: int) -> tuple[Array, Array, Array]:
+def top_logprobs(bits_RV: Array, places_N: Array, chosen_ids_N: Array, top_k: int) -> tuple[Array, Array, Array]:
     """Log-probabilities of the chosen, `[N]`, and the K greatest, `[N, K]`: int32 indices, then log-probabilities.
 
-    Places and chosen are int64.
+    Logits are bfloat16's bits; places and chosen are int64.
     """
     look = look_at(places_N, chosen_ids_N, top_k)
-    _kernels().highest(logits_RV, look)
+    _kernels().highest(bits_RV, look)
     return look.chosen_N, look.ids_NK, look.values_NK
 
 

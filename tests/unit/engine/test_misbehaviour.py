@@ -117,7 +117,7 @@ def test_a_chain_draws_for_those_who_asked_only() -> None:
     assert proposal.drafter_version == 7
     assert proposal.draft_probs_BKV is not None
     assert proposal.draft_probs_BKV[1].sum(dim=-1).tolist() == pytest.approx([1.0, 1.0, 1.0])
-    assert proposal.draft_probs_BKV[:, :, [0, 2, 4]].abs().sum() == 0
+    assert not proposal.draft_probs_BKV[:, :, [0, 2, 4]].any()
     assert (proposal.draft_probs_BKV[1] > 0).sum(dim=-1).tolist() == [2, 2, 2]  # the query's own top-k
     used = [Random(1) for _ in range(2)]
     uniforms(used[0], 1, 1)

@@ -1,0 +1,41 @@
+"""Moving what is loaded into huge pages: nothing is changed by it, and nothing is used that was not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from osd.memory import use_huge_pages
+
+_HUGE_BYTES = 2 << 20
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are Linux's")
+
+
+def _huge_bytes() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("AnonHugePages"))
+
+
+def test_what_is_loaded_is_in_huge_pages_and_still_there() -> None:
+    objects, numbers = list(range(100_000)), np.arange(1 << 21)
+    num_moved = use_huge_pages()
+    assert _huge_bytes() >= num_moved * _HUGE_BYTES  # none where the system has none
+    assert objects == list(range(100_000))
+    assert np.array_equal(numbers, np.arange(1 << 21))
+
+
+def test_memory_that_is_hardly_used_stays_so() -> None:
+    use_huge_pages()  # so that only what is made here is left
+    before = psutil.Process().memory_info().rss
+    hardly_used = np.zeros(128 * _HUGE_BYTES, np.uint8)
+    hardly_used[:: 2 * _HUGE_BYTES] = 1
+    used = psutil.Process().memory_info().rss - before
+    use_huge_pages()
+    grown = psutil.Process().memory_info().rss - before - used
+    assert grown < 16 * _HUGE_BYTES
+    assert int(hardly_used.sum()) == 64
