@@ -199,7 +199,7 @@ def test_the_last_logits_only(slots: SlotModel) -> None:
     last = slots.forward(0, ids[None], [0], logits="last").logits_BQV
     assert last is not None
     torch.testing.assert_close(last[0, 0], plain_logits(slots.model, ids.tolist())[-1], atol=2e-5, rtol=1e-4)
-    assert slots.forward(0, ids[None], [0], logits="none").logits_BQV is None
+    assert slots.forward(0, ids[None], [0], logits="none").logits is None
 
 
 def test_a_pass_at_the_very_end_of_the_context(slots: SlotModel) -> None:
