@@ -10,6 +10,8 @@ from osd.text import TextCodec
 class AnswerText:
     """Whole characters only, stop strings cut off, their beginnings held back."""
 
+    __slots__ = ("_emitted_chars", "_longest_stop_chars", "_stop", "_stream", "_text", "_unread", "stopped")
+
     def __init__(self, codec: TextCodec, stop: Sequence[str] = ()) -> None:
         self._stream = codec.stream()
         self._stop = tuple(stop)

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from tokenizers.decoders import ByteLevel
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_Utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 class TextStream(Protocol):
@@ -31,16 +30,23 @@ class ByteStream:
         bytes_of: by token; a token that it does not name has no text.
     """
 
+    __slots__ = ("_bytes_of", "_unfinished")
+
     def __init__(self, bytes_of: Mapping[int, bytes]) -> None:
-        self._bytes_of, self._decoder = bytes_of, _Utf8("replace")
+        self._bytes_of, self._unfinished = bytes_of, b""
 
     def read(self, ids: Sequence[int]) -> str:
         """See `TextStream`."""
-        return self._decoder.decode(b"".join([self._bytes_of.get(token, b"") for token in ids]))
+        come = self._unfinished + b"".join([self._bytes_of.get(token, b"") for token in ids])
+        text, num_read = codecs.utf_8_decode(come, "replace")
+        self._unfinished = come[num_read:]
+        return text
 
     def rest(self) -> str:
         """See `TextStream`."""
-        return self._decoder.decode(b"", final=True)
+        text, _ = codecs.utf_8_decode(self._unfinished, "replace", True)
+        self._unfinished = b""
+        return text
 
 
 class NeighbourStream:
