@@ -51,6 +51,7 @@ def plot_speeds(path: Path, speeds: Mapping[int, Mapping[str, float]]) -> None:
     for axes, (batch, by_name) in zip(panels[0], speeds.items(), strict=True):
         colours = ["#2a6fdb" if name.startswith("osd") else "#b0b0b0" for name in by_name]
         bars = axes.barh(list(by_name), list(by_name.values()), color=colours)
+        axes.margins(x=0.12)  # room for the longest bar's number
         axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
         axes.invert_yaxis()
         axes.set_title(f"batch {batch}")
