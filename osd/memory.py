@@ -7,6 +7,7 @@ among it. With pages of two megabytes there are 512 times fewer to look up; a vi
 from __future__ import annotations
 
 import ctypes
+import logging
 import mmap
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import psutil
 
 from osd.models.compiled.arguments import Array
 
+_log = logging.getLogger(__name__)
 _PAGE, _HUGE_PAGE = 1 << 12, 1 << 21
 _COLLAPSE = 25
 """`MADV_COLLAPSE` (Linux 6.1): at once; it says nothing of memory that comes later."""
@@ -39,12 +41,15 @@ def use_huge_pages() -> int:
     if sys.platform != "linux" or mmap.PAGESIZE != _PAGE:
         return 0
     libc, num_moved = ctypes.CDLL(None), 0
-    for mapping in psutil.Process().memory_maps(grouped=False):
-        if mapping.path in ("[heap]", "[anon]") and mapping.perms.startswith("rw"):
-            start, end = (int(address, 16) for address in mapping.addr.split("-"))
-            for place in _full_places(-(-start // _HUGE_PAGE), end // _HUGE_PAGE):
-                place_in_c = ctypes.c_void_p(int(place) * _HUGE_PAGE)
-                num_moved += libc.madvise(place_in_c, ctypes.c_size_t(_HUGE_PAGE), _COLLAPSE) == 0
+    try:
+        for mapping in psutil.Process().memory_maps(grouped=False):
+            if mapping.path in ("[heap]", "[anon]") and mapping.perms.startswith("rw"):
+                start, end = (int(address, 16) for address in mapping.addr.split("-"))
+                for place in _full_places(-(-start // _HUGE_PAGE), end // _HUGE_PAGE):
+                    place_in_c = ctypes.c_void_p(int(place) * _HUGE_PAGE)
+                    num_moved += libc.madvise(place_in_c, ctypes.c_size_t(_HUGE_PAGE), _COLLAPSE) == 0
+    except (OSError, psutil.Error) as error:
+        _log.info("memory stays in small pages: the system does not say what it is (%s)", error)
     return num_moved
 
 

@@ -39,3 +39,13 @@ def test_memory_that_is_hardly_used_stays_so() -> None:
     grown = psutil.Process().memory_info().rss - before - used
     assert grown < 16 * _HUGE_BYTES
     assert int(hardly_used.sum()) == 64
+
+
+def test_a_system_that_says_nothing_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sandboxes leave parts of /proc out; the engine starts all the same."""
+
+    def refused(*_args: object, **_options: object) -> None:
+        raise psutil.AccessDenied(1)
+
+    monkeypatch.setattr(psutil.Process, "memory_maps", refused)
+    assert use_huge_pages() == 0
