@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from actors.event_log import EventLog
 from actors.mailbox import Mailboxes
-from actors.memory import keep
 from osd.config import Config
-from osd.memory import give_back
+from osd.memory import give_back, keep
 from osd.types import AcceptancePoint, EngineStatus, EngineUnavailableError, Event, Request, TokenDelta, WeightManifest
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""The memory of this process, and the resident memory of processes on this machine."""
+"""The resident memory of processes on this machine."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Collection, Mapping
 
 import psutil
@@ -39,9 +38,3 @@ def ray_bytes(without: Collection[int]) -> int:
         except psutil.Error:
             continue  # it ended meanwhile
     return total
-
-
-def keep() -> None:
-    """What is loaded stays: leave it out of garbage collections, which would stop everything to look through it."""
-    gc.collect()
-    gc.freeze()

@@ -1,4 +1,4 @@
-"""This process's memory as the system holds it: given back, or moved into huge pages. Elsewhere than on Linux, nothing.
+"""This process's memory: kept out of collections, given back, or, on Linux, moved into huge pages.
 
 A pass reads all weights in turn, and what follows it finds nothing in the processor's caches, the tables of pages
 among it. With pages of two megabytes there are 512 times fewer to look up; a virtual machine looks each up twice.
@@ -7,15 +7,15 @@ among it. With pages of two megabytes there are 512 times fewer to look up; a vi
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import mmap
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
-
-from osd.models.compiled.arguments import Array
 
 _log = logging.getLogger(__name__)
 _PAGE, _HUGE_PAGE = 1 << 12, 1 << 21
@@ -32,34 +32,45 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
+def keep() -> None:
+    """What is loaded stays: leave it out of garbage collections, which would stop everything to look through it."""
+    gc.collect()
+    gc.freeze()
+
+
 def use_huge_pages() -> int:
     """Move what is in memory now into huge pages: a second or so a gigabyte, once.
 
     Returns:
-        How many are in use now; none where the system has none.
+        How many are in use then; none where the system has none.
     """
     if sys.platform != "linux" or mmap.PAGESIZE != _PAGE:
         return 0
-    libc, num_moved = ctypes.CDLL(None), 0
     try:
-        for mapping in psutil.Process().memory_maps(grouped=False):
-            if mapping.path in ("[heap]", "[anon]") and mapping.perms.startswith("rw"):
-                start, end = (int(address, 16) for address in mapping.addr.split("-"))
-                for place in _full_places(-(-start // _HUGE_PAGE), end // _HUGE_PAGE):
-                    place_in_c = ctypes.c_void_p(int(place) * _HUGE_PAGE)
-                    num_moved += libc.madvise(place_in_c, ctypes.c_size_t(_HUGE_PAGE), _COLLAPSE) == 0
+        places = [place for first, end in _own_memory() for place in _used(first, end)]
     except (OSError, psutil.Error) as error:
         _log.info("memory stays in small pages: the system does not say what it is (%s)", error)
-    return num_moved
+        return 0
+    libc, size = ctypes.CDLL(None), ctypes.c_size_t(_HUGE_PAGE)
+    return sum(libc.madvise(ctypes.c_void_p(place * _HUGE_PAGE), size, _COLLAPSE) == 0 for place in places)
 
 
-def _full_places(first: int, end: int) -> Array:
-    """Of the huge pages from one number to another, those that are used."""
+def _own_memory() -> Iterator[tuple[int, int]]:
+    """The whole huge pages, from one number to another, of each mapping that this process alone writes."""
+    for mapping in psutil.Process().memory_maps(grouped=False):
+        if mapping.path in ("[heap]", "[anon]") and mapping.perms.startswith("rw"):
+            start, end = (int(address, 16) for address in mapping.addr.split("-"))
+            yield -(-start // _HUGE_PAGE), end // _HUGE_PAGE
+
+
+def _used(first: int, end: int) -> list[int]:
+    """Of the huge pages from one number to another, those that are in memory."""
     if end <= first:
-        return np.empty(0, np.int64)
+        return []
     in_one = _HUGE_PAGE // _PAGE
     with Path("/proc/self/pagemap").open("rb") as file:
         file.seek(first * in_one * 8)
         entries = np.fromfile(file, np.int64, (end - first) * in_one)
     is_there = (entries < 0).reshape(-1, in_one)  # the highest bit says so
-    return first + np.flatnonzero(is_there.mean(axis=1) >= _FULL)
+    used: list[int] = (first + np.flatnonzero(is_there.mean(axis=1) >= _FULL)).tolist()
+    return used

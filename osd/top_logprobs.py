@@ -17,7 +17,7 @@ from torch import Tensor
 from osd.models.compiled import logits as compiled
 from osd.models.compiled.arguments import Array
 from osd.models.pass_output import Logits
-from osd.models.transfer import arrival, download, upload
+from osd.models.transfer import arrival, download, has_arrived, upload
 from osd.types import TokenLogprob
 
 _CHUNK_TOKENS = 64
@@ -86,17 +86,13 @@ def top_logprobs(logits: Logits, tokens: Sequence[Sequence[int]], top_k: int) ->
 def _look(logits: Logits, places: list[int], chosen: list[int], top_k: int) -> _Round:
     if logits.bits_RV is not None:
         found = compiled.top_logprobs(logits.bits_RV, np.array(places, np.int64), np.array(chosen, np.int64), top_k)
-        return _Round(*found, _nothing)
+        return _Round(*found, has_arrived)
     logits_RV = logits.tensor_BQV.flatten(0, 1)
     rows_N, ids_N = upload([places, chosen], logits_RV.device)
     logprobs_NV = torch.log_softmax(logits_RV[rows_N], dim=-1, dtype=torch.float32)
     top_NK, ids_NK = _greatest(logprobs_NV, top_k)
     chosen_N = logprobs_NV.gather(1, ids_N[:, None])[:, 0]
     return _Round(download(chosen_N), download(ids_NK.int()), download(top_NK), arrival(logits_RV.device))
-
-
-def _nothing() -> None:
-    """What the host has found itself is there."""
 
 
 def _greatest(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:

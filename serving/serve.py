@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from actors.memory import keep
 from actors.topology import start
 from osd.config import Config
 from osd.drafters.create import check_drafter_model
+from osd.memory import keep
 from osd.models.resolve import resolve_target
 from osd.text import TextCodec
 from osd.types import OsdError

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.arrays import Numbers
+from osd.arrays import Numbers, is_on_host, tensor
 
 
 def upload(values: Any, device: torch.device) -> Tensor:
@@ -38,9 +38,10 @@ def prepended(first: Sequence[int], numbers_BK: Numbers | None) -> Numbers:
     """One of the host's numbers before each row's, if any, `[B, 1 + K]`: on the device where those are."""
     if numbers_BK is None:
         return np.array([[one] for one in first])
-    if isinstance(numbers_BK, Tensor) and numbers_BK.device.type != "cpu":
-        return torch.cat((upload(first, numbers_BK.device)[:, None], numbers_BK), dim=1)
-    return np.array([[one, *row] for one, row in zip(first, numbers_BK.tolist(), strict=True)])
+    if is_on_host(numbers_BK):  # where reading them waits for nothing
+        return np.array([[one, *row] for one, row in zip(first, numbers_BK.tolist(), strict=True)])
+    there_BK = tensor(numbers_BK)
+    return torch.cat((upload(first, there_BK.device)[:, None], there_BK), dim=1)
 
 
 def download(tensor: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ def download(tensor: Tensor) -> Tensor:
 def arrival(device: torch.device) -> Callable[[], None]:
     """Waits, on any thread, until the device has done everything that it was asked for so far."""
     if device.type != "cuda":
-        return _nothing
+        return has_arrived
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch left it untyped
     event.record(torch.cuda.current_stream(device))
     wait: Callable[[], None] = event.synchronize
@@ -83,5 +84,5 @@ def _tensor(values: Any) -> Tensor:
     return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
 
 
-def _nothing() -> None:
-    """A CPU has always arrived."""
+def has_arrived() -> None:
+    """The wait for what is on the host already."""

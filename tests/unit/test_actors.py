@@ -17,7 +17,7 @@ import actors.engine
 from actors.distiller import DistillerActor
 from actors.engine import EngineActor
 from actors.mailbox import Mailboxes
-from actors.memory import keep, resident_bytes
+from actors.memory import resident_bytes
 from actors.names import ActorNames
 from actors.supervisor import SupervisorActor
 from osd.assemble import EngineAssembly
@@ -61,6 +61,12 @@ async def read(actor: EngineActor, client_id: str, num_answers: int) -> Answers:
 
 
 class TestEngineActor:
+    @pytest.fixture(autouse=True)
+    def collected(self) -> Iterator[None]:
+        """An engine's process leaves what it has loaded out of collections; this one goes on."""
+        yield
+        gc.unfreeze()
+
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("osd.assemble.assemble_engine", assemble)
@@ -278,12 +284,3 @@ def test_the_supervisor_notices_restarts(fake_ray: FakeRay) -> None:
 
 def test_processes_that_are_gone_are_left_out() -> None:
     assert resident_bytes({"none": None, "gone": 2**22 + 1}) == {}
-
-
-def test_what_is_kept_is_not_looked_through_again() -> None:
-    loaded = [[number] for number in range(1000)]
-    try:
-        keep()
-        assert not any(one is loaded[0] for one in gc.get_objects())
-    finally:
-        gc.unfreeze()
