@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from osd.models.compiled.bits import Array, exp, inner, narrow, widen
+from osd.models.compiled.bits import Array, apart, exp, inner, narrow, widen
 from osd.models.compiled.rows import norm
 from osd.models.compiled.tile import rows_at_once, sums
 from osd.models.compiled.tiling import WIDTH
@@ -102,7 +102,7 @@ def look(
             out_D[d] = narrow(mixed_PD[p, d], out_D)
 
 
-@inner
+@apart
 def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
     """Every query's product with every key; what is beyond the last key is meaningless."""
     keys_LS, at_once = keys_LD.view(np.uint32), rows_at_once(query_PD)
@@ -136,7 +136,7 @@ def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Ar
     share_L[high:] = 0
 
 
-@inner
+@apart
 def _mix(share_PL: Array, values_LD: Array, mixed_PD: Array) -> None:
     """The values' mean by their shares."""
     size, at_once = values_LD.shape[1], rows_at_once(share_PL)

@@ -19,7 +19,12 @@ if _config.CPU_FEATURES is None and FEATURES.get("avx512f"):
     # LLVM halves vectors on many Intel processors, once slower after wide ones; products here are wide anyway.
     _config.CPU_FEATURES = f"{FEATURES.flatten()},-prefer-256-bit"
 # numpy's error model: a check for division by zero would keep loops from being vectorised, and garbage must not raise.
-inner = njit(fastmath=True, error_model="numpy")
+inner = njit(fastmath=True, error_model="numpy", forceinline=True)
+"""For what is called of compiled functions: it becomes a part of its caller, sums and all."""
+apart = njit(error_model="numpy")
+"""For products, whose code would be there too often. The process that compiles runs such a function as it was compiled
+by itself, later ones as it was stored with its caller: so nothing in it is left to the compiler that changes last bits.
+"""
 
 
 def widen(stored: Any) -> np.float32:

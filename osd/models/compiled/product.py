@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from osd.models.compiled.bits import Array, exp, inner, narrow, widen
+from osd.models.compiled.bits import Array, apart, exp, inner, narrow, widen
 from osd.models.compiled.codes import BLOCK, SCALES_BYTES
 from osd.models.compiled.tile import rows_at_once, sums
 from osd.models.compiled.tile_codes import block_sums, sums_codes
@@ -27,13 +27,13 @@ class Inputs(NamedTuple):
     """Of a code; 0 where the weights are no codes."""
 
 
-@inner
+@apart
 def inputs(x_RI: Array, bits: int) -> Inputs:
     """Of products with codes, or with weights."""
     return Inputs(x_RI, block_sums(x_RI if bits > 0 else x_RI[:0]), bits)
 
 
-@inner
+@apart
 def project(tile: int, weights: int, x: Inputs, out_RO: Array, is_added: bool) -> None:
     """One tile's outputs for all rows, written or added."""
     first = tile * WIDTH
@@ -72,7 +72,7 @@ def project_gated(tile: int, weights: int, x: Inputs, out_RO: Array) -> None:
                 out_O[i] = narrow(gate_value / (np.float32(1) + exp(-gate_value)) * ups_RW[row, i], out_O)
 
 
-@inner
+@apart
 def _sums(x: Inputs, start: int, address: int, out_RW: Array) -> None:
     """Of the tile at an address, for as many rows from `start` on as are summed at once."""
     end = start + _at_once(x)

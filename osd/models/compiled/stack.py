@@ -9,7 +9,7 @@ import numpy as np
 
 from osd.models.compiled.arguments import LAYER_PHASES, Scratch, Span, Stack
 from osd.models.compiled.attention import keep, look
-from osd.models.compiled.bits import Array, inner
+from osd.models.compiled.bits import Array, apart, inner
 from osd.models.compiled.product import inputs, project, project_gated
 from osd.models.compiled.rows import norm
 from osd.models.compiled.sharing import PHASE, shared
@@ -25,7 +25,7 @@ def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, cou
         norm(x_RH[row], weight_H, eps, out_RH[row])
 
 
-@inner
+@apart
 def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
     """One thread's part of a product, written or added; `counters` are a phase's."""
     x = inputs(x_RI, bits)

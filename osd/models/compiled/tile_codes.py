@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from osd.models.compiled.bits import Array, inner, widen
+from osd.models.compiled.bits import Array, apart, widen
 from osd.models.compiled.codes import BLOCK, MOST, SCALES_BYTES
 from osd.models.compiled.tile import start_from_biases, store_sums
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
@@ -143,15 +143,20 @@ def _sums_codes(x_RI, x_sums_RB, bits, weights, out_RW):  # type: ignore[no-unty
     return either
 
 
-@inner
+@apart
 def block_sums(x_RI: Array) -> Array:
-    """Every row's sum over each block, `[R, B]`."""
+    """Every row's sum over each block, `[R, B]`, by halves."""
     sums_RB = np.empty((len(x_RI), x_RI.shape[1] // BLOCK), np.float32)
+    sums_K = np.empty(BLOCK, np.float32)
     for row in range(len(x_RI)):
         for block in range(sums_RB.shape[1]):
             x_K = x_RI[row, block * BLOCK : (block + 1) * BLOCK]
-            total = np.float32(0)
-            for i in range(len(x_K)):
-                total += widen(x_K[i])
-            sums_RB[row, block] = total
+            for i in range(BLOCK):
+                sums_K[i] = widen(x_K[i])
+            half = BLOCK // 2
+            while half > 0:
+                for i in range(half):
+                    sums_K[i] += sums_K[half + i]
+                half //= 2
+            sums_RB[row, block] = sums_K[0]
     return sums_RB
