@@ -22,7 +22,7 @@ from osd.models.rotary import rotation
 from osd.models.row_ops import rms_norm, silu_gate
 from osd.models.slot_cache import PassWindow
 
-_EPS, _SCALE = 1e-5, 0.3
+_EPS = 1e-5
 _SLOTS, _LEN, _KEY_HEADS, _SIZE, _HIDDEN, _GATE = 5, 61, 2, 16, 64, 96
 _DTYPES = [torch.float32, torch.bfloat16]
 
@@ -112,11 +112,14 @@ class _Layers:
         has_norms: bool = False,
         gate_bias: Tensor | None = None,
         bits: int = 0,
+        size: int = _SIZE,
+        max_len: int = _LEN,
     ) -> None:
-        self._num_heads, self._reaches = num_heads, [None, reach]
-        num_mixed = num_heads * _SIZE
+        self._num_heads, self._reaches, self._size = num_heads, [None, reach], size
+        self._scale = 1.2 / size**0.5
+        num_mixed = num_heads * size
         shapes = {
-            "qkv": (num_mixed + 2 * _KEY_HEADS * _SIZE, _HIDDEN),
+            "qkv": (num_mixed + 2 * _KEY_HEADS * size, _HIDDEN),
             "attention_out": (_HIDDEN, num_mixed),
             "gate_up": (2 * _GATE, _HIDDEN),
             "down": (_HIDDEN, _GATE),
@@ -136,11 +139,11 @@ class _Layers:
             for name in ("attention_norm_H", "mlp_norm_H"):
                 one[name] = _random(_HIDDEN, dtype=dtype, seed=next(seeds))
             for name in ("query_norm_D", "key_norm_D"):
-                one[name] = _random(_SIZE, dtype=dtype, seed=next(seeds)) if has_norms else None
+                one[name] = _random(size, dtype=dtype, seed=next(seeds)) if has_norms else None
             self.weights.append(one)
         self.final_norm_H = _random(_HIDDEN, dtype=dtype, seed=1000)
-        self.cos_LD, self.sin_LD = rotation(torch.arange(_LEN - 2), _SIZE, 10_000.0, dtype)  # padding goes beyond
-        self.caches = [FlatCache(2, _SLOTS, _LEN, _KEY_HEADS, _SIZE, like=torch.empty(0, dtype=dtype)) for _ in "ab"]
+        self.cos_LD, self.sin_LD = rotation(torch.arange(max_len - 2), size, 10_000.0, dtype)  # padding goes beyond
+        self.caches = [FlatCache(2, _SLOTS, max_len, _KEY_HEADS, size, like=torch.empty(0, dtype=dtype)) for _ in "ab"]
         for cache in self.caches:
             cache.all.copy_(_random(*cache.all.shape, dtype=dtype, seed=7))
         tiles = [
@@ -163,7 +166,7 @@ class _Layers:
             self.sin_LD,
             num_heads=num_heads,
             gate_size=_GATE,
-            scale=_SCALE,
+            scale=self._scale,
             reaches=self._reaches,
             bits=bits,
         )
@@ -179,7 +182,7 @@ class _Layers:
             self.sin_LD,
             num_heads=self._num_heads,
             num_key_heads=_KEY_HEADS,
-            scale=_SCALE,
+            scale=self._scale,
             reaches=self._reaches,
         )
 
@@ -189,10 +192,10 @@ class _Layers:
         for layer, one in enumerate(self.weights):
             heads = project(layer, "qkv", rms_norm(x_RH, one["attention_norm_H"], _EPS))
             if one["query_norm_D"] is not None:
-                split = [self._num_heads * _SIZE, _KEY_HEADS * _SIZE, _KEY_HEADS * _SIZE]
+                split = [self._num_heads * self._size, _KEY_HEADS * self._size, _KEY_HEADS * self._size]
                 query, key, value = torch.split(heads, split, dim=-1)
-                query = rms_norm(query.view(len(x_RH), -1, _SIZE), one["query_norm_D"], _EPS).flatten(1)
-                key = rms_norm(key.view(len(x_RH), -1, _SIZE), one["key_norm_D"], _EPS).flatten(1)
+                query = rms_norm(query.view(len(x_RH), -1, self._size), one["query_norm_D"], _EPS).flatten(1)
+                key = rms_norm(key.view(len(x_RH), -1, self._size), one["key_norm_D"], _EPS).flatten(1)
                 heads = torch.cat((query, key, value), dim=-1)
             x_RH = x_RH + project(layer, "attention_out", attend(layer, heads))
             gated = silu_gate(project(layer, "gate_up", rms_norm(x_RH, one["mlp_norm_H"], _EPS)))
@@ -225,6 +228,18 @@ def test_layers(
     x_RH = _random(len(starts) * num_new, _HIDDEN, dtype=dtype, seed=3)
     _assert_close(layers.compiled(x_RH, window), layers.reference(x_RH, window))
     _assert_close(layers.caches[0].all, layers.caches[1].all)
+
+
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("reach", [None, 150])
+@pytest.mark.parametrize("size", [40, 64])
+@pytest.mark.parametrize(("starts", "num_new"), [([399, 128, 256, 310], 1), ([127, 128, 310], 3), ([100], 70)])
+def test_long_rows(dtype: torch.dtype, reach: int | None, size: int, starts: list[int], num_new: int) -> None:
+    layers = _Layers(dtype, reach=reach, size=size, max_len=400)
+    window = PassWindow(torch.device("cpu"))
+    window.set(1, starts, num_new)
+    x_RH = _random(len(starts) * num_new, _HIDDEN, dtype=dtype, seed=3)
+    _assert_close(layers.compiled(x_RH, window), layers.reference(x_RH, window))
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
@@ -271,10 +286,11 @@ def test_rows_of_a_pass_are_computed_alone() -> None:
     """Plain decoding and verification read the same numbers, whatever else is in the batch."""
     x_RH = _random(6, _HIDDEN, dtype=torch.bfloat16)
     window = PassWindow(torch.device("cpu"))
-    window.set(0, [20, 9], 3)
-    together = _Layers(torch.bfloat16).compiled(x_RH, window)
-    one_by_one = _Layers(torch.bfloat16)
-    for row, start in enumerate((20, 9)):
+    starts = [270, 127]
+    window.set(0, starts, 3)
+    together = _Layers(torch.bfloat16, size=64, max_len=300).compiled(x_RH, window)
+    one_by_one = _Layers(torch.bfloat16, size=64, max_len=300)
+    for row, start in enumerate(starts):
         for offset in range(3):
             window.set(row, [start + offset], 1)
             at = 3 * row + offset

@@ -13,12 +13,15 @@ from numba import types
 from numba.extending import overload
 
 from osd.models.compiled.bits import Array, apart, exp, inner, narrow, widen
+from osd.models.compiled.rearrange import interleave, transpose
 from osd.models.compiled.rows import norm
 from osd.models.compiled.tile import rows_at_once, sums
 from osd.models.compiled.tiling import WIDTH
 
 _LOWEST = np.float32(-1e30)
 """Below every score; fast maths knows no infinity."""
+_NEAR = 128
+"""Positions laid out at once: the nearest cache holds them."""
 
 
 @inner
@@ -106,15 +109,15 @@ def look(
 def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
     """Every query's product with every key; what is beyond the last key is meaningless."""
     keys_LS, at_once = keys_LD.view(np.uint32), rows_at_once(query_PD)
-    tile_SW = np.zeros((1 + keys_LS.shape[1], WIDTH), np.uint32)
-    steps_SW = tile_SW[1:]
-    for at in range(0, len(keys_LS), WIDTH):
-        block_WS = keys_LS[at : at + WIDTH]
-        for s in range(len(steps_SW)):
-            for w in range(len(block_WS)):
-                steps_SW[s, w] = block_WS[w, s]
-        for p in range(0, len(query_PD), at_once):
-            sums(query_PD[p : p + at_once], tile_SW.ctypes.data, score_PL[p:, at:])
+    tiles_TSW = np.zeros((_NEAR // WIDTH, 1 + keys_LS.shape[1], WIDTH), np.uint32)
+    for near in range(0, len(keys_LS), _NEAR):
+        end = min(near + _NEAR, len(keys_LS))
+        for at in range(near, end, WIDTH):
+            transpose(keys_LS[at : min(at + WIDTH, end)], tiles_TSW[(at - near) // WIDTH, 1:])
+        for at in range(near, end, WIDTH):
+            weights = tiles_TSW[(at - near) // WIDTH].ctypes.data
+            for p in range(0, len(query_PD), at_once):
+                sums(query_PD[p : p + at_once], weights, score_PL[p:, at:])
 
 
 @inner
@@ -138,13 +141,20 @@ def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Ar
 
 @apart
 def _mix(share_PL: Array, values_LD: Array, mixed_PD: Array) -> None:
-    """The values' mean by their shares."""
+    """The values' mean by their shares, which are zero beyond the last value."""
     size, at_once = values_LD.shape[1], rows_at_once(share_PL)
-    tile_SW = np.zeros((1 + share_PL.shape[1] * share_PL.itemsize // 4, WIDTH), np.uint32)
-    for d in range(0, size, WIDTH):
-        _lay_out(values_LD, d, tile_SW[1:])
-        for p in range(0, len(share_PL), at_once):
-            sums(share_PL[p : p + at_once], tile_SW.ctypes.data, mixed_PD[p:, d:])
+    tile_SW = np.zeros((1 + _NEAR * share_PL.itemsize // 4, WIDTH), np.uint32)
+    part_PW = np.empty((at_once, WIDTH), np.float32)
+    mixed_PD[:] = 0
+    for near in range(0, share_PL.shape[1], _NEAR):
+        near_share_PL, near_values_LD = share_PL[:, near : near + _NEAR], values_LD[near : near + _NEAR]
+        for d in range(0, size, WIDTH):
+            _lay_out(near_values_LD, d, tile_SW[1:])
+            for p in range(0, len(share_PL), at_once):
+                sums(near_share_PL[p : p + at_once], tile_SW.ctypes.data, part_PW)
+                for row in range(min(at_once, len(share_PL) - p)):
+                    for w in range(WIDTH):
+                        mixed_PD[p + row, d + w] += part_PW[row, w]
 
 
 def _lay_out(values_LD: Array, start: int, tile_SW: Array) -> None:
@@ -167,12 +177,14 @@ def _lay_out_each(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  #
 
 
 def _lay_out_pairs(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
-    for at in range(0, len(values_LD) - 1, 2):
-        first_W, second_W = values_LD[at, start : start + WIDTH], values_LD[at + 1, start : start + WIDTH]
-        step_W = tile_SW[at // 2]
-        for w in range(len(first_W)):
-            step_W[w] = np.uint32(first_W[w]) | np.uint32(np.uint32(second_W[w]) << np.uint32(16))
-    if len(values_LD) % 2:
-        last_W, step_W = values_LD[-1, start : start + WIDTH], tile_SW[len(values_LD) // 2]
-        for w in range(len(last_W)):
-            step_W[w] = last_W[w]
+    part_LW = values_LD[:, start : start + WIDTH]
+    if part_LW.shape[1] == WIDTH:
+        interleave(part_LW, tile_SW)
+    else:
+        for at in range(0, len(part_LW) - 1, 2):
+            for w in range(part_LW.shape[1]):
+                first, second = part_LW[at, w], part_LW[at + 1, w]
+                tile_SW[at // 2, w] = np.uint32(first) | np.uint32(np.uint32(second) << np.uint32(16))
+    if len(part_LW) % 2:
+        for w in range(part_LW.shape[1]):
+            tile_SW[len(part_LW) // 2, w] = part_LW[-1, w]

@@ -17,6 +17,7 @@ ROWS = 8 if FEATURES.get("avx512f") else 3
 VECTOR_BYTES = 64
 INT32, INT64, FLOAT, HALF = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
 INTS, FLOATS, HALVES = (ir.VectorType(kind, 16) for kind in (INT32, FLOAT, HALF))
+SHORTS = ir.VectorType(ir.IntType(16), 32)
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite is untyped, and does not know this type
@@ -48,7 +49,7 @@ class Code:
     def load(self, address: Any, kind: Any) -> Any:
         """A value of that kind."""
         loaded = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
-        loaded.align = 2 if kind is HALVES else 4
+        loaded.align = 2 if kind in (HALVES, SHORTS) else 4
         return loaded
 
     def store(self, vector: Any, address: Any) -> None:
