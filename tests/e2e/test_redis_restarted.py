@@ -82,7 +82,7 @@ def test_an_external_redis_that_is_restarted(
 
     monkeypatch.setenv("OSD_ADMIN_TOKEN", ADMIN_TOKEN)
     flags = ["--target", str(save_llama(tmp_path / "tiny")), "--max-context-tokens", "256", "--threads", "1"]
-    with osd_server(tmp_path / "state", tmp_path / "log", [*flags, "--redis-url", external.url], ready_s=90) as url:
+    with osd_server(tmp_path / "state", tmp_path / "log", [*flags, "--redis-url", external.url], ready_s=180) as url:
         server = Server(url, "tiny")
         with server.openai, server.admin:
             for prompt in PROMPTS:

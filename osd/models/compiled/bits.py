@@ -22,8 +22,12 @@ if _config.CPU_FEATURES is None and FEATURES.get("avx512f"):
 inner = njit(fastmath=True, error_model="numpy", forceinline=True)
 """For what is called of compiled functions: it becomes a part of its caller, sums and all."""
 apart = njit(error_model="numpy")
-"""For products, whose code would be there too often. The process that compiles runs such a function as it was compiled
-by itself, later ones as it was stored with its caller: so nothing in it is left to the compiler that changes last bits.
+"""For what would be there too often. The process that compiles runs such a function as it was compiled by itself, later
+ones as it was stored with its caller: so nothing in it is left to the compiler that changes last bits.
+"""
+loose = njit(fastmath=True, error_model="numpy")
+"""Such a function as well, but its last bits may differ: for proposals and for distributions that are drawn from, since
+no greedy answer hangs on them.
 """
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from osd.models.compiled.arguments import CHAIN_PHASES, Chain, Choice, Kept, Known, Scratch, Shapes, Span, Stack
-from osd.models.compiled.bits import Array, inner
+from osd.models.compiled.bits import Array, apart, loose
 from osd.models.compiled.highest import highest
 from osd.models.compiled.rows import norm
 from osd.models.compiled.shaping import shape
@@ -17,7 +17,7 @@ from osd.models.compiled.stack import project_rows, run_layers, scratch_in
 from osd.models.compiled.weights import draw, room_for, weight
 
 
-@inner
+@apart
 def _pass_in(scratch_E: Array, stack: Stack, num_rows: int, size: int) -> Scratch:
     """The part of a pass over so many rows, which begins the room."""
     middle, end = num_rows * size, 2 * num_rows * size
@@ -25,7 +25,7 @@ def _pass_in(scratch_E: Array, stack: Stack, num_rows: int, size: int) -> Scratc
     return scratch_in(scratch_E[end:], stack, x_RH, normed_RH)
 
 
-@inner
+@loose
 def run_chain(
     stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, counters: int
 ) -> None:
@@ -69,7 +69,7 @@ def run_chain(
             choice.ids_KB[step, b] = _choose(b, step, kept.logits_BR[b], chain.vocab_ids_R, choice, shapes)
 
 
-@inner
+@loose
 def _choose(b: int, step: int, logits_R: Array, vocab_ids_R: Array, choice: Choice, shapes: Shapes) -> int:
     """The most likely token, or a draw."""
     index, most = np.empty(1, np.int32), np.empty(1, np.float32)
@@ -83,7 +83,7 @@ def _choose(b: int, step: int, logits_R: Array, vocab_ids_R: Array, choice: Choi
     return int(vocab_ids_R[draw(weights, choice.uniform_BK[b, step])])
 
 
-@inner
+@loose
 def _read_in(n: int, step: int, stack: Stack, chain: Chain, known: Known, choice: Choice, kept: Kept) -> None:
     """What an entry reads: the embedding of the token after it beside the hidden state, or the feature, at it."""
     both_F, size = kept.both_RF[n], kept.feature_BH.shape[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from osd.models.compiled.arguments import Look
-from osd.models.compiled.bits import Array, exp_below, inner, widen
+from osd.models.compiled.bits import Array, apart, exp_below, inner, widen
 
 _CHUNK = 128
 _SUMMED = 512
@@ -16,7 +16,7 @@ _SUMMED = 512
 _LOWEST = np.int16(-32768)
 
 
-@inner
+@apart
 def highest(logits_V: Array, ids_K: Array, values_K: Array) -> None:
     """The K greatest of bfloat16 with their indices, best first; of equal ones, the first.
 
@@ -51,7 +51,7 @@ def _flipped(bits: np.int16) -> np.int16:
     return np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF)))
 
 
-@inner
+@apart
 def _insert(order: np.int16, index: int, ids_K: Array, order_K: Array) -> None:
     """Where it belongs; the last one drops out."""
     place = len(order_K) - 1

@@ -7,12 +7,12 @@ V vocabulary.
 from __future__ import annotations
 
 from osd.models.compiled.arguments import Shapes, Trial
-from osd.models.compiled.bits import Array, inner, is_finite, widen
+from osd.models.compiled.bits import Array, is_finite, loose, widen
 from osd.models.compiled.shaping import shape
 from osd.models.compiled.weights import draw, leave, room_for, weight
 
 
-@inner
+@loose
 def judge(s: int, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
     """The s-th row's verdict: how many tokens are kept, and the one that follows them."""
     row, length, weights = trial.rows_S[s], trial.lengths_S[s], room_for(logits_RV.shape[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from osd.models.compiled.arguments import Shapes
-from osd.models.compiled.bits import LOG2_E, Array, exp2_below, inner, is_finite, widen
+from osd.models.compiled.bits import LOG2_E, Array, exp2_below, is_finite, loose, widen
 from osd.models.compiled.weights import CHUNK, Weights, add_up, sum_from
 
 _PART = 32
@@ -22,7 +22,7 @@ _NEVER = np.float32(-115)
 _TWO_BITS = np.int64(0x40000000)
 
 
-@inner
+@loose
 def shape(logits_V: Array, most: np.float32, shapes: Shapes, b: int, weights: Weights) -> np.float32:
     """The distribution after a row's temperature, min-p, top-k and top-p (of equal ones at its cut, the first).
 
@@ -58,7 +58,7 @@ def shape(logits_V: Array, most: np.float32, shapes: Shapes, b: int, weights: We
     return np.float32(weights.sums_C.sum())
 
 
-@inner
+@loose
 def _kth(weights: Weights, floor: np.float32, top_k: int) -> np.float32:
     """The k-th greatest, or the floor where it is less."""
     limit = np.float32(top_k)
@@ -69,7 +69,7 @@ def _kth(weights: Weights, floor: np.float32, top_k: int) -> np.float32:
     return _bound(values_N[:num] if num <= _CANDIDATES else weights.values_V, floor, limit, False)
 
 
-@inner
+@loose
 def _keep(weights: Weights, floor: np.float32, top_p: np.float32) -> None:
     """Of those that are no less than the floor, the fewest greatest that reach a share of their mass.
 
@@ -94,7 +94,7 @@ def _keep(weights: Weights, floor: np.float32, top_p: np.float32) -> None:
         add_up(weights)
 
 
-@inner
+@loose
 def _put_back(weights: Weights, ids_N: Array, values_N: Array) -> None:
     """Only these, in order of their ids."""
     last = -1
@@ -108,7 +108,7 @@ def _put_back(weights: Weights, ids_N: Array, values_N: Array) -> None:
         weights.sums_C[c] += values_N[n]
 
 
-@inner
+@loose
 def _cut(values_N: Array, floor: np.float32, limit: np.float32) -> None:
     """Zero all but the fewest greatest that reach a mass; of equal ones, the first are kept."""
     least = _bound(values_N, floor, limit, True)
@@ -125,7 +125,7 @@ def _cut(values_N: Array, floor: np.float32, limit: np.float32) -> None:
         n -= 1
 
 
-@inner
+@loose
 def _bound(values_N: Array, floor: np.float32, limit: np.float32, is_mass: bool) -> np.float32:
     """The least value, up to 2, above which there is less than the limit: by bisection of float32's bits."""
     low, high = np.int64(_bits(floor)), _TWO_BITS
@@ -138,7 +138,7 @@ def _bound(values_N: Array, floor: np.float32, limit: np.float32, is_mass: bool)
     return np.int32(low).view(np.float32)
 
 
-@inner
+@loose
 def _above(values_N: Array, bound: np.float32, is_mass: bool) -> np.float32:
     """The sum, or the number, of those that are greater."""
     total = np.float32(0)
@@ -148,7 +148,7 @@ def _above(values_N: Array, bound: np.float32, is_mass: bool) -> np.float32:
     return total
 
 
-@inner
+@loose
 def _mass(weights: Weights, floor: np.float32) -> np.float32:
     """The sum of those that are no less."""
     if floor <= 0:
@@ -160,7 +160,7 @@ def _mass(weights: Weights, floor: np.float32) -> np.float32:
     return total
 
 
-@inner
+@loose
 def _collect(weights: Weights, floor: np.float32, ids_N: Array, values_N: Array) -> int:
     """Those that are no less, in order; how many, or N + 1 where there are more than N."""
     num, values_V, bits_V, least = 0, weights.values_V, weights.values_V.view(np.int32), _bits(floor)
@@ -177,7 +177,7 @@ def _collect(weights: Weights, floor: np.float32, ids_N: Array, values_N: Array)
     return num
 
 
-@inner
+@loose
 def _most(bits_N: Array) -> np.int32:
     """The greatest: of positive numbers the bits are in the same order, and vectors compare them."""
     most = np.int32(0)
@@ -186,6 +186,6 @@ def _most(bits_N: Array) -> np.int32:
     return most
 
 
-@inner
+@loose
 def _bits(value: np.float32) -> np.int32:
     return np.int32(np.float32(value).view(np.int32))

@@ -64,7 +64,7 @@ def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counter
         )
 
 
-@inner
+@apart
 def scratch_in(scratch_E: Array, stack: Stack, x_RH: Array, normed_RH: Array) -> Scratch:
     """A pass's scratch in memory that all threads know: one array, since numba hands them no tuple it made."""
     num_rows, num_heads, head_size = len(x_RH), stack.num_heads, stack.cache_ASYLD.shape[4]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from osd.models.compiled.bits import Array, inner
+from osd.models.compiled.bits import Array, loose
 
 CHUNK = 256
 
@@ -23,20 +23,20 @@ class Weights(NamedTuple):
     """The bits of each chunk's greatest value, before filters."""
 
 
-@inner
+@loose
 def room_for(num: int) -> Weights:
     """Weights of so many tokens, not set yet."""
     num_chunks = (num + CHUNK - 1) // CHUNK
     return Weights(np.empty(num, np.float32), np.empty(num_chunks, np.float32), np.empty(num_chunks, np.int32))
 
 
-@inner
+@loose
 def weight(weights: Weights, index: int) -> np.float32:
     """One token's."""
     return weights.values_V[index] if weights.sums_C[index // CHUNK] > 0 else np.float32(0)
 
 
-@inner
+@loose
 def draw(weights: Weights, uniform: np.float32) -> int:
     """An index by inversion, where the sum is positive; never one of weight 0."""
     total = np.float64(0)
@@ -58,7 +58,7 @@ def draw(weights: Weights, uniform: np.float32) -> int:
     return last
 
 
-@inner
+@loose
 def leave(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
     """What there is beyond another distribution, unnormalised; what it adds up to.
 
@@ -78,7 +78,7 @@ def leave(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
     return np.float32(weights.sums_C.sum())
 
 
-@inner
+@loose
 def add_up(weights: Weights) -> np.float32:
     """All chunks' sums anew."""
     for c in range(len(weights.sums_C)):
@@ -86,7 +86,7 @@ def add_up(weights: Weights) -> np.float32:
     return np.float32(weights.sums_C.sum())
 
 
-@inner
+@loose
 def sum_from(values_N: Array, floor: np.float32) -> np.float32:
     """The sum of those that are no less."""
     total = np.float32(0)
