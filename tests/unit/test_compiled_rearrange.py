@@ -31,10 +31,12 @@ def test_transposed(num_rows: int, num_steps: int) -> None:
     assert (columns_SW[num_steps:] == 7).all() and (columns_SW[:, 32:] == 7).all()
 
 
+@pytest.mark.parametrize("width", [32, 16, 8])
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 64])
-def test_interleaved(num_rows: int) -> None:
-    rows_LW = np.random.default_rng(0).integers(2**16, size=(num_rows, 80), dtype=np.uint16)[:, 5:37]
+def test_interleaved(num_rows: int, width: int) -> None:
+    rows_LW = np.random.default_rng(0).integers(2**16, size=(num_rows, 80), dtype=np.uint16)[:, 5 : 5 + width]
     pairs_SW = np.full((num_rows // 2 + 1, 32), 7, np.uint32)
     _interleave(rows_LW, pairs_SW)
     first, second = rows_LW[0 : num_rows // 2 * 2 : 2].astype(np.uint32), rows_LW[1::2].astype(np.uint32)
-    assert (pairs_SW[:-1] == first | second << 16).all() and (pairs_SW[-1] == 7).all()
+    assert (pairs_SW[:-1, :width] == first | second << 16).all()
+    assert (pairs_SW[-1] == 7).all() and (pairs_SW[:, width:] == 7).all()

@@ -178,13 +178,7 @@ def _lay_out_each(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  #
 
 def _lay_out_pairs(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
     part_LW = values_LD[:, start : start + WIDTH]
-    if part_LW.shape[1] == WIDTH:
-        interleave(part_LW, tile_SW)
-    else:
-        for at in range(0, len(part_LW) - 1, 2):
-            for w in range(part_LW.shape[1]):
-                first, second = part_LW[at, w], part_LW[at + 1, w]
-                tile_SW[at // 2, w] = np.uint32(first) | np.uint32(np.uint32(second) << np.uint32(16))
+    interleave(part_LW, tile_SW)
     if len(part_LW) % 2:
         for w in range(part_LW.shape[1]):
             tile_SW[len(part_LW) // 2, w] = part_LW[-1, w]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -76,11 +77,18 @@ def _exchanged(builder: Any, vectors: list[Any], distance: int) -> list[Any]:
 
 @inner
 def interleave(rows_LW: Array, pairs_SW: Array) -> None:
-    """Of every two rows of thirty-two numbers of two bytes, pairs; a last one without another is left out."""
-    rows, row_bytes, pairs = rows_LW.ctypes.data, rows_LW.strides[0], pairs_SW.ctypes.data
-    for step in range(len(rows_LW) // 2):
-        _interleave_two(rows + 2 * step * row_bytes, rows + (2 * step + 1) * row_bytes, pairs)
-        pairs += pairs_SW.strides[0]
+    """Of every two rows of up to thirty-two numbers of two bytes, pairs; a last one without another is left out."""
+    num_steps, width = len(rows_LW) // 2, rows_LW.shape[1]
+    if width == 2 * _SIDE:
+        rows, row_bytes, pairs = rows_LW.ctypes.data, rows_LW.strides[0], pairs_SW.ctypes.data
+        for step in range(num_steps):
+            _interleave_two(rows + 2 * step * row_bytes, rows + (2 * step + 1) * row_bytes, pairs)
+            pairs += pairs_SW.strides[0]
+    else:
+        for step in range(num_steps):
+            for w in range(width):
+                first, second = rows_LW[2 * step, w], rows_LW[2 * step + 1, w]
+                pairs_SW[step, w] = np.uint32(first) | np.uint32(np.uint32(second) << np.uint32(16))
 
 
 @_intrinsic  # type: ignore[untyped-decorator]  # numba is untyped
