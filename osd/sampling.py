@@ -20,6 +20,7 @@ from osd.types import SamplingParams
 
 _NUCLEUS_GUESS = 1024
 """On a CPU, top-p looks at this many tokens first: a full sort of a large vocabulary costs milliseconds."""
+_ALL = 1 << 62
 _LEAST = 1e-30
 """Of a temperature or a top-p: with either, only the most likely token is left, and float32 can divide by it."""
 
@@ -31,15 +32,16 @@ class Shape(NamedTuple):
     """1 for greedy rows, of which no distribution is wanted."""
     min_p: float
     top_k: int
+    """More than any vocabulary has where there is no such filter."""
     top_p: float
 
     @classmethod
-    def of(cls, params: SamplingParams, vocab_tokens: int) -> Shape:
+    def of(cls, params: SamplingParams) -> Shape:
         """In numbers that float32 can divide by."""
         return cls(
             temperature=1.0 if params.is_greedy else max(float(params.temperature), _LEAST),
             min_p=float(params.min_p),
-            top_k=params.top_k if 0 < params.top_k < vocab_tokens else vocab_tokens,
+            top_k=params.top_k or _ALL,
             top_p=max(float(params.top_p), _LEAST),
         )
 
@@ -54,15 +56,16 @@ class Shaping(NamedTuple):
     top_p_B11: Tensor | None
 
     @classmethod
-    def of(cls, params: Sequence[SamplingParams], vocab_tokens: int, device: torch.device) -> Shaping:
+    def of(cls, shapes: Sequence[Shape], vocab_tokens: int, device: torch.device) -> Shaping:
         """Of one row each."""
-        shapes = [Shape.of(one, vocab_tokens) for one in params]
         temperatures, min_ps, top_ks, top_ps = zip(*shapes, strict=True)
         temperature_B11, min_p_B11, top_p_B11 = upload((temperatures, min_ps, top_ps), device)[..., None, None]
         return cls(
             temperature_B11=temperature_B11,
             min_p_B11=min_p_B11 if max(min_ps) > 0.0 else None,
-            top_k_B11=upload(top_ks, device)[:, None, None] if min(top_ks) < vocab_tokens else None,
+            top_k_B11=upload([min(top_k, vocab_tokens) for top_k in top_ks], device)[:, None, None]
+            if min(top_ks) < vocab_tokens
+            else None,
             top_p_B11=top_p_B11 if min(top_ps) < 1.0 else None,
         )
 

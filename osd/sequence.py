@@ -9,6 +9,7 @@ from random import Random
 
 from osd.answer_text import AnswerText
 from osd.outcome import ACCEPTED, BONUS, RECOVERED, Round
+from osd.sampling import Shape
 from osd.speculation import RowBudget
 from osd.text import TextCodec
 from osd.top_logprobs import TopLogprobs
@@ -25,6 +26,8 @@ class Sequence:
     request: Request
     answer: AnswerText
     generator: Random
+    shape: Shape = field(init=False)
+    """Of the distributions that it is drawn from."""
     row: int = -1
     num_cached: int = 0
     """Positions the target has read."""
@@ -42,6 +45,9 @@ class Sequence:
     prefill_ms: float = 0.0
     draft_ms: float = 0.0
     verify_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.shape = Shape.of(self.request.params)
 
     @property
     def num_tokens(self) -> int:

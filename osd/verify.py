@@ -17,7 +17,7 @@ from osd.models.pass_output import Logits
 from osd.models.transfer import upload
 from osd.proposal import Proposal
 from osd.rejection import match_greedy, reject_tokenwise
-from osd.sampling import Shape, Shaping, penalise, shape_probs, uniforms
+from osd.sampling import Shaping, penalise, shape_probs, uniforms
 from osd.sequence import Sequence
 
 
@@ -85,16 +85,15 @@ def _judged(
     logits: Logits, rows: Rows[Sequence], sampled: list[int], lengths: list[int], proposal: Proposal | None
 ) -> Numbers:
     """Of these rows alone, `[S, 2]`."""
-    params, num_proposed = [rows[row].request.params for row in sampled], max(proposal.lengths) if proposal else 0
+    shapes, num_proposed = [rows[row].shape for row in sampled], max(proposal.lengths) if proposal else 0
     # No draw more than it needs, or its neighbours would change the next.
     draws = [uniforms(rows[row].generator, n + 1, num_proposed + 1) for row, n in zip(sampled, lengths, strict=True)]
     if logits.bits_RV is not None:
-        shapes = [Shape.of(one, logits.vocab_tokens) for one in params]
         return verdicts(logits, sampled, lengths, proposal, shapes, draws)
     logits_BQV = logits.tensor_BQV
     device = logits_BQV.device
     index_S, lengths_S = upload([sampled, lengths], device)
-    target_probs_SQV = shape_probs(logits_BQV[index_S], Shaping.of(params, logits.vocab_tokens, device))
+    target_probs_SQV = shape_probs(logits_BQV[index_S], Shaping.of(shapes, logits.vocab_tokens, device))
     # Where no sampled row proposes, there is nothing to test: these are only shaped like it.
     draft_probs_SKV = target_probs_SQV[:, :num_proposed]
     if proposal is not None and proposal.draft_probs_BKV is not None:

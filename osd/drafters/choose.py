@@ -13,7 +13,7 @@ from torch import Tensor
 
 from osd.models.transfer import upload
 from osd.proposal import DraftBatch, Proposal
-from osd.sampling import Shaping, draw, most_likely, shape_probs, uniforms
+from osd.sampling import Shape, Shaping, draw, most_likely, shape_probs, uniforms
 from osd.types import SamplingParams
 
 
@@ -52,7 +52,7 @@ class Draws(NamedTuple):
         uniform_BK = draw_uniforms(batch, num_steps) + [[0.0] * num_steps] * added
         return cls(
             greedy_B=upload([params.is_greedy for params in params_B], device),
-            shaping=Shaping.of(params_B, num_tokens, device),
+            shaping=Shaping.of([Shape.of(params) for params in params_B], num_tokens, device),
             uniform_BK=upload(uniform_BK, device),
         )
 

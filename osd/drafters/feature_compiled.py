@@ -137,7 +137,7 @@ class CompiledFeature:
         choice, shapes, probs_BKV = Choice(ids_KB, *_ALL_GREEDY), _NO_SHAPES, None
         if is_sampled(batch):
             probs_BKV = self._probs_of(len(starts), num_steps)
-            shapes = shapes_of([Shape.of(params, len(self._chain.vocab_ids_R)) for params in batch.params])
+            shapes = shapes_of([Shape.of(params) for params in batch.params])
             greedy_B = np.array([params.is_greedy for params in batch.params])
             uniform_BK = np.array(draw_uniforms(batch, num_steps), np.float32)
             choice = Choice(ids_KB, greedy_B, uniform_BK, probs_BKV)

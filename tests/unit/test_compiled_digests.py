@@ -69,7 +69,7 @@ def _results() -> Iterator[tuple[str, Numbers]]:
             yield "log-probabilities", values
     for params in _PARAMS:
         for uniform_S1 in torch.rand(200, 1, 1).tolist():
-            yield f"a draw, {params}", verdicts(logits, [0], [0], None, [Shape.of(params, _VOCAB_TOKENS)], uniform_S1)
+            yield f"a draw, {params}", verdicts(logits, [0], [0], None, [Shape.of(params)], uniform_S1)
 
 
 if __name__ == "__main__":

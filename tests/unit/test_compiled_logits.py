@@ -48,6 +48,13 @@ def test_of_equal_ones_the_first_is_taken(num_threads: int) -> None:
     assert ids_NK.tolist() == [[90, 39_999, 0, 1]]
 
 
+@pytest.mark.parametrize("vocab_tokens", [40_000, 33])
+def test_of_many_equal_ones_the_first_are_taken(vocab_tokens: int, num_threads: int) -> None:
+    logits_RV = _logits(3, vocab_tokens).round() + 0.0  # or some would be -0, which is below
+    _, ids_NK, _ = top_logprobs(array(logits_RV), np.arange(3), np.zeros(3, np.int64), 32)
+    assert ids_NK.tolist() == logits_RV.float().sort(dim=1, descending=True, stable=True).indices[:, :32].tolist()
+
+
 def test_where_there_is_no_loop_torch_looks() -> None:
     assert not can_look_through(torch.zeros(2, 40_000))
     assert not can_look_through(torch.zeros(40_000, 2).bfloat16().T)

@@ -43,7 +43,7 @@ _PARAMS = [
 
 
 def _shaping(params: list[SamplingParams]) -> Shaping:
-    return Shaping.of(params, _VOCAB, torch.device("cpu"))
+    return Shaping.of(list(map(Shape.of, params)), _VOCAB, torch.device("cpu"))
 
 
 def _logits(*shape: int, spread: float, seed: int = 1) -> Tensor:
@@ -55,7 +55,7 @@ def _weights(logits_V: Tensor, params: SamplingParams) -> tuple[Weights, float]:
     weights = room_for(_VOCAB)
     for values in weights:
         values.fill(7)  # whatever was there
-    shapes, most = shapes_of([Shape.of(params, _VOCAB)]), np.float32(logits_V.max().item())
+    shapes, most = shapes_of([Shape.of(params)]), np.float32(logits_V.max().item())
     return weights, float(shape(logits_V.view(torch.uint16).numpy(), most, shapes, 0, weights))
 
 
@@ -143,7 +143,7 @@ def _verdicts(
         sampled,
         [lengths[row] for row in sampled],
         proposal,
-        [Shape.of(params[row], _VOCAB) for row in sampled],
+        [Shape.of(params[row]) for row in sampled],
         uniform_BQ[sampled].tolist(),
     ).tolist()
     return found

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from osd.sampling import Shaping, draw, penalise
+from osd.sampling import Shape, Shaping, draw, penalise
 from osd.sampling import shape_probs as shape_rows
 from osd.types import SamplingParams
 
@@ -22,9 +22,9 @@ def shape_probs(logits_QV: Tensor, params: SamplingParams) -> Tensor:
     """Beside a row with other filters, which must not matter."""
     other = SamplingParams(temperature=0.5, top_p=0.6, top_k=2, min_p=0.3)
     logits_BQV = torch.stack((logits_QV, logits_QV.flip(0)))
-    shaping = Shaping.of([params, other], logits_QV.shape[-1], logits_QV.device)
+    shaping = Shaping.of([Shape.of(params), Shape.of(other)], logits_QV.shape[-1], logits_QV.device)
     probs_QV = shape_rows(logits_BQV, shaping)[0]
-    alone_QV = shape_rows(logits_QV[None], Shaping.of([params], logits_QV.shape[-1], logits_QV.device))[0]
+    alone_QV = shape_rows(logits_QV[None], Shaping.of([Shape.of(params)], logits_QV.shape[-1], logits_QV.device))[0]
     torch.testing.assert_close(probs_QV, alone_QV)
     return alone_QV
 

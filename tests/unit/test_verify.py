@@ -11,7 +11,7 @@ from osd.arrays import tensor
 from osd.models.pass_output import Logits
 from osd.proposal import Proposal
 from osd.rejection import match_greedy, reject_tokenwise
-from osd.sampling import Shaping, penalise, shape_probs, uniforms
+from osd.sampling import Shape, Shaping, penalise, shape_probs, uniforms
 from osd.sequence import Sequence
 from osd.types import Request, SamplingParams
 from osd.verify import verify_rows
@@ -90,7 +90,7 @@ def test_sampled_rows_use_their_own_stream_and_shape() -> None:
         ids = tensor(proposal.token_ids_BK)[row, :length]
         penalised = penalise(logits[row, : length + 1], params[row], [2, 3], ids)
         uniform = torch.tensor(uniforms(Random(10 + row), length + 1, length + 1))
-        target = shape_probs(penalised[None], Shaping.of(params[row : row + 1], _VOCAB, logits.device))
+        target = shape_probs(penalised[None], Shaping.of([Shape.of(params[row])], _VOCAB, logits.device))
         num_accepted_B, next_B = reject_tokenwise(
             target, draft_probs[row : row + 1, :length], ids[None], torch.tensor([length]), uniform[None]
         )

@@ -11,6 +11,8 @@ from osd.models.compiled.arguments import Look
 from osd.models.compiled.bits import Array, apart, exp_below, inner, widen
 
 _CHUNK = 128
+_PART = 32
+"""Of a chunk, looked through only where it holds something."""
 _SUMMED = 512
 """In float32, before they are added in float64."""
 _LOWEST = np.int16(-32768)
@@ -24,25 +26,46 @@ def highest(logits_V: Array, ids_K: Array, values_K: Array) -> None:
     """
     bits_V, last = logits_V.view(np.int16), len(ids_K) - 1
     most_C = np.empty((len(bits_V) + _CHUNK - 1) // _CHUNK, np.int16)
-    order_K = np.full(len(ids_K), _LOWEST)
     for c in range(len(most_C)):
-        chunk = bits_V[c * _CHUNK : (c + 1) * _CHUNK]
-        most = _LOWEST
-        for i in range(len(chunk)):
-            most = max(most, _flipped(chunk[i]))
-        most_C[c] = most
-        if most > order_K[last]:
-            _insert(most, c, ids_K, order_K)
-    order_K[:] = max(order_K[last], _LOWEST + 1) - 1  # which the least itself is above
+        most_C[c] = _most(bits_V[c * _CHUNK : (c + 1) * _CHUNK])
+    order_K = np.full(len(ids_K), _below(most_C, len(ids_K)))
     ids_K[:] = 0
     for c in range(len(most_C)):
         if most_C[c] > order_K[last]:
-            for i in range(c * _CHUNK, min((c + 1) * _CHUNK, len(bits_V))):
-                order = _flipped(bits_V[i])
-                if order > order_K[last]:
-                    _insert(order, i, ids_K, order_K)
+            for start in range(c * _CHUNK, min((c + 1) * _CHUNK, len(bits_V)), _PART):
+                part = bits_V[start : start + _PART]
+                if _most(part) > order_K[last]:
+                    for i in range(len(part)):
+                        order = _flipped(part[i])
+                        if order > order_K[last]:
+                            _insert(order, start + i, ids_K, order_K)
     for k in range(len(values_K)):
         values_K[k] = widen(logits_V[ids_K[k]])
+
+
+@inner
+def _most(bits_N: Array) -> np.int16:
+    """The greatest."""
+    most = _LOWEST
+    for n in range(len(bits_N)):
+        most = max(most, _flipped(bits_N[n]))
+    return most
+
+
+@inner
+def _below(most_C: Array, count: int) -> np.int16:
+    """What at least so many of them are above, by bisection; the lowest of all where there are not so many."""
+    low, high = int(_LOWEST), 32767
+    while low < high:
+        middle = (low + high + 1) // 2
+        above = 0
+        for c in range(len(most_C)):
+            above += int(most_C[c] >= np.int16(middle))
+        if above >= count:
+            low = middle
+        else:
+            high = middle - 1
+    return np.int16(max(low - 1, int(_LOWEST)))
 
 
 @inner
