@@ -10,7 +10,7 @@ from random import Random
 
 import torch
 
-from osd.cost import CostCurve
+from osd.cost import CostCurve, Costs
 from osd.models.target import Target
 from osd.proposal import DraftBatch
 from osd.protocols import Drafter
@@ -20,16 +20,12 @@ _REPEATS = 6
 _ENOUGH_S = 5.0
 """On a slow or busy machine, fewer repeats must do: nobody is served meanwhile."""
 _CONTEXT_TOKENS = 32
+_PROMPT_TOKENS = 128
+_LEAST_MS = 1e-3
 
 
-def calibrate(
-    target: Target, drafter: Drafter | None, *, num_slots: int, max_length: int
-) -> tuple[CostCurve, CostCurve]:
-    """Time passes over dummy rows: one row and all rows, every speculation length.
-
-    Returns:
-        (verify cost by (rows, tokens a row), draft cost by (rows, speculation length)), in milliseconds.
-    """
+def calibrate(target: Target, drafter: Drafter | None, *, num_slots: int, max_length: int) -> Costs:
+    """Time passes over dummy rows: one row and all rows, every speculation length."""
     device = target.lm.device
     context = max(min(_CONTEXT_TOKENS, target.max_context_tokens - max_length - 2), 2)
     verify_ms: dict[tuple[int, int], float] = defaultdict(lambda: float("inf"))
@@ -47,27 +43,42 @@ def calibrate(
                 if drafter is not None and length > 0:
                     took_ms = _time_drafter_ms(target, drafter, rows, length, context)
                     draft_ms[rows, length] = min(draft_ms[rows, length], took_ms)
-    return CostCurve(verify_ms), CostCurve(draft_ms or {(1, 1): 0.0})
+    if drafter is None:
+        nothing = CostCurve({(1, 1): 0.0})
+        return Costs(CostCurve(verify_ms), nothing, nothing)
+    num_read = max(min(_PROMPT_TOKENS, target.max_context_tokens - 2), 2)
+    took_ms = min(_time_reading_ms(target, drafter, num_read) for _ in range(_REPEATS // 2))
+    read_ms = max(took_ms - draft_ms[1, 1], _LEAST_MS)
+    reading = CostCurve({(1, 1): read_ms / num_read, (1, num_read): read_ms})
+    return Costs(CostCurve(verify_ms), CostCurve(draft_ms), reading)
 
 
 def _time_drafter_ms(target: Target, drafter: Drafter, rows: int, length: int, context: int) -> float:
     """One proposal after the target read one token more, as in real rounds; the rows are left empty."""
-
-    def batch(num_tokens: int) -> DraftBatch:
-        return DraftBatch(
-            tokens_SL=target.tokens_SL,
-            hidden_SLH=target.hidden_SLH,
-            num_tokens=[num_tokens] * rows,
-            lengths=[length] * rows,
-            params=[SamplingParams(temperature=0.0)] * rows,
-            generators=[Random()] * rows,
-        )
-
-    drafter.propose(batch(context))
-    took_ms = _time_ms(target.lm.device, partial(drafter.propose, batch(context + 1)))
+    drafter.propose(_batch(target, rows, length, context))
+    batch = _batch(target, rows, length, context + 1)
+    took_ms = _time_ms(target.lm.device, partial(drafter.propose, batch))
     for row in range(rows):
         drafter.reset_row(row)
     return took_ms
+
+
+def _time_reading_ms(target: Target, drafter: Drafter, num_tokens: int) -> float:
+    """A query's first proposal, of one token."""
+    took_ms = _time_ms(target.lm.device, partial(drafter.propose, _batch(target, 1, 1, num_tokens)))
+    drafter.reset_row(0)
+    return took_ms
+
+
+def _batch(target: Target, rows: int, length: int, num_tokens: int) -> DraftBatch:
+    return DraftBatch(
+        tokens_SL=target.tokens_SL,
+        hidden_SLH=target.hidden_SLH,
+        num_tokens=[num_tokens] * rows,
+        lengths=[length] * rows,
+        params=[SamplingParams(temperature=0.0)] * rows,
+        generators=[Random()] * rows,
+    )
 
 
 def _time_ms(device: torch.device, work: Callable[[], object]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from functools import cache
+from typing import NamedTuple
 
 _SCALE_STEP = 0.05
 
@@ -54,6 +55,17 @@ class CostCurve:
         low_tokens, high_tokens, share = _bracket(self._tokens, tokens)
         low = self._points_ms[rows, low_tokens]
         return low + share * (self._points_ms[rows, high_tokens] - low)
+
+
+class Costs(NamedTuple):
+    """What a round is made of."""
+
+    verify: CostCurve
+    """By (rows, tokens a row)."""
+    draft: CostCurve
+    """By (rows, speculation length), of rows the drafter has read up to the last round."""
+    reading: CostCurve
+    """By (1, tokens): what a drafter has to read first of a query that is new to it, or that it was not asked about."""
 
 
 def _bracket(grid: list[int], value: int) -> tuple[int, int, float]:

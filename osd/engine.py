@@ -75,8 +75,8 @@ class Engine:
         self.recorder, self.on_event, self.on_regression = recorder, on_event, on_regression
         self.scheduler = Scheduler(config.engine, self._move_row)
         max_length = config.speculation.max_length
-        verify, draft = calibrate(target, drafter, num_slots=config.engine.max_slots, max_length=max_length)
-        self.policy = GoodputPolicy(config.speculation, verify, draft)
+        costs = calibrate(target, drafter, num_slots=config.engine.max_slots, max_length=max_length)
+        self.policy = GoodputPolicy(config.speculation, costs)
         self.watch = SwapWatch(config.swap)
         self.counters = Counters()
         self.utilisation = Utilisation()
@@ -214,6 +214,7 @@ class Engine:
         for sequence in rows:
             room = self.target.max_context_tokens - sequence.num_tokens
             sequence.budget.limit = max(min(sequence.num_left - 1, room - 1, self.config.speculation.max_length), 0)
+            sequence.budget.num_tokens = sequence.num_tokens
         wanted = self.watch.wants_rounds(sequence.request.request_id for sequence in rows)
         return self.policy.choose([row.budget for row in rows], at_least=int(wanted))
 
@@ -353,6 +354,7 @@ class Engine:
             )
             self.recorder.record(maker)
         self.counters.add_query(stats, reason)
+        self.policy.finished(stats.prompt_tokens, stats.output_tokens)
         if stats.rounds:
             self._history.append(acceptance_point(sequence, stats, int(self.counters.values["queries_total"])))
         text = sequence.answer.take(final=True)

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from osd.acceptance import AcceptanceModel, RowAcceptance
 from osd.config import SpeculationConfig
-from osd.cost import CostCurve
+from osd.cost import Costs
 
 _WORTH_IT = 1.02
 """Speculation must promise this much more goodput than plain decoding: estimates are noisy, drafting is not free."""
 
+_QUERY_STEP = 0.05
+"""By which a query changes what queries are taken for."""
 _ROWS_A_PROBE = 8
 """One row of so many is probed."""
 _PROBE_STEP = 0.5
@@ -32,21 +34,26 @@ class RowBudget:
     acceptance: RowAcceptance = field(default_factory=RowAcceptance)
     limit: int = 0
     fixed: int | None = None
+    num_tokens: int = 0
+    """Known, of which the drafter reads all before it proposes."""
+    num_read: int = 0
+    """By the drafter, when it was last asked."""
 
 
 class GoodputPolicy:
     """Chooses every row's speculation length, each round."""
 
-    def __init__(self, config: SpeculationConfig, verify: CostCurve, draft: CostCurve) -> None:
+    def __init__(self, config: SpeculationConfig, costs: Costs) -> None:
         self.config = config
-        self.verify = verify
-        self.draft = draft
+        self.verify, self.draft, self.reading = costs
         self.acceptance = AcceptanceModel(config.max_length)
         self.chosen = 0
         self._plain_rounds = 0
         self._is_probe = False
         self._probe_ms = 0.0
         """What the last probes took beyond a plain round: a drafter has much to read when it is asked again."""
+        self._prompt_tokens = self._output_tokens = 0.0
+        """Of the last queries that were answered."""
 
     def choose(self, rows: Sequence[RowBudget], *, at_least: int = 0) -> list[int]:
         """Speculation lengths by row.
@@ -85,17 +92,34 @@ class GoodputPolicy:
 
     def _best_length(self, rows: Sequence[RowBudget]) -> int:
         survivals = [self.acceptance.survival(row.acceptance) for row in rows]
-        plain = len(rows) / self.verify.ms(len(rows), 1)
-        best_length, best_goodput = 0, plain * _WORTH_IT
-        committed = float(len(rows))
+        best_length, best_ms = 0, self.verify.ms(len(rows), 1) / len(rows) / _WORTH_IT
+        committed, reading_ms = float(len(rows)), self._reading_ms()
         for length in range(1, self.config.max_length + 1):
             committed += sum(
                 survival[length - 1] for row, survival in zip(rows, survivals, strict=True) if row.limit >= length
             )
-            cost_ms = self.verify.ms(len(rows), length + 1) + self.draft.ms(len(rows), length)
-            if committed / cost_ms > best_goodput:
-                best_length, best_goodput = length, committed / cost_ms
+            round_ms = self.verify.ms(len(rows), length + 1) + self.draft.ms(len(rows), length)
+            token_ms = round_ms / committed + reading_ms
+            if token_ms < best_ms:
+                best_length, best_ms = length, token_ms
         return best_length
+
+    def _reading_ms(self) -> float:
+        """What it adds to each token that the drafter reads a query's prompt first, as the last queries were.
+
+        Not what there is to read now: whoever has read all but one row's prompt would always think that one cheap.
+        """
+        if not self._output_tokens:
+            return 0.0
+        return self.reading.ms(1, round(self._prompt_tokens)) / self._output_tokens
+
+    def finished(self, prompt_tokens: int, output_tokens: int) -> None:
+        """A query ended."""
+        if not output_tokens:
+            return
+        step = _QUERY_STEP if self._output_tokens else 1.0
+        self._prompt_tokens += step * (prompt_tokens - self._prompt_tokens)
+        self._output_tokens += step * (output_tokens - self._output_tokens)
 
     def observe(
         self,
@@ -111,8 +135,19 @@ class GoodputPolicy:
         if max(proposed):
             self.acceptance.observe([row.acceptance for row in rows], proposed, accepted)
             num_drafted = max(row for row, length in enumerate(proposed) if length) + 1
-            self.draft.observe(num_drafted, max(proposed), draft_ms)
+            self._observe_draft(rows[:num_drafted], max(proposed), draft_ms)
             if self._is_probe:
                 took_ms = draft_ms + verify_ms - self.verify.ms(len(rows), 1)
                 most_ms = _MOST_OF_A_PROBE * self._expected_probe_ms(len(rows), num_drafted)
                 self._probe_ms += _PROBE_STEP * (min(took_ms, most_ms) - self._probe_ms)
+
+    def _observe_draft(self, rows: Sequence[RowBudget], length: int, took_ms: float) -> None:
+        """Of a round in which something was read first, only that is learnt, or drafting would seem dear."""
+        unread = [row.num_tokens - row.num_read for row in rows]
+        late = [num for num in unread if num > self.config.max_length + 1]
+        if late:
+            self.reading.observe(1, sum(late), took_ms - self.draft.ms(len(rows), length))
+        else:
+            self.draft.observe(len(rows), length, took_ms)
+        for row in rows:
+            row.num_read = row.num_tokens

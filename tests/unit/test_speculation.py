@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from osd.acceptance import AcceptanceModel, RowAcceptance
 from osd.config import SpeculationConfig
-from osd.cost import CostCurve
+from osd.cost import CostCurve, Costs
 from osd.speculation import GoodputPolicy, RowBudget
 
 _MAX = 4
@@ -20,12 +20,13 @@ _MAX = 4
 def _policy(
     *, verify: dict[tuple[int, int], float] | None = None, draft_ms: float = 2.0, **config: Any
 ) -> GoodputPolicy:
-    """By default a pass costs 20 ms whatever its width, and a drafted token 2 ms: an idle machine."""
-    return GoodputPolicy(
-        SpeculationConfig(max_length=_MAX, **config),
-        CostCurve(verify or {(1, 1): 20.0, (1, 5): 20.0}),
-        CostCurve({(1, 1): draft_ms, (1, 4): 4 * draft_ms}),
+    """By default a pass costs 20 ms whatever its width, a drafted token 2 ms, 10 tokens read 1 ms: an idle machine."""
+    costs = Costs(
+        verify=CostCurve(verify or {(1, 1): 20.0, (1, 5): 20.0}),
+        draft=CostCurve({(1, 1): draft_ms, (1, 4): 4 * draft_ms}),
+        reading=CostCurve({(1, 1): 0.1, (1, 100): 10.0}),
     )
+    return GoodputPolicy(SpeculationConfig(max_length=_MAX, **config), costs)
 
 
 def _rows(number: int = 1, **fields: Any) -> list[RowBudget]:
@@ -81,6 +82,30 @@ def test_a_look_that_takes_longer_than_it_should_is_a_rare_one_too() -> None:
         took_ms = policy.verify.ms(1, length + 1)
         policy.observe(rows, [length], [0], draft_ms=100.0 * length, verify_ms=took_ms)
     assert looks == pytest.approx(5000 / 500, abs=4)
+
+
+def test_prompts_that_the_drafter_reads_do_not_make_drafting_seem_dear() -> None:
+    """Queries of two rounds each: half of all rounds begin with 100 tokens to read, in 30 ms instead of 10."""
+    policy = _policy()
+    for number in range(400):
+        is_new = number % 2 == 0
+        row = RowBudget(limit=_MAX, num_tokens=110, num_read=0 if is_new else 108)
+        policy.observe([row], [2], [1], draft_ms=policy.draft.ms(1, 2) + 33.0 * is_new, verify_ms=20.0)
+        assert row.num_read == 110
+    assert policy.draft.scale == pytest.approx(1.0)
+    assert policy.reading.ms(1, 110) == pytest.approx(33.0, rel=0.01)
+
+
+def test_reading_prompts_must_pay_too() -> None:
+    """Acceptance makes a token a third cheaper: 6 ms of 20. Reading its prompt of 100 tokens takes 10 ms."""
+    for output_tokens, is_worth_it in ((1, False), (200, True), (1, False)):
+        policy = _policy()
+        policy.acceptance.reset({f"depth_{depth}": 0.6 * (depth == 1) for depth in range(1, _MAX + 1)})
+        assert policy.choose(_rows()) == [1]
+        policy.finished(100, 0)  # cancelled before it had an answer
+        for _ in range(100):
+            policy.finished(100, output_tokens)
+        assert policy.choose(_rows()) == [int(is_worth_it)]
 
 
 def test_a_machine_that_stood_still_during_a_look_looks_again_soon() -> None:

@@ -42,28 +42,28 @@ HAS_AMX = _is_allowed()
 def write_tile(builder: Any, args: Any) -> None:
     """The body of `tile` in `osd.models.compiled.tile`, for up to `ROWS` rows of bfloat16."""
     weights, x, x_stride, out, out_stride, num_steps, num_rows = args
-    code = _Code(builder)
-    whole, last = builder.udiv(num_steps, _int64(_STEPS)), builder.urem(num_steps, _int64(_STEPS))
-    has_last = builder.icmp_unsigned("!=", last, _int64(0))
-    row_bytes = _int64(VECTOR_BYTES)
-    last_bytes = builder.mul(last, _int64(STEP_BYTES))
+    code = MatrixCode(builder)
+    whole, last = builder.udiv(num_steps, int64(_STEPS)), builder.urem(num_steps, int64(_STEPS))
+    has_last = builder.icmp_unsigned("!=", last, int64(0))
+    row_bytes = int64(VECTOR_BYTES)
+    last_bytes = builder.mul(last, int64(STEP_BYTES))
     code.configure(
         {
             **dict.fromkeys((*_SUMS, _X), (num_rows, row_bytes)),
-            **dict.fromkeys(_WEIGHTS, (_int64(_STEPS), row_bytes)),
-            _LAST_X: (builder.select(has_last, num_rows, _int64(0)), last_bytes),
-            **dict.fromkeys(_LAST_WEIGHTS, (last, builder.select(has_last, row_bytes, _int64(0)))),
+            **dict.fromkeys(_WEIGHTS, (int64(_STEPS), row_bytes)),
+            _LAST_X: (builder.select(has_last, num_rows, int64(0)), last_bytes),
+            **dict.fromkeys(_LAST_WEIGHTS, (last, builder.select(has_last, row_bytes, int64(0)))),
         }
     )
     for half, register in enumerate(_SUMS):  # every row's begin with the tile's biases
-        code.fill(register, code.plus(weights, half, VECTOR_BYTES), _int64(0))
+        code.fill(register, code.plus(weights, half, VECTOR_BYTES), int64(0))
     steps = code.plus(weights, WIDTH, STEP_BYTES)
 
     def add(index: Any, x_register: int, registers: tuple[int, int]) -> None:
         code.fill(x_register, code.plus(x, index, VECTOR_BYTES), x_stride)
         block = code.plus(steps, index, _STEPS * WIDTH * STEP_BYTES)
         for half, register in enumerate(registers):
-            code.fill(register, code.plus(block, half, VECTOR_BYTES), _int64(WIDTH * STEP_BYTES))
+            code.fill(register, code.plus(block, half, VECTOR_BYTES), int64(WIDTH * STEP_BYTES))
             code.call("tdpbf16ps", _SUMS[half], x_register, register)
 
     with cgutils.for_range(builder, whole) as loop:
@@ -75,11 +75,12 @@ def write_tile(builder: Any, args: Any) -> None:
     code.call("tilerelease")
 
 
-def _int64(number: int) -> Any:
+def int64(number: int) -> Any:
+    """A constant."""
     return ir.Constant(INT64, number)
 
 
-class _Code(Code):
+class MatrixCode(Code):
     """With the matrix instructions."""
 
     def pointer(self, address: Any) -> Any:

@@ -12,9 +12,8 @@ import numpy as np
 from osd.models.compiled.bits import Array, apart, exp, inner, narrow, widen
 from osd.models.compiled.codes import BLOCK, SCALES_BYTES
 from osd.models.compiled.tile import rows_at_once, sums
-from osd.models.compiled.tile_codes import block_sums, sums_codes
+from osd.models.compiled.tile_codes import block_sums, code_rows_at_once, sums_codes
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
-from osd.models.compiled.vectors import ROWS
 
 
 class Inputs(NamedTuple):
@@ -84,7 +83,7 @@ def _sums(x: Inputs, start: int, address: int, out_RW: Array) -> None:
 
 @inner
 def _at_once(x: Inputs) -> int:
-    return ROWS if x.bits > 0 else rows_at_once(x.x_RI)
+    return code_rows_at_once() if x.bits > 0 else rows_at_once(x.x_RI)
 
 
 @inner

@@ -1,9 +1,5 @@
 """A tile's sums where the weights are codes, as `osd.models.compiled.codes` lays them out.
 
-A weight is `low + code * step`, the same low and step for 32 inputs. So a row's sum over them is
-`step * sum(code * x) + low * sum(x)`: the codes are multiplied as they are, and scaled once for 32. As bfloat16, a code
-costs a shift, a mask and an or: with exponent bits set it reads as 128 + code, and what is too much is part of the low.
-
 Shapes: R rows, I inputs, B = I / 32 blocks, W = 32.
 """
 
@@ -17,32 +13,31 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from osd.models.compiled.bits import Array, apart, widen
-from osd.models.compiled.codes import BLOCK, MOST, SCALES_BYTES
+from osd.models.compiled import amx_codes
+from osd.models.compiled.amx import HAS_AMX
+from osd.models.compiled.bits import Array, apart, inner, widen
+from osd.models.compiled.code_vectors import AHEAD_BYTES, NUM_HALVES, as_pairs, block_bytes, scales
+from osd.models.compiled.codes import BLOCK, SCALES_BYTES
 from osd.models.compiled.tile import start_from_biases, store_sums
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 from osd.models.compiled.vectors import (
     FLOAT,
     FLOATS,
-    HALVES,
     INT32,
     INT64,
     INTS,
+    ROWS,
     VECTOR_BYTES,
     Code,
     for_each_number_of_rows,
 )
 
-_NUM_HALVES = 2
-_AHEAD_BYTES = 4608
-"""A processor looks ahead by itself, but not far enough past work of this kind: a fifth more bytes a second."""
-_EXCESS = 128.0
-_EXPONENT, _ONES = 0x4300_4300, 0x0001_0001
-"""Two bfloat16 of 128, whose last seven bits count ones."""
+_FEW = 1
+"""So many rows take longer by matrix instructions."""
 
 
-def _tile(bits: int) -> Any:
-    block_bytes = SCALES_BYTES + WIDTH * BLOCK * bits // 8
+def tile_of(bits: int, *, has_amx: bool) -> Any:
+    """What sums a tile's products with codes of so many bits, by one kind of instructions."""
 
     @intrinsic
     def tile(
@@ -60,7 +55,15 @@ def _tile(bits: int) -> Any:
         """As in `osd.models.compiled.tile`; `sums` are the rows' own over each block."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _generate(builder, args, bits, block_bytes)
+            if has_amx:
+                few = builder.icmp_signed("<=", args[-1], ir.Constant(INT64, _FEW))
+                with builder.if_else(few) as (then, otherwise):
+                    with then:
+                        _write_tile(builder, args, bits, _FEW, _sum_apart)
+                    with otherwise:
+                        amx_codes.write_tile(builder, args, bits)
+            else:
+                _write_tile(builder, args, bits, ROWS, _sum_pairs)
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 9), generate
@@ -68,61 +71,84 @@ def _tile(bits: int) -> Any:
     return tile
 
 
-def _generate(builder: Any, args: Any, bits: int, block_bytes: int) -> None:
+def _write_tile(builder: Any, args: Any, bits: int, most: int, sum_codes: Any) -> None:
     weights, x, x_stride, x_sums, x_sums_stride, out, out_stride, num_blocks, num_rows = args
 
     def write(code: Code, rows: int) -> None:
-        sums, in_block = code.variables(rows, _NUM_HALVES), code.variables(rows, _NUM_HALVES)
+        sums = code.variables(rows, NUM_HALVES)
         start_from_biases(code, sums, weights)
         with cgutils.for_range(builder, num_blocks) as loop:
-            block = code.plus(code.plus(weights, WIDTH, STEP_BYTES), loop.index, block_bytes)
-            code.prefetch(code.plus(block, _AHEAD_BYTES), block_bytes)
+            block = code.plus(code.plus(weights, WIDTH, STEP_BYTES), loop.index, block_bytes(bits))
+            code.prefetch(code.plus(block, AHEAD_BYTES), block_bytes(bits))
             inputs = [code.plus(code.plus(x, x_stride, row), loop.index, 2 * BLOCK) for row in range(rows)]
-            _sum_codes(code, in_block, code.plus(block, SCALES_BYTES), inputs, bits)
-            for half in range(_NUM_HALVES):
-                step, low = (
-                    builder.fpext(code.load(code.plus(block, part + half * 32), HALVES), FLOATS)
-                    for part in (0, VECTOR_BYTES)
-                )
-                low = code.add_product(step, ir.Constant(FLOATS, [-_EXCESS] * 16), low)
+            in_block = sum_codes(code, code.plus(block, SCALES_BYTES), inputs, bits)
+            for half in range(NUM_HALVES):
+                step, low = scales(code, block, half)
                 for row in range(rows):
                     place = code.plus(code.plus(x_sums, x_sums_stride, row), loop.index, 4)
                     x_sum = code.repeated(code.load(place, FLOAT), FLOATS)
                     variable = sums[row][half]
-                    scaled = code.add_product(builder.load(in_block[row][half]), step, builder.load(variable))
+                    scaled = code.add_product(in_block[row][half], step, builder.load(variable))
                     builder.store(code.add_product(x_sum, low, scaled), variable)
         store_sums(code, sums, out, out_stride)
 
-    for_each_number_of_rows(builder, num_rows, write)
+    for_each_number_of_rows(builder, num_rows, write, most)
 
 
-def _sum_codes(code: Code, in_block: list[list[Any]], codes: Any, inputs: list[Any], bits: int) -> None:
-    """Every row's sums of `(128 + code) * x` over one block."""
+def _sum_pairs(code: Code, codes: Any, inputs: list[Any], bits: int) -> list[list[Any]]:
+    """Every row's sums of `(128 + code) * x` over one block, by half."""
+    sums = code.variables(len(inputs), NUM_HALVES)
+
+    def add(row: int, half: int, left: Any, right: Any) -> None:
+        variable = sums[row][half]
+        code.builder.store(code.dot_pairs(left, right, code.builder.load(variable)), variable)
+
+    _each_step(code, codes, inputs, bits, sums, add)
+    return [[code.builder.load(variable) for variable in halves] for halves in sums]
+
+
+def _sum_apart(code: Code, codes: Any, inputs: list[Any], bits: int) -> list[list[Any]]:
+    """The same as matrix instructions do it, to the last bit: the first and the second inputs of steps apart."""
+    builder, sums = code.builder, code.variables(len(inputs), 2 * NUM_HALVES)
+
+    def add(row: int, half: int, left: Any, right: Any) -> None:
+        for part, of in enumerate((code.first_of, code.second_of)):
+            variable = sums[row][2 * half + part]
+            builder.store(code.add_product(of(left), of(right), builder.load(variable)), variable)
+
+    _each_step(code, codes, inputs, bits, sums, add)
+    values = [[builder.load(variable) for variable in parts] for parts in sums]
+    return [[builder.fadd(*parts[2 * half : 2 * half + 2]) for half in range(NUM_HALVES)] for parts in values]
+
+
+def _each_step(code: Code, codes: Any, inputs: list[Any], bits: int, sums: list[list[Any]], add: Any) -> None:
+    """From zero on, `add(row, half, pairs of codes, pairs of inputs)` for each step of a block."""
     builder, in_lane = code.builder, 16 // bits
-    for halves in in_block:
-        for variable in halves:
+    for variables in sums:
+        for variable in variables:
             builder.store(ir.Constant(FLOATS, None), variable)
     with cgutils.for_range(builder, ir.Constant(INT64, BLOCK // 2 // in_lane)) as groups:
-        group = code.plus(codes, groups.index, _NUM_HALVES * VECTOR_BYTES)
-        vectors = [code.load(code.plus(group, half, VECTOR_BYTES), INTS) for half in range(_NUM_HALVES)]
+        group = code.plus(codes, groups.index, NUM_HALVES * VECTOR_BYTES)
+        vectors = [code.load(code.plus(group, half, VECTOR_BYTES), INTS) for half in range(NUM_HALVES)]
         steps = [code.plus(row, groups.index, in_lane * STEP_BYTES) for row in inputs]
-        for number in range(in_lane):
-            left = []
-            for vector in vectors:
-                shifted = builder.lshr(vector, ir.Constant(INTS, [bits * number] * 16))
-                masked = builder.and_(shifted, ir.Constant(INTS, [MOST[bits] * _ONES] * 16))
-                left.append(builder.or_(masked, ir.Constant(INTS, [_EXPONENT] * 16)))
-            for row, halves in enumerate(in_block):
-                right = code.repeated(code.load(code.plus(steps[row], number, STEP_BYTES), INT32), INTS)
-                for half, variable in enumerate(halves):
-                    builder.store(code.dot_pairs(left[half], right, builder.load(variable)), variable)
+        for number, left in enumerate(zip(*(as_pairs(code, vector, bits) for vector in vectors), strict=True)):
+            for row, step in enumerate(steps):
+                right = code.repeated(code.load(code.plus(step, number, STEP_BYTES), INT32), INTS)
+                for half in range(NUM_HALVES):
+                    add(row, half, left[half], right)
 
 
-_tile_4, _tile_8 = _tile(4), _tile(8)
+_tile_4, _tile_8 = tile_of(4, has_amx=HAS_AMX), tile_of(8, has_amx=HAS_AMX)
+
+
+@inner
+def code_rows_at_once() -> int:
+    """How many rows `sums_codes` takes."""
+    return amx_codes.ROWS if HAS_AMX else ROWS
 
 
 def sums_codes(x_RI: Array, x_sums_RB: Array, bits: int, weights: int, out_RW: Array) -> None:
-    """Of up to `ROWS` rows and the tile at an address, in float32."""
+    """Of up to `code_rows_at_once` rows and the tile at an address, in float32."""
     raise NotImplementedError("compiled only")  # the overload below takes its place
 
 

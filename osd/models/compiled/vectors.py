@@ -88,17 +88,24 @@ class Code:
         if FEATURES.get("avx512bf16"):
             pairs = [self.builder.bitcast(one, _PAIRS) for one in (left, right)]
             return self._call("llvm.x86.avx512bf16.dpbf16ps.512", [FLOATS, _PAIRS, _PAIRS], [sums, *pairs])
-        high, shift = ir.Constant(INTS, [-65536] * 16), ir.Constant(INTS, [16] * 16)
-        sums = self.dot_floats(self.builder.shl(left, shift), self.builder.shl(right, shift), sums)
-        return self.dot_floats(self.builder.and_(left, high), self.builder.and_(right, high), sums)
+        sums = self.add_product(self.first_of(left), self.first_of(right), sums)
+        return self.add_product(self.second_of(left), self.second_of(right), sums)
+
+    def first_of(self, pairs: Any) -> Any:
+        """Of each two bfloat16 the first, as floats."""
+        return self.builder.bitcast(self.builder.shl(pairs, ir.Constant(INTS, [16] * 16)), FLOATS)
+
+    def second_of(self, pairs: Any) -> Any:
+        """Likewise."""
+        return self.builder.bitcast(self.builder.and_(pairs, ir.Constant(INTS, [-65536] * 16)), FLOATS)
 
     def _call(self, name: str, kinds: list[Any], args: list[Any]) -> Any:
         kind = ir.FunctionType(FLOATS, kinds)
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), args)
 
 
-def for_each_number_of_rows(builder: Any, num_rows: Any, write: Callable[[Code, int], None]) -> None:
-    """Code of its own for 1 .. `ROWS` rows, since how many sums are in registers must be known when it is compiled."""
-    for rows in range(1, ROWS + 1):
+def for_each_number_of_rows(builder: Any, num_rows: Any, write: Callable[[Code, int], None], most: int = ROWS) -> None:
+    """Code of its own for 1 .. `most` rows, since how many sums are in registers must be known when it is compiled."""
+    for rows in range(1, most + 1):
         with builder.if_then(builder.icmp_signed("==", num_rows, ir.Constant(num_rows.type, rows))):
             write(Code(builder), rows)
