@@ -14,7 +14,7 @@ from osd.models.compiled.rows import norm
 from osd.models.compiled.shaping import shape
 from osd.models.compiled.sharing import PHASE, shared
 from osd.models.compiled.stack import project_rows, run_layers, scratch_in
-from osd.models.compiled.weights import draw, room_for, weight
+from osd.models.compiled.weights import draw, room_for, spread
 
 
 @apart
@@ -78,8 +78,7 @@ def _choose(b: int, step: int, logits_R: Array, vocab_ids_R: Array, choice: Choi
         return int(vocab_ids_R[index[0]])
     weights, probs_V = room_for(len(logits_R)), choice.probs_BKV[b, step]
     share = np.float32(1) / shape(logits_R, most[0], shapes, b, weights)
-    for r in range(len(logits_R)):
-        probs_V[vocab_ids_R[r]] = weight(weights, r) * share
+    spread(weights, share, vocab_ids_R, probs_V)
     return int(vocab_ids_R[draw(weights, choice.uniform_BK[b, step])])
 
 

@@ -37,6 +37,16 @@ def weight(weights: Weights, index: int) -> np.float32:
 
 
 @loose
+def spread(weights: Weights, factor: np.float32, places_V: Array, out_N: Array) -> None:
+    """Each token's times a factor, to its place."""
+    for c in range(len(weights.sums_C)):
+        values, places = weights.values_V[c * CHUNK : (c + 1) * CHUNK], places_V[c * CHUNK : (c + 1) * CHUNK]
+        here = factor if weights.sums_C[c] > 0 else np.float32(0)
+        for i in range(len(values)):
+            out_N[places[i]] = values[i] * here
+
+
+@loose
 def draw(weights: Weights, uniform: np.float32) -> int:
     """An index by inversion, where the sum is positive; never one of weight 0."""
     total = np.float64(0)
