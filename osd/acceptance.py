@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import mul
 
 _FADE = 0.995
 _PRIOR_ROUNDS = 8.0
@@ -52,9 +50,11 @@ class AcceptanceModel:
 
     def survival(self, row: RowAcceptance) -> list[float]:
         """P(the first d proposed tokens are all accepted), for d = 1 .. max_length."""
-        factor = row.factor
-        conditional = (accepted / reached for accepted, reached in zip(self._accepted, self._reached, strict=True))
-        return list(accumulate((min(one * factor, 1.0) for one in conditional), mul))
+        factor, share, shares = row.factor, 1.0, []
+        for accepted, reached in zip(self._accepted, self._reached, strict=True):
+            share *= min(accepted / reached * factor, 1.0)
+            shares.append(share)
+        return shares
 
     def observe(self, rows: Sequence[RowAcceptance], proposed: Sequence[int], accepted: Sequence[int]) -> None:
         """Learn from one round of verdicts."""

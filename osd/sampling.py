@@ -72,7 +72,8 @@ class Shaping(NamedTuple):
 
 def uniforms(generator: Random, num: int, width: int) -> list[float]:
     """So many draws between 0 and 1, neither of them, which float32 holds exactly; then zeros, up to a width."""
-    return [(generator.getrandbits(23) + 0.5) * 2.0**-23 for _ in range(num)] + [0.0] * (width - num)
+    draws = [(generator.getrandbits(23) + 0.5) * 2.0**-23 for _ in range(num)]
+    return draws if width == num else draws + [0.0] * (width - num)
 
 
 def penalise(logits_QV: Tensor, params: SamplingParams, output_ids: Sequence[int], proposed_K: Tensor) -> Tensor:

@@ -91,13 +91,14 @@ class GoodputPolicy:
         return max(verify_ms + self.draft.ms(num_probed, 1), self._probe_ms)
 
     def _best_length(self, rows: Sequence[RowBudget]) -> int:
-        survivals = [self.acceptance.survival(row.acceptance) for row in rows]
+        accepted_by_depth = [0.0] * self.config.max_length
+        for row in rows:
+            for depth, share in enumerate(self.acceptance.survival(row.acceptance)[: row.limit]):
+                accepted_by_depth[depth] += share
         best_length, best_ms = 0, self.verify.ms(len(rows), 1) / len(rows) / _WORTH_IT
         committed, reading_ms = float(len(rows)), self._reading_ms()
-        for length in range(1, self.config.max_length + 1):
-            committed += sum(
-                survival[length - 1] for row, survival in zip(rows, survivals, strict=True) if row.limit >= length
-            )
+        for length, accepted in enumerate(accepted_by_depth, start=1):
+            committed += accepted
             round_ms = self.verify.ms(len(rows), length + 1) + self.draft.ms(len(rows), length)
             token_ms = round_ms / committed + reading_ms
             if token_ms < best_ms:
