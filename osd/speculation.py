@@ -1,7 +1,8 @@
 """How far to speculate this round: the length with the best goodput.
 
 SmartSpec (Liu et al. 2024, arXiv 2406.14066): maximise expected committed tokens per second, from each row's
-acceptance history and the measured cost of drafting and verifying. Length 0 wins when drafting does not pay.
+acceptance history and the measured cost of drafting and verifying; here also of what a drafter reads before its first
+proposal. Length 0 wins when drafting does not pay.
 """
 
 from __future__ import annotations

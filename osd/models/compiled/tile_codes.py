@@ -5,7 +5,8 @@ Shapes: R rows, I inputs, B = I / 32 blocks, W = 32.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -32,6 +33,8 @@ from osd.models.compiled.vectors import (
     for_each_number_of_rows,
 )
 
+_SumCodes: TypeAlias = Callable[[Code, Any, list[Any], int], list[list[Any]]]
+_Add: TypeAlias = Callable[[int, int, Any, Any], None]
 _FEW = 1
 """So many rows take longer by matrix instructions."""
 
@@ -71,7 +74,8 @@ def tile_of(bits: int, *, has_amx: bool) -> Any:
     return tile
 
 
-def _write_tile(builder: Any, args: Any, bits: int, most: int, sum_codes: Any) -> None:
+def _write_tile(builder: Any, args: Any, bits: int, most: int, sum_codes: _SumCodes) -> None:
+    """By vectors, for up to `most` rows."""
     weights, x, x_stride, x_sums, x_sums_stride, out, out_stride, num_blocks, num_rows = args
 
     def write(code: Code, rows: int) -> None:
@@ -121,7 +125,7 @@ def _sum_apart(code: Code, codes: Any, inputs: list[Any], bits: int) -> list[lis
     return [[builder.fadd(*parts[2 * half : 2 * half + 2]) for half in range(NUM_HALVES)] for parts in values]
 
 
-def _each_step(code: Code, codes: Any, inputs: list[Any], bits: int, sums: list[list[Any]], add: Any) -> None:
+def _each_step(code: Code, codes: Any, inputs: list[Any], bits: int, sums: list[list[Any]], add: _Add) -> None:
     """From zero on, `add(row, half, pairs of codes, pairs of inputs)` for each step of a block."""
     builder, in_lane = code.builder, 16 // bits
     for variables in sums:

@@ -251,10 +251,21 @@ def test_the_smallest_context_with_the_longest_speculation(model: Any) -> None:
     assert run(engine, [asked])["r"].ids == plain_greedy(model, (3, 1, 4), 13)
 
 
+@pytest.mark.parametrize("name", ["feature, random", "model, good"])
+def test_reading_prompts_is_not_taken_for_drafting(model: Any, name: str) -> None:
+    """Queries that end after the one round in which the drafter has all of their prompts to read."""
+    engine = engine_for(model, DRAFTERS[name], fixed_length=1)
+    params = greedy(3, ignore_eos=True)
+    run(engine, [Request(request_id=str(n), prompt_ids=tuple(range(2, 22)), params=params) for n in range(3)])
+    assert engine.counters.values["proposed_total"] == 3
+    assert engine.policy.draft.scale == 1.0 and engine.policy.reading.scale != 1.0
+
+
 def test_what_is_measured_at_the_start_is_forgotten(model: Any, make_drafter: MakeDrafter) -> None:
     """Calibration runs both models over the very rows that queries then use."""
     engine = engine_for(model, make_drafter, calibrated=True)
     assert engine.policy.verify.ms(1, 1) > 0
+    assert (engine.policy.reading.ms(1, 10) > 0) == (engine.drafter is not None)
     asked = requests([12, 3, 25, 7])
     answers = run(engine, asked)
     assert [answers[request.request_id].ids for request in asked] == [plain(model, request) for request in asked]
