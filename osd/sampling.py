@@ -21,6 +21,7 @@ from osd.types import SamplingParams
 _NUCLEUS_GUESS = 1024
 """On a CPU, top-p looks at this many tokens first: a full sort of a large vocabulary costs milliseconds."""
 _ALL = 1 << 62
+"""More tokens than any vocabulary has, which int64 can hold."""
 _LEAST = 1e-30
 """Of a temperature or a top-p: with either, only the most likely token is left, and float32 can divide by it."""
 
@@ -41,7 +42,7 @@ class Shape(NamedTuple):
         return cls(
             temperature=1.0 if params.is_greedy else max(float(params.temperature), _LEAST),
             min_p=float(params.min_p),
-            top_k=params.top_k or _ALL,
+            top_k=min(params.top_k or _ALL, _ALL),
             top_p=max(float(params.top_p), _LEAST),
         )
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from osd.models.compiled.verdicts import shapes_of
 from osd.sampling import Shape, Shaping, draw, penalise
 from osd.sampling import shape_probs as shape_rows
 from osd.types import SamplingParams
@@ -74,6 +75,14 @@ def test_filters_agree_with_the_reference(params: SamplingParams) -> None:
     probs_QV = shape_probs(torch.tensor(rows), params)
     for row, probs_V in zip(rows, probs_QV, strict=True):
         assert probs_V.tolist() == pytest.approx(naive_probs(row, params), abs=1e-6)
+
+
+def test_a_top_k_that_no_integer_of_64_bits_holds_keeps_all() -> None:
+    params = SamplingParams(top_k=10**30)
+    assert torch.equal(
+        shape_probs(torch.tensor([_LOGITS]), params), shape_probs(torch.tensor([_LOGITS]), SamplingParams())
+    )
+    assert shapes_of([Shape.of(params)]).top_k_B.tolist() == shapes_of([Shape.of(SamplingParams())]).top_k_B.tolist()
 
 
 @settings(deadline=None)
