@@ -110,10 +110,11 @@ class SyntheticDrafter:
         self._drafter.reset_row(row)
         self._answer_of_row[row], self._index_B1 = _NOT_LOOKED_UP, None
 
-    def move_row(self, source: int, destination: int) -> None:
-        """Move a row's cache."""
-        self._drafter.move_row(source, destination)
-        self._answer_of_row[destination], self._index_B1 = self._answer_of_row[source], None
+    def swap_rows(self, row: int, other: int) -> None:
+        """Let two rows change places."""
+        self._drafter.swap_rows(row, other)
+        answers, self._index_B1 = self._answer_of_row, None
+        answers[row], answers[other] = answers[other], answers[row]
 
     def state(self) -> dict[str, Tensor]:
         """The drafter's own."""

@@ -14,6 +14,7 @@ NAMES = (
     "queries_cancelled_total",
     "queries_failed_total",
     "prompt_tokens_total",
+    "reused_tokens_total",
     "output_tokens_total",
     "rounds_total",
     "plain_rounds_total",
@@ -70,5 +71,6 @@ class Counters:
         if reason == "error":
             self.add("queries_failed_total")
         self.add("prompt_tokens_total", stats.prompt_tokens)
+        self.add("reused_tokens_total", stats.reused_tokens)
         self.add("output_tokens_total", stats.output_tokens)
         self.add("prefill_seconds_total", stats.prefill_ms / 1e3)

@@ -23,6 +23,7 @@ from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, OutcomeRecorder, SwapIn
 from osd.recording import outcome_maker
 from osd.round_clock import RoundClock
+from osd.row_caches import RowCaches
 from osd.scheduler import Scheduler
 from osd.sequence import Sequence, acceptance_point, check_prompt, new_sequence
 from osd.speculation import GoodputPolicy
@@ -73,7 +74,8 @@ class Engine:
     ) -> None:
         self.config, self.target, self.codec, self.drafter = config, target, codec, drafter
         self.recorder, self.on_event, self.on_regression = recorder, on_event, on_regression
-        self.scheduler = Scheduler(config.engine, self._move_row)
+        self.rows = RowCaches(target, drafter, config.engine.max_slots, prefix_caching=config.engine.prefix_caching)
+        self.scheduler = Scheduler(config.engine, self.rows.swap)
         max_length = config.speculation.max_length
         costs = calibrate(target, drafter, num_slots=config.engine.max_slots, max_length=max_length)
         self.policy = GoodputPolicy(config.speculation, costs)
@@ -190,6 +192,7 @@ class Engine:
             if is_last:
                 assert output.logits is not None
                 self.scheduler.start_decoding()
+                self.rows.hold(sequence)
                 [tokens] = verify_rows(output.logits, [sequence], None)
                 self.target.write_tokens(row, end, tokens)
                 [top] = self._top_logprobs([sequence], [tokens], output.logits)
@@ -202,9 +205,7 @@ class Engine:
         sequence.admitted_s = time.monotonic()
         if sequence.is_resumed and (reason := self._reason_to_finish(sequence)):
             return self._finish(sequence, reason)
-        self.target.write_tokens(sequence.row, 0, [*sequence.request.prompt_ids, *sequence.output_ids])
-        if self.drafter:
-            self.drafter.reset_row(sequence.row)
+        self.rows.begin(sequence)
         return None
 
     def _choose(self, rows: list[Sequence]) -> list[int]:
@@ -358,6 +359,7 @@ class Engine:
         if stats.rounds:
             self._history.append(acceptance_point(sequence, stats, int(self.counters.values["queries_total"])))
         text = sequence.answer.take(final=True)
+        self.rows.hold(sequence)
         self.scheduler.remove(sequence)
         del self._sequences[sequence.request.request_id]
         return TokenDelta(
@@ -372,7 +374,9 @@ class Engine:
 
     def fail_all(self, error: str) -> list[TokenDelta]:
         """End every query with an error: a step broke, and their state can't be trusted."""
-        return [self._finish(sequence, "error", error=error) for sequence in list(self._sequences.values())]
+        deltas = [self._finish(sequence, "error", error=error) for sequence in list(self._sequences.values())]
+        self.rows.clear()
+        return deltas
 
     def _reason_to_finish(self, sequence: Sequence) -> FinishReason | None:
         ended = sequence.output_ids[-1] in self.target.eos_ids and not sequence.request.params.ignore_eos
@@ -385,11 +389,6 @@ class Engine:
     def _records(self, sequence: Sequence) -> bool:
         """A resumed query is not recorded: what its first tokens' verification said died with its engine."""
         return self.recorder is not None and sequence.request.store and not sequence.is_resumed
-
-    def _move_row(self, sequence: Sequence, row: int) -> None:
-        self.target.move_row(sequence.row, row, sequence.num_tokens)
-        if self.drafter:
-            self.drafter.move_row(sequence.row, row)
 
     def _event(self, kind: EventKind, message: str, **data: float | int | str) -> None:
         self.on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))

@@ -35,8 +35,8 @@ class Drafter(Protocol):
         """Forget a row: a new query starts in it."""
         ...
 
-    def move_row(self, source: int, destination: int) -> None:
-        """Move a row's cache, so that decoding rows stay compact."""
+    def swap_rows(self, row: int, other: int) -> None:
+        """Let two rows' caches change places, so that decoding rows stay compact."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:

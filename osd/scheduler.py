@@ -1,7 +1,8 @@
 """Who is served now: admission, rows, cancellation.
 
 Decoding queries hold rows 0 .. D-1, compact, so that a pass over them is a view of the cache; the one query whose
-prompt is being read holds row D. When a row falls free, the last decoding row moves into it, and the reading one after.
+prompt is being read holds row D. When a query ends, it changes places with the last decoding one, then with the
+reading one: what was read for it is among the free rows then, for others to begin with (`osd.prefix_cache`).
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from osd.config import EngineConfig
 from osd.sequence import Sequence
 from osd.types import QueueFullError
 
-MoveRow = Callable[[Sequence, int], None]
-"""Moves a query's caches to another row; called before `Sequence.row` changes."""
+SwapRows = Callable[[int, int, int], None]
+"""Lets two rows' caches change places, of which so many positions are used."""
 
 
 class Scheduler:
     """Queues and rows. Not thread-safe: the engine's thread owns it."""
 
-    def __init__(self, config: EngineConfig, move_row: MoveRow) -> None:
+    def __init__(self, config: EngineConfig, swap_rows: SwapRows) -> None:
         self.config = config
         self.waiting: deque[Sequence] = deque()
         self.prefilling: Sequence | None = None
         self.decoding: list[Sequence] = []
-        self._move_row = move_row
+        self._swap_rows = swap_rows
 
     @property
     def has_work(self) -> bool:
@@ -63,14 +64,14 @@ class Scheduler:
         elif sequence in self.decoding:
             last = self.decoding.pop()
             if last is not sequence:
-                self._move(last, sequence.row)
                 self.decoding[sequence.row] = last
+                self._swap(sequence, last)
             if self.prefilling is not None:
-                self._move(self.prefilling, len(self.decoding))
+                self._swap(sequence, self.prefilling)
         else:
             self.waiting.remove(sequence)
         sequence.row = -1
 
-    def _move(self, sequence: Sequence, row: int) -> None:
-        self._move_row(sequence, row)
-        sequence.row = row
+    def _swap(self, one: Sequence, other: Sequence) -> None:
+        self._swap_rows(one.row, other.row, max(one.num_tokens, other.num_tokens))
+        one.row, other.row = other.row, one.row

@@ -31,6 +31,8 @@ class Sequence:
     row: int = -1
     num_cached: int = 0
     """Positions the target has read."""
+    num_reused: int = 0
+    """Of those, what was found read."""
     output_ids: list[int] = field(default_factory=list)
     budget: RowBudget = field(default_factory=RowBudget)
     rounds: list[Round] = field(default_factory=list)
@@ -48,6 +50,11 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.shape = Shape.of(self.request.params)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Known tokens."""
+        return (*self.request.prompt_ids, *self.output_ids)
 
     @property
     def num_tokens(self) -> int:
@@ -71,6 +78,7 @@ class Sequence:
         self.kinds.extend([ACCEPTED] * num_accepted + [last] * (len(tokens) - num_accepted))
         self.output_ids.extend(tokens)
         self.committed += len(tokens)
+        self.num_cached += len(tokens)
 
     def add_times(self, draft_ms: float, verify_ms: float) -> None:
         """What a round took that this query was part of."""
@@ -87,6 +95,7 @@ class Sequence:
         versions = tuple(dict.fromkeys(r.drafter_version for r in self.rounds if r.proposed))
         return QueryStats(
             prompt_tokens=len(self.request.prompt_ids),
+            reused_tokens=min(self.num_reused, len(self.request.prompt_ids)),
             output_tokens=len(self.output_ids),
             rounds=len(self.rounds),
             proposed=sum(r.proposed for r in self.rounds),

@@ -124,6 +124,8 @@ class QueryStats:
     """What one query cost and gained. Acceptance rate = accepted / proposed; acceptance length = committed / rounds."""
 
     prompt_tokens: int = 0
+    reused_tokens: int = 0
+    """Of the prompt, what the target had read for another query already."""
     output_tokens: int = 0
     rounds: int = 0
     proposed: int = 0

@@ -8,13 +8,18 @@ from typing import Any
 from osd.types import QueryStats
 
 
-def usage(prompt_tokens: int, stats: Sequence[QueryStats]) -> dict[str, int]:
-    """Token counts in the OpenAI shape. A prompt counts once, however many choices it has."""
+def usage(prompt_tokens: int, stats: Sequence[QueryStats]) -> dict[str, Any]:
+    """Token counts in the OpenAI shape. A prompt counts once, however many choices it has.
+
+    `cached_tokens` are those of the prompt that no choice had to have read, as earlier queries began with them.
+    """
     completion_tokens = sum(one.output_tokens for one in stats)
+    read_tokens = sum(one.prompt_tokens - one.reused_tokens for one in stats)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": max(prompt_tokens - read_tokens, 0)},
     }
 
 

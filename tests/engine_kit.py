@@ -173,6 +173,7 @@ def make_engine(
     fixed_length: int | None = 3,
     max_length: int = 4,
     chunk_tokens: int = 32,
+    prefix_caching: bool = True,
     max_waiting: int = 10_000,
     top_k: int = 8,
     prompt_hidden_tokens: int = 4,
@@ -186,7 +187,10 @@ def make_engine(
     """An engine whose costs are made up unless `calibrated`: a pass 1 ms, a token drafted 0.1 ms, one read 1 us."""
     config = Config(
         engine=EngineConfig(
-            max_slots=target.tokens_SL.shape[0], max_waiting=max_waiting, prefill_chunk_tokens=chunk_tokens
+            max_slots=target.tokens_SL.shape[0],
+            max_waiting=max_waiting,
+            prefill_chunk_tokens=chunk_tokens,
+            prefix_caching=prefix_caching,
         ),
         speculation=SpeculationConfig(max_length=max_length, fixed_length=fixed_length),
         outcomes=OutcomesConfig(top_k=top_k, prompt_hidden_tokens=prompt_hidden_tokens),

@@ -85,10 +85,11 @@ class FeatureDrafter:
         """A new query starts in the row."""
         self._first[row] = self._end[row] = 0
 
-    def move_row(self, source: int, destination: int) -> None:
-        """Move a row's cache."""
-        self._cache.move(source, destination, self._end[source])
-        self._first[destination], self._end[destination] = self._first[source], self._end[source]
+    def swap_rows(self, row: int, other: int) -> None:
+        """Let two rows change places."""
+        self._cache.swap(row, other, max(self._end[row], self._end[other]))
+        for bound in (self._first, self._end):
+            bound[row], bound[other] = bound[other], bound[row]
 
     def state(self) -> dict[str, Tensor]:
         """What a weight version carries."""

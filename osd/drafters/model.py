@@ -55,10 +55,10 @@ class ModelDrafter:
         """A new query starts in the row."""
         self._end[row] = 0
 
-    def move_row(self, source: int, destination: int) -> None:
-        """Move a row's cache."""
-        self._lm.move_row(source, destination, self._end[source])
-        self._end[destination] = self._end[source]
+    def swap_rows(self, row: int, other: int) -> None:
+        """Let two rows change places."""
+        self._lm.swap_rows(row, other, max(self._end[row], self._end[other]))
+        self._end[row], self._end[other] = self._end[other], self._end[row]
 
     def state(self) -> dict[str, Tensor]:
         """What a weight version carries."""

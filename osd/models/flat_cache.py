@@ -82,11 +82,16 @@ class FlatCache:
         for layer in zip(keys, values, written.unbind(0), strict=True):
             yield LayerWindow(*layer, rows_B1, window.positions_BQ)
 
-    def move(self, source: int, destination: int, num_tokens: int) -> None:
-        """Put a row's first positions in place of another row's, in every layer; the former row's are lost."""
+    def swap(self, row: int, other: int, num_tokens: int) -> None:
+        """Let two rows' first positions change places, in every layer."""
         if self._by_slots:
-            self.slots[[source, destination]] = self.slots[[destination, source]]
-            return
+            self.slots[[row, other]] = self.slots[[other, row]]
+        else:
+            self.all[:, [row, other], :, :num_tokens] = self.all[:, [other, row], :, :num_tokens]
+
+    def copy(self, source: int, destination: int, num_tokens: int) -> None:
+        """Write a row's first positions over another row's, in every layer."""
+        source, destination = self.slots[[source, destination]].tolist()
         self.all[:, destination, :, :num_tokens] = self.all[:, source, :, :num_tokens]
 
     def clear_non_finite(self) -> None:

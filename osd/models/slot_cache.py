@@ -117,8 +117,14 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
             seen.append(cached[rows, :, : window.num_seen])
         return seen[0], seen[1]
 
-    def move(self, source: int, destination: int, num_tokens: int) -> None:
-        """Copy a row's first positions over another row's."""
+    def swap(self, row: int, other: int, num_tokens: int) -> None:
+        """Let two rows' first positions change places."""
+        if self.is_initialized:
+            for cached in (self.keys, self.values):
+                cached[[row, other], :, :num_tokens] = cached[[other, row], :, :num_tokens]
+
+    def copy(self, source: int, destination: int, num_tokens: int) -> None:
+        """Write a row's first positions over another row's."""
         if self.is_initialized:
             for cached in (self.keys, self.values):
                 cached[destination, :, :num_tokens] = cached[source, :, :num_tokens]
@@ -142,10 +148,15 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for myp
     def __init__(self, window: PassWindow, num_layers: int, num_slots: int, max_len: int) -> None:
         super().__init__(layers=[SlotLayer(window, num_slots, max_len) for _ in range(num_layers)])
 
-    def move(self, source: int, destination: int, num_tokens: int) -> None:
-        """Copy a row's first positions over another row's, in every layer."""
+    def swap(self, row: int, other: int, num_tokens: int) -> None:
+        """Let two rows' first positions change places, in every layer."""
         for layer in self.layers:
-            layer.move(source, destination, num_tokens)
+            layer.swap(row, other, num_tokens)
+
+    def copy(self, source: int, destination: int, num_tokens: int) -> None:
+        """Write a row's first positions over another row's, in every layer."""
+        for layer in self.layers:
+            layer.copy(source, destination, num_tokens)
 
     def clear_non_finite(self) -> None:
         """See the function of this name."""

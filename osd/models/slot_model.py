@@ -217,9 +217,13 @@ class SlotModel:
         if self._fused is not None:
             self._fused.pack(keep=True)
 
-    def move_row(self, source: int, destination: int, num_tokens: int) -> None:
-        """Copy a row's first `num_tokens` positions over another row's."""
-        self._used_cache.move(source, destination, num_tokens)
+    def swap_rows(self, row: int, other: int, num_tokens: int) -> None:
+        """Let two rows' first `num_tokens` positions change places."""
+        self._used_cache.swap(row, other, num_tokens)
+
+    def copy_row(self, source: int, destination: int, num_tokens: int) -> None:
+        """Write a row's first `num_tokens` positions over another row's."""
+        self._used_cache.copy(source, destination, num_tokens)
 
     def clear_non_finite(self) -> None:
         """Zero what overflowing weights left in the cache."""

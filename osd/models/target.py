@@ -120,10 +120,18 @@ class Target:
 
         return arrived
 
-    def move_row(self, source: int, destination: int, num_tokens: int) -> None:
-        """Copy a row's first positions over another row's."""
-        self.lm.move_row(source, destination, num_tokens)
-        known: Any = (self._tokens, self._hidden) if self._is_on_cpu else (self.tokens_SL, self.hidden_SLH)
-        tokens, hidden = known
-        tokens[destination, : num_tokens + 1] = tokens[source, : num_tokens + 1]
-        hidden[destination, :num_tokens] = hidden[source, :num_tokens]
+    def swap_rows(self, row: int, other: int, num_tokens: int) -> None:
+        """Let two rows' first positions change places, and what is known of them."""
+        self.lm.swap_rows(row, other, num_tokens)
+        for kept in self._kept:
+            kept[[row, other], :num_tokens] = kept[[other, row], :num_tokens]
+
+    def copy_row(self, source: int, destination: int, num_tokens: int) -> None:
+        """Write a row's first positions over another row's, with what is known of them."""
+        self.lm.copy_row(source, destination, num_tokens)
+        for kept in self._kept:
+            kept[destination, :num_tokens] = kept[source, :num_tokens]
+
+    @property
+    def _kept(self) -> tuple[Any, Any]:
+        return (self._tokens, self._hidden) if self._is_on_cpu else (self.tokens_SL, self.hidden_SLH)

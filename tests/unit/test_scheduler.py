@@ -29,17 +29,16 @@ class Life(RuleBasedStateMachine):
     @initialize(max_slots=st.integers(1, 5), max_waiting=st.integers(0, 3))
     def begin(self, max_slots: int, max_waiting: int) -> None:
         self.max_slots, self.max_waiting = max_slots, max_waiting
-        self.scheduler = Scheduler(EngineConfig(max_slots=max_slots, max_waiting=max_waiting), self.move)
+        self.scheduler = Scheduler(EngineConfig(max_slots=max_slots, max_waiting=max_waiting), self.swap)
         self.cache: dict[int, Sequence] = {}
         self.queue: list[Sequence] = []
-        self.leaving: Sequence | None = None
         self.count = 0
 
-    def move(self, sequence: Sequence, row: int) -> None:
-        assert self.cache[sequence.row] is sequence, "its data is where its row says, until it moves"
-        others = [one for one in self.live() if one is not sequence and one is not self.leaving]
-        assert all(one.row != row for one in others), "a live query's row is overwritten"
-        self.cache[row] = sequence
+    def swap(self, row: int, other: int, num_tokens: int) -> None:
+        for place in (row, other):
+            assert self.cache[place].row == place, "its data is where its row says, until both have moved"
+            assert self.cache[place].num_tokens <= num_tokens
+        self.cache[row], self.cache[other] = self.cache[other], self.cache[row]
 
     def live(self) -> list[Sequence]:
         prefilling = self.scheduler.prefilling
@@ -79,11 +78,11 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from([*self.live(), *self.queue]))
-        self.leaving = sequence
         self.scheduler.remove(sequence)
-        self.leaving = None
         if sequence in self.queue:
             self.queue.remove(sequence)
+        else:
+            assert self.cache[len(self.live())] is sequence, "what was read for it is in the first free row"
         assert sequence.row == -1
         assert sequence not in self.live()
 
@@ -104,13 +103,13 @@ TestLife.settings = settings(max_examples=100, stateful_step_count=50, deadline=
 
 
 def test_rows_move_as_the_engine_expects() -> None:
-    """The last decoding row fills the gap, then the one being read follows down; both before their row changes."""
-    moves: list[tuple[str, int, int]] = []
+    """The last decoding row fills the gap, then the one being read follows down."""
+    swaps: list[tuple[int, int, int]] = []
 
-    def move(sequence: Sequence, row: int) -> None:
-        moves.append((sequence.request.request_id, sequence.row, row))
+    def swap(row: int, other: int, num_tokens: int) -> None:
+        swaps.append((row, other, num_tokens))
 
-    scheduler = Scheduler(EngineConfig(max_slots=4), move)
+    scheduler = Scheduler(EngineConfig(max_slots=4), swap)
     queries = [_sequence(name) for name in "abcd"]
     for query in queries:
         scheduler.submit(query)
@@ -118,5 +117,5 @@ def test_rows_move_as_the_engine_expects() -> None:
         if query is not queries[-1]:
             scheduler.start_decoding()
     scheduler.remove(queries[0])
-    assert moves == [("c", 2, 0), ("d", 3, 2)]
+    assert swaps == [(0, 2, 1), (2, 3, 1)]
     assert [query.row for query in (queries[2], queries[1], queries[3])] == [0, 1, 2]

@@ -164,24 +164,34 @@ def test_a_moved_row_goes_on_where_it_was(slots: SlotModel) -> None:
     others, ids = _ids(28, 8), _ids(19, 9)
     _read(slots, 0, others)
     _read(slots, 2, ids[:15])
-    slots.move_row(2, 0, 15)
+    slots.swap_rows(2, 0, 15)
     output = slots.forward(0, ids[None, 15:], [15])
     _assert_plain(slots, output, 0, ids, 15)
 
 
-def test_rows_that_were_moved_about_are_read_together(slots: SlotModel) -> None:
-    """Also one that is read where a moved one was, as a new query is."""
+def test_rows_that_changed_places_are_read_together(slots: SlotModel) -> None:
     rows = [_ids(12, 30), _ids(17, 31), _ids(21, 32)]
     for row, ids in enumerate(rows):
         _read(slots, row, ids[:-3])
-    slots.move_row(2, 0, 18)
-    _read(slots, 2, rows[0][:-3])
-    slots.move_row(2, 1, 9)
-    _read(slots, 2, rows[1][:-3])
+    slots.swap_rows(2, 0, 18)
+    slots.swap_rows(2, 1, 14)
     now = [rows[2], rows[0], rows[1]]
     starts = [len(ids) - 3 for ids in now]
     output = _ragged_pass(slots, now, starts)
     for row, (ids, start) in enumerate(zip(now, starts, strict=True)):
+        _assert_plain(slots, output, row, ids, start)
+
+
+def test_a_copied_beginning_goes_on_otherwise_than_its_source(slots: SlotModel) -> None:
+    """Also where both have changed places before, so that their rows are not where they were made."""
+    first, second = _ids(21, 33), _ids(17, 34)
+    second[:11] = first[:11]
+    _read(slots, 2, first[:18])
+    slots.swap_rows(2, 0, 18)
+    slots.copy_row(0, 1, 11)
+    _read(slots, 1, second[11:14], start=11)
+    output = _ragged_pass(slots, [first, second], [18, 14])
+    for row, (ids, start) in enumerate(((first, 18), (second, 14))):
         _assert_plain(slots, output, row, ids, start)
 
 

@@ -60,7 +60,12 @@ async def test_usage_comes_in_a_last_chunk_of_its_own() -> None:
     *pieces, last = chunks
     assert all(piece["usage"] is None and "osd" not in piece for piece in pieces)
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 2, "completion_tokens": 22, "total_tokens": 24}
+    assert last["usage"] == {
+        "prompt_tokens": 2,
+        "completion_tokens": 22,
+        "total_tokens": 24,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert last["osd"]["rounds"] == 8
     for index in range(2):
         mine = [piece["choices"][0] for piece in pieces if piece["choices"][0]["index"] == index]
