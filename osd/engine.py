@@ -85,6 +85,7 @@ class Engine:
         self._history: deque[AcceptancePoint] = deque(maxlen=_HISTORY_QUERIES)
         self._sequences: dict[str, Sequence] = {}
         self._drafter_broken = False
+        self._owes_round = False
         self._clock = RoundClock(target.lm.device)
         self._started_s = time.monotonic()
 
@@ -161,10 +162,14 @@ class Engine:
     # ---- the loop --------------------------------------------------------------------------------------------------
 
     def step(self) -> list[TokenDelta]:
-        """Read some prompt, then one round for every decoding row: propose, verify, commit, record."""
+        """Read some prompt, or one round for every decoding row: propose, verify, commit, record.
+
+        In turn: a query's first token need not wait for the round that follows, nor a round for prompts without end.
+        """
         started_s = time.monotonic()
-        deltas = self._prefill()
-        if rows := self.scheduler.decoding:
+        deltas = [] if self._owes_round else self._prefill()
+        self._owes_round = bool(deltas and self.scheduler.decoding)
+        if not deltas and (rows := self.scheduler.decoding):
             lengths = self._choose(rows)
             self._clock.start()
             proposal = self._propose(rows, lengths)
