@@ -12,6 +12,7 @@ from itertools import count
 
 import numpy as np
 from openai import AsyncOpenAI, OpenAIError
+from openai.types import CompletionUsage
 
 from osd.prompt_file import Messages
 
@@ -26,6 +27,10 @@ class Answer:
     output_tokens: int
     queue_s: float = float("nan")
     """Waiting for a row, where the server says so; part of `ttft_s`."""
+    text: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int | None = None
+    """Of the prompt, what the server had read before, where it says so."""
 
     @property
     def tpot_s(self) -> float:
@@ -92,7 +97,7 @@ class Load:
 
         async def client() -> None:
             for _ in left:
-                answers.append(await self._ask())
+                answers.append(await self.ask(self._next()))
 
         started_s = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
@@ -104,7 +109,7 @@ class Load:
         started_s = time.perf_counter()
         tasks = []
         for _ in range(queries):
-            tasks.append(asyncio.create_task(self._ask()))
+            tasks.append(asyncio.create_task(self.ask(self._next())))
             await asyncio.sleep(generator.expovariate(queries_per_s))
         answers = list(await asyncio.gather(*tasks))
         return self._result(f"{queries_per_s:g} queries/s", answers, started_s)
@@ -113,12 +118,16 @@ class Load:
         whole = [answer for answer in answers if answer is not None]
         return LoadResult(label, whole, len(answers) - len(whole), time.perf_counter() - started_s)
 
-    async def _ask(self) -> Answer | None:
-        """None: it failed."""
+    def _next(self) -> Messages:
+        return self._prompts[next(self._numbers) % len(self._prompts)]
+
+    async def ask(self, messages: Messages) -> Answer | None:
+        """One query; None: it failed."""
         if self._model is None:
             self._model = (await self._client.models.list()).data[0].id
-        messages = self._prompts[next(self._numbers) % len(self._prompts)]
-        started_s, first_s, tokens, queue_s = time.perf_counter(), 0.0, 0, float("nan")
+        started_s, first_s, queue_s = time.perf_counter(), 0.0, float("nan")
+        pieces: list[str] = []
+        usage: CompletionUsage | None = None
         try:
             stream = await self._client.chat.completions.create(  # type: ignore[call-overload]  # messages are plain dictionaries here
                 model=self._model,
@@ -132,11 +141,20 @@ class Load:
             async for chunk in stream:
                 if chunk.choices and not first_s:
                     first_s = time.perf_counter()
-                if chunk.usage:
-                    tokens = chunk.usage.completion_tokens
+                pieces += [choice.delta.content or "" for choice in chunk.choices]
+                usage = chunk.usage or usage
                 if own := (chunk.model_extra or {}).get("osd"):
                     queue_s = own["queue_ms"] / 1e3
         except OpenAIError:
             return None
         ended_s = time.perf_counter()
-        return Answer((first_s or ended_s) - started_s, ended_s - started_s, tokens, queue_s)
+        details = usage.prompt_tokens_details if usage else None
+        return Answer(
+            ttft_s=(first_s or ended_s) - started_s,
+            total_s=ended_s - started_s,
+            output_tokens=usage.completion_tokens if usage else 0,
+            queue_s=queue_s,
+            text="".join(pieces),
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            cached_tokens=details.cached_tokens if details else None,
+        )

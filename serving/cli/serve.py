@@ -21,6 +21,9 @@ def serve(
     port: Annotated[int | None, setting("server", "port", "--port")] = None,
     max_slots: Annotated[int | None, setting("engine", "max_slots", "--max-slots")] = None,
     max_waiting: Annotated[int | None, setting("engine", "max_waiting", "--max-waiting")] = None,
+    prefix_caching: Annotated[
+        bool | None, setting("engine", "prefix_caching", "--prefix-caching/--no-prefix-caching")
+    ] = None,
     drafter: DrafterKind = None,
     drafter_model: Annotated[str | None, setting("drafter", "model", "--drafter-model")] = None,
     speculate: Annotated[bool | None, setting("speculation", "enabled", "--speculate/--no-speculate")] = None,
@@ -48,6 +51,7 @@ def serve(
         server__port=port,
         engine__max_slots=max_slots,
         engine__max_waiting=max_waiting,
+        engine__prefix_caching=prefix_caching,
         drafter__kind=drafter,
         drafter__model=drafter_model,
         speculation__enabled=speculate,

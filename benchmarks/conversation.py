@@ -1,0 +1,164 @@
+"""Time to first token in conversations, turn by turn: what a server does not read again of what it has read before.
+
+python -m benchmarks.conversation [--turns 8] [--clients 1,4] [--json]
+python -m benchmarks.conversation --url http://127.0.0.1:8080      # beside vLLM, SGLang, llama.cpp's server, …
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load import Answer, Load
+from benchmarks.machine import describe_machine
+from benchmarks.prompts import code_prompts, small_talk_prompts
+from benchmarks.server import osd_server
+from osd.config import default_state_dir
+from osd.prompt_file import Messages
+
+_OSD = {"osd": [], "osd, reading all": ["--no-prefix-caching"]}
+"""Names of osd's servers, and their flags."""
+
+
+def main() -> None:
+    """Hold the same conversations with each server in turn."""
+    args = _arguments()
+    console = Console(stderr=args.json)
+    by_server: dict[str, dict[str, list[list[Answer]]]] = {}
+    for name in [*_OSD, *args.url]:
+        console.print(name)
+        with _server(name, args) as url:
+            by_server[name] = asyncio.run(_converse(args, url))
+    report = {
+        "benchmark": "conversation",
+        "machine": describe_machine(),
+        "max_tokens": args.max_tokens,
+        "conversations": args.conversations,
+        "servers": {
+            server: {load: [_figures(turn) for turn in turns] for load, turns in loads.items()}
+            for server, loads in by_server.items()
+        },
+    }
+    report["ttft_of_last_turn_vs_osd"] = _ratios(report["servers"])
+    _print(console, report)
+    if args.json:
+        print(json.dumps(report))
+
+
+@contextmanager
+def _server(name: str, args: argparse.Namespace) -> Iterator[str]:
+    """Its URL; osd's is started for the purpose."""
+    if name not in _OSD:
+        yield name
+        return
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    state_dir = Path(args.state_dir) if args.state_dir else default_state_dir()
+    flags = ["--no-train", *_OSD[name], *args.serve_flag]
+    with osd_server(state_dir, out / f"conversation-{list(_OSD).index(name)}.log", flags) as url:
+        yield url
+
+
+async def _converse(args: argparse.Namespace, url: str) -> dict[str, list[list[Answer]]]:
+    """By number of clients, the answers of each turn."""
+    found = {}
+    async with Load(url, [], model=args.model, max_tokens=args.max_tokens) as load:
+        await load.ask([{"role": "user", "content": "Hello!"}])  # warms up
+        for clients in args.clients:
+            turns: list[list[Answer]] = [[] for _ in range(args.turns)]
+            left = iter(_questions(args.turns)[: args.conversations])
+
+            async def client(turns: list[list[Answer]] = turns, left: Iterator[list[str]] = left) -> None:
+                for questions in left:
+                    await _hold(load, questions, turns)
+
+            await asyncio.gather(*(client() for _ in range(clients)))
+            found[f"{clients} client{'s' * (clients != 1)}"] = turns
+    return found
+
+
+async def _hold(load: Load, questions: list[str], turns: list[list[Answer]]) -> None:
+    """One conversation, with the server's own answers in it."""
+    messages: Messages = []
+    for question, answers in zip(questions, turns, strict=True):
+        messages = [*messages, {"role": "user", "content": question}]
+        answer = await load.ask(messages)
+        if answer is None:
+            raise SystemExit(f"the server refused turn {len(messages) // 2 + 1}; try fewer --turns")
+        answers.append(answer)
+        messages = [*messages, {"role": "assistant", "content": answer.text}]
+
+
+def _questions(turns: int) -> list[list[str]]:
+    """Of every conversation: code to complete and small talk in turn, none asked twice."""
+    pairs = zip(code_prompts(), small_talk_prompts(), strict=False)
+    contents = [messages[-1]["content"] for pair in pairs for messages in pair]
+    return [contents[start : start + turns] for start in range(0, len(contents) - turns + 1, turns)]
+
+
+def _figures(answers: list[Answer]) -> dict[str, Any]:
+    """Of one turn."""
+    cached = [answer.cached_tokens for answer in answers if answer.cached_tokens is not None]
+    return {
+        "prompt_tokens": round(median(answer.prompt_tokens for answer in answers)),
+        "cached_tokens": round(median(cached)) if cached else None,
+        "ttft_p50_ms": round(median(answer.ttft_s for answer in answers) * 1e3, 1),
+        "ttft_max_ms": round(max(answer.ttft_s for answer in answers) * 1e3, 1),
+        "tpot_p50_ms": round(median(answer.tpot_s for answer in answers) * 1e3, 2),
+    }
+
+
+def _ratios(servers: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, dict[str, float]]:
+    """How many times as long the others' last turn waits for its first token."""
+    own = servers["osd"]
+    return {
+        server: {load: round(turns[-1]["ttft_p50_ms"] / own[load][-1]["ttft_p50_ms"], 2) for load, turns in of.items()}
+        for server, of in servers.items()
+        if server != "osd"
+    }
+
+
+def _print(console: Console, report: dict[str, Any]) -> None:
+    table = Table(title=f"conversations of {report['max_tokens']} tokens an answer")
+    for column in ("server", "load", "turn", "prompt tokens", "of them read before", "TTFT p50 ms", "TTFT max ms"):
+        table.add_column(column, justify="right")
+    table.add_column("per token p50 ms", justify="right")
+    for server, loads in report["servers"].items():
+        for load, turns in loads.items():
+            for number, turn in enumerate(turns, start=1):
+                known = "not said" if turn["cached_tokens"] is None else str(turn["cached_tokens"])
+                figures = (f"{turn[name]:.1f}" for name in ("ttft_p50_ms", "ttft_max_ms", "tpot_p50_ms"))
+                table.add_row(server, load, str(number), str(turn["prompt_tokens"]), known, *figures)
+    console.print(table)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--url", action="append", default=[], help="a peer that runs, without /v1; repeatable")
+    parser.add_argument("--model", default=None, help="model to ask for (default: the first that a server names)")
+    parser.add_argument("--turns", type=int, default=8, help="questions of a conversation")
+    parser.add_argument("--conversations", type=int, default=8, help="of each load")
+    parser.add_argument("--clients", default="1,4", help="conversations at a time, with commas")
+    parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
+    parser.add_argument("--state-dir", default="", help="osd's state folder (default: the user's)")
+    parser.add_argument("--serve-flag", action="append", default=[], help="a further flag for osd serve; repeatable")
+    parser.add_argument("--out", default="demo-out", help="folder for the servers' logs")
+    parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout; the rest goes to stderr")
+    args = parser.parse_args()
+    args.clients = [int(number) for number in args.clients.split(",") if number]
+    if not 0 < args.conversations <= (most := len(_questions(max(args.turns, 1)))) or args.turns < 1:
+        parser.error(f"--conversations must be between 1 and {most} for {args.turns} turns each, --turns at least 1")
+    return args
+
+
+if __name__ == "__main__":
+    main()
