@@ -16,7 +16,7 @@ class Block:
     """What queries met."""
 
     tpots_s: list[float] = field(default_factory=list)
-    """By query: seconds per output token, from the step that gave the first ones to the last."""
+    """By query: seconds per output token, from the step that gave the first one to the last."""
     busy_s: float = 0.0
     """Spent in steps."""
     elapsed_s: float = 0.0
@@ -38,7 +38,7 @@ class _Answer:
     """What came of one query so far."""
 
     first_s: float
-    """When the step ended that gave its first tokens: the prompt's and a round's."""
+    """When the step ended that gave its first token."""
     decoded: int = 0
     """Tokens of later steps."""
 

@@ -120,8 +120,11 @@ class ShapeBench:
             seed=seed,
         )
         config = Config(
-            # All prompts are read in one step, or the first rows would end before the last begin.
-            engine=EngineConfig(max_slots=max_rows, prefill_chunk_tokens=max_rows * context_tokens),
+            # All prompts are read in one step, or the first rows would end before the last begin. And they are read
+            # whole whenever they are asked, as other ones would be.
+            engine=EngineConfig(
+                max_slots=max_rows, prefill_chunk_tokens=max_rows * context_tokens, prefix_caching=False
+            ),
             speculation=SpeculationConfig(max_length=length),
         )
         self.engine = Engine(config, target, character_codec(shape.vocab_tokens, most_tokens), self.drafter)
@@ -147,7 +150,8 @@ class ShapeBench:
             self.engine.submit(
                 Request(request_id=name, prompt_ids=tuple(prompt), params=params, speculation_length=length)
             )
-        _add(answers, self.engine.step())  # reads all prompts; the first round comes with it
+        _add(answers, self.engine.step())  # the target reads all prompts
+        _add(answers, self.engine.step())  # the drafter does, in the first round
         before, rounds, counts = dict(self.engine.counters.values), 0, []
         wait_for(self.device)
         started_s = time.perf_counter()
