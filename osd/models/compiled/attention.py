@@ -124,10 +124,10 @@ def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
 def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Array) -> None:
     """Of entries `low .. high - 1`; the others' share is zero."""
     seen_L, seen_share_L = score_L[low:high], share_L[low:high]  # for all the compiler knows, an index may be negative
-    most = _LOWEST
+    order = _ordered(_LOWEST)
     for at in range(len(seen_L)):
-        most = max(most, seen_L[at])
-    total = np.float32(0)
+        order = max(order, _ordered(seen_L[at]))
+    most, total = np.int32(_flipped(order)).view(np.float32), np.float32(0)
     for at in range(len(seen_L)):
         value = exp((seen_L[at] - most) * scale)
         seen_L[at] = value
@@ -137,6 +137,18 @@ def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Ar
         seen_share_L[at] = narrow(seen_L[at] * share, share_L)
     share_L[:low] = 0
     share_L[high:] = 0
+
+
+@inner
+def _ordered(value: np.float32) -> np.int32:
+    """A float32's bits as a whole number in the same order: vectors compare those, but floats one by one."""
+    return _flipped(np.float32(value).view(np.int32))
+
+
+@inner
+def _flipped(bits: np.int32) -> np.int32:
+    """There, and back again."""
+    return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
 @apart
