@@ -7,7 +7,6 @@ Shapes: S slots, B rows of a pass, Q new positions, L cached positions seen, M k
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osd.arrays import aligned
 from osd.models.slot_cache import PassWindow, clear_non_finite
 
 
@@ -104,5 +104,5 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Zeros that take no memory on a CPU until they are written: most rows never reach their longest."""
     if like.device.type != "cpu":
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    num_bytes = math.prod(shape) * like.dtype.itemsize
-    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(like.dtype).view(shape)
+    in_bytes = *shape[:-1], shape[-1] * like.dtype.itemsize
+    return torch.from_numpy(aligned(in_bytes, np.uint8, zeros=True)).view(like.dtype)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from osd.arrays import Numbers, array, tensor
+from osd.arrays import Numbers, aligned, array, tensor
 from osd.models.attention import Attention, SdpaAttention
 from osd.models.compiled.codes import BLOCK, rounded
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile, in_layout
@@ -167,7 +167,8 @@ class FusedLM:
     def _read_compiled(self, layers: CompiledLayers, ids_BQ: Numbers, window: PassWindow, logits: str) -> PassOutput:
         """See `__call__`."""
         num_rows, num_new = ids_BQ.shape
-        hidden_RH = layers(self._rows_VH[array(ids_BQ).reshape(-1)], window)
+        x_RH = aligned((num_rows * num_new, self._rows_VH.shape[1]), self._rows_VH.dtype)
+        hidden_RH = layers(self._rows_VH.take(array(ids_BQ).reshape(-1), axis=0, out=x_RH, mode="clip"), window)
         hidden_BQH = hidden_RH.reshape(num_rows, num_new, -1)
         if logits == "none":
             return PassOutput(None, hidden_BQH)

@@ -11,9 +11,10 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from osd.arrays import array
 from osd.models.compiled import amx
 from osd.models.compiled.amx import HAS_AMX
-from osd.models.compiled.tile import tile_of
+from osd.models.compiled.tile import leave, ready, tile_of
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH, tiled
 from osd.models.compiled.vectors import ROWS
 
@@ -34,6 +35,8 @@ def sums(x_RI: Tensor, tile: Tensor, has_amx: bool) -> Tensor:
 
         @njit
         def run(x: Any, weights: Any, out: Any, num_steps: int) -> None:
+            if has_amx:
+                ready(x, 0)
             sums_of(
                 weights.ctypes.data,
                 x.ctypes.data,
@@ -43,11 +46,13 @@ def sums(x_RI: Tensor, tile: Tensor, has_amx: bool) -> Tensor:
                 num_steps,
                 len(x),
             )
+            if has_amx:
+                leave(x)
 
         _compiled[is_float32, has_amx] = run
     out = np.full((len(x_RI) + 1, WIDTH + 3), 7.0, np.float32)
     num_steps = x_RI.shape[1] * x_RI.itemsize // STEP_BYTES
-    _compiled[is_float32, has_amx](x_RI.view(torch.int32).numpy(), tile.numpy(), out[: len(x_RI)], num_steps)
+    _compiled[is_float32, has_amx](array(x_RI), tile.numpy(), out[: len(x_RI)], num_steps)
     assert (out[len(x_RI) :] == 7.0).all() and (out[:, WIDTH:] == 7.0).all()
     return torch.from_numpy(out[: len(x_RI), :WIDTH])
 
@@ -57,7 +62,7 @@ def sums(x_RI: Tensor, tile: Tensor, has_amx: bool) -> Tensor:
 def test_sums_are_torchs_and_no_row_depends_on_another(kind: tuple[torch.dtype, bool], num_inputs: int) -> None:
     dtype, has_amx = kind
     generator = torch.Generator().manual_seed(num_inputs)
-    num_rows = amx.ROWS if has_amx else ROWS
+    num_rows = (amx.ROWS if num_inputs % (2 * amx.STEPS) == 0 else amx.REGISTER_ROWS) if has_amx else ROWS
     weight_OI = torch.randn(WIDTH, num_inputs, generator=generator).to(dtype)
     bias_O = torch.randn(WIDTH, generator=generator).to(dtype)
     x_RI = torch.randn(num_rows, num_inputs, generator=generator).to(dtype)
@@ -65,5 +70,5 @@ def test_sums_are_torchs_and_no_row_depends_on_another(kind: tuple[torch.dtype, 
     together_RO = sums(x_RI, tile, has_amx)
     expected_RO = torch.nn.functional.linear(x_RI.double(), weight_OI.double(), bias_O.double())
     torch.testing.assert_close(together_RO.double(), expected_RO, atol=1e-4, rtol=1e-4)
-    for few in (1, num_rows - 1):
+    for few in (1, num_rows // 2, num_rows // 2 + 1, num_rows - 1):
         assert torch.equal(sums(x_RI[:few], tile, has_amx), together_RO[:few])

@@ -1,7 +1,10 @@
-"""A tile's sums by the matrix instructions that some x86 processors have (Intel's AMX): sixteen rows at once.
+"""A tile's sums by the matrix instructions that some x86 processors have (Intel's AMX): 32 rows at once.
 
 Its registers hold sixteen rows of 64 bytes each. The layout of `osd.models.compiled.tiling` is what they multiply with:
 sixteen steps of sixteen outputs, 128 bytes apart. As elsewhere, a row's result does not depend on the rows beside it.
+
+What a register holds is said before it is used: that takes longer than a short product, so it is done once for many.
+Rows that begin where a cache line does are read in half the time (`aligned` in `osd.arrays`, `room` in `bits`).
 """
 
 from __future__ import annotations
@@ -16,17 +19,19 @@ from numba.core import cgutils
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 from osd.models.compiled.vectors import FEATURES, INT64, VECTOR_BYTES, Code
 
-ROWS = 16
-_STEPS = 16
+REGISTER_ROWS = 16
+ROWS = 2 * REGISTER_ROWS
+STEPS = 16
 _INT8, _INT16 = ir.IntType(8), ir.IntType(16)
 _CONFIG = ir.ArrayType(_INT8, 64)
 _POINTER = _INT8.as_pointer()
 _COLUMN_BYTES, _NUM_ROWS = 16, 48
 """Where a configuration says, register by register, how long rows are, and how many."""
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
-_X, _LAST_X = 2, 5
-_SUMS, _WEIGHTS, _LAST_WEIGHTS = (0, 1), (3, 4), (6, 7)
-"""Registers; the last steps are fewer than sixteen, so theirs are other ones."""
+_SUMS, _MORE_SUMS, _X, _MORE_X, _WEIGHTS = (0, 1), (2, 3), 4, 5, (6, 7)
+"""Registers: of the first sixteen rows and of those after them, and of the tile's halves."""
+_LAST_X, _LAST_WEIGHTS = 5, (2, 3)
+"""The last steps may be fewer than sixteen, so theirs are other ones: then there is no room for more rows."""
 
 
 def _is_allowed() -> bool:
@@ -39,40 +44,78 @@ def _is_allowed() -> bool:
 HAS_AMX = _is_allowed()
 
 
-def write_tile(builder: Any, args: Any) -> None:
-    """The body of `tile` in `osd.models.compiled.tile`, for up to `ROWS` rows of bfloat16."""
-    weights, x, x_stride, out, out_stride, num_steps, num_rows = args
-    code = MatrixCode(builder)
-    whole, last = builder.udiv(num_steps, int64(_STEPS)), builder.urem(num_steps, int64(_STEPS))
+def make_ready(builder: Any, num_rows: Any, num_steps: Any) -> None:
+    """Say what `write_tile` keeps in registers, for up to `ROWS` rows; up to `REGISTER_ROWS` if steps are no multiple
+    of `STEPS`. It holds until it is said anew, or `leave`.
+    """
+    has_more = builder.icmp_signed(">", num_rows, int64(REGISTER_ROWS))
+    first = builder.select(has_more, int64(REGISTER_ROWS), num_rows)
+    more = builder.select(has_more, builder.sub(num_rows, first), first)
+    last = builder.urem(num_steps, int64(STEPS))
     has_last = builder.icmp_unsigned("!=", last, int64(0))
-    row_bytes = int64(VECTOR_BYTES)
-    last_bytes = builder.mul(last, int64(STEP_BYTES))
-    code.configure(
+    row_bytes, last_bytes = int64(VECTOR_BYTES), builder.mul(last, int64(STEP_BYTES))
+    MatrixCode(builder).configure(
         {
-            **dict.fromkeys((*_SUMS, _X), (num_rows, row_bytes)),
-            **dict.fromkeys(_WEIGHTS, (int64(_STEPS), row_bytes)),
-            _LAST_X: (builder.select(has_last, num_rows, int64(0)), last_bytes),
-            **dict.fromkeys(_LAST_WEIGHTS, (last, builder.select(has_last, row_bytes, int64(0)))),
+            **dict.fromkeys((*_SUMS, _X), (first, row_bytes)),
+            **dict.fromkeys(_WEIGHTS, (int64(STEPS), row_bytes)),
+            _MORE_X: (more, builder.select(has_last, last_bytes, row_bytes)),
+            **dict.fromkeys(_MORE_SUMS, (builder.select(has_last, last, more), row_bytes)),
         }
     )
-    for half, register in enumerate(_SUMS):  # every row's begin with the tile's biases
-        code.fill(register, code.plus(weights, half, VECTOR_BYTES), int64(0))
-    steps = code.plus(weights, WIDTH, STEP_BYTES)
+
+
+def leave(builder: Any) -> None:
+    """Keep nothing in registers: a thread that does is put aside more slowly."""
+    MatrixCode(builder).call("tilerelease")
+
+
+def write_tile(builder: Any, args: Any) -> None:
+    """The body of `tile` in `osd.models.compiled.tile`, for rows of bfloat16, as many as was said."""
+    has_more = builder.icmp_signed(">", args[-1], int64(REGISTER_ROWS))
+    with builder.if_else(has_more) as (then, otherwise):
+        with then:
+            _write_all(builder, args)
+        with otherwise:
+            _write_first(builder, args)
+
+
+def _write_first(builder: Any, args: Any) -> None:
+    """Of up to sixteen rows."""
+    weights, x, x_stride, out, out_stride, num_steps, _ = args
+    code = MatrixCode(builder)
+    whole, last = builder.udiv(num_steps, int64(STEPS)), builder.urem(num_steps, int64(STEPS))
 
     def add(index: Any, x_register: int, registers: tuple[int, int]) -> None:
         code.fill(x_register, code.plus(x, index, VECTOR_BYTES), x_stride)
-        block = code.plus(steps, index, _STEPS * WIDTH * STEP_BYTES)
         for half, register in enumerate(registers):
-            code.fill(register, code.plus(block, half, VECTOR_BYTES), int64(WIDTH * STEP_BYTES))
+            code.fill_half(register, weights, index, half)
             code.call("tdpbf16ps", _SUMS[half], x_register, register)
 
+    code.begin(_SUMS, weights)
     with cgutils.for_range(builder, whole) as loop:
         add(loop.index, _X, _WEIGHTS)
-    with builder.if_then(has_last):
+    with builder.if_then(builder.icmp_unsigned("!=", last, int64(0))):
         add(whole, _LAST_X, _LAST_WEIGHTS)
-    for half, register in enumerate(_SUMS):
-        code.call("tilestored64", register, code.pointer(code.plus(out, half, VECTOR_BYTES)), out_stride)
-    code.call("tilerelease")
+    code.end(_SUMS, out, out_stride)
+
+
+def _write_all(builder: Any, args: Any) -> None:
+    """Of more: what is filled into a register is multiplied twice."""
+    weights, x, x_stride, out, out_stride, num_steps, _ = args
+    code = MatrixCode(builder)
+    more_x, more_out = (code.plus(start, stride, REGISTER_ROWS) for start, stride in ((x, x_stride), (out, out_stride)))
+    for sums in (_SUMS, _MORE_SUMS):
+        code.begin(sums, weights)
+    with cgutils.for_range(builder, builder.udiv(num_steps, int64(STEPS))) as loop:
+        code.fill(_X, code.plus(x, loop.index, VECTOR_BYTES), x_stride)
+        for half, register in enumerate(_WEIGHTS):
+            code.fill_half(register, weights, loop.index, half)
+            code.call("tdpbf16ps", _SUMS[half], _X, register)
+        code.fill(_MORE_X, code.plus(more_x, loop.index, VECTOR_BYTES), x_stride)
+        for half, register in enumerate(_WEIGHTS):
+            code.call("tdpbf16ps", _MORE_SUMS[half], _MORE_X, register)
+    code.end(_SUMS, out, out_stride)
+    code.end(_MORE_SUMS, more_out, out_stride)
 
 
 def int64(number: int) -> Any:
@@ -100,6 +143,21 @@ class MatrixCode(Code):
     def fill(self, register: int, address: Any, stride: Any) -> None:
         """A register's rows, so many bytes apart."""
         self.call("tileloadd64", register, self.pointer(address), stride)
+
+    def fill_half(self, register: int, weights: Any, index: Any, half: int) -> None:
+        """With the half of a tile's sixteen steps."""
+        block = self.plus(self.plus(weights, WIDTH, STEP_BYTES), index, STEPS * WIDTH * STEP_BYTES)
+        self.fill(register, self.plus(block, half, VECTOR_BYTES), int64(WIDTH * STEP_BYTES))
+
+    def begin(self, sums: tuple[int, int], weights: Any) -> None:
+        """Every row's begin with the tile's biases."""
+        for half, register in enumerate(sums):
+            self.fill(register, self.plus(weights, half, VECTOR_BYTES), int64(0))
+
+    def end(self, sums: tuple[int, int], out: Any, out_stride: Any) -> None:
+        """Write them."""
+        for half, register in enumerate(sums):
+            self.call("tilestored64", register, self.pointer(self.plus(out, half, VECTOR_BYTES)), out_stride)
 
     def call(self, name: str, *args: Any) -> None:
         """An instruction; numbers are registers."""

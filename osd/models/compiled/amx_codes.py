@@ -18,7 +18,7 @@ from osd.models.compiled.codes import BLOCK, SCALES_BYTES
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 from osd.models.compiled.vectors import FLOAT, FLOATS, INT64, INTS, VECTOR_BYTES
 
-ROWS = 2 * amx.ROWS
+ROWS = amx.ROWS
 _STEPS = BLOCK // 2
 _ROW_BYTES = NUM_HALVES * VECTOR_BYTES
 _SUMS, _X, _PAIRS = ((0, 1), (2, 3)), (4, 5), (6, 7)
@@ -29,8 +29,8 @@ def write_tile(builder: Any, args: Any, bits: int) -> None:
     """The body of `tile` in `osd.models.compiled.tile_codes`, for up to `ROWS` rows."""
     weights, x, x_stride, x_sums, x_sums_stride, out, out_stride, num_blocks, num_rows = args
     code = MatrixCode(builder)
-    has_more = builder.icmp_signed(">", num_rows, int64(amx.ROWS))
-    num_more = builder.select(has_more, builder.sub(num_rows, int64(amx.ROWS)), int64(0))
+    has_more = builder.icmp_signed(">", num_rows, int64(amx.REGISTER_ROWS))
+    num_more = builder.select(has_more, builder.sub(num_rows, int64(amx.REGISTER_ROWS)), int64(0))
     first = builder.sub(num_rows, num_more), int64(VECTOR_BYTES)
     more = num_more, builder.select(has_more, int64(VECTOR_BYTES), int64(0))
     code.configure(
@@ -47,11 +47,11 @@ def write_tile(builder: Any, args: Any, bits: int) -> None:
             code.store(bias, place)
 
     def multiply(inputs: Any, group: int) -> None:
-        code.fill(_X[group], code.plus(inputs, x_stride, group * amx.ROWS), x_stride)
+        code.fill(_X[group], code.plus(inputs, x_stride, group * amx.REGISTER_ROWS), x_stride)
         for half, register in enumerate(_SUMS[group]):
             code.call("tilezero", register)
             code.call("tdpbf16ps", register, _X[group], _PAIRS[half])
-            place = code.plus(products, group * amx.ROWS * NUM_HALVES + half, VECTOR_BYTES)
+            place = code.plus(products, group * amx.REGISTER_ROWS * NUM_HALVES + half, VECTOR_BYTES)
             code.call("tilestored64", register, code.pointer(place), int64(_ROW_BYTES))
 
     with cgutils.for_range(builder, num_blocks) as blocks:

@@ -12,10 +12,10 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from osd.models.compiled.bits import Array, apart, exp, inner, narrow, widen
+from osd.models.compiled.bits import Array, apart, exp, inner, narrow, room, widen
 from osd.models.compiled.rearrange import interleave, transpose
 from osd.models.compiled.rows import norm
-from osd.models.compiled.tile import rows_at_once, sums
+from osd.models.compiled.tile import leave, ready, rows_at_once, sums
 from osd.models.compiled.tiling import WIDTH
 
 _LOWEST = np.float32(-1e30)
@@ -84,20 +84,20 @@ def look(
     num_new, num_heads, size = out_QND.shape
     num_key_heads = len(cache_YLD) // 2
     group = num_heads // num_key_heads
-    query_PD = np.empty((num_new * group, size), heads_QXD.dtype)
+    query_PD = room(num_new * group, size, heads_QXD)
     for p in range(len(query_PD)):
         at = min(start + p // group, len(cos_LD) - 1)
         head_D = heads_QXD[p // group, key_head * group + p % group]
         _turned(head_D, cos_LD[at], sin_LD[at], query_norm_D, eps, query_PD[p])
     low = max(first, start - reach + 1, 0)
     high = start + num_new
-    score_PL = np.empty((len(query_PD), (high - low + WIDTH - 1) // WIDTH * WIDTH), np.float32)
+    score_PL = room(len(query_PD), (high - low + WIDTH - 1) // WIDTH * WIDTH, cos_LD)
     _scores(query_PD, cache_YLD[key_head, low:high], score_PL)
-    share_PL = np.empty(score_PL.shape, heads_QXD.dtype)
+    share_PL = room(len(query_PD), score_PL.shape[1], heads_QXD)
     for p in range(len(query_PD)):
         at = start + p // group
         _softmax(score_PL[p], max(first, at - reach + 1, 0) - low, at + 1 - low, scale, share_PL[p])
-    mixed_PD = np.empty((len(query_PD), (size + WIDTH - 1) // WIDTH * WIDTH), np.float32)
+    mixed_PD = room(len(query_PD), (size + WIDTH - 1) // WIDTH * WIDTH, cos_LD)
     _mix(share_PL, cache_YLD[num_key_heads + key_head, low:high], mixed_PD)
     for p in range(len(query_PD)):
         out_D = out_QND[p // group, key_head * group + p % group]
@@ -108,16 +108,20 @@ def look(
 @apart
 def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
     """Every query's product with every key; what is beyond the last key is meaningless."""
-    keys_LS, at_once = keys_LD.view(np.uint32), rows_at_once(query_PD)
-    tiles_TSW = np.zeros((_NEAR // WIDTH, 1 + keys_LS.shape[1], WIDTH), np.uint32)
+    keys_LS, at_once, num_ready = keys_LD.view(np.uint32), rows_at_once(query_PD), 0
+    num_tiles, num_rows = _NEAR // WIDTH, 1 + keys_LS.shape[1]
+    tiles_TSW = room(num_tiles * num_rows, WIDTH, keys_LS).reshape(num_tiles, num_rows, WIDTH)
+    tiles_TSW[:, 0] = 0  # biases
     for near in range(0, len(keys_LS), _NEAR):
-        end = min(near + _NEAR, len(keys_LS))
-        for at in range(near, end, WIDTH):
-            transpose(keys_LS[at : min(at + WIDTH, end)], tiles_TSW[(at - near) // WIDTH, 1:])
-        for at in range(near, end, WIDTH):
-            weights = tiles_TSW[(at - near) // WIDTH].ctypes.data
-            for p in range(0, len(query_PD), at_once):
-                sums(query_PD[p : p + at_once], weights, score_PL[p:, at:])
+        beyond = min(near + _NEAR, len(keys_LS))
+        for at in range(near, beyond, WIDTH):
+            transpose(keys_LS[at : min(at + WIDTH, beyond)], tiles_TSW[(at - near) // WIDTH, 1:])
+        for p in range(0, len(query_PD), at_once):
+            some_PD = query_PD[p : p + at_once]
+            num_ready = ready(some_PD, num_ready)
+            for at in range(near, beyond, WIDTH):
+                sums(some_PD, tiles_TSW[(at - near) // WIDTH].ctypes.data, score_PL[p:, at:])
+    leave(query_PD)
 
 
 @inner
@@ -154,19 +158,23 @@ def _flipped(bits: np.int32) -> np.int32:
 @apart
 def _mix(share_PL: Array, values_LD: Array, mixed_PD: Array) -> None:
     """The values' mean by their shares, which are zero beyond the last value."""
-    size, at_once = values_LD.shape[1], rows_at_once(share_PL)
-    tile_SW = np.zeros((1 + _NEAR * share_PL.itemsize // 4, WIDTH), np.uint32)
-    part_PW = np.empty((at_once, WIDTH), np.float32)
+    size, at_once, num_ready = values_LD.shape[1], rows_at_once(share_PL), 0
+    tile_SW = room(1 + _NEAR * share_PL.itemsize // 4, WIDTH, mixed_PD).view(np.uint32)
+    tile_SW[:] = 0  # also where no value is: a share of nothing is nothing of any number, but not of others
+    part_PW = room(at_once, WIDTH, mixed_PD)
     mixed_PD[:] = 0
     for near in range(0, share_PL.shape[1], _NEAR):
         near_share_PL, near_values_LD = share_PL[:, near : near + _NEAR], values_LD[near : near + _NEAR]
         for d in range(0, size, WIDTH):
             _lay_out(near_values_LD, d, tile_SW[1:])
             for p in range(0, len(share_PL), at_once):
-                sums(near_share_PL[p : p + at_once], tile_SW.ctypes.data, part_PW)
-                for row in range(min(at_once, len(share_PL) - p)):
+                some_PL = near_share_PL[p : p + at_once]
+                num_ready = ready(some_PL, num_ready)
+                sums(some_PL, tile_SW.ctypes.data, part_PW)
+                for row in range(len(some_PL)):
                     for w in range(WIDTH):
                         mixed_PD[p + row, d + w] += part_PW[row, w]
+    leave(share_PL)
 
 
 def _lay_out(values_LD: Array, start: int, tile_SW: Array) -> None:

@@ -31,6 +31,15 @@ no greedy answer hangs on them.
 """
 
 
+@apart
+def room(num_rows: int, num_columns: int, like: Array) -> Array:
+    """For rows of such elements. Where they are whole cache lines, each begins where one does."""
+    size, line = num_rows * num_columns, 64 // like.itemsize
+    elements = np.empty(size + line, like.dtype)
+    before = -elements.ctypes.data % 64 // like.itemsize
+    return elements[before : before + size].reshape(num_rows, num_columns)
+
+
 def widen(stored: Any) -> np.float32:
     """A stored element as float32."""
     raise NotImplementedError("compiled only")  # the overload below takes its place

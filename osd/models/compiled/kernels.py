@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.arrays import array
+from osd.arrays import aligned, array
 from osd.models.compiled.arguments import (
     CHAIN_PHASES,
     COUNTERS,
@@ -53,12 +53,12 @@ class Kernels:
 
     def run_pass(self, stack: Stack, span: Span, x_RH: Array, normed_RH: Array) -> None:
         """All layers, which overwrite what goes in, and the norm after them."""
-        scratch_E = np.empty(len(x_RH) * stack.num_elements, x_RH.dtype)
+        scratch_E = aligned((len(x_RH) * stack.num_elements,), x_RH.dtype)
         self._run(self._pass, stack.num_phases, stack, span, x_RH, normed_RH, scratch_E)
 
     def run_chain(self, stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes) -> None:
         """All steps of a drafter's round."""
-        scratch_E = np.empty(chain_elements(stack, chain, known), chain.embedding_VH.dtype)
+        scratch_E = aligned((chain_elements(stack, chain, known),), chain.embedding_VH.dtype)
         num_phases = len(choice.ids_KB) * (stack.num_phases + CHAIN_PHASES)
         self._run(self._chain, num_phases, stack, chain, known, choice, shapes, scratch_E)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.arrays import array
+from osd.arrays import aligned, array
 from osd.models.compiled.arguments import LAYER_PHASES, NONE, Array, Span, Stack, look_at
 from osd.models.compiled.codes import tiled_codes
 from osd.models.compiled.kernels import kernels
@@ -153,7 +153,7 @@ class CompiledLayers:
         assert window.starts is not None
         starts_B = np.array(window.starts, np.int64)
         firsts_B = np.zeros_like(starts_B) if firsts is None else np.array(firsts, np.int64)
-        normed_RH = np.empty_like(x_RH)
+        normed_RH = aligned(x_RH.shape, x_RH.dtype)
         slots_B = self.slots[window.first_row : window.first_row + window.num_rows]
         span = Span(slots_B, starts_B, firsts_B, window.num_new)
         self._kernels.run_pass(self.stack, span, x_RH, normed_RH)

@@ -1,96 +1,67 @@
-"""One tile's outputs of a matrix product, for all rows of a pass.
+"""A thread's part of a matrix product: the outputs of one tile after the other, for all rows of a pass.
 
-Shapes: R rows, O outputs, I inputs, B blocks, W = 32.
+Shapes: R rows, O outputs, I inputs, W = 32.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from osd.models.compiled.bits import Array, apart, exp, inner, narrow, widen
-from osd.models.compiled.codes import BLOCK, SCALES_BYTES
-from osd.models.compiled.tile import rows_at_once, sums
-from osd.models.compiled.tile_codes import block_sums, code_rows_at_once, sums_codes
+from osd.models.compiled import outputs
+from osd.models.compiled.bits import Array, apart, inner, room
+from osd.models.compiled.sharing import shared
+from osd.models.compiled.tile import leave, ready, rows_at_once, sums
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 
-
-class Inputs(NamedTuple):
-    """What is multiplied."""
-
-    x_RI: Array
-    sums_RB: Array
-    """Each row's sum over every block; no rows where the weights are no codes."""
-    bits: int
-    """Of a code; 0 where the weights are no codes."""
+_FLOATS: Array = np.empty(0, np.float32)
+_BYTES_OF_A_STEP = WIDTH * STEP_BYTES
 
 
 @apart
-def inputs(x_RI: Array, bits: int) -> Inputs:
-    """Of products with codes, or with weights."""
-    return Inputs(x_RI, block_sums(x_RI if bits > 0 else x_RI[:0]), bits)
-
-
-@apart
-def project(tile: int, weights: int, x: Inputs, out_RO: Array, is_added: bool) -> None:
-    """One tile's outputs for all rows, written or added."""
-    first = tile * WIDTH
-    address = weights + tile * _num_bytes(x)
-    at_once = _at_once(x)
-    sums_RW = np.empty((at_once, WIDTH), np.float32)
-    for start in range(0, len(x.x_RI), at_once):
-        num_rows = min(at_once, len(x.x_RI) - start)
-        _sums(x, start, address, sums_RW)
-        for row in range(num_rows):
-            out_O = out_RO[start + row, first : first + WIDTH]
+def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
+    """The product with the tiles at an address, written or added; `counters` are a phase's."""
+    at_once, num_ready = rows_at_once(x_RI), 0
+    sums_RW = room(at_once, WIDTH, _FLOATS)
+    for tile in shared(counters, num_tiles(out_RO)):
+        for start in range(0, len(x_RI), at_once):
+            some_RI = x_RI[start : start + at_once]
+            num_ready = ready(some_RI, num_ready)
+            sums(some_RI, weights + tile * _num_bytes(x_RI), sums_RW)
+            out = out_RO[start : start + at_once, tile * WIDTH : (tile + 1) * WIDTH]
             if is_added:
-                for i in range(len(out_O)):
-                    out_O[i] = narrow(sums_RW[row, i] + widen(out_O[i]), out_O)
+                outputs.add(sums_RW, out)
             else:
-                for i in range(len(out_O)):
-                    out_O[i] = narrow(sums_RW[row, i], out_O)
-
-
-@inner
-def project_gated(tile: int, weights: int, x: Inputs, out_RO: Array) -> None:
-    """`silu(gate) * up` of one tile's outputs (Shazeer 2020, arXiv 2002.05202); the ups' tiles follow the gates'."""
-    first = tile * WIDTH
-    at_once = _at_once(x)
-    gates_RW, ups_RW = np.empty((at_once, WIDTH), np.float32), np.empty((at_once, WIDTH), np.float32)
-    gate = weights + tile * _num_bytes(x)
-    up = gate + (out_RO.shape[1] + WIDTH - 1) // WIDTH * _num_bytes(x)
-    for start in range(0, len(x.x_RI), at_once):
-        num_rows = min(at_once, len(x.x_RI) - start)
-        _sums(x, start, gate, gates_RW)
-        _sums(x, start, up, ups_RW)
-        for row in range(num_rows):
-            out_O = out_RO[start + row, first : first + WIDTH]
-            for i in range(len(out_O)):
-                gate_value = gates_RW[row, i]
-                out_O[i] = narrow(gate_value / (np.float32(1) + exp(-gate_value)) * ups_RW[row, i], out_O)
+                outputs.write(sums_RW, out)
+    leave(x_RI)
 
 
 @apart
-def _sums(x: Inputs, start: int, address: int, out_RW: Array) -> None:
-    """Of the tile at an address, for as many rows from `start` on as are summed at once."""
-    end = start + _at_once(x)
-    if x.bits > 0:
-        sums_codes(x.x_RI[start:end], x.sums_RB[start:end], x.bits, address, out_RW)
-    else:
-        sums(x.x_RI[start:end], address, out_RW)
+def project_gated(weights: int, x_RI: Array, out_RO: Array, counters: int) -> None:
+    """`silu(gate) * up` (Shazeer 2020, arXiv 2002.05202); the ups' tiles follow the gates'."""
+    at_once, num_ready = rows_at_once(x_RI), 0
+    gates_RW, ups_RW = room(at_once, WIDTH, _FLOATS), room(at_once, WIDTH, _FLOATS)
+    to_ups = num_tiles(out_RO) * _num_bytes(x_RI)
+    for tile in shared(counters, num_tiles(out_RO)):
+        gate = weights + tile * _num_bytes(x_RI)
+        for start in range(0, len(x_RI), at_once):
+            some_RI = x_RI[start : start + at_once]
+            num_ready = ready(some_RI, num_ready)
+            sums(some_RI, gate, gates_RW)
+            sums(some_RI, gate + to_ups, ups_RW)
+            out = out_RO[start : start + at_once, tile * WIDTH : (tile + 1) * WIDTH]
+            outputs.gate(gates_RW, ups_RW, out)
+    leave(x_RI)
 
 
 @inner
-def _at_once(x: Inputs) -> int:
-    return code_rows_at_once() if x.bits > 0 else rows_at_once(x.x_RI)
+def num_tiles(out_RO: Array) -> int:
+    """That make so many outputs; the last one may make fewer."""
+    num_outputs: int = out_RO.shape[1]
+    return (num_outputs + WIDTH - 1) // WIDTH
 
 
 @inner
-def _num_bytes(x: Inputs) -> int:
+def _num_bytes(x_RI: Array) -> int:
     """Of a tile for such inputs."""
-    num_inputs: int = x.x_RI.shape[1]
-    if x.bits > 0:
-        return WIDTH * STEP_BYTES + num_inputs // BLOCK * (SCALES_BYTES + WIDTH * BLOCK * x.bits // 8)
-    num_steps: int = num_inputs * x.x_RI.itemsize // STEP_BYTES
-    return (1 + num_steps) * WIDTH * STEP_BYTES
+    num_steps: int = x_RI.shape[1] * x_RI.itemsize // STEP_BYTES
+    return (1 + num_steps) * _BYTES_OF_A_STEP

@@ -10,10 +10,10 @@ import numpy as np
 from osd.models.compiled.arguments import LAYER_PHASES, Scratch, Span, Stack
 from osd.models.compiled.attention import keep, look
 from osd.models.compiled.bits import Array, apart, inner
-from osd.models.compiled.product import inputs, project, project_gated
+from osd.models.compiled.product import project, project_gated
+from osd.models.compiled.product_codes import project_codes, project_codes_gated
 from osd.models.compiled.rows import norm
 from osd.models.compiled.sharing import PHASE, shared
-from osd.models.compiled.tiling import WIDTH
 
 _LOOK_ROWS = 32
 """New positions of a row whose attention is one task."""
@@ -27,10 +27,11 @@ def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, cou
 
 @apart
 def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
-    """One thread's part of a product, written or added; `counters` are a phase's."""
-    x = inputs(x_RI, bits)
-    for tile in shared(counters, (out_RO.shape[1] + WIDTH - 1) // WIDTH):
-        project(tile, weights, x, out_RO, is_added)
+    """One thread's part of a product with weights, or with codes of so many bits."""
+    if bits > 0:
+        project_codes(weights, bits, x_RI, out_RO, is_added, counters)
+    else:
+        project(weights, x_RI, out_RO, is_added, counters)
 
 
 @inner
@@ -94,8 +95,10 @@ def run_layers(stack: Stack, span: Span, scratch: Scratch, counters: int) -> Non
         _attend(layer, stack, span, scratch, phase + 2 * PHASE, phase + 3 * PHASE)
         project_rows(stack.attention_out_A[layer], bits, scratch.attended_RP, x_RH, True, phase + 4 * PHASE)
         _norm_rows(x_RH, stack.norms_A2H[layer, 1], stack.eps, normed_RH, phase + 5 * PHASE)
-        x = inputs(normed_RH, bits)
-        for tile in shared(phase + 6 * PHASE, (gated_RI.shape[1] + WIDTH - 1) // WIDTH):
-            project_gated(tile, stack.gate_up_A[layer], x, gated_RI)
+        gate_up = stack.gate_up_A[layer]
+        if bits > 0:
+            project_codes_gated(gate_up, bits, normed_RH, gated_RI, phase + 6 * PHASE)
+        else:
+            project_gated(gate_up, normed_RH, gated_RI, phase + 6 * PHASE)
         project_rows(stack.down_A[layer], bits, gated_RI, x_RH, True, phase + 7 * PHASE)
     _norm_rows(x_RH, stack.final_norm_H, stack.eps, normed_RH, counters + (stack.num_phases - 1) * PHASE)

@@ -75,10 +75,58 @@ def store_sums(code: Code, sums: list[list[Any]], out: Any, out_stride: Any) -> 
             code.store(code.builder.load(variable), place)
 
 
+_intrinsic: Any = intrinsic  # which is called without the first argument of what it decorates
+
+
+@_intrinsic  # type: ignore[untyped-decorator]  # numba is untyped
+def _make_ready(typing: Any, num_rows: Any, num_steps: Any) -> Any:
+    """See `osd.models.compiled.amx`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        amx.make_ready(builder, *args)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+@_intrinsic  # type: ignore[untyped-decorator]  # as above
+def _leave(typing: Any) -> Any:
+    """Likewise."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        amx.leave(builder)
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 @inner
 def rows_at_once(x_RI: Array) -> int:
     """How many rows `sums` takes."""
-    return amx.ROWS if HAS_AMX and x_RI.itemsize == 2 else ROWS
+    if not (HAS_AMX and x_RI.itemsize == 2):
+        return ROWS
+    is_whole = x_RI.shape[1] * x_RI.itemsize % (amx.STEPS * STEP_BYTES) == 0
+    return amx.ROWS if is_whole else amx.REGISTER_ROWS
+
+
+@inner
+def ready(x_RI: Array, num_ready: int) -> int:
+    """To be called before `sums` of these rows: how many it is ready for then, to be handed on to the next call.
+
+    Args:
+        x_RI: as many as are summed at once.
+        num_ready: of the same kind, what the last call returned; 0 at first.
+    """
+    if HAS_AMX and x_RI.itemsize == 2 and len(x_RI) != num_ready:
+        _make_ready(len(x_RI), x_RI.shape[1] * x_RI.itemsize // STEP_BYTES)
+    return len(x_RI)
+
+
+@inner
+def leave(x_RI: Array) -> None:
+    """To be called after the last `sums` of such rows."""
+    if HAS_AMX and x_RI.itemsize == 2:
+        _leave()
 
 
 _tile_float32 = tile_of(is_float32=True, has_amx=False)

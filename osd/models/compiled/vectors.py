@@ -31,7 +31,7 @@ class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite is untyped, and does n
         return hash(_BFloat)
 
 
-_PAIRS = ir.VectorType(_BFloat(), 32)
+_PAIRS, _BFLOATS = ir.VectorType(_BFloat(), 32), ir.VectorType(_BFloat(), 16)
 
 
 class Code:
@@ -56,6 +56,22 @@ class Code:
         """A vector of floats."""
         self.builder.store(vector, self.builder.inttoptr(address, FLOATS.as_pointer())).align = 4
 
+    def load_numbers(self, address: Any, bits: int) -> Any:
+        """Sixteen numbers of so many bits, as floats."""
+        if bits == 32:
+            return self.load(address, FLOATS)
+        loaded = self.builder.load(self.builder.inttoptr(address, _BFLOATS.as_pointer()))
+        loaded.align = 2
+        return self.builder.fpext(loaded, FLOATS)
+
+    def store_numbers(self, vector: Any, address: Any, bits: int) -> None:
+        """The other way round: to nearest, ties to even."""
+        if bits == 32:
+            self.store(vector, address)
+            return
+        numbers = self.builder.fptrunc(vector, _BFLOATS)
+        self.builder.store(numbers, self.builder.inttoptr(address, _BFLOATS.as_pointer())).align = 2
+
     def repeated(self, number: Any, kind: Any) -> Any:
         """One number sixteen times."""
         nothing = ir.Constant(kind, ir.Undefined)
@@ -78,6 +94,18 @@ class Code:
     def add_product(self, left: Any, right: Any, sums: Any) -> Any:
         """`left * right + sums` of floats, rounded once."""
         return self._call("llvm.fma.v16f32", [FLOATS] * 3, [left, right, sums])
+
+    def at_least(self, floats: Any, least: Any) -> Any:
+        """The greater of each two."""
+        return self.builder.select(self.builder.fcmp_ordered(">", floats, least), floats, least)
+
+    def at_most(self, floats: Any, most: Any) -> Any:
+        """The lesser."""
+        return self.builder.select(self.builder.fcmp_ordered("<", floats, most), floats, most)
+
+    def floor(self, floats: Any) -> Any:
+        """Whole numbers below."""
+        return self._call("llvm.floor.v16f32", [FLOATS], [floats])
 
     def dot_floats(self, left: Any, right: Any, sums: Any) -> Any:
         """Steps of one float32 each: products, added to the sums."""
