@@ -12,6 +12,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from osd.models.compiled import outputs
 from osd.models.compiled.bits import Array, apart, exp, inner, narrow, room, widen
 from osd.models.compiled.rearrange import interleave, transpose
 from osd.models.compiled.rows import norm
@@ -171,9 +172,7 @@ def _mix(share_PL: Array, values_LD: Array, mixed_PD: Array) -> None:
                 some_PL = near_share_PL[p : p + at_once]
                 num_ready = ready(some_PL, num_ready)
                 sums(some_PL, tile_SW.ctypes.data, part_PW)
-                for row in range(len(some_PL)):
-                    for w in range(WIDTH):
-                        mixed_PD[p + row, d + w] += part_PW[row, w]
+                outputs.add(part_PW, mixed_PD[p : p + len(some_PL), d : d + WIDTH])
     leave(share_PL)
 
 
