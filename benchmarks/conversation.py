@@ -1,7 +1,7 @@
 """Time to first token in conversations, turn by turn: what a server does not read again of what it has read before.
 
 python -m benchmarks.conversation [--turns 8] [--clients 1,4] [--json]
-python -m benchmarks.conversation --url http://127.0.0.1:8080      # beside vLLM, SGLang, llama.cpp's server, …
+python -m benchmarks.conversation --url vLLM=http://127.0.0.1:8080     # beside it: SGLang, llama.cpp's server, …
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     args = _arguments()
     console = Console(stderr=args.json)
     by_server: dict[str, dict[str, list[list[Answer]]]] = {}
-    for name in [*_OSD, *args.url]:
+    for name in [*_OSD, *args.peers]:
         console.print(name)
         with _server(name, args) as url:
             by_server[name] = asyncio.run(_converse(args, url))
@@ -58,7 +58,7 @@ def main() -> None:
 def _server(name: str, args: argparse.Namespace) -> Iterator[str]:
     """Its URL; osd's is started for the purpose."""
     if name not in _OSD:
-        yield name
+        yield args.peers[name]
         return
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -73,9 +73,9 @@ async def _converse(args: argparse.Namespace, url: str) -> dict[str, list[list[A
     found = {}
     async with Load(url, [], model=args.model, max_tokens=args.max_tokens) as load:
         await load.ask([{"role": "user", "content": "Hello!"}])  # warms up
-        for clients in args.clients:
+        for number, clients in enumerate(args.clients):
             turns: list[list[Answer]] = [[] for _ in range(args.turns)]
-            left = iter(_questions(args.turns)[: args.conversations])
+            left = iter(_questions(args.turns)[number * args.conversations :][: args.conversations])
 
             async def client(turns: list[list[Answer]] = turns, left: Iterator[list[str]] = left) -> None:
                 for questions in left:
@@ -143,7 +143,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--url", action="append", default=[], help="a peer that runs, without /v1; repeatable")
+    parser.add_argument("--url", action="append", default=[], help="NAME=URL of a peer, without /v1; repeatable")
     parser.add_argument("--model", default=None, help="model to ask for (default: the first that a server names)")
     parser.add_argument("--turns", type=int, default=8, help="questions of a conversation")
     parser.add_argument("--conversations", type=int, default=8, help="of each load")
@@ -154,9 +154,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", default="demo-out", help="folder for the servers' logs")
     parser.add_argument("--json", action="store_true", help="end with one JSON line on stdout; the rest goes to stderr")
     args = parser.parse_args()
+    args.peers = {name or url: url for name, _, url in (one.rpartition("=") for one in args.url)}
     args.clients = [int(number) for number in args.clients.split(",") if number]
-    if not 0 < args.conversations <= (most := len(_questions(max(args.turns, 1)))) or args.turns < 1:
-        parser.error(f"--conversations must be between 1 and {most} for {args.turns} turns each, --turns at least 1")
+    if args.turns < 1 or not args.clients:
+        parser.error("--turns must be at least 1, and --clients name a load")
+    if not 0 < args.conversations <= (most := len(_questions(args.turns)) // len(args.clients)):
+        parser.error(f"--conversations must be between 1 and {most} for so many turns and loads: none is held twice")
     return args
 
 

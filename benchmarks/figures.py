@@ -122,6 +122,24 @@ def _serve(reports: Sequence[Report]) -> Table:
     return Table("Over HTTP", header, rows)
 
 
+def _conversation(reports: Sequence[Report]) -> Table:
+    """A conversation's last turn, beside each other server."""
+    rows = []
+    for report in reports:
+        for load, turns in report["servers"]["osd"].items():
+            own = turns[-1]
+            prompt = f"{own['prompt_tokens']} tokens, of which {own['cached_tokens']} were read before"
+            for server, loads in report["servers"].items():
+                if server != "osd":
+                    other = loads[load][-1]["ttft_p50_ms"]
+                    times = f"{own['ttft_p50_ms']:.0f} ms", server, f"{other:.0f} ms"
+                    rows.append(
+                        ([f"{load}, turn {len(turns)}: {prompt}", *times, f"{other / own['ttft_p50_ms']:.2f}"], report)
+                    )
+    header = ["load", "first token, osd (median)", "beside it", "its first token", "its / osd's"]
+    return Table("Conversations", header, rows)
+
+
 def _training_cost(reports: Sequence[Report]) -> Table:
     """Time per token beside training."""
     rows = []
@@ -202,6 +220,7 @@ _TABLES: tuple[tuple[str, Callable[[Sequence[Report]], Table]], ...] = (
     ("decode", _acceptance),
     ("adapt", _adapt),
     ("serve", _serve),
+    ("conversation", _conversation),
     ("shapes", _shapes),
     ("training_cost", _training_cost),
     ("shared_device", _shared_device),

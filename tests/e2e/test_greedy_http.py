@@ -137,6 +137,23 @@ def _generate(model: Any, prompt_ids: tuple[int, ...], max_tokens: int) -> list[
 
 
 @pytest.mark.timeout(420)
+def test_a_conversation_is_not_read_again(url: str) -> None:
+    """And its answers are those of a server that has never seen it: what comes first is asked last once more."""
+    first: Any = {"role": "user", "content": "Name three rivers of Europe, one a line, and say nothing else."}
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+
+        def ask(messages: list[Any]) -> Any:
+            return client.chat.completions.create(model="smollm2", messages=messages, max_tokens=16, temperature=0)
+
+        one = ask([first])
+        answer = {"role": "assistant", "content": one.choices[0].message.content}
+        two = ask([first, answer, {"role": "user", "content": "And two of Asia."}])
+        again = ask([first])
+    assert two.usage.prompt_tokens_details.cached_tokens >= one.usage.prompt_tokens
+    assert again.usage.prompt_tokens_details.cached_tokens == one.usage.prompt_tokens - 1
+    assert again.choices[0].message.content == one.choices[0].message.content
+
+
 def test_a_dozen_prompts(url: str, resolved: ResolvedTarget) -> None:
     _check(url, resolved, _prompts(12))
 

@@ -87,6 +87,10 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
     load = {"tokens_per_s": 50.0, "ttft_p50_ms": 40.0}
     servers = {"osd plain": {"4 clients": {**load, "tokens_per_s": 0.0}}, "osd speculative": {"4 clients": load}}
     write(tmp_path, "serve_m_2026-01-01.json", servers=servers)
+    turns = [{"prompt_tokens": 30, "cached_tokens": 0, "ttft_p50_ms": 90.0}]
+    turns += [{"prompt_tokens": 80, "cached_tokens": 60, "ttft_p50_ms": 40.0}]
+    peer = [{"prompt_tokens": 80, "cached_tokens": None, "ttft_p50_ms": 100.0}] * 2
+    write(tmp_path, "conversation_m_2026-01-01.json", servers={"osd": {"1 client": turns}, "peer": {"1 client": peer}})
     at = {"speculative_tokens_per_s": 300.0, "plain_tokens_per_s": 100.0, "generate_tokens_per_s": 50.0}
     one = {**at, "weight_bytes_per_s": 2e12, "assisted_tokens_per_s": 60.0}
     many = {**at, "weight_bytes_per_s": 1e12, "assisted_tokens_per_s": None}
@@ -129,6 +133,9 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
             ["the last 10 prompts again, the trainer has a core", "8.0", "4.0", "", "2.00"],
         ],
         "Over HTTP": [["4 clients", "50.0", "0.0", "", "40 ms", "40 ms"]],
+        "Conversations": [
+            ["1 client, turn 2: 80 tokens, of which 60 were read before", "40 ms", "peer", "100 ms", "2.50"]
+        ],
         "By a model's shape": [
             [
                 "1b, random bfloat16 weights, a small LM (135m) as drafter, 1 query",
