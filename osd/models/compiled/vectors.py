@@ -17,7 +17,8 @@ ROWS = 8 if FEATURES.get("avx512f") else 3
 VECTOR_BYTES = 64
 INT32, INT64, FLOAT, HALF = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
 INTS, FLOATS, HALVES = (ir.VectorType(kind, 16) for kind in (INT32, FLOAT, HALF))
-SHORTS = ir.VectorType(ir.IntType(16), 32)
+SHORTS, _SIXTEEN_SHORTS = (ir.VectorType(ir.IntType(16), number) for number in (32, 16))
+_SIXTEENS = ir.Constant(INTS, [16] * 16)
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite is untyped, and does not know this type
@@ -60,17 +61,27 @@ class Code:
         """Sixteen numbers of so many bits, as floats."""
         if bits == 32:
             return self.load(address, FLOATS)
-        loaded = self.builder.load(self.builder.inttoptr(address, _BFLOATS.as_pointer()))
+        loaded = self.builder.load(self.builder.inttoptr(address, _SIXTEEN_SHORTS.as_pointer()))
         loaded.align = 2
-        return self.builder.fpext(loaded, FLOATS)
+        upper = self.builder.shl(self.builder.zext(loaded, INTS), _SIXTEENS)
+        return self.builder.bitcast(upper, FLOATS)
 
     def store_numbers(self, vector: Any, address: Any, bits: int) -> None:
         """The other way round: to nearest, ties to even."""
         if bits == 32:
             self.store(vector, address)
             return
-        numbers = self.builder.fptrunc(vector, _BFLOATS)
-        self.builder.store(numbers, self.builder.inttoptr(address, _BFLOATS.as_pointer())).align = 2
+        numbers = self.rounded(vector, by_instruction=bool(FEATURES.get("avx512bf16")))
+        self.builder.store(numbers, self.builder.inttoptr(address, numbers.type.as_pointer())).align = 2
+
+    def rounded(self, vector: Any, *, by_instruction: bool) -> Any:
+        """To bfloat16; without the instruction, LLVM would look for a function that is not there."""
+        if by_instruction:
+            return self.builder.fptrunc(vector, _BFLOATS)
+        builder, bits = self.builder, self.builder.bitcast(vector, INTS)
+        is_odd = builder.and_(builder.lshr(bits, _SIXTEENS), ir.Constant(INTS, [1] * 16))
+        bits = builder.add(builder.add(bits, ir.Constant(INTS, [0x7FFF] * 16)), is_odd)
+        return builder.trunc(builder.lshr(bits, _SIXTEENS), _SIXTEEN_SHORTS)
 
     def repeated(self, number: Any, kind: Any) -> Any:
         """One number sixteen times."""
@@ -121,7 +132,7 @@ class Code:
 
     def first_of(self, pairs: Any) -> Any:
         """Of each two bfloat16 the first, as floats."""
-        return self.builder.bitcast(self.builder.shl(pairs, ir.Constant(INTS, [16] * 16)), FLOATS)
+        return self.builder.bitcast(self.builder.shl(pairs, _SIXTEENS), FLOATS)
 
     def second_of(self, pairs: Any) -> Any:
         """Likewise."""
