@@ -50,6 +50,13 @@ def aligned(shape: tuple[int, ...], dtype: DTypeLike, *, zeros: bool = False) ->
     return found
 
 
+def exchange(one: Any, other: Any) -> None:
+    """Let the elements of two views, arrays or tensors, change places."""
+    kept = one.clone() if isinstance(one, Tensor) else one.copy()
+    one[...] = other
+    other[...] = kept
+
+
 def is_on_host(numbers: Numbers) -> bool:
     """Whether reading it waits for no device."""
     return isinstance(numbers, np.ndarray) or numbers.device.type == "cpu"

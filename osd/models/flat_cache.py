@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.arrays import aligned
+from osd.arrays import aligned, exchange
 from osd.models.slot_cache import PassWindow, clear_non_finite
 
 
@@ -87,7 +87,7 @@ class FlatCache:
         if self._by_slots:
             self.slots[[row, other]] = self.slots[[other, row]]
         else:
-            self.all[:, [row, other], :, :num_tokens] = self.all[:, [other, row], :, :num_tokens]
+            exchange(self.all[:, row, :, :num_tokens], self.all[:, other, :, :num_tokens])
 
     def copy(self, source: int, destination: int, num_tokens: int) -> None:
         """Write a row's first positions over another row's, in every layer."""

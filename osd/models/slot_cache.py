@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from osd.arrays import exchange
 from osd.models.transfer import upload
 
 
@@ -121,7 +122,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         """Let two rows' first positions change places."""
         if self.is_initialized:
             for cached in (self.keys, self.values):
-                cached[[row, other], :, :num_tokens] = cached[[other, row], :, :num_tokens]
+                exchange(cached[row, :, :num_tokens], cached[other, :, :num_tokens])
 
     def copy(self, source: int, destination: int, num_tokens: int) -> None:
         """Write a row's first positions over another row's."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osd.arrays import Numbers, array, tensor
+from osd.arrays import Numbers, array, exchange, tensor
 from osd.drafters.feature_net import SharedRows
 from osd.models.pass_output import PassOutput
 from osd.models.slot_model import SlotModel
@@ -124,7 +124,7 @@ class Target:
         """Let two rows' first positions change places, and what is known of them."""
         self.lm.swap_rows(row, other, num_tokens)
         for kept in self._kept:
-            kept[[row, other], :num_tokens] = kept[[other, row], :num_tokens]
+            exchange(kept[row, :num_tokens], kept[other, :num_tokens])
 
     def copy_row(self, source: int, destination: int, num_tokens: int) -> None:
         """Write a row's first positions over another row's, with what is known of them."""
