@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +94,7 @@ async def _hold(load: Load, questions: list[str], turns: list[list[Answer]]) -> 
         messages = [*messages, {"role": "user", "content": question}]
         answer = await load.ask(messages)
         if answer is None:
-            raise SystemExit(f"the server refused turn {len(messages) // 2 + 1}; try fewer --turns")
+            raise SystemExit(f"turn {len(messages) // 2 + 1} was refused, or the server is gone; try fewer --turns")
         answers.append(answer)
         messages = [*messages, {"role": "assistant", "content": answer.text}]
 
@@ -108,12 +109,13 @@ def _questions(turns: int) -> list[list[str]]:
 def _figures(answers: list[Answer]) -> dict[str, Any]:
     """Of one turn."""
     cached = [answer.cached_tokens for answer in answers if answer.cached_tokens is not None]
+    tpot_ms = median(answer.tpot_s for answer in answers) * 1e3
     return {
-        "prompt_tokens": round(median(answer.prompt_tokens for answer in answers)),
+        "prompt_tokens": round(median(answer.prompt_tokens for answer in answers)) or None,
         "cached_tokens": round(median(cached)) if cached else None,
         "ttft_p50_ms": round(median(answer.ttft_s for answer in answers) * 1e3, 1),
         "ttft_max_ms": round(max(answer.ttft_s for answer in answers) * 1e3, 1),
-        "tpot_p50_ms": round(median(answer.tpot_s for answer in answers) * 1e3, 2),
+        "tpot_p50_ms": None if math.isnan(tpot_ms) else round(tpot_ms, 2),
     }
 
 
@@ -135,9 +137,8 @@ def _print(console: Console, report: dict[str, Any]) -> None:
     for server, loads in report["servers"].items():
         for load, turns in loads.items():
             for number, turn in enumerate(turns, start=1):
-                known = "not said" if turn["cached_tokens"] is None else str(turn["cached_tokens"])
-                figures = (f"{turn[name]:.1f}" for name in ("ttft_p50_ms", "ttft_max_ms", "tpot_p50_ms"))
-                table.add_row(server, load, str(number), str(turn["prompt_tokens"]), known, *figures)
+                told = ["not said" if figure is None else f"{figure:g}" for figure in turn.values()]
+                table.add_row(server, load, str(number), *told)
     console.print(table)
 
 

@@ -34,7 +34,9 @@ class Answer:
 
     @property
     def tpot_s(self) -> float:
-        """Time per output token after the first."""
+        """Time per output token after the first; not a number where the server does not count them."""
+        if not self.output_tokens:
+            return float("nan")
         return (self.total_s - self.ttft_s) / max(self.output_tokens - 1, 1)
 
 
