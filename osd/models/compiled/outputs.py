@@ -21,8 +21,8 @@ _NUM_HALVES = WIDTH * 4 // VECTOR_BYTES
 _EXP2 = (1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
 """A polynomial's coefficients, the highest first: 2 to a power within half of 0."""
 
-_Half = Callable[[Code, Any, Any], Any]
-"""Of a half row's sums, and the place where its outputs are: what those are then."""
+_Half = Callable[[Code, Any, Any, int], Any]
+"""Of a half row's sums, and the place where its outputs are, in so many bits: what those are then."""
 
 
 def write(sums_RW: Array, out_RW: Array) -> None:
@@ -40,35 +40,26 @@ def gate(gates_RW: Array, ups_RW: Array, out_RW: Array) -> None:
     raise NotImplementedError("compiled only")  # as above
 
 
-def _written(bits: int) -> Any:
+def _stored(bits: int, half_of: _Half) -> Any:
     @intrinsic
-    def written(typing: Any, sums: Any, out: Any, out_stride: Any, num_rows: Any) -> Any:
+    def stored(typing: Any, sums: Any, out: Any, out_stride: Any, num_rows: Any) -> Any:
         """Addresses, and a stride in bytes."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _for_each_half(builder, args, bits, lambda code, source, place: code.load(source, FLOATS))
+            _for_each_half(builder, args, bits, half_of)
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 4), generate
 
-    return written
+    return stored
 
 
-def _added(bits: int) -> Any:
-    @intrinsic
-    def added(typing: Any, sums: Any, out: Any, out_stride: Any, num_rows: Any) -> Any:
-        """Likewise."""
+def _written(code: Code, source: Any, place: Any, bits: int) -> Any:
+    return code.load(source, FLOATS)
 
-        def half(code: Code, source: Any, place: Any) -> Any:
-            return code.builder.fadd(code.load(source, FLOATS), code.load_numbers(place, bits))
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _for_each_half(builder, args, bits, half)
-            return context.get_dummy_value()
-
-        return types.void(*[types.intp] * 4), generate
-
-    return added
+def _added(code: Code, source: Any, place: Any, bits: int) -> Any:
+    return code.builder.fadd(code.load(source, FLOATS), code.load_numbers(place, bits))
 
 
 def _gated(bits: int) -> Any:
@@ -80,7 +71,7 @@ def _gated(bits: int) -> Any:
             gates, ups, *places = args
             to_ups = builder.sub(ups, gates)
 
-            def half(code: Code, source: Any, place: Any) -> Any:
+            def half(code: Code, source: Any, place: Any, bits: int) -> Any:
                 gate = code.load(source, FLOATS)
                 total = builder.fadd(_constant(1.0), _exp(code, builder.fneg(gate)))
                 return builder.fmul(builder.fdiv(gate, total), code.load(builder.add(source, to_ups), FLOATS))
@@ -102,7 +93,7 @@ def _for_each_half(builder: Any, args: Sequence[Any], bits: int, half_of: _Half)
         row = builder.add(out, builder.mul(out_stride, rows.index))
         for half in range(_NUM_HALVES):
             place = code.plus(row, half, VECTOR_BYTES * bits // 32)
-            code.store_numbers(half_of(code, code.plus(source_row, half, VECTOR_BYTES), place), place, bits)
+            code.store_numbers(half_of(code, code.plus(source_row, half, VECTOR_BYTES), place, bits), place, bits)
 
 
 def _exp(code: Code, x: Any) -> Any:
@@ -122,8 +113,8 @@ def _constant(value: float) -> Any:
     return ir.Constant(FLOATS, [ir.Constant(FLOAT, value)] * 16)
 
 
-_write = {bits: _written(bits) for bits in (16, 32)}
-_add = {bits: _added(bits) for bits in (16, 32)}
+_write = {bits: _stored(bits, _written) for bits in (16, 32)}
+_add = {bits: _stored(bits, _added) for bits in (16, 32)}
 _gate = {bits: _gated(bits) for bits in (16, 32)}
 
 
@@ -131,28 +122,24 @@ def _bits(array: Any) -> int:
     return 32 if isinstance(array.dtype, types.Float) else 16
 
 
-@overload(write)
-def _write_compiled(sums_RW, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see `bits`
-    store = _write[_bits(out_RW)]
+def _compiled(stores: dict[int, Any]) -> Any:
+    """What numba puts in a function's place."""
 
-    def compiled(sums_RW, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
-        whole = _whole(out_RW)
-        store(sums_RW.ctypes.data, whole.ctypes.data, whole.strides[0], len(whole))
-        _cut(whole, out_RW)
+    def typed(sums_RW, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see `bits`
+        store = stores[_bits(out_RW)]
 
-    return compiled
+        def compiled(sums_RW, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
+            whole = _whole(out_RW)
+            store(sums_RW.ctypes.data, whole.ctypes.data, whole.strides[0], len(whole))
+            _cut(whole, out_RW)
+
+        return compiled
+
+    return typed
 
 
-@overload(add)
-def _add_compiled(sums_RW, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
-    store = _add[_bits(out_RW)]
-
-    def compiled(sums_RW, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
-        whole = _whole(out_RW)
-        store(sums_RW.ctypes.data, whole.ctypes.data, whole.strides[0], len(whole))
-        _cut(whole, out_RW)
-
-    return compiled
+overload(write)(_compiled(_write))
+overload(add)(_compiled(_add))
 
 
 @overload(gate)
