@@ -44,24 +44,25 @@ class AcceptanceModel:
             self._reached.append(_PRIOR_ROUNDS)
             self._accepted.append(_PRIOR_ROUNDS * min(max(prior, 0.0), 1.0))
 
-    def at_depth(self, depth: int) -> float:
-        """Conditional acceptance at depth 1, 2, …"""
-        return self._accepted[depth - 1] / self._reached[depth - 1]
+    def by_depth(self) -> list[float]:
+        """Conditional acceptance at depths 1, 2, …"""
+        return [accepted / reached for accepted, reached in zip(self._accepted, self._reached, strict=True)]
 
-    def survival(self, row: RowAcceptance) -> list[float]:
-        """P(the first d proposed tokens are all accepted), for d = 1 .. max_length."""
-        factor, share, shares = row.factor, 1.0, []
-        for accepted, reached in zip(self._accepted, self._reached, strict=True):
-            share *= min(accepted / reached * factor, 1.0)
-            shares.append(share)
-        return shares
+    def expected(self, rows: Sequence[RowAcceptance], limits: Sequence[int]) -> list[float]:
+        """Of how many rows the proposed tokens up to depths 1, 2, … will all be accepted; none has one past its limit."""
+        rates, rows_by_depth = self.by_depth(), [0.0] * self.max_length
+        for row, limit in zip(rows, limits, strict=True):
+            factor, share = row.factor, 1.0
+            for depth, rate in enumerate(rates[:limit]):
+                share *= min(rate * factor, 1.0)
+                rows_by_depth[depth] += share
+        return rows_by_depth
 
     def observe(self, rows: Sequence[RowAcceptance], proposed: Sequence[int], accepted: Sequence[int]) -> None:
         """Learn from one round of verdicts."""
         for row, num_proposed, num_accepted in zip(rows, proposed, accepted, strict=True):
-            reached = min(num_proposed, num_accepted + 1)
-            for depth in range(1, reached + 1):
-                row.expected += self.at_depth(depth)
-                self._reached[depth - 1] = self._reached[depth - 1] * _FADE + 1.0
-                self._accepted[depth - 1] = self._accepted[depth - 1] * _FADE + (depth <= num_accepted)
+            for depth in range(min(num_proposed, num_accepted + 1)):
+                row.expected += self._accepted[depth] / self._reached[depth]
+                self._reached[depth] = self._reached[depth] * _FADE + 1.0
+                self._accepted[depth] = self._accepted[depth] * _FADE + (depth < num_accepted)
             row.accepted += num_accepted

@@ -102,7 +102,7 @@ class Engine:
         if request.request_id in self._sequences:
             raise ValueError(f"request_id {request.request_id!r} is in use; give every query its own")
         check_prompt(request, self.target.lm.vocab_tokens, self.target.max_context_tokens)
-        sequence = new_sequence(request, self.codec)
+        sequence = new_sequence(request, self.codec, self.config.outcomes.top_k if self.recorder else 0)
         self.scheduler.submit(sequence)
         self._sequences[request.request_id] = sequence
 
@@ -217,10 +217,11 @@ class Engine:
         """Each row's speculation length, by goodput."""
         if self.drafter is None or self._drafter_broken:
             return [0] * len(rows)
+        most, context_tokens = self.config.speculation.max_length, self.target.max_context_tokens
         for sequence in rows:
-            room = self.target.max_context_tokens - sequence.num_tokens
-            sequence.budget.limit = max(min(sequence.num_left - 1, room - 1, self.config.speculation.max_length), 0)
-            sequence.budget.num_tokens = sequence.num_tokens
+            budget, num_tokens = sequence.budget, sequence.num_tokens
+            budget.limit = max(min(sequence.num_left - 1, context_tokens - num_tokens - 1, most), 0)
+            budget.num_tokens = num_tokens
         wanted = self.watch.wants_rounds(sequence.request.request_id for sequence in rows)
         return self.policy.choose([row.budget for row in rows], at_least=int(wanted))
 
@@ -308,8 +309,8 @@ class Engine:
             version, proposed, accepted = round_
             sequence.commit(tokens, proposed, min(accepted, len(tokens)), version)
             self.counters.add_round(version, proposed, min(accepted, len(tokens)), len(tokens))
-        if top is not None and self._records(sequence):
-            sequence.tops.append(top.cut(len(tokens), self.config.outcomes.top_k))
+        if top is not None and sequence.num_recorded:
+            sequence.tops.append(top.cut(len(tokens), sequence.num_recorded))
         asked = sequence.request.params.logprobs
         logprobs = () if top is None or asked is None else top.cut(len(tokens), asked).for_client(tokens)
         if reason is not None:
@@ -332,8 +333,7 @@ class Engine:
 
     def _top_logprobs(self, rows: list[Sequence], tokens: list[list[int]], logits: Logits) -> Rows[TopLogprobs | None]:
         """At the committed positions of the rows where the outcome or the client wants them."""
-        recorded = self.config.outcomes.top_k
-        wanted = [sequence.num_logprobs(recorded if self._records(sequence) else 0) for sequence in rows]
+        wanted = [sequence.num_logprobs for sequence in rows]
         if not any(wanted):
             return [None] * len(rows)
         return top_logprobs(logits, [one if k else [] for one, k in zip(tokens, wanted, strict=True)], max(wanted))
@@ -350,7 +350,7 @@ class Engine:
         sequence.finish_reason = reason
         stats = sequence.stats()
         # What a broken step left behind is nothing to learn from.
-        if self.recorder and self._records(sequence) and sequence.tops and reason != "error":
+        if self.recorder and sequence.tops and reason != "error":
             maker = outcome_maker(
                 sequence,
                 stats,
@@ -390,10 +390,6 @@ class Engine:
         if sequence.num_left <= 0 or sequence.num_tokens >= self.target.max_context_tokens:
             return "length"
         return None
-
-    def _records(self, sequence: Sequence) -> bool:
-        """A resumed query is not recorded: what its first tokens' verification said died with its engine."""
-        return self.recorder is not None and sequence.request.store and not sequence.is_resumed
 
     def _event(self, kind: EventKind, message: str, **data: float | int | str) -> None:
         self.on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))

@@ -26,8 +26,12 @@ class Sequence:
     request: Request
     answer: AnswerText
     generator: Random
+    num_recorded: int = 0
+    """Log-probabilities a position that its outcome keeps; 0: none is recorded."""
     shape: Shape = field(init=False)
     """Of the distributions that it is drawn from."""
+    num_logprobs: int = field(init=False)
+    """Log-probabilities a position that are wanted: those recorded, or more where the client asks for more."""
     row: int = -1
     num_cached: int = 0
     """Positions the target has read."""
@@ -50,6 +54,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.shape = Shape.of(self.request.params)
+        asked = self.request.params.logprobs
+        self.num_logprobs = max(self.num_recorded, 0 if asked is None else max(asked, 1))
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -84,11 +90,6 @@ class Sequence:
         """What a round took that this query was part of."""
         self.draft_ms += draft_ms
         self.verify_ms += verify_ms
-
-    def num_logprobs(self, recorded: int) -> int:
-        """How many log-probabilities a position are wanted: those recorded, or more where the client asks for more."""
-        asked = self.request.params.logprobs
-        return max(recorded, 0 if asked is None else max(asked, 1))
 
     def stats(self) -> QueryStats:
         """What the query cost and gained so far."""
@@ -129,12 +130,21 @@ def check_prompt(request: Request, vocab_tokens: int, max_context_tokens: int) -
         )
 
 
-def new_sequence(request: Request, codec: TextCodec) -> Sequence:
-    """A query as it enters the queue; a resumed one with what its client already has."""
+def new_sequence(request: Request, codec: TextCodec, num_recorded: int) -> Sequence:
+    """A query as it enters the queue; a resumed one with what its client already has.
+
+    Args:
+        request: the query.
+        codec: the target's tokenizer.
+        num_recorded: log-probabilities a position that outcomes keep; 0: nothing is recorded.
+    """
+    # Of a resumed query nothing is: what its first tokens' verification said died with its engine.
+    num_recorded = num_recorded if request.store and not request.resume_ids else 0
     seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
     # A resumed query must not meet the draws again that its earlier tokens used up.
     generator = Random((seed + 7919 * len(request.resume_ids)) % 2**63)
-    sequence = Sequence(request=request, answer=AnswerText(codec, request.params.stop), generator=generator)
+    answer = AnswerText(codec, request.params.stop)
+    sequence = Sequence(request=request, answer=answer, generator=generator, num_recorded=num_recorded)
     sequence.budget.fixed = request.speculation_length
     sequence.output_ids = list(request.resume_ids)
     sequence.kinds = bytearray([BONUS] * len(request.resume_ids))

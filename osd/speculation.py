@@ -92,10 +92,7 @@ class GoodputPolicy:
         return max(verify_ms + self.draft.ms(num_probed, 1), self._probe_ms)
 
     def _best_length(self, rows: Sequence[RowBudget]) -> int:
-        accepted_by_depth = [0.0] * self.config.max_length
-        for row in rows:
-            for depth, share in enumerate(self.acceptance.survival(row.acceptance)[: row.limit]):
-                accepted_by_depth[depth] += share
+        accepted_by_depth = self.acceptance.expected([row.acceptance for row in rows], [row.limit for row in rows])
         best_length, best_ms = 0, self.verify.ms(len(rows), 1) / len(rows) / _WORTH_IT
         committed, reading_ms = float(len(rows)), self._reading_ms()
         for length, accepted in enumerate(accepted_by_depth, start=1):

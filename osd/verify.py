@@ -6,12 +6,12 @@ Shapes: B rows, S of them sampled, K proposed tokens, Q = K + 1 positions (padde
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
-from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from osd.arrays import Numbers, is_on_host, tensor
+from osd.arrays import Numbers, array, is_on_host, tensor
 from osd.models.compiled.verdicts import verdicts
 from osd.models.pass_output import Logits
 from osd.models.transfer import upload
@@ -38,7 +38,7 @@ def verify_rows(logits: Logits, rows: Rows[Sequence], proposal: Proposal | None)
     is_greedy_B = [one.is_greedy for one in params]
     columns = [] if proposal is None else [proposal.of_length(num_proposed)]
     penalised = logits
-    if any(one.has_penalties for one in params):
+    if any([one.has_penalties for one in params]):
         penalised = Logits(_penalised(logits.tensor_BQV, rows, _proposed(proposal, num_proposed, logits)))
     if any(is_greedy_B):
         columns.append(penalised.best_BQ)
@@ -56,9 +56,10 @@ def verify_rows(logits: Logits, rows: Rows[Sequence], proposal: Proposal | None)
 
 def _known(columns: list[Numbers]) -> list[list[int]]:
     """All that the host needs to know, by row: from a GPU in one copy, which is the round's one wait."""
-    if len(columns) > 1 and is_on_host(columns[0]):
-        return [list(chain.from_iterable(parts)) for parts in zip(*(one.tolist() for one in columns), strict=True)]
-    whole = columns[0] if len(columns) == 1 else torch.cat([tensor(one) for one in columns], dim=1)
+    if is_on_host(columns[0]):
+        whole: Numbers = np.concatenate([array(one) for one in columns], axis=1)
+    else:
+        whole = torch.cat([tensor(one) for one in columns], dim=1)
     known: list[list[int]] = whole.tolist()
     return known
 
@@ -67,10 +68,12 @@ def _verdicts(
     logits: Logits, penalised: Logits, rows: Rows[Sequence], proposal: Proposal | None, lengths: Rows[int]
 ) -> Numbers:
     """How many proposed tokens each row keeps, and the token that follows them, `[B, 2]`; zeros for greedy rows."""
-    params, found = [sequence.request.params for sequence in rows], []
+    found = []
+    params = [sequence.request.params for sequence in rows]
+    has_penalties_B = [None if one.is_greedy else one.has_penalties for one in params]
     # Apart, so that nobody's draws depend on the company: what is penalised is float32, and judged by other code.
     for has_penalties, own in ((False, logits), (True, penalised)):
-        sampled = [b for b, one in enumerate(params) if not one.is_greedy and one.has_penalties == has_penalties]
+        sampled = [b for b, one in enumerate(has_penalties_B) if one is has_penalties]
         if sampled:
             found.append((sampled, _judged(own, rows, sampled, [lengths[row] for row in sampled], proposal)))
     if len(found) == 1 and len(found[0][0]) == len(rows):

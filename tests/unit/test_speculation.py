@@ -181,7 +181,7 @@ def test_a_row_that_is_accepted_less_weighs_less() -> None:
     policy = _policy()
     policy.acceptance.reset({"depth_1": 0.5})
     poor = RowAcceptance(accepted=0.0, expected=200.0)
-    assert policy.acceptance.survival(poor)[0] < 0.05
+    assert policy.acceptance.expected([poor], [_MAX])[0] < 0.05
     assert policy.choose([RowBudget(acceptance=poor, limit=_MAX)]) == [0]
     assert policy.choose(_rows())[0] > 0
 
@@ -214,9 +214,9 @@ def test_a_fresh_swap_is_judged_even_where_it_would_not_pay() -> None:
 def test_acceptance_is_counted_where_it_was_tested() -> None:
     """Two of four accepted: depths 1 and 2 succeeded, 3 failed, 4 was never reached."""
     model, row = AcceptanceModel(4), RowAcceptance()
-    before = [model.at_depth(depth) for depth in range(1, 5)]
+    before = model.by_depth()
     model.observe([row], [4], [2])
-    after = [model.at_depth(depth) for depth in range(1, 5)]
+    after = model.by_depth()
     assert after[0] > before[0]
     assert after[1] > before[1]
     assert after[2] < before[2]
@@ -229,17 +229,16 @@ def test_acceptance_converges_to_what_is_seen() -> None:
     for number in range(2000):
         model.observe([RowAcceptance()], [2], [2 if number % 4 == 0 else (number % 2)])
     # Of four rounds: 2, 1, 0, 1 accepted: depth 1 in three of four, depth 2 in one of the three that reached it.
-    assert model.at_depth(1) == pytest.approx(0.75, abs=0.02)
-    assert model.at_depth(2) == pytest.approx(1 / 3, abs=0.02)
-    assert model.survival(RowAcceptance()) == pytest.approx([0.75, 0.25], abs=0.02)
+    assert model.by_depth() == pytest.approx([0.75, 1 / 3], abs=0.02)
+    assert model.expected([RowAcceptance()], [2]) == pytest.approx([0.75, 0.25], abs=0.02)
 
 
 def test_gate_figures_are_the_prior() -> None:
     model = AcceptanceModel(3)
     model.reset({"candidate": 0.4, "depth_2": 0.2})
-    assert [model.at_depth(depth) for depth in (1, 2, 3)] == pytest.approx([0.4, 0.2, 0.2])
+    assert model.by_depth() == pytest.approx([0.4, 0.2, 0.2])
     model.reset({"depth_1": 1.7})
-    assert model.at_depth(1) == 1.0
+    assert model.by_depth()[0] == 1.0
 
 
 # ---- cost ----------------------------------------------------------------------------------------------------------
