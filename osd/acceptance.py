@@ -49,7 +49,7 @@ class AcceptanceModel:
         return [accepted / reached for accepted, reached in zip(self._accepted, self._reached, strict=True)]
 
     def expected(self, rows: Sequence[RowAcceptance], limits: Sequence[int]) -> list[float]:
-        """Of how many rows the proposed tokens up to depths 1, 2, … will all be accepted; none has one past its limit."""
+        """Of how many rows the proposed tokens up to depths 1, 2, … will be accepted; none has more than its limit."""
         rates, rows_by_depth = self.by_depth(), [0.0] * self.max_length
         for row, limit in zip(rows, limits, strict=True):
             factor, share = row.factor, 1.0

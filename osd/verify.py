@@ -38,7 +38,7 @@ def verify_rows(logits: Logits, rows: Rows[Sequence], proposal: Proposal | None)
     is_greedy_B = [one.is_greedy for one in params]
     columns = [] if proposal is None else [proposal.of_length(num_proposed)]
     penalised = logits
-    if any([one.has_penalties for one in params]):
+    if any(one.has_penalties for one in params):
         penalised = Logits(_penalised(logits.tensor_BQV, rows, _proposed(proposal, num_proposed, logits)))
     if any(is_greedy_B):
         columns.append(penalised.best_BQ)

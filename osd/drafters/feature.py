@@ -22,6 +22,7 @@ from osd.drafters.feature_kernels import KernelFeature
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
 from osd.drafters.weights import check_state
 from osd.models.compiled.layers import can_compile
+from osd.models.compiled.tiled_cache import TiledCache
 from osd.models.flat_cache import FlatCache
 from osd.models.gpu.available import can_use_kernels
 from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
@@ -73,9 +74,11 @@ class FeatureDrafter:
         self._graphs = GraphPool(capture) if capture is not None else None
         self._can_compile = self._graphs is None and can_compile(self._cos_LD)
         cache_shape = 1, num_slots, length, config.num_heads, head_size
-        self._cache = FlatCache(*cache_shape, like=shared.embedding_VH, by_slots=self._can_compile)
+        kind = TiledCache if self._can_compile else FlatCache
+        self._cache: TiledCache | FlatCache = kind(*cache_shape, like=shared.embedding_VH)
         self._use(self._laid_out(self.net))
         if self._graphs is not None:
+            assert isinstance(self._cache, FlatCache)
             self._chain = FeatureChain(self.net, shared, self._head, self._cache, (self._cos_LD, self._sin_LD))
         # Row b's cache is sound for entries first[b] .. end[b] - 1.
         self._first = [0] * num_slots
@@ -227,6 +230,7 @@ class FeatureDrafter:
             return self._compiled(embedding_BTH, hidden_BTH, window, firsts)
         cos_BTD, sin_BTD = self._cos_LD[window.positions_BQ], self._sin_LD[window.positions_BQ]
         inputs = self.net.attention_inputs(embedding_BTH, hidden_BTH, cos_BTD, sin_BTD)
+        assert isinstance(self._cache, FlatCache)
         [cached] = self._cache.at(window)
         cached.write(torch.cat((inputs.key_BNTD, inputs.value_BNTD), dim=1).transpose(1, 2))
         oldest = max(min(starts) - self.config.window_tokens + 1, min(firsts))
@@ -261,7 +265,7 @@ class FeatureDrafter:
         """A net's matrices and the head's rows in the layout that is read fastest."""
         rows = head_rows(self._shared, net.vocab_ids_R)
         rotation = self._cos_LD, self._sin_LD
-        if self._can_compile:
+        if isinstance(self._cache, TiledCache):
             compiled = CompiledFeature(net, self._shared.embedding_VH, rows, self._cache, *rotation)
             return _LaidOut(net, rows, compiled.head, compiled=compiled)
         kernels = None

@@ -20,8 +20,8 @@ from osd.models.compiled.arguments import NONE, Array, Chain, Choice, Known, Sha
 from osd.models.compiled.codes import BLOCK
 from osd.models.compiled.kernels import kernels
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
+from osd.models.compiled.tiled_cache import TiledCache
 from osd.models.compiled.verdicts import shapes_of
-from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
 from osd.proposal import DraftBatch
 from osd.sampling import Shape
@@ -52,7 +52,7 @@ class CompiledFeature:
         net: FeatureNet,
         embedding_VH: Tensor,
         head_rows: tuple[Tensor, Tensor | None],
-        cache: FlatCache,
+        cache: TiledCache,
         cos_LD: Tensor,
         sin_LD: Tensor,
     ) -> None:

@@ -46,7 +46,6 @@ class FlatCache:
         num_key_heads: M.
         head_size: D.
         like: its dtype and device are the cache's.
-        by_slots: every pass finds a row by `slots`; else row b is slot b, and `at` can be had.
     """
 
     def __init__(
@@ -57,21 +56,15 @@ class FlatCache:
         num_key_heads: int,
         head_size: int,
         like: Tensor,
-        *,
-        by_slots: bool = False,
     ) -> None:
         shape = (num_layers, num_slots, 2 * num_key_heads, max_len, head_size)
         self.all = _zeros(shape, like)
         self.by_position = self.all.transpose(2, 3)
         """The same memory as `[layers, S, max_len, 2M, D]`."""
         self._num_key_heads = num_key_heads
-        self.slots = np.arange(num_slots)
-        """By row, where it is."""
-        self._by_slots = by_slots
 
     def at(self, window: PassWindow) -> Iterator[LayerWindow]:
         """Every layer's cache."""
-        assert not self._by_slots
         seen = self.all[:, window.first_row : window.first_row + window.num_rows, :, : window.num_seen]
         keys, values = seen[:, :, : self._num_key_heads].unbind(0), seen[:, :, self._num_key_heads :].unbind(0)
         rows_B1: Tensor | None = window.rows_B1
@@ -84,14 +77,10 @@ class FlatCache:
 
     def swap(self, row: int, other: int, num_tokens: int) -> None:
         """Let two rows' first positions change places, in every layer."""
-        if self._by_slots:
-            self.slots[[row, other]] = self.slots[[other, row]]
-        else:
-            exchange(self.all[:, row, :, :num_tokens], self.all[:, other, :, :num_tokens])
+        exchange(self.all[:, row, :, :num_tokens], self.all[:, other, :, :num_tokens])
 
     def copy(self, source: int, destination: int, num_tokens: int) -> None:
         """Write a row's first positions over another row's, in every layer."""
-        source, destination = self.slots[[source, destination]].tolist()
         self.all[:, destination, :, :num_tokens] = self.all[:, source, :, :num_tokens]
 
     def clear_non_finite(self) -> None:

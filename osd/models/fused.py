@@ -20,6 +20,7 @@ from osd.arrays import Numbers, aligned, array, tensor
 from osd.models.attention import Attention, SdpaAttention
 from osd.models.compiled.codes import BLOCK, rounded
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile, in_layout
+from osd.models.compiled.tiled_cache import TiledCache
 from osd.models.compiled.tiling import untiled
 from osd.models.flat_cache import FlatCache
 from osd.models.gpu.attention import PiecewiseAttention, fits_kernels
@@ -81,7 +82,8 @@ class FusedLM:
         self._gate_size: int = config.intermediate_size
         self._can_compile = compiled and can_compile(weight) and not (weight.shape[1] | self._gate_size) % 2
         cache_shape = len(self._layers), num_slots, max_len, num_key_heads, cos_1LD.shape[-1]
-        self.cache = FlatCache(*cache_shape, like=weight, by_slots=self._can_compile)
+        kind = TiledCache if self._can_compile else FlatCache
+        self.cache: TiledCache | FlatCache = kind(*cache_shape, like=weight)
         self.is_int4 = False
         self._tiles: list[LayerWeights] = []
         self._compiled: CompiledLayers | None = None
@@ -104,7 +106,7 @@ class FusedLM:
         Args:
             keep: False: they will not change any more, and the model's own stay only in embedding and head.
         """
-        if not self._can_compile:
+        if not isinstance(self.cache, TiledCache):
             return
         bits = 4 if self.is_int4 else 0
         self._tiles = [layer.tiles(keep=keep, bits=bits) for layer in self._layers]
@@ -148,6 +150,7 @@ class FusedLM:
     @torch.no_grad()
     def _read(self, ids_BQ: Tensor, window: PassWindow, logits: str, *, by_kernels: bool) -> PassOutput:
         """By torch's operations, or a GPU's kernels."""
+        assert isinstance(self.cache, FlatCache)
         x_RH = self._embedding(ids_BQ.flatten())
         way = PiecewiseAttention if by_kernels else SdpaAttention
         attend = way(self.cache, window, *self._rotation, num_key_heads=self._num_key_heads, **self._heads)

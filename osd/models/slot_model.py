@@ -19,6 +19,7 @@ from torch import Tensor
 
 from osd.arrays import Numbers, tensor
 from osd.models.attention import look_back
+from osd.models.compiled.tiled_cache import TiledCache
 from osd.models.flat_cache import FlatCache
 from osd.models.fused import FusedLM, is_supported
 from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
@@ -230,7 +231,7 @@ class SlotModel:
         self._used_cache.clear_non_finite()
 
     @property
-    def _used_cache(self) -> SlotCache | FlatCache:
+    def _used_cache(self) -> SlotCache | TiledCache | FlatCache:
         return self._cache if self._fused is None else self._fused.cache
 
     def _keep_hidden(self, _module: object, _args: object, output: Any) -> None:

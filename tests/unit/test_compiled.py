@@ -16,11 +16,13 @@ from osd.models.compiled import layers as compiled
 from osd.models.compiled.codes import MOST, rounded
 from osd.models.compiled.kernels import kernels
 from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
+from osd.models.compiled.tiled_cache import TiledCache
 from osd.models.compiled.tiling import tiled, untiled
 from osd.models.flat_cache import FlatCache
 from osd.models.rotary import rotation
 from osd.models.row_ops import rms_norm, silu_gate
 from osd.models.slot_cache import PassWindow
+from tests.tiles import contents, fill
 
 _EPS = 1e-5
 _SLOTS, _LEN, _KEY_HEADS, _SIZE, _HIDDEN, _GATE = 5, 61, 2, 16, 64, 96
@@ -143,9 +145,10 @@ class _Layers:
             self.weights.append(one)
         self.final_norm_H = _random(_HIDDEN, dtype=dtype, seed=1000)
         self.cos_LD, self.sin_LD = rotation(torch.arange(max_len - 2), size, 10_000.0, dtype)  # padding goes beyond
-        self.caches = [FlatCache(2, _SLOTS, max_len, _KEY_HEADS, size, like=torch.empty(0, dtype=dtype)) for _ in "ab"]
-        for cache in self.caches:
-            cache.all.copy_(_random(*cache.all.shape, dtype=dtype, seed=7))
+        shape, like = (2, _SLOTS, max_len, _KEY_HEADS, size), torch.empty(0, dtype=dtype)
+        self.tiled, self.flat = TiledCache(*shape, like=like), FlatCache(*shape, like=like)
+        self.flat.all.copy_(_random(*self.flat.all.shape, dtype=dtype, seed=7))
+        fill(self.tiled, self.flat.all)
         tiles = [
             LayerWeights(
                 **{
@@ -161,7 +164,7 @@ class _Layers:
             tiles,
             self.final_norm_H,
             _EPS,
-            self.caches[0],
+            self.tiled,
             self.cos_LD,
             self.sin_LD,
             num_heads=num_heads,
@@ -176,7 +179,7 @@ class _Layers:
 
     def reference(self, x_RH: Tensor, window: PassWindow) -> Tensor:
         attend = SdpaAttention(
-            self.caches[1],
+            self.flat,
             window,
             self.cos_LD,
             self.sin_LD,
@@ -227,7 +230,9 @@ def test_layers(
     window.set(first_row, starts, num_new)
     x_RH = _random(len(starts) * num_new, _HIDDEN, dtype=dtype, seed=3)
     _assert_close(layers.compiled(x_RH, window), layers.reference(x_RH, window))
-    _assert_close(layers.caches[0].all, layers.caches[1].all)
+    kept = contents(layers.tiled, layers.flat.all)
+    for row, start in enumerate(starts, first_row):
+        _assert_close(kept[:, row, :, : start + num_new], layers.flat.all[:, row, :, : start + num_new])
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
@@ -276,20 +281,38 @@ def test_it_looks_no_further_back_than_the_first_position() -> None:
     seen = []
     for before in (0.0, 1e4):
         layers = _Layers(torch.float32)
-        layers.caches[0].all[:, 0, :, :28] = before
-        layers.caches[0].all[:, 1, :, :20] = before
+        layers.flat.all[:, 0, :, :28] = before
+        layers.flat.all[:, 1, :, :20] = before
+        fill(layers.tiled, layers.flat.all)
         seen.append(layers.compiled(x_RH, window, [28, 20]))
     assert torch.equal(*seen)
 
 
-def test_rows_of_a_pass_are_computed_alone() -> None:
+@pytest.mark.parametrize("dtype", _DTYPES)
+def test_what_another_query_left_beyond_a_row_is_not_seen(dtype: torch.dtype) -> None:
+    """Not even where it is no number."""
+    window = PassWindow(torch.device("cpu"))
+    window.set(0, [30, 32, 12], 2)
+    x_RH = _random(6, _HIDDEN, dtype=dtype)
+    seen = []
+    for left in (0.0, torch.nan):
+        layers = _Layers(dtype)
+        for row, start in enumerate((30, 32, 12)):
+            layers.flat.all[:, row, :, start:] = left
+        fill(layers.tiled, layers.flat.all)
+        seen.append(layers.compiled(x_RH, window))
+    assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize("reach", [None, 70])
+def test_rows_of_a_pass_are_computed_alone(reach: int | None) -> None:
     """Plain decoding and verification read the same numbers, whatever else is in the batch."""
     x_RH = _random(6, _HIDDEN, dtype=torch.bfloat16)
     window = PassWindow(torch.device("cpu"))
     starts = [270, 127]
     window.set(0, starts, 3)
-    together = _Layers(torch.bfloat16, size=64, max_len=300).compiled(x_RH, window)
-    one_by_one = _Layers(torch.bfloat16, size=64, max_len=300)
+    together = _Layers(torch.bfloat16, size=64, max_len=300, reach=reach).compiled(x_RH, window)
+    one_by_one = _Layers(torch.bfloat16, size=64, max_len=300, reach=reach)
     for row, start in enumerate(starts):
         for offset in range(3):
             window.set(row, [start + offset], 1)

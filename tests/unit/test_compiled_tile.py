@@ -39,6 +39,7 @@ def sums(x_RI: Tensor, tile: Tensor, has_amx: bool) -> Tensor:
                 ready(x, 0)
             sums_of(
                 weights.ctypes.data,
+                weights.ctypes.data + WIDTH * STEP_BYTES,
                 x.ctypes.data,
                 x.strides[0],
                 out.ctypes.data,

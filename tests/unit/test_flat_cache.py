@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
+from osd.models.compiled.tiled_cache import TiledCache
 from osd.models.flat_cache import FlatCache
+from tests.tiles import contents, fill
+
+_SHAPE = 2, 4, 70, 1, 6
+_HELD = torch.arange(2 * 4 * 2 * 70 * 6, dtype=torch.float32).view(2, 4, 2, 70, 6)
 
 
-def _rows(cache: FlatCache) -> Tensor:
-    """What each row holds, `[S, layers, 2M, L, D]`, as a pass finds it."""
-    return cache.all.transpose(0, 1)[cache.slots.tolist()]
+def _flat() -> tuple[FlatCache, Callable[[], Tensor]]:
+    cache = FlatCache(*_SHAPE, like=_HELD)
+    cache.all.copy_(_HELD)
+    return cache, lambda: cache.all.clone()
 
 
-@pytest.mark.parametrize("by_slots", [True, False])
-def test_swaps_and_copies(by_slots: bool) -> None:
-    cache = FlatCache(2, 4, 6, 1, 3, torch.empty(0), by_slots=by_slots)
-    cache.all[:] = torch.arange(cache.all.numel(), dtype=torch.float32).view(cache.all.shape)
-    first = _rows(cache)
-    cache.swap(0, 2, 5)
-    cache.swap(2, 3, 4)
-    cache.copy(0, 1, 3)
+def _tiled(dtype: torch.dtype) -> tuple[TiledCache, Callable[[], Tensor]]:
+    cache, held = TiledCache(*_SHAPE, like=torch.empty(0, dtype=dtype)), (_HELD % 256).to(dtype)
+    fill(cache, held)
+    return cache, lambda: contents(cache, held)[:, cache.slots.tolist()]
+
+
+@pytest.mark.parametrize("kind", [None, torch.float32, torch.bfloat16])
+def test_swaps_and_copies(kind: torch.dtype | None) -> None:
+    cache, rows_of = _flat() if kind is None else _tiled(kind)
+    first = rows_of()
+    cache.swap(0, 2, 50)
+    cache.swap(2, 3, 40)
+    cache.copy(0, 1, 33)
     expected = first.clone()
-    for row, source, num_tokens in ((0, 2, 5), (3, 0, 4), (2, 3, 4)):
-        expected[row, :, :, :num_tokens] = first[source, :, :, :num_tokens]
-    expected[1, :, :, :3] = first[2, :, :, :3]
-    valid = (5, 6, 4, 4)  # what comes after means nothing
-    for row, num_tokens in enumerate(valid):
-        assert torch.equal(_rows(cache)[row, :, :, :num_tokens], expected[row, :, :, :num_tokens]), row
+    for row, source, num_tokens in ((0, 2, 50), (3, 0, 40), (2, 3, 40)):
+        expected[:, row, :, :num_tokens] = first[:, source, :, :num_tokens]
+    expected[:, 1, :, :33] = first[:, 2, :, :33]
+    rows = rows_of()
+    for row, num_tokens in enumerate((50, 33, 40, 40)):  # what comes after means nothing
+        assert torch.equal(rows[:, row, :, :num_tokens], expected[:, row, :, :num_tokens]), row

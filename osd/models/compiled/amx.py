@@ -81,17 +81,17 @@ def write_tile(builder: Any, args: Any) -> None:
 
 def _write_first(builder: Any, args: Any) -> None:
     """Of up to sixteen rows."""
-    weights, x, x_stride, out, out_stride, num_steps, _ = args
+    biases, steps, x, x_stride, out, out_stride, num_steps, _ = args
     code = MatrixCode(builder)
     whole, last = builder.udiv(num_steps, int64(STEPS)), builder.urem(num_steps, int64(STEPS))
 
     def add(index: Any, x_register: int, registers: tuple[int, int]) -> None:
         code.fill(x_register, code.plus(x, index, VECTOR_BYTES), x_stride)
         for half, register in enumerate(registers):
-            code.fill_half(register, weights, index, half)
+            code.fill_half(register, steps, index, half)
             code.call("tdpbf16ps", _SUMS[half], x_register, register)
 
-    code.begin(_SUMS, weights)
+    code.begin(_SUMS, biases)
     with cgutils.for_range(builder, whole) as loop:
         add(loop.index, _X, _WEIGHTS)
     with builder.if_then(builder.icmp_unsigned("!=", last, int64(0))):
@@ -101,15 +101,15 @@ def _write_first(builder: Any, args: Any) -> None:
 
 def _write_all(builder: Any, args: Any) -> None:
     """Of more: what is filled into a register is multiplied twice."""
-    weights, x, x_stride, out, out_stride, num_steps, _ = args
+    biases, steps, x, x_stride, out, out_stride, num_steps, _ = args
     code = MatrixCode(builder)
     more_x, more_out = (code.plus(start, stride, REGISTER_ROWS) for start, stride in ((x, x_stride), (out, out_stride)))
     for sums in (_SUMS, _MORE_SUMS):
-        code.begin(sums, weights)
+        code.begin(sums, biases)
     with cgutils.for_range(builder, builder.udiv(num_steps, int64(STEPS))) as loop:
         code.fill(_X, code.plus(x, loop.index, VECTOR_BYTES), x_stride)
         for half, register in enumerate(_WEIGHTS):
-            code.fill_half(register, weights, loop.index, half)
+            code.fill_half(register, steps, loop.index, half)
             code.call("tdpbf16ps", _SUMS[half], _X, register)
         code.fill(_MORE_X, code.plus(more_x, loop.index, VECTOR_BYTES), x_stride)
         for half, register in enumerate(_WEIGHTS):
@@ -144,15 +144,15 @@ class MatrixCode(Code):
         """A register's rows, so many bytes apart."""
         self.call("tileloadd64", register, self.pointer(address), stride)
 
-    def fill_half(self, register: int, weights: Any, index: Any, half: int) -> None:
+    def fill_half(self, register: int, steps: Any, index: Any, half: int) -> None:
         """With the half of a tile's sixteen steps."""
-        block = self.plus(self.plus(weights, WIDTH, STEP_BYTES), index, STEPS * WIDTH * STEP_BYTES)
+        block = self.plus(steps, index, STEPS * WIDTH * STEP_BYTES)
         self.fill(register, self.plus(block, half, VECTOR_BYTES), int64(WIDTH * STEP_BYTES))
 
-    def begin(self, sums: tuple[int, int], weights: Any) -> None:
-        """Every row's begin with the tile's biases."""
+    def begin(self, sums: tuple[int, int], biases: Any) -> None:
+        """Every row's begin with the biases."""
         for half, register in enumerate(sums):
-            self.fill(register, self.plus(weights, half, VECTOR_BYTES), int64(0))
+            self.fill(register, self.plus(biases, half, VECTOR_BYTES), int64(0))
 
     def end(self, sums: tuple[int, int], out: Any, out_stride: Any) -> None:
         """Write them."""

@@ -48,7 +48,9 @@ class Stack(NamedTuple):
     """Of all layers, and of the norm that follows them."""
     num_elements: int
     """Of a row's scratch, beside what goes in and what comes out."""
-    cache_ASYLD: Array
+    keys_ASMCKW: Array
+    """See `osd.models.compiled.tiled_cache`."""
+    values_ASMHTW: Array
 
 
 class Span(NamedTuple):

@@ -1,28 +1,26 @@
 """Attention over the slot cache, one row's queries of one key head at a time, as two products of tiles.
 
-Keys are laid out anew for each use: 32 of them are to 32 scores what a tile's weights are to its outputs.
+Keys and values are kept as such tiles (`osd.models.compiled.tiled_cache`): 32 keys are to 32 scores what a tile's
+weights are to its outputs, and so are all values to what is seen of them. They are read once, in order.
 
 Shapes: Q new positions, L positions looked at, N query heads, M key/value heads, G = N / M, P = Q * G, X = N + 2M,
-Y = 2M, D head size, S steps, W = 32.
+D head size; C, W, H, K and T of the cache.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
-from osd.models.compiled import outputs
 from osd.models.compiled.bits import Array, apart, exp, inner, narrow, room, widen
-from osd.models.compiled.rearrange import interleave, transpose
 from osd.models.compiled.rows import norm
 from osd.models.compiled.tile import leave, ready, rows_at_once, sums
-from osd.models.compiled.tiling import WIDTH
+from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 
 _LOWEST = np.float32(-1e30)
 """Below every score; fast maths knows no infinity."""
-_NEAR = 128
-"""Positions laid out at once: the nearest cache holds them."""
+_NEAR = 4
+"""Blocks of keys that the nearest cache holds."""
+_FLOATS: Array = np.empty(0, np.float32)
 
 
 @inner
@@ -32,23 +30,55 @@ def keep(
     sin_LD: Array,
     key_norm_D: Array,
     eps: np.float32,
-    cache_YLD: Array,
+    keys_MCKW: Array,
+    values_MHTW: Array,
     key_head: int,
     start: int,
 ) -> None:
     """Write one key head's new keys, turned, and values from position `start` on."""
-    num_key_heads = len(cache_YLD) // 2
+    num_key_heads = len(keys_MCKW)
     num_heads = heads_QXD.shape[1] - 2 * num_key_heads
+    keys_CKW, values_HTW = keys_MCKW[key_head], values_MHTW[key_head]
+    key_D = np.empty_like(heads_QXD[0, 0])
+    key_K = key_D.view(np.uint32)
     for q in range(len(heads_QXD)):
-        known = min(start + q, len(cos_LD) - 1)  # padding may stand beyond the positions that the model knows
-        key_D = cache_YLD[key_head, start + q]
+        at = start + q
+        known = min(at, len(cos_LD) - 1)  # padding may stand beyond the positions that the model knows
         _turned(heads_QXD[q, num_heads + key_head], cos_LD[known], sin_LD[known], key_norm_D, eps, key_D)
-        value_D, kept_D = (
-            heads_QXD[q, num_heads + num_key_heads + key_head],
-            cache_YLD[num_key_heads + key_head, start + q],
-        )
-        for d in range(len(value_D)):
-            kept_D[d] = value_D[d]
+        block_KW = keys_CKW[at // WIDTH]
+        for s in range(len(key_K)):
+            block_KW[s, at % WIDTH] = key_K[s]
+        _keep_value(heads_QXD[q, num_heads + num_key_heads + key_head], values_HTW, at)
+    # Zeros to the end of the last block: a share of nothing is nothing of any number, but not of what is none.
+    per_step = STEP_BYTES // heads_QXD.itemsize
+    high = start + len(heads_QXD)
+    for h in range(len(values_HTW)):
+        for t in range((high + per_step - 1) // per_step, num_blocks(high) * WIDTH // per_step):
+            for w in range(WIDTH):
+                values_HTW[h, t, w] = 0
+
+
+@inner
+def _keep_value(value_D: Array, values_HTW: Array, at: int) -> None:
+    """The first of a step's two bfloat16 makes the other zero."""
+    for h in range(len(values_HTW)):
+        part_W = value_D[h * WIDTH : (h + 1) * WIDTH]
+        if value_D.itemsize == STEP_BYTES:
+            for w in range(len(part_W)):
+                values_HTW[h, at, w] = np.float32(part_W[w]).view(np.uint32)
+        elif at % 2 == 0:
+            for w in range(len(part_W)):
+                values_HTW[h, at // 2, w] = np.uint32(part_W[w])
+        else:
+            for w in range(len(part_W)):
+                first = np.uint32(values_HTW[h, at // 2, w] & np.uint32(0xFFFF))
+                values_HTW[h, at // 2, w] = first | np.uint32(np.uint32(part_W[w]) << np.uint32(16))
+
+
+@inner
+def num_blocks(num_positions: int) -> int:
+    """That hold so many."""
+    return (num_positions + WIDTH - 1) // WIDTH
 
 
 @inner
@@ -73,7 +103,8 @@ def look(
     sin_LD: Array,
     query_norm_D: Array,
     eps: np.float32,
-    cache_YLD: Array,
+    keys_MCKW: Array,
+    values_MHTW: Array,
     key_head: int,
     start: int,
     first: int,
@@ -83,23 +114,24 @@ def look(
 ) -> None:
     """What one key head's queries, from position `start` on, see from position `first` on, `reach` back at most."""
     num_new, num_heads, size = out_QND.shape
-    num_key_heads = len(cache_YLD) // 2
-    group = num_heads // num_key_heads
+    group = num_heads // len(keys_MCKW)
     query_PD = room(num_new * group, size, heads_QXD)
     for p in range(len(query_PD)):
         at = min(start + p // group, len(cos_LD) - 1)
         head_D = heads_QXD[p // group, key_head * group + p % group]
         _turned(head_D, cos_LD[at], sin_LD[at], query_norm_D, eps, query_PD[p])
-    low = max(first, start - reach + 1, 0)
-    high = start + num_new
-    score_PL = room(len(query_PD), (high - low + WIDTH - 1) // WIDTH * WIDTH, cos_LD)
-    _scores(query_PD, cache_YLD[key_head, low:high], score_PL)
+    first_block = max(first, start - reach + 1, 0) // WIDTH
+    low = first_block * WIDTH
+    keys_CKW = keys_MCKW[key_head, first_block : num_blocks(start + num_new)]
+    score_PL = room(len(query_PD), len(keys_CKW) * WIDTH, _FLOATS)
+    _scores(query_PD, keys_CKW, score_PL)
     share_PL = room(len(query_PD), score_PL.shape[1], heads_QXD)
     for p in range(len(query_PD)):
         at = start + p // group
         _softmax(score_PL[p], max(first, at - reach + 1, 0) - low, at + 1 - low, scale, share_PL[p])
-    mixed_PD = room(len(query_PD), (size + WIDTH - 1) // WIDTH * WIDTH, cos_LD)
-    _mix(share_PL, cache_YLD[num_key_heads + key_head, low:high], mixed_PD)
+    values_HTW = values_MHTW[key_head, :, low * heads_QXD.itemsize // STEP_BYTES :]
+    mixed_PD = room(len(query_PD), len(values_HTW) * WIDTH, _FLOATS)
+    _mix(share_PL, values_HTW, mixed_PD)
     for p in range(len(query_PD)):
         out_D = out_QND[p // group, key_head * group + p % group]
         for d in range(size):
@@ -107,21 +139,15 @@ def look(
 
 
 @apart
-def _scores(query_PD: Array, keys_LD: Array, score_PL: Array) -> None:
+def _scores(query_PD: Array, keys_CKW: Array, score_PL: Array) -> None:
     """Every query's product with every key; what is beyond the last key is meaningless."""
-    keys_LS, at_once, num_ready = keys_LD.view(np.uint32), rows_at_once(query_PD), 0
-    num_tiles, num_rows = _NEAR // WIDTH, 1 + keys_LS.shape[1]
-    tiles_TSW = room(num_tiles * num_rows, WIDTH, keys_LS).reshape(num_tiles, num_rows, WIDTH)
-    tiles_TSW[:, 0] = 0  # biases
-    for near in range(0, len(keys_LS), _NEAR):
-        beyond = min(near + _NEAR, len(keys_LS))
-        for at in range(near, beyond, WIDTH):
-            transpose(keys_LS[at : min(at + WIDTH, beyond)], tiles_TSW[(at - near) // WIDTH, 1:])
+    at_once, num_ready, zeros_W = rows_at_once(query_PD), 0, np.zeros(WIDTH, np.float32)
+    for near in range(0, len(keys_CKW), _NEAR):
         for p in range(0, len(query_PD), at_once):
             some_PD = query_PD[p : p + at_once]
             num_ready = ready(some_PD, num_ready)
-            for at in range(near, beyond, WIDTH):
-                sums(some_PD, tiles_TSW[(at - near) // WIDTH].ctypes.data, score_PL[p:, at:])
+            for c in range(near, min(near + _NEAR, len(keys_CKW))):
+                sums(some_PD, zeros_W.ctypes.data, keys_CKW[c].ctypes.data, score_PL[p:, c * WIDTH :])
     leave(query_PD)
 
 
@@ -157,47 +183,12 @@ def _flipped(bits: np.int32) -> np.int32:
 
 
 @apart
-def _mix(share_PL: Array, values_LD: Array, mixed_PD: Array) -> None:
-    """The values' mean by their shares, which are zero beyond the last value."""
-    size, at_once, num_ready = values_LD.shape[1], rows_at_once(share_PL), 0
-    tile_SW = room(1 + _NEAR * share_PL.itemsize // 4, WIDTH, mixed_PD).view(np.uint32)
-    tile_SW[:] = 0  # also where no value is: a share of nothing is nothing of any number, but not of others
-    part_PW = room(at_once, WIDTH, mixed_PD)
-    mixed_PD[:] = 0
-    for near in range(0, share_PL.shape[1], _NEAR):
-        near_share_PL, near_values_LD = share_PL[:, near : near + _NEAR], values_LD[near : near + _NEAR]
-        for d in range(0, size, WIDTH):
-            _lay_out(near_values_LD, d, tile_SW[1:])
-            for p in range(0, len(share_PL), at_once):
-                some_PL = near_share_PL[p : p + at_once]
-                num_ready = ready(some_PL, num_ready)
-                sums(some_PL, tile_SW.ctypes.data, part_PW)
-                outputs.add(part_PW, mixed_PD[p : p + len(some_PL), d : d + WIDTH])
+def _mix(share_PL: Array, values_HTW: Array, mixed_PD: Array) -> None:
+    """The values' mean by their shares."""
+    at_once, num_ready, zeros_W = rows_at_once(share_PL), 0, np.zeros(WIDTH, np.float32)
+    for p in range(0, len(share_PL), at_once):
+        some_PL = share_PL[p : p + at_once]
+        num_ready = ready(some_PL, num_ready)
+        for h in range(len(values_HTW)):
+            sums(some_PL, zeros_W.ctypes.data, values_HTW[h].ctypes.data, mixed_PD[p:, h * WIDTH :])
     leave(share_PL)
-
-
-def _lay_out(values_LD: Array, start: int, tile_SW: Array) -> None:
-    """Positions become steps, of elements from `start` on."""
-    raise NotImplementedError("compiled only")  # the overload below takes its place
-
-
-@overload(_lay_out)
-def _lay_out_compiled(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see `bits`
-    if isinstance(values_LD.dtype, types.Float):
-        return _lay_out_each
-    return _lay_out_pairs
-
-
-def _lay_out_each(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
-    for at in range(len(values_LD)):
-        value_W, step_W = values_LD[at, start : start + WIDTH], tile_SW[at]
-        for w in range(len(value_W)):
-            step_W[w] = np.float32(value_W[w]).view(np.uint32)
-
-
-def _lay_out_pairs(values_LD, start, tile_SW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
-    part_LW = values_LD[:, start : start + WIDTH]
-    interleave(part_LW, tile_SW)
-    if len(part_LW) % 2:
-        for w in range(part_LW.shape[1]):
-            tile_SW[len(part_LW) // 2, w] = part_LW[-1, w]

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.arrays import aligned, array
+from osd.arrays import aligned
 from osd.models.compiled.arguments import LAYER_PHASES, NONE, Array, Span, Stack, look_at
 from osd.models.compiled.codes import tiled_codes
 from osd.models.compiled.kernels import kernels
+from osd.models.compiled.tiled_cache import TiledCache
 from osd.models.compiled.tiling import tiled
-from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
 
 _EVERYWHERE = 2**40
@@ -100,7 +100,7 @@ class CompiledLayers:
         layers: Sequence[LayerWeights],
         final_norm_H: Tensor,
         eps: float,
-        cache: FlatCache,
+        cache: TiledCache,
         cos_LD: Tensor,
         sin_LD: Tensor,
         *,
@@ -137,8 +137,9 @@ class CompiledLayers:
             num_heads=num_heads,
             gate_size=gate_size,
             num_phases=LAYER_PHASES * len(layers) + 1,
-            num_elements=(2 * num_heads + cache.all.shape[2]) * cache.all.shape[4] + gate_size,
-            cache_ASYLD=array(cache.all),
+            num_elements=2 * (num_heads + cache.keys_ASMCKW.shape[2]) * cos_LD.shape[1] + gate_size,
+            keys_ASMCKW=cache.keys_ASMCKW,
+            values_ASMHTW=cache.values_ASMHTW,
         )
 
     def __call__(self, x_RH: Array, window: PassWindow, firsts: Sequence[int] | None = None) -> Array:

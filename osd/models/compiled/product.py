@@ -26,7 +26,7 @@ def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, counters: 
         for start in range(0, len(x_RI), at_once):
             some_RI = x_RI[start : start + at_once]
             num_ready = ready(some_RI, num_ready)
-            sums(some_RI, weights + tile * _num_bytes(x_RI), sums_RW)
+            _of_tile(some_RI, weights + tile * _num_bytes(x_RI), sums_RW)
             out = out_RO[start : start + at_once, tile * WIDTH : (tile + 1) * WIDTH]
             if is_added:
                 outputs.add(sums_RW, out)
@@ -46,11 +46,16 @@ def project_gated(weights: int, x_RI: Array, out_RO: Array, counters: int) -> No
         for start in range(0, len(x_RI), at_once):
             some_RI = x_RI[start : start + at_once]
             num_ready = ready(some_RI, num_ready)
-            sums(some_RI, gate, gates_RW)
-            sums(some_RI, gate + to_ups, ups_RW)
+            _of_tile(some_RI, gate, gates_RW)
+            _of_tile(some_RI, gate + to_ups, ups_RW)
             out = out_RO[start : start + at_once, tile * WIDTH : (tile + 1) * WIDTH]
             outputs.gate(gates_RW, ups_RW, out)
     leave(x_RI)
+
+
+@inner
+def _of_tile(x_RI: Array, address: int, out_RW: Array) -> None:
+    sums(x_RI, address, address + _BYTES_OF_A_STEP, out_RW)
 
 
 @inner

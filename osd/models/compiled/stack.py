@@ -36,26 +36,27 @@ def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: 
 
 @inner
 def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counters: int, look_counters: int) -> None:
-    cache_SYLD, norms_2D = stack.cache_ASYLD[layer], stack.head_norms_A2D[layer]
-    num_key_heads = cache_SYLD.shape[1] // 2
-    heads_RXD, attended_RND = scratch.heads_RXD, scratch.attended_RND
-    for task in shared(keep_counters, len(span.starts_B) * num_key_heads):
-        b, m = task // num_key_heads, task % num_key_heads
-        heads_QXD = heads_RXD[b * span.num_new : (b + 1) * span.num_new]
-        cache_YLD = cache_SYLD[span.slots_B[b]]
-        keep(heads_QXD, stack.cos_LD, stack.sin_LD, norms_2D[1], stack.eps, cache_YLD, m, span.starts_B[b])
+    """Whoever looks keeps, too, while it is near; but what several look at must have been kept before."""
+    num_key_heads = stack.keys_ASMCKW.shape[2]
     num_parts = (span.num_new + _LOOK_ROWS - 1) // _LOOK_ROWS
+    if num_parts > 1:
+        for task in shared(keep_counters, len(span.starts_B) * num_key_heads):
+            _keep_new(layer, stack, span, scratch, task // num_key_heads, task % num_key_heads)
+    heads_RXD, attended_RND = scratch.heads_RXD, scratch.attended_RND
     for task in shared(look_counters, len(span.starts_B) * num_parts * num_key_heads):
         b, m = task // (num_parts * num_key_heads), task % num_key_heads
+        if num_parts == 1:
+            _keep_new(layer, stack, span, scratch, b, m)
         offset = task // num_key_heads % num_parts * _LOOK_ROWS
         rows = slice(b * span.num_new + offset, b * span.num_new + min(offset + _LOOK_ROWS, span.num_new))
         look(
             heads_RXD[rows],
             stack.cos_LD,
             stack.sin_LD,
-            norms_2D[0],
+            stack.head_norms_A2D[layer, 0],
             stack.eps,
-            cache_SYLD[span.slots_B[b]],
+            stack.keys_ASMCKW[layer, span.slots_B[b]],
+            stack.values_ASMHTW[layer, span.slots_B[b]],
             m,
             span.starts_B[b] + offset,
             span.firsts_B[b],
@@ -65,11 +66,27 @@ def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counter
         )
 
 
+@inner
+def _keep_new(layer: int, stack: Stack, span: Span, scratch: Scratch, b: int, m: int) -> None:
+    """A row's new positions, of one key head."""
+    keep(
+        scratch.heads_RXD[b * span.num_new : (b + 1) * span.num_new],
+        stack.cos_LD,
+        stack.sin_LD,
+        stack.head_norms_A2D[layer, 1],
+        stack.eps,
+        stack.keys_ASMCKW[layer, span.slots_B[b]],
+        stack.values_ASMHTW[layer, span.slots_B[b]],
+        m,
+        span.starts_B[b],
+    )
+
+
 @apart
 def scratch_in(scratch_E: Array, stack: Stack, x_RH: Array, normed_RH: Array) -> Scratch:
     """A pass's scratch in memory that all threads know: one array, since numba hands them no tuple it made."""
-    num_rows, num_heads, head_size = len(x_RH), stack.num_heads, stack.cache_ASYLD.shape[4]
-    num_projected = num_heads + stack.cache_ASYLD.shape[2]
+    num_rows, num_heads, head_size = len(x_RH), stack.num_heads, stack.cos_LD.shape[1]
+    num_projected = num_heads + 2 * stack.keys_ASMCKW.shape[2]
     attended = num_rows * num_projected * head_size
     gated = attended + num_rows * num_heads * head_size
     heads_E, attended_E = scratch_E[:attended], scratch_E[attended:gated]

@@ -28,7 +28,15 @@ def tile_of(*, is_float32: bool, has_amx: bool) -> Any:
 
     @intrinsic
     def tile(
-        typing: Any, weights: Any, x: Any, x_stride: Any, out: Any, out_stride: Any, num_steps: Any, num_rows: Any
+        typing: Any,
+        biases: Any,
+        steps: Any,
+        x: Any,
+        x_stride: Any,
+        out: Any,
+        out_stride: Any,
+        num_steps: Any,
+        num_rows: Any,
     ) -> Any:
         """Addresses and strides in bytes; `out` takes `[num_rows, WIDTH]` float32."""
 
@@ -36,14 +44,14 @@ def tile_of(*, is_float32: bool, has_amx: bool) -> Any:
             if has_amx:
                 amx.write_tile(builder, args)
                 return context.get_dummy_value()
-            weights, x, x_stride, out, out_stride, num_steps, num_rows = args
+            biases, steps, x, x_stride, out, out_stride, num_steps, num_rows = args
 
             def write(code: Code, rows: int) -> None:
                 dot = code.dot_floats if is_float32 else code.dot_pairs
                 sums = code.variables(rows, _HALVES)
-                start_from_biases(code, sums, weights)
+                start_from_biases(code, sums, biases)
                 with cgutils.for_range(builder, num_steps) as loop:
-                    step = code.plus(code.plus(weights, _HALVES, VECTOR_BYTES), loop.index, _HALVES * VECTOR_BYTES)
+                    step = code.plus(steps, loop.index, _HALVES * VECTOR_BYTES)
                     left = [code.load(code.plus(step, half, VECTOR_BYTES), INTS) for half in range(_HALVES)]
                     for row, halves in enumerate(sums):
                         place = code.plus(code.plus(x, x_stride, row), loop.index, STEP_BYTES)
@@ -55,7 +63,7 @@ def tile_of(*, is_float32: bool, has_amx: bool) -> Any:
             for_each_number_of_rows(builder, num_rows, write)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 7), generate
+        return types.void(*[types.intp] * 8), generate
 
     return tile
 
@@ -133,16 +141,17 @@ _tile_float32 = tile_of(is_float32=True, has_amx=False)
 _tile_bfloat16 = tile_of(is_float32=False, has_amx=HAS_AMX)
 
 
-def sums(x_RI: Array, weights: int, out_RW: Array) -> None:
-    """Of up to `rows_at_once` rows and the tile at an address, in float32."""
+def sums(x_RI: Array, biases: int, steps: int, out_RW: Array) -> None:
+    """Of up to `rows_at_once` rows and the tile whose biases and steps are at these addresses, in float32."""
     raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 @overload(sums)
-def _sums(x_RI, weights, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - lambdas have no types
+def _sums(x_RI, biases, steps, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - lambdas have no types
     tile = _tile_float32 if isinstance(x_RI.dtype, types.Float) else _tile_bfloat16
-    return lambda x_RI, weights, out_RW: tile(
-        weights,
+    return lambda x_RI, biases, steps, out_RW: tile(
+        biases,
+        steps,
         x_RI.ctypes.data,
         x_RI.strides[0],
         out_RW.ctypes.data,

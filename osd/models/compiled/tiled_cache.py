@@ -1,0 +1,68 @@
+"""The slot KV cache of compiled layers: keys and values laid out as tiles, so that attention reads them as they are.
+
+Of keys, 32 positions are a tile: its steps are a key's elements, its outputs positions. Of values, 32 elements are one:
+its steps are positions, its outputs elements. See `osd.models.compiled.tiling`; these tiles have no biases.
+
+Shapes: A layers, S slots, M key/value heads, D head size, C blocks of W = 32 positions, H parts of W elements,
+E elements of a step (two bfloat16, one float32), K = D / E steps of a key, T = C * W / E steps of values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from osd.arrays import aligned, array, tensor
+from osd.models.compiled.arguments import Array
+from osd.models.compiled.tiling import STEP_BYTES, WIDTH
+from osd.models.slot_cache import clear_non_finite
+
+
+class TiledCache:
+    """Preallocated for all layers and slots: zeros, which take no memory until they are written.
+
+    Args:
+        num_layers: A.
+        num_slots: S.
+        max_len: positions of a row.
+        num_key_heads: M.
+        head_size: D.
+        like: its dtype is the cache's.
+    """
+
+    def __init__(
+        self, num_layers: int, num_slots: int, max_len: int, num_key_heads: int, head_size: int, like: Tensor
+    ) -> None:
+        kind, per_step = array(like[:0]).dtype, STEP_BYTES // like.dtype.itemsize
+        blocks, parts = _blocks(max_len), _blocks(head_size)
+        heads, words = (num_layers, num_slots, num_key_heads), WIDTH * per_step
+        self._keys = aligned((*heads, blocks, head_size // per_step, words), kind, zeros=True)
+        self._values = aligned((*heads, parts, blocks * WIDTH // per_step, words), kind, zeros=True)
+        self._steps_of_block = WIDTH // per_step
+        self.keys_ASMCKW: Array = self._keys.view(np.uint32)
+        self.values_ASMHTW: Array = self._values.view(np.uint32)
+        self.slots = np.arange(num_slots)
+        """By row, where it is."""
+
+    def swap(self, row: int, other: int, num_tokens: int) -> None:
+        """Let two rows change places, in every layer."""
+        self.slots[[row, other]] = self.slots[[other, row]]
+
+    def copy(self, source: int, destination: int, num_tokens: int) -> None:
+        """Write a row's first positions over another row's, in every layer."""
+        source, destination = self.slots[[source, destination]].tolist()
+        blocks = _blocks(num_tokens)
+        self._keys[:, destination, :, :blocks] = self._keys[:, source, :, :blocks]
+        steps = blocks * self._steps_of_block
+        self._values[:, destination, :, :, :steps] = self._values[:, source, :, :, :steps]
+
+    def clear_non_finite(self) -> None:
+        """See the function of this name."""
+        for cached in (self._keys, self._values):
+            for layer in cached:
+                clear_non_finite(tensor(layer))
+
+
+def _blocks(num: int) -> int:
+    """Of W, that hold so many."""
+    return -(-num // WIDTH)
