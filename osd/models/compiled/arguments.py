@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 COUNTERS = 8
-"""int64 that a phase's tasks are counted in (`osd.models.compiled.sharing`), of which two are used: a cache line."""
+"""int64 that a phase's tasks are counted in (`osd.models.compiled.sharing`): a cache line."""
 LAYER_PHASES = 8
 CHAIN_PHASES = 5
 """Of a step, round its layers."""

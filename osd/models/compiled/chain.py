@@ -12,7 +12,7 @@ from osd.models.compiled.bits import Array, apart, loose
 from osd.models.compiled.highest import highest
 from osd.models.compiled.rows import norm
 from osd.models.compiled.shaping import shape
-from osd.models.compiled.sharing import PHASE, shared
+from osd.models.compiled.sharing import Turns, later, shared
 from osd.models.compiled.stack import project_rows, run_layers, scratch_in
 from osd.models.compiled.weights import draw, room_for, spread
 
@@ -27,7 +27,7 @@ def _pass_in(scratch_E: Array, stack: Stack, num_rows: int, size: int) -> Scratc
 
 @loose
 def run_chain(
-    stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, counters: int
+    stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, turns: Turns
 ) -> None:
     """One thread's part of all steps.
 
@@ -38,7 +38,7 @@ def run_chain(
         choice: how rows choose, and what.
         shapes: of the distributions that sampled rows draw from.
         scratch_E: `chain_elements` of them.
-        counters: address of the phases' counters.
+        turns: the thread's, from the first phase on.
     """
     num_rows, size = len(known.starts_B), chain.embedding_VH.shape[1]
     num_read, pass_size = num_rows * known.num_new, 2 * size + stack.num_elements
@@ -55,17 +55,17 @@ def run_chain(
         num_new, scratch, starts_B = known.num_new, first, known.starts_B
         if step > 0:
             num_new, scratch, starts_B = 1, then, known.starts_B + known.counts_B + (step - 1)
-        begin = counters + step * (stack.num_phases + CHAIN_PHASES) * PHASE
+        begin = later(turns, step * (stack.num_phases + CHAIN_PHASES))
         for n in shared(begin, num_rows * num_new):
             _read_in(n, step, stack, chain, known, choice, kept)
-        project_rows(chain.fuse, stack.bits, kept.both_RF[: num_rows * num_new], scratch.x_RH, False, begin + PHASE)
-        run_layers(stack, Span(known.slots_B, starts_B, known.firsts_B, num_new), scratch, begin + 2 * PHASE)
-        end = begin + (2 + stack.num_phases) * PHASE
+        project_rows(chain.fuse, stack.bits, kept.both_RF[: num_rows * num_new], scratch.x_RH, False, later(begin, 1))
+        run_layers(stack, Span(known.slots_B, starts_B, known.firsts_B, num_new), scratch, later(begin, 2))
+        end = later(begin, 2 + stack.num_phases)
         for b in shared(end, num_rows):
             last = known.counts_B[b] - 1 if step == 0 else 0
             kept.feature_BH[b] = scratch.normed_RH[b * num_new + last]
-        project_rows(chain.head, stack.bits, kept.feature_BH, kept.logits_BR, False, end + PHASE)
-        for b in shared(end + 2 * PHASE, num_rows):
+        project_rows(chain.head, stack.bits, kept.feature_BH, kept.logits_BR, False, later(end, 1))
+        for b in shared(later(end, 2), num_rows):
             choice.ids_KB[step, b] = _choose(b, step, kept.logits_BR[b], chain.vocab_ids_R, choice, shapes)
 
 

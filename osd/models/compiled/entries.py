@@ -17,17 +17,17 @@ from osd.models.compiled.chain import run_chain
 from osd.models.compiled.highest import answer
 from osd.models.compiled.judge import judge
 from osd.models.compiled.rows import norm
-from osd.models.compiled.sharing import PHASE, address, shared
+from osd.models.compiled.sharing import Turns, later, shared, turns_at
 from osd.models.compiled.stack import project_rows, run_layers, scratch_in
 
 _Entry: TypeAlias = Callable[..., None]
 
 
 @inner
-def _find(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: int) -> None:
+def _find(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, turns: Turns) -> None:
     """A product, and what is highest in it."""
-    project_rows(weights, bits, x_RI, out_RO, False, counters)
-    for n in shared(counters + PHASE, len(look.places_N)):
+    project_rows(weights, bits, x_RI, out_RO, False, turns)
+    for n in shared(later(turns, 1), len(look.places_N)):
         answer(n, out_RO, look)
 
 
@@ -54,23 +54,23 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
     def pass_alone(stack: Stack, span: Span, x_RH: Array, normed_RH: Array, scratch_E: Array, counters: Array) -> None:
         sources  # noqa: B018
         scratch = scratch_in(scratch_E, stack, x_RH, normed_RH)
-        run_layers(stack, span, scratch, address(counters))
+        run_layers(stack, span, scratch, turns_at(counters, 0, 1))
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def pass_together(
         stack: Stack, span: Span, x_RH: Array, normed_RH: Array, scratch_E: Array, counters: Array, num_threads: int
     ) -> None:
         sources  # noqa: B018
-        for _ in prange(num_threads):
+        for thread in prange(num_threads):
             scratch = scratch_in(scratch_E, stack, x_RH, normed_RH)
-            run_layers(stack, span, scratch, address(counters))
+            run_layers(stack, span, scratch, turns_at(counters, thread, num_threads))
 
     @njit(**options)  # type: ignore[untyped-decorator]  # as above
     def chain_alone(
         stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, counters: Array
     ) -> None:
         sources  # noqa: B018
-        run_chain(stack, chain, known, choice, shapes, scratch_E, address(counters))
+        run_chain(stack, chain, known, choice, shapes, scratch_E, turns_at(counters, 0, 1))
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def chain_together(
@@ -84,34 +84,34 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
         num_threads: int,
     ) -> None:
         sources  # noqa: B018
-        for _ in prange(num_threads):
-            run_chain(stack, chain, known, choice, shapes, scratch_E, address(counters))
+        for thread in prange(num_threads):
+            run_chain(stack, chain, known, choice, shapes, scratch_E, turns_at(counters, thread, num_threads))
 
     @njit(**options)  # type: ignore[untyped-decorator]  # as above
     def project_alone(weights: int, bits: int, x_RI: Array, out_RO: Array, counters: Array) -> None:
         sources  # noqa: B018
-        project_rows(weights, bits, x_RI, out_RO, False, address(counters))
+        project_rows(weights, bits, x_RI, out_RO, False, turns_at(counters, 0, 1))
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def project_together(
         weights: int, bits: int, x_RI: Array, out_RO: Array, counters: Array, num_threads: int
     ) -> None:
         sources  # noqa: B018
-        for _ in prange(num_threads):
-            project_rows(weights, bits, x_RI, out_RO, False, address(counters))
+        for thread in prange(num_threads):
+            project_rows(weights, bits, x_RI, out_RO, False, turns_at(counters, thread, num_threads))
 
     @njit(**options)  # type: ignore[untyped-decorator]  # as above
     def find_alone(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array) -> None:
         sources  # noqa: B018
-        _find(weights, bits, x_RI, out_RO, look, address(counters))
+        _find(weights, bits, x_RI, out_RO, look, turns_at(counters, 0, 1))
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def find_together(
         weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array, num_threads: int
     ) -> None:
         sources  # noqa: B018
-        for _ in prange(num_threads):
-            _find(weights, bits, x_RI, out_RO, look, address(counters))
+        for thread in prange(num_threads):
+            _find(weights, bits, x_RI, out_RO, look, turns_at(counters, thread, num_threads))
 
     # With their types, so that they are compiled now and not while somebody waits for a token.
     logits, look, trial, shapes, counts = map(typeof, _samples())
@@ -125,8 +125,8 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
     @njit((logits, look, counts, int64), **options, parallel=True)
     def highest_together(logits_RV: Array, look: Look, counters: Array, num_threads: int) -> None:
         sources  # noqa: B018
-        for _ in prange(num_threads):
-            for n in shared(address(counters), len(look.places_N)):
+        for thread in prange(num_threads):
+            for n in shared(turns_at(counters, thread, num_threads), len(look.places_N)):
                 answer(n, logits_RV, look)
 
     @njit((logits, trial, shapes, counts), **options)
@@ -138,8 +138,8 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
     @njit((logits, trial, shapes, counts, int64), **options, parallel=True)
     def judge_together(logits_RV: Array, trial: Trial, shapes: Shapes, counters: Array, num_threads: int) -> None:
         sources  # noqa: B018
-        for _ in prange(num_threads):
-            for s in shared(address(counters), len(trial.rows_S)):
+        for thread in prange(num_threads):
+            for s in shared(turns_at(counters, thread, num_threads), len(trial.rows_S)):
                 judge(s, logits_RV, trial, shapes)
 
     @njit(**options)  # type: ignore[untyped-decorator]  # as above

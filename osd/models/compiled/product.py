@@ -9,7 +9,7 @@ import numpy as np
 
 from osd.models.compiled import outputs
 from osd.models.compiled.bits import Array, apart, inner, room
-from osd.models.compiled.sharing import shared
+from osd.models.compiled.sharing import Turns, shared
 from osd.models.compiled.tile import leave, ready, rows_at_once, sums
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 
@@ -18,11 +18,11 @@ _BYTES_OF_A_STEP = WIDTH * STEP_BYTES
 
 
 @apart
-def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
-    """The product with the tiles at an address, written or added; `counters` are a phase's."""
+def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Turns) -> None:
+    """The product with the tiles at an address, written or added; at a phase's turns."""
     at_once, num_ready = rows_at_once(x_RI), 0
     sums_RW = room(at_once, WIDTH, _FLOATS)
-    for tile in shared(counters, num_tiles(out_RO)):
+    for tile in shared(turns, num_tiles(out_RO)):
         for start in range(0, len(x_RI), at_once):
             some_RI = x_RI[start : start + at_once]
             num_ready = ready(some_RI, num_ready)
@@ -36,12 +36,12 @@ def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, counters: 
 
 
 @apart
-def project_gated(weights: int, x_RI: Array, out_RO: Array, counters: int) -> None:
+def project_gated(weights: int, x_RI: Array, out_RO: Array, turns: Turns) -> None:
     """`silu(gate) * up` (Shazeer 2020, arXiv 2002.05202); the ups' tiles follow the gates'."""
     at_once, num_ready = rows_at_once(x_RI), 0
     gates_RW, ups_RW = room(at_once, WIDTH, _FLOATS), room(at_once, WIDTH, _FLOATS)
     to_ups = num_tiles(out_RO) * _num_bytes(x_RI)
-    for tile in shared(counters, num_tiles(out_RO)):
+    for tile in shared(turns, num_tiles(out_RO)):
         gate = weights + tile * _num_bytes(x_RI)
         for start in range(0, len(x_RI), at_once):
             some_RI = x_RI[start : start + at_once]

@@ -11,7 +11,7 @@ from osd.models.compiled import outputs
 from osd.models.compiled.bits import Array, apart, inner, room
 from osd.models.compiled.codes import BLOCK, SCALES_BYTES
 from osd.models.compiled.product import num_tiles
-from osd.models.compiled.sharing import shared
+from osd.models.compiled.sharing import Turns, shared
 from osd.models.compiled.tile_codes import block_sums, code_rows_at_once, sums_codes
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 
@@ -19,11 +19,11 @@ _FLOATS: Array = np.empty(0, np.float32)
 
 
 @apart
-def project_codes(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
+def project_codes(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Turns) -> None:
     """See `project`; codes are of so many bits."""
     at_once, sums_RB = code_rows_at_once(), block_sums(x_RI)
     sums_RW = room(at_once, WIDTH, _FLOATS)
-    for tile in shared(counters, num_tiles(out_RO)):
+    for tile in shared(turns, num_tiles(out_RO)):
         address = weights + tile * _num_bytes(x_RI, bits)
         for start in range(0, len(x_RI), at_once):
             some = slice(start, start + at_once)
@@ -36,12 +36,12 @@ def project_codes(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added:
 
 
 @apart
-def project_codes_gated(weights: int, bits: int, x_RI: Array, out_RO: Array, counters: int) -> None:
+def project_codes_gated(weights: int, bits: int, x_RI: Array, out_RO: Array, turns: Turns) -> None:
     """See `project_gated`."""
     at_once, sums_RB = code_rows_at_once(), block_sums(x_RI)
     gates_RW, ups_RW = room(at_once, WIDTH, _FLOATS), room(at_once, WIDTH, _FLOATS)
     to_ups = num_tiles(out_RO) * _num_bytes(x_RI, bits)
-    for tile in shared(counters, num_tiles(out_RO)):
+    for tile in shared(turns, num_tiles(out_RO)):
         gate = weights + tile * _num_bytes(x_RI, bits)
         for start in range(0, len(x_RI), at_once):
             some = slice(start, start + at_once)

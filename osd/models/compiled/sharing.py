@@ -1,6 +1,6 @@
 """Work shared by threads that stay together through a whole pass, as llama.cpp's do: no start and end per operation.
 
-A phase is a number of tasks; whoever is free draws the next, and nobody goes on before all are done. So a thread that
+A phase is a number of tasks; whoever is free draws another, and nobody goes on before all are done. So a thread that
 was held up (another process has its core) holds up one task, and even one thread alone would get everything done.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -47,34 +47,54 @@ def _seen(typing: Any, address: Any) -> Any:
     return types.int64(types.intp), generate
 
 
-PHASE = 8 * COUNTERS
-"""Bytes from one phase's counters to the next one's."""
 _add: Any = intrinsic(_added)
 _read: Any = intrinsic(_seen)
+_COUNTER_BYTES = 8
+_MOST_PARTS = COUNTERS - 1
 
 
-@inner
-def address(counters: Array) -> int:
-    """Of the first phase's, always of one type: for every other type all that is called is compiled once more.
+class Turns(NamedTuple):
+    """A thread's turns at the tasks of a phase.
 
-    It keeps nothing alive: whoever is called from Python must have them from there, where they outlast the call.
+    Numbers, always of one type: for every other type all that is called is compiled once more. They keep nothing alive:
+    whoever is called from Python must have the counters from there, where they outlast the call.
     """
-    return np.int64(counters.ctypes.data)  # type: ignore[return-value]
+
+    counters: int
+    """Address of the phase's, all zero at first: how many tasks are done, then how many are drawn of each part."""
+    thread: int
+    num_threads: int
 
 
 @inner
-def shared(counters: int, num_tasks: int) -> Iterator[int]:
+def turns_at(counters: Array, thread: int, num_threads: int) -> Turns:
+    """At the first phase that an array has counters of."""
+    return Turns(np.int64(counters.ctypes.data), np.int64(thread), np.int64(num_threads))  # type: ignore[arg-type]
+
+
+@inner
+def later(turns: Turns, num_phases: int) -> Turns:
+    """So many phases later."""
+    return Turns(turns.counters + num_phases * (COUNTERS * _COUNTER_BYTES), turns.thread, turns.num_threads)
+
+
+@inner
+def shared(turns: Turns, num_tasks: int) -> Iterator[int]:
     """The tasks of a phase that nobody else has drawn; ends when all are done, by whomever.
 
-    Args:
-        counters: address of the phase's two: drawn, done; both zero at first.
-        num_tasks: of the phase.
+    Every thread begins with a part of its own, the same in every phase of as many tasks: what it reads lies in a row,
+    and where it writes was its own before, too. Only then it helps others.
     """
-    while True:
-        task: int = _add(counters)
-        if task >= num_tasks:
-            break
-        yield task
-        _add(counters + 8)
-    while _read(counters + 8) < num_tasks:
+    num_parts = min(turns.num_threads, _MOST_PARTS)
+    for offset in range(num_parts):
+        part = (turns.thread + offset) % num_parts
+        first, stop = part * num_tasks // num_parts, (part + 1) * num_tasks // num_parts
+        drawn = turns.counters + (1 + part) * _COUNTER_BYTES
+        while True:
+            task = first + _add(drawn)
+            if task >= stop:
+                break
+            yield task
+            _add(turns.counters)
+    while _read(turns.counters) < num_tasks:
         pass

@@ -13,37 +13,37 @@ from osd.models.compiled.bits import Array, apart, inner
 from osd.models.compiled.product import project, project_gated
 from osd.models.compiled.product_codes import project_codes, project_codes_gated
 from osd.models.compiled.rows import norm
-from osd.models.compiled.sharing import PHASE, shared
+from osd.models.compiled.sharing import Turns, later, shared
 
 _LOOK_ROWS = 32
 """New positions of a row whose attention is one task."""
 
 
 @inner
-def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, counters: int) -> None:
-    for row in shared(counters, len(x_RH)):
+def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, turns: Turns) -> None:
+    for row in shared(turns, len(x_RH)):
         norm(x_RH[row], weight_H, eps, out_RH[row])
 
 
 @apart
-def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, counters: int) -> None:
+def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Turns) -> None:
     """One thread's part of a product with weights, or with codes of so many bits."""
     if bits > 0:
-        project_codes(weights, bits, x_RI, out_RO, is_added, counters)
+        project_codes(weights, bits, x_RI, out_RO, is_added, turns)
     else:
-        project(weights, x_RI, out_RO, is_added, counters)
+        project(weights, x_RI, out_RO, is_added, turns)
 
 
 @inner
-def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, keep_counters: int, look_counters: int) -> None:
+def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, turns: Turns) -> None:
     """Whoever looks keeps, too, while it is near; but what several look at must have been kept before."""
     num_key_heads = stack.keys_ASMCKW.shape[2]
     num_parts = (span.num_new + _LOOK_ROWS - 1) // _LOOK_ROWS
     if num_parts > 1:
-        for task in shared(keep_counters, len(span.starts_B) * num_key_heads):
+        for task in shared(turns, len(span.starts_B) * num_key_heads):
             _keep_new(layer, stack, span, scratch, task // num_key_heads, task % num_key_heads)
     heads_RXD, attended_RND = scratch.heads_RXD, scratch.attended_RND
-    for task in shared(look_counters, len(span.starts_B) * num_parts * num_key_heads):
+    for task in shared(later(turns, 1), len(span.starts_B) * num_parts * num_key_heads):
         b, m = task // (num_parts * num_key_heads), task % num_key_heads
         if num_parts == 1:
             _keep_new(layer, stack, span, scratch, b, m)
@@ -102,20 +102,20 @@ def scratch_in(scratch_E: Array, stack: Stack, x_RH: Array, normed_RH: Array) ->
 
 
 @inner
-def run_layers(stack: Stack, span: Span, scratch: Scratch, counters: int) -> None:
+def run_layers(stack: Stack, span: Span, scratch: Scratch, turns: Turns) -> None:
     """One thread's part of all layers and of the norm that follows them."""
     x_RH, normed_RH, gated_RI, bits = scratch.x_RH, scratch.normed_RH, scratch.gated_RI, stack.bits
     for layer in range(len(stack.qkv_A)):
-        phase = counters + layer * LAYER_PHASES * PHASE
-        _norm_rows(x_RH, stack.norms_A2H[layer, 0], stack.eps, normed_RH, phase)
-        project_rows(stack.qkv_A[layer], bits, normed_RH, scratch.heads_RP, False, phase + PHASE)
-        _attend(layer, stack, span, scratch, phase + 2 * PHASE, phase + 3 * PHASE)
-        project_rows(stack.attention_out_A[layer], bits, scratch.attended_RP, x_RH, True, phase + 4 * PHASE)
-        _norm_rows(x_RH, stack.norms_A2H[layer, 1], stack.eps, normed_RH, phase + 5 * PHASE)
+        begin = later(turns, layer * LAYER_PHASES)
+        _norm_rows(x_RH, stack.norms_A2H[layer, 0], stack.eps, normed_RH, begin)
+        project_rows(stack.qkv_A[layer], bits, normed_RH, scratch.heads_RP, False, later(begin, 1))
+        _attend(layer, stack, span, scratch, later(begin, 2))
+        project_rows(stack.attention_out_A[layer], bits, scratch.attended_RP, x_RH, True, later(begin, 4))
+        _norm_rows(x_RH, stack.norms_A2H[layer, 1], stack.eps, normed_RH, later(begin, 5))
         gate_up = stack.gate_up_A[layer]
         if bits > 0:
-            project_codes_gated(gate_up, bits, normed_RH, gated_RI, phase + 6 * PHASE)
+            project_codes_gated(gate_up, bits, normed_RH, gated_RI, later(begin, 6))
         else:
-            project_gated(gate_up, normed_RH, gated_RI, phase + 6 * PHASE)
-        project_rows(stack.down_A[layer], bits, gated_RI, x_RH, True, phase + 7 * PHASE)
-    _norm_rows(x_RH, stack.final_norm_H, stack.eps, normed_RH, counters + (stack.num_phases - 1) * PHASE)
+            project_gated(gate_up, normed_RH, gated_RI, later(begin, 6))
+        project_rows(stack.down_A[layer], bits, gated_RI, x_RH, True, later(begin, 7))
+    _norm_rows(x_RH, stack.final_norm_H, stack.eps, normed_RH, later(turns, stack.num_phases - 1))
