@@ -41,7 +41,7 @@ class TargetConfig(_Section):
 class EngineConfig(_Section):
     """Batching."""
 
-    max_slots: int = Field(8, ge=1, description="Queries decoded at once.")
+    max_slots: int = Field(16, ge=1, description="Queries decoded at once.")
     max_waiting: int = Field(256, ge=0, description="Queries that may wait for a slot before new ones get 429.")
     prefill_chunk_tokens: int = Field(256, ge=1, description="Prompt tokens read per step, so none stalls the others.")
     prefix_caching: bool = Field(
