@@ -7,6 +7,8 @@ torch costs tens of microseconds.
 from __future__ import annotations
 
 import math
+import mmap
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,13 +42,22 @@ def aligned(shape: tuple[int, ...], dtype: DTypeLike, *, zeros: bool = False) ->
     Args:
         shape: of the array.
         dtype: of its elements.
-        zeros: else they are anything. Zeros take no memory until they are written.
+        zeros: else they are anything. Zeros take no memory until they are written, and then by small pages.
     """
     kind = np.dtype(dtype)
     num_bytes = math.prod(shape) * kind.itemsize
-    room = (np.zeros if zeros else np.empty)(num_bytes + _LINE_BYTES, np.uint8)
+    size = num_bytes + _LINE_BYTES
+    room = np.frombuffer(_untouched(size), np.uint8) if zeros else np.empty(size, np.uint8)
     before = -room.__array_interface__["data"][0] % _LINE_BYTES
     found: NDArray[Any] = room[before : before + num_bytes].view(kind).reshape(shape)
+    return found
+
+
+def _untouched(num_bytes: int) -> mmap.mmap:
+    """Zeros that the system has not given yet. numpy asks it for huge pages, where a few numbers take two megabytes."""
+    found = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a system without huge pages
+        found.madvise(mmap.MADV_NOHUGEPAGE)
     return found
 
 

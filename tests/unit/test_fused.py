@@ -18,6 +18,7 @@ import osd.models.fused as fused
 from osd.models.compiled import codes
 from osd.models.compiled.arguments import Array
 from osd.models.compiled.layers import CompiledLayers
+from osd.models.compiled.tiled_cache import TiledCache
 from osd.models.flat_cache import FlatCache
 from osd.models.slot_cache import PassWindow
 from osd.models.slot_model import SlotModel
@@ -200,3 +201,14 @@ def test_rows_that_are_not_written_take_no_memory() -> None:
     first.write(torch.ones(1, 2, 6, 64, dtype=torch.bfloat16))
     assert first.keys_BMLD.shape == (1, 3, 9, 64)
     assert first.keys_BMLD[0, :, 7:].eq(1).all() and first.values_BMLD[0, :, :7].eq(0).all()
+
+
+def test_a_row_takes_memory_as_far_as_it_is_filled() -> None:
+    """Of two kinds of pages, the small ones: calibration alone writes a little into every row."""
+    before_bytes = psutil.Process().memory_info().rss
+    shape, like = (30, 8, 2304, 3, 64), torch.zeros(1, dtype=torch.bfloat16)
+    flat, tiled = FlatCache(*shape, like=like), TiledCache(*shape, like=like)
+    flat.all[:, :, :, :2] = 1
+    tiled.keys_ASMCKW[:, :, :, 0] = 1
+    tiled.values_ASMHTW[:, :, :, :, :16] = 1
+    assert psutil.Process().memory_info().rss - before_bytes < 100e6
