@@ -46,8 +46,8 @@ def keep(
         known = min(at, len(cos_LD) - 1)  # padding may stand beyond the positions that the model knows
         _turned(heads_QXD[q, num_heads + key_head], cos_LD[known], sin_LD[known], key_norm_D, eps, key_D)
         block_KW = keys_CKW[at // WIDTH]
-        for s in range(len(key_K)):
-            block_KW[s, at % WIDTH] = key_K[s]
+        for k in range(len(key_K)):
+            block_KW[k, at % WIDTH] = key_K[k]
         _keep_value(heads_QXD[q, num_heads + num_key_heads + key_head], values_HTW, at)
     # Zeros to the end of the last block: a share of nothing is nothing of any number, but not of what is none.
     per_step = STEP_BYTES // heads_QXD.itemsize
