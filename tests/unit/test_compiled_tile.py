@@ -37,15 +37,17 @@ def sums(x_RI: Tensor, tile: Tensor, has_amx: bool) -> Tensor:
         def run(x: Any, weights: Any, out: Any, num_steps: int) -> None:
             if has_amx:
                 ready(x, 0)
+            steps = weights.ctypes.data + WIDTH * STEP_BYTES
             sums_of(
                 weights.ctypes.data,
-                weights.ctypes.data + WIDTH * STEP_BYTES,
+                steps,
                 x.ctypes.data,
                 x.strides[0],
                 out.ctypes.data,
                 out.strides[0],
                 num_steps,
                 len(x),
+                steps,
             )
             if has_amx:
                 leave(x)

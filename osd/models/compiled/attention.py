@@ -147,7 +147,8 @@ def _scores(query_PD: Array, keys_CKW: Array, score_PL: Array) -> None:
             some_PD = query_PD[p : p + at_once]
             num_ready = ready(some_PD, num_ready)
             for c in range(near, min(near + _NEAR, len(keys_CKW))):
-                sums(some_PD, zeros_W.ctypes.data, keys_CKW[c].ctypes.data, score_PL[p:, c * WIDTH :])
+                steps = keys_CKW[c].ctypes.data
+                sums(some_PD, zeros_W.ctypes.data, steps, score_PL[p:, c * WIDTH :], steps)
     leave(query_PD)
 
 
@@ -190,5 +191,6 @@ def _mix(share_PL: Array, values_HTW: Array, mixed_PD: Array) -> None:
         some_PL = share_PL[p : p + at_once]
         num_ready = ready(some_PL, num_ready)
         for h in range(len(values_HTW)):
-            sums(some_PL, zeros_W.ctypes.data, values_HTW[h].ctypes.data, mixed_PD[p:, h * WIDTH :])
+            steps = values_HTW[h].ctypes.data
+            sums(some_PL, zeros_W.ctypes.data, steps, mixed_PD[p:, h * WIDTH :], steps)
     leave(share_PL)

@@ -26,7 +26,7 @@ def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Tur
         for start in range(0, len(x_RI), at_once):
             some_RI = x_RI[start : start + at_once]
             num_ready = ready(some_RI, num_ready)
-            _of_tile(some_RI, weights + tile * _num_bytes(x_RI), sums_RW)
+            _of_tile(some_RI, weights + tile * _num_bytes(x_RI), _half_ahead(start, x_RI), sums_RW)
             out = out_RO[start : start + at_once, tile * WIDTH : (tile + 1) * WIDTH]
             if is_added:
                 outputs.add(sums_RW, out)
@@ -44,18 +44,31 @@ def project_gated(weights: int, x_RI: Array, out_RO: Array, turns: Turns) -> Non
     for tile in shared(turns, num_tiles(out_RO)):
         gate = weights + tile * _num_bytes(x_RI)
         for start in range(0, len(x_RI), at_once):
-            some_RI = x_RI[start : start + at_once]
+            some_RI, ahead = x_RI[start : start + at_once], _half_ahead(start, x_RI)
             num_ready = ready(some_RI, num_ready)
-            _of_tile(some_RI, gate, gates_RW)
-            _of_tile(some_RI, gate + to_ups, ups_RW)
+            _of_tile(some_RI, gate, ahead, gates_RW)
+            _of_tile(some_RI, gate + to_ups, ahead, ups_RW)
             out = out_RO[start : start + at_once, tile * WIDTH : (tile + 1) * WIDTH]
             outputs.gate(gates_RW, ups_RW, out)
     leave(x_RI)
 
 
 @inner
-def _of_tile(x_RI: Array, address: int, out_RW: Array) -> None:
-    sums(x_RI, address, address + _BYTES_OF_A_STEP, out_RW)
+def _of_tile(x_RI: Array, address: int, ahead: int, out_RW: Array) -> None:
+    """Of the tile at an address; so many bytes further on is what to bring near."""
+    steps = address + _BYTES_OF_A_STEP
+    sums(x_RI, address, steps, out_RW, steps + ahead)
+
+
+@inner
+def _half_ahead(start: int, x_RI: Array) -> int:
+    """How far on that is, for the rows from `start` on: the next tile's halves while the first two times as many rows
+    as are summed at once are; else what is near already. Only the first rows of a tile wait for the memory.
+    """
+    at_once, size = rows_at_once(x_RI), _num_bytes(x_RI)
+    if len(x_RI) <= at_once or start > at_once:
+        return 0
+    return size if start == 0 else size + size // 2
 
 
 @inner

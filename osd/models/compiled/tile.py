@@ -37,14 +37,15 @@ def tile_of(*, is_float32: bool, has_amx: bool) -> Any:
         out_stride: Any,
         num_steps: Any,
         num_rows: Any,
+        ahead: Any,
     ) -> Any:
         """Addresses and strides in bytes; `out` takes `[num_rows, WIDTH]` float32."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             if has_amx:
-                amx.write_tile(builder, args)
+                amx.write_tile(builder, args[:-1])
                 return context.get_dummy_value()
-            biases, steps, x, x_stride, out, out_stride, num_steps, num_rows = args
+            biases, steps, x, x_stride, out, out_stride, num_steps, num_rows, ahead = args
 
             def write(code: Code, rows: int) -> None:
                 dot = code.dot_floats if is_float32 else code.dot_pairs
@@ -52,6 +53,8 @@ def tile_of(*, is_float32: bool, has_amx: bool) -> Any:
                 start_from_biases(code, sums, biases)
                 with cgutils.for_range(builder, num_steps) as loop:
                     step = code.plus(steps, loop.index, _HALVES * VECTOR_BYTES)
+                    if rows == ROWS:
+                        code.prefetch(code.plus(ahead, loop.index, VECTOR_BYTES), VECTOR_BYTES)
                     left = [code.load(code.plus(step, half, VECTOR_BYTES), INTS) for half in range(_HALVES)]
                     for row, halves in enumerate(sums):
                         place = code.plus(code.plus(x, x_stride, row), loop.index, STEP_BYTES)
@@ -63,7 +66,7 @@ def tile_of(*, is_float32: bool, has_amx: bool) -> Any:
             for_each_number_of_rows(builder, num_rows, write)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 8), generate
+        return types.void(*[types.intp] * 9), generate
 
     return tile
 
@@ -141,15 +144,19 @@ _tile_float32 = tile_of(is_float32=True, has_amx=False)
 _tile_bfloat16 = tile_of(is_float32=False, has_amx=HAS_AMX)
 
 
-def sums(x_RI: Array, biases: int, steps: int, out_RW: Array) -> None:
-    """Of up to `rows_at_once` rows and the tile whose biases and steps are at these addresses, in float32."""
+def sums(x_RI: Array, biases: int, steps: int, out_RW: Array, ahead: int) -> None:
+    """Of up to `rows_at_once` rows and the tile whose biases and steps are at these addresses, in float32.
+
+    `ROWS` rows that vectors sum take longer than their weights: what is at `ahead` is brought near meanwhile, half as
+    many bytes as the steps are.
+    """
     raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 @overload(sums)
-def _sums(x_RI, biases, steps, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - lambdas have no types
+def _sums(x_RI, biases, steps, out_RW, ahead):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - lambdas have no types
     tile = _tile_float32 if isinstance(x_RI.dtype, types.Float) else _tile_bfloat16
-    return lambda x_RI, biases, steps, out_RW: tile(
+    return lambda x_RI, biases, steps, out_RW, ahead: tile(
         biases,
         steps,
         x_RI.ctypes.data,
@@ -158,4 +165,5 @@ def _sums(x_RI, biases, steps, out_RW):  # type: ignore[no-untyped-def]  # noqa:
         out_RW.strides[0],
         x_RI.shape[1] * x_RI.itemsize // STEP_BYTES,
         len(x_RI),
+        ahead,
     )
