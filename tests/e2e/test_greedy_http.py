@@ -34,7 +34,7 @@ from osd.prompt_file import Messages
 from osd.store_paths import models_dir, weights_dir
 from osd.text import TextCodec
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(420)]
 _TIE = 1e-3
 _SWAP_EVERY_S = 1.0
 _LENGTHS = (24, 9, 16)
@@ -54,7 +54,7 @@ def url(resolved: ResolvedTarget, tmp_path_factory: pytest.TempPathFactory) -> I
     ensure_first_version(untrained, resolved, open_store(untrained, resolved))
     # One thread: where other processes want the machine too, two would mostly wait for each other.
     flags = ["--dtype", "float32", "--max-slots", "4", "--no-train", "--threads", "1"]
-    with osd_server(state_dir, state_dir / "log", flags, ready_s=200) as url, _swapping(state_dir, resolved):
+    with osd_server(state_dir, state_dir / "log", flags) as url, _swapping(state_dir, resolved):
         yield url
 
 
@@ -136,7 +136,6 @@ def _generate(model: Any, prompt_ids: tuple[int, ...], max_tokens: int) -> list[
     return answer
 
 
-@pytest.mark.timeout(420)
 def test_a_conversation_is_not_read_again(url: str) -> None:
     """And its answers are those of a server that has never seen it: what comes first is asked last once more."""
     first: Any = {"role": "user", "content": "Name three rivers of Europe, one a line, and say nothing else."}

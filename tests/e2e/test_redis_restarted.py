@@ -15,7 +15,7 @@ from osd.io.embedded_redis import EmbeddedRedis
 from tests.e2e.conftest import ADMIN_TOKEN, PROMPTS, Server, Service, wait_for
 from tests.saved_models import save_llama
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(360)]
 
 
 def _counts(server: Server) -> dict[str, float]:
@@ -82,7 +82,7 @@ def test_an_external_redis_that_is_restarted(
 
     monkeypatch.setenv("OSD_ADMIN_TOKEN", ADMIN_TOKEN)
     flags = ["--target", str(save_llama(tmp_path / "tiny")), "--max-context-tokens", "256", "--threads", "1"]
-    with osd_server(tmp_path / "state", tmp_path / "log", [*flags, "--redis-url", external.url], ready_s=180) as url:
+    with osd_server(tmp_path / "state", tmp_path / "log", [*flags, "--redis-url", external.url]) as url:
         server = Server(url, "tiny")
         with server.openai, server.admin:
             for prompt in PROMPTS:
