@@ -148,7 +148,7 @@ def sums(x_RI: Array, biases: int, steps: int, out_RW: Array, ahead: int) -> Non
     """Of up to `rows_at_once` rows and the tile whose biases and steps are at these addresses, in float32.
 
     `ROWS` rows that vectors sum take longer than their weights: what is at `ahead` is brought near meanwhile, half as
-    many bytes as the steps are.
+    many bytes as the steps are. At `steps` themselves there is nothing to bring.
     """
     raise NotImplementedError("compiled only")  # the overload below takes its place
 
