@@ -61,7 +61,7 @@ class OsdOptions(WireModel):
     domain: str = Field(
         default="default",
         pattern=r"^[A-Za-z0-9._:-]{1,64}$",
-        description="Label of this traffic; drafters adapt by domain.",
+        description="Label of this traffic, kept with its outcomes; training batches are balanced over the labels.",
     )
     speculation_length: int | None = Field(
         default=None, ge=0, le=16, description="Tokens proposed per round; null chooses by goodput, 0 decodes plainly."
