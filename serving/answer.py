@@ -14,10 +14,10 @@ from fastapi.responses import JSONResponse, Response
 from osd.types import QueryStats, Request, TokenDelta
 from serving.disconnect import unless_disconnected
 from serving.generation import Choice, run_queries
-from serving.schema_base import GenerationFields
+from serving.schema_base import GenerationFields, StreamOptions
 from serving.services import Services
 from serving.sse import EventStream
-from serving.stats import osd_field, usage
+from serving.stats import counts, osd_field, usage
 
 Deltas = AsyncGenerator[tuple[int, TokenDelta], None]
 Payload = dict[str, Any]
@@ -65,24 +65,33 @@ class Answer:
         return {**self._head(self.view.object), "choices": shaped, **self._totals(stats)}
 
     async def chunks(
-        self, first: tuple[int, TokenDelta], rest: Deltas, *, include_usage: bool
+        self, first: tuple[int, TokenDelta], rest: Deltas, options: StreamOptions
     ) -> AsyncGenerator[Payload, None]:
         """Each delta as it comes. The last chunk carries `osd`, and the token counts if they were asked for."""
         head = self._head(self.view.chunk_object)
-        no_usage = {"usage": None} if include_usage else {}
+        include_usage = options.include_usage
         opened: set[int] = set()
         stats: list[QueryStats] = []
+        output_tokens = 0
+
+        def usage_so_far() -> Payload:
+            if not include_usage:
+                return {}
+            return {"usage": counts(self.prompt_tokens, output_tokens) if options.continuous_usage_stats else None}
+
         async with aclosing(_chain(first, rest)) as deltas:
             async for index, delta in deltas:
                 if index not in opened:
                     opened.add(index)
                     if (opening := self.view.opening(index)) is not None:
-                        yield {**head, "choices": [opening], **no_usage}
+                        yield {**head, "choices": [opening], **usage_so_far()}
+                output_tokens += len(delta.token_ids)
                 if delta.finish_reason is not None:
                     stats.append(delta.stats or QueryStats())
                 is_last = len(stats) == self.num_choices and not include_usage
                 if (piece := self.view.piece(index, delta)) is not None:
-                    yield {**head, "choices": [piece], **no_usage, **({"osd": osd_field(stats)} if is_last else {})}
+                    last = {"osd": osd_field(stats)} if is_last else {}
+                    yield {**head, "choices": [piece], **usage_so_far(), **last}
         if include_usage:
             yield {**head, "choices": [], **self._totals(stats)}
 
@@ -119,8 +128,7 @@ async def respond(
     if not body.stream:
         return JSONResponse(await unless_disconnected(http.receive, answer.whole(deltas)))
     first = await unless_disconnected(http.receive, _next(deltas))
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
-    return EventStream(answer.chunks(first, deltas, include_usage=include_usage))
+    return EventStream(answer.chunks(first, deltas, body.stream_options or StreamOptions()))
 
 
 async def _next(deltas: Deltas) -> tuple[int, TokenDelta]:

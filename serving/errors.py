@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from osd.types import EngineUnavailableError, OsdError, PromptTooLongError, QueueFullError, WeightsRefusedError
+from serving.schema_inert import UNSUPPORTED
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +98,8 @@ def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
         )
     if kind == "extra_forbidden":
         return ApiError(400, f"Unknown or unsupported field '{param}'.", param=param, code="unknown_parameter")
-    if kind == "none_required":
-        return ApiError(400, f"'{param}' is not supported by osd.", param=param, code="unsupported_parameter")
+    if kind == UNSUPPORTED:
+        return ApiError(400, f"'{param}' {problem['msg']}.", param=param, code="unsupported_parameter")
     if kind == "missing":
         return ApiError(400, f"'{param}' is required.", param=param, code="missing_required_parameter")
     message = str(problem["msg"]).removeprefix("Value error, ")

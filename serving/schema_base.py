@@ -1,28 +1,15 @@
-"""What all request bodies share: strictness, and the fields that shape sampling.
-
-A field that osd does not implement is refused by name, never ignored; the OpenAI fields among them are listed as
-`Unsupported`, so that `null`, which OpenAI takes as absent, is taken as absent here too.
-"""
+"""What all request bodies share: strictness, and the fields that shape sampling."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from osd.types import SamplingParams
+from serving.schema_inert import InertGeneration, NoEffect, WireModel
 
 MAX_CHOICES = 128
-Unsupported = Annotated[None, Field(description="Not supported: only null is accepted.")]
 
 
 def _utf8(text: str) -> str:
@@ -36,23 +23,19 @@ def _utf8(text: str) -> str:
 Text = Annotated[str, AfterValidator(_utf8)]
 
 
-class WireModel(BaseModel):
-    """A JSON object of a request: unknown fields are refused, types are not coerced, null is absent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
-
-
 class StreamOptions(WireModel):
     """How a stream is sent."""
 
     include_usage: bool = Field(default=False, description="Send a last chunk with token counts.")
+    continuous_usage_stats: bool = Field(
+        default=False, description="With include_usage: every chunk carries the token counts so far."
+    )
+    include_obfuscation: Annotated[None, NoEffect(False)] = None
+
+    @property
+    def asks_for_something(self) -> bool:
+        """False for options that leave a stream as it is without them."""
+        return self.include_usage or self.continuous_usage_stats
 
 
 class OsdOptions(WireModel):
@@ -79,11 +62,20 @@ Stop = Annotated[
 ]
 
 
-class GenerationFields(WireModel):
+class ResponseFormat(WireModel):
+    """Only plain text."""
+
+    type: Literal["text"]
+
+
+Label = Annotated[str | None, Field(description="Accepted and not used.")]
+
+
+class GenerationFields(InertGeneration):
     """The fields that chat and plain completions have in common.
 
     `store` defaults to true, unlike OpenAI's: osd learns from its traffic. With `"store": false` nothing of the query
-    is recorded but counters. `metadata` and `user` are accepted and change nothing.
+    is recorded but counters.
     """
 
     model: str
@@ -92,7 +84,7 @@ class GenerationFields(WireModel):
     )
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0, description="0 keeps the whole vocabulary.")
+    top_k: int = Field(default=0, ge=-1, description="0 and -1 keep the whole vocabulary.")
     min_p: float = Field(default=0.0, ge=0, le=1)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
@@ -105,19 +97,19 @@ class GenerationFields(WireModel):
     stream_options: StreamOptions | None = None
     ignore_eos: bool = Field(default=False, description="For benchmarks: go on after the end-of-text token.")
     store: bool = True
-    metadata: dict[str, str] | None = None
-    user: str | None = None
+    response_format: ResponseFormat | None = None
     osd: OsdOptions = OsdOptions()
 
-    logit_bias: Unsupported = None
-    service_tier: Unsupported = None
-    prompt_cache_key: Unsupported = None
-    safety_identifier: Unsupported = None
+    metadata: Annotated[dict[str, str] | None, Field(description="Accepted and not used.")] = None
+    prompt_cache_key: Label = None
+    safety_identifier: Label = None
+    session_id: Label = None
+    user: Label = None
 
     @field_validator("stream_options")
     @classmethod
     def _only_of_a_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
-        if value is not None and not info.data.get("stream"):
+        if value is not None and value.asks_for_something and not info.data.get("stream"):
             raise ValueError("it is allowed only with stream: true")
         return value
 
@@ -126,7 +118,7 @@ class GenerationFields(WireModel):
         return SamplingParams(
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=self.top_k,
+            top_k=max(self.top_k, 0),
             min_p=self.min_p,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from serving.schema_base import GenerationFields, Text, Unsupported, WireModel
+from serving.schema_base import GenerationFields, Text
+from serving.schema_inert import InertChat, InertMessage, NoEffect, WireModel
 
 
 class TextPart(WireModel):
@@ -14,24 +15,21 @@ class TextPart(WireModel):
 
     type: Literal["text"]
     text: Text
+    cache_control: Annotated[None, NoEffect({"type": "ephemeral"})] = None
+    prompt_cache_breakpoint: Annotated[None, NoEffect()] = None
 
 
 def _part_list(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
-class Message(WireModel):
+class Message(InertMessage):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[list[TextPart], BeforeValidator(_part_list, json_schema_input_type=str | list[TextPart])]
 
-    name: Unsupported = None
-    refusal: Unsupported = None
-    audio: Unsupported = None
-    annotations: Unsupported = None
-    tool_calls: Unsupported = None
-    function_call: Unsupported = None
+    name: Annotated[str | None, Field(description="Accepted and not used.")] = None
 
     def for_template(self) -> dict[str, str]:
         """As chat templates know it: developer is their system, and parts stand on lines of their own."""
@@ -39,49 +37,28 @@ class Message(WireModel):
         return {"role": role, "content": "\n".join(part.text for part in self.content)}
 
 
-class ResponseFormat(WireModel):
-    """Only plain text."""
-
-    type: Literal["text"]
-
-
-class ChatRequest(GenerationFields):
+class ChatRequest(InertChat, GenerationFields):
     """A conversation to answer. Without `max_tokens` the answer may fill the rest of the context.
 
     Example: `{"model": "smollm2", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}`
     """
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: int | None = Field(
-        default=None, ge=1, description="Newer name of max_tokens; give one of them."
-    )
+    max_completion_tokens: int | None = Field(default=None, ge=1, description="Newer name of max_tokens.")
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
-
-    tools: Unsupported = None
-    tool_choice: Unsupported = None
-    parallel_tool_calls: Unsupported = None
-    functions: Unsupported = None
-    function_call: Unsupported = None
-    audio: Unsupported = None
-    modalities: Unsupported = None
-    prediction: Unsupported = None
-    reasoning_effort: Unsupported = None
-    verbosity: Unsupported = None
-    web_search_options: Unsupported = None
 
     @field_validator("max_completion_tokens")
     @classmethod
     def _one_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("max_tokens") is not None:
-            raise ValueError("give either max_tokens or max_completion_tokens, not both")
+        if value is not None and info.data.get("max_tokens") not in (None, value):
+            raise ValueError("it differs from max_tokens; give one of them")
         return value
 
     @field_validator("top_logprobs")
     @classmethod
     def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and not info.data.get("logprobs"):
+        if value and not info.data.get("logprobs"):
             raise ValueError("it is allowed only with logprobs: true")
         return value
 

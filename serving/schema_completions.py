@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from serving.schema_base import GenerationFields, Text, Unsupported
+from serving.schema_base import GenerationFields, Text
+from serving.schema_inert import InertCompletion
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -26,7 +27,7 @@ def _prompt_list(value: Any) -> Any:
     raise ValueError(_PROMPT_KINDS)
 
 
-class CompletionRequest(GenerationFields):
+class CompletionRequest(InertCompletion, GenerationFields):
     """A text to continue. Without `max_tokens` the answer has at most 16 tokens, as OpenAI's and vLLM's.
 
     Example: `{"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 32}`
@@ -38,7 +39,11 @@ class CompletionRequest(GenerationFields):
         Field(description="Text or token ids, one prompt or a list."),
     ]
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    echo: Literal[False] = False
+    best_of: int | None = Field(default=None, description="Accepted where it equals n: every choice is returned.")
 
-    suffix: Unsupported = None
-    best_of: Unsupported = None
+    @field_validator("best_of")
+    @classmethod
+    def _returns_every_choice(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value != info.data.get("n"):
+            raise ValueError("osd returns every choice: leave it out, or make it equal to n")
+        return value

@@ -8,6 +8,15 @@ from typing import Any
 from osd.types import QueryStats
 
 
+def counts(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """What `usage` holds while an answer is under way."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
 def usage(prompt_tokens: int, stats: Sequence[QueryStats]) -> dict[str, Any]:
     """Token counts in the OpenAI shape. A prompt counts once, however many choices it has.
 
@@ -15,12 +24,8 @@ def usage(prompt_tokens: int, stats: Sequence[QueryStats]) -> dict[str, Any]:
     """
     completion_tokens = sum(one.output_tokens for one in stats)
     read_tokens = sum(one.prompt_tokens - one.reused_tokens for one in stats)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": max(prompt_tokens - read_tokens, 0)},
-    }
+    cached_tokens = max(prompt_tokens - read_tokens, 0)
+    return {**counts(prompt_tokens, completion_tokens), "prompt_tokens_details": {"cached_tokens": cached_tokens}}
 
 
 def osd_field(stats: Sequence[QueryStats]) -> dict[str, Any]:

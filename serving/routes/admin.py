@@ -12,7 +12,8 @@ from osd.types import AcceptancePoint, Event, ServiceStatus, WeightManifest
 from serving.admin.gate import SESSION_S
 from serving.errors import ApiError
 from serving.guards import CSRF_HEADER, SESSION_COOKIE, peer_of, require_admin
-from serving.schema_base import Text, WireModel
+from serving.schema_base import Text
+from serving.schema_inert import WireModel
 from serving.services import ServicesDep
 
 public_router = APIRouter(prefix="/admin/api")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from osd.types import SamplingParams
 from serving.schema_chat import ChatRequest
 from serving.schema_completions import CompletionRequest
+from serving.schema_inert import InertChat, InertCompletion, InertGeneration, InertMessage, WireModel
 from tests.fakes import FakeCodec, FakeEngineClient
 from tests.http_client import CHAT, COMPLETION, http_client
 
@@ -64,7 +66,7 @@ def test_sampling_fields_reach_the_engine() -> None:
         {"temperature": "1"},
         {"temperature": float("nan")},
         {"top_p": 0},
-        {"top_k": -1},
+        {"top_k": -2},
         {"min_p": 1.5},
         {"presence_penalty": 3},
         {"seed": 2**63},
@@ -77,10 +79,13 @@ def test_sampling_fields_reach_the_engine() -> None:
         {"messages": []},
         {"messages": [{"role": "tool", "content": "x"}]},
         {"messages": [{"role": "user"}]},
-        {"messages": [{"role": "user", "content": "x", "name": "y"}]},
+        {"messages": [{"role": "user", "content": "x", "name": 5}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         {"messages": [{"role": "user", "content": "half a pair: \ud800"}]},
         {"response_format": {"type": "json_object"}},
+        {"stream_options": {"continuous_usage_stats": True}},
+        {"stream_options": {"include_obfuscation": True}, "stream": True},
         {"top_logprobs": 2},
         {"logprobs": 1},
         {"stream_options": {"include_usage": True}},
@@ -94,25 +99,118 @@ def test_what_does_not_fit_is_refused_by_name(fields: dict[str, Any]) -> None:
     assert refused_field(**fields).startswith(next(iter(fields)))
 
 
-UNSUPPORTED = [
-    "logit_bias",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "functions",
-    "function_call",
-    "audio",
-    "modalities",
-    "prediction",
-    "reasoning_effort",
-    "service_tier",
-]
+# Every field that osd does not implement, with values that ask for nothing (null always does) and one that asks.
+INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
+    InertGeneration: {
+        "allowed_token_ids": ([], [5]),
+        "bad_words": ([[]], ["x"]),
+        "cache_salt": ([], "x"),
+        "ec_transfer_params": ([{}], {"a": 1}),
+        "guided_choice": ([], ["x"]),
+        "guided_decoding_backend": ([], "x"),
+        "guided_grammar": ([], "x"),
+        "guided_json": ([], {}),
+        "guided_regex": ([], ".*"),
+        "guided_whitespace_pattern": ([], "x"),
+        "include_stop_str_in_output": ([False], True),
+        "kv_transfer_params": ([{}], {"a": 1}),
+        "length_penalty": ([1.0, 1], True),
+        "logit_bias": ([{}], {"5": 1}),
+        "logits_processors": ([[]], ["x"]),
+        "logprob_token_ids": ([], [5]),
+        "min_tokens": ([0], 1),
+        "moderation": ([], {}),
+        "priority": ([0], False),
+        "prompt_cache_options": ([{}], {"mode": "explicit"}),
+        "prompt_cache_retention": (["in_memory", "in-memory"], "24h"),
+        "prompt_logprobs": ([], 0),
+        "repetition_detection": ([], {}),
+        "repetition_penalty": ([1.0, 1], 1.1),
+        "request_id": ([], "x"),
+        "return_token_ids": ([False], True),
+        "return_token_offsets": ([False], True),
+        "return_tokens_as_token_ids": ([False], True),
+        "service_tier": (["auto", "default"], "flex"),
+        "skip_special_tokens": ([True], False),
+        "spaces_between_special_tokens": ([True], False),
+        "stop_token_ids": ([[]], [5]),
+        "stream_interval": ([1], 2),
+        "structural_tag": ([], {}),
+        "structured_outputs": ([], {}),
+        "thinking_token_budget": ([-1], 10),
+        "truncate_prompt_tokens": ([], 5),
+        "truncation_side": ([], "left"),
+        "use_beam_search": ([False], True),
+        "vllm_xargs": ([{}], {"a": 1}),
+        "watermarking": ([False], True),
+    },
+    InertChat: {
+        "add_generation_prompt": ([True], False),
+        "add_special_tokens": ([False], True),
+        "audio": ([], {}),
+        "chat_template": ([], "x"),
+        "chat_template_kwargs": ([{}], {"enable_thinking": False}),
+        "continue_final_message": ([False], True),
+        "documents": ([[]], [{}]),
+        "echo": ([False], True),
+        "function_call": (["none", "auto"], {"name": "f"}),
+        "functions": ([[]], [{"name": "f"}]),
+        "include_reasoning": ([True, False], 1),
+        "media_io_kwargs": ([{}], {"a": {}}),
+        "mm_processor_kwargs": ([{}], {"a": 1}),
+        "modalities": ([["text"]], ["text", "audio"]),
+        "parallel_tool_calls": ([True, False], 0),
+        "prediction": ([], {}),
+        "reasoning_effort": (["none"], "low"),
+        "tool_choice": (["none", "auto"], "required"),
+        "tools": ([[]], [{"type": "function"}]),
+        "verbosity": (["medium"], "low"),
+        "web_search_options": ([], {}),
+    },
+    InertCompletion: {
+        "add_special_tokens": ([True], False),
+        "echo": ([False], True),
+        "prompt_embeds": ([], "x"),
+        "suffix": ([""], "x"),
+    },
+    InertMessage: {
+        "annotations": ([[]], [{}]),
+        "audio": ([], {"id": "x"}),
+        "function_call": ([], {"name": "f"}),
+        "provider_specific_fields": ([{}], {"a": 1}),
+        "reasoning": ([""], "hm"),
+        "reasoning_content": ([""], "hm"),
+        "refusal": ([], "no"),
+        "tool_calls": ([[]], [{"id": "a"}]),
+    },
+}
 
 
-@pytest.mark.parametrize("name", UNSUPPORTED)
-def test_unsupported_fields_are_refused_unless_null(name: str) -> None:
-    assert refused_field(**{name: []}) == name
-    chat(**{name: None})
+def body_with(model: type[WireModel], name: str, value: Any) -> tuple[type[WireModel], dict[str, Any]]:
+    if model is InertMessage:
+        return ChatRequest, {**CHAT, "messages": [{"role": "assistant", "content": "hi", name: value}]}
+    if model is InertCompletion:
+        return CompletionRequest, {**COMPLETION, name: value}
+    return ChatRequest, {**CHAT, name: value}
+
+
+def test_every_inert_field_is_listed() -> None:
+    for model, fields in INERT.items():
+        assert set(fields) == set(model.model_fields)
+
+
+@pytest.mark.parametrize(("model", "name"), [(model, name) for model, fields in INERT.items() for name in fields])
+def test_values_that_ask_for_nothing_are_accepted_and_others_refused(model: type[WireModel], name: str) -> None:
+    accepted, refused = INERT[model][name]
+    for value in [None, *accepted]:
+        request, body = body_with(model, name, value)
+        request.model_validate(body)
+    request, body = body_with(model, name, refused)
+    with pytest.raises(ValidationError) as caught:
+        request.model_validate(body)
+    (problem,) = caught.value.errors()
+    assert problem["loc"][-1] == name and problem["type"] == "unsupported"
+    assert all(json.dumps(value) in problem["msg"] for value in accepted if value != 1), problem["msg"]
 
 
 def test_an_unknown_field_is_refused_even_if_null() -> None:
@@ -126,10 +224,23 @@ def test_null_is_absent() -> None:
 
 def test_harmless_fields_are_accepted() -> None:
     chat(user="someone", metadata={"a": "b"}, response_format={"type": "text"}, store=True)
+    chat(prompt_cache_key="a", safety_identifier="b", session_id="c", stop=[])
+    chat(messages=[{"role": "user", "name": "Ann", "content": "x"}])
+    chat(top_logprobs=0)
+    chat(stream_options={"include_usage": False, "continuous_usage_stats": False, "include_obfuscation": False})
+    content = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]
+    chat(messages=[{"role": "user", "content": content}])
+    completion(response_format={"type": "text"})
 
 
-def test_limits_by_both_names_are_refused() -> None:
-    assert refused_field(max_tokens=5, max_completion_tokens=5) == "max_completion_tokens"
+def test_no_top_k_by_either_number() -> None:
+    for top_k in (0, -1):
+        assert chat(top_k=top_k).sampling(max_tokens=1, logprobs=None, choice=0).top_k == 0
+
+
+def test_limits_by_both_names_must_be_equal() -> None:
+    assert refused_field(max_tokens=5, max_completion_tokens=6) == "max_completion_tokens"
+    assert chat(max_tokens=5, max_completion_tokens=5).answer_limit == 5
     assert chat(max_completion_tokens=5).answer_limit == 5
     assert chat(max_tokens=6).answer_limit == 6
 
@@ -180,6 +291,8 @@ def test_unsupported_completion_fields(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         completion(**fields)
     completion(echo=False, suffix=None, best_of=None)
+    completion(best_of=1)
+    completion(n=3, best_of=3)
 
 
 async def test_queries_of_a_request() -> None:

@@ -73,6 +73,28 @@ async def test_usage_comes_in_a_last_chunk_of_its_own() -> None:
         assert mine[-1]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("path_and_body", [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION)])
+async def test_every_chunk_can_carry_the_counts_so_far(path_and_body: tuple[str, dict[str, Any]]) -> None:
+    path, body = path_and_body
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    async with http_client() as client:
+        whole = (await client.post(path, json=body)).json()["usage"]
+        chunks = events_of((await client.post(path, json={**body, "stream": True, "stream_options": options})).text)
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    opening = [0] if "messages" in body else []
+    assert counts == [*opening, 1, 4, 7, 10, 11, 11]
+    assert all(chunk["usage"]["prompt_tokens"] == whole["prompt_tokens"] for chunk in chunks)
+    assert chunks[-1]["usage"] == whole and chunks[-1]["choices"] == []
+
+
+async def test_counts_in_every_chunk_belong_to_include_usage() -> None:
+    """As in vLLM's server."""
+    body = {**COMPLETION, "stream": True, "stream_options": {"continuous_usage_stats": True}}
+    async with http_client() as client:
+        chunks = events_of((await client.post("/v1/completions", json=body)).text)
+    assert all("usage" not in chunk for chunk in chunks)
+
+
 async def test_osd_field_sums_the_choices() -> None:
     async with http_client() as client:
         answer = (await client.post("/v1/chat/completions", json={**CHAT, "n": 2})).json()

@@ -1,0 +1,165 @@
+"""Request fields that osd does not implement, and the values of them that ask for nothing.
+
+Clients send many such fields with their defaults. A value that changes nothing is accepted; any other is refused by
+name, never ignored. The fields are those of OpenAI's API and of vLLM's `openai` protocol files.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+UNSUPPORTED = "unsupported"
+"""The type of the validation error."""
+
+
+class NoEffect:
+    """Annotation of a field that accepts null and the listed JSON values, all of which validate to None."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    @property
+    def accepted(self) -> str:
+        """The listed values as JSON, for messages and documentation."""
+        return " or ".join(json.dumps(value) for value in self.values)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Equality with one of the values is all there is to check."""
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """OpenAPI lists the accepted values."""
+        return {"enum": [None, *self.values], "description": "Not implemented: these values change nothing."}
+
+    def _check(self, value: Any) -> None:
+        if value is None or any(_is_same(value, accepted) for accepted in self.values):
+            return
+        or_send = f", or send {self.accepted}" if self.values else ""
+        raise PydanticCustomError(UNSUPPORTED, "is not supported by osd: leave it out{or_send}", {"or_send": or_send})
+
+
+def _is_same(value: Any, accepted: Any) -> bool:
+    """Equal in JSON, where 1 is 1.0 but not true."""
+    return bool(value == accepted) and isinstance(value, bool) == isinstance(accepted, bool)
+
+
+Unsupported = Annotated[None, NoEffect()]
+
+
+class WireModel(BaseModel):
+    """A JSON object of a request: unknown fields are refused, types are not coerced, null is absent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+
+
+class InertGeneration(WireModel):
+    """Of chat and plain completions."""
+
+    # OpenAI
+    logit_bias: Annotated[None, NoEffect({})] = None
+    moderation: Unsupported = None
+    prompt_cache_options: Annotated[None, NoEffect({})] = None
+    prompt_cache_retention: Annotated[None, NoEffect("in_memory", "in-memory")] = None
+    service_tier: Annotated[None, NoEffect("auto", "default")] = None
+    # vLLM: sampling
+    allowed_token_ids: Unsupported = None
+    bad_words: Annotated[None, NoEffect([])] = None
+    include_stop_str_in_output: Annotated[None, NoEffect(False)] = None
+    length_penalty: Annotated[None, NoEffect(1.0)] = None
+    logits_processors: Annotated[None, NoEffect([])] = None
+    min_tokens: Annotated[None, NoEffect(0)] = None
+    repetition_detection: Unsupported = None
+    repetition_penalty: Annotated[None, NoEffect(1.0)] = None
+    skip_special_tokens: Annotated[None, NoEffect(True)] = None
+    spaces_between_special_tokens: Annotated[None, NoEffect(True)] = None
+    stop_token_ids: Annotated[None, NoEffect([])] = None
+    thinking_token_budget: Annotated[None, NoEffect(-1)] = None
+    use_beam_search: Annotated[None, NoEffect(False)] = None
+    watermarking: Annotated[None, NoEffect(False)] = None
+    # vLLM: structured output
+    guided_choice: Unsupported = None
+    guided_decoding_backend: Unsupported = None
+    guided_grammar: Unsupported = None
+    guided_json: Unsupported = None
+    guided_regex: Unsupported = None
+    guided_whitespace_pattern: Unsupported = None
+    structural_tag: Unsupported = None
+    structured_outputs: Unsupported = None
+    # vLLM: prompts and what is returned
+    logprob_token_ids: Unsupported = None
+    prompt_logprobs: Unsupported = None
+    return_token_ids: Annotated[None, NoEffect(False)] = None
+    return_token_offsets: Annotated[None, NoEffect(False)] = None
+    return_tokens_as_token_ids: Annotated[None, NoEffect(False)] = None
+    stream_interval: Annotated[None, NoEffect(1)] = None
+    truncate_prompt_tokens: Unsupported = None
+    truncation_side: Unsupported = None
+    # vLLM: scheduling
+    cache_salt: Unsupported = None
+    ec_transfer_params: Annotated[None, NoEffect({})] = None
+    kv_transfer_params: Annotated[None, NoEffect({})] = None
+    priority: Annotated[None, NoEffect(0)] = None
+    request_id: Unsupported = None
+    vllm_xargs: Annotated[None, NoEffect({})] = None
+
+
+class InertChat(WireModel):
+    """Of chat completions only."""
+
+    # OpenAI
+    audio: Unsupported = None
+    function_call: Annotated[None, NoEffect("none", "auto")] = None
+    functions: Annotated[None, NoEffect([])] = None
+    modalities: Annotated[None, NoEffect(["text"])] = None
+    parallel_tool_calls: Annotated[None, NoEffect(True, False)] = None
+    prediction: Unsupported = None
+    reasoning_effort: Annotated[None, NoEffect("none")] = None
+    tool_choice: Annotated[None, NoEffect("none", "auto")] = None
+    tools: Annotated[None, NoEffect([])] = None
+    verbosity: Annotated[None, NoEffect("medium")] = None
+    web_search_options: Unsupported = None
+    # vLLM
+    add_generation_prompt: Annotated[None, NoEffect(True)] = None
+    add_special_tokens: Annotated[None, NoEffect(False)] = None
+    chat_template: Unsupported = None
+    chat_template_kwargs: Annotated[None, NoEffect({})] = None
+    continue_final_message: Annotated[None, NoEffect(False)] = None
+    documents: Annotated[None, NoEffect([])] = None
+    echo: Annotated[None, NoEffect(False)] = None
+    include_reasoning: Annotated[None, NoEffect(True, False)] = None
+    media_io_kwargs: Annotated[None, NoEffect({})] = None
+    mm_processor_kwargs: Annotated[None, NoEffect({})] = None
+
+
+class InertCompletion(WireModel):
+    """Of plain completions only."""
+
+    add_special_tokens: Annotated[None, NoEffect(True)] = None
+    echo: Annotated[None, NoEffect(False)] = None
+    prompt_embeds: Unsupported = None
+    suffix: Annotated[None, NoEffect("")] = None
+
+
+class InertMessage(WireModel):
+    """Of one message of a conversation: an answer that is sent back as it came holds these."""
+
+    annotations: Annotated[None, NoEffect([])] = None
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    provider_specific_fields: Annotated[None, NoEffect({})] = None
+    reasoning: Annotated[None, NoEffect("")] = None
+    reasoning_content: Annotated[None, NoEffect("")] = None
+    refusal: Unsupported = None
+    tool_calls: Annotated[None, NoEffect([])] = None
