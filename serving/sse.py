@@ -16,9 +16,15 @@ from serving.errors import to_api_error
 DONE = b"data: [DONE]\n\n"
 
 
+# The standard ends a line at CR and LF, which JSON escapes; clients that read with `str.splitlines` (httpx's
+# `iter_lines` does) end it at these too.
+_LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
 def frame(payload: Mapping[str, Any]) -> bytes:
-    """One event. JSON holds no raw line break, so one `data:` line is enough."""
-    return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    """One event: a single `data:` line, however a client finds the ends of lines."""
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    return b"data: " + (text if text.isascii() else text.translate(_LINE_BREAKS)).encode() + b"\n\n"
 
 
 async def frames(events: AsyncGenerator[Mapping[str, Any], None]) -> AsyncGenerator[bytes, None]:

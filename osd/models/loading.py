@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from osd.models.resolve import check_model_folder
+from osd.reason import reason
 from osd.types import OsdError
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -25,8 +26,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise OsdError(f"device {name!r} cannot be used: {reason}; try --device cpu") from None
+        raise OsdError(f"device {name!r} cannot be used: {reason(error)}; try --device cpu") from None
     return device
 
 
@@ -61,8 +61,7 @@ def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) ->
             folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
         )
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OsdError(f"cannot load a causal LM from {folder}: {reason}") from error
+        raise OsdError(f"cannot load a causal LM from {folder}: {reason(error)}") from error
     if missing := sorted(loaded["missing_keys"]):
         raise OsdError(f"the weights in {folder} lack {missing[0]!r}; copy the model again")
     return model.to(device).eval().requires_grad_(False)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from osd.reason import reason
 from osd.store_paths import models_dir, slug
 from osd.types import OsdError
 
@@ -139,8 +140,9 @@ def _download(name: str, progress: Progress) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise OsdError(f"cannot get {name!r} from the model hub: {reason}; check the id, or give a folder") from error
+        raise OsdError(
+            f"cannot get {name!r} from the model hub: {reason(error)}; check the id, or give a folder"
+        ) from error
     progress("done", 1.0)
     check_model_folder(folder)
     return folder

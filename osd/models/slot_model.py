@@ -26,6 +26,7 @@ from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
 from osd.models.pass_output import Logits, PassOutput
 from osd.models.slot_cache import PassWindow, SlotCache
 from osd.models.transfer import sent, staged
+from osd.reason import reason
 from osd.sampling import most_likely
 from osd.types import OsdError
 
@@ -317,7 +318,7 @@ class SlotModel:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return f"{type(error).__name__}: {reason(error)}"
 
 
 def _refusal(model: Any, problem: str) -> OsdError:

@@ -27,6 +27,12 @@ def test_a_frame_is_one_line() -> None:
     assert frame({"a": "é\n"}) == 'data: {"a":"é\\n"}\n\n'.encode()
 
 
+def test_a_frame_is_one_line_to_clients_that_split_at_every_line_break_of_unicode() -> None:
+    text = "".join(chr(point) for point in range(0x20)) + "a\x7f\x85b\u2028c\u2029d😀\ufeff"
+    line, blank = frame({"text": text}).decode().splitlines()
+    assert (json.loads(line.removeprefix("data: ")), blank) == ({"text": text}, "")
+
+
 async def test_frames_end_with_the_mark_even_after_an_error() -> None:
     async def source() -> AsyncGenerator[dict[str, Any], None]:
         yield {"n": 1}

@@ -30,6 +30,7 @@ from osd.models.compiled.arguments import (
     Trial,
     chain_elements,
 )
+from osd.reason import reason
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def kernels() -> Kernels | None:
     try:
         return Kernels()
     except (ImportError, RuntimeError) as error:  # not installed, too old for this numpy, nowhere to keep its cache
-        _log.warning("decoding will be slower: numba cannot be used (%s)", str(error).splitlines()[0])
+        _log.warning("decoding will be slower: numba cannot be used (%s)", reason(error))
         return None
 
 
