@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from osd.types import OsdError
@@ -131,6 +131,9 @@ class SwapConfig(_Section):
     roll_back_z: float = Field(3.5, gt=0, description="A fall of this many standard errors rolls back.")
 
 
+Access = Literal["open", "api_key", "admin", "off"]
+
+
 class ServerConfig(_Section):
     """The HTTP server."""
 
@@ -139,7 +142,21 @@ class ServerConfig(_Section):
     api_keys_sha256: tuple[str, ...] = Field((), description="SHA-256 (hex) of API keys; empty asks for none.")
     admin_token_sha256: str = Field("", description="SHA-256 (hex) of the admin token; empty makes one per start.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body.")
+    receive_timeout_s: float = Field(
+        30.0, gt=0, description="Longest that a client may take to send a request's headers, and then its body."
+    )
+    metrics_access: Access = Field(
+        "open", description="Who may read /metrics: 'open', 'api_key', 'admin' (the admin token) or 'off'."
+    )
+    openapi_access: Access = Field("open", description="Who may read /openapi.json; as metrics_access.")
     request_timeout_s: float = Field(600.0, gt=0, description="Longest that one query may take.")
+
+    @model_validator(mode="after")
+    def _keys_to_ask_for(self) -> Self:
+        for name in ("metrics_access", "openapi_access"):
+            if getattr(self, name) == "api_key" and not self.api_keys_sha256:
+                raise ValueError(f"{name} = 'api_key' needs keys in api_keys_sha256")
+        return self
 
 
 class ClusterConfig(_Section):

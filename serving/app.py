@@ -10,12 +10,12 @@ from fastapi.middleware import Middleware
 from osd.config import Config
 from serving.admin.gate import AdminGate
 from serving.api_keys import ApiKeys
-from serving.body_limit import BodyLimit
 from serving.codec import Codec
 from serving.engine_client import EngineClient
 from serving.errors import install_error_handlers
+from serving.head import HeadAsGet
 from serving.observe import Observe
-from serving.routes import admin, admin_page, chat, completions, health, models
+from serving.routes import admin, admin_page, chat, completions, health, models, openapi
 from serving.services import Services
 
 
@@ -39,18 +39,17 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
     )
     app = FastAPI(
         title="osd",
-        docs_url=None,  # these pages load scripts from elsewhere; the schema is at /openapi.json
+        docs_url=None,  # these pages load scripts from elsewhere
+        openapi_url=None,  # serving.routes.openapi asks for what the configuration says
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[
-            Middleware(Observe, metrics=services.metrics.http),
-            Middleware(BodyLimit, max_bytes=config.server.max_body_bytes),
-        ],
+        middleware=[Middleware(HeadAsGet), Middleware(Observe, metrics=services.metrics.http)],
     )
     app.state.services = services
     app.state.created_s = int(time.time())
     install_error_handlers(app)
-    for part in (chat, completions, models, health, admin_page, admin):
+    for part in (chat, completions, models, health, openapi, admin_page, admin):
         app.include_router(part.router)
+    app.include_router(health.metrics_router)
     app.include_router(admin.public_router)
     return app

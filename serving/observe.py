@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 class Observe:
     """Outermost middleware. Sets `request.state.request_id` and `request.state.started_s` (monotonic).
 
+    What says nothing of caching itself is not to be kept by anyone: answers, errors, the admin API.
     An exception that nobody foresaw ends here: logged with the request's id, answered as a bare 500.
     """
 
@@ -37,7 +38,10 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                if not any(name.lower() == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message["headers"] = headers
             await send(message)
 
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import tempfile
 from pathlib import Path
 
@@ -42,3 +43,13 @@ def check_weight_files(folder: Path) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise OsdError(f"{path} is torn ({error}); copy the model again") from None
+
+
+def exposure_warning(config: Config, address: str) -> str | None:
+    """What an operator should know of the address that is listened on: others can reach it, and no key is asked for."""
+    if ipaddress.ip_address(address).is_loopback or config.server.api_keys_sha256:
+        return None
+    return (
+        f"listening on {address}: whoever can reach this address may send queries, for no API key is asked for; "
+        "set server.api_keys_sha256, or listen on 127.0.0.1 (--host)"
+    )

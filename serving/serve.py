@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import signal
@@ -21,7 +22,10 @@ from osd.models.resolve import resolve_target
 from osd.text import TextCodec
 from osd.types import OsdError
 from serving.app import create_app
-from serving.preflight import check_machine, check_weight_files
+from serving.impatient import impatient
+from serving.preflight import check_machine, check_weight_files, exposure_warning
+
+log = logging.getLogger(__name__)
 
 _GRACE_S = 5
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -78,10 +82,19 @@ def _serve(
     with start(config, progress) as topology:
         token, digest = admin_token(config)
         app = create_app(config, topology.client, codec, admin_token_sha256=digest)
+        if warning := exposure_warning(config, listener.getsockname()[0]):
+            log.warning(warning)
         keep()
         on_ready(Serving(url_of(listener), resolved.target_id, topology.drafter, token))
         server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S)
+            uvicorn.Config(
+                app,
+                http=impatient(config.server.receive_timeout_s),
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=_GRACE_S,
+            )
         )
         server.run(sockets=[listener])
 

@@ -11,13 +11,22 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from serving.impatient import impatient
+
 
 @contextmanager
-def serve(app: FastAPI) -> Iterator[str]:
+def serve(app: FastAPI, receive_timeout_s: float = 30.0) -> Iterator[str]:
     """Yield the base URL; stop the server at the end."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app,
+            http=impatient(receive_timeout_s),
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
 from osd.types import AcceptancePoint, Event, ServiceStatus, WeightManifest
 from serving.admin.gate import SESSION_S
-from serving.errors import ApiError
-from serving.guards import CSRF_HEADER, SESSION_COOKIE, peer_of, require_admin
+from serving.admission import admits
+from serving.guards import SESSION_COOKIE, peer_of, with_admin_token, with_csrf_header
 from serving.schema_base import Text
 from serving.schema_inert import WireModel
 from serving.services import ServicesDep
 
-public_router = APIRouter(prefix="/admin/api")
-router = APIRouter(prefix="/admin/api", dependencies=[Depends(require_admin)])
+public_router = APIRouter(prefix="/admin/api", route_class=admits(with_csrf_header))
+router = APIRouter(prefix="/admin/api", route_class=admits(with_admin_token))
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 
@@ -38,9 +38,7 @@ class RollBackBody(WireModel):
 @public_router.post("/login", status_code=204)
 async def login(body: LoginBody, http: Request, services: ServicesDep) -> Response:
     """Open a session for the page. The cookie is unreadable to scripts and never sent along from other sites."""
-    if CSRF_HEADER not in http.headers:
-        raise ApiError(403, f"The header {CSRF_HEADER} is needed.", code="csrf_header_needed")
-    services.admin.check_token(body.token, peer_of(http))
+    await services.admin.check_token(body.token, peer_of(http))
     response = Response(status_code=204)
     response.set_cookie(
         SESSION_COOKIE,

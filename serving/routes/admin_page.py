@@ -7,7 +7,9 @@ from importlib.resources import files
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-router = APIRouter()
+from serving.admission import admits, anyone
+
+router = APIRouter(route_class=admits(anyone))
 
 _HEADERS = {
     # Nothing from elsewhere, nothing inline, no framing.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from serving.admission import admits
 from serving.answer import respond
 from serving.errors import ApiError
-from serving.guards import require_api_key
+from serving.guards import with_api_key
 from serving.queries import build_queries, check_model, encode_aside
 from serving.schema_chat import ChatRequest
 from serving.services import ServicesDep
 from serving.view_chat import ChatView
 
-router = APIRouter(dependencies=[Depends(require_api_key)])
+router = APIRouter(route_class=admits(with_api_key))
 
 
 @router.post("/v1/chat/completions")

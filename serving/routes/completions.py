@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from serving.admission import admits
 from serving.answer import respond
-from serving.guards import require_api_key
+from serving.guards import with_api_key
 from serving.queries import build_queries, check_model, encode_aside
 from serving.schema_completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from serving.services import ServicesDep
 from serving.view_completions import CompletionView
 
-router = APIRouter(dependencies=[Depends(require_api_key)])
+router = APIRouter(route_class=admits(with_api_key))
 
 
 @router.post("/v1/completions")

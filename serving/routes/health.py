@@ -1,4 +1,4 @@
-"""GET /health, /ready and /metrics. They tell no text and no secret, and need no key."""
+"""GET /health, /ready and /metrics. They tell no text and no secret."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from serving.admission import admits, anyone
 from serving.errors import UNAVAILABLE_RETRY_S
+from serving.guards import as_configured
 from serving.services import ServicesDep
 
-router = APIRouter()
+router = APIRouter(route_class=admits(anyone))
+metrics_router = APIRouter(route_class=admits(as_configured(lambda server: server.metrics_access)))
 
 
 @router.get("/health")
@@ -28,7 +31,7 @@ async def ready(services: ServicesDep) -> Response:
     return JSONResponse({"status": "starting"}, status_code=503, headers=headers)
 
 
-@router.get("/metrics")
+@metrics_router.get("/metrics")
 async def metrics(services: ServicesDep) -> Response:
     """Counters and gauges for Prometheus."""
     status = await services.status_or_none()

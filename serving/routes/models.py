@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 
+from serving.admission import admits
 from serving.codec import Codec
-from serving.guards import require_api_key
+from serving.guards import with_api_key
 from serving.queries import check_model
 from serving.services import ServicesDep
 
-router = APIRouter(dependencies=[Depends(require_api_key)])
+router = APIRouter(route_class=admits(with_api_key))
 
 
 @router.get("/v1/models")

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
 import httpx
 import pytest
 
+from osd.config import ConfigError, load_config
 from serving.admin.gate import SESSION_S, AdminGate
 from serving.api_keys import ApiKeys
 from serving.errors import ApiError
+from serving.wrong_secrets import WrongSecrets
 from tests.fakes import FakeEngineClient, fake_service
 from tests.http_client import CHAT, http_client
 
@@ -71,19 +75,112 @@ def test_sessions_end() -> None:
     assert not gate.has_session(session)
 
 
-def test_wrong_tokens_are_counted_by_peer() -> None:
-    now_s = 0.0
-    gate = AdminGate(digest(TOKEN), clock_s=lambda: now_s)
-    for _ in range(10):
-        with pytest.raises(ApiError) as wrong:
-            gate.check_token("guess", "10.0.0.1")
-        assert wrong.value.status == 401
-    with pytest.raises(ApiError) as too_many:
-        gate.check_token(TOKEN, "10.0.0.1")
-    assert too_many.value.status == 429 and too_many.value.headers["Retry-After"] == "60"
-    gate.check_token(TOKEN, "10.0.0.2")
-    now_s = 61.0
-    gate.check_token(TOKEN, "10.0.0.1")
+class Waiting:
+    """A clock and a sleep that take no time."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.slept_s: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+
+
+def guarded(waiting: Waiting) -> dict[str, Callable[[str, str], Awaitable[None]]]:
+    """Both kinds of secret, with the same right one: check(secret, peer)."""
+    gate = AdminGate(digest(TOKEN), wrong=WrongSecrets(lambda: waiting.now_s, waiting.sleep))
+    keys = ApiKeys([digest(TOKEN)], wrong=WrongSecrets(lambda: waiting.now_s, waiting.sleep))
+    return {"admin": gate.check_token, "api_key": lambda secret, peer: keys.check(f"Bearer {secret}", peer)}
+
+
+@pytest.mark.parametrize("kind", ["admin", "api_key"])
+async def test_wrong_secrets_are_slowed_by_peer_and_the_right_one_never(kind: str) -> None:
+    waiting = Waiting()
+    check = guarded(waiting)[kind]
+
+    async def status(secret: str, peer: str = "10.0.0.1") -> tuple[int, str | None]:
+        try:
+            await check(secret, peer)
+        except ApiError as error:
+            return error.status, error.headers.get("Retry-After")
+        return 200, None
+
+    assert [(await status("guess"))[0] for _ in range(10)] == [401] * 10
+    assert waiting.slept_s == []
+    waiting.now_s = 5.0
+    assert await status("guess") == (429, "55")
+    assert waiting.slept_s == [1.0]
+    assert await status(TOKEN) == (200, None)
+    assert (await status("guess"))[0] == 429
+    assert (await status("guess", "10.0.0.2"))[0] == 401
+    assert len(waiting.slept_s) == 2
+    waiting.now_s = 61.0
+    assert (await status("guess"))[0] == 401
+
+
+async def test_a_missing_key_is_no_guess() -> None:
+    waiting = Waiting()
+    keys = ApiKeys([digest("key")], wrong=WrongSecrets(lambda: 0.0, waiting.sleep))
+    for _ in range(30):
+        with pytest.raises(ApiError) as missing:
+            await keys.check(None, "10.0.0.1")
+        assert missing.value.status == 401
+
+
+async def test_a_flood_of_guesses_does_not_pile_up() -> None:
+    asleep, wake = 0, asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        nonlocal asleep
+        asleep += 1
+        await wake.wait()
+
+    wrong = WrongSecrets(lambda: 0.0, sleep)
+    guesses = [asyncio.create_task(wrong.refusal("peer", ApiError(401, "wrong"))) for _ in range(200)]
+    done, _ = await asyncio.wait(guesses, timeout=0.01)
+    assert (asleep, len(done)) == (64, 200 - 64)
+    wake.set()
+    assert {error.status for error in await asyncio.gather(*guesses)} == {401, 429}
+
+
+async def test_guesses_over_http() -> None:
+    server = {"api_keys_sha256": [digest("key")]}
+    async with http_client(server=server, admin_token_sha256=digest(TOKEN)) as client:
+        for path, right in (("/v1/models", "key"), ("/admin/api/versions", TOKEN)):
+            statuses = [(await client.get(path, headers=bearer("guess"))).status_code for _ in range(10)]
+            assert statuses == [401] * 10
+            answer = await client.get(path, headers=bearer("guess"))
+            assert answer.status_code == 429 and 0 < int(answer.headers["retry-after"]) <= 60
+            assert answer.json()["error"]["code"] == "too_many_attempts"
+            assert (await client.get(path, headers=bearer(right))).status_code == 200
+
+
+PAGES = {"metrics_access": "/metrics", "openapi_access": "/openapi.json"}
+
+
+@pytest.mark.parametrize("setting", PAGES)
+@pytest.mark.parametrize(
+    ("access", "statuses"),
+    [
+        ("open", {"": 200, "key": 200, TOKEN: 200}),
+        ("api_key", {"": 401, "key": 200, TOKEN: 401}),
+        ("admin", {"": 401, "key": 401, TOKEN: 200}),
+        ("off", {"": 404, "key": 404, TOKEN: 404}),
+    ],
+)
+async def test_pages_that_can_be_closed(setting: str, access: str, statuses: dict[str, int]) -> None:
+    server = {"api_keys_sha256": [digest("key")], setting: access}
+    async with http_client(server=server, admin_token_sha256=digest(TOKEN)) as client:
+        for secret, status in statuses.items():
+            answer = await client.get(PAGES[setting], headers=bearer(secret) if secret else {})
+            assert answer.status_code == status, secret
+        (other,) = set(PAGES.values()) - {PAGES[setting]}
+        assert (await client.get(other)).status_code == 200
+
+
+def test_a_page_that_needs_a_key_needs_keys() -> None:
+    with pytest.raises(ConfigError, match="metrics_access = 'api_key' needs keys in api_keys_sha256"):
+        load_config(flags={"server": {"metrics_access": "api_key"}})
 
 
 async def test_cookie_session_and_its_csrf_header() -> None:

@@ -7,7 +7,9 @@ import socket
 
 import pytest
 
+from osd.config import load_config
 from osd.types import OsdError
+from serving.preflight import exposure_warning
 from serving.serve import listen, url_of
 
 
@@ -34,3 +36,22 @@ def test_a_port_in_use_is_said_before_anything_is_loaded() -> None:
         assert url_of(listener) == f"http://127.0.0.1:{port}"
         with pytest.raises(OsdError, match=f"cannot listen on 127.0.0.1:{port}: .*--port"):
             listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("address", "keys", "warns"),
+    [
+        ("127.0.0.1", [], False),
+        ("127.8.8.8", [], False),
+        ("::1", [], False),
+        ("0.0.0.0", [], True),
+        ("::", [], True),
+        ("192.0.2.7", [], True),
+        ("0.0.0.0", ["ab"], False),
+    ],
+)
+def test_others_can_reach_it_and_need_no_key(address: str, keys: list[str], warns: bool) -> None:
+    warning = exposure_warning(load_config(flags={"server": {"api_keys_sha256": keys}}), address)
+    assert (warning is not None) == warns
+    if warning:
+        assert address in warning and "server.api_keys_sha256" in warning and "\n" not in warning

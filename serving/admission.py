@@ -1,0 +1,82 @@
+"""What happens before a route's own code: who asks is checked, then the body is read, bounded in bytes and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
+
+from serving.errors import ApiError
+from serving.services import Services, services_of
+
+Guard = Callable[[Request, Services], Awaitable[None]]
+
+
+async def anyone(request: Request, services: Services) -> None:
+    """The guard of routes that need no secret."""
+
+
+def admits(guard: Guard) -> type[APIRoute]:
+    """A route class for `APIRouter(route_class=…)`.
+
+    FastAPI reads and parses a body before it runs dependencies, so a guard that is a dependency would let strangers
+    keep the server busy with bodies.
+    """
+
+    class AdmittingRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def admit(request: Request) -> Response:
+                services = services_of(request)
+                await guard(request, services)
+                server = services.config.server
+                body = await read_body(request, max_bytes=server.max_body_bytes, timeout_s=server.receive_timeout_s)
+                return await handle(Request(request.scope, _replay(body, request.receive)))
+
+            return admit
+
+    return AdmittingRoute
+
+
+async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body. Counting what arrives covers chunked bodies and a `Content-Length` that lies.
+
+    Raises:
+        ApiError: 413 for more than `max_bytes`, as soon as that is known; 408 when it takes longer than `timeout_s`.
+        ClientDisconnect: the client went away.
+    """
+    too_large = ApiError(413, f"The request body is larger than {max_bytes} bytes.", code="body_too_large")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                body += message.get("body", b"")
+                if len(body) > max_bytes:
+                    raise too_large
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        text = f"The request body did not arrive within {timeout_s:g} s."
+        raise ApiError(408, text, code="request_timeout", headers={"Connection": "close"}) from None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """First the body in one piece, then whatever comes (a disconnect)."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed

@@ -1,0 +1,86 @@
+"""A connection that keeps the server waiting for the rest of a request is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Literal
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from serving.errors import ApiError
+
+_Owed = Literal["headers", "body"]
+
+
+def impatient(timeout_s: float) -> type[H11Protocol]:
+    """Uvicorn's protocol over h11, for `uvicorn.Config(http=…)`, with a limit on what uvicorn leaves unlimited.
+
+    A client has `timeout_s` from connecting, or from the first byte of a further request, to the end of the headers
+    (then 408), and from an answer that was sent before the whole body had come to the end of that body. A body that a
+    route waits for is timed by `serving.admission`.
+    """
+
+    class ImpatientProtocol(H11Protocol):
+        _owed: _Owed | None = None
+        _deadline: asyncio.TimerHandle | None = None
+        _has_asked = False
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._owe(None)
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            """Start, keep or end the deadline, by what the client owes now."""
+            theirs, ours = self.conn.their_state, self.conn.our_state
+            self._has_asked = self._has_asked or theirs is not h11.IDLE
+            if self.transport.is_closing():
+                self._owe(None)
+            elif theirs is h11.IDLE and (not self._has_asked or self.conn.trailing_data[0]):
+                self._owe("headers")
+            elif theirs is h11.SEND_BODY and ours in (h11.DONE, h11.MUST_CLOSE):
+                self._owe("body")
+            else:
+                self._owe(None)
+
+        def _owe(self, owed: _Owed | None) -> None:
+            if owed == self._owed:
+                return
+            self._owed = owed
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+            if owed is not None:
+                self._deadline = self.loop.call_later(timeout_s, self._give_up)
+
+        def _give_up(self) -> None:
+            if self._owed == "headers" and self.conn.trailing_data[0]:
+                text = f"The request's headers did not arrive within {timeout_s:g} s."
+                self._answer(ApiError(408, text, code="request_timeout"))
+            self.transport.close()
+
+        def _answer(self, error: ApiError) -> None:
+            body = json.dumps(error.body()).encode()
+            headers: list[tuple[Any, Any]] = [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            events = (h11.Response(status_code=error.status, headers=headers), h11.Data(data=body), h11.EndOfMessage())
+            for event in events:
+                self.transport.write(self.conn.send(event) or b"")
+
+    return ImpatientProtocol
