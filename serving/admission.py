@@ -21,20 +21,26 @@ async def anyone(request: Request, services: Services) -> None:
     """The guard of routes that need no secret."""
 
 
-def admits(guard: Guard) -> type[APIRoute]:
-    """A route class for `APIRouter(route_class=…)`.
+def admits(guard: Guard, *security: str) -> type[APIRoute]:
+    """A route class for `APIRouter(route_class=…)`; `security` are the OpenAPI names of what the guard asks for.
 
     FastAPI reads and parses a body before it runs dependencies, so a guard that is a dependency would let strangers
     keep the server busy with bodies.
     """
 
     class AdmittingRoute(APIRoute):
+        def __init__(self, *args: Any, openapi_extra: dict[str, Any] | None = None, **kwargs: Any) -> None:
+            extra = {"security": [{name: []} for name in security], **(openapi_extra or {})}
+            super().__init__(*args, openapi_extra=extra if security else openapi_extra, **kwargs)
+
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
 
             async def admit(request: Request) -> Response:
                 services = services_of(request)
                 await guard(request, services)
+                if request.method == "GET":  # no route of ours reads a body there
+                    return await handle(request)
                 server = services.config.server
                 body = await read_body(request, max_bytes=server.max_body_bytes, timeout_s=server.receive_timeout_s)
                 return await handle(Request(request.scope, _replay(body, request.receive)))

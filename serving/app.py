@@ -15,6 +15,7 @@ from serving.engine_client import EngineClient
 from serving.errors import install_error_handlers
 from serving.head import HeadAsGet
 from serving.observe import Observe
+from serving.openapi import Api
 from serving.routes import admin, admin_page, chat, completions, health, models, openapi
 from serving.services import Services
 
@@ -37,7 +38,7 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
         api_keys=ApiKeys(config.server.api_keys_sha256),
         admin=AdminGate(admin_token_sha256),
     )
-    app = FastAPI(
+    app = Api(
         title="osd",
         docs_url=None,  # these pages load scripts from elsewhere
         openapi_url=None,  # serving.routes.openapi asks for what the configuration says

@@ -27,7 +27,7 @@ _LONGEST_MESSAGE_CHARS = 1000
 class ApiError(Exception):
     """An answer other than 2xx, meant for the client.
 
-    Example: `ApiError(400, "'n' must be at least 1", param="n")`
+    Example: `ApiError(400, "'n' must be at least 1", param="n", code="invalid_value")`
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ApiError(Exception):
         message: str,
         *,
         param: str | None = None,
-        code: str | None = None,
+        code: str,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
@@ -85,13 +85,13 @@ def to_api_error(error: Exception) -> ApiError:
     return internal_error()
 
 
-def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first problem that pydantic found, naming the field as the client wrote it."""
+def from_validation(problems: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """The first problem that pydantic found in `body`, or in the query; it names the field as the client wrote it."""
     problem = problems[0]
-    kind, location = problem["type"], [part for part in problem["loc"] if part != "body"]
-    param = _path(location)
+    kind = problem["type"]
     if kind == "json_invalid":
         return ApiError(400, f"The request body is not valid JSON: {problem['ctx']['error']}.", code="invalid_json")
+    param = _param(problem["loc"], body)
     if param is None:
         return ApiError(
             400, "The request body must be a JSON object in UTF-8, sent as application/json.", code="invalid_json"
@@ -103,7 +103,8 @@ def from_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     if kind == "missing":
         return ApiError(400, f"'{param}' is required.", param=param, code="missing_required_parameter")
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return ApiError(400, f"Invalid '{param}': {message}.", param=param, code="invalid_value")
+    code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+    return ApiError(400, f"Invalid '{param}': {message}.", param=param, code=code)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -114,15 +115,16 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def on_validation_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return from_validation(error.errors()).response()
+        return from_validation(error.errors(), error.body).response()
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        message = {
-            404: f"There is no {request.url.path} here.",
-            405: f"{request.method} is not allowed on {request.url.path}.",
-        }.get(error.status_code, str(error.detail))
-        return ApiError(error.status_code, message, headers=error.headers).response()
+        status, path = error.status_code, request.url.path
+        message, code = {
+            404: (f"There is no {path} here.", "unknown_url"),
+            405: (f"{request.method} is not allowed on {path}.", "method_not_supported"),
+        }.get(status, (str(error.detail), HTTPStatus(status).name.lower()))
+        return ApiError(status, message, code=code, headers=error.headers).response()
 
     async def on_disconnect(_: Request, __: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -136,8 +138,6 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def _error_type(status: int) -> str:
     match status:
-        case 401:
-            return "authentication_error"
         case 403:
             return "permission_error"
         case 429:
@@ -147,11 +147,22 @@ def _error_type(status: int) -> str:
     return "invalid_request_error"
 
 
-def _path(location: Sequence[str | int]) -> str | None:
-    """('messages', 0, 'content') as 'messages[0].content'; None when no field is meant."""
-    if not location or isinstance(location[0], int):
-        return None
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+def _param(location: Sequence[str | int], body: Any) -> str | None:
+    """('body', 'messages', 0, 'content', 'str') as 'messages[0].content'; None when no field is meant.
+
+    Steps that are not in the body are pydantic's own (the member of a union, a list made of a single value) and are
+    left out.
+    """
+    source, *steps = location
+    if source != "body":
+        return ".".join(map(str, steps)) or None
+    value, path = body, ""
+    for step in steps:
+        if isinstance(step, str) and isinstance(value, dict):
+            value, path = value.get(step), f"{path}.{step}"
+        elif isinstance(step, int) and isinstance(value, list) and step < len(value):
+            value, path = value[step], f"{path}[{step}]"
+    return path.removeprefix(".") or None
 
 
 def _printable(text: str) -> str:

@@ -54,7 +54,8 @@ def build_queries(
         ApiError: a prompt is empty, too long or holds foreign ids, or there are too many.
     """
     if len(prompts) * body.n > MAX_CHOICES:
-        raise ApiError(400, f"At most {MAX_CHOICES} choices (prompts times n) a request.", param="n")
+        message = f"At most {MAX_CHOICES} choices (prompts times n) a request."
+        raise ApiError(400, message, param="n", code="invalid_value")
     queries: list[Request] = []
     for prompt_ids in prompts:
         _check_prompt(prompt_ids, codec, param)

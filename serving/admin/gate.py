@@ -34,7 +34,8 @@ class AdminGate:
             ApiError: 401 for a wrong token, 429 after too many.
         """
         if not is_secret(token, self._token_sha256):
-            refusal = ApiError(401, "Wrong admin token.", code="invalid_admin_token")
+            headers = {"WWW-Authenticate": "Bearer"}
+            refusal = ApiError(401, "Wrong admin token.", code="invalid_admin_token", headers=headers)
             raise await self._wrong.refusal(peer, refusal)
 
     def open_session(self) -> str:

@@ -12,12 +12,20 @@ from osd.types import AcceptancePoint, Event, ServiceStatus, WeightManifest
 from serving.admin.gate import SESSION_S
 from serving.admission import admits
 from serving.guards import SESSION_COOKIE, peer_of, with_admin_token, with_csrf_header
+from serving.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
 from serving.schema_base import Text
 from serving.schema_inert import WireModel
 from serving.services import ServicesDep
 
-public_router = APIRouter(prefix="/admin/api", route_class=admits(with_csrf_header))
-router = APIRouter(prefix="/admin/api", route_class=admits(with_admin_token))
+_OF_CHANGES = errors(403, 408, 413)
+public_router = APIRouter(
+    prefix="/admin/api", route_class=admits(with_csrf_header), responses=errors(400, 401, 429, 500) | _OF_CHANGES
+)
+router = APIRouter(
+    prefix="/admin/api",
+    route_class=admits(with_admin_token, ADMIN_TOKEN, ADMIN_SESSION),
+    responses=errors(401, 429, 500),
+)
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 
@@ -52,7 +60,7 @@ async def login(body: LoginBody, http: Request, services: ServicesDep) -> Respon
     return response
 
 
-@router.post("/logout", status_code=204)
+@router.post("/logout", status_code=204, responses=_OF_CHANGES)
 async def logout(http: Request, services: ServicesDep) -> Response:
     """Close the session."""
     services.admin.close_session(http.cookies.get(SESSION_COOKIE, ""))
@@ -61,19 +69,19 @@ async def logout(http: Request, services: ServicesDep) -> Response:
     return response
 
 
-@router.get("/status")
+@router.get("/status", responses=errors(503))
 async def status(services: ServicesDep) -> ServiceStatus:
     """Engine, trainer, processes."""
     return await services.client.status()
 
 
-@router.get("/events")
+@router.get("/events", responses=errors(400, 503))
 async def events(services: ServicesDep, limit: Limit = 200) -> list[Event]:
     """The newest events, oldest first."""
     return await services.client.events(limit)
 
 
-@router.get("/history")
+@router.get("/history", responses=errors(400, 503))
 async def history(services: ServicesDep, limit: Limit = 2000, after: int = -1) -> list[AcceptancePoint]:
     """The newest finished queries, oldest first.
 
@@ -86,25 +94,25 @@ async def history(services: ServicesDep, limit: Limit = 2000, after: int = -1) -
     return [point for point in points if point.query > after]
 
 
-@router.get("/versions")
+@router.get("/versions", responses=errors(503))
 async def versions(services: ServicesDep) -> list[WeightManifest]:
     """Every drafter version, oldest first."""
     return await services.client.versions()
 
 
-@router.post("/pause", status_code=204)
+@router.post("/pause", status_code=204, responses=_OF_CHANGES | errors(503))
 async def pause(services: ServicesDep) -> None:
     """Stop training; serving goes on."""
     await services.client.pause_training()
 
 
-@router.post("/resume", status_code=204)
+@router.post("/resume", status_code=204, responses=_OF_CHANGES | errors(503))
 async def resume(services: ServicesDep) -> None:
     """Train again."""
     await services.client.resume_training()
 
 
-@router.post("/roll_back")
+@router.post("/roll_back", responses=_OF_CHANGES | errors(400, 409, 503))
 async def roll_back(body: RollBackBody, services: ServicesDep) -> WeightManifest:
     """Serve an older drafter version again."""
     return await services.client.roll_back(body.to, body.reason)

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from serving.admission import admits, anyone
 
-router = APIRouter(route_class=admits(anyone))
+router = APIRouter(route_class=admits(anyone), include_in_schema=False)
 
 _HEADERS = {
     # Nothing from elsewhere, nothing inline, no framing.

@@ -9,15 +9,21 @@ from serving.admission import admits
 from serving.answer import respond
 from serving.errors import ApiError
 from serving.guards import with_api_key
+from serving.openapi import API_KEY, errors, whole_or_streamed
 from serving.queries import build_queries, check_model, encode_aside
+from serving.schema_answers import ChatCompletion, ChatCompletionChunk
 from serving.schema_chat import ChatRequest
 from serving.services import ServicesDep
 from serving.view_chat import ChatView
 
-router = APIRouter(route_class=admits(with_api_key))
+router = APIRouter(route_class=admits(with_api_key, API_KEY))
 
 
-@router.post("/v1/chat/completions")
+@router.post(
+    "/v1/chat/completions",
+    responses=whole_or_streamed(ChatCompletion, ChatCompletionChunk)
+    | errors(400, 401, 404, 408, 413, 429, 500, 503, 504),
+)
 async def create_chat_completion(body: ChatRequest, http: Request, services: ServicesDep) -> Response:
     """Answer a conversation, streamed or whole."""
     codec = services.codec

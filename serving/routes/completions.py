@@ -8,15 +8,20 @@ from fastapi.responses import Response
 from serving.admission import admits
 from serving.answer import respond
 from serving.guards import with_api_key
+from serving.openapi import API_KEY, errors, whole_or_streamed
 from serving.queries import build_queries, check_model, encode_aside
+from serving.schema_answers import Completion, CompletionChunk
 from serving.schema_completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from serving.services import ServicesDep
 from serving.view_completions import CompletionView
 
-router = APIRouter(route_class=admits(with_api_key))
+router = APIRouter(route_class=admits(with_api_key, API_KEY))
 
 
-@router.post("/v1/completions")
+@router.post(
+    "/v1/completions",
+    responses=whole_or_streamed(Completion, CompletionChunk) | errors(400, 401, 404, 408, 413, 429, 500, 503, 504),
+)
 async def create_completion(body: CompletionRequest, http: Request, services: ServicesDep) -> Response:
     """Continue one text or several, streamed or whole."""
     codec = services.codec

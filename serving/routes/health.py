@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from serving.admission import admits, anyone
 from serving.errors import UNAVAILABLE_RETRY_S
 from serving.guards import as_configured
+from serving.openapi import ADMIN_TOKEN, API_KEY, errors
+from serving.schema_answers import Health, Readiness
 from serving.services import ServicesDep
 
 router = APIRouter(route_class=admits(anyone))
-metrics_router = APIRouter(route_class=admits(as_configured(lambda server: server.metrics_access)))
+metrics_router = APIRouter(
+    route_class=admits(as_configured(lambda server: server.metrics_access), API_KEY, ADMIN_TOKEN)
+)
 
 
-@router.get("/health")
-async def health() -> dict[str, str]:
+@router.get("/health", responses={200: {"model": Health}})
+async def health() -> Response:
     """Liveness: this process answers. Asks nobody."""
-    return {"status": "ok"}
+    return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready")
+@router.get("/ready", responses={200: {"model": Readiness}, 503: {"model": Readiness}})
 async def ready(services: ServicesDep) -> Response:
     """200 once the engine answers queries, 503 until then."""
     status = await services.status_or_none()
@@ -31,7 +35,7 @@ async def ready(services: ServicesDep) -> Response:
     return JSONResponse({"status": "starting"}, status_code=503, headers=headers)
 
 
-@metrics_router.get("/metrics")
+@metrics_router.get("/metrics", response_class=PlainTextResponse, responses=errors(401, 404, 429))
 async def metrics(services: ServicesDep) -> Response:
     """Counters and gauges for Prometheus."""
     status = await services.status_or_none()

@@ -5,27 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 
 from serving.admission import admits
 from serving.codec import Codec
 from serving.guards import with_api_key
+from serving.openapi import API_KEY, errors
 from serving.queries import check_model
+from serving.schema_answers import ModelCard, ModelList
 from serving.services import ServicesDep
 
-router = APIRouter(route_class=admits(with_api_key))
+router = APIRouter(route_class=admits(with_api_key, API_KEY), responses=errors(401, 429, 500))
 
 
-@router.get("/v1/models")
-async def list_models(http: Request, services: ServicesDep) -> dict[str, Any]:
+@router.get("/v1/models", responses={200: {"model": ModelList}})
+async def list_models(http: Request, services: ServicesDep) -> Response:
     """A list of one."""
-    return {"object": "list", "data": [_card(services.codec, http.app.state.created_s)]}
+    return JSONResponse({"object": "list", "data": [_card(services.codec, http.app.state.created_s)]})
 
 
-@router.get("/v1/models/{model_id:path}")
-async def retrieve_model(model_id: str, http: Request, services: ServicesDep) -> dict[str, Any]:
+@router.get("/v1/models/{model_id:path}", responses={200: {"model": ModelCard}} | errors(404))
+async def retrieve_model(model_id: str, http: Request, services: ServicesDep) -> Response:
     """The served model; ids may hold slashes."""
     check_model(model_id, services.codec)
-    return _card(services.codec, http.app.state.created_s)
+    return JSONResponse(_card(services.codec, http.app.state.created_s))
 
 
 def _card(codec: Codec, created_s: int) -> dict[str, Any]:

@@ -136,7 +136,7 @@ async def test_a_flood_of_guesses_does_not_pile_up() -> None:
         await wake.wait()
 
     wrong = WrongSecrets(lambda: 0.0, sleep)
-    guesses = [asyncio.create_task(wrong.refusal("peer", ApiError(401, "wrong"))) for _ in range(200)]
+    guesses = [asyncio.create_task(wrong.refusal("peer", ApiError(401, "wrong", code="wrong"))) for _ in range(200)]
     done, _ = await asyncio.wait(guesses, timeout=0.01)
     assert (asleep, len(done)) == (64, 200 - 64)
     wake.set()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import logging
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -16,6 +18,7 @@ async def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert isinstance(error["message"], str) and error["message"]
+    assert isinstance(error["code"], str) and error["code"]
     return dict(error)
 
 
@@ -37,6 +40,52 @@ async def test_bad_fields_are_named(fields: dict[str, Any], param: str, code: st
     assert param in error["message"] or code == "context_length_exceeded"
     assert error["code"] == (code or "invalid_value")
     assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
+        ("/v1/chat/completions", {"messages": [{"role": "user"}]}, "messages[0].content"),
+        ("/v1/chat/completions", {"messages": ["hi"]}, "messages[0]"),
+        ("/v1/chat/completions", {"messages": {"role": "user"}}, "messages"),
+        ("/v1/chat/completions", {"stop": 5}, "stop"),
+        ("/v1/chat/completions", {"stop": "\ud800"}, "stop"),
+        ("/v1/chat/completions", {"stop": ["a", 5]}, "stop[1]"),
+        ("/v1/chat/completions", {"stop": ["a", ""]}, "stop[1]"),
+        ("/v1/chat/completions", {"metadata": {"a": 5}}, "metadata.a"),
+        ("/v1/chat/completions", {"osd": {"domain": "two words"}}, "osd.domain"),
+        ("/v1/chat/completions", {"osd": "x"}, "osd"),
+        ("/v1/completions", {"prompt": "\ud800"}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", "\ud800"]}, "prompt[1]"),
+        ("/v1/completions", {"prompt": [1, "a"]}, "prompt"),
+        ("/v1/completions", {"logprobs": "x"}, "logprobs"),
+    ],
+)
+async def test_fields_are_named_as_the_client_wrote_them(path: str, fields: dict[str, Any], param: str) -> None:
+    """Steps of pydantic's own (`messages.0.content.str`) are nobody's business."""
+    content = json.dumps({**(CHAT if "chat" in path else COMPLETION), **fields})
+    async with http_client() as client:
+        headers = {"Content-Type": "application/json"}
+        error = await error_of(await client.post(path, content=content, headers=headers), 400)
+    assert error["param"] == param and param in error["message"]
+    assert error["code"] in ("invalid_type", "invalid_value", "missing_required_parameter")
+
+
+async def test_a_type_that_does_not_fit_has_a_code_of_its_own() -> None:
+    async with http_client() as client:
+        for max_tokens, code in (("5", "invalid_type"), (0, "invalid_value")):
+            answer = await client.post("/v1/completions", json={**COMPLETION, "max_tokens": max_tokens})
+            assert (await error_of(answer, 400))["code"] == code
+
+
+async def test_a_query_parameter_is_named() -> None:
+    token = sha256(b"token").hexdigest()
+    async with http_client(admin_token_sha256=token) as client:
+        client.headers["Authorization"] = "Bearer token"
+        error = await error_of(await client.get("/admin/api/history?limit=0"), 400)
+    assert error["param"] == "limit" and "'limit'" in error["message"]
 
 
 async def test_a_missing_field_is_named() -> None:
@@ -145,7 +194,7 @@ async def test_a_query_that_takes_too_long() -> None:
 
 async def test_unknown_paths_and_methods() -> None:
     async with http_client() as client:
-        await error_of(await client.get("/v1/nothing"), 404)
+        assert (await error_of(await client.get("/v1/nothing"), 404))["code"] == "unknown_url"
         answer = await client.get("/v1/completions")
-        await error_of(answer, 405)
+        assert (await error_of(answer, 405))["code"] == "method_not_supported"
         assert answer.headers["allow"] == "POST"

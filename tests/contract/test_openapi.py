@@ -1,0 +1,290 @@
+"""/openapi.json against the app: every documented response is brought about once, and held against its schema.
+
+Objects may hold nothing beyond what the schema lists: an answer's undocumented field fails, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, NoReturn
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+
+from osd.config import load_config
+from osd.types import AcceptancePoint, EngineUnavailableError, Event, QueueFullError
+from serving.app import create_app
+from tests.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_service
+from tests.http_client import CHAT, COMPLETION, http_client
+
+KEY, TOKEN = "a-key", "a-long-admin-token"
+CSRF = {"X-OSD-Admin": "1"}
+CHATS, COMPLETIONS, MODELS, MODEL = "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}"
+ADMIN = "/admin/api"
+POSTS = {
+    CHATS: CHAT,
+    COMPLETIONS: COMPLETION,
+    f"{ADMIN}/login": {"token": TOKEN},
+    f"{ADMIN}/logout": {},
+    f"{ADMIN}/pause": {},
+    f"{ADMIN}/resume": {},
+    f"{ADMIN}/roll_back": {"to": 1, "reason": "was better"},
+}
+
+
+def schema_of_app() -> dict[str, Any]:
+    app = create_app(load_config(), FakeEngineClient(), FakeCodec(), admin_token_sha256="")
+    return app.openapi()
+
+
+SCHEMA = schema_of_app()
+DOCUMENTED = {
+    (status, method.upper(), path, media_type)
+    for path, operations in SCHEMA["paths"].items()
+    for method, operation in operations.items()
+    for status, response in operation["responses"].items()
+    for media_type in response.get("content", {"": None})
+}
+
+
+def closed(schema: Any) -> Any:
+    """The same schema, with nothing allowed that it does not list."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    shut = {name: closed(value) for name, value in schema.items()}
+    return {"additionalProperties": False, **shut} if isinstance(schema.get("properties"), dict) else shut
+
+
+def problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
+    root = {**deepcopy(closed(schema)), "components": closed(SCHEMA["components"])}
+    return [f"{error.json_path}: {error.message}" for error in Draft202012Validator(root).iter_errors(value)]
+
+
+class Failing(FakeEngineClient):
+    """Every call an admin makes fails alike."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def _fail(self, *_: object) -> NoReturn:
+        raise self._error
+
+    status = events = history = versions = pause_training = resume_training = roll_back = _fail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    status: int
+    path: str
+    method: str = "POST"
+    body: Any = None
+    url: str = ""
+    headers: dict[str, str] | None = None
+    """None: the right key or token."""
+    engine: FakeEngineClient = field(default_factory=FakeEngineClient)
+    server: dict[str, Any] = field(default_factory=dict)
+    times: int = 1
+    """Only the last answer counts."""
+    stalls: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.method} {self.path}"
+
+
+def healthy() -> FakeEngineClient:
+    point = AcceptancePoint(
+        query=1,
+        at_s=2.0,
+        domain="default",
+        drafter_version=1,
+        rounds=2,
+        proposed=8,
+        accepted=3,
+        committed=5,
+        output_tokens=6,
+        decode_ms=50.0,
+    )
+    return FakeEngineClient(
+        service=fake_service(),
+        points=[point],
+        event_log=[Event(at_s=1.0, kind="swap", message="1 -> 2", data={"took_ms": 3.0})],
+        manifests=[fake_manifest(1), fake_manifest(2)],
+    )
+
+
+def cases() -> list[Case]:
+    generation = [(CHATS, CHAT), (COMPLETIONS, COMPLETION)]
+    logprobs: dict[str, dict[str, Any]] = {CHATS: {"logprobs": True, "top_logprobs": 2}, COMPLETIONS: {"logprobs": 2}}
+    options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    found = [
+        Case(status=200, method="GET", path="/health"),
+        Case(status=200, method="GET", path="/ready", engine=healthy()),
+        Case(status=503, method="GET", path="/ready"),
+        Case(status=200, method="GET", path="/metrics", engine=healthy()),
+        Case(status=401, method="GET", path="/metrics", server={"metrics_access": "admin"}, headers={}),
+        Case(status=404, method="GET", path="/metrics", server={"metrics_access": "off"}),
+        Case(status=200, method="GET", path=MODELS),
+        Case(status=200, method="GET", path=MODEL, url="/v1/models/fake-model"),
+        Case(status=404, method="GET", path=MODEL, url="/v1/models/other"),
+        Case(status=400, method="GET", path=f"{ADMIN}/events", url=f"{ADMIN}/events?limit=0"),
+        Case(status=400, method="GET", path=f"{ADMIN}/history", url=f"{ADMIN}/history?limit=x"),
+        Case(status=204, path=f"{ADMIN}/login", headers=CSRF),
+        Case(status=400, path=f"{ADMIN}/login", headers=CSRF, body={"tokn": "x"}),
+        Case(status=401, path=f"{ADMIN}/login", headers=CSRF, body={"token": "guess"}),
+        Case(status=403, path=f"{ADMIN}/login", headers={}),
+        Case(status=429, path=f"{ADMIN}/login", headers=CSRF, body={"token": "guess"}, times=11),
+        Case(status=400, path=f"{ADMIN}/roll_back", body={"to": "x"}),
+        Case(status=409, path=f"{ADMIN}/roll_back", body={"to": 9, "reason": "x"}),
+    ]
+    for path, body in generation:
+        found += [
+            Case(status=200, path=path),
+            Case(status=200, path=path, body={**body, "n": 2, **logprobs[path]}),
+            Case(status=200, path=path, body={**body, "max_tokens": 1}),
+            Case(status=200, path=path, body={**body, "stream": True, **logprobs[path]}),
+            Case(status=200, path=path, body={**body, **options, "n": 2}),
+            Case(status=200, path=path, body={**body, **options}, engine=FakeEngineClient(fail_after=(2, KeyError()))),
+            Case(status=400, path=path, body={**body, "temperature": "x"}),
+            Case(status=404, path=path, body={**body, "model": "other"}),
+            Case(status=429, path=path, engine=FakeEngineClient(refuse=QueueFullError("full"))),
+            Case(status=500, path=path, engine=FakeEngineClient(refuse=KeyError("secret"))),
+            Case(status=503, path=path, engine=FakeEngineClient(refuse=EngineUnavailableError("gone"))),
+            Case(status=504, path=path, engine=FakeEngineClient(pause_after=0), server={"request_timeout_s": 0.01}),
+        ]
+    for path in POSTS:
+        signed_in = CSRF if path.endswith("/login") else None
+        found += [
+            Case(status=413, path=path, headers=signed_in, body="x" * 2000, server={"max_body_bytes": 1024}),
+            Case(status=408, path=path, headers=signed_in, stalls=True, server={"receive_timeout_s": 0.01}),
+        ]
+    for name in ("status", "events", "history", "versions", "pause", "resume", "roll_back"):
+        method = "POST" if f"{ADMIN}/{name}" in POSTS else "GET"
+        found += [
+            Case(
+                status=204 if name in ("pause", "resume") else 200,
+                method=method,
+                path=f"{ADMIN}/{name}",
+                engine=healthy(),
+            ),
+            Case(status=500, method=method, path=f"{ADMIN}/{name}", engine=Failing(KeyError("secret"))),
+            Case(
+                status=503, method=method, path=f"{ADMIN}/{name}", engine=Failing(EngineUnavailableError("restarting"))
+            ),
+        ]
+    found.append(Case(status=204, path=f"{ADMIN}/logout"))
+    for method, path in [("GET", MODELS), ("GET", MODEL), *(("POST", path) for path in POSTS), ("GET", "/metrics")] + [
+        ("GET", f"{ADMIN}/{name}") for name in ("status", "events", "history", "versions")
+    ]:
+        if path.endswith("/login"):
+            continue
+        guess = {"Authorization": "Bearer guess"}
+        server = {"metrics_access": "api_key"}
+        found.append(Case(status=401, method=method, path=path, headers=guess, server=server))
+        found.append(Case(status=429, method=method, path=path, headers=guess, times=11, server=server))
+        if path.startswith(ADMIN) and method == "POST":
+            found.append(Case(status=403, method=method, path=path, headers={"cookie": "signed in"}))
+    return found
+
+
+async def stalling() -> AsyncIterator[bytes]:
+    yield b"{"
+    await asyncio.sleep(60)
+
+
+async def answer_of(case: Case) -> httpx.Response:
+    digests = {"api_keys_sha256": [sha256(KEY.encode()).hexdigest()]}
+    admin = sha256(TOKEN.encode()).hexdigest()
+    async with http_client(case.engine, server={**digests, **case.server}, admin_token_sha256=admin) as client:
+        headers = case.headers
+        if headers is None:
+            headers = {"Authorization": f"Bearer {TOKEN if case.path.startswith(ADMIN) else KEY}"}
+        elif headers == {"cookie": "signed in"}:
+            await client.post(f"{ADMIN}/login", json={"token": TOKEN}, headers=CSRF)
+            headers = {}
+        content: Any = None
+        if case.method == "POST":
+            body = POSTS[case.path] if case.body is None else case.body
+            content = stalling() if case.stalls else json.dumps(body)
+            headers = {"Content-Type": "application/json", **headers}
+        for _ in range(case.times):
+            answer = await client.request(case.method, case.url or case.path, content=content, headers=headers)
+        return answer
+
+
+def bodies(answer: httpx.Response) -> list[Any]:
+    """The JSON documents of an answer; each event of a stream is one."""
+    media_type = answer.headers.get("content-type", "").partition(";")[0]
+    if media_type == "text/event-stream":
+        *events, end, _ = answer.text.split("\n\n")
+        assert end == "data: [DONE]"
+        return [json.loads(event.removeprefix("data: ")) for event in events]
+    return [answer.json()] if media_type == "application/json" else [answer.text]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.wrong_secrets.DELAY_S", 0.0)
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+async def test_answers_are_as_documented(case: Case) -> None:
+    answer = await answer_of(case)
+    assert answer.status_code == case.status, answer.text
+    operation = SCHEMA["paths"][case.path][case.method.lower()]
+    response = operation["responses"][str(case.status)]
+    for name, header in response.get("headers", {}).items():
+        assert not header["required"] or name in answer.headers
+    if not response.get("content"):
+        assert answer.content == b""
+        return
+    media_type = answer.headers["content-type"].partition(";")[0]
+    schema = response["content"][media_type]["schema"]
+    for body in bodies(answer):
+        is_error = media_type == "text/event-stream" and "error" in body
+        assert problems(body, {"$ref": "#/components/schemas/ErrorAnswer"} if is_error else schema) == []
+
+
+def test_every_documented_response_is_brought_about() -> None:
+    brought_about = set()
+    for case in cases():
+        is_stream = isinstance(case.body, dict) and case.body.get("stream") and case.status == 200
+        content = SCHEMA["paths"][case.path][case.method.lower()]["responses"][str(case.status)].get("content", {"": 0})
+        media_type = "text/event-stream" if is_stream else next(iter(content))
+        brought_about.add((str(case.status), case.method, case.path, media_type))
+    # Of these, only a bug of ours would be the cause.
+    faults = {("500", method, path) for _, method, path, _ in DOCUMENTED if path in (MODELS, MODEL)}
+    faults |= {("500", "POST", f"{ADMIN}/{name}") for name in ("login", "logout")}
+    missing = {one for one in DOCUMENTED if one[:3] not in faults} - brought_about
+    assert missing == set()
+
+
+def test_requests_are_documented_as_they_are_taken() -> None:
+    request = SCHEMA["paths"][CHATS]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    taken: list[dict[str, Any]] = [{}, {"tools": []}, {"tools": None}, {"top_k": -1}, {"stop": "x"}, {"stop": ["x"]}]
+    for fields in taken:
+        assert problems({**CHAT, **fields}, request) == [], fields
+    refused: list[dict[str, Any]] = [{"tools": [{}]}, {"top_k": -2}, {"n": 0}, {"mystery": 1}, {"temperature": 3}]
+    for fields in refused:
+        assert problems({**CHAT, **fields}, request), fields
+
+
+def test_nothing_is_said_of_422_and_sign_in_is_explained() -> None:
+    assert "422" not in json.dumps(SCHEMA) and "HTTPValidationError" not in json.dumps(SCHEMA)
+    assert set(SCHEMA["components"]["securitySchemes"]) == {"ApiKey", "AdminToken", "AdminSession"}
+    for path, operations in SCHEMA["paths"].items():
+        for operation in operations.values():
+            schemes = {name for one in operation.get("security", []) for name in one}
+            if path.startswith("/v1/"):
+                assert schemes == {"ApiKey"}
+            elif path.startswith(ADMIN) and not path.endswith("/login"):
+                assert schemes == {"AdminToken", "AdminSession"}
+            assert schemes <= set(SCHEMA["components"]["securitySchemes"])
