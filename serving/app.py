@@ -39,6 +39,7 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
         admin=AdminGate(admin_token_sha256),
     )
     app = Api(
+        config,
         title="osd",
         docs_url=None,  # these pages load scripts from elsewhere
         openapi_url=None,  # serving.routes.openapi asks for what the configuration says

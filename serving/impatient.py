@@ -39,6 +39,10 @@ def impatient(timeout_s: float) -> type[H11Protocol]:
             super().on_response_complete()
             self._watch()
 
+        def send_400_response(self, msg: str) -> None:
+            self._answer(ApiError(400, msg, code="invalid_http"))
+            self.transport.close()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._owe(None)
             super().connection_lost(exc)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from osd.config import Config
 from serving.schema_answers import ChatCompletionChunk, CompletionChunk, ErrorAnswer
 
 API_KEY, ADMIN_TOKEN, ADMIN_SESSION = "ApiKey", "AdminToken", "AdminSession"
@@ -17,7 +18,7 @@ _NAMED = (ErrorAnswer, ChatCompletionChunk, CompletionChunk)
 """Models that responses refer to by name only."""
 _REF = "#/components/schemas/{model}"
 _SECURITY_SCHEMES = {
-    API_KEY: {"type": "http", "scheme": "bearer", "description": "Asked for where server.api_keys_sha256 is set."},
+    API_KEY: {"type": "http", "scheme": "bearer", "description": "One of those in server.api_keys_sha256."},
     ADMIN_TOKEN: {"type": "http", "scheme": "bearer"},
     ADMIN_SESSION: {
         "type": "apiKey",
@@ -69,6 +70,10 @@ class Api(FastAPI):
 
     _is_amended = False
 
+    def __init__(self, config: Config, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.config = config
+
     def openapi(self) -> dict[str, Any]:
         """The schema, made once."""
         schema = super().openapi()
@@ -79,9 +84,17 @@ class Api(FastAPI):
 
     def _amend(self, schema: dict[str, Any]) -> None:
         schema["info"]["version"] = version("osd")
+        server = self.config.server
+        if server.metrics_access == "off":
+            del schema["paths"]["/metrics"]
+        elif server.metrics_access != "open":
+            scheme = {"api_key": API_KEY, "admin": ADMIN_TOKEN}[server.metrics_access]
+            schema["paths"]["/metrics"]["get"]["security"] = [{scheme: []}]
         for path in schema["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)
+                if not server.api_keys_sha256 and {API_KEY: []} in operation.get("security", ()):
+                    del operation["security"]
         components = schema["components"]
         for name in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(name, None)

@@ -9,14 +9,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from serving.admission import admits, anyone
 from serving.errors import UNAVAILABLE_RETRY_S
 from serving.guards import as_configured
-from serving.openapi import ADMIN_TOKEN, API_KEY, errors
+from serving.openapi import errors
 from serving.schema_answers import Health, Readiness
 from serving.services import ServicesDep
 
 router = APIRouter(route_class=admits(anyone))
-metrics_router = APIRouter(
-    route_class=admits(as_configured(lambda server: server.metrics_access), API_KEY, ADMIN_TOKEN)
-)
+metrics_router = APIRouter(route_class=admits(as_configured(lambda server: server.metrics_access)))
 
 
 @router.get("/health", responses={200: {"model": Health}})

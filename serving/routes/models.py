@@ -24,7 +24,7 @@ async def list_models(http: Request, services: ServicesDep) -> Response:
     return JSONResponse({"object": "list", "data": [_card(services.codec, http.app.state.created_s)]})
 
 
-@router.get("/v1/models/{model_id:path}", responses={200: {"model": ModelCard}} | errors(404))
+@router.get("/v1/models/{model_id:path}", responses={200: {"model": ModelCard}, **errors(404)})
 async def retrieve_model(model_id: str, http: Request, services: ServicesDep) -> Response:
     """The served model; ids may hold slashes."""
     check_model(model_id, services.codec)

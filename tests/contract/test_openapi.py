@@ -38,12 +38,12 @@ POSTS = {
 }
 
 
-def schema_of_app() -> dict[str, Any]:
-    app = create_app(load_config(), FakeEngineClient(), FakeCodec(), admin_token_sha256="")
-    return app.openapi()
+def schema_of_app(**server: Any) -> dict[str, Any]:
+    config = load_config(flags={"server": server})
+    return create_app(config, FakeEngineClient(), FakeCodec(), admin_token_sha256="").openapi()
 
 
-SCHEMA = schema_of_app()
+SCHEMA = schema_of_app(api_keys_sha256=["ab"])
 DOCUMENTED = {
     (status, method.upper(), path, media_type)
     for path, operations in SCHEMA["paths"].items()
@@ -75,10 +75,26 @@ class Failing(FakeEngineClient):
         super().__init__()
         self._error = error
 
-    async def _fail(self, *_: object) -> NoReturn:
+    async def status(self) -> NoReturn:
         raise self._error
 
-    status = events = history = versions = pause_training = resume_training = roll_back = _fail
+    async def events(self, limit: int) -> NoReturn:
+        raise self._error
+
+    async def history(self, limit: int) -> NoReturn:
+        raise self._error
+
+    async def versions(self) -> NoReturn:
+        raise self._error
+
+    async def pause_training(self) -> NoReturn:
+        raise self._error
+
+    async def resume_training(self) -> NoReturn:
+        raise self._error
+
+    async def roll_back(self, to: int | None, reason: str) -> NoReturn:
+        raise self._error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +138,7 @@ def healthy() -> FakeEngineClient:
 
 
 def cases() -> list[Case]:
-    generation = [(CHATS, CHAT), (COMPLETIONS, COMPLETION)]
+    generation: list[tuple[str, dict[str, Any]]] = [(CHATS, {**CHAT}), (COMPLETIONS, {**COMPLETION})]
     logprobs: dict[str, dict[str, Any]] = {CHATS: {"logprobs": True, "top_logprobs": 2}, COMPLETIONS: {"logprobs": 2}}
     options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     found = [
@@ -288,3 +304,16 @@ def test_nothing_is_said_of_422_and_sign_in_is_explained() -> None:
             elif path.startswith(ADMIN) and not path.endswith("/login"):
                 assert schemes == {"AdminToken", "AdminSession"}
             assert schemes <= set(SCHEMA["components"]["securitySchemes"])
+
+
+def test_who_may_ask_is_documented_as_configured() -> None:
+    def security(path: str, method: str, **server: Any) -> Any:
+        return schema_of_app(**server)["paths"][path][method].get("security")
+
+    keys = {"api_keys_sha256": ["ab"]}
+    assert security(CHATS, "post") is None
+    assert security(CHATS, "post", **keys) == [{"ApiKey": []}]
+    assert security("/metrics", "get", **keys) is None
+    assert security("/metrics", "get", metrics_access="api_key", **keys) == [{"ApiKey": []}]
+    assert security("/metrics", "get", metrics_access="admin") == [{"AdminToken": []}]
+    assert "/metrics" not in schema_of_app(metrics_access="off")["paths"]
