@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from osd.types import OsdError
+from osd.types import AcceptRule, OsdError
 
 
 class ConfigError(OsdError):
@@ -55,6 +55,10 @@ class SpeculationConfig(_Section):
     enabled: bool = Field(True, description="False decodes plainly, as with speculation length 0.")
     max_length: int = Field(4, ge=1, le=16, description="Most tokens proposed per round.")
     fixed_length: int | None = Field(None, ge=0, le=16, description="Always propose this many; default: by goodput.")
+    accept_rule: AcceptRule = Field(
+        "token",
+        description="How sampled proposals are judged: 'token' by token, or as one 'block', which accepts no fewer.",
+    )
     probe_interval_rounds: int = Field(
         24,
         ge=1,

@@ -252,7 +252,8 @@ class Engine:
         proposed_BK = None if proposal is None else proposal.of_length(max(proposal.lengths))
         output = self.target.read(0, prepended(last, proposed_BK), starts)
         assert output.logits is not None
-        return verify_rows(output.logits, rows, proposal), output.logits
+        rule = self.config.speculation.accept_rule
+        return verify_rows(output.logits, rows, proposal, rule=rule), output.logits
 
     def _commit(
         self,

@@ -15,6 +15,8 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 TrainerState = Literal["waiting_for_data", "training", "yielding", "paused", "stopped"]
+AcceptRule = Literal["token", "block"]
+"""How sampled proposals are judged: token-wise rejection (`osd.rejection`) or block verification."""
 EventKind = Literal["publish", "refuse", "swap", "roll_back", "restart", "drift", "pause", "resume", "error"]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from osd.arrays import Numbers, array, is_on_host, tensor
+from osd.block_rejection import reject_blockwise
 from osd.models.compiled.verdicts import verdicts
 from osd.models.pass_output import Logits
 from osd.models.transfer import upload
@@ -19,15 +20,19 @@ from osd.proposal import Proposal
 from osd.rejection import match_greedy, reject_tokenwise
 from osd.sampling import Shaping, penalise, shape_probs, uniforms
 from osd.sequence import Sequence
+from osd.types import AcceptRule
 
 
-def verify_rows(logits: Logits, rows: Rows[Sequence], proposal: Proposal | None) -> list[list[int]]:
+def verify_rows(
+    logits: Logits, rows: Rows[Sequence], proposal: Proposal | None, *, rule: AcceptRule = "token"
+) -> list[list[int]]:
     """Judge each row's proposal against the target's logits at its K + 1 positions.
 
     Args:
         logits: row b's position i follows its known tokens and the first i proposed ones.
         rows: the decoding rows.
         proposal: None when no row proposes.
+        rule: for sampled rows: "token", token-wise rejection, or "block", block verification.
 
     Returns:
         What each row commits: the accepted tokens, then the recovered or bonus one.
@@ -43,7 +48,7 @@ def verify_rows(logits: Logits, rows: Rows[Sequence], proposal: Proposal | None)
     if any(is_greedy_B):
         columns.append(penalised.best_BQ)
     if not all(is_greedy_B):
-        columns.append(_verdicts(logits, penalised, rows, proposal, lengths))
+        columns.append(_verdicts(logits, penalised, rows, proposal, lengths, rule))
     committed = []
     for is_greedy, length, ids in zip(is_greedy_B, lengths, _known(columns), strict=True):
         if is_greedy:
@@ -65,7 +70,12 @@ def _known(columns: list[Numbers]) -> list[list[int]]:
 
 
 def _verdicts(
-    logits: Logits, penalised: Logits, rows: Rows[Sequence], proposal: Proposal | None, lengths: Rows[int]
+    logits: Logits,
+    penalised: Logits,
+    rows: Rows[Sequence],
+    proposal: Proposal | None,
+    lengths: Rows[int],
+    rule: AcceptRule,
 ) -> Numbers:
     """How many proposed tokens each row keeps, and the token that follows them, `[B, 2]`; zeros for greedy rows."""
     found = []
@@ -75,7 +85,7 @@ def _verdicts(
     for has_penalties, own in ((False, logits), (True, penalised)):
         sampled = [b for b, one in enumerate(has_penalties_B) if one is has_penalties]
         if sampled:
-            found.append((sampled, _judged(own, rows, sampled, [lengths[row] for row in sampled], proposal)))
+            found.append((sampled, _judged(own, rows, sampled, [lengths[row] for row in sampled], proposal, rule)))
     if len(found) == 1 and len(found[0][0]) == len(rows):
         return found[0][1]
     verdicts_B2 = tensor(found[0][1]).new_zeros(len(rows), 2)
@@ -85,14 +95,19 @@ def _verdicts(
 
 
 def _judged(
-    logits: Logits, rows: Rows[Sequence], sampled: list[int], lengths: list[int], proposal: Proposal | None
+    logits: Logits,
+    rows: Rows[Sequence],
+    sampled: list[int],
+    lengths: list[int],
+    proposal: Proposal | None,
+    rule: AcceptRule,
 ) -> Numbers:
     """Of these rows alone, `[S, 2]`."""
     shapes, num_proposed = [rows[row].shape for row in sampled], max(proposal.lengths) if proposal else 0
     # No draw more than it needs, or its neighbours would change the next.
     draws = [uniforms(rows[row].generator, n + 1, num_proposed + 1) for row, n in zip(sampled, lengths, strict=True)]
     if logits.bits_RV is not None:
-        return verdicts(logits, sampled, lengths, proposal, shapes, draws)
+        return verdicts(logits, sampled, lengths, proposal, shapes, draws, rule=rule)
     logits_BQV = logits.tensor_BQV
     device = logits_BQV.device
     index_S, lengths_S = upload([sampled, lengths], device)
@@ -102,7 +117,8 @@ def _judged(
     if proposal is not None and proposal.draft_probs_BKV is not None:
         draft_probs_SKV = tensor(proposal.draft_probs_BKV)[index_S, :num_proposed]
     proposed_SK = _proposed(proposal, num_proposed, logits)[index_S]
-    verdict = reject_tokenwise(target_probs_SQV, draft_probs_SKV, proposed_SK, lengths_S, upload(draws, device))
+    reject = reject_blockwise if rule == "block" else reject_tokenwise
+    verdict = reject(target_probs_SQV, draft_probs_SKV, proposed_SK, lengths_S, upload(draws, device))
     return torch.stack(verdict, dim=1)
 
 

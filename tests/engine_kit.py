@@ -24,7 +24,7 @@ from osd.models.target import Target
 from osd.outcome import Outcome
 from osd.protocols import Drafter, OutcomeRecorder
 from osd.text import TextCodec
-from osd.types import Event, FinishReason, QueryStats, Request, TokenDelta, TokenLogprob, WeightManifest
+from osd.types import AcceptRule, Event, FinishReason, QueryStats, Request, TokenDelta, TokenLogprob, WeightManifest
 
 VOCAB_TOKENS = 24
 CONTEXT_TOKENS = 64
@@ -183,6 +183,7 @@ def make_engine(
     on_regression: Callable[[int, str], None] = lambda version, reason: None,
     codec: TextCodec | None = None,
     calibrated: bool = False,
+    accept_rule: AcceptRule = "token",
 ) -> Engine:
     """An engine whose costs are made up unless `calibrated`: a pass 1 ms, a token drafted 0.1 ms, one read 1 us."""
     config = Config(
@@ -192,7 +193,7 @@ def make_engine(
             prefill_chunk_tokens=chunk_tokens,
             prefix_caching=prefix_caching,
         ),
-        speculation=SpeculationConfig(max_length=max_length, fixed_length=fixed_length),
+        speculation=SpeculationConfig(max_length=max_length, fixed_length=fixed_length, accept_rule=accept_rule),
         outcomes=OutcomesConfig(top_k=top_k, prompt_hidden_tokens=prompt_hidden_tokens),
         swap=swap or SwapConfig(),
     )

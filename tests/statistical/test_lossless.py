@@ -6,10 +6,11 @@ lexicographic order and merged until each is expected at least `_MIN_EXPECTED` t
 emit fails at once. Seeds are fixed, so a result is reproducible; with other seeds a sound engine fails one case in
 1 / `_ALARM` = 10,000. The broken rules at the end of the file must fail the very same test: they come out below 1e-10.
 
-Everything runs in float32, where `osd.rejection` decides, and in bfloat16, the type that is served, where a CPU's
-compiled verdict (`osd.models.compiled.judge`) does. In bfloat16 the plain model's logits and the engine's are rounded
-differently, by up to 0.02 in a log-probability: too little to show in this many samples, except where it decides which
-tokens top-p keeps. Outputs that pass through such a context are one cell of the test, see `is_clear`.
+Everything runs by both accept rules, in float32, where `osd.rejection` and `osd.block_rejection` decide, and in
+bfloat16, the type that is served, where a CPU's compiled verdict (`osd.models.compiled.judge`) does. In bfloat16 the
+plain model's logits and the engine's are rounded differently, by up to 0.02 in a log-probability: too little to show in
+this many samples, except where it decides which tokens top-p keeps. Outputs that pass through such a context are one
+cell of the test, see `is_clear`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +28,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from osd.arrays import tensor
+from osd.block_rejection import reject_blockwise
 from osd.engine import Engine
 from osd.models.compiled.verdicts import verdicts
 from osd.models.target import Target
@@ -33,7 +36,7 @@ from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, SwapIn
 from osd.rejection import reject_tokenwise
 from osd.sampling import draw, uniforms
-from osd.types import Request, SamplingParams
+from osd.types import AcceptRule, Request, SamplingParams
 from tests.engine_kit import (
     VOCAB_TOKENS,
     feature_drafter,
@@ -221,6 +224,12 @@ def model(request: pytest.FixtureRequest) -> Any:
     return tiny_llama(6, sharpness=_SHARPNESS).to(getattr(torch, request.param))
 
 
+@pytest.fixture(params=["token", "block"])
+def rule(request: pytest.FixtureRequest) -> AcceptRule:
+    found: AcceptRule = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
 def exact(model: Any) -> dict[str, Exact]:
     return {name: enumerate_outputs(model, prompt, params) for name, (params, prompt) in _CASES.items()}
@@ -261,9 +270,9 @@ def emit(
     return {name: [outputs[f"{name}-{number}"][:_TOKENS] for number in range(samples)] for name in _CASES}
 
 
-def engine_with(model: Any, make_drafter: Callable[[Target], Drafter]) -> Engine:
+def engine_with(model: Any, rule: AcceptRule, make_drafter: Callable[[Target], Drafter]) -> Engine:
     target = make_target(copy.deepcopy(model), num_slots=_SLOTS, context_tokens=32)
-    return make_engine(target, make_drafter(target), chunk_tokens=128)
+    return make_engine(target, make_drafter(target), chunk_tokens=128, accept_rule=rule)
 
 
 def p_values(outputs: dict[str, list[list[int]]], exact: dict[str, Exact]) -> dict[str, float]:
@@ -287,43 +296,45 @@ def bad_drafter(target: Target) -> Drafter:
     return model_drafter(tiny_llama(77, sharpness=_SHARPNESS).to(target.lm.dtype), target)
 
 
-def test_a_good_drafter_changes_nothing(model: Any, exact: dict[str, Exact]) -> None:
-    engine = engine_with(model, lambda target: good_drafter(model, target))
+def test_a_good_drafter_changes_nothing(model: Any, exact: dict[str, Exact], rule: AcceptRule) -> None:
+    engine = engine_with(model, rule, lambda target: good_drafter(model, target))
     figures = p_values(emit(engine, lengths=(3,)), exact)
     assert min(figures.values()) > _ALARM, figures
     assert acceptance(engine) > 0.5
 
 
-def test_a_fair_drafter_changes_nothing(model: Any, exact: dict[str, Exact]) -> None:
-    engine = engine_with(model, lambda target: fair_drafter(model, target))
+def test_a_fair_drafter_changes_nothing(model: Any, exact: dict[str, Exact], rule: AcceptRule) -> None:
+    engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
     figures = p_values(emit(engine, lengths=_RAGGED), exact)
     assert min(figures.values()) > _ALARM, figures
 
 
-def test_a_bad_drafter_changes_nothing(model: Any, exact: dict[str, Exact]) -> None:
-    engine = engine_with(model, bad_drafter)
-    figures = p_values(emit(engine, lengths=_RAGGED), exact)
-    assert min(figures.values()) > _ALARM, figures
-    assert 0 < acceptance(engine) < 0.2
-
-
-def test_an_adversarial_drafter_changes_nothing(model: Any, exact: dict[str, Exact]) -> None:
-    engine = engine_with(model, lambda target: AdversarialDrafter(exact))
+def test_a_bad_drafter_changes_nothing(model: Any, exact: dict[str, Exact], rule: AcceptRule) -> None:
+    engine = engine_with(model, rule, bad_drafter)
     figures = p_values(emit(engine, lengths=_RAGGED), exact)
     assert min(figures.values()) > _ALARM, figures
     assert 0 < acceptance(engine) < 0.2
 
 
-def test_a_feature_drafter_with_a_reduced_vocabulary_changes_nothing(model: Any, exact: dict[str, Exact]) -> None:
-    engine = engine_with(model, lambda target: feature_drafter(target, vocab_tokens=16))
+def test_an_adversarial_drafter_changes_nothing(model: Any, exact: dict[str, Exact], rule: AcceptRule) -> None:
+    engine = engine_with(model, rule, lambda target: AdversarialDrafter(exact))
+    figures = p_values(emit(engine, lengths=_RAGGED), exact)
+    assert min(figures.values()) > _ALARM, figures
+    assert 0 < acceptance(engine) < 0.2
+
+
+def test_a_feature_drafter_with_a_reduced_vocabulary_changes_nothing(
+    model: Any, exact: dict[str, Exact], rule: AcceptRule
+) -> None:
+    engine = engine_with(model, rule, lambda target: feature_drafter(target, vocab_tokens=16))
     figures = p_values(emit(engine, lengths=_RAGGED), exact)
     assert min(figures.values()) > _ALARM, figures
 
 
-def test_hot_swaps_in_mid_request_change_nothing(model: Any, exact: dict[str, Exact]) -> None:
+def test_hot_swaps_in_mid_request_change_nothing(model: Any, exact: dict[str, Exact], rule: AcceptRule) -> None:
     other = tiny_llama(77, sharpness=_SHARPNESS).to(model.dtype)
     versions = [weights_of(perturbed(model, 0.03)), weights_of(other)]
-    engine = engine_with(model, lambda target: good_drafter(model, target))
+    engine = engine_with(model, rule, lambda target: good_drafter(model, target))
 
     def swap_between(step: int) -> None:
         swap(engine, manifest_of(step + 2), versions[step % 2])
@@ -333,94 +344,118 @@ def test_hot_swaps_in_mid_request_change_nothing(model: Any, exact: dict[str, Ex
     assert engine.counters.values["swaps_total"] > 100
 
 
-# ---- the test can fail: broken rules, each for the tensors' verdict and for the compiled one -------------------------
+# ---- the test can fail: broken rules, of the tensors' verdicts and of the compiled one -------------------------------
+
+_REJECT: dict[AcceptRule, Callable[..., tuple[Tensor, Tensor]]] = {"token": reject_tokenwise, "block": reject_blockwise}
 
 
-def recovered_from_target(target_probs_BV: Tensor, draft_probs_BV: Tensor) -> Tensor:
-    """In place of `osd.rejection.residual`: the recovered token is drawn from the target itself."""
-    return target_probs_BV
+def recovered_from_target(
+    rule: AcceptRule,
+    target_probs_BQV: Tensor,
+    draft_probs_BKV: Tensor,
+    proposed_BK: Tensor,
+    lengths_B: Tensor,
+    uniform_BQ: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The token after a rejection is drawn from the target, and not from the residual."""
+    num_accepted_B, _ = _REJECT[rule](target_probs_BQV, draft_probs_BKV, proposed_BK, lengths_B, uniform_BQ)
+    rows_B = torch.arange(len(lengths_B))
+    return num_accepted_B, draw(target_probs_BQV[rows_B, num_accepted_B], uniform_BQ[rows_B, lengths_B])
 
 
 def bonus_from_previous(
-    target_probs_BQV: Tensor, draft_probs_BKV: Tensor, proposed_BK: Tensor, lengths_B: Tensor, uniform_BQ: Tensor
+    rule: AcceptRule,
+    target_probs_BQV: Tensor,
+    draft_probs_BKV: Tensor,
+    proposed_BK: Tensor,
+    lengths_B: Tensor,
+    uniform_BQ: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """In place of `reject_tokenwise`: the bonus token is drawn from the target one position too early."""
+    """The token after a proposal that was accepted whole is drawn from the target one position too early."""
     rows_B = torch.arange(len(lengths_B))
     shifted_BQV = target_probs_BQV.clone()
     shifted_BQV[rows_B, lengths_B] = target_probs_BQV[rows_B, (lengths_B - 1).clamp(min=0)]
-    return reject_tokenwise(shifted_BQV, draft_probs_BKV, proposed_BK, lengths_B, uniform_BQ)
+    return _REJECT[rule](shifted_BQV, draft_probs_BKV, proposed_BK, lengths_B, uniform_BQ)
 
 
 def misstated_draft(
-    target_probs_BQV: Tensor, draft_probs_BKV: Tensor, proposed_BK: Tensor, lengths_B: Tensor, uniform_BQ: Tensor
+    rule: AcceptRule,
+    target_probs_BQV: Tensor,
+    draft_probs_BKV: Tensor,
+    proposed_BK: Tensor,
+    lengths_B: Tensor,
+    uniform_BQ: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """In place of `reject_tokenwise`: `draft_probs` are flatter than what the proposals were drawn from."""
-    return reject_tokenwise(target_probs_BQV, draft_probs_BKV.sqrt(), proposed_BK, lengths_B, uniform_BQ)
+    """`draft_probs` are flatter than what the proposals were drawn from."""
+    return _REJECT[rule](target_probs_BQV, draft_probs_BKV.sqrt(), proposed_BK, lengths_B, uniform_BQ)
 
 
-def compiled_recovered_from_target(
-    logits: Any, sampled: Any, lengths: Any, proposal: Any, shapes: Any, uniform_SQ: Any
-) -> Any:
-    """In place of `verdicts`: judged again as though only the accepted tokens had been proposed."""
-    num_accepted_S = verdicts(logits, sampled, lengths, proposal, shapes, uniform_SQ)[:, 0].tolist()
-    return _judged_again(num_accepted_S, logits, sampled, lengths, proposal, shapes, uniform_SQ)
+def compiled_recovered_from_target(*case: Any, rule: AcceptRule) -> Any:
+    """The same of the compiled verdict."""
+    return _with_bonus_at(verdicts(*case, rule=rule)[:, 0].tolist(), *case, rule=rule)
 
 
-def compiled_bonus_from_previous(
-    logits: Any, sampled: Any, lengths: Any, proposal: Any, shapes: Any, uniform_SQ: Any
-) -> Any:
-    """In place of `verdicts`: where all were accepted, the next token is drawn one position too early."""
-    found_S2 = verdicts(logits, sampled, lengths, proposal, shapes, uniform_SQ)
-    num_accepted_S = found_S2[:, 0].tolist()
-    shorter_S = [max(length - (kept == length), 0) for kept, length in zip(num_accepted_S, lengths, strict=True)]
-    early_S2 = _judged_again(shorter_S, logits, sampled, lengths, proposal, shapes, uniform_SQ)
-    is_whole_S = np.array(num_accepted_S) == np.array(lengths)
+def compiled_bonus_from_previous(*case: Any, rule: AcceptRule) -> Any:
+    """The same of the compiled verdict."""
+    found_S2, lengths = verdicts(*case, rule=rule), case[2]
+    is_whole_S = found_S2[:, 0] == np.array(lengths)
+    early_S2 = _with_bonus_at([max(length - 1, 0) for length in lengths], *case, rule=rule)
     found_S2[is_whole_S, 1] = early_S2[is_whole_S, 1]
     return found_S2
 
 
-def _judged_again(
-    shorter_S: list[int], logits: Any, sampled: Any, lengths: Any, proposal: Any, shapes: Any, uniform_SQ: Any
+def _with_bonus_at(
+    kept_S: list[int],
+    logits: Any,
+    sampled: Any,
+    lengths: Any,
+    proposal: Any,
+    shapes: Any,
+    uniform_SQ: Any,
+    *,
+    rule: AcceptRule,
 ) -> Any:
-    """`verdicts` on the first `shorter_S[s]` proposed tokens of each row, with the same uniform draws."""
-    draws = [list(uniforms) for uniforms in uniform_SQ]
-    for own, length, shorter in zip(draws, lengths, shorter_S, strict=True):
-        own[shorter] = own[length]
-    return verdicts(logits, sampled, shorter_S, proposal, shapes, draws)
+    """Keeps the first tokens of each row's proposal as though they were all of it, so that the target's own follows."""
+    draws = [
+        [1e-7] * kept + [uniforms[length]] for kept, length, uniforms in zip(kept_S, lengths, uniform_SQ, strict=True)
+    ]
+    width = max(map(len, draws))
+    padded = [own + [0.0] * (width - len(own)) for own in draws]
+    return verdicts(logits, sampled, kept_S, proposal, shapes, padded, rule=rule)
 
 
 def compiled_misstated_draft(
-    logits: Any, sampled: Any, lengths: Any, proposal: Any, shapes: Any, uniform_SQ: Any
+    logits: Any, sampled: Any, lengths: Any, proposal: Any, shapes: Any, uniform_SQ: Any, *, rule: AcceptRule
 ) -> Any:
-    """In place of `verdicts`: `draft_probs` are flatter than what the proposals were drawn from."""
+    """The same of the compiled verdict."""
     if proposal is not None and proposal.draft_probs_BKV is not None:
-        flatter = tensor(proposal.draft_probs_BKV).sqrt()
-        proposal = replace(proposal, draft_probs_BKV=flatter.numpy())
-    return verdicts(logits, sampled, lengths, proposal, shapes, uniform_SQ)
+        proposal = replace(proposal, draft_probs_BKV=tensor(proposal.draft_probs_BKV).sqrt().numpy())
+    return verdicts(logits, sampled, lengths, proposal, shapes, uniform_SQ, rule=rule)
 
 
 _BROKEN_RULES = [
-    ("osd.rejection.residual", recovered_from_target, compiled_recovered_from_target, (3,)),
-    ("osd.verify.reject_tokenwise", bonus_from_previous, compiled_bonus_from_previous, (1, 2)),
-    ("osd.verify.reject_tokenwise", misstated_draft, compiled_misstated_draft, (3,)),
+    (recovered_from_target, compiled_recovered_from_target, (3,)),
+    (bonus_from_previous, compiled_bonus_from_previous, (1, 2)),
+    (misstated_draft, compiled_misstated_draft, (3,)),
 ]
-"""What is replaced where tensors are judged, by what, what the compiled verdict is replaced by, speculation lengths."""
+"""What is put in the place of the tensors' verdict, and of the compiled one; speculation lengths."""
 
 
-@pytest.mark.parametrize(("place", "broken", "broken_compiled", "lengths"), _BROKEN_RULES)
+@pytest.mark.parametrize(("broken", "broken_compiled", "lengths"), _BROKEN_RULES)
 def test_a_broken_rule_is_noticed(
     model: Any,
     exact: dict[str, Exact],
+    rule: AcceptRule,
     monkeypatch: pytest.MonkeyPatch,
-    place: str,
     broken: Callable[..., Any],
     broken_compiled: Callable[..., Any],
     lengths: Sequence[int],
 ) -> None:
-    """Also: the verdict of this dtype is the one that was replaced, or the sound one would pass."""
+    """Also: the verdict that was replaced is the one in use, or the sound one would pass."""
     if model.dtype == torch.bfloat16:
-        place, broken = "osd.verify.verdicts", broken_compiled
-    monkeypatch.setattr(place, broken)
-    engine = engine_with(model, lambda target: fair_drafter(model, target))
+        monkeypatch.setattr("osd.verify.verdicts", broken_compiled)
+    else:
+        monkeypatch.setattr(f"osd.verify.{_REJECT[rule].__name__}", partial(broken, rule))
+    engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
     figures = p_values(emit(engine, lengths=lengths, samples=_MUTANT_SAMPLES), exact)
     assert max(figures.values()) < _ALARM, figures

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,13 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from osd import sampling
+from osd.block_rejection import reject_blockwise
 from osd.models.compiled.kernels import kernels
 from osd.models.pass_output import Logits
 from osd.proposal import Proposal
 from osd.rejection import reject_tokenwise
 from osd.sampling import Shape, Shaping, shape_probs
-from osd.types import SamplingParams
+from osd.types import AcceptRule, SamplingParams
 
 if kernels() is None:
     pytest.skip("numba is not installed", allow_module_level=True)
@@ -134,6 +137,7 @@ def _verdicts(
     uniform_BQ: Tensor,
     proposal: Proposal | None = None,
     sampled: list[int] | None = None,
+    rule: AcceptRule = "token",
 ) -> list[list[int]]:
     """Of the sampled rows (all of them); `params` and `uniform_BQ` are of all."""
     sampled = list(range(len(logits_BQV))) if sampled is None else sampled
@@ -145,20 +149,22 @@ def _verdicts(
         proposal,
         [Shape.of(params[row]) for row in sampled],
         uniform_BQ[sampled].tolist(),
+        rule=rule,
     ).tolist()
     return found
 
 
+@pytest.mark.parametrize(("rule", "reject"), [("token", reject_tokenwise), ("block", reject_blockwise)])
 @pytest.mark.usefixtures("num_threads")
-def test_verdicts_are_those_of_the_tensors() -> None:
+def test_verdicts_are_those_of_the_tensors(rule: AcceptRule, reject: Callable[..., tuple[Tensor, Tensor]]) -> None:
     """Some rows of a round are sampled, each in a manner and of a length of its own."""
     params = [SamplingParams(temperature=t, min_p=p) for t, p in [(1.0, 0.0), (0.7, 0.0), (1.3, 0.01), (1.0, 0.05)]]
     lengths, sampled = [3, 0, 1, 2], [0, 1, 3]
     seen: set[int] = set()
     for seed in range(12):
         logits_BQV, draft_BKV, proposed_BK, uniform_BQ = _round(seed, lengths, params)
-        own = _verdicts(logits_BQV, params, uniform_BQ, Proposal(proposed_BK, lengths, draft_BKV, 1), sampled)
-        expected = reject_tokenwise(
+        own = _verdicts(logits_BQV, params, uniform_BQ, Proposal(proposed_BK, lengths, draft_BKV, 1), sampled, rule)
+        expected = reject(
             shape_probs(logits_BQV[sampled], _shaping([params[row] for row in sampled])),
             draft_BKV[sampled],
             proposed_BK[sampled],
@@ -170,13 +176,14 @@ def test_verdicts_are_those_of_the_tensors() -> None:
     assert seen == {0, 1, 2, 3}
 
 
-def test_a_draft_that_is_no_distribution_is_refused_and_the_target_drawn_from() -> None:
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_a_draft_that_is_no_distribution_is_refused_and_the_target_drawn_from(rule: AcceptRule) -> None:
     params = [SamplingParams(temperature=1.0)]
     logits_BQV, draft_BKV, proposed_BK, uniform_BQ = _round(1, [2], params)
     expected_B = sampling.draw(shape_probs(logits_BQV, _shaping(params))[:, 0], uniform_BQ[:, 2])
     for garbage in (float("nan"), float("inf")):
         proposal = Proposal(proposed_BK, [2], draft_BKV.fill_(garbage), 1)
-        assert _verdicts(logits_BQV, params, uniform_BQ, proposal) == [[0, int(expected_B)]]
+        assert _verdicts(logits_BQV, params, uniform_BQ, proposal, rule=rule) == [[0, int(expected_B)]]
 
 
 def test_where_nobody_proposes_a_token_is_drawn() -> None:

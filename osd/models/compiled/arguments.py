@@ -156,6 +156,8 @@ class Trial(NamedTuple):
     """A test for each proposed token, then the draw of what follows."""
     verdicts_S2: Array
     """How many are kept, and the token that follows; int64."""
+    is_blockwise: bool
+    """By block verification, else token by token."""
 
 
 class Kept(NamedTuple):

@@ -35,7 +35,7 @@ def _samples() -> tuple[Array, Look, Trial, Shapes, Array]:
     """Arguments of the types that are passed: logits, what is asked of them, a trial, shapes, counters."""
     ids, floats = np.empty(0, np.int64), np.empty(0, np.float32)
     table, uniform, probs = ids.reshape(0, 0), floats.reshape(0, 0), floats.reshape(0, 0, 0)
-    trial = Trial(ids, 1, table, ids, table, probs, uniform, table)
+    trial = Trial(ids, 1, table, ids, table, probs, uniform, table, True)
     return np.empty((0, 0), np.uint16), look_at(ids, ids, 1), trial, Shapes(floats, floats, ids, floats), table
 
 

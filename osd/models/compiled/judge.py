@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from osd.models.compiled.arguments import Shapes, Trial
 from osd.models.compiled.bits import Array, is_finite, loose, widen
+from osd.models.compiled.block_judge import judge_block
 from osd.models.compiled.shaping import shape
 from osd.models.compiled.weights import draw, leave, room_for, weight
 
@@ -15,6 +16,9 @@ from osd.models.compiled.weights import draw, leave, room_for, weight
 @loose
 def judge(s: int, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
     """The s-th row's verdict: how many tokens are kept, and the one that follows them."""
+    if trial.is_blockwise:
+        judge_block(s, logits_RV, trial, shapes)
+        return
     row, length, weights = trial.rows_S[s], trial.lengths_S[s], room_for(logits_RV.shape[1])
     accepted = 0
     while True:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from osd.models.pass_output import Logits
     from osd.proposal import Proposal
     from osd.sampling import Shape
+    from osd.types import AcceptRule
 
 _NO_TOKENS: Array = np.empty((0, 0), np.int64)
 _NO_PROBS: Array = np.empty((0, 0, 0), np.float32)
@@ -36,6 +37,8 @@ def verdicts(
     proposal: Proposal | None,
     shapes: Sequence[Shape],
     uniform_SQ: Sequence[Sequence[float]],
+    *,
+    rule: AcceptRule = "token",
 ) -> Array:
     """How many proposed tokens each sampled row keeps, and the token that follows them, int64 `[S, 2]`.
 
@@ -46,6 +49,7 @@ def verdicts(
         proposal: None where no row proposes.
         shapes: of the target's distributions.
         uniform_SQ: see `osd.rejection.reject_tokenwise`.
+        rule: see `osd.verify.verify_rows`.
     """
     found, bits_RV = kernels(), logits.bits_RV
     assert found is not None and bits_RV is not None
@@ -59,6 +63,7 @@ def verdicts(
         draft_probs_BKV=_NO_PROBS if probs_BKV is None else np.ascontiguousarray(array(probs_BKV)),
         uniform_SQ=np.array(uniform_SQ, np.float32),
         verdicts_S2=np.empty((len(sampled), 2), np.int64),
+        is_blockwise=rule == "block",
     )
     found.judge(bits_RV, trial, shapes_of(shapes))
     return trial.verdicts_S2

@@ -89,6 +89,19 @@ def leave(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
 
 
 @loose
+def excess(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
+    """What `leave` would return; nothing is changed."""
+    share, found = np.float32(1) / total, np.float32(0)
+    for c in range(len(weights.sums_C)):
+        if weights.sums_C[c] > 0:
+            values, others = weights.values_V[c * CHUNK : (c + 1) * CHUNK], others_V[c * CHUNK : (c + 1) * CHUNK]
+            for i in range(len(values)):
+                beyond = values[i] * share - others[i]
+                found += beyond if beyond > 0 else np.float32(0)
+    return found
+
+
+@loose
 def add_up(weights: Weights) -> np.float32:
     """All chunks' sums anew."""
     for c in range(len(weights.sums_C)):
