@@ -32,7 +32,7 @@ from trainer.token_counts import TokenCounts
 _log = logging.getLogger(__name__)
 _SEEN_BEFORE = 16.0
 """A file of prompts of one kind is not all that a drafter will be asked: what it has learnt to say is not given up for
-a token or two more of that kind (docs/decisions.md)."""
+a token or two more of that kind (benchmarks/log.md)."""
 _BATCHES_AT_ONCE = 2
 """The columns of so many online batches in one: there is no server beside to leave memory for."""
 

@@ -97,7 +97,7 @@ class FeatureNet(nn.Module):
         self.register_buffer("vocab_ids_R", torch.arange(config.vocab_tokens))
 
     def reset_parameters(self, seed: int) -> None:
-        """Seeded initial weights that learn fast (docs/decisions.md has the measurements).
+        """Seeded initial weights that learn fast (benchmarks/log.md has the measurements).
 
         The layer starts out passing the hidden state on: it holds most of what follows, the token only bends it.
         """
