@@ -8,12 +8,18 @@ from osd.text import TextCodec
 
 
 class AnswerText:
-    """Whole characters only, stop strings cut off, their beginnings held back."""
+    """Whole characters only, stop strings cut off, their beginnings held back.
+
+    Args:
+        codec: the target's tokenizer.
+        stop: the text ends before the first of these that appears.
+        prompt_ids: what the answer follows.
+    """
 
     __slots__ = ("_emitted_chars", "_longest_stop_chars", "_stop", "_stream", "_text", "_unread", "stopped")
 
-    def __init__(self, codec: TextCodec, stop: Sequence[str] = ()) -> None:
-        self._stream = codec.stream()
+    def __init__(self, codec: TextCodec, stop: Sequence[str] = (), prompt_ids: Sequence[int] = ()) -> None:
+        self._stream = codec.stream(prompt_ids)
         self._stop = tuple(stop)
         self._longest_stop_chars = max(map(len, stop), default=0)
         self._unread: list[int] = []

@@ -156,7 +156,12 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
 def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, TextCodec]:
     device = choose_device(config.target.device)
     model = load_causal_lm(resolved.folder, dtype=choose_dtype(config.target.dtype, device), device=device)
-    codec = TextCodec.open(resolved.folder, resolved.target_id, config.target.max_context_tokens)
+    codec = TextCodec.open(
+        resolved.folder,
+        resolved.target_id,
+        config.target.max_context_tokens,
+        special_tokens_in_messages=config.target.special_tokens_in_messages,
+    )
     target = Target(
         model,
         target_id=resolved.target_id,

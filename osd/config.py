@@ -36,6 +36,11 @@ class TargetConfig(_Section):
     device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1'; auto takes a GPU when there is one.")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all physical cores.")
     max_context_tokens: int = Field(2048, ge=16, description="Longest prompt + output of one query, in tokens.")
+    special_tokens_in_messages: bool = Field(
+        False,
+        description="Read '<|im_end|>' and the like in chat messages as special tokens, with which a message can end "
+        "its turn and forge others; False reads them as plain text.",
+    )
 
 
 class EngineConfig(_Section):

@@ -143,7 +143,7 @@ def new_sequence(request: Request, codec: TextCodec, num_recorded: int) -> Seque
     seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
     # A resumed query must not meet the draws again that its earlier tokens used up.
     generator = Random((seed + 7919 * len(request.resume_ids)) % 2**63)
-    answer = AnswerText(codec, request.params.stop)
+    answer = AnswerText(codec, request.params.stop, request.prompt_ids)
     sequence = Sequence(request=request, answer=answer, generator=generator, num_recorded=num_recorded)
     sequence.budget.fixed = request.speculation_length
     sequence.output_ids = list(request.resume_ids)

@@ -1,67 +1,81 @@
-"""The text of tokens as they come: whole characters only, and nothing that is taken back."""
+"""The text of tokens as they come: whole characters only, and nothing that is taken back.
+
+The text of an answer is the text that follows its prompt, so a stream begins with the prompt's end: the first word of
+an answer keeps the space before it, and bytes at the prompt's end may become a character with the answer's first.
+"""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
-
-from tokenizers.decoders import ByteLevel
+from typing import Protocol
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextStream(Protocol):
-    """One answer's."""
+    """The text of one answer."""
 
     def read(self, ids: Sequence[int]) -> str:
         """What more tokens add, but for an unfinished character at the end."""
         ...
 
     def rest(self) -> str:
-        """What an unfinished character leaves, when nothing follows."""
+        """What is left at the end of the answer. A character that was never finished is left out."""
         ...
 
 
 class ByteStream:
-    """Of a byte-level tokenizer, whose tokens are bytes whatever stands beside them.
+    """For tokenizers whose tokens are bytes whatever stands beside them.
 
     Args:
         bytes_of: by token; a token that it does not name has no text.
+        unfinished: the bytes of an unfinished character before the first token.
+        drop_space: leave out a space at the very beginning.
     """
 
-    __slots__ = ("_bytes_of", "_unfinished")
+    __slots__ = ("_bytes_of", "_drop_space", "_unfinished")
 
-    def __init__(self, bytes_of: Mapping[int, bytes]) -> None:
-        self._bytes_of, self._unfinished = bytes_of, b""
+    def __init__(self, bytes_of: Mapping[int, bytes], *, unfinished: bytes = b"", drop_space: bool = False) -> None:
+        self._bytes_of, self._unfinished, self._drop_space = bytes_of, unfinished, drop_space
 
     def read(self, ids: Sequence[int]) -> str:
         """See `TextStream`."""
         come = self._unfinished + b"".join([self._bytes_of.get(token, b"") for token in ids])
+        if self._drop_space and come:
+            come, self._drop_space = come.removeprefix(b" "), False
         text, num_read = codecs.utf_8_decode(come, "replace")
         self._unfinished = come[num_read:]
         return text
 
     def rest(self) -> str:
         """See `TextStream`."""
-        text, _ = codecs.utf_8_decode(self._unfinished, "replace", True)
         self._unfinished = b""
-        return text
+        return ""
 
 
 class NeighbourStream:
-    """Of any tokenizer: a few tokens back are decoded again, since spaces and characters may depend on neighbours.
+    """For any tokenizer: a few tokens back are decoded again, since spaces and characters may depend on neighbours.
 
     Args:
         decode: the text of tokens.
-        decode_again: likewise, of tokens that are often the same.
+        decode_again: the same function with a memory, for tokens that come more than once.
+        context: the last tokens before the first one.
+        has_bytes: a U+FFFD at the end may be an unfinished character; False where tokens are whole characters.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], decode_again: Callable[[tuple[int, ...]], str]) -> None:
-        self._decode, self._decode_again = decode, decode_again
-        self._ids: list[int] = []
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        decode_again: Callable[[tuple[int, ...]], str],
+        *,
+        context: Sequence[int] = (),
+        has_bytes: bool = True,
+    ) -> None:
+        self._decode, self._decode_again, self._has_bytes = decode, decode_again, has_bytes
+        self._ids: list[int] = list(context)
         """From the first one that is decoded again."""
-        self._num_read = 0
+        self._num_read = len(self._ids)
         """Of them, those whose text was given out."""
 
     def read(self, ids: Sequence[int]) -> str:
@@ -69,7 +83,7 @@ class NeighbourStream:
         self._ids.extend(ids)
         before = self._decode_again(tuple(self._ids[: self._num_read]))
         after = self._decode(self._ids)
-        if len(after) <= len(before) or after.endswith(_REPLACEMENT):
+        if len(after) <= len(before) or (self._has_bytes and after.endswith(_REPLACEMENT)):
             return ""
         self._ids = self._ids[self._num_read :]
         self._num_read = len(self._ids)
@@ -81,26 +95,11 @@ class NeighbourStream:
             return ""
         before, after = self._decode(self._ids[: self._num_read]), self._decode(self._ids)
         self._num_read = len(self._ids)
-        return after[len(before) :]
+        return after[len(before) :].rstrip(_REPLACEMENT)
 
 
-def bytes_by_token(backend: Any) -> dict[int, bytes] | None:
-    """What each token of a byte-level tokenizer (of the `tokenizers` library) stands for, special ones left out.
-
-    Returns:
-        None for a tokenizer of another kind.
-    """
-    if not isinstance(backend.decoder, ByteLevel):
-        return None
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    byte_of = {ord(letter): byte for byte, letter in bytes_to_unicode().items()}
-    special = {index for index, added in backend.get_added_tokens_decoder().items() if added.special}
-
-    def to_bytes(token: str) -> bytes:
-        try:
-            return bytes([byte_of[ord(letter)] for letter in token])
-        except KeyError:  # an added token, which is written as it is
-            return token.encode()
-
-    return {index: to_bytes(token) for token, index in backend.get_vocab().items() if index not in special}
+def unfinished_end(data: bytes) -> bytes:
+    """The bytes of an unfinished character at the end of some UTF-8."""
+    end = data[-3:]
+    _, num_read = codecs.utf_8_decode(end, "replace")
+    return end[num_read:]

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
+
+from osd.chat_template import Message
+from osd.text_offsets import TextOffsets
 
 
 class Codec(Protocol):
     """Text to token ids and back."""
 
     vocab_tokens: int
-    """Ids run from 0 to this, exclusive."""
+    """Ids that the model knows run from 0 to this, exclusive; the tokenizer may know more."""
     context_tokens: int
     """Longest prompt + output of one query."""
     model_id: str
     """The name under which the target is served."""
 
     def encode_text(self, text: str) -> tuple[int, ...]:
-        """Token ids of a plain prompt."""
+        """Token ids of a plain prompt. The spelling of a special token is that token."""
         ...
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Token ids of a conversation, ready for the assistant's answer.
 
         Raises:
@@ -29,7 +32,15 @@ class Codec(Protocol):
         ...
 
     def token_text(self, token_id: int) -> str:
-        """The text of one token, special or not."""
+        r"""The text of one token; a special token as it is spelt, bytes that are no whole characters as `\xf0\x9f`."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text that has begun; nothing for a special token."""
+        ...
+
+    def offsets(self, prompt_ids: Sequence[int]) -> TextOffsets:
+        """Where the tokens of an answer to this prompt begin in its text."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from osd.types import Request
@@ -12,9 +13,12 @@ from serving.errors import ApiError
 from serving.schema_base import MAX_CHOICES, GenerationFields
 
 A = TypeVar("A")
+_NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
 # Above this, tokenising takes long enough for other requests' streams to notice, and moves to a thread.
 _INLINE_CHARS = 8192
+# Tokenizers know no ids from here on, and look none up.
+_MOST_IDS = 2**31
 
 
 async def encode_aside(encode: Callable[[A], tuple[int, ...]], argument: A, num_chars: int) -> tuple[int, ...]:
@@ -38,6 +42,7 @@ def build_queries(
     codec: Codec,
     answer_id: str,
     param: str,
+    texts: Mapping[str, str] = _NO_TEXTS,
 ) -> list[Request]:
     """`n` queries a prompt. `max_tokens` (None: all that fits) is cut to what the context holds.
 
@@ -48,7 +53,8 @@ def build_queries(
         logprobs: in the engine's terms.
         codec: knows the context and the vocabulary.
         answer_id: the queries are numbered after it.
-        param: the field that holds the prompts, for messages.
+        param: the field that holds the prompts, for errors.
+        texts: the texts that a prompt was made of, by the field that holds each, so that errors can name that.
 
     Raises:
         ApiError: a prompt is empty, too long or holds foreign ids, or there are too many.
@@ -57,8 +63,8 @@ def build_queries(
         message = f"At most {MAX_CHOICES} choices (prompts times n) a request."
         raise ApiError(400, message, param="n", code="invalid_value")
     queries: list[Request] = []
-    for prompt_ids in prompts:
-        _check_prompt(prompt_ids, codec, param)
+    for number, prompt_ids in enumerate(prompts):
+        _check_prompt(prompt_ids, codec, f"{param}[{number}]" if len(prompts) > 1 else param, texts)
         room = codec.context_tokens - len(prompt_ids)
         for _ in range(body.n):
             choice = len(queries)
@@ -75,11 +81,15 @@ def build_queries(
     return queries
 
 
-def _check_prompt(prompt_ids: tuple[int, ...], codec: Codec, param: str) -> None:
+def _check_prompt(prompt_ids: tuple[int, ...], codec: Codec, param: str, texts: Mapping[str, str]) -> None:
     if not prompt_ids:
         raise ApiError(400, f"'{param}' holds no token.", param=param, code="invalid_value")
-    if not all(0 <= token_id < codec.vocab_tokens for token_id in prompt_ids):
-        message = f"'{param}' holds a token id outside 0 to {codec.vocab_tokens - 1}."
+    foreign = next((token_id for token_id in prompt_ids if not 0 <= token_id < codec.vocab_tokens), None)
+    if foreign is not None:
+        text = codec.token_text(foreign) if 0 <= foreign < _MOST_IDS else ""
+        param = next((field for field, whole in texts.items() if text and text in whole), param)
+        named = f"the token {text!r} (id {foreign})" if text else f"the token id {foreign}"
+        message = f"'{param}' holds {named}, which {codec.model_id} lacks: its ids are 0 to {codec.vocab_tokens - 1}."
         raise ApiError(400, message, param=param, code="invalid_value")
     if len(prompt_ids) >= codec.context_tokens:
         message = (

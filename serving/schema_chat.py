@@ -31,10 +31,17 @@ class Message(InertMessage):
 
     name: Annotated[str | None, Field(description="Accepted and not used.")] = None
 
-    def for_template(self) -> dict[str, str]:
-        """As chat templates know it: developer is their system, and parts stand on lines of their own."""
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates know it: developer is their system, and a single part is a text."""
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": "\n".join(part.text for part in self.content)}
+        texts = [part.text for part in self.content]
+        content = texts[0] if len(texts) == 1 else [{"type": "text", "text": text} for text in texts]
+        return {"role": role, "content": content}
+
+    @property
+    def text(self) -> str:
+        """All of its text."""
+        return "\n".join(part.text for part in self.content)
 
 
 class ChatRequest(InertChat, GenerationFields):

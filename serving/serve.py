@@ -78,7 +78,12 @@ def _serve(
     check_weight_files(resolved.folder)
     if config.drafter.kind == "model" and config.drafter.model:
         check_drafter_model(config, resolved.folder)
-    codec = TextCodec.open(resolved.folder, resolved.target_id, config.target.max_context_tokens)
+    codec = TextCodec.open(
+        resolved.folder,
+        resolved.target_id,
+        config.target.max_context_tokens,
+        special_tokens_in_messages=config.target.special_tokens_in_messages,
+    )
     with start(config, progress) as topology:
         token, digest = admin_token(config)
         app = create_app(config, topology.client, codec, admin_token_sha256=digest)

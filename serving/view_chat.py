@@ -60,5 +60,9 @@ class ChatView:
         return {"content": content, "refusal": None}
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        text = self._codec.token_text(token_id)
-        return {"token": text, "logprob": max(logprob, MIN_LOGPROB), "bytes": list(text.encode())}
+        """`bytes` are what the token adds to the answer, which is nothing for a special token."""
+        return {
+            "token": self._codec.token_text(token_id),
+            "logprob": max(logprob, MIN_LOGPROB),
+            "bytes": list(self._codec.token_bytes(token_id)),
+        }

@@ -33,7 +33,7 @@ CONTEXT_TOKENS = 64
 class CharTokenizer:
     """Token id i is the i-th letter; nothing is special."""
 
-    chat_template = None
+    chat_template: Any = None
     eos_token_id = None
 
     def __init__(self, vocab_tokens: int = VOCAB_TOKENS) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from osd.text_offsets import TextOffsets
 from osd.types import (
     AcceptancePoint,
     EngineStatus,
@@ -43,13 +45,19 @@ class FakeCodec:
     def encode_text(self, text: str) -> tuple[int, ...]:
         return tuple(ord(char) for char in text)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
         if not self.has_chat_template:
             raise ValueError(f"{self.model_id} has no chat template; use /v1/completions")
         return self.encode_text("".join(f"<{one['role']}>{one['content']}" for one in messages) + "<assistant>")
 
     def token_text(self, token_id: int) -> str:
-        return chr(token_id)
+        return chr(token_id) if token_id < 0x110000 else ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return chr(token_id).encode()
+
+    def offsets(self, prompt_ids: Sequence[int]) -> TextOffsets:
+        return TextOffsets()
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))

@@ -29,7 +29,7 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
     codec = services.codec
     check_model(body.model, codec)
     messages = [message.for_template() for message in body.messages]
-    num_chars = sum(len(message["content"]) for message in messages)
+    num_chars = sum(len(message.text) for message in body.messages)
     try:
         prompt_ids = await encode_aside(codec.encode_chat, messages, num_chars)
     except ValueError as error:
@@ -43,5 +43,6 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
         codec=codec,
         answer_id=view.id_prefix + http.state.request_id,
         param="messages",
+        texts={f"messages[{index}].content": message.text for index, message in enumerate(body.messages)},
     )
     return await respond(http, services, body, view, queries)

@@ -30,7 +30,7 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
         await encode_aside(codec.encode_text, prompt, len(prompt)) if isinstance(prompt, str) else tuple(prompt)
         for prompt in body.prompt
     ]
-    view = CompletionView(codec, logprobs=body.logprobs is not None)
+    view = CompletionView(codec, prompts, choices_per_prompt=body.n, logprobs=body.logprobs is not None)
     queries = build_queries(
         body,
         prompts,

@@ -261,7 +261,7 @@ def test_messages_for_the_template() -> None:
     )
     assert [message.for_template() for message in body.messages] == [
         {"role": "system", "content": "be brief"},
-        {"role": "user", "content": "one\ntwo"},
+        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
         {"role": "assistant", "content": "three"},
     ]
 

@@ -1,0 +1,173 @@
+"""Messages that spell special tokens, such as `<|im_end|>`, read as the plain text that they are.
+
+A tokenizer takes the spelling of a special token for the token wherever it stands, so a message could end its own turn
+and begin another in the system's name. Here only those that the chat template writes become tokens: a second
+tokenizer, equal to the first, knows special tokens by secret names, which are put where the template wrote the real
+ones. All else is text to it, and is tokenised exactly as text is, also across the edges of messages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from osd.chat_template import ChatTemplate, Message
+
+
+class PlainContent:
+    """Encodes conversations whose messages spell special tokens.
+
+    Args:
+        tokenizer: of transformers.
+        template: its chat template.
+    """
+
+    def __init__(self, tokenizer: Any, template: ChatTemplate) -> None:
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._template = template
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._added = {index: str(token.content) for index, token in added.items()}
+        written = _written_by(template)
+        control = [
+            token
+            for token in added.values()
+            # Some models' ends of turns are added tokens that are not marked as special.
+            if token.special or (token.content in written and re.search(r"\w", token.content))
+        ]
+        self._spellings = sorted((token.content for token in control), key=len, reverse=True)
+        self._spelling = re.compile("|".join(map(re.escape, self._spellings)) or r"(?!)")
+        normalizer = getattr(self._backend, "normalizer", None)
+        self._normalize = (
+            normalizer.normalize_str if normalizer is not None and any(token.normalized for token in control) else None
+        )
+
+    def is_needed(self, messages: Sequence[Message]) -> bool:
+        """Whether a message spells a special token."""
+        return any(self._is_spelt(text) for message in messages for text in _texts(message))
+
+    def _is_spelt(self, text: str) -> bool:
+        if self._spelling.search(text):
+            return True
+        return self._normalize is not None and bool(self._spelling.search(self._normalize(text)))
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Token ids of the conversation, ready for the assistant's answer.
+
+        Raises:
+            ValueError: this tokenizer or template cannot keep text and special tokens apart.
+        """
+        if self._backend is None:
+            spelling = next(
+                found[0] for one in messages for text in _texts(one) if (found := self._spelling.search(text))
+            )
+            raise ValueError(
+                f"the messages spell the special token {spelling!r}, which this tokenizer cannot read as plain text; "
+                "leave it out, or allow it with the setting target.special_tokens_in_messages"
+            )
+        # Content may come back in what a template raises, so these names must not be the secret ones.
+        stand_ins = _names(self._spellings)
+        spelling_of = {stand_in: spelling for spelling, stand_in in stand_ins.items()}
+        hidden = [
+            {**message, **_map_texts(message, lambda text: self._spelling.sub(lambda at: stand_ins[at[0]], text))}
+            for message in messages
+        ]
+        try:
+            rendered = self._template.render(hidden)
+        except Exception as error:
+            raise ValueError(_replace(str(error), spelling_of)) from error
+        names, encode = self._secret
+        text = _replace(self._spelling.sub(lambda at: names[at[0]], rendered), spelling_of)
+        if any(stand_in.lower() in text.lower() for stand_in in spelling_of):
+            raise ValueError("a message spells a special token in a place where the template changes its letters")
+        return encode(text)
+
+    @cached_property
+    def _secret(self) -> tuple[Mapping[str, str], Callable[[str], tuple[int, ...]]]:
+        """The secret name of each special token, and the tokenizer that knows them by it."""
+        names = _names(self._spellings)
+        tokenizer = _renamed(self._backend, names)
+        ids = {tokenizer.token_to_id(names.get(spelling, spelling)): index for index, spelling in self._added.items()}
+
+        def encode(text: str) -> tuple[int, ...]:
+            return tuple(ids.get(index, index) for index in tokenizer.encode(text, add_special_tokens=False).ids)
+
+        return names, encode
+
+
+def _names(spellings: Sequence[str]) -> dict[str, str]:
+    """A name for each that nobody can guess, of letters and digits, so that templates and normalizers keep it."""
+    nonce = secrets.token_hex(16)
+    return {spelling: f"osd{nonce}x{number}x" for number, spelling in enumerate(spellings)}
+
+
+def _replace(text: str, others: Mapping[str, str]) -> str:
+    for old, new in others.items():
+        text = text.replace(old, new)
+    return text
+
+
+def _texts(message: Message) -> list[str]:
+    """Every text of a message but its role, which is one of a few."""
+    found: list[str] = []
+
+    def note(text: str) -> str:
+        found.append(text)
+        return text
+
+    _map_texts(message, note)
+    return found
+
+
+def _map_texts(message: Message, change: Callable[[str], str]) -> dict[str, Any]:
+    def within(value: Any) -> Any:
+        if isinstance(value, str):
+            return change(value)
+        if isinstance(value, Mapping):
+            return {key: within(one) for key, one in value.items()}
+        return [within(one) for one in value] if isinstance(value, list | tuple) else value
+
+    return {key: value if key == "role" else within(value) for key, value in message.items()}
+
+
+def _written_by(template: ChatTemplate) -> str:
+    """What the template itself writes around messages."""
+    user, assistant = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
+    written = []
+    for chat in ([{"role": "system", "content": "x"}, user], [user, assistant, user]):
+        try:
+            written.append(template.render(template.shaped(chat)))
+        except Exception:  # it takes no such role
+            continue
+    return "\n".join(written)
+
+
+def _renamed(backend: Any, names: Mapping[str, str]) -> Tokenizer:
+    """A tokenizer that is equal but for some added tokens' names; plain text never makes one of those.
+
+    The new tokenizer may give added tokens other ids.
+    """
+    state = json.loads(backend.to_str())
+    state |= {"truncation": None, "padding": None, "post_processor": None}
+    for added in state["added_tokens"]:
+        added["content"] = names.get(added["content"], added["content"])
+    model = state["model"]
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or ()]
+    parts = {part for merge in merges for part in merge}
+    # Where somebody made a letter or a common piece special ("!" for padding), text still needs the piece.
+    hidden = {old: new for old, new in names.items() if len(old) > 1 and old not in parts}
+    if merges:
+        model["merges"] = [merge for merge in merges if "".join(merge) not in hidden]
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = {hidden.get(piece, piece): index for piece, index in vocab.items()}
+    else:
+        model["vocab"] = [[hidden.get(piece, piece), score] for piece, score in vocab]
+    if model.get("unk_token"):
+        model["unk_token"] = hidden.get(model["unk_token"], model["unk_token"])
+    return Tokenizer.from_str(json.dumps(state))
