@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,22 @@ def test_a_codec_of_a_folder(tmp_path: Path) -> None:
     assert codec.eos_ids(folder) == {codec.tokenizer.eos_token_id}
     chat = codec.encode_chat([{"role": "user", "content": "hi"}])
     assert codec.decode(chat) == "user: hi\nassistant:"
+
+
+def test_a_vocabulary_is_the_models(tmp_path: Path) -> None:
+    """A tokenizer may know tokens that the model lacks, or lack some of a model's, which pads its vocabulary."""
+    folder = save_llama(tmp_path / "model")
+    codec = TextCodec.open(folder, "tiny", 128)
+    vocab_tokens = codec.vocab_tokens
+    codec.tokenizer.add_tokens(["<tool>"])
+    codec.tokenizer.save_pretrained(folder)
+    more = TextCodec.open(folder, "tiny", 128)
+    assert len(more.tokenizer) == vocab_tokens + 1 and more.vocab_tokens == vocab_tokens
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": vocab_tokens + 64}))
+    padded = TextCodec.open(folder, "tiny", 128)
+    assert padded.vocab_tokens == vocab_tokens + 64
+    assert padded.decode((vocab_tokens + 5,)) == padded.token_text(vocab_tokens + 5) == ""
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
