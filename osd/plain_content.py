@@ -71,28 +71,27 @@ class PlainContent:
                 "leave it out, or allow it with the setting target.special_tokens_in_messages"
             )
         # Content may come back in what a template raises, so these names must not be the secret ones.
-        stand_ins = _names(self._spellings)
-        spelling_of = {stand_in: spelling for spelling, stand_in in stand_ins.items()}
+        stand_ins = _Names(self._spellings)
         hidden = [
-            {**message, **_map_texts(message, lambda text: self._spelling.sub(lambda at: stand_ins[at[0]], text))}
+            {**message, **_map_texts(message, lambda text: self._spelling.sub(stand_ins.name, text))}
             for message in messages
         ]
         try:
             rendered = self._template.render(hidden)
         except Exception as error:
-            raise ValueError(_replace(str(error), spelling_of)) from error
+            raise ValueError(stand_ins.undo(str(error))) from error
         names, encode = self._secret
-        text = _replace(self._spelling.sub(lambda at: names[at[0]], rendered), spelling_of)
-        if any(stand_in.lower() in text.lower() for stand_in in spelling_of):
+        text = stand_ins.undo(self._spelling.sub(names.name, rendered))
+        if stand_ins.are_left_in(text):
             raise ValueError("a message spells a special token in a place where the template changes its letters")
         return encode(text)
 
     @cached_property
-    def _secret(self) -> tuple[Mapping[str, str], Callable[[str], tuple[int, ...]]]:
+    def _secret(self) -> tuple[_Names, Callable[[str], tuple[int, ...]]]:
         """The secret name of each special token, and the tokenizer that knows them by it."""
-        names = _names(self._spellings)
-        tokenizer = _renamed(self._backend, names)
-        ids = {tokenizer.token_to_id(names.get(spelling, spelling)): index for index, spelling in self._added.items()}
+        names = _Names(self._spellings)
+        tokenizer = _renamed(self._backend, names.of)
+        ids = {tokenizer.token_to_id(names.of.get(spelling, spelling)): at for at, spelling in self._added.items()}
 
         def encode(text: str) -> tuple[int, ...]:
             return tuple(ids.get(index, index) for index in tokenizer.encode(text, add_special_tokens=False).ids)
@@ -100,16 +99,25 @@ class PlainContent:
         return names, encode
 
 
-def _names(spellings: Sequence[str]) -> dict[str, str]:
-    """A name for each that nobody can guess, of letters and digits, so that templates and normalizers keep it."""
-    nonce = secrets.token_hex(16)
-    return {spelling: f"osd{nonce}x{number}x" for number, spelling in enumerate(spellings)}
+class _Names:
+    """Other names for special tokens, which nobody can guess; of letters and digits, so that templates keep them."""
 
+    def __init__(self, spellings: Sequence[str]) -> None:
+        self._spellings, self._nonce = spellings, f"osd{secrets.token_hex(16)}"
+        self.of = {spelling: f"{self._nonce}x{number}x" for number, spelling in enumerate(spellings)}
+        self._pattern = re.compile(f"{self._nonce}x([0-9]+)x")
 
-def _replace(text: str, others: Mapping[str, str]) -> str:
-    for old, new in others.items():
-        text = text.replace(old, new)
-    return text
+    def name(self, spelling: re.Match[str]) -> str:
+        """The name of what was found."""
+        return self.of[spelling[0]]
+
+    def undo(self, text: str) -> str:
+        """The text with special tokens spelt as they are."""
+        return self._pattern.sub(lambda name: self._spellings[int(name[1])], text)
+
+    def are_left_in(self, text: str) -> bool:
+        """Whether a name was changed to something that cannot be undone."""
+        return self._nonce in text.lower()
 
 
 def _texts(message: Message) -> list[str]:
