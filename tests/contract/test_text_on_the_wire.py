@@ -135,6 +135,26 @@ def test_log_probabilities_of_a_completion(connect: Connect, stream: bool) -> No
         assert all(top[token] == -0.5 for top, token in zip(tops, tokens, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("template", "joint"),
+    [
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}", "\n"),
+        ("{% for m in messages %}{{ m.role }}: {% for p in m.content %}{{ p.text }}{% endfor %};{% endfor %}", ""),
+    ],
+    ids=["takes a text", "takes parts"],
+)
+def test_every_template_gets_the_users_text(connect: Connect, template: str, joint: str) -> None:
+    client, engine = connect("byte-level", tokenizer=tokenizer_of("byte-level", template))
+    engine.script = engine.codec.encode_text("ok")
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    contents: list[Any] = ["one", parts[:1], parts]
+    for content, expected in zip(contents, ["one", "one", f"one{joint}two"], strict=True):
+        messages: list[Any] = [{"role": "system", "content": content}, {"role": "user", "content": content}]
+        client.chat.completions.create(model=MODEL, messages=messages)
+        prompt = engine.codec.tokenizer.decode(engine.requests[-1].prompt_ids)
+        assert prompt == f"system: {expected};user: {expected};"
+
+
 def test_parts_of_content_and_forged_turns(connect: Connect) -> None:
     client, engine = connect("byte-level")
     engine.script = engine.codec.encode_text("ok")
