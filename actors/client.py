@@ -31,6 +31,7 @@ from osd.types import (
     Request,
     ServiceStatus,
     TokenDelta,
+    TrainerStatus,
     WeightManifest,
 )
 
@@ -123,7 +124,7 @@ class RayEngineClient:
         """A snapshot; parts that are away are None."""
         engine, trainer, restarts, actors = await asyncio.gather(
             _or_none(_ask(self._engine.status.remote)),
-            _or_none(_ask(self._distiller.status.remote)) if self._distiller else _nothing(),
+            _or_none(_ask(self._distiller.status.remote)) if self._distiller else _untrained(),
             _or_none(_ask(self._supervisor.restarts.remote)),
             _or_none(_ask(self._supervisor.processes.remote)),
         )
@@ -161,8 +162,8 @@ class RayEngineClient:
         """Train again."""
         await _demand(self._supervisor.set_training_paused.remote, False)
 
-    async def roll_back(self, to: int | None, reason: str) -> WeightManifest:
-        """Serve an older drafter version again."""
+    async def roll_back(self, to: int, reason: str) -> WeightManifest:
+        """Serve drafter version `to` again."""
         restored: WeightManifest = await _demand(self._engine.roll_back.remote, to, reason)
         return restored
 
@@ -279,5 +280,5 @@ async def _or_none(answer: Awaitable[T]) -> T | None:
         return None
 
 
-async def _nothing() -> None:
-    return None
+async def _untrained() -> TrainerStatus:
+    return TrainerStatus(state="off", message="trainer.enabled or outcomes.enabled is false")

@@ -102,7 +102,7 @@ class EngineActor:
         """Every drafter version, oldest first."""
         return await asyncio.to_thread((await self._assembly()).store.list)
 
-    async def roll_back(self, to: int | None, reason: str) -> WeightManifest:
+    async def roll_back(self, to: int, reason: str) -> WeightManifest:
         """Point the store at an older version, and swap it in."""
         return await asyncio.to_thread((await self._assembly()).roll_back, to, reason)
 

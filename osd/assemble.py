@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,17 +40,15 @@ class EngineAssembly:
     codec: TextCodec
     hot_swap: HotSwap | None
     recorder: Recorder | None
-    on_event: Callable[[Event], None]
 
-    def roll_back(self, to: int | None, reason: str) -> WeightManifest:
-        """Serve an older version again, as an operator asks.
+    def roll_back(self, to: int, reason: str) -> WeightManifest:
+        """Serve version `to` again, as an operator asks. The hot swap sees it in the store, counts it and reports it.
 
         Raises:
-            WeightsRefusedError: there is no such sound version.
+            UnknownVersionError: there is no such version.
+            WeightsRefusedError: it is in use, was itself rolled back, or is torn.
         """
         restored = self.store.roll_back(to=to, reason=reason)
-        message = f"rolled back to drafter version {restored.number}: {reason}"
-        self.on_event(Event(at_s=time.time(), kind="roll_back", message=message, data={"to": restored.number}))
         if self.hot_swap:
             self.hot_swap.wake()
         return restored
@@ -131,7 +128,7 @@ def assemble_engine(
     loop.start()
     for watcher in watchers:
         watcher.start()
-    return EngineAssembly(loop, store, engine.codec, watchers[0] if watchers else None, recorder, on_event)
+    return EngineAssembly(loop, store, engine.codec, watchers[0] if watchers else None, recorder)
 
 
 def open_store(config: Config, resolved: ResolvedTarget) -> FileWeightStore:

@@ -1,4 +1,4 @@
-"""Monotone counters of the engine. Ratios are taken when read, never stored.
+"""Monotone counters of the engine, each with what it counts. Ratios are taken when read, never stored.
 
 acceptance rate = accepted / proposed; acceptance length = committed / rounds (it counts the recovered or bonus token).
 """
@@ -9,43 +9,51 @@ from collections import defaultdict
 
 from osd.types import FinishReason, QueryStats
 
-NAMES = (
-    "queries_total",
-    "queries_cancelled_total",
-    "queries_failed_total",
-    "prompt_tokens_total",
-    "reused_tokens_total",
-    "output_tokens_total",
-    "rounds_total",
-    "plain_rounds_total",
-    "proposed_total",
-    "accepted_total",
-    "committed_total",
-    "draft_seconds_total",
-    "verify_seconds_total",
-    "prefill_seconds_total",
-    "swaps_total",
-    "roll_backs_total",
-)
+MEANINGS = {
+    "queries_total": "Queries that ended, for whatever reason.",
+    "queries_cancelled_total": "Of the queries that ended, those that were cancelled, by a client that went away say.",
+    "queries_failed_total": "Of the queries that ended, those that ended with an error.",
+    "prompt_tokens_total": "Prompt tokens of the queries that ended.",
+    "reused_tokens_total": "Of the prompt tokens, those that an earlier query had left in the cache: not read again.",
+    "output_tokens_total": "Output tokens of the queries that ended.",
+    "rounds_total": "Rounds of all queries, plain ones included; a pass over 4 queries is 4 rounds.",
+    "plain_rounds_total": "Of the rounds, those in which nothing was proposed: plain decoding.",
+    "proposed_total": "Tokens that the drafter proposed.",
+    "accepted_total": "Of the proposed tokens, those that the target accepted.",
+    "committed_total": "Tokens committed by rounds: those accepted, and one recovered or bonus token a round.",
+    "draft_seconds_total": "Seconds spent in proposing; a pass over several queries counts once.",
+    "verify_seconds_total": "Seconds spent in verifying; a pass over several queries counts once.",
+    "prefill_seconds_total": "Seconds spent in reading prompts, summed over the queries that ended.",
+    "swaps_total": "Drafter versions swapped in while serving.",
+    "roll_backs_total": "Drafter versions rolled back, automatically or by hand.",
+    "manual_roll_backs_total": "Of the roll-backs, those by hand: admin page, admin API or `osd drafter rollback`.",
+}
+"""Counter to its help text, all since the engine started."""
 
 
 class Counters:
     """All counts of one engine since it started."""
 
     def __init__(self) -> None:
-        self.values: dict[str, float] = dict.fromkeys(NAMES, 0.0)
+        self.values: dict[str, float] = dict.fromkeys(MEANINGS, 0.0)
         self.by_version: dict[int, dict[str, int]] = defaultdict(
             lambda: {"rounds": 0, "proposed": 0, "accepted": 0, "committed": 0}
         )
 
     def add(self, name: str, amount: float = 1.0) -> None:
-        """Count; the name must be one of NAMES."""
+        """Count; the name must be one of MEANINGS."""
         self.values[name] += amount
 
     def add_times(self, draft_ms: float, verify_ms: float) -> None:
         """What one round of all rows took."""
         self.add("draft_seconds_total", draft_ms / 1e3)
         self.add("verify_seconds_total", verify_ms / 1e3)
+
+    def add_roll_back(self, *, manual: bool) -> None:
+        """One version was rolled back, by an operator or because the engine found it worse."""
+        self.add("roll_backs_total")
+        if manual:
+            self.add("manual_roll_backs_total")
 
     def add_round(self, version: int, proposed: int, accepted: int, committed: int) -> None:
         """One row's round. One that proposed nothing is a plain round too: it counts as a round, of no version."""

@@ -291,7 +291,6 @@ class Engine:
         if any(proposed) and self.watch.verdict() == "worse" and self.drafter:
             before, after = self.watch.rates()
             reason = f"first-token acceptance fell from {before:.2f} to {after:.2f} after the swap"
-            self.counters.add("roll_backs_total")
             self.on_regression(self.drafter.version, reason)
 
     def _emit(

@@ -1,6 +1,6 @@
 """Hot swap: watches the weight store, loads and prepares a version beside the old one, swaps it in between two steps.
 
-consumes: the store's `latest` pointer; regressions that the engine reports
+consumes: the store's `latest` pointer; regressions that the engine reports; roll-backs by hand, seen in the manifests
 waits for: the poll interval
 is unblocked by: a reported regression, `stop`
 on failure: a version that is torn or does not fit is refused once, with the reason; the old one serves on
@@ -28,7 +28,7 @@ class HotSwap:
         loop: the engine.
         serving: the version the engine serves now.
         poll_interval_s: how often the store is looked at.
-        on_event: told of refusals and roll backs.
+        on_event: told of refusals and roll-backs.
     """
 
     def __init__(
@@ -44,7 +44,9 @@ class HotSwap:
         self._poll_interval_s = poll_interval_s
         self._serving = serving
         self._refused: set[int] = set()
+        self._rolled_back = self._marked_versions()
         self._regression: tuple[int, str] | None = None
+        self._is_asked = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="osd-hot-swap", daemon=True)
@@ -66,7 +68,8 @@ class HotSwap:
         self._wake.set()
 
     def wake(self) -> None:
-        """Look at the store now instead of at the next poll."""
+        """Look at the store now instead of at the next poll: a version was published or rolled back."""
+        self._is_asked = True
         self._wake.set()
 
     def check_now(self) -> None:
@@ -76,7 +79,12 @@ class HotSwap:
             if self._regression is regression:  # only now: a disk that refused it is asked again
                 self._regression = None
         manifest = self._store.latest()
-        if manifest is None or manifest.number == self._serving or manifest.number in self._refused:
+        if manifest is None:
+            return
+        if self._is_asked or manifest.number != self._serving:
+            self._is_asked = False
+            self._report_manual_roll_backs(manifest.number)
+        if manifest.number == self._serving or manifest.number in self._refused:
             return
         try:
             manifest, state = self._store.load(manifest.number)
@@ -103,12 +111,24 @@ class HotSwap:
         except WeightsRefusedError as error:
             self._event("error", f"drafter version {version} is worse but cannot be rolled back: {error}")
             return
-        self._event(
-            "roll_back",
-            f"drafter version {version} -> {restored.number}: {reason}",
-            version=version,
-            to=restored.number,
-        )
+        finally:
+            self._rolled_back = self._marked_versions()
+        self._report_roll_back(version, restored.number, f": {reason}", manual=False)
+
+    def _report_manual_roll_backs(self, to: int) -> None:
+        """Count and report what was rolled back since the last look; roll-backs of our own are known already."""
+        marked = self._marked_versions()
+        for version in sorted(marked.keys() - self._rolled_back.keys()):
+            self._report_roll_back(version, to, f", by hand: {marked[version]}", manual=True)
+        self._rolled_back = marked
+
+    def _marked_versions(self) -> dict[int, str]:
+        """Every version that is marked as rolled back, and why."""
+        return {manifest.number: manifest.rolled_back for manifest in self._store.list() if manifest.rolled_back}
+
+    def _report_roll_back(self, version: int, to: int, why: str, *, manual: bool) -> None:
+        self._loop.call(lambda engine: engine.counters.add_roll_back(manual=manual))
+        self._event("roll_back", f"drafter version {version} -> {to}{why}", version=version, to=to)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -20,6 +20,14 @@ from osd.types import OutcomeSinkError
 
 logger = logging.getLogger(__name__)
 
+MEANINGS = {
+    "outcomes_recorded": "Outcomes that reached the stream.",
+    "outcomes_spilled": "Outcomes written to the spill file because the stream was away.",
+    "outcomes_replayed": "Of the outcomes that reached the stream, those that came by way of the spill file.",
+    "outcomes_dropped": "Outcomes lost: the queue or the spill file was full.",
+}
+"""Counter to its help text, all since the recorder started."""
+
 
 class Spill(Protocol):
     """Where outcomes wait while the stream is away."""
@@ -63,9 +71,7 @@ class Recorder:
         self._changed = threading.Condition()
         self._closing = False
         self._busy = False
-        self._counts = dict.fromkeys(
-            ("outcomes_recorded", "outcomes_spilled", "outcomes_replayed", "outcomes_dropped"), 0
-        )
+        self._counts = dict.fromkeys(MEANINGS, 0)
         # The recorder's thread alone uses these.
         self._backlog = True  # a former process may have left one
         self._retry_s = first_retry_s
@@ -86,11 +92,7 @@ class Recorder:
                 self._changed.notify_all()
 
     def counters(self) -> dict[str, int]:
-        """Monotone counts since the start.
-
-        `outcomes_recorded` reached the stream, `outcomes_replayed` of them by way of the spill; `outcomes_spilled` went
-        into the spill; `outcomes_dropped` are lost.
-        """
+        """Monotone counts since the start; `MEANINGS` says of what."""
         with self._changed:
             return dict(self._counts)
 

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
-TrainerState = Literal["waiting_for_data", "training", "yielding", "paused", "stopped"]
+TrainerState = Literal["off", "waiting_for_data", "training", "yielding", "paused", "stopped"]
+"""`off`: the configuration says not to train."""
 AcceptRule = Literal["token", "block"]
 """How sampled proposals are judged: token-wise rejection (`osd.rejection`) or block verification."""
-EventKind = Literal["publish", "refuse", "swap", "roll_back", "restart", "drift", "pause", "resume", "error"]
+EventKind = Literal["publish", "refuse", "swap", "roll_back", "restart", "pause", "resume", "error"]
 
 
 class OsdError(Exception):
@@ -38,6 +39,10 @@ class EngineUnavailableError(OsdError):
 
 class WeightsRefusedError(OsdError):
     """A weight version is torn, foreign, non-finite or of another shape, and was not loaded."""
+
+
+class UnknownVersionError(WeightsRefusedError):
+    """There is no weight version of this number."""
 
 
 class OutcomeSinkError(OsdError):
@@ -230,7 +235,7 @@ class EngineStatus:
     speculation_enabled: bool
     uptime_s: float
     counters: dict[str, float] = field(default_factory=dict)
-    """Name to monotone count, as listed in osd/counters.py."""
+    """Name to monotone count, as listed in osd/counters.py and osd/recorder.py."""
     acceptance_by_version: dict[int, dict[str, int]] = field(default_factory=dict)
     """Drafter version to {rounds, proposed, accepted, committed}."""
 
@@ -262,6 +267,7 @@ class ServiceStatus:
     ready: bool
     engine: EngineStatus | None
     trainer: TrainerStatus | None
+    """None: it should run, but does not answer."""
     restarts: dict[str, int] = field(default_factory=dict)
     """Actor name to the number of times it was restarted."""
     processes: dict[str, int] = field(default_factory=dict)

@@ -48,10 +48,11 @@ class EngineClient(Protocol):
         """Train again."""
         ...
 
-    async def roll_back(self, to: int | None, reason: str) -> WeightManifest:
-        """Serve an older drafter version again; returns the one now pointed at.
+    async def roll_back(self, to: int, reason: str) -> WeightManifest:
+        """Serve drafter version `to` again; returns its manifest.
 
         Raises:
-            WeightsRefusedError: there is no such sound version.
+            UnknownVersionError: there is no such version.
+            WeightsRefusedError: it is in use, was itself rolled back, or is torn.
         """
         ...

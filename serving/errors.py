@@ -13,7 +13,14 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from osd.types import EngineUnavailableError, OsdError, PromptTooLongError, QueueFullError, WeightsRefusedError
+from osd.types import (
+    EngineUnavailableError,
+    OsdError,
+    PromptTooLongError,
+    QueueFullError,
+    UnknownVersionError,
+    WeightsRefusedError,
+)
 from serving.schema_inert import UNSUPPORTED
 
 log = logging.getLogger(__name__)
@@ -79,6 +86,8 @@ def to_api_error(error: Exception) -> ApiError:
         case EngineUnavailableError():
             retry = {"Retry-After": str(UNAVAILABLE_RETRY_S)}
             return ApiError(503, str(error), code="engine_unavailable", headers=retry)
+        case UnknownVersionError():
+            return ApiError(404, str(error), param="to", code="version_not_found")
         case WeightsRefusedError():
             return ApiError(409, str(error), code="weights_refused")
     log.error("unexpected %s", type(error).__name__, exc_info=error)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+# No `_created` series: Prometheus does not use them in its text format, and each would repeat its metric's help.
+disable_created_metrics()
 
 
 class HttpMetrics:
@@ -13,18 +16,21 @@ class HttpMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
-            "osd_http_requests", "HTTP requests answered.", ("method", "route", "status"), registry=registry
+            "osd_http_requests",
+            "HTTP requests answered, by method, route and status.",
+            ("method", "route", "status"),
+            registry=registry,
         )
         self._duration = Histogram(
             "osd_http_request_duration_seconds",
-            "From the request's first byte to the answer's last.",
+            "Seconds from an HTTP request's first byte to its answer's last.",
             ("route",),
             buckets=_SECONDS,
             registry=registry,
         )
         self._first_token = Histogram(
             "osd_time_to_first_token_seconds",
-            "From the request's first byte to the first token of its answer.",
+            "Seconds from an HTTP request's first byte to the first token of its answer.",
             ("route",),
             buckets=_SECONDS,
             registry=registry,

@@ -19,14 +19,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from osd import counters, recorder
 from osd.types import EngineStatus, ServiceStatus, TrainerStatus
 from serving.http_metrics import HttpMetrics
 
+_MEANINGS = counters.MEANINGS | recorder.MEANINGS
 _BY_VERSION = {
-    "rounds": "Rounds in which this drafter version proposed.",
-    "proposed": "Tokens this drafter version proposed.",
-    "accepted": "Proposed tokens the target accepted.",
-    "committed": "Accepted tokens plus one recovered or bonus token a round.",
+    "rounds": "Rounds in which the drafter version proposed; plain rounds are of no version.",
+    "proposed": "Tokens that the drafter version proposed.",
+    "accepted": "Of the tokens that the drafter version proposed, those that the target accepted.",
+    "committed": "Tokens committed by the drafter version's rounds: accepted, and one more in each.",
 }
 
 
@@ -54,29 +56,32 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         status = self.status
         ready = status is not None and status.ready
-        yield GaugeMetricFamily("osd_ready", "1 while queries are answered.", value=float(ready))
+        yield GaugeMetricFamily("osd_ready", "1 while queries are answered, 0 otherwise.", value=float(ready))
         if status is None:
             return
-        restarts = CounterMetricFamily("osd_restarts", "Restarts of an actor.", labels=("actor",))
+        restarts = CounterMetricFamily(
+            "osd_restarts", "Restarts of an actor whose process had died.", labels=("actor",)
+        )
         for actor, count in status.restarts.items():
             restarts.add_metric((actor,), count)
         yield restarts
-        resident = GaugeMetricFamily("osd_process_resident_bytes", "Memory of a process.", labels=("process",))
+        memory = "Resident memory of a process, in bytes; what processes share counts in each."
+        resident = GaugeMetricFamily("osd_process_resident_bytes", memory, labels=("process",))
         for process, num_bytes in status.processes.items():
             resident.add_metric((process,), num_bytes)
         yield resident
         if status.engine is not None:
             yield from _engine_metrics(status.engine)
-        if status.trainer is not None:
+        if status.trainer is not None and status.trainer.state != "off":
             yield from _trainer_metrics(status.trainer)
 
 
 def _engine_metrics(engine: EngineStatus) -> Iterator[Metric]:
-    yield GaugeMetricFamily("osd_running_queries", "Queries in a slot.", value=engine.running)
-    yield GaugeMetricFamily("osd_waiting_queries", "Queries waiting for a slot.", value=engine.waiting)
-    yield GaugeMetricFamily("osd_drafter_version", "The drafter version that serves.", value=engine.drafter_version)
+    yield GaugeMetricFamily("osd_running_queries", "Queries that are in a slot now.", value=engine.running)
+    yield GaugeMetricFamily("osd_waiting_queries", "Queries that wait for a slot now.", value=engine.waiting)
+    yield GaugeMetricFamily("osd_drafter_version", "Number of the version that drafts.", value=engine.drafter_version)
     for name, count in engine.counters.items():
-        yield CounterMetricFamily(f"osd_{name}", "Count since the engine started (osd/counters.py).", value=count)
+        yield CounterMetricFamily(f"osd_{name}", _MEANINGS[name], value=count)
     for name, meaning in _BY_VERSION.items():
         family = CounterMetricFamily(f"osd_drafter_{name}", meaning, labels=("drafter_version",))
         for version, counts in engine.acceptance_by_version.items():
@@ -85,7 +90,10 @@ def _engine_metrics(engine: EngineStatus) -> Iterator[Metric]:
 
 
 def _trainer_metrics(trainer: TrainerStatus) -> Iterator[Metric]:
-    yield CounterMetricFamily("osd_trainer_steps", "Training steps.", value=trainer.steps)
-    yield CounterMetricFamily("osd_trainer_tokens", "Token positions trained on.", value=trainer.trained_tokens)
+    steps = "Optimizer steps of the trainer; its checkpoint carries them over a restart."
+    yield CounterMetricFamily("osd_trainer_steps", steps, value=trainer.steps)
+    tokens = "Token positions that the trainer has trained on, repetitions included."
+    yield CounterMetricFamily("osd_trainer_tokens", tokens, value=trainer.trained_tokens)
     if trainer.stream_lag is not None:
-        yield GaugeMetricFamily("osd_stream_lag_outcomes", "Outcomes not yet read.", value=trainer.stream_lag)
+        lag = "Outcomes in the stream that the trainer has not read yet."
+        yield GaugeMetricFamily("osd_stream_lag_outcomes", lag, value=trainer.stream_lag)

@@ -21,6 +21,7 @@ from osd.types import (
     TokenDelta,
     TokenLogprob,
     TrainerStatus,
+    UnknownVersionError,
     WeightManifest,
     WeightsRefusedError,
 )
@@ -168,12 +169,14 @@ class FakeEngineClient:
     async def resume_training(self) -> None:
         self.calls.append(("resume",))
 
-    async def roll_back(self, to: int | None, reason: str) -> WeightManifest:
+    async def roll_back(self, to: int, reason: str) -> WeightManifest:
         self.calls.append(("roll_back", to, reason))
         for manifest in self.manifests:
+            if manifest.number == to and manifest.rolled_back:
+                raise WeightsRefusedError(f"version {to} was itself rolled back: {manifest.rolled_back}")
             if manifest.number == to:
                 return manifest
-        raise WeightsRefusedError(f"there is no drafter version {to}")
+        raise UnknownVersionError(f"there is no drafter version {to}")
 
 
 def _logprob(token_id: int, num_top: int) -> TokenLogprob:
@@ -214,7 +217,15 @@ def fake_service(*, ready: bool = True) -> ServiceStatus:
         speculation_length=3,
         speculation_enabled=True,
         uptime_s=3725.0,
-        counters={"rounds_total": 70.0, "proposed_total": 250.0, "accepted_total": 75.0, "committed_total": 145.0},
+        counters={
+            "queries_total": 300.0,
+            "rounds_total": 70.0,
+            "proposed_total": 250.0,
+            "accepted_total": 75.0,
+            "committed_total": 145.0,
+            "roll_backs_total": 3.0,
+            "manual_roll_backs_total": 1.0,
+        },
         acceptance_by_version={
             2: {"rounds": 50, "proposed": 180, "accepted": 40, "committed": 90},
             3: {"rounds": 20, "proposed": 70, "accepted": 35, "committed": 55},

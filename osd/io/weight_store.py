@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from osd.types import OsdError, WeightManifest, WeightsRefusedError
+from osd.types import OsdError, UnknownVersionError, WeightManifest, WeightsRefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +195,8 @@ class FileWeightStore:
         path = self._manifest_path(number)
         try:
             manifest = msgspec.convert(json.loads(path.read_bytes()), WeightManifest)
+        except FileNotFoundError:
+            raise UnknownVersionError(f"there is no drafter version {number}") from None
         except OSError as error:
             raise WeightsRefusedError(f"cannot read version {number}'s manifest {path}: {error.strerror}") from None
         except ValueError as error:  # JSON, Unicode and msgspec's validation errors alike

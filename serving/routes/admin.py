@@ -37,9 +37,9 @@ class LoginBody(WireModel):
 
 
 class RollBackBody(WireModel):
-    """Where to roll back to (null: the version before), and why."""
+    """The version to serve again, and why. It is named always: what "the version before" is can change meanwhile."""
 
-    to: int | None = Field(default=None, ge=0)
+    to: int = Field(ge=0)
     reason: Text = Field(min_length=1, max_length=500)
 
 
@@ -114,5 +114,5 @@ async def resume(services: ServicesDep) -> None:
 
 @router.post("/roll_back", responses=_OF_CHANGES | errors(400, 409, 503))
 async def roll_back(body: RollBackBody, services: ServicesDep) -> WeightManifest:
-    """Serve an older drafter version again."""
+    """Serve a drafter version again. 404: there is none of this number; 409: it is in use, rolled back or torn."""
     return await services.client.roll_back(body.to, body.reason)

@@ -35,7 +35,7 @@ def engine() -> FakeEngineClient:
         service=fake_service(),
         points=[point(query) for query in range(10)],
         event_log=[Event(at_s=1.0, kind="swap", message="1 -> 2", data={"took_ms": 3.0})],
-        manifests=[fake_manifest(1), fake_manifest(2)],
+        manifests=[fake_manifest(1), fake_manifest(2), fake_manifest(3, rolled_back="worse")],
     )
 
 
@@ -70,7 +70,7 @@ async def test_events_and_versions(client: httpx.AsyncClient) -> None:
     events = (await client.get("/admin/api/events")).json()
     assert events == [{"at_s": 1.0, "kind": "swap", "message": "1 -> 2", "data": {"took_ms": 3.0}}]
     versions = (await client.get("/admin/api/versions")).json()
-    assert [version["number"] for version in versions] == [1, 2]
+    assert [version["number"] for version in versions] == [1, 2, 3]
     assert versions[1]["gate"]["candidate"] == 0.31
 
 
@@ -96,15 +96,37 @@ async def test_levers(client: httpx.AsyncClient, engine: FakeEngineClient) -> No
 
 async def test_roll_back_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post("/admin/api/roll_back", json={"to": 99, "reason": "x"})
-    assert answer.status_code == 409
+    assert answer.status_code == 404
     assert answer.json()["error"] == {
         "message": "there is no drafter version 99",
         "type": "invalid_request_error",
-        "param": None,
-        "code": "weights_refused",
+        "param": "to",
+        "code": "version_not_found",
     }
-    for body in ({"to": 1}, {"to": -1, "reason": "x"}, {"to": "1", "reason": "x"}, {"reason": "x", "other": 1}):
-        assert (await client.post("/admin/api/roll_back", json=body)).status_code == 400
+    answer = await client.post("/admin/api/roll_back", json={"to": 3, "reason": "x"})
+    assert answer.status_code == 409
+    assert answer.json()["error"]["code"] == "weights_refused"
+    assert answer.json()["error"]["message"] == "version 3 was itself rolled back: worse"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"reason": "x"}, "to"),
+        ({"to": None, "reason": "x"}, "to"),
+        ({"to": -1, "reason": "x"}, "to"),
+        ({"to": "1", "reason": "x"}, "to"),
+        ({"to": 1}, "reason"),
+        ({"to": 1, "reason": ""}, "reason"),
+        ({"to": 1, "reason": "x", "other": 1}, "other"),
+    ],
+)
+async def test_a_roll_back_names_its_version_and_reason(
+    client: httpx.AsyncClient, engine: FakeEngineClient, body: dict[str, object], param: str
+) -> None:
+    answer = await client.post("/admin/api/roll_back", json=body)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param
+    assert engine.calls == []
 
 
 async def test_every_route_needs_the_token(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
@@ -123,7 +145,7 @@ async def test_the_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) 
     assert page.headers["content-type"].startswith("text/html")
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
-    for path in ("/admin", "/admin/page.js", "/admin/chart.js", "/admin/page.css"):
+    for path in ("/admin", "/admin/page.js", "/admin/chart.js", "/admin/figures.js", "/admin/page.css"):
         asset = await client.get(path)
         assert asset.status_code == 200 and asset.headers["x-content-type-options"] == "nosniff"
         without_namespace = asset.text.replace("http://www.w3.org/2000/svg", "")

@@ -351,11 +351,17 @@ async def test_a_status_shows_what_there_is() -> None:
     assert (await client.status()).processes.keys() == {"server"}
 
 
+async def test_a_trainer_that_is_switched_off_is_told_from_one_that_is_away() -> None:
+    client = RayEngineClient(FakeHandle(None), None, FakeHandle(FakeActor()))
+    trainer = (await client.status()).trainer
+    assert trainer is not None and trainer.state == "off" and "trainer.enabled" in trainer.message
+
+
 async def test_what_cannot_be_asked_now_is_unavailable() -> None:
     supervisor = FakeActor()
     handle = FakeHandle(supervisor)
     client = RayEngineClient(FakeHandle(None), None, handle)
-    for ask in (client.versions(), client.history(3), client.roll_back(None, "because")):
+    for ask in (client.versions(), client.history(3), client.roll_back(1, "because")):
         with pytest.raises(EngineUnavailableError):
             await ask
     await client.pause_training()

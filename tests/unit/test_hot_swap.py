@@ -115,6 +115,11 @@ class Service:
     def serving(self) -> int:
         return self.loop.status().drafter_version
 
+    def roll_backs(self) -> tuple[float, float]:
+        """(all, of those by hand)"""
+        counters = self.loop.status().counters
+        return counters["roll_backs_total"], counters["manual_roll_backs_total"]
+
     def _counts(self) -> dict[str, int]:
         counters = self.loop.status().counters
         return {name: int(counters[f"{name}_total"]) for name in ("proposed", "accepted")}
@@ -175,7 +180,30 @@ def test_a_scrambled_version_is_rolled_back_and_acceptance_recovers(service: Ser
     assert again["accepted"] > 0.95 * again["proposed"]
     service.watcher.check_now()
     assert service.serving() == 1  # and there it stays
-    assert service.loop.status().counters["roll_backs_total"] == 1
+    assert service.roll_backs() == (1, 0)
+
+
+def test_roll_backs_by_hand_are_counted_and_told_from_automatic_ones(service: Service) -> None:
+    service.publish(service.good)
+    service.publish(service.good)
+    service.watcher.check_now()
+    assert service.serving() == 3
+    service.store.roll_back(to=1, reason="was better")  # as another process does: `osd drafter rollback`
+    service.watcher.check_now()
+    service.watcher.check_now()
+    assert service.serving() == 1
+    assert service.kinds() == ["swap", "roll_back", "swap"]
+    assert service.events[1].message == "drafter version 3 -> 1, by hand: was better"
+    assert service.events[1].data == {"version": 3, "to": 1}
+    assert service.roll_backs() == (1, 1)
+
+
+def test_a_version_that_was_rolled_back_before_it_was_swapped_in_counts_too(service: Service) -> None:
+    service.publish(service.good)
+    service.store.roll_back(to=1, reason="too early")
+    service.watcher.wake()
+    service.watcher.check_now()
+    assert (service.serving(), service.kinds(), service.roll_backs()) == (1, ["roll_back"], (1, 1))
 
 
 def test_a_roll_back_that_the_disk_refused_is_tried_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from prometheus_client.parser import text_string_to_metric_families
 
-from osd.types import QueueFullError
+from osd import counters, recorder
+from osd.types import QueueFullError, TrainerStatus
 from tests.fakes import FakeEngineClient, fake_service
 from tests.http_client import CHAT, http_client
 
@@ -30,6 +34,32 @@ async def test_engine_counters_and_gauges() -> None:
     assert samples["osd_drafter_committed_total", (("drafter_version", "3"),)] == 55
     assert samples["osd_restarts_total", (("actor", "trainer"),)] == 1
     assert samples["osd_trainer_steps_total", ()] == 120
+
+
+async def test_every_metric_has_a_help_text_of_its_own() -> None:
+    service = fake_service()
+    assert service.engine is not None
+    engine = replace(service.engine, counters=dict.fromkeys((*counters.MEANINGS, *recorder.MEANINGS), 1.0))
+    async with http_client(FakeEngineClient(service=replace(service, engine=engine))) as client:
+        await client.post("/v1/chat/completions", json=CHAT)
+        text = (await client.get("/metrics")).text
+    helps = dict(re.findall(r"^# HELP (\S+) ?(.*)$", text, re.MULTILINE))
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    assert helps.keys() == types.keys()
+    assert {"osd_ready", "osd_manual_roll_backs_total", "osd_outcomes_dropped_total"} < helps.keys()
+    assert len(helps) > 30
+    assert [name for name, meaning in helps.items() if len(meaning) < 20] == []
+    assert sorted(helps.values()) == sorted(set(helps.values()))
+    for name, meaning in helps.items():  # the unit in the name is the unit in the text
+        for unit in ("seconds", "bytes"):
+            assert (f"_{unit}" in name) <= (unit in meaning.lower()), name
+
+
+async def test_a_trainer_that_is_switched_off_exports_nothing() -> None:
+    service = replace(fake_service(), trainer=TrainerStatus(state="off"))
+    async with http_client(FakeEngineClient(service=service)) as client:
+        samples = samples_of((await client.get("/metrics")).text)
+    assert not [name for name, _ in samples if name.startswith("osd_trainer")]
 
 
 async def test_nothing_of_ours_is_a_ratio() -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from osd.io.weight_store import FileWeightStore, config_hash
-from osd.types import OsdError, WeightManifest, WeightsRefusedError
+from osd.types import OsdError, UnknownVersionError, WeightManifest, WeightsRefusedError
 
 _CONFIG = {"hidden_size": 8, "layers": (1, 2)}
 
@@ -252,8 +252,9 @@ def test_roll_back_to_an_unfit_version_changes_nothing(
         _publish(store)
     second = store.roll_back(reason="bad")
     os.truncate(root / "v000001.safetensors", 5)
-    with pytest.raises(WeightsRefusedError, match=reason):
+    with pytest.raises(WeightsRefusedError, match=reason) as caught:
         store.roll_back(to=to, reason="y")
+    assert isinstance(caught.value, UnknownVersionError) == (to == 7)
     assert store.latest() == second
 
 
