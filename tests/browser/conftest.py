@@ -1,0 +1,109 @@
+"""A real Chromium, and an app over a fake engine for it to visit."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+
+from osd.config import load_config
+from osd.types import AcceptancePoint, Event
+from serving.app import create_app
+from tests.browser.driving import TOKEN, faults
+from tests.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_service
+from tests.http_server import serve
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,800",
+)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no chromium here: apt-get install -y chromium chromium-driver")
+    options = Options()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
+    """At the end of each test signed out, far from any server's page, of the usual size and colours, its log read."""
+    yield chromium
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    chromium.delete_all_cookies()
+    chromium.get("about:blank")
+    faults(chromium)
+
+
+@pytest.fixture
+def engine() -> FakeEngineClient:
+    """300 queries that began with drafter version 1; 2 was worse and rolled back, 3 is better."""
+    random.seed(7)
+    now_s = time.time()
+    takeovers = {0: 1, 90: 2, 120: 1, 190: 3}
+    acceptance = {1: 0.22, 2: 0.12, 3: 0.41}
+    points, version = [], 1
+    for query in range(300):
+        version = takeovers.get(query, version)
+        rounds = random.randint(10, 30)
+        accepted = sum(random.random() < acceptance[version] for _ in range(3 * rounds))
+        point = AcceptancePoint(
+            query=query,
+            at_s=now_s - 2 * (300 - query),
+            domain="code" if query % 3 else "chat",
+            drafter_version=version,
+            rounds=rounds,
+            proposed=3 * rounds,
+            accepted=accepted,
+            committed=accepted + rounds,
+            output_tokens=accepted + rounds + 1,
+            decode_ms=30.0 * rounds,
+        )
+        points.append(point)
+    log = [
+        Event(at_s=now_s - 425, kind="publish", message="drafter version 2 published: held-out acceptance 0.2510"),
+        Event(at_s=now_s - 420.5, kind="swap", message="drafter version 1 -> 2 in 3.1 ms"),
+        Event(at_s=now_s - 361, kind="roll_back", message="drafter version 2 -> 1: acceptance fell"),
+        Event(at_s=now_s - 300, kind="restart", message="training goes on from version 1 instead of 2"),
+        Event(at_s=now_s - 221, kind="publish", message="drafter version 3 published: held-out acceptance 0.3100"),
+        Event(at_s=now_s - 220.5, kind="swap", message="drafter version 1 -> 3 in 2.9 ms"),
+    ]
+    return FakeEngineClient(
+        service=fake_service(),
+        points=points,
+        event_log=log,
+        manifests=[fake_manifest(1), fake_manifest(2, rolled_back="accepted less, z = 5.2"), fake_manifest(3)],
+    )
+
+
+@pytest.fixture
+def url(engine: FakeEngineClient) -> Iterator[str]:
+    digest = sha256(TOKEN.encode()).hexdigest()
+    with serve(create_app(load_config(), engine, FakeCodec(), admin_token_sha256=digest)) as base_url:
+        yield base_url

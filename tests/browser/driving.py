@@ -1,0 +1,63 @@
+"""What the browser tests do with the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+TOKEN = "a-long-admin-token"
+
+
+def find(browser: webdriver.Chrome, selector: str) -> WebElement:
+    return browser.find_element(By.CSS_SELECTOR, selector)
+
+
+def text_of(browser: webdriver.Chrome, element_id: str) -> str:
+    return browser.find_element(By.ID, element_id).text
+
+
+def focused_id(browser: webdriver.Chrome) -> str | None:
+    return browser.switch_to.active_element.get_attribute("id")
+
+
+def wait(browser: webdriver.Chrome, condition: Callable[[], object]) -> None:
+    WebDriverWait(browser, 15).until(lambda _: condition())
+
+
+def script(browser: webdriver.Chrome, code: str, *arguments: object) -> Any:
+    return browser.execute_script(code, *arguments)  # type: ignore[no-untyped-call]  # selenium left it untyped
+
+
+def sign_in(browser: webdriver.Chrome, url: str, token: str = TOKEN) -> None:
+    browser.get(f"{url}/admin")
+    wait(browser, browser.find_element(By.ID, "token").is_displayed)
+    browser.find_element(By.ID, "token").send_keys(token)
+    click(browser, "#login button")
+
+
+def open_dashboard(browser: webdriver.Chrome, url: str) -> None:
+    sign_in(browser, url)
+    wait(browser, lambda: text_of(browser, "now-length"))
+
+
+def click(browser: webdriver.Chrome, selector: str) -> None:
+    find(browser, selector).click()
+
+
+def look(browser: webdriver.Chrome, *, width: int, theme: str = "light") -> None:
+    """Show pages at this width, in CSS pixels, and in this theme."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    feature = {"name": "prefers-color-scheme", "value": theme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def faults(browser: webdriver.Chrome) -> list[str]:
+    """What the console has of errors since it was last read."""
+    console = browser.get_log("browser")  # type: ignore[no-untyped-call]  # selenium left it untyped
+    return [one["message"] for one in console if one["level"] == "SEVERE"]
