@@ -65,8 +65,16 @@ def _answer(
             console.print(pieces[-1], end="", markup=False, highlight=False)
     console.print()
     if figures:
-        console.print(
-            f"[dim]accepted {figures['accepted']} of {figures['proposed']} proposed in {figures['rounds']} rounds, "
-            f"acceptance length {figures['acceptance_length'] or 0:.2f}, drafter v{figures['drafter_version']}[/]"
-        )
+        console.print(f"[dim]{_in_words(figures)}[/]")
     return "".join(pieces)
+
+
+def _in_words(figures: dict[str, Any]) -> str:
+    """How an answer was decoded, of its `osd` field."""
+    rounds = f"{figures['rounds']} round{'' if figures['rounds'] == 1 else 's'}"
+    if not figures["proposed"]:
+        return f"decoded plainly: nothing proposed in {rounds}"
+    return (
+        f"accepted {figures['accepted']} of {figures['proposed']} proposed in {rounds}, "
+        f"acceptance length {figures['acceptance_length']:.2f}, drafter v{figures['drafter_version']}"
+    )

@@ -63,7 +63,7 @@ def list_versions(
         gate = manifest.gate
         figures = f"{gate['candidate']:.3f} (was {gate['serving']:.3f})" if "candidate" in gate else "-"
         note = f"rolled back: {manifest.rolled_back}" if manifest.rolled_back else manifest.note
-        created = datetime.fromtimestamp(manifest.created_at_s).isoformat(sep=" ", timespec="seconds")
+        created = datetime.fromtimestamp(manifest.created_at_s).astimezone().isoformat(sep=" ", timespec="seconds")
         parent = str(manifest.parent) if manifest.parent else "-"
         table.add_row(f"{mark}{manifest.number}", parent, created, str(manifest.training_step), figures, escape(note))
     Console().print(table)

@@ -31,10 +31,10 @@ def status(
             response = client.get("/admin/api/status", headers={"Authorization": f"Bearer {token}"})
     except (httpx.TransportError, httpx.InvalidURL):
         raise OsdError(f"no server answers at {url}; start one with `osd serve`, or give --url") from None
+    if response.status_code == 401:
+        raise OsdError("the server refused the admin token; see what `osd serve` printed")
     if response.status_code != 200:
-        raise OsdError(
-            f"the server refused the admin token (HTTP {response.status_code}); see what `osd serve` printed"
-        )
+        raise OsdError(f"the server does not tell its status (HTTP {response.status_code}): {_reason(response)}")
     for title, rows in _tables(response.json()):
         table = Table(title=title, show_header=False, title_justify="left")
         for name, value in rows:
@@ -42,32 +42,54 @@ def status(
         console.print(table)
 
 
+def _reason(response: httpx.Response) -> str:
+    """The message of an error in the OpenAI shape, or the text that came instead."""
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]
+
+
 def _tables(body: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    tables = []
-    if engine := body.get("engine"):
-        counters = engine["counters"]
-        rounds, proposed = counters["rounds_total"], counters["proposed_total"]
-        rows = [
-            ("target", engine["target"]),
-            ("drafter", f"{engine['drafter_kind']} v{engine['drafter_version']}"),
-            ("running / waiting", f"{engine['running']} / {engine['waiting']} ({engine['max_slots']} slots)"),
-            ("queries", f"{counters['queries_total']:.0f}"),
-            ("acceptance rate", f"{counters['accepted_total'] / proposed:.3f}" if proposed else "-"),
-            ("acceptance length", f"{counters['committed_total'] / rounds:.2f}" if rounds else "-"),
-            ("speculation length", str(engine["speculation_length"])),
-            ("utilisation", f"{engine['utilisation']:.0%}"),
-        ]
-        tables.append(("engine", rows))
-    if trainer := body.get("trainer"):
-        loss = f"{trainer['loss']:.3f}" if trainer["loss"] is not None else "-"
-        rows = [
-            ("state", f"{trainer['state']} {trainer['message']}".strip()),
-            ("steps", f"{trainer['steps']} ({trainer['trained_tokens']} tokens)"),
-            ("loss", loss),
-            ("replay", f"{trainer['replay_records']} outcomes, {trainer['replay_bytes'] / 2**20:.0f} MiB"),
-            ("published", f"v{trainer['published_version']}"),
-        ]
-        tables.append(("trainer", rows))
-    processes = [(name, f"{size / 2**20:.0f} MiB") for name, size in sorted(body.get("processes", {}).items())]
-    tables.append(("resident memory", processes))
-    return tables
+    processes, restarts = body["processes"], body["restarts"]
+    return [
+        ("engine", _engine_rows(body["engine"])),
+        ("trainer", _trainer_rows(body["trainer"])),
+        ("resident memory", [(name, f"{size / 1e6:.0f} MB") for name, size in sorted(processes.items())]),
+        ("restarts", [(name, str(count)) for name, count in sorted(restarts.items())]),
+    ]
+
+
+def _engine_rows(engine: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if engine is None:
+        return [("state", "no answer")]
+    counters = engine["counters"]
+    rounds, proposed = counters["rounds_total"], counters["proposed_total"]
+    all_roll_backs, manual = counters["roll_backs_total"], counters["manual_roll_backs_total"]
+    speculates = engine["speculation_enabled"]
+    return [
+        ("target", engine["target"]),
+        ("drafter", f"{engine['drafter_kind']} v{engine['drafter_version']}{'' if speculates else ', not in use'}"),
+        ("running / waiting", f"{engine['running']} / {engine['waiting']} ({engine['max_slots']} slots)"),
+        ("queries", f"{counters['queries_total']:.0f}"),
+        ("acceptance rate", f"{counters['accepted_total'] / proposed:.1%} of proposed tokens" if proposed else "-"),
+        ("acceptance length", f"{counters['committed_total'] / rounds:.2f} tokens a round" if rounds else "-"),
+        ("speculation length", str(engine["speculation_length"]) if speculates else "off"),
+        ("roll-backs", f"{all_roll_backs - manual:.0f} automatic, {manual:.0f} by hand"),
+        ("utilisation", f"{engine['utilisation']:.0%}"),
+    ]
+
+
+def _trainer_rows(trainer: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if trainer is None:
+        return [("state", "no answer")]
+    state = ("state", ": ".join(filter(None, (trainer["state"].replace("_", " "), trainer["message"]))))
+    if trainer["state"] == "off":
+        return [state]
+    return [
+        state,
+        ("steps", f"{trainer['steps']} ({trainer['trained_tokens']} tokens)"),
+        ("loss", f"{trainer['loss']:.3f}" if trainer["loss"] is not None else "-"),
+        ("replay", f"{trainer['replay_records']} outcomes, {trainer['replay_bytes'] / 1e6:.0f} MB"),
+        ("published", f"v{trainer['published_version']}" if trainer["published_version"] else "-"),
+    ]

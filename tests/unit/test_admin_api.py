@@ -140,6 +140,22 @@ async def test_every_route_needs_the_token(client: httpx.AsyncClient, engine: Fa
     assert engine.calls == []
 
 
+async def test_the_page_knows_whether_there_is_a_session(client: httpx.AsyncClient) -> None:
+    del client.headers["Authorization"]
+    client.headers["X-OSD-Admin"] = "1"
+
+    async def signed_in() -> bool:
+        page = (await client.get("/admin")).text
+        assert ('data-signed-in="yes"' in page) != ('data-signed-in="no"' in page)
+        return 'data-signed-in="yes"' in page
+
+    assert not await signed_in()
+    assert (await client.post("/admin/api/login", json={"token": TOKEN})).status_code == 204
+    assert await signed_in()
+    assert (await client.post("/admin/api/logout")).status_code == 204
+    assert not await signed_in()
+
+
 async def test_the_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
     page = await client.get("/admin")
     assert page.headers["content-type"].startswith("text/html")

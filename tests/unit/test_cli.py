@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,48 +17,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from osd.config import load_config
 from osd.drafters import shipped
 from osd.drafters.portable import write_drafter
 from osd.types import OsdError, WeightManifest
-from serving.app import create_app
 from serving.cli import app as cli
-from serving.cli.app import main
-from tests.fakes import FakeCodec, FakeEngineClient, fake_service
-from tests.http_server import serve as serve_http
+from tests.cli_kit import the_error
 from tests.saved_models import save_llama
 
 NOBODY = "http://127.0.0.1:9"
 
 
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("OSD_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
-    monkeypatch.setenv("COLUMNS", "400")
-
-
-@pytest.fixture
-def osd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command in this process as the program does: (exit status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["osd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
-
-
-def the_error(result: tuple[int, str, str]) -> str:
-    status, out, err = result
-    assert status == 2, err
-    assert out == ""
-    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
-    return err.removeprefix("error: ").rstrip("\n")
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 def run_program(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
@@ -350,21 +318,3 @@ class TestDrafter:
         assert "osd drafter init" in the_error(osd("drafter", "publish", tmp_path / "x", *options))
         assert "nothing was published" in the_error(osd("drafter", "rollback", *options))
         assert osd("drafter", "list", *options)[0] == 0
-
-
-def test_status_and_chat_of_a_server(osd: Any) -> None:
-    digest = hashlib.sha256(b"secret").hexdigest()
-    service = fake_service()
-    assert service.engine is not None
-    service.engine.counters["queries_total"] = 12.0
-    engine = FakeEngineClient(answer="Hello [bold] :smile:", service=service)
-    with serve_http(create_app(load_config(), engine, FakeCodec(), admin_token_sha256=digest)) as url:
-        status, out, _ = osd("status", "--url", url)
-        assert status == 0 and f"{url}: ready" in out
-        status, out, err = osd("status", "--url", url, "--token", "secret")
-        assert status == 0 and "v3" in out and "trainer" in out, err
-        status, out, err = osd("status", "--url", url, "--token", "wrong")
-        assert status == 2 and "admin token" in err and err.count("\n") == 1
-        status, out, err = osd("chat", "--url", url, "hi")
-        assert status == 0 and "Hello [bold] :smile:" in out and "drafter v3" in out, err
-        assert "context" in the_error(osd("chat", "--url", url, "x" * 200))
