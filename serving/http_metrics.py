@@ -8,7 +8,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # No `_created` series: Prometheus does not use them in its text format, and each would repeat its metric's help.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it untyped
 
 
 class HttpMetrics:

@@ -30,7 +30,7 @@ def wait(browser: webdriver.Chrome, condition: Callable[[], object]) -> None:
 
 
 def script(browser: webdriver.Chrome, code: str, *arguments: object) -> Any:
-    return browser.execute_script(code, *arguments)  # type: ignore[no-untyped-call]  # selenium left it untyped
+    return browser.execute_script(code, *arguments)
 
 
 def sign_in(browser: webdriver.Chrome, url: str, token: str = TOKEN) -> None:

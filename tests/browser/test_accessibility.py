@@ -134,7 +134,7 @@ def test_only_changes_are_announced(browser: webdriver.Chrome, url: str, engine:
 def violations(browser: webdriver.Chrome) -> list[tuple[str, list[str]]]:
     """(rule, elements) of all that axe-core finds wrong."""
     script(browser, (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
-    found: Any = browser.execute_async_script(RUN_AXE)  # type: ignore[no-untyped-call]  # selenium left it untyped
+    found: Any = browser.execute_async_script(RUN_AXE)
     assert "error" not in found, found["error"]
     assert len(found["passes"]) > 10
     return [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]

@@ -47,7 +47,7 @@ def assemble(*_: Any, deliver: Any, on_event: Any, step_s: float = 0.0, **__: An
     engine.step = slow_step  # type: ignore[method-assign]
     loop = EngineLoop(engine, deliver)
     loop.start()
-    return EngineAssembly(loop, None, engine.codec, None, None, on_event)  # type: ignore[arg-type]
+    return EngineAssembly(loop, None, engine.codec, None, None)  # type: ignore[arg-type]
 
 
 async def read(actor: EngineActor, client_id: str, num_answers: int) -> Answers:
