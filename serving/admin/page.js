@@ -157,7 +157,7 @@ function render() {
 
 /** Focus `control`, or where that is gone or off its successor in the table, or else the heading of its section. */
 function focusAgain(control, section) {
-  const successor = section.querySelector(`button[data-version="${control.dataset.version}"]`);
+  const successor = section.querySelector(`tbody button[data-version="${control.dataset.version}"]`);
   const usable = [control, successor, section.querySelector("h2")].find((one) => one?.isConnected && !one.disabled && !one.hidden);
   if (usable !== document.activeElement) usable.focus();
 }

@@ -21,6 +21,11 @@ def text_of(browser: webdriver.Chrome, element_id: str) -> str:
     return browser.find_element(By.ID, element_id).text
 
 
+def content(browser: webdriver.Chrome, selector: str) -> str:
+    """An element's text, shown or not."""
+    return find(browser, selector).get_attribute("textContent") or ""
+
+
 def focused_id(browser: webdriver.Chrome) -> str | None:
     return browser.switch_to.active_element.get_attribute("id")
 

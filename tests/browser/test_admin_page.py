@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from osd.config import load_config
 from osd.types import EngineStatus, TrainerStatus
 from serving.app import create_app
-from tests.browser.driving import TOKEN, click, faults, find, open_dashboard, script, sign_in, text_of, wait
+from tests.browser.driving import TOKEN, click, content, faults, find, open_dashboard, script, sign_in, text_of, wait
 from tests.fakes import FakeCodec, FakeEngineClient
 from tests.http_server import serve
 
@@ -131,7 +131,7 @@ def test_pausing_asks_first(browser: webdriver.Chrome, url: str, engine: FakeEng
     click(browser, "#pause")
     click(browser, "#confirm-yes")
     wait(browser, lambda: engine.calls == [("pause",)])
-    wait(browser, lambda: find(browser, "#announcement").get_attribute("textContent") == "Training is paused.")
+    wait(browser, lambda: content(browser, "#announcement") == "Training is paused.")
 
 
 def test_says_when_the_server_is_gone(browser: webdriver.Chrome, engine: FakeEngineClient) -> None:

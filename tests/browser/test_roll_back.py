@@ -8,7 +8,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser.driving import click, find, focused_id, open_dashboard, text_of, wait
+from tests.browser.driving import click, content, find, focused_id, open_dashboard, text_of, wait
 from tests.fakes import FakeEngineClient, fake_manifest
 
 pytestmark = pytest.mark.browser
@@ -38,7 +38,7 @@ def test_enter_confirms_what_the_dialog_says(browser: webdriver.Chrome, url: str
     press(browser, "was better" + Keys.ENTER)
     wait(browser, lambda: engine.calls == [("roll_back", 1, "was better")])
     assert not is_open(browser)
-    wait(browser, lambda: find(browser, "#announcement").get_attribute("textContent") == "Rolled back to version 1.")
+    wait(browser, lambda: content(browser, "#announcement") == "Rolled back to version 1.")
     assert focused_id(browser) == "roll-back"
 
 
@@ -82,7 +82,7 @@ def test_a_publish_meanwhile_changes_nothing(browser: webdriver.Chrome, url: str
     engine.manifests.append(fake_manifest(4))
     serve_version(engine, 4)
     # Behind the dialog the page goes on: what its button offers is another version now.
-    wait(browser, lambda: find(browser, "#roll-back").get_attribute("textContent") == "Roll back to v3")
+    wait(browser, lambda: content(browser, "#roll-back") == "Roll back to v3")
     assert text_of(browser, "confirm-title") == "Serve version 1 again?"
     press(browser, "was better" + Keys.ENTER)
     wait(browser, lambda: engine.calls == [("roll_back", 1, "was better")])
@@ -109,6 +109,24 @@ def test_focus_goes_to_the_heading_where_the_button_went_off(
     serve_version(engine, 1)
     press(browser, Keys.ENTER)
     wait(browser, lambda: not find(browser, "#roll-back").is_enabled())
+    assert focused_id(browser) == "versions-title"
+
+
+def test_focus_returns_near_a_button_that_was_replaced_meanwhile(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient
+) -> None:
+    open_dashboard(browser, url)
+    click(browser, "#versions tr:last-child button")
+    engine.manifests.append(fake_manifest(4))  # every row is made anew
+    wait(browser, lambda: "v4" in content(browser, "#versions"))
+    press(browser, Keys.ESCAPE)
+    wait(browser, lambda: not is_open(browser))
+    assert browser.switch_to.active_element.text == "Serve v1"
+    press(browser, Keys.ENTER)
+    engine.manifests[0] = fake_manifest(1, rolled_back="worse")  # and now the button is gone
+    wait(browser, lambda: "Serve v1" not in content(browser, "#versions"))
+    press(browser, Keys.ESCAPE)
+    wait(browser, lambda: not is_open(browser))
     assert focused_id(browser) == "versions-title"
 
 
