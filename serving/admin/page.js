@@ -9,6 +9,7 @@ const API = "admin/api/"; // relative, so that a proxy may serve the page under 
 const $ = (id) => document.getElementById(id);
 
 const seen = { points: [], events: [], versions: [], status: null, answeredAt: 0, waiting: false, signOuts: 0 };
+let readiness = "";
 const signedIn = () => $("login").hidden;
 
 class Refused extends Error {
@@ -72,6 +73,7 @@ function showFreshness() {
   if ($("freshness").querySelector("time")?.dateTime !== at.dateTime) $("freshness").replaceChildren("updated ", at);
   if (!stale) return;
   badge($("ready"), "no answer", "bad");
+  readiness = "";
   tell("poll", `No answer from the server since ${at.textContent}: what you see is from then.`);
 }
 
@@ -94,8 +96,6 @@ function tell(from, message) {
   put("alert", text);
   $("alert").hidden = !text;
 }
-
-let readiness = "";
 
 /** For screen readers, and only on changes: what is polled every two seconds must not be read out every two seconds. */
 function announceReadiness(ready) {
@@ -141,7 +141,7 @@ function emptyRow(columns, text) {
 
 function render() {
   const { engine, trainer, ready } = seen.status;
-  const focused = document.activeElement, section = focused.closest("section");
+  const focused = document.activeElement, section = focused?.closest("section");
   announceReadiness(ready);
   badge($("ready"), ready ? "ready" : "not ready", ready ? "good" : "bad");
   $("target").textContent = engine ? engine.target : "no engine";
@@ -248,7 +248,7 @@ function renderVersions(engine) {
   });
   replaceRows($("versions"), rows.length ? rows : [emptyRow(7, "Nothing published yet: the drafter is as it was made.")]);
   const to = engine && predecessor(engine.drafter_version), counters = engine?.counters ?? {};
-  $("roll-back").disabled = to === undefined || to === null;
+  $("roll-back").disabled = !to;
   $("roll-back").dataset.version = to ?? "";
   put("roll-back", to ? `Roll back to v${to}` : "Roll back");
   put("roll-back-note", to ? "" : engine ? "Nothing to go back to: no older version is fit to serve." : "No engine answers.");
@@ -297,7 +297,7 @@ function renderProcesses() {
 // ---- levers
 
 function confirmed({ title, text, verb, askReason = false }) {
-  const dialog = $("confirm"), opener = document.activeElement, section = opener.closest("section");
+  const dialog = $("confirm"), opener = document.activeElement, section = opener?.closest("section");
   $("confirm-title").textContent = title;
   $("confirm-text").textContent = text;
   $("confirm-yes").textContent = verb;
@@ -332,8 +332,8 @@ async function act(path, body, done) {
 /** `to` is what the dialog names and what is posted, whatever is published while it is open. */
 async function rollBack(to) {
   const text = `The engine changes to version ${to} between two steps; answers under way go on unchanged. The version it replaces is marked as rolled back, and not served again.`;
-  if (!(await confirmed({ title: `Serve version ${to} again?`, text, verb: `Serve version ${to}`, askReason: true }))) return;
-  await act("roll_back", { to, reason: $("reason").value.trim() || "no reason given" }, `Rolled back to version ${to}.`);
+  if (!(await confirmed({ title: `Serve version ${to}?`, text, verb: `Serve version ${to}`, askReason: true }))) return;
+  await act("roll_back", { to, reason: $("reason").value.trim() || "no reason given" }, `Version ${to} is going to serve.`);
 }
 
 $("pause").addEventListener("click", async () => {

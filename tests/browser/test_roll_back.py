@@ -31,14 +31,14 @@ def test_enter_confirms_what_the_dialog_says(browser: webdriver.Chrome, url: str
     open_dashboard(browser, url)
     assert text_of(browser, "roll-back") == "Roll back to v1"  # 2 was rolled back itself
     click(browser, "#roll-back")
-    assert text_of(browser, "confirm-title") == "Serve version 1 again?"
+    assert text_of(browser, "confirm-title") == "Serve version 1?"
     assert "changes to version 1 " in text_of(browser, "confirm-text")
     assert text_of(browser, "confirm-yes") == "Serve version 1"
     assert focused_id(browser) == "reason"
     press(browser, "was better" + Keys.ENTER)
     wait(browser, lambda: engine.calls == [("roll_back", 1, "was better")])
     assert not is_open(browser)
-    wait(browser, lambda: content(browser, "#announcement") == "Rolled back to version 1.")
+    wait(browser, lambda: content(browser, "#announcement") == "Version 1 is going to serve.")
     assert focused_id(browser) == "roll-back"
 
 
@@ -83,7 +83,7 @@ def test_a_publish_meanwhile_changes_nothing(browser: webdriver.Chrome, url: str
     serve_version(engine, 4)
     # Behind the dialog the page goes on: what its button offers is another version now.
     wait(browser, lambda: content(browser, "#roll-back") == "Roll back to v3")
-    assert text_of(browser, "confirm-title") == "Serve version 1 again?"
+    assert text_of(browser, "confirm-title") == "Serve version 1?"
     press(browser, "was better" + Keys.ENTER)
     wait(browser, lambda: engine.calls == [("roll_back", 1, "was better")])
 

@@ -24,6 +24,13 @@ def _trainer_state(service: Service) -> str:
     return str((service.status()["trainer"] or {}).get("state"))
 
 
+def _pause(service: Service) -> None:
+    # Else it may be seen before the trainer has even heard that it may train, and it publishes once more after that.
+    wait_for(lambda: _trainer_state(service) != "paused", "the trainer to go on")
+    service.train(paused=True)
+    wait_for(lambda: _trainer_state(service) == "paused", "the trainer to stop")
+
+
 def test_acceptance_rises_with_use_and_a_scrambled_drafter_is_rolled_back(service: Service) -> None:
     service.train(paused=False)
     # Else the pause below may be seen before the trainer has even heard of this, and it publishes once more after that.
@@ -63,4 +70,34 @@ def test_acceptance_rises_with_use_and_a_scrambled_drafter_is_rolled_back(servic
     assert any(event["data"].get("version") == bad.number for event in service.events("roll_back"))
     assert next(m for m in store.list() if m.number == bad.number).rolled_back
     assert service.acceptance() > 0.5
+    service.train(paused=False)
+
+
+def test_an_operator_rolls_back_over_http(service: Service) -> None:
+    _pause(service)
+    resolved, config = service.topology.resolved, service.topology.config
+    store = FileWeightStore(weights_dir(config.state_dir, resolved.target_id, "feature"))
+    good = store.latest()
+    assert good is not None
+    _, state = store.load(good.number)
+    copy = store.publish(state, kind=good.kind, config=good.config, parent=good.number, note="the same again")
+    wait_for(lambda: _engine(service)["drafter_version"] == copy.number, "the copy to serve")
+    before = _engine(service)["counters"]
+
+    def roll_back(to: int) -> tuple[int, dict[str, Any]]:
+        answer = service.admin.post("/admin/api/roll_back", json={"to": to, "reason": "testing"})
+        return answer.status_code, answer.json()
+
+    status, body = roll_back(copy.number + 1)
+    assert status == 404 and body["error"]["message"] == f"there is no drafter version {copy.number + 1}"
+    status, body = roll_back(copy.number)
+    assert status == 409 and "in use" in body["error"]["message"]
+    status, body = roll_back(good.number)
+    assert status == 200 and body["number"] == good.number
+    wait_for(lambda: _engine(service)["drafter_version"] == good.number, "the version before to serve")
+    after = _engine(service)["counters"]
+    for name in ("roll_backs_total", "manual_roll_backs_total"):
+        assert after[name] == before[name] + 1
+    message = f"drafter version {copy.number} -> {good.number}, by hand: testing"
+    assert message in [event["message"] for event in service.events("roll_back")]
     service.train(paused=False)
