@@ -139,6 +139,9 @@ def test_says_when_the_server_is_gone(browser: webdriver.Chrome, engine: FakeEng
     with serve(create_app(load_config(), engine, FakeCodec(), admin_token_sha256=digest)) as url:
         open_dashboard(browser, url)
     wait(browser, lambda: "No answer from the server" in text_of(browser, "alert"))
+    said, at_ms = text_of(browser, "alert"), script(browser, "return performance.now()")
+    wait(browser, lambda: script(browser, "return performance.now()") > at_ms + 2500)
+    assert text_of(browser, "alert") == said  # it is an alert: whatever changes in it is read out
     assert text_of(browser, "now-version") == "v3"  # what was known stays, marked as old
 
 
