@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from osd.assemble import EngineAssembly
 from osd.config import SwapConfig
 from osd.hot_swap import HotSwap
 from osd.io.weight_store import FileWeightStore
 from osd.loop import EngineLoop
-from osd.types import Event, EventKind, Request, SamplingParams, TokenDelta, WeightManifest
+from osd.types import Event, EventKind, Request, SamplingParams, TokenDelta, UnknownVersionError, WeightManifest
 from tests.engine_kit import (
     VOCAB_TOKENS,
     Answers,
@@ -196,6 +197,23 @@ def test_roll_backs_by_hand_are_counted_and_told_from_automatic_ones(service: Se
     assert service.events[1].message == "drafter version 3 -> 1, by hand: was better"
     assert service.events[1].data == {"version": 3, "to": 1}
     assert service.roll_backs() == (1, 1)
+
+
+def test_an_operators_roll_back_is_served_counted_and_reported_at_once(model: Any, tmp_path: Path) -> None:
+    service = Service(model, tmp_path / "weights")  # which looks at its store once a minute
+    try:
+        service.publish(service.good)
+        service.watcher.start()
+        service.wait_for_event("swap")
+        codec = service.loop.call(lambda engine: engine.codec).result()
+        assembly = EngineAssembly(service.loop, service.store, codec, service.watcher, None)
+        assert assembly.roll_back(1, "was better").number == 1
+        assert service.wait_for_event("roll_back").data == {"version": 2, "to": 1}
+        with pytest.raises(UnknownVersionError, match="there is no drafter version 9"):
+            assembly.roll_back(9, "mistyped")
+    finally:
+        service.close()
+    assert service.kinds()[:2] == ["swap", "roll_back"]
 
 
 def test_a_version_that_was_rolled_back_before_it_was_swapped_in_counts_too(service: Service) -> None:
