@@ -112,7 +112,7 @@ async def resume(services: ServicesDep) -> None:
     await services.client.resume_training()
 
 
-@router.post("/roll_back", responses=_OF_CHANGES | errors(400, 409, 503))
+@router.post("/roll_back", responses=_OF_CHANGES | errors(400, 404, 409, 503))
 async def roll_back(body: RollBackBody, services: ServicesDep) -> WeightManifest:
     """Serve a drafter version again. 404: there is none of this number; 409: it is in use, rolled back or torn."""
     return await services.client.roll_back(body.to, body.reason)

@@ -93,7 +93,7 @@ class Failing(FakeEngineClient):
     async def resume_training(self) -> NoReturn:
         raise self._error
 
-    async def roll_back(self, to: int | None, reason: str) -> NoReturn:
+    async def roll_back(self, to: int, reason: str) -> NoReturn:
         raise self._error
 
 
@@ -133,7 +133,7 @@ def healthy() -> FakeEngineClient:
         service=fake_service(),
         points=[point],
         event_log=[Event(at_s=1.0, kind="swap", message="1 -> 2", data={"took_ms": 3.0})],
-        manifests=[fake_manifest(1), fake_manifest(2)],
+        manifests=[fake_manifest(1), fake_manifest(2), fake_manifest(3, rolled_back="worse")],
     )
 
 
@@ -159,7 +159,8 @@ def cases() -> list[Case]:
         Case(status=403, path=f"{ADMIN}/login", headers={}),
         Case(status=429, path=f"{ADMIN}/login", headers=CSRF, body={"token": "guess"}, times=11),
         Case(status=400, path=f"{ADMIN}/roll_back", body={"to": "x"}),
-        Case(status=409, path=f"{ADMIN}/roll_back", body={"to": 9, "reason": "x"}),
+        Case(status=404, path=f"{ADMIN}/roll_back", body={"to": 9, "reason": "x"}),
+        Case(status=409, path=f"{ADMIN}/roll_back", body={"to": 3, "reason": "x"}, engine=healthy()),
     ]
     for path, body in generation:
         found += [
