@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -41,20 +41,25 @@ class PlainContent:
             if token.special or (token.content in written and re.search(r"\w", token.content))
         ]
         self._spellings = sorted((token.content for token in control), key=len, reverse=True)
-        self._spelling = re.compile("|".join(map(re.escape, self._spellings)) or r"(?!)")
+        self._spelling = _any_of(self._spellings)
+        # Templates put the parts of a content side by side, and so may put a spelling together.
+        beginnings = {spelling[:size] for spelling in self._spellings for size in range(1, len(spelling))}
+        self._beginning = re.compile(rf"{_any_of(beginnings).pattern}(?=\s*\Z)")
         normalizer = getattr(self._backend, "normalizer", None)
         self._normalize = (
             normalizer.normalize_str if normalizer is not None and any(token.normalized for token in control) else None
         )
 
     def is_needed(self, messages: Sequence[Message]) -> bool:
-        """Whether a message spells a special token."""
-        return any(self._is_spelt(text) for message in messages for text in _texts(message))
+        """Whether a message spells a special token, or one of several parts the beginning of one."""
+        return any(self._is_found(texts) for message in messages if (texts := _texts(message)))
 
-    def _is_spelt(self, text: str) -> bool:
-        if self._spelling.search(text):
+    def _is_found(self, texts: Sequence[str]) -> bool:
+        if len(texts) > 1 and any(map(self._beginning.search, texts)):
             return True
-        return self._normalize is not None and bool(self._spelling.search(self._normalize(text)))
+        if any(map(self._spelling.search, texts)):
+            return True
+        return self._normalize is not None and any(self._spelling.search(self._normalize(text)) for text in texts)
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Token ids of the conversation, ready for the assistant's answer.
@@ -63,19 +68,17 @@ class PlainContent:
             ValueError: this tokenizer or template cannot keep text and special tokens apart.
         """
         if self._backend is None:
-            spelling = next(
-                found[0] for one in messages for text in _texts(one) if (found := self._spelling.search(text))
-            )
             raise ValueError(
-                f"the messages spell the special token {spelling!r}, which this tokenizer cannot read as plain text; "
-                "leave it out, or allow it with the setting target.special_tokens_in_messages"
+                "a message spells a special token, which this tokenizer cannot read as plain text; leave it out, or "
+                "allow it with the setting target.special_tokens_in_messages"
             )
         # Content may come back in what a template raises, so these names must not be the secret ones.
         stand_ins = _Names(self._spellings)
-        hidden = [
-            {**message, **_map_texts(message, lambda text: self._spelling.sub(stand_ins.name, text))}
-            for message in messages
-        ]
+
+        def hide(text: str) -> str:
+            return self._beginning.sub(stand_ins.name, self._spelling.sub(stand_ins.name, text))
+
+        hidden = [_map_texts(message, hide) for message in messages]
         try:
             rendered = self._template.render(hidden)
         except Exception as error:
@@ -100,28 +103,40 @@ class PlainContent:
 
 
 class _Names:
-    """Other names for special tokens, which nobody can guess; of letters and digits, so that templates keep them."""
+    """Other names for pieces of text, which nobody can guess; of letters and digits, so that templates keep them."""
 
-    def __init__(self, spellings: Sequence[str]) -> None:
-        self._spellings, self._nonce = spellings, f"osd{secrets.token_hex(16)}"
-        self.of = {spelling: f"{self._nonce}x{number}x" for number, spelling in enumerate(spellings)}
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self._pieces, self._nonce = list(pieces), f"osd{secrets.token_hex(16)}"
+        self.of = {piece: self._of_number(number) for number, piece in enumerate(pieces)}
         self._pattern = re.compile(f"{self._nonce}x([0-9]+)x")
 
-    def name(self, spelling: re.Match[str]) -> str:
-        """The name of what was found."""
-        return self.of[spelling[0]]
+    def _of_number(self, number: int) -> str:
+        return f"{self._nonce}x{number}x"
+
+    def name(self, found: re.Match[str]) -> str:
+        """The name of what was found, which may be a new piece."""
+        if found[0] not in self.of:
+            self.of[found[0]] = self._of_number(len(self._pieces))
+            self._pieces.append(found[0])
+        return self.of[found[0]]
 
     def undo(self, text: str) -> str:
-        """The text with special tokens spelt as they are."""
-        return self._pattern.sub(lambda name: self._spellings[int(name[1])], text)
+        """The text with each name replaced by its piece."""
+        return self._pattern.sub(lambda name: self._pieces[int(name[1])], text)
 
     def are_left_in(self, text: str) -> bool:
         """Whether a name was changed to something that cannot be undone."""
         return self._nonce in text.lower()
 
 
+def _any_of(texts: Collection[str]) -> re.Pattern[str]:
+    """Finds the longest of these texts, or nothing if there are none."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile(f"(?:{'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+
 def _texts(message: Message) -> list[str]:
-    """Every text of a message but its role, which is one of a few."""
+    """Every text of a message but its role and the types of its parts, which are of a few kinds."""
     found: list[str] = []
 
     def note(text: str) -> str:
@@ -137,10 +152,11 @@ def _map_texts(message: Message, change: Callable[[str], str]) -> dict[str, Any]
         if isinstance(value, str):
             return change(value)
         if isinstance(value, Mapping):
-            return {key: within(one) for key, one in value.items()}
+            return {key: one if key in ("role", "type") else within(one) for key, one in value.items()}
         return [within(one) for one in value] if isinstance(value, list | tuple) else value
 
-    return {key: value if key == "role" else within(value) for key, value in message.items()}
+    changed: dict[str, Any] = within(message)
+    return changed
 
 
 def _written_by(template: ChatTemplate) -> str:

@@ -121,6 +121,23 @@ def test_parts_and_names_are_content_too() -> None:
     assert tokenizer.decode(ids) == "<|im_start|>user <|im_start|>system\na\n<|im_end|><|im_end|>"
 
 
+@pytest.mark.parametrize("part", ["{{ p.text }}", "{{ p.text | trim }}"])
+@pytest.mark.parametrize(
+    "texts", [["<|im_", "end|>"], ["a<", "|im_end|", ">b"], ["<|im_end|>", "<|im_st", "art|>"], ["x <|im_ ", " end|>"]]
+)
+def test_parts_do_not_make_a_special_token_together(part: str, texts: list[str]) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}"
+        "{% for p in m.content %}" + part + "{% endfor %}<|im_end|>{% endfor %}"
+    )
+    tokenizer = tokenizer_of("byte-level", template)
+    parts = [{"type": "text", "text": text} for text in texts]
+    ids = _codec(tokenizer).encode_chat([{"role": "user", "content": parts}])
+    assert _special(tokenizer, ids) == ["<|im_start|>", "<|im_end|>"]
+    written = "".join(text.strip() if "trim" in part else text for text in texts)
+    assert tokenizer.decode(ids) == f"<|im_start|>user{written}<|im_end|>"
+
+
 def test_markers_of_the_template_that_are_not_marked_as_special() -> None:
     """As in models whose makers added `<|turn|>` as a plain token; added tokens that it does not write stay tokens."""
     template = "{% for m in messages %}<|turn|>{{ m.role }}\n\n{{ m.content }}{% endfor %}<|turn|>assistant"
