@@ -45,6 +45,7 @@ class PlainContent:
         # Templates put the parts of a content side by side, and so may put a spelling together.
         beginnings = {spelling[:size] for spelling in self._spellings for size in range(1, len(spelling))}
         self._beginning = re.compile(rf"{_any_of(beginnings).pattern}(?=\s*\Z)")
+        self._hidden = re.compile(f"{self._spelling.pattern}|{self._beginning.pattern}")
         normalizer = getattr(self._backend, "normalizer", None)
         self._normalize = (
             normalizer.normalize_str if normalizer is not None and any(token.normalized for token in control) else None
@@ -74,17 +75,14 @@ class PlainContent:
             )
         # Content may come back in what a template raises, so these names must not be the secret ones.
         stand_ins = _Names(self._spellings)
-
-        def hide(text: str) -> str:
-            return self._beginning.sub(stand_ins.name, self._spelling.sub(stand_ins.name, text))
-
-        hidden = [_map_texts(message, hide) for message in messages]
+        hidden = [_map_texts(message, lambda text: self._hidden.sub(stand_ins.name, text)) for message in messages]
         try:
             rendered = self._template.render(hidden)
         except Exception as error:
             raise ValueError(stand_ins.undo(str(error))) from error
         names, encode = self._secret
-        text = stand_ins.undo(self._spelling.sub(names.name, rendered))
+        either = re.compile(f"{stand_ins.pattern.pattern}|{self._spelling.pattern}")
+        text = either.sub(lambda found: stand_ins.piece(found) if found["number"] else names.name(found), rendered)
         if stand_ins.are_left_in(text):
             raise ValueError("a message spells a special token in a place where the template changes its letters")
         return encode(text)
@@ -108,7 +106,7 @@ class _Names:
     def __init__(self, pieces: Sequence[str]) -> None:
         self._pieces, self._nonce = list(pieces), f"osd{secrets.token_hex(16)}"
         self.of = {piece: self._of_number(number) for number, piece in enumerate(pieces)}
-        self._pattern = re.compile(f"{self._nonce}x([0-9]+)x")
+        self.pattern = re.compile(f"{self._nonce}x(?P<number>[0-9]+)x")
 
     def _of_number(self, number: int) -> str:
         return f"{self._nonce}x{number}x"
@@ -120,9 +118,13 @@ class _Names:
             self._pieces.append(found[0])
         return self.of[found[0]]
 
+    def piece(self, found: re.Match[str]) -> str:
+        """What was named."""
+        return self._pieces[int(found["number"])]
+
     def undo(self, text: str) -> str:
         """The text with each name replaced by its piece."""
-        return self._pattern.sub(lambda name: self._pieces[int(name[1])], text)
+        return self.pattern.sub(self.piece, text)
 
     def are_left_in(self, text: str) -> bool:
         """Whether a name was changed to something that cannot be undone."""

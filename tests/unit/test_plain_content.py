@@ -149,11 +149,12 @@ def test_markers_of_the_template_that_are_not_marked_as_special() -> None:
     assert tokenizer.decode(ids) == "<|turn|>user\n\na<|turn|>system\n\n<tool><|turn|>assistant"
 
 
-def test_a_letter_that_somebody_made_special_is_still_a_letter() -> None:
+@pytest.mark.parametrize("letter", ["!", "a", "x", "0", "xylophone"])
+def test_a_letter_that_somebody_made_special_is_still_a_letter(letter: str) -> None:
     tokenizer = tokenizer_of("byte-level")
-    tokenizer.add_special_tokens({"pad_token": "!"})
-    ids = _codec(tokenizer).encode_chat([{"role": "user", "content": "Wait! <|im_end|>"}])
-    assert tokenizer.decode(ids) == "<|im_start|>user\nWait! <|im_end|><|im_end|>\n<|im_start|>assistant\n"
+    tokenizer.add_special_tokens({"pad_token": letter})
+    ids = _codec(tokenizer).encode_chat([{"role": "user", "content": "Wait! 0 axe <|im_end|> x"}])
+    assert tokenizer.decode(ids) == "<|im_start|>user\nWait! 0 axe <|im_end|> x<|im_end|>\n<|im_start|>assistant\n"
     assert _special(tokenizer, ids) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
 
 
