@@ -18,6 +18,10 @@ LINE_FEED = "\u010a"
 """As byte-level vocabularies spell it."""
 
 
+_LAYER_NORM = "attention.layer_norm_epsilon"
+_EPSILONS = {"starcoder2": ("norm_epsilon", _LAYER_NORM), "command-r": ("layer_norm_eps", _LAYER_NORM)}
+
+
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Any] | None = None) -> Path:
     """A file of exactly this metadata and these arrays; a pair of array and type is quantised."""
     writer = GGUFWriter(path, metadata["general.architecture"])
@@ -64,6 +68,7 @@ def byte_vocabulary(extra: Mapping[str, int] | None = None) -> dict[str, Any]:
 def model_metadata(config: Any, architecture: str) -> dict[str, Any]:
     """What llama.cpp's converter writes of a plain decoder's configuration."""
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     sizes = {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
@@ -71,12 +76,13 @@ def model_metadata(config: Any, architecture: str) -> dict[str, Any]:
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
-        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
         "attention.key_length": head_size,
         "attention.value_length": head_size,
         "rope.dimension_count": head_size,
-        "rope.freq_base": float(config.rope_parameters["rope_theta"]),
+        "rope.freq_base": float(rope["rope_theta"]),
     }
+    field, key = _EPSILONS.get(architecture, ("rms_norm_eps", "attention.layer_norm_rms_epsilon"))
+    sizes[key] = float(getattr(config, field))
     described = {f"{architecture}.{name}": value for name, value in sizes.items()}
     return {"general.architecture": architecture, "general.name": "tiny", **described}
 
@@ -98,9 +104,12 @@ def model_tensors(model: Any, architecture: str, *, kind: GGMLQuantizationType |
 
 
 def _turned(name: str, weight: Tensor, config: Any, architecture: str) -> Tensor:
-    """Llama's query and key rows go from halves to neighbouring pairs."""
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-2])
-    if architecture != "llama" or heads is None:
+    """Llama's query and key rows go from halves to neighbouring pairs, and Gemma's norms have one added."""
+    part = name.split(".")[-2]
+    if architecture.startswith("gemma") and part.endswith("norm"):
+        return weight + 1
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(part)
+    if architecture not in ("llama", "granite", "smollm3") or heads is None:
         return weight
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
 

@@ -66,11 +66,13 @@ def read_config(header: Header) -> Any:
     fields |= {field: name in header.tensors for field, name in architecture.switches.items()}
     for name, values in architecture.expected.items():
         keys.expect(name, *values)
-    _take_window(keys)
+    architecture.complete(keys, fields)
+    _expect_wide_window(keys, fields)
     keys.expect("attention.causal", True)
     keys.ignore(_NEUTRAL)
     keys.refuse_rest()
-    return AutoConfig.for_model(architecture.model_type, bos_token_id=None, eos_token_id=None, **fields)
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # generation_config.json has them
+    return AutoConfig.for_model(architecture.model_type, **ids, **fields)
 
 
 def _head_size(keys: ModelKeys, fields: dict[str, Any]) -> int:
@@ -80,10 +82,10 @@ def _head_size(keys: ModelKeys, fields: dict[str, Any]) -> int:
     return size
 
 
-def _take_window(keys: ModelKeys) -> None:
-    """A window as wide as the context shuts nothing out."""
+def _expect_wide_window(keys: ModelKeys, fields: dict[str, Any]) -> None:
+    """Where the architecture has no window, one as wide as the context shuts nothing out."""
     window = keys.get("attention.sliding_window", 0)
-    if 0 < window < keys.need("context_length"):
+    if "sliding_window" not in fields and 0 < window < fields["max_position_embeddings"]:
         raise keys.refusal("attention.sliding_window", f"is {window}, less than the context: it is not supported")
 
 

@@ -86,7 +86,9 @@ def _write_model(header: Header, folder: Path, on_progress: Progress) -> None:
         model = AutoModelForCausalLM.from_config(config)
     names = weight_names(header, model)
     config.architectures = [type(model).__name__]
-    config.dtype = stored_dtype(header, names)
+    dtype = stored_dtype(header, names)
+    config.dtype = dtype or torch.float32  # which holds what quantised weights stand for
+    config.osd_dequantised = dtype is None
     config.save_pretrained(folder)
     write_weights(
         header,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import deque
@@ -79,13 +80,13 @@ def weight_names(header: Header, model: Any) -> dict[str, str]:
     return names
 
 
-def stored_dtype(header: Header, names: Mapping[str, str]) -> torch.dtype:
-    """The type that most of the weights are stored as; float32 for quantised ones, which it holds exactly."""
-    sizes: dict[torch.dtype, int] = {}
+def stored_dtype(header: Header, names: Mapping[str, str]) -> torch.dtype | None:
+    """The type that most of the weights are stored as; None where those are quantised."""
+    sizes: dict[torch.dtype | None, int] = {}
     for stored in names.values():
         info = header.tensors[stored]
-        dtype = _PLAIN.get(info.kind, torch.float32)
-        sizes[dtype] = sizes.get(dtype, 0) + int(np.prod(info.shape))
+        dtype = _PLAIN.get(info.kind)
+        sizes[dtype] = sizes.get(dtype, 0) + math.prod(info.shape)
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
