@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from osd.models.resolve import check_model_folder
 from osd.reason import reason
 from osd.types import OsdError
 
+_log = logging.getLogger(__name__)
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -64,4 +67,23 @@ def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) ->
         raise OsdError(f"cannot load a causal LM from {folder}: {reason(error)}") from error
     if missing := sorted(loaded["missing_keys"]):
         raise OsdError(f"the weights in {folder} lack {missing[0]!r}; copy the model again")
+    _check_unused(folder, model, loaded["unexpected_keys"])
     return model.to(device).eval().requires_grad_(False)
+
+
+def _check_unused(folder: Path, model: Any, names: Iterable[str]) -> None:
+    """Weights that the model has no place for: refused where its module is there without them, told of otherwise.
+
+    Raises:
+        OsdError: a bias, say, of a projection that `config.json` describes as one without.
+    """
+    unused, modules = sorted(names), dict(model.named_modules())
+    for name in unused:
+        parent, _, leaf = name.rpartition(".")
+        module = modules.get(parent)
+        if module is not None and getattr(module, leaf, module) is None:
+            raise OsdError(
+                f"the weights in {folder} have {name!r}, and its config.json has no place for it; correct it"
+            )
+    if unused:
+        _log.warning("%s weights in %s are not used, such as %s", len(unused), folder, unused[0])

@@ -127,6 +127,18 @@ def test_weights_that_lack_a_tensor(folder: Path) -> None:
         load_causal_lm(folder, dtype=torch.float32, device=torch.device("cpu"))
 
 
+def test_weights_that_the_model_has_no_place_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """transformers leaves them out: of a bias that is switched off in config.json, the answers would tell."""
+    path = folder / "model.safetensors"
+    state = load_file(path) | {"vision.patch.weight": torch.ones(1)}
+    save_file(state, path, metadata={"format": "pt"})
+    load_causal_lm(folder, dtype=torch.float32, device=torch.device("cpu"))
+    assert f"1 weights in {folder} are not used, such as vision.patch.weight" in caplog.text
+    save_file(state | {"model.layers.0.mlp.up_proj.bias": torch.ones(48)}, path, metadata={"format": "pt"})
+    with pytest.raises(OsdError, match="have 'model.layers.0.mlp.up_proj.bias', and its config.json has no place"):
+        load_causal_lm(folder, dtype=torch.float32, device=torch.device("cpu"))
+
+
 @pytest.mark.parametrize("config", ["{", '{"model_type": "no-such-model"}', '{"model_type": "t5"}'])
 def test_a_config_of_something_else(folder: Path, config: str) -> None:
     (folder / "config.json").write_text(config)

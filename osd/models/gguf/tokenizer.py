@@ -157,12 +157,13 @@ def _add_special_tokens(tokenizer: Tokenizer, header: Header, tokens: Sequence[s
     """Tokens that are found in a text as they are: control tokens where special tokens are asked for, others always."""
     strips = any(name in str(header.metadata.get("general.name", "")).lower() for name in ("phi-3", "phi3"))
     keeps = {"<unk>", "<s>", "<|endoftext|>"}
+    added: dict[bool, list[AddedToken]] = {True: [], False: []}
     for text, kind in zip(tokens, token_kinds(header.metadata, tokens), strict=False):
-        added = AddedToken(text, normalized=False, rstrip=strips and text not in keeps)
-        if kind in (CONTROL, UNKNOWN):
-            tokenizer.add_special_tokens([added])
-        elif kind == USER_DEFINED:
-            tokenizer.add_tokens([added])
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED):
+            token = AddedToken(text, normalized=False, rstrip=strips and text not in keeps)
+            added[kind != USER_DEFINED].append(token)
+    tokenizer.add_special_tokens(added[True])
+    tokenizer.add_tokens(added[False])
 
 
 def _frame(
