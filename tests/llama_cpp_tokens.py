@@ -39,7 +39,7 @@ SENTENCEPIECE_TEXTS = (
 
 def rules() -> list[str]:
     """One name of each rule."""
-    return list({rule: name for name, rule in reversed(PRE_TOKENIZERS.items())}.values())
+    return list({rule: name for name, rule in reversed(list(PRE_TOKENIZERS.items()))}.values())
 
 
 def ids_of(metadata: Mapping[str, Any], texts: Sequence[str]) -> tuple[list[list[list[int]]], list[int]]:

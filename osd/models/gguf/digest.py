@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 _REMEMBERED = "digests.json"
 _SETTLED_S = 2.0
@@ -27,7 +28,7 @@ def digest_of(paths: Sequence[Path], folder: Path) -> str:
         folder: where digests are remembered.
     """
     known = _read(folder / _REMEMBERED)
-    digests = []
+    digests: list[str] = []
     for path in paths:
         name, stamp = str(path.resolve()), _stamp(path)
         entry = known.get(name)
@@ -56,7 +57,7 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _read(path: Path) -> dict[str, dict[str, object]]:
+def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         known = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -64,7 +65,7 @@ def _read(path: Path) -> dict[str, dict[str, object]]:
     return known if isinstance(known, dict) else {}
 
 
-def _write(path: Path, known: dict[str, dict[str, object]]) -> None:
+def _write(path: Path, known: dict[str, dict[str, Any]]) -> None:
     """Only a memory of work done: where it cannot be written, the file is hashed again next time."""
     with contextlib.suppress(OSError):
         scratch = path.with_suffix(f".{os.getpid()}")

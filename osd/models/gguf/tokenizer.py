@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,8 +60,7 @@ def token_texts(header: Header) -> list[str]:
     if not tokens:
         raise OsdError(f"{header.path} has no vocabulary (tokenizer.ggml.tokens); convert the model again")
     if len(set(tokens)) != len(tokens):
-        seen: set[str] = set()
-        twice = next(text for text in tokens if text in seen or seen.add(text))
+        twice = Counter(tokens).most_common(1)[0][0]
         raise OsdError(f"{header.path} has the token {twice!r} twice (tokenizer.ggml.tokens); convert the model again")
     return tokens
 
