@@ -66,9 +66,13 @@ def build_queries(
     for number, prompt_ids in enumerate(prompts):
         _check_prompt(prompt_ids, codec, f"{param}[{number}]" if len(prompts) > 1 else param, texts)
         room = codec.context_tokens - len(prompt_ids)
+        limit = min(max_tokens or room, room)
+        if body.min_tokens > limit:
+            message = f"'min_tokens' is {body.min_tokens}, but this answer holds {limit} tokens at most."
+            raise ApiError(400, message, param="min_tokens", code="invalid_value")
         for _ in range(body.n):
             choice = len(queries)
-            params = body.sampling(max_tokens=min(max_tokens or room, room), logprobs=logprobs, choice=choice)
+            params = body.sampling(max_tokens=limit, logprobs=logprobs, choice=choice)
             query = Request(
                 request_id=f"{answer_id}-{choice}",
                 prompt_ids=prompt_ids,

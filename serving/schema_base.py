@@ -96,6 +96,11 @@ class GenerationFields(InertGeneration):
     stream: bool = False
     stream_options: StreamOptions | None = None
     ignore_eos: bool = Field(default=False, description="For benchmarks: go on after the end-of-text token.")
+    min_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Above 0 only with ignore_eos and without stop, which make every answer full length.",
+    )
     store: bool = True
     response_format: ResponseFormat | None = None
     osd: OsdOptions = OsdOptions()
@@ -111,6 +116,13 @@ class GenerationFields(InertGeneration):
     def _only_of_a_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
         if value is not None and value.asks_for_something and not info.data.get("stream"):
             raise ValueError("it is allowed only with stream: true")
+        return value
+
+    @field_validator("min_tokens")
+    @classmethod
+    def _nothing_ends_it_early(cls, value: int, info: ValidationInfo) -> int:
+        if value and (not info.data.get("ignore_eos") or info.data.get("stop")):
+            raise ValueError("above 0 it is allowed only with ignore_eos: true and without stop")
         return value
 
     def sampling(self, *, max_tokens: int, logprobs: int | None, choice: int) -> SamplingParams:

@@ -79,7 +79,6 @@ class InertGeneration(WireModel):
     include_stop_str_in_output: Annotated[None, NoEffect(False)] = None
     length_penalty: Annotated[None, NoEffect(1.0)] = None
     logits_processors: Annotated[None, NoEffect([])] = None
-    min_tokens: Annotated[None, NoEffect(0)] = None
     repetition_detection: Unsupported = None
     repetition_penalty: Annotated[None, NoEffect(1.0)] = None
     skip_special_tokens: Annotated[None, NoEffect(True)] = None

@@ -85,6 +85,9 @@ def test_sampling_fields_reach_the_engine() -> None:
         {"messages": [{"role": "user", "content": "half a pair: \ud800"}]},
         {"response_format": {"type": "json_object"}},
         {"stream_options": {"continuous_usage_stats": True}},
+        {"min_tokens": 1},
+        {"min_tokens": 1, "ignore_eos": True, "stop": ["x"]},
+        {"min_tokens": -1},
         {"stream_options": {"include_obfuscation": True}, "stream": True},
         {"top_logprobs": 2},
         {"logprobs": 1},
@@ -118,7 +121,6 @@ INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
         "logit_bias": ([{}], {"5": 1}),
         "logits_processors": ([[]], ["x"]),
         "logprob_token_ids": ([], [5]),
-        "min_tokens": ([0], 1),
         "moderation": ([], {}),
         "priority": ([0], False),
         "prompt_cache_options": ([{}], {"mode": "explicit"}),
@@ -231,6 +233,19 @@ def test_harmless_fields_are_accepted() -> None:
     content = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]
     chat(messages=[{"role": "user", "content": content}])
     completion(response_format={"type": "text"})
+
+
+async def test_a_least_length_where_nothing_ends_an_answer_early() -> None:
+    """As benchmark clients ask for answers of a set length."""
+    chat(min_tokens=0)
+    engine = FakeEngineClient()
+    body = {**COMPLETION, "max_tokens": 16, "ignore_eos": True}
+    async with http_client(engine) as client:
+        assert (await client.post("/v1/completions", json={**body, "min_tokens": 16})).status_code == 200
+        refused = await client.post("/v1/completions", json={**body, "min_tokens": 17})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "min_tokens"
+    (query,) = engine.requests
+    assert query.params.ignore_eos and query.params.max_tokens == 16
 
 
 def test_no_top_k_by_either_number() -> None:
