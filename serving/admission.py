@@ -21,8 +21,13 @@ async def anyone(request: Request, services: Services) -> None:
     """The guard of routes that need no secret."""
 
 
-def admits(guard: Guard, *security: str) -> type[APIRoute]:
-    """A route class for `APIRouter(route_class=…)`; `security` are the OpenAPI names of what the guard asks for.
+def admits(guard: Guard, *security: str, max_body_bytes: int | None = None) -> type[APIRoute]:
+    """A route class for `APIRouter(route_class=…)`.
+
+    Args:
+        guard: raises an ApiError for those who may not.
+        security: OpenAPI names of what the guard asks for.
+        max_body_bytes: a limit below the configured one.
 
     FastAPI reads and parses a body before it runs dependencies, so a guard that is a dependency would let strangers
     keep the server busy with bodies.
@@ -42,7 +47,8 @@ def admits(guard: Guard, *security: str) -> type[APIRoute]:
                 if request.method == "GET":  # no route of ours reads a body there
                     return await handle(request)
                 server = services.config.server
-                body = await read_body(request, max_bytes=server.max_body_bytes, timeout_s=server.receive_timeout_s)
+                max_bytes = min(server.max_body_bytes, max_body_bytes or server.max_body_bytes)
+                body = await read_body(request, max_bytes=max_bytes, timeout_s=server.receive_timeout_s)
                 return await handle(Request(request.scope, _replay(body, request.receive)))
 
             return admit

@@ -18,8 +18,11 @@ from serving.schema_inert import WireModel
 from serving.services import ServicesDep
 
 _OF_CHANGES = errors(403, 408, 413)
+_MAX_LOGIN_BYTES = 16 << 10  # strangers send this
 public_router = APIRouter(
-    prefix="/admin/api", route_class=admits(with_csrf_header), responses=errors(400, 401, 429, 500) | _OF_CHANGES
+    prefix="/admin/api",
+    route_class=admits(with_csrf_header, max_body_bytes=_MAX_LOGIN_BYTES),
+    responses=errors(400, 401, 429, 500) | _OF_CHANGES,
 )
 router = APIRouter(
     prefix="/admin/api",

@@ -66,6 +66,11 @@ async def test_a_declared_length_beyond_the_limit_is_refused_unread() -> None:
     assert await status_without_body("/v1/completions", [length], max_body_bytes=4096) == 413
 
 
+async def test_strangers_may_send_little_to_sign_in() -> None:
+    headers = [(b"x-osd-admin", b"1"), (b"content-length", b"20000")]
+    assert await status_without_body("/admin/api/login", headers) == 413
+
+
 async def test_unknown_paths_read_nothing() -> None:
     assert await status_without_body("/v1/nothing", [(b"content-length", b"1000")]) == 404
     assert await status_without_body("/v1/models", [(b"content-length", b"1000")]) == 405
