@@ -143,7 +143,8 @@ async def test_a_flood_of_guesses_does_not_pile_up() -> None:
     assert {error.status for error in await asyncio.gather(*guesses)} == {401, 429}
 
 
-async def test_guesses_over_http() -> None:
+async def test_guesses_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.wrong_secrets.DELAY_S", 0.0)
     server = {"api_keys_sha256": [digest("key")]}
     async with http_client(server=server, admin_token_sha256=digest(TOKEN)) as client:
         for path, right in (("/v1/models", "key"), ("/admin/api/versions", TOKEN)):
