@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 
 class Observe:
-    """Outermost middleware. Sets `request.state.request_id` and `request.state.started_s` (monotonic).
+    """Middleware around the whole app. Sets `request.state.request_id` and `request.state.started_s` (monotonic).
 
-    What says nothing of caching itself is not to be kept by anyone: answers, errors, the admin API.
+    An answer without a `Cache-Control` of its own gets `no-store`.
     An exception that nobody foresaw ends here: logged with the request's id, answered as a bare 500.
     """
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from math import ceil
 
 from serving.errors import ApiError
+
+log = logging.getLogger(__name__)
 
 MAX_WRONG = 10
 WINDOW_S = 60.0
@@ -44,6 +47,8 @@ class WrongSecrets:
         wait_s = times_s[0] + WINDOW_S - now_s if len(times_s) == MAX_WRONG else 0.0
         if wait_s <= 0:
             times_s.append(now_s)
+            if len(times_s) == MAX_WRONG and times_s[0] > now_s - WINDOW_S:
+                log.warning("%d wrong keys or tokens within a minute from %s", MAX_WRONG, peer)
             return first
         await self._delay()
         headers = {"Retry-After": str(ceil(wait_s))}

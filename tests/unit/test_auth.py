@@ -94,7 +94,9 @@ def guarded(waiting: Waiting) -> dict[str, Callable[[str, str], Awaitable[None]]
 
 
 @pytest.mark.parametrize("kind", ["admin", "api_key"])
-async def test_wrong_secrets_are_slowed_by_peer_and_the_right_one_never(kind: str) -> None:
+async def test_wrong_secrets_are_slowed_by_peer_and_the_right_one_never(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     waiting = Waiting()
     check = guarded(waiting)[kind]
 
@@ -107,6 +109,7 @@ async def test_wrong_secrets_are_slowed_by_peer_and_the_right_one_never(kind: st
 
     assert [(await status("guess"))[0] for _ in range(10)] == [401] * 10
     assert waiting.slept_s == []
+    assert caplog.messages == ["10 wrong keys or tokens within a minute from 10.0.0.1"]
     waiting.now_s = 5.0
     assert await status("guess") == (429, "55")
     assert waiting.slept_s == [1.0]
