@@ -203,6 +203,22 @@ def fake_manifest(
     )
 
 
+def fake_point(query: int) -> AcceptancePoint:
+    """One finished query."""
+    return AcceptancePoint(
+        query=query,
+        at_s=1000.0 + query,
+        domain="default",
+        drafter_version=1,
+        rounds=2,
+        proposed=8,
+        accepted=3,
+        committed=5,
+        output_tokens=6,
+        decode_ms=50.0,
+    )
+
+
 def fake_service(*, ready: bool = True) -> ServiceStatus:
     """A healthy service in the middle of its work."""
     engine = EngineStatus(

@@ -16,6 +16,24 @@ CHAT = {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "fake-model", "prompt": "hi"}
 
 
+def post_scope(path: str, *headers: tuple[bytes, bytes]) -> dict[str, Any]:
+    """The ASGI scope of a POST of JSON, for tests that play the server."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "http_version": "1.1",
+        "headers": [(b"content-type", b"application/json"), *headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }
+
+
 @asynccontextmanager
 async def http_client(
     engine: FakeEngineClient | None = None,

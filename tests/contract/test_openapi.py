@@ -18,9 +18,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from osd.config import load_config
-from osd.types import AcceptancePoint, EngineUnavailableError, Event, QueueFullError
+from osd.types import EngineUnavailableError, Event, QueueFullError
 from serving.app import create_app
-from tests.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_service
+from tests.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_point, fake_service
 from tests.http_client import CHAT, COMPLETION, http_client
 
 KEY, TOKEN = "a-key", "a-long-admin-token"
@@ -117,21 +117,9 @@ class Case:
 
 
 def healthy() -> FakeEngineClient:
-    point = AcceptancePoint(
-        query=1,
-        at_s=2.0,
-        domain="default",
-        drafter_version=1,
-        rounds=2,
-        proposed=8,
-        accepted=3,
-        committed=5,
-        output_tokens=6,
-        decode_ms=50.0,
-    )
     return FakeEngineClient(
         service=fake_service(),
-        points=[point],
+        points=[fake_point(1)],
         event_log=[Event(at_s=1.0, kind="swap", message="1 -> 2", data={"took_ms": 3.0})],
         manifests=[fake_manifest(1), fake_manifest(2), fake_manifest(3, rolled_back="worse")],
     )

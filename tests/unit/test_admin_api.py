@@ -7,33 +7,18 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from osd.types import AcceptancePoint, Event
-from tests.fakes import FakeEngineClient, fake_manifest, fake_service
+from osd.types import Event
+from tests.fakes import FakeEngineClient, fake_manifest, fake_point, fake_service
 from tests.http_client import http_client
 
 TOKEN = "a-long-admin-token"
-
-
-def point(query: int) -> AcceptancePoint:
-    return AcceptancePoint(
-        query=query,
-        at_s=1000.0 + query,
-        domain="default",
-        drafter_version=1,
-        rounds=2,
-        proposed=8,
-        accepted=3,
-        committed=5,
-        output_tokens=6,
-        decode_ms=50.0,
-    )
 
 
 @pytest.fixture
 def engine() -> FakeEngineClient:
     return FakeEngineClient(
         service=fake_service(),
-        points=[point(query) for query in range(10)],
+        points=[fake_point(query) for query in range(10)],
         event_log=[Event(at_s=1.0, kind="swap", message="1 -> 2", data={"took_ms": 3.0})],
         manifests=[fake_manifest(1), fake_manifest(2), fake_manifest(3, rolled_back="worse")],
     )

@@ -13,7 +13,7 @@ from starlette.types import Message
 from osd.config import load_config
 from serving.app import create_app
 from tests.fakes import FakeCodec, FakeEngineClient
-from tests.http_client import CHAT, http_client
+from tests.http_client import CHAT, http_client, post_scope
 
 JSON = {"Content-Type": "application/json"}
 
@@ -29,21 +29,7 @@ async def status_without_body(path: str, headers: list[tuple[bytes, bytes]], **s
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "scheme": "http",
-        "http_version": "1.1",
-        "headers": [(b"content-type", b"application/json"), *headers],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 2),
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }
-    await app(scope, receive, send)
+    await app(post_scope(path, *headers), receive, send)
     return int(sent[0]["status"])
 
 

@@ -13,7 +13,7 @@ from osd.types import EngineUnavailableError
 from serving.app import create_app
 from serving.sse import DONE, frame, frames
 from tests.fakes import FakeCodec, FakeEngineClient
-from tests.http_client import CHAT, COMPLETION, http_client
+from tests.http_client import CHAT, COMPLETION, http_client, post_scope
 
 
 def events_of(text: str) -> list[dict[str, Any]]:
@@ -145,20 +145,7 @@ class Wire:
         self._is_sent = False
         self.hung_up = asyncio.Event()
         self.answered: list[Message] = []
-        self.scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/v1/chat/completions",
-            "raw_path": b"/v1/chat/completions",
-            "query_string": b"",
-            "root_path": "",
-            "scheme": "http",
-            "http_version": "1.1",
-            "headers": [(b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-        }
+        self.scope = post_scope("/v1/chat/completions")
 
     async def receive(self) -> Message:
         if not self._is_sent:
