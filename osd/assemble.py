@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -19,6 +20,7 @@ from osd.io.spill import SpillFile
 from osd.io.weight_store import FileWeightStore
 from osd.loop import EngineLoop
 from osd.memory import give_back, use_huge_pages
+from osd.models.context import rotary_boundary
 from osd.models.loading import choose_device, choose_dtype, load_causal_lm
 from osd.models.resolve import ResolvedTarget, resolve_target
 from osd.models.target import Target
@@ -26,7 +28,7 @@ from osd.protocols import Drafter, OutcomeRecorder, WeightStore
 from osd.recorder import Recorder
 from osd.store_paths import spill_path, weights_dir
 from osd.text import TextCodec
-from osd.types import Event, TokenDelta, WeightManifest, WeightsRefusedError
+from osd.types import Event, OsdError, TokenDelta, WeightManifest, WeightsRefusedError
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +155,7 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
 def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, TextCodec]:
     device = choose_device(config.target.device)
     model = load_causal_lm(resolved.folder, dtype=choose_dtype(config.target.dtype, device), device=device)
+    _check_context(config, model)
     codec = TextCodec.open(
         resolved.folder,
         resolved.target_id,
@@ -170,6 +173,22 @@ def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, Text
         is_int4=config.target.dtype == "int4",
     )
     return target, codec
+
+
+def _check_context(config: Config, model: Any) -> None:
+    """See that the context that was set can be had; one that nobody set is shortened, which the log says.
+
+    Raises:
+        OsdError: it goes beyond where the model's rotary factors change.
+    """
+    asked, boundary = config.target.max_context_tokens, rotary_boundary(model.config.get_text_config())
+    if boundary is None or asked <= boundary:
+        return
+    kind = type(model).__name__
+    why = f"{kind} changes its rotary factors (LongRoPE) at {boundary} tokens, and osd serves it up to there"
+    if "max_context_tokens" in config.target.model_fields_set:
+        raise OsdError(f"target.max_context_tokens is {asked}: {why}; set {boundary} or less")
+    _log.warning("the context holds %d tokens instead of %d: %s", boundary, asked, why)
 
 
 def _open_drafter(config: Config, resolved: ResolvedTarget, target: Target) -> Drafter:

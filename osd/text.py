@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from osd.chat_template import ChatTemplate, Message
+from osd.models.context import longest_context
 from osd.models.end_tokens import end_token_ids
 from osd.plain_content import PlainContent
 from osd.reason import reason
@@ -73,11 +74,10 @@ class TextCodec:
             config = AutoConfig.from_pretrained(folder).get_text_config()
         except Exception as error:
             raise OsdError(f"cannot load the tokenizer of {folder}: {reason(error)}") from error
-        limit = getattr(config, "max_position_embeddings", None) or max_context_tokens
         return cls(
             tokenizer,
             model_id=model_id,
-            context_tokens=min(max_context_tokens, limit),
+            context_tokens=longest_context(config, max_context_tokens),
             vocab_tokens=getattr(config, "vocab_size", None),
             special_tokens_in_messages=special_tokens_in_messages,
         )

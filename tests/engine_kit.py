@@ -262,7 +262,7 @@ def plain_logits(model: Any, ids: Sequence[int]) -> Tensor:
 @torch.no_grad()
 def plain_hidden(model: Any, ids: Sequence[int]) -> Tensor:
     """The plain model's last hidden states at these tokens, `[len(ids), H]`: no cache, one row."""
-    return model.base_model(input_ids=torch.tensor([list(ids)]), use_cache=False)[0][0]  # type: ignore[no-any-return]
+    return model.get_decoder()(input_ids=torch.tensor([list(ids)]), use_cache=False)[0][0]  # type: ignore[no-any-return]
 
 
 def plain_greedy(model: Any, prompt: Sequence[int], max_tokens: int) -> list[int]:

@@ -50,18 +50,31 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
+def attention_for(config: Any) -> str:
+    """How transformers' model of a configuration attends: torch's own attention, or plain products where it has none.
+
+    Some models cap their scores or have sinks, which torch's attention does not.
+    """
+    from transformers import AutoModelForCausalLM
+
+    kinds: Any = AutoModelForCausalLM._model_mapping
+    has_it = type(config) not in kinds or getattr(kinds[type(config)], "_supports_sdpa", False)
+    return "sdpa" if has_it else "eager"
+
+
 def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model in eval mode, with SDPA attention and frozen parameters.
+    """A model in eval mode, with frozen parameters, and with torch's attention where it can have that.
 
     Raises:
         OsdError: the folder is not a whole model, or transformers cannot load it as a causal LM.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     check_model_folder(folder)
     try:
+        attention = attention_for(AutoConfig.from_pretrained(folder))
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+            folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )
     except Exception as error:
         raise OsdError(f"cannot load a causal LM from {folder}: {reason(error)}") from error

@@ -20,10 +20,12 @@ from torch import Tensor
 from osd.arrays import Numbers, tensor
 from osd.models.attention import look_back
 from osd.models.compiled.tiled_cache import TiledCache
+from osd.models.context import longest_context
 from osd.models.flat_cache import FlatCache
 from osd.models.fused import FusedLM, is_supported
 from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
 from osd.models.pass_output import Logits, PassOutput
+from osd.models.self_check import Row, UnfitModelError, is_affordable, plain_rows, problem_with
 from osd.models.slot_cache import PassWindow, SlotCache
 from osd.models.transfer import sent, staged
 from osd.reason import reason
@@ -32,12 +34,12 @@ from osd.types import OsdError
 
 _log = logging.getLogger(__name__)
 _SMALLEST_SEEN = 256
-_CHECK_STARTS = (11, 7)
-_CHECK_NEW = 5
+_CHECK_STARTS = (11, 7, 2)
+_CHECK_CHUNK = 4
+_BEYOND = 8
+"""Positions past a window's size at which a row of the check ends, more than it reads last."""
 _LONG_CHECK = 300
 """Positions that kernels look back over in their check: several of their steps."""
-_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
-"""Of the logits' norm; two right bfloat16 passes over the default target were measured 0.06 to 0.14 apart."""
 
 
 class SlotModel:
@@ -74,10 +76,12 @@ class SlotModel:
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = next(model.parameters()).dtype
         config = model.config.get_text_config()
-        self.hidden_size: int = config.hidden_size
-        self.vocab_tokens: int = model.get_output_embeddings().weight.shape[0]
-        limit = getattr(config, "max_position_embeddings", None) or max_context_tokens
-        self.max_context_tokens = min(max_context_tokens, limit)
+        head = model.get_output_embeddings()
+        if head is None:
+            raise _refusal(model, "it has no output embedding")
+        self.vocab_tokens: int = head.weight.shape[0]
+        self.hidden_size: int = head.weight.shape[1]
+        self.max_context_tokens = longest_context(config, max_context_tokens)
         max_len = self.max_context_tokens + max_new_tokens
         self.window = PassWindow(self.device)
         self._cache = SlotCache(self.window, config.num_hidden_layers, num_slots, max_len)
@@ -88,7 +92,9 @@ class SlotModel:
             raise _refusal(model, f"it has {foreign[0]} layers")
         self._reaches = {kind: sliding_window if kind == "sliding_attention" else None for kind in sorted(kinds)}
         self._hidden_BQH = torch.empty(0)
-        model.base_model.register_forward_hook(self._keep_hidden)
+        # Some models call their base's decoder past the base; of others, what is called decoder is the head.
+        for module in {model.base_model, model.get_decoder()} - {None, model}:
+            module.register_forward_hook(self._keep_hidden)
         self._fused: FusedLM | None = None
         capture = capture or capture_for(self.device)
         if is_supported(model):
@@ -112,8 +118,10 @@ class SlotModel:
         self._graphs: GraphPool | None = None
         self._kernels_are_right = False
         self.kept_SLH: Tensor | None = None
-        """Where captured passes keep their last hidden states, by slot and position: their owner's."""
-        self._check(_CHECK_STARTS[:num_slots], frozen=frozen)
+        """Where captured passes keep their last hidden states, by slot and position, with zero for what is not finite:
+        their owner's.
+        """
+        self._check(frozen=frozen)
         if capture is not None and self._fused is not None:  # only now: the check takes other shapes
             self._graphs = GraphPool(capture)
 
@@ -170,7 +178,8 @@ class SlotModel:
             def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
                 logits_BQV, hidden_BQH = self.read_on_device(ids_BQ, starts_B, seen, by_kernels=by_kernels)
                 if self.kept_SLH is not None:
-                    self.kept_SLH[self.window.rows_B1, self.window.positions_BQ] = hidden_BQH
+                    finite_BQH = hidden_BQH.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                    self.kept_SLH[self.window.rows_B1, self.window.positions_BQ] = finite_BQH
                 return logits_BQV, hidden_BQH, most_likely(logits_BQV)
 
             return work
@@ -227,6 +236,10 @@ class SlotModel:
         """Write a row's first `num_tokens` positions over another row's."""
         self._used_cache.copy(source, destination, num_tokens)
 
+    def clear_row(self, row: int, start: int, held: int | None = None) -> None:
+        """Zero what the cache holds of a row from position `start` on; see `SlotCache.clear`."""
+        self._used_cache.clear(row, start, held)
+
     def clear_non_finite(self) -> None:
         """Zero what overflowing weights left in the cache."""
         self._used_cache.clear_non_finite()
@@ -236,23 +249,32 @@ class SlotModel:
         return self._cache if self._fused is None else self._fused.cache
 
     def _keep_hidden(self, _module: object, _args: object, output: Any) -> None:
-        self._hidden_BQH = output[0]
+        hidden = output[0]
+        if isinstance(hidden, Tensor) and hidden.ndim == 3 and hidden.shape[2] == self.hidden_size:
+            self._hidden_BQH = hidden
 
     def _plain_mask(self) -> Any:
         """As transformers' models take it: `[B, 1, Q, L]`, or a dictionary of that by layer type."""
-        masks = {kind: look_back(self.window, reach)[:, None] for kind, reach in self._reaches.items()}
+        masks = {kind: self._looks(reach)[:, None] for kind, reach in self._reaches.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _check(self, starts: Sequence[int], *, frozen: bool) -> None:
+    def _looks(self, reach: int | None) -> Tensor:
+        """Where queries may look, `[B, Q, L]`: true, or zero where the model adds the mask to its scores."""
+        mask_BQL = look_back(self.window, reach)
+        if self.model.config._attn_implementation != "eager":
+            return mask_BQL
+        return torch.zeros_like(mask_BQL, dtype=self.dtype).masked_fill_(~mask_BQL, torch.finfo(self.dtype).min)
+
+    def _check(self, *, frozen: bool) -> None:
         """Choose the pass that agrees with the plain model; refuse a model that this cache cannot run."""
         try:
-            ids_BL, plain_BLV = self._plain(starts)
+            cases = [self._plain_rows(starts) for starts in self._check_starts()]
         except Exception as error:  # a foreign architecture may fail in any way; the reason is passed on
             raise _refusal(self.model, _reason(error)) from error
         if self._fused is not None:
             self._fused.pack(keep=not frozen)
-            if not (problem := self._problem(starts, ids_BL, plain_BLV)):
-                self._check_kernels(starts)
+            if not (problem := self._problem(cases)):
+                self._check_kernels()
                 return
             if self._fused.is_int4:
                 raise _refusal(self.model, f"with target.dtype int4, {problem}")
@@ -260,64 +282,55 @@ class SlotModel:
             if frozen:
                 self._fused.unpack()
             self._fused = None
-        if problem := self._problem(starts, ids_BL, plain_BLV):
+        if problem := self._problem(cases):
+            if "position_ids" not in signature(self.model.forward).parameters:
+                problem += " (it takes no position_ids: it counts positions itself, for all rows alike)"
             raise _refusal(self.model, problem)
 
-    def _check_kernels(self, starts: Sequence[int]) -> None:
+    def _check_starts(self) -> list[tuple[int, ...]]:
+        """Where each check's rows have their last positions: near the beginning, and beyond a window that slides."""
+        found = [_CHECK_STARTS[: self._num_slots]]
+        for reach in {reach for reach in self._reaches.values() if reach}:
+            beyond = reach + _BEYOND
+            if beyond <= self.max_context_tokens and is_affordable(self.model, beyond):
+                found.append((beyond, *_CHECK_STARTS[1:])[: self._num_slots])
+            else:
+                _log.info("not checked beyond its window of %d tokens: it would take long, or is not served", reach)
+        return found
+
+    def _plain_rows(self, starts: Sequence[int]) -> list[Row]:
+        return plain_rows(self.model, starts, lambda: self._hidden_BQH)
+
+    def _check_kernels(self) -> None:
         """Whether a GPU's kernels give the model's logits, for short rows and for a long one."""
-        if self._fused is None or not self._fused.can_use_kernels(max(*starts, _CHECK_NEW)):
+        starts = _CHECK_STARTS[: self._num_slots]
+        if self._fused is None or not self._fused.can_use_kernels(max(starts)):
             return
-        long = min(_LONG_CHECK, self.max_context_tokens - _CHECK_NEW)
-        for some in (starts, [max(long, starts[0]), *starts[1:]]):
-            if problem := self._problem(some, *self._plain(some), by_kernels=True):
+        long = min(_LONG_CHECK, self.max_context_tokens - max(starts))
+        for some in (starts, (max(long, starts[0]), *starts[1:])):
+            if problem := self._problem([self._plain_rows(some)], by_kernels=True):
                 _log.warning("the GPU's kernels are not used for %s: %s", type(self.model).__name__, problem)
                 return
         self._kernels_are_right = True
 
-    def _problem(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor, *, by_kernels: bool = False) -> str:
+    def _problem(self, cases: Sequence[Sequence[Row]], *, by_kernels: bool = False) -> str:
         """What is wrong with the passes, or nothing."""
-        try:
-            gap = self._gap(starts, ids_BL, plain_BLV, by_kernels)
-        except Exception as error:  # as above
-            return _reason(error)
-        within = gap <= _CHECK_TOLERANCE.get(self.dtype, 0.25)
-        return "" if within else f"its logits over the slot cache are off by {gap:.2g} of their norm"
-
-    @torch.no_grad()
-    def _plain(self, starts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The check's tokens, and the plain model's logits of them.
-
-        The rows are ragged: a model that makes its own causal mask is right while all rows stand at one position.
-        """
-        rows_B1 = torch.arange(len(starts), device=self.device)[:, None]
-        # Scattered over the vocabulary: control tokens in a row send some models where bfloat16 means little.
-        ids_BL = torch.arange(max(starts) + _CHECK_NEW, device=self.device) + 31 * rows_B1
-        ids_BL = (997 * ids_BL + 5) % self.vocab_tokens
-        plain_BLV = self.model(input_ids=ids_BL, use_cache=False).logits.float()
-        # What is added to every logit says nothing.
-        return ids_BL, plain_BLV - plain_BLV.mean(dim=-1, keepdim=True)
-
-    @torch.no_grad()
-    def _gap(self, starts: Sequence[int], ids_BL: Tensor, plain_BLV: Tensor, by_kernels: bool) -> float:
-        """How far the logits of rows read in two passes are from the plain model's, as a share of their norm."""
-        fits = [by_kernels and self._fused is not None and self._fused.can_use_kernels(start) for start in starts]
-        firsts = [
-            self.forward(row, ids_BL[row : row + 1, :start], [0], by_kernels=fits[row])
-            for row, start in enumerate(starts)
-        ]
-        new_BQ = torch.stack([ids_BL[row, start : start + _CHECK_NEW] for row, start in enumerate(starts)])
-        second_BQV = self.forward(0, new_BQ, starts, by_kernels=by_kernels).logits_BQV
-        gaps, norms = [], []
-        for row, first in enumerate(firsts):
-            ours_QV = torch.cat((first.logits_BQV[0], second_BQV[row])).float()
-            ours_QV -= ours_QV.mean(dim=-1, keepdim=True)
-            plain_QV = plain_BLV[row, : len(ours_QV)]
-            gaps.append((ours_QV - plain_QV).norm())
-            norms.append(plain_QV.norm())
-        return float(torch.stack(gaps).norm() / torch.stack(norms).norm())
+        for rows in cases:
+            fits = [by_kernels and self._fused is not None and self._fused.can_use_kernels(row.start) for row in rows]
+            try:
+                problem = problem_with(
+                    self.forward, rows, self.dtype, chunk_tokens=_CHECK_CHUNK, by_kernels=[*fits, by_kernels]
+                )
+            except Exception as error:  # as above
+                return ("" if self._fused else "it takes no mask by row and position: ") + _reason(error)
+            if problem:
+                return problem
+        return ""
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnfitModelError):
+        return str(error)
     return f"{type(error).__name__}: {reason(error)}"
 
 

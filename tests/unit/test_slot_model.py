@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 
 from osd.arrays import tensor
+from osd.models.attention import look_back
 from osd.models.slot_model import SlotModel
 from osd.types import OsdError
 from tests.engine_kit import plain_hidden, plain_logits
@@ -30,6 +31,9 @@ _SHAPE: dict[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
+
+
+_EAGER = {**_SHAPE, "attn_implementation": "eager"}
 
 
 def _gpt2() -> Any:
@@ -58,6 +62,18 @@ _MAKERS: dict[str, Callable[[], Any]] = {
         )
     ),
     "gpt2": _gpt2,
+    "opt": lambda: transformers.OPTForCausalLM(
+        transformers.OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=False)
+    ),
+    # Both have no torch attention in transformers: one caps its scores, one has sinks.
+    "gemma2": lambda: transformers.Gemma2ForCausalLM(
+        transformers.Gemma2Config(**_EAGER, head_dim=8, sliding_window=_WINDOW, attn_logit_softcapping=2.0)
+    ),
+    "gpt_oss": lambda: transformers.GptOssForCausalLM(
+        transformers.GptOssConfig(
+            **_EAGER, head_dim=8, sliding_window=_WINDOW, num_local_experts=4, num_experts_per_tok=2
+        )
+    ),
 }
 
 
@@ -249,6 +265,52 @@ def test_a_model_without_an_attention_cache_is_refused() -> None:
         transformers.MambaConfig(vocab_size=_VOCAB, hidden_size=32, num_hidden_layers=2, eos_token_id=None)
     ).eval()
     with pytest.raises(OsdError, match="MambaForCausalLM cannot be served: .*standard attention"):
+        _slots(model)
+
+
+def test_a_window_is_checked_beyond_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass that looks back too far is right as long as no row is longer than the window."""
+    config = transformers.Starcoder2Config(**{**_SHAPE, "sliding_window": 20})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.Starcoder2ForCausalLM(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+    assert not _slots(model).is_fused
+    monkeypatch.setattr("osd.models.slot_model.look_back", lambda window, reach: look_back(window, None))
+    with pytest.raises(
+        OsdError, match="Starcoder2ForCausalLM cannot be served: its logits over the slot cache are off"
+    ):
+        _slots(model)
+
+
+def test_hidden_states_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drafter reads them, and training does."""
+    right = SlotModel._read_plainly
+
+    def doubled(self: SlotModel, ids_BQ: Tensor, logits: str) -> Any:
+        output = right(self, ids_BQ, logits)
+        return output._replace(hidden_BQH=2 * tensor(output.hidden_BQH))
+
+    monkeypatch.setattr(SlotModel, "_read_plainly", doubled)
+    with pytest.raises(OsdError, match="its last hidden states over the slot cache are off by 1 of their norm"):
+        _slots(_tiny("gpt2"))
+
+
+def test_hidden_states_that_are_elsewhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OPT's decoder is called past its base model, so that a hook on that one keeps nothing."""
+    monkeypatch.setattr(transformers.OPTForCausalLM, "get_decoder", lambda self: self.model)
+    with pytest.raises(OsdError, match="OPTForCausalLM cannot be served: its last hidden states are not where"):
+        _slots(_tiny("opt"))
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    model = _tiny("gpt2")
+    model.get_input_embeddings().weight[:] = torch.nan
+    with pytest.raises(
+        OsdError, match="GPT2LMHeadModel cannot be served: its logits are NaN or infinite in torch.float32"
+    ):
         _slots(model)
 
 
