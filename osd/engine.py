@@ -19,6 +19,7 @@ from osd.models.pass_output import Logits
 from osd.models.target import Target
 from osd.models.transfer import prepended
 from osd.outcome import BONUS
+from osd.overflow import read_again
 from osd.proposal import DraftBatch, Proposal
 from osd.protocols import Drafter, OutcomeRecorder, SwapIn
 from osd.recording import outcome_maker
@@ -31,6 +32,7 @@ from osd.swap_watch import SwapWatch
 from osd.text import TextCodec
 from osd.top_logprobs import TopLogprobs, top_logprobs
 from osd.types import (
+    NOT_FINITE,
     AcceptancePoint,
     EngineStatus,
     Event,
@@ -196,9 +198,12 @@ class Engine:
             sequence.num_cached, budget = end, budget - (end - start)
             if is_last:
                 assert output.logits is not None
+                [tokens] = verify_rows(output.logits, [sequence], None)
+                if not tokens:
+                    deltas.append(self._give_up(sequence))
+                    continue
                 self.scheduler.start_decoding()
                 self.rows.hold(sequence)
-                [tokens] = verify_rows(output.logits, [sequence], None)
                 self.target.write_tokens(row, end, tokens)
                 [top] = self._top_logprobs([sequence], [tokens], output.logits)
                 deltas.append(self._emit(sequence, tokens, top))
@@ -208,7 +213,9 @@ class Engine:
     def _admit(self, sequence: Sequence) -> TokenDelta | None:
         """Give a query its row. A resumed one may turn out to have ended just before its engine died."""
         sequence.admitted_s = time.monotonic()
-        if sequence.is_resumed and (reason := self._reason_to_finish(sequence)):
+        if sequence.is_resumed and (
+            reason := sequence.reason_to_finish(self.target.eos_ids, self.target.max_context_tokens)
+        ):
             return self._finish(sequence, reason)
         self.rows.begin(sequence)
         return None
@@ -246,14 +253,19 @@ class Engine:
             return None
 
     def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[list[int]], Logits]:
-        """One target pass over every row's last token and its proposal, and the tokens that each row may keep."""
+        """One target pass over every row's last token and its proposal, and the tokens that each row may keep.
+
+        None where the target itself overflows.
+        """
         starts = [sequence.num_tokens - 1 for sequence in rows]
         last = [sequence.output_ids[-1] for sequence in rows]
         proposed_BK = None if proposal is None else proposal.of_length(max(proposal.lengths))
         output = self.target.read(0, prepended(last, proposed_BK), starts)
         assert output.logits is not None
-        rule = self.config.speculation.accept_rule
-        return verify_rows(output.logits, rows, proposal, rule=rule), output.logits
+        committed = verify_rows(output.logits, rows, proposal, rule=self.config.speculation.accept_rule)
+        if not all(committed):
+            read_again(self.target, rows, committed, output.logits)
+        return committed, output.logits
 
     def _commit(
         self,
@@ -266,7 +278,7 @@ class Engine:
         """Append what each row keeps; finish the rows that end here."""
         lengths = list(proposal.lengths) if proposal else [0] * len(rows)
         version = proposal.drafter_version if proposal else 0
-        accepted = [len(tokens) - 1 for tokens in committed]
+        accepted = [max(len(tokens) - 1, 0) for tokens in committed]
         self.counters.add_times(*times_ms)
         self._learn(rows, lengths, accepted, *times_ms)
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
@@ -276,7 +288,8 @@ class Engine:
         for index, sequence in reversed(list(enumerate(rows))):
             sequence.add_times(*times_ms)
             round_ = (version, lengths[index], accepted[index])
-            deltas.append(self._emit(sequence, committed[index], tops[index], round_))
+            tokens = committed[index]
+            deltas.append(self._emit(sequence, tokens, tops[index], round_) if tokens else self._give_up(sequence))
         return deltas
 
     def _learn(
@@ -301,7 +314,7 @@ class Engine:
         round_: tuple[int, int, int] | None = None,
     ) -> TokenDelta:
         """Commit tokens to one query (up to where it ends), keep what its outcome needs, and say what is new."""
-        tokens, reason = self._cut(sequence, tokens)
+        tokens, reason = sequence.cut(tokens, self.target.eos_ids, self.target.max_context_tokens)
         if round_ is None:  # the prefill's token belongs to no round
             sequence.kinds.append(BONUS)
             sequence.output_ids.extend(tokens)
@@ -318,25 +331,11 @@ class Engine:
         text = sequence.answer.take()
         return TokenDelta(request_id=sequence.request.request_id, token_ids=tuple(tokens), text=text, logprobs=logprobs)
 
-    def _cut(self, sequence: Sequence, tokens: list[int]) -> tuple[list[int], FinishReason | None]:
-        """The tokens up to the query's end, and why it ends there (None: it goes on)."""
-        params = sequence.request.params
-        room = min(sequence.num_left, self.target.max_context_tokens - sequence.num_tokens)
-        for count, token in enumerate(tokens, start=1):
-            if token in self.target.eos_ids and not params.ignore_eos:
-                return tokens[:count], "stop"
-            if sequence.answer.push(token):
-                return tokens[:count], "stop"
-            if count >= room:
-                return tokens[:count], "length"
-        return tokens, None
-
     def _top_logprobs(self, rows: list[Sequence], tokens: list[list[int]], logits: Logits) -> Rows[TopLogprobs | None]:
         """At the committed positions of the rows where the outcome or the client wants them."""
         wanted = [sequence.num_logprobs for sequence in rows]
-        if not any(wanted):
-            return [None] * len(rows)
-        return top_logprobs(logits, [one if k else [] for one, k in zip(tokens, wanted, strict=True)], max(wanted))
+        looked_at = [one if k else [] for one, k in zip(tokens, wanted, strict=True)]
+        return top_logprobs(logits, looked_at, max(wanted)) if any(looked_at) else [None] * len(rows)
 
     def _finish(
         self,
@@ -364,7 +363,8 @@ class Engine:
         if stats.rounds:
             self._history.append(acceptance_point(sequence, stats, int(self.counters.values["queries_total"])))
         text = sequence.answer.take(final=True)
-        self.rows.hold(sequence)
+        if reason != "error":
+            self.rows.hold(sequence)
         self.scheduler.remove(sequence)
         del self._sequences[sequence.request.request_id]
         return TokenDelta(
@@ -383,13 +383,11 @@ class Engine:
         self.rows.clear()
         return deltas
 
-    def _reason_to_finish(self, sequence: Sequence) -> FinishReason | None:
-        ended = sequence.output_ids[-1] in self.target.eos_ids and not sequence.request.params.ignore_eos
-        if ended or sequence.answer.stopped:
-            return "stop"
-        if sequence.num_left <= 0 or sequence.num_tokens >= self.target.max_context_tokens:
-            return "length"
-        return None
+    def _give_up(self, sequence: Sequence) -> TokenDelta:
+        """End a query whose logits are not finite: no token can be chosen from them."""
+        self._event("error", f"query {sequence.request.request_id} failed at token {sequence.num_tokens}: {NOT_FINITE}")
+        self.rows.drop(sequence)
+        return self._finish(sequence, "error", error=NOT_FINITE)
 
     def _event(self, kind: EventKind, message: str, **data: float | int | str) -> None:
         self.on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))

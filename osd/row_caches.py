@@ -43,6 +43,11 @@ class RowCaches:
         if self._prefix_caching and sequence.num_cached:
             self._prefixes.hold(sequence.row, sequence.token_ids[: sequence.num_cached])
 
+    def drop(self, sequence: Sequence) -> None:
+        """Keep nothing of a query whose keys and values may not be finite."""
+        self._prefixes.hold(sequence.row, ())
+        self._target.clear_row(sequence.row, 0)
+
     def swap(self, row: int, other: int, num_tokens: int) -> None:
         """Let two rows change places, of which so many positions are used."""
         self._target.swap_rows(row, other, num_tokens)

@@ -86,6 +86,35 @@ class Sequence:
         self.committed += len(tokens)
         self.num_cached += len(tokens)
 
+    def cut(
+        self, tokens: list[int], eos_ids: frozenset[int], context_tokens: int
+    ) -> tuple[list[int], FinishReason | None]:
+        """New tokens up to the query's end, and why it ends there (None: it goes on).
+
+        Args:
+            tokens: what the query may append; their text is added to the answer.
+            eos_ids: tokens that end an answer.
+            context_tokens: longest prompt and output.
+        """
+        room = min(self.num_left, context_tokens - self.num_tokens)
+        for count, token in enumerate(tokens, start=1):
+            if token in eos_ids and not self.request.params.ignore_eos:
+                return tokens[:count], "stop"
+            if self.answer.push(token):
+                return tokens[:count], "stop"
+            if count >= room:
+                return tokens[:count], "length"
+        return tokens, None
+
+    def reason_to_finish(self, eos_ids: frozenset[int], context_tokens: int) -> FinishReason | None:
+        """Why a query that has output ends as it is; None: it goes on. See `cut`."""
+        ended = self.output_ids[-1] in eos_ids and not self.request.params.ignore_eos
+        if ended or self.answer.stopped:
+            return "stop"
+        if self.num_left <= 0 or self.num_tokens >= context_tokens:
+            return "length"
+        return None
+
     def add_times(self, draft_ms: float, verify_ms: float) -> None:
         """What a round took that this query was part of."""
         self.draft_ms += draft_ms

@@ -18,6 +18,8 @@ TrainerState = Literal["off", "waiting_for_data", "training", "yielding", "pause
 """`off`: the configuration says not to train."""
 AcceptRule = Literal["token", "block"]
 """How sampled proposals are judged: token-wise rejection (`osd.rejection`) or block verification."""
+NOT_FINITE = "the model's output for it is not finite (NaN or infinity)"
+"""Why a query ended with an error, as its last delta says it."""
 EventKind = Literal["publish", "refuse", "swap", "roll_back", "restart", "pause", "resume", "error"]
 
 

@@ -35,7 +35,8 @@ def verify_rows(
         rule: for sampled rows: "token", token-wise rejection, or "block", block verification.
 
     Returns:
-        What each row commits: the accepted tokens, then the recovered or bonus one.
+        What each row commits: the accepted tokens, then the recovered or bonus one. Nothing where logits that decided
+        this are NaN or infinite.
     """
     lengths = [0] * len(rows) if proposal is None else proposal.lengths
     num_proposed = max(lengths)
@@ -49,13 +50,18 @@ def verify_rows(
         columns.append(penalised.best_BQ)
     if not all(is_greedy_B):
         columns.append(_verdicts(logits, penalised, rows, proposal, lengths, rule))
+    columns.append(penalised.is_finite_BQ)
     committed = []
-    for is_greedy, length, ids in zip(is_greedy_B, lengths, _known(columns), strict=True):
+    for is_greedy, length, known in zip(is_greedy_B, lengths, _known(columns), strict=True):
+        ids, is_finite_Q = known[: -logits.num_positions], known[-logits.num_positions :]
         if is_greedy:
-            committed.append(match_greedy(ids[num_proposed:], ids[:length]))
+            tokens = match_greedy(ids[num_proposed:], ids[:length])
         else:
             *_, num_accepted, next_token = ids
-            committed.append([*ids[:num_accepted], next_token])
+            tokens = [*ids[:num_accepted], next_token]
+        # A block's verdict hangs on all of its positions.
+        num_decisive = len(tokens) if is_greedy or rule == "token" else length + 1
+        committed.append(tokens if all(is_finite_Q[:num_decisive]) else [])
     return committed
 
 

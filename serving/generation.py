@@ -7,7 +7,15 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from osd.types import EngineUnavailableError, FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
+from osd.types import (
+    NOT_FINITE,
+    EngineUnavailableError,
+    FinishReason,
+    QueryStats,
+    Request,
+    TokenDelta,
+    TokenLogprob,
+)
 from serving.engine_client import EngineClient
 from serving.errors import ApiError, internal_error
 
@@ -94,6 +102,8 @@ async def _pump(
 def _check_finish(delta: TokenDelta) -> None:
     if delta.finish_reason == "error":
         log.error("query %s failed in the engine: %s", delta.request_id, delta.error)
+        if delta.error == NOT_FINITE:
+            raise ApiError(500, f"This query cannot be answered: {NOT_FINITE}.", code="not_finite")
         raise internal_error()
     if delta.finish_reason == "cancelled":
         raise EngineUnavailableError("the engine cancelled this query; try again")

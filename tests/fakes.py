@@ -77,6 +77,8 @@ class FakeEngineClient:
     """After so many deltas, raise this."""
     finish_as: FinishReason | None = None
     """Instead of 'stop' or 'length'."""
+    error: str | None = None
+    """What the last delta says went wrong."""
     pause_after: int | None = None
     """After so many deltas, wait for `go_on`."""
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
@@ -144,6 +146,7 @@ class FakeEngineClient:
                 if params.logprobs is not None
                 else (),
                 finish_reason=(self.finish_as or reason) if number == rounds else None,
+                error=self.error if number == rounds else None,
                 stats=stats if number == rounds else None,
             )
             for number, group in enumerate(groups)

@@ -70,6 +70,8 @@ class FeatureDrafter:
         self._window = PassWindow(self.device)
         self._cos_LD, self._sin_LD = self.net.rotation(torch.arange(length, device=self.device), self.dtype)
         self._max_length = max_length
+        self._most_ahead = 2 * (max_length + 1)
+        """Entries that a round writes beyond a row's known ones: padding, then its own steps."""
         capture = capture or capture_for(self.device)
         self._graphs = GraphPool(capture) if capture is not None else None
         self._can_compile = self._graphs is None and can_compile(self._cos_LD)
@@ -85,7 +87,8 @@ class FeatureDrafter:
         self._end = [0] * num_slots
 
     def reset_row(self, row: int) -> None:
-        """A new query starts in the row."""
+        """A new query starts in the row. What the last one left is zeroed: even masked, a NaN would spoil it."""
+        self._cache.clear(row, 0, self._end[row] + self._most_ahead)
         self._first[row] = self._end[row] = 0
 
     def swap_rows(self, row: int, other: int) -> None:

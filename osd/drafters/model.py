@@ -52,7 +52,8 @@ class ModelDrafter:
         """Positions of each row that the drafter has read and that are known to be right."""
 
     def reset_row(self, row: int) -> None:
-        """A new query starts in the row."""
+        """A new query starts in the row. What the last one left is zeroed: even masked, a NaN would spoil it."""
+        self._lm.clear_row(row, 0, self._end[row])
         self._end[row] = 0
 
     def swap_rows(self, row: int, other: int) -> None:

@@ -83,6 +83,10 @@ class FlatCache:
         """Write a row's first positions over another row's, in every layer."""
         self.all[:, destination, :, :num_tokens] = self.all[:, source, :, :num_tokens]
 
+    def clear(self, row: int, start: int, held: int | None = None) -> None:
+        """See `SlotCache.clear`."""
+        self.all[:, row, :, start:] = 0
+
     def clear_non_finite(self) -> None:
         """See the function of this name."""
         for layer in self.all:

@@ -15,6 +15,7 @@ from torch import Tensor
 from osd.arrays import Numbers, array, tensor
 from osd.models.compiled.arguments import Array
 from osd.models.compiled.kernels import kernels
+from osd.models.finite import is_finite
 from osd.sampling import most_likely
 
 
@@ -52,6 +53,24 @@ class Logits:
         if self._best_BQ is None:
             self._best_BQ = most_likely(self.tensor_BQV)
         return self._best_BQ
+
+    @property
+    def is_finite_BQ(self) -> Numbers:  # noqa: N802 - as above
+        """Whether each position's greatest logit is neither NaN nor infinite, bool.
+
+        A hidden state that is not finite makes all of its logits NaN or infinite, so the greatest tells of every one.
+        """
+        if self.bits_RV is not None:
+            best_R = array(self.best_BQ).reshape(-1)
+            return is_finite(self.bits_RV[np.arange(len(best_R)), best_R]).reshape(-1, self.num_positions)
+        greatest_BQ1 = self.tensor_BQV.gather(2, tensor(self.best_BQ)[:, :, None])
+        return greatest_BQ1[:, :, 0].isfinite()
+
+    def replace_first(self, row: int, other: Logits) -> None:
+        """Take the first position of another pass over this row alone in place of this pass's."""
+        tensor(self._numbers_BQV)[row, 0] = other.tensor_BQV[0, 0]
+        self._best_BQ = None
+        self.__dict__.pop("bits_RV", None)  # a copy, where the logits were not contiguous
 
 
 class PassOutput(NamedTuple):

@@ -130,6 +130,12 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
             for cached in (self.keys, self.values):
                 cached[destination, :, :num_tokens] = cached[source, :, :num_tokens]
 
+    def clear(self, row: int, start: int) -> None:
+        """Zero a row from a position on."""
+        if self.is_initialized:
+            for cached in (self.keys, self.values):
+                cached[row, :, start:] = 0
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(cached positions seen, offset)."""
         return self.window.num_seen, 0
@@ -158,6 +164,17 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for myp
         """Write a row's first positions over another row's, in every layer."""
         for layer in self.layers:
             layer.copy(source, destination, num_tokens)
+
+    def clear(self, row: int, start: int, held: int | None = None) -> None:
+        """Zero a row from position `start` on, in every layer.
+
+        Args:
+            row: which.
+            start: its first position that is zeroed.
+            held: positions that were written at most. It is no bound here: a pass sees all rows as far as its longest.
+        """
+        for layer in self.layers:
+            layer.clear(row, start)
 
     def clear_non_finite(self) -> None:
         """See the function of this name."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from osd.arrays import Numbers, array, exchange, tensor
 from osd.drafters.feature_net import SharedRows
+from osd.models.finite import with_zeros
 from osd.models.pass_output import PassOutput
 from osd.models.slot_model import SlotModel
 from osd.models.transfer import arrival, upload
@@ -89,23 +90,33 @@ class Target:
                 self._tokens[row, start : start + len(one)] = one
             return
         length, known = self.tokens_SL.shape[1], [token for one in ids for token in one]
+        if not known:
+            return
         firsts = [row * length + start for row, start in enumerate(starts)]
         places = [first + offset for first, one in zip(firsts, ids, strict=True) for offset in range(len(one))]
         places_N, known_N = upload([places, known], self.lm.device)
         self.tokens_SL.view(-1).scatter_(0, places_N, known_N)
 
     def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: str = "all") -> PassOutput:
-        """One pass (see SlotModel.forward) that also keeps the hidden states of what was read."""
+        """One pass (see SlotModel.forward) that also keeps the hidden states of what was read.
+
+        Of them zero is kept where they are not finite: a drafter would carry a NaN on, and so would training.
+        """
         output = self.lm.forward(first_row, ids_BQ, starts, logits=logits)
         window = self.lm.window
         if output.is_kept:
             return output
+        finite_BQH = with_zeros(output.hidden_BQH)
         if self._is_on_cpu:
-            for row, (start, hidden_QH) in enumerate(zip(starts, array(output.hidden_BQH), strict=True), first_row):
+            for row, (start, hidden_QH) in enumerate(zip(starts, array(finite_BQH), strict=True), first_row):
                 self._hidden[row, start : start + window.num_new] = hidden_QH
         else:
-            self.hidden_SLH[window.rows_B1, window.positions_BQ] = tensor(output.hidden_BQH)
+            self.hidden_SLH[window.rows_B1, window.positions_BQ] = tensor(finite_BQH)
         return output
+
+    def clear_row(self, row: int, start: int) -> None:
+        """Zero what the cache holds of a row from a position on."""
+        self.lm.clear_row(row, start)
 
     def copy_hidden(self, row: int, start: int, stop: int) -> Callable[[], Tensor]:
         """Copy a row's hidden states of some positions to the CPU; what returns them once they are there, `[N, H]`."""

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from osd.types import EngineUnavailableError, PromptTooLongError, QueueFullError
+from osd.types import NOT_FINITE, EngineUnavailableError, PromptTooLongError, QueueFullError
 from tests.fakes import FakeCodec, FakeEngineClient
 from tests.http_client import CHAT, COMPLETION, http_client
 
@@ -177,6 +177,21 @@ async def test_faults_of_ours_tell_nothing(engine: FakeEngineClient, caplog: pyt
     assert "secret" not in answer.text and "Traceback" not in answer.text
     assert answer.headers["x-request-id"]
     assert any(record.levelno >= logging.ERROR for record in caplog.records)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_model_that_overflows_is_an_error_that_says_so(path: str) -> None:
+    """Whole: a status of 500. Streamed: what came before, then an error event, and the end mark."""
+    body = CHAT if path.endswith("chat/completions") else COMPLETION
+    async with http_client(FakeEngineClient(finish_as="error", error=NOT_FINITE)) as client:
+        error = await error_of(await client.post(path, json=body), 500)
+        streamed = await client.post(path, json={**body, "stream": True})
+    assert error["type"] == "server_error" and error["code"] == "not_finite"
+    assert "not finite (NaN or infinity)" in error["message"]
+    assert streamed.status_code == 200
+    *pieces, last, end, _ = streamed.text.split("\n\n")
+    assert pieces and end == "data: [DONE]"
+    assert json.loads(last.removeprefix("data: "))["error"] == error
 
 
 async def test_a_cancelled_query_can_be_tried_again() -> None:

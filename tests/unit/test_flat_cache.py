@@ -29,6 +29,22 @@ def _tiled(dtype: torch.dtype) -> tuple[TiledCache, Callable[[], Tensor]]:
 
 
 @pytest.mark.parametrize("kind", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("start", "held"), [(0, None), (33, None), (0, 40), (64, 65), (70, None)])
+def test_a_cleared_row_is_zero_and_no_other(kind: torch.dtype | None, start: int, held: int | None) -> None:
+    """From an odd position on, too, where a step of two bfloat16 values is cleared by half."""
+    cache, rows_of = _flat() if kind is None else _tiled(kind)
+    cache.swap(0, 2, 70)
+    expected = rows_of()
+    cache.clear(2, start, held)
+    end = held if kind and held else 70
+    rows = rows_of()
+    assert not rows[:, 2, :, start:end].any()
+    assert torch.equal(rows[:, 2, :, :start], expected[:, 2, :, :start])
+    expected[:, 2] = rows[:, 2] = 0
+    assert torch.equal(rows, expected)
+
+
+@pytest.mark.parametrize("kind", [None, torch.float32, torch.bfloat16])
 def test_swaps_and_copies(kind: torch.dtype | None) -> None:
     cache, rows_of = _flat() if kind is None else _tiled(kind)
     first = rows_of()

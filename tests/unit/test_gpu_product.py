@@ -43,6 +43,16 @@ def test_the_highest_is_the_first_of_equal_ones() -> None:
     assert torch.equal(highest(values_RV[:, :100]), values_RV[:, :100].argmax(dim=1))
 
 
+def test_a_row_that_is_not_finite_has_a_place_within_it() -> None:
+    """Of NaN all comparisons are false; padding must not win, or a token would be chosen that there is not."""
+    from osd.models.gpu.highest import highest
+
+    values_RV = torch.zeros(4, 2100)
+    values_RV[0], values_RV[1], values_RV[2, 2070] = torch.nan, -torch.inf, torch.nan
+    values_RV[3, 40] = torch.inf
+    assert highest(values_RV).tolist() == [0, 0, 2070, 40]
+
+
 @pytest.mark.parametrize("num_new", [2, 9])  # few rows, and many
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_pass_by_kernels_gives_the_models_logits(

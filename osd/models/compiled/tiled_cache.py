@@ -56,6 +56,18 @@ class TiledCache:
         steps = blocks * self._steps_of_block
         self._values[:, destination, :, :, :steps] = self._values[:, source, :, :, :steps]
 
+    def clear(self, row: int, start: int, held: int | None = None) -> None:
+        """See `SlotCache.clear`. Blocks that hold nothing are left alone: they take no memory yet."""
+        slot, end = self.slots[row], None if held is None else _blocks(held)
+        keys, values = self.keys_ASMCKW[:, slot], self.values_ASMHTW[:, slot]
+        block, offset = divmod(start, WIDTH)
+        keys[:, :, block : block + 1, :, offset:] = 0
+        keys[:, :, block + 1 : end] = 0
+        step, is_second = divmod(start, WIDTH // self._steps_of_block)
+        if is_second:  # of a step's two bfloat16, the first is kept
+            values[:, :, :, step] &= np.uint32(0xFFFF)
+        values[:, :, :, step + is_second : None if end is None else end * self._steps_of_block] = 0
+
     def clear_non_finite(self) -> None:
         """See the function of this name."""
         for cached in (self._keys, self._values):

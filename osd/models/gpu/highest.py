@@ -19,6 +19,8 @@ def _highest_of_chunk(values, row_stride, size, highest, places, num_chunks, CHU
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     v = chunk * CHUNK + tl.arange(0, CHUNK)
     value = tl.load(values + row * row_stride + v, mask=v < size, other=-float("inf")).to(tl.float32)
+    # Of NaN every comparison is false, and the place found could be one of padding.
+    value = tl.where(value == value, value, float("inf"))
     best, place = tl.max(value, 0, return_indices=True, return_indices_tie_break_left=True)
     tl.store(highest + row * num_chunks + chunk, best)
     tl.store(places + row * num_chunks + chunk, chunk * CHUNK + place)
@@ -34,7 +36,7 @@ def _highest_of_chunks(highest, places, chosen, num_chunks, CHUNKS: tl.constexpr
 
 
 def highest(values_RV: Tensor) -> Tensor:
-    """Of equal ones, the first: `[R]` int64.
+    """Of equal ones, the first: `[R]` int64. NaN counts as infinity.
 
     Args:
         values_RV: contiguous along V.

@@ -1,0 +1,274 @@
+"""NaN and infinity stay with the query that made them, which ends with an error; on every back end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from osd.engine import Engine
+from osd.models.graphs import Work
+from osd.proposal import DraftBatch, Proposal
+from osd.types import NOT_FINITE, AcceptRule, Event, Request, SamplingParams
+from tests.engine_kit import (
+    VOCAB_TOKENS,
+    Answer,
+    Answers,
+    ListRecorder,
+    feature_drafter,
+    make_engine,
+    make_target,
+    model_drafter,
+    perturbed,
+    run,
+    tiny_llama,
+)
+from tests.poison import caches_of, num_not_finite, poison
+
+_OVERFLOWS = 13
+"""A token of the vocabulary that no answer below holds by itself."""
+
+pytestmark = pytest.mark.timeout(900)  # the first test of a back end may compile it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _capture(work: Work, inputs: tuple[Tensor, ...]) -> Work:
+    """Nothing is traced: that takes seconds a test. Outputs are overwritten by the next replay, as a graph's are."""
+    with torch.no_grad():
+        outputs = work(*inputs)
+
+    def replay(*new: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            for place, one in zip(outputs, work(*new), strict=True):
+                place.copy_(one)
+        return outputs
+
+    return replay
+
+
+@contextmanager
+def _back_end(name: str) -> Iterator[torch.dtype]:
+    """Every model made within runs like this; its dtype."""
+    with ExitStack() as stack:
+        if name == "transformers":
+            stack.enter_context(patch("osd.models.slot_model.is_supported", lambda model: False))
+        if not name.startswith("compiled"):
+            for module in ("osd.models.fused", "osd.drafters.feature"):
+                stack.enter_context(patch(f"{module}.can_compile", lambda like: False))
+        if name == "captured":
+            for module in ("osd.models.slot_model", "osd.drafters.feature"):
+                stack.enter_context(patch(f"{module}.capture_for", lambda device: _capture))
+        yield torch.bfloat16 if name == "compiled bfloat16" else torch.float32
+
+
+_BACK_ENDS = ["transformers", "torch", "captured", "compiled", "compiled bfloat16"]
+"""What a GPU's kernels read is tested in `test_gpu_attention`: its interpreter is too slow for whole answers."""
+
+
+@pytest.fixture(params=_BACK_ENDS)
+def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    with _back_end(request.param) as dtype:
+        yield dtype
+
+
+@pytest.fixture(params=["feature", "model"])
+def drafter_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def make(dtype: torch.dtype, drafter_kind: str) -> MakeEngine:
+    """An engine of three rows over the back end."""
+    model = tiny_llama(0).to(dtype)
+
+    def made(**options: Any) -> Engine:
+        target = make_target(copy.deepcopy(model), num_slots=3)
+        if drafter_kind == "feature":
+            return make_engine(target, feature_drafter(target), **options)
+        return make_engine(target, model_drafter(perturbed(model, 0.02), target), **options)
+
+    return made
+
+
+def _asked(name: str, length: int, prompt: tuple[int, ...], **params: Any) -> Request:
+    params = {"temperature": 0.0, "logprobs": 3, **params}
+    return Request(request_id=name, prompt_ids=prompt, params=SamplingParams(max_tokens=length, **params))
+
+
+def _requests(suffix: str = "") -> list[Request]:
+    """Rows of very different lengths, so that the short ones' unread positions are within what a pass sees."""
+    return [
+        _asked(f"long{suffix}", 12, tuple(range(2, 11)) * 3),
+        _asked(f"short{suffix}", 14, (3, 1)),
+        _asked(f"sampled{suffix}", 14, (5, 8, 5), temperature=0.8, seed=3),
+    ]
+
+
+def _same(answer: Answer, clean: Answer) -> None:
+    assert answer.finish_reason == clean.finish_reason == "length"
+    assert answer.ids == clean.ids
+    pairs = zip(answer.logprobs, clean.logprobs, strict=True)
+    assert all(abs(one.logprob - other.logprob) < 1e-4 for one, other in pairs)
+
+
+def _check(answers: Answers, expected: Answers) -> None:
+    """A sampled query's draws differ: of a round that was read again, no proposal was tried."""
+    for name in ("long", "short"):
+        _same(answers[name], expected[name])
+    assert len(answers["sampled"].ids) == 14
+
+
+@pytest.mark.parametrize(("whose", "value"), [(0, np.inf), (1, np.nan)], ids=["target's", "drafter's"])
+def test_what_an_earlier_query_left_harms_nobody(make: MakeEngine, whose: int, value: float) -> None:
+    """In every position of every row: all of it is stale."""
+    clean, spoilt = make(prefix_caching=False), make(prefix_caching=False)
+    for engine in (clean, spoilt):
+        run(engine, _requests(" before"))
+    for row in range(3):
+        poison(caches_of(spoilt)[whose], value, row)
+    expected, answers = run(clean, _requests()), run(spoilt, _requests())
+    _check(answers, expected)
+    if whose == 1:  # a drafter that met NaN would propose what nobody keeps
+        _same(answers["sampled"], expected["sampled"])
+        assert spoilt.counters.values["accepted_total"] == clean.counters.values["accepted_total"]
+
+
+def test_what_lies_beyond_a_rows_length_harms_nobody(make: MakeEngine) -> None:
+    """As a refused proposal, or padding, may leave it; in mid-stream."""
+    clean, spoilt = make(), make()
+    expected, answers = run(clean, _requests()), Answers()
+    for request in _requests():
+        spoilt.submit(request)
+    while spoilt.has_work:
+        answers.add(spoilt.step())
+        for sequence in spoilt.scheduler.decoding:
+            poison(caches_of(spoilt)[0], -np.inf, sequence.row, sequence.num_tokens)
+    _check(answers, expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_spoilt_query_ends_alone(make: MakeEngine, value: float) -> None:
+    events: list[Event] = []
+    recorder = ListRecorder()
+    expected = run(make(), [*_requests(), *_requests(" again")])
+    engine = make(on_event=events.append, recorder=recorder)
+    answers = Answers()
+    for request in _requests():
+        engine.submit(request)
+    while engine.scheduler.prefilling or engine.scheduler.waiting or not engine.scheduler.decoding:
+        answers.add(engine.step())
+    answers.add(engine.step())
+    [spoilt] = [one for one in engine.scheduler.decoding if one.request.request_id == "long"]
+    poison(caches_of(engine)[0], value, spoilt.row, 0, spoilt.num_tokens - 1)
+    run(engine, answers=answers)
+    assert (answers["long"].finish_reason, answers["long"].error) == ("error", NOT_FINITE)
+    assert answers["long"].ids == expected["long"].ids[: len(answers["long"].ids)]
+    for name in ("short", "sampled"):
+        _same(answers[name], expected[name])
+    assert [event.kind for event in events] == ["error"]
+    assert events[0].message.startswith("query long failed at token ")
+    assert engine.counters.values["queries_failed_total"] == 1
+    assert set(recorder.outcomes) == {"short", "sampled"}
+    assert [num_not_finite(caches_of(engine)[0], row) for row in range(3)] == [0, 0, 0]
+    again = run(engine, _requests(" again"))
+    _same(again["long again"], expected["long again"])
+    _same(again["short again"], expected["short again"])
+
+
+def _spoil(engine: Engine) -> None:
+    """Only now, as the check at the start would refuse such a model."""
+    with torch.no_grad():
+        engine.target.lm.model.get_input_embeddings().weight[_OVERFLOWS] = torch.inf
+
+
+@pytest.mark.parametrize("position", ["first", "next chunk"])
+def test_a_prompt_that_overflows_gets_an_error(make: MakeEngine, position: str) -> None:
+    prompt = {"first": (_OVERFLOWS, 3, 1), "next chunk": (*range(2, 8), _OVERFLOWS)}
+    events: list[Event] = []
+    [first, second, _] = _requests()
+    expected = run(make(), [first, second])
+    assert not any(_OVERFLOWS in answer.ids for answer in expected.values())
+    engine = make(on_event=events.append, chunk_tokens=5)
+    _spoil(engine)
+    answers = run(engine, [first, _asked("bad", 9, prompt[position]), second])
+    assert (answers["bad"].finish_reason, answers["bad"].error, answers["bad"].ids) == ("error", NOT_FINITE, [])
+    assert len(events) == 1
+    for name, answer in expected.items():
+        _same(answers[name], answer)
+
+
+class _Insists:
+    """A drafter that proposes one token always, with a distribution that is none where it is asked for one."""
+
+    kind, version = "insists", 1
+
+    def propose(self, batch: DraftBatch) -> Proposal:
+        num_rows, num_steps = len(batch.lengths), max(batch.lengths)
+        ids_BK = torch.full((num_rows, num_steps), _OVERFLOWS)
+        probs_BKV = torch.full((num_rows, num_steps, VOCAB_TOKENS), torch.nan)
+        return Proposal(ids_BK, batch.lengths, probs_BKV, 1)
+
+    def reset_row(self, row: int) -> None:
+        pass
+
+    def swap_rows(self, row: int, other: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_a_proposed_token_that_overflows_costs_acceptance_only(dtype: torch.dtype, rule: AcceptRule) -> None:
+    model = tiny_llama(0).to(dtype)
+    [first, second, _] = _requests()
+    sampled = _asked("sampled", 14, (5, 8, 5), temperature=1.0, top_k=2, seed=0)
+    expected = run(make_engine(make_target(copy.deepcopy(model), num_slots=3)), [first, second])
+    target = make_target(copy.deepcopy(model), num_slots=3)
+    events: list[Event] = []
+    engine = make_engine(target, _Insists(), on_event=events.append, accept_rule=rule)  # type: ignore[arg-type]  # it has no weights
+    _spoil(engine)
+    answers = run(engine, [first, second, sampled])
+    for name, answer in expected.items():
+        _same(answers[name], answer)
+    assert answers["sampled"].finish_reason == "length" and not events
+    assert engine.counters.values["proposed_total"] > 0 == engine.counters.values["accepted_total"]
+
+
+@pytest.mark.parametrize(
+    ("params", "value"),
+    [
+        ({}, np.nan),
+        ({"logprobs": None}, -np.inf),
+        ({"presence_penalty": 0.5}, np.inf),
+        ({"temperature": 0.9, "seed": 1}, np.nan),
+        ({"temperature": 0.9, "seed": 1, "top_p": 0.5, "top_k": 3}, -np.inf),
+    ],
+)
+def test_logits_that_are_no_numbers_are_no_answer(dtype: torch.dtype, params: dict[str, Any], value: float) -> None:
+    """Whatever the query asks for: no token of an answer comes from them."""
+    target = make_target(tiny_llama(0).to(dtype), num_slots=3)
+    engine, read, calls = make_engine(target), target.read, iter(range(100))
+
+    def spoilt(*args: Any, **options: Any) -> Any:
+        output = read(*args, **options)
+        if next(calls) > 2 and output.logits is not None:
+            output.logits.tensor_BQV.fill_(value)
+            output.logits._best_BQ = None
+        return output
+
+    with patch.object(target, "read", spoilt):
+        answers = run(engine, [_asked("r", 9, (3, 1, 4), **params)])
+    assert (answers["r"].finish_reason, answers["r"].error) == ("error", NOT_FINITE)
+    assert len(answers["r"].ids) == 3
