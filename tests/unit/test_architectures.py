@@ -1,0 +1,46 @@
+"""`docs/models.md` says what becomes of each architecture."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from benchmarks.architectures import all_names, line_of, table, try_name
+
+_PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+_FEW = {
+    "falcon with alibi": "served",
+    "gemma2": "served",
+    "gpt2": "served",
+    "gpt_oss": "served",
+    "llama": "served",
+    "opt": "served",
+    "phi3 with longrope": "served",
+    "bloom": "refused",
+    "gpt_neo": "refused",
+    "mamba": "refused",
+}
+pytestmark = pytest.mark.filterwarnings("ignore")  # of foreign code
+
+
+def _is_of_this_version() -> bool:
+    return f"With transformers {version('transformers')}:" in _PAGE.read_text()
+
+
+@pytest.mark.parametrize("name", _FEW)
+def test_the_page_says_what_becomes_of_a_model(name: str) -> None:
+    row = try_name(name)
+    assert row.verdict == _FEW[name], row
+    if _is_of_this_version():  # reasons are worded by transformers' exceptions, too
+        assert line_of(row) in _PAGE.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_model_is_served_wrongly() -> None:
+    rows = [try_name(name) for name in all_names()]
+    assert not [row for row in rows if row.verdict == "wrong"]
+    if _is_of_this_version():
+        assert table(rows) in _PAGE.read_text()
