@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -83,12 +84,11 @@ def _next_token(target_QV: Tensor, draft_KV: Tensor, proposed: tuple[int, ...], 
     uniforms = [_ALMOST_ONE] * len(proposed)
     if accepted:
         uniforms[accepted - 1] = 1e-15
-    cdf = [
-        _threshold(
-            lambda uniform, token=token: _verdict(target_QV, draft_KV, proposed, [*uniforms, uniform])[1] <= token
-        )  # type: ignore[misc]
-        for token in range(_VOCAB)
-    ]
+
+    def stays_within(token: int, uniform: float) -> bool:
+        return _verdict(target_QV, draft_KV, proposed, [*uniforms, uniform])[1] <= token
+
+    cdf = [_threshold(partial(stays_within, token)) for token in range(_VOCAB)]
     return torch.tensor(cdf, dtype=torch.float64).diff(prepend=torch.zeros(1, dtype=torch.float64))
 
 

@@ -1,0 +1,141 @@
+"""Broken accept rules fail the test of `test_lossless.py`: they come out below 1e-10.
+
+In float32 the rules of `osd.rejection` and `osd.block_rejection` are broken, in bfloat16 a CPU's compiled verdict
+(`osd.models.compiled.judge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from osd.arrays import tensor
+from osd.block_rejection import reject_blockwise
+from osd.models.compiled.verdicts import verdicts
+from osd.rejection import reject_tokenwise
+from osd.sampling import draw
+from osd.types import AcceptRule
+from tests.statistical.emission import ALARM, emit, engine_with, fair_drafter, p_values
+from tests.statistical.exact import Exact
+
+_MUTANT_SAMPLES = 1000
+_REJECT: dict[AcceptRule, Callable[..., tuple[Tensor, Tensor]]] = {"token": reject_tokenwise, "block": reject_blockwise}
+
+
+def recovered_from_target(
+    rule: AcceptRule,
+    target_probs_BQV: Tensor,
+    draft_probs_BKV: Tensor,
+    proposed_BK: Tensor,
+    lengths_B: Tensor,
+    uniform_BQ: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The token after a rejection is drawn from the target, and not from the residual."""
+    num_accepted_B, _ = _REJECT[rule](target_probs_BQV, draft_probs_BKV, proposed_BK, lengths_B, uniform_BQ)
+    rows_B = torch.arange(len(lengths_B))
+    return num_accepted_B, draw(target_probs_BQV[rows_B, num_accepted_B], uniform_BQ[rows_B, lengths_B])
+
+
+def bonus_from_previous(
+    rule: AcceptRule,
+    target_probs_BQV: Tensor,
+    draft_probs_BKV: Tensor,
+    proposed_BK: Tensor,
+    lengths_B: Tensor,
+    uniform_BQ: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The token after a proposal that was accepted whole is drawn from the target one position too early."""
+    rows_B = torch.arange(len(lengths_B))
+    shifted_BQV = target_probs_BQV.clone()
+    shifted_BQV[rows_B, lengths_B] = target_probs_BQV[rows_B, (lengths_B - 1).clamp(min=0)]
+    return _REJECT[rule](shifted_BQV, draft_probs_BKV, proposed_BK, lengths_B, uniform_BQ)
+
+
+def misstated_draft(
+    rule: AcceptRule,
+    target_probs_BQV: Tensor,
+    draft_probs_BKV: Tensor,
+    proposed_BK: Tensor,
+    lengths_B: Tensor,
+    uniform_BQ: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`draft_probs` are flatter than what the proposals were drawn from."""
+    return _REJECT[rule](target_probs_BQV, draft_probs_BKV.sqrt(), proposed_BK, lengths_B, uniform_BQ)
+
+
+def compiled_recovered_from_target(*case: Any, rule: AcceptRule) -> Any:
+    """The same of the compiled verdict."""
+    return _with_bonus_at(verdicts(*case, rule=rule)[:, 0].tolist(), *case, rule=rule)
+
+
+def compiled_bonus_from_previous(*case: Any, rule: AcceptRule) -> Any:
+    """The same of the compiled verdict."""
+    found_S2, lengths = verdicts(*case, rule=rule), case[2]
+    is_whole_S = found_S2[:, 0] == np.array(lengths)
+    early_S2 = _with_bonus_at([max(length - 1, 0) for length in lengths], *case, rule=rule)
+    found_S2[is_whole_S, 1] = early_S2[is_whole_S, 1]
+    return found_S2
+
+
+def _with_bonus_at(
+    kept_S: list[int],
+    logits: Any,
+    sampled: Any,
+    lengths: Any,
+    proposal: Any,
+    shapes: Any,
+    uniform_SQ: Any,
+    *,
+    rule: AcceptRule,
+) -> Any:
+    """Keeps the first tokens of each row's proposal as though they were all of it, so that the target's own follows."""
+    draws = [
+        [1e-7] * kept + [uniforms[length]] for kept, length, uniforms in zip(kept_S, lengths, uniform_SQ, strict=True)
+    ]
+    width = max(map(len, draws))
+    padded = [own + [0.0] * (width - len(own)) for own in draws]
+    return verdicts(logits, sampled, kept_S, proposal, shapes, padded, rule=rule)
+
+
+def compiled_misstated_draft(
+    logits: Any, sampled: Any, lengths: Any, proposal: Any, shapes: Any, uniform_SQ: Any, *, rule: AcceptRule
+) -> Any:
+    """The same of the compiled verdict."""
+    if proposal is not None and proposal.draft_probs_BKV is not None:
+        proposal = replace(proposal, draft_probs_BKV=tensor(proposal.draft_probs_BKV).sqrt().numpy())
+    return verdicts(logits, sampled, lengths, proposal, shapes, uniform_SQ, rule=rule)
+
+
+_BROKEN_RULES = [
+    (recovered_from_target, compiled_recovered_from_target, (3,)),
+    (bonus_from_previous, compiled_bonus_from_previous, (1, 2)),
+    (misstated_draft, compiled_misstated_draft, (3,)),
+]
+"""What is put in the place of the tensors' verdict, and of the compiled one; speculation lengths."""
+
+
+@pytest.mark.parametrize(("broken", "broken_compiled", "lengths"), _BROKEN_RULES)
+def test_a_broken_rule_is_noticed(
+    model: Any,
+    exact: dict[str, Exact],
+    rule: AcceptRule,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: Callable[..., Any],
+    broken_compiled: Callable[..., Any],
+    lengths: Sequence[int],
+) -> None:
+    """Also: the verdict that was replaced is the one in use, or the sound one would pass."""
+    if model.dtype == torch.bfloat16:
+        monkeypatch.setattr("osd.verify.verdicts", broken_compiled)
+    else:
+        monkeypatch.setattr(f"osd.verify.{_REJECT[rule].__name__}", partial(broken, rule))
+    engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
+    figures = p_values(emit(engine, lengths=lengths, samples=_MUTANT_SAMPLES), exact)
+    assert max(figures.values()) < ALARM, figures
