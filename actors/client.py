@@ -18,10 +18,9 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import ray.exceptions
-
+from actors.handle import ActorAwayError, ActorHandle
 from actors.memory import resident_bytes
 from osd.types import (
     AcceptancePoint,
@@ -40,7 +39,7 @@ _log = logging.getLogger(__name__)
 _POLL_S = 10.0
 _ASK_TIMEOUT_S = 15.0
 _RETRY_S = 0.25
-_AWAY = (ray.exceptions.RayError, TimeoutError)
+_AWAY = (ActorAwayError, TimeoutError)
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +65,17 @@ class _OpenQuery:
         return replace(self.request, resume_ids=tuple(self.output_ids), resume_chars=self.num_chars)
 
 
+class Driver(Protocol):
+    """What the client wants of `driver_keeper.DriverKeeper`."""
+
+    num_restarts: int
+    training_paused: bool | None
+
+    def events(self, limit: int) -> list[Event]:
+        """The newest events, oldest first."""
+        ...
+
+
 class RayEngineClient:
     """Implements `serving.engine_client.EngineClient` over actor handles.
 
@@ -73,20 +83,23 @@ class RayEngineClient:
         engine: the engine actor.
         distiller: the distiller actor; None when nothing is trained.
         supervisor: the supervisor actor.
+        driver: what starts Ray anew when it dies; None where somebody else does.
         give_up_s: how long open queries wait for a dead engine's successor.
         processes: further processes whose resident bytes `status` reports: how to find their ids, by name.
     """
 
     def __init__(
         self,
-        engine: Any,
-        distiller: Any | None,
-        supervisor: Any,
+        engine: ActorHandle,
+        distiller: ActorHandle | None,
+        supervisor: ActorHandle,
         *,
+        driver: Driver | None = None,
         give_up_s: float = 180.0,
         processes: Mapping[str, Callable[[], int | None]] | None = None,
     ) -> None:
         self._engine, self._distiller, self._supervisor = engine, distiller, supervisor
+        self._driver = driver
         self._give_up_s = give_up_s
         self._processes = {"server": os.getpid, **(processes or {})}
         self._client_id = uuid.uuid4().hex
@@ -123,54 +136,60 @@ class RayEngineClient:
     async def status(self) -> ServiceStatus:
         """A snapshot; parts that are away are None."""
         engine, trainer, restarts, actors = await asyncio.gather(
-            _or_none(_ask(self._engine.status.remote)),
-            _or_none(_ask(self._distiller.status.remote)) if self._distiller else _untrained(),
-            _or_none(_ask(self._supervisor.restarts.remote)),
-            _or_none(_ask(self._supervisor.processes.remote)),
+            _or_none(_ask(self._engine, "status")),
+            _or_none(_ask(self._distiller, "status")) if self._distiller else _untrained(),
+            _or_none(_ask(self._supervisor, "restarts")),
+            _or_none(_ask(self._supervisor, "processes")),
         )
         here = resident_bytes({name: find() for name, find in self._processes.items()})
         return ServiceStatus(
             ready=engine is not None,
             engine=engine,
             trainer=trainer,
-            restarts=restarts or {},
+            restarts={**(restarts or {}), **({"ray": self._driver.num_restarts} if self._driver else {})},
             processes={**here, **(actors or {})},
         )
 
     async def events(self, limit: int) -> list[Event]:
         """The newest events of all actors, oldest first."""
         actors = [actor for actor in (self._engine, self._distiller, self._supervisor) if actor is not None]
-        parts = await asyncio.gather(*(_or_none(_ask(actor.events.remote, limit)) for actor in actors))
-        merged = sorted((event for part in parts for event in part or []), key=lambda event: event.at_s)
+        parts = await asyncio.gather(*(_or_none(_ask(actor, "events", limit)) for actor in actors))
+        own = self._driver.events(limit) if self._driver else []
+        merged = sorted((event for part in (*parts, own) for event in part or []), key=lambda event: event.at_s)
         return merged[-limit:]
 
     async def history(self, limit: int) -> list[AcceptancePoint]:
         """The newest finished queries, oldest first."""
-        points: list[AcceptancePoint] = await _demand(self._engine.history.remote, limit)
+        points: list[AcceptancePoint] = await _demand(self._engine, "history", limit)
         return points
 
     async def versions(self) -> list[WeightManifest]:
         """Every drafter version, oldest first."""
-        versions: list[WeightManifest] = await _demand(self._engine.versions.remote)
+        versions: list[WeightManifest] = await _demand(self._engine, "versions")
         return versions
 
     async def pause_training(self) -> None:
-        """Stop training until resumed; also across a restart of the distiller."""
-        await _demand(self._supervisor.set_training_paused.remote, True)
+        """Stop training until resumed; also across a restart of the distiller, or of all of Ray."""
+        await self._set_training_paused(True)
 
     async def resume_training(self) -> None:
         """Train again."""
-        await _demand(self._supervisor.set_training_paused.remote, False)
+        await self._set_training_paused(False)
 
     async def roll_back(self, to: int, reason: str) -> WeightManifest:
         """Serve drafter version `to` again."""
-        restored: WeightManifest = await _demand(self._engine.roll_back.remote, to, reason)
+        restored: WeightManifest = await _demand(self._engine, "roll_back", to, reason)
         return restored
+
+    async def _set_training_paused(self, paused: bool) -> None:
+        await _demand(self._supervisor, "set_training_paused", paused)
+        if self._driver:
+            self._driver.training_paused = paused
 
     async def _submit(self, query: _OpenQuery) -> None:
         """Hand a new query to the engine; if that dies at this moment, the poller submits it to the next one."""
         try:
-            query.box_id = await _ask(self._engine.submit.remote, self._client_id, query.request, timeout_s=None)
+            query.box_id = await _ask(self._engine, "submit", self._client_id, query.request, timeout_s=None)
         except _AWAY as error:
             _log.debug("the engine is away, a query waits for it: %s", type(error).__name__)
         except Exception:
@@ -188,7 +207,8 @@ class RayEngineClient:
             wait_s = _RETRY_S if self._homeless() else _POLL_S
             try:
                 box_id, deltas = await _ask(
-                    self._engine.poll.remote,
+                    self._engine,
+                    "poll",
                     self._client_id,
                     wait_s,
                     self._box_id,
@@ -231,7 +251,7 @@ class RayEngineClient:
     async def _submit_again(self, query: _OpenQuery) -> None:
         """Go on with a query on another engine; while that has no room, the poller comes back to it."""
         try:
-            query.box_id = await _ask(self._engine.submit.remote, self._client_id, query.resumed())
+            query.box_id = await _ask(self._engine, "submit", self._client_id, query.resumed())
         except (*_AWAY, QueueFullError) as error:
             _log.debug("not resumed yet: %s", error)
         except Exception as error:
@@ -249,24 +269,19 @@ class RayEngineClient:
 
     async def _cancel(self, request_id: str) -> None:
         with contextlib.suppress(Exception):  # a dead engine holds no queries
-            await _ask(self._engine.cancel.remote, request_id)
+            await _ask(self._engine, "cancel", request_id)
 
 
-async def _ask(method: Callable[..., Any], *args: Any, timeout_s: float | None = _ASK_TIMEOUT_S) -> Any:
-    """Call an actor. An error of ours arrives as itself, without Ray's wrapping."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await asyncio.wrap_future(method(*args).future())
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, Exception):
-            raise error.cause from None
-        raise
+async def _ask(actor: ActorHandle, method: str, *args: Any, timeout_s: float | None = _ASK_TIMEOUT_S) -> Any:
+    """Call an actor; raises what its method raises, ActorAwayError, and TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        return await asyncio.wrap_future(actor.call(method, *args))
 
 
-async def _demand(method: Callable[..., Any], *args: Any) -> Any:
+async def _demand(actor: ActorHandle, method: str, *args: Any) -> Any:
     """The same for what cannot be done without."""
     try:
-        return await _ask(method, *args)
+        return await _ask(actor, method, *args)
     except _AWAY as error:
         raise EngineUnavailableError("the engine is restarting; try again shortly") from error
 

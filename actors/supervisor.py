@@ -26,14 +26,14 @@ class SupervisorActor:
 
     Args:
         watched: what each is called in reports, and its name in Ray.
+        training_paused: whether the operator wants training paused; None: not known.
     """
 
-    def __init__(self, watched: Mapping[str, str]) -> None:
+    def __init__(self, watched: Mapping[str, str], training_paused: bool | None = None) -> None:
         self._events = EventLog()
         self._pids: dict[str, int] = {}
         self._restarts = dict.fromkeys(watched, 0)
-        self._paused: bool | None = None
-        """None: not told, or forgotten in a restart of our own."""
+        self._paused = training_paused
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._watch, args=one, daemon=True) for one in watched.items()]
         for thread in self._threads:

@@ -171,7 +171,7 @@ class ServerConfig(_Section):
 class ClusterConfig(_Section):
     """Ray."""
 
-    address: str = Field("", description="Ray cluster to join; empty starts a local one.")
+    address: str = Field("", description="Ray cluster to join; empty starts a local one, closed to others.")
     namespace: str = Field("osd", description="Ray namespace of the actors.")
     object_store_bytes: int = Field(80 << 20, ge=75 << 20, description="Size of a local Ray's object store.")
 

@@ -271,6 +271,6 @@ class ServiceStatus:
     trainer: TrainerStatus | None
     """None: it should run, but does not answer."""
     restarts: dict[str, int] = field(default_factory=dict)
-    """Actor name to the number of times it was restarted."""
+    """Actor name to the number of times it was restarted; `ray`: how often all of Ray was, and every actor with it."""
     processes: dict[str, int] = field(default_factory=dict)
     """Process name to resident bytes."""

@@ -1,4 +1,4 @@
-"""The same HTTP app as a Ray Serve deployment (optional: `pip install 'osd[serve]'`; Ray 2.47 or newer).
+"""The same HTTP app as a Ray Serve deployment (optional: `pip install 'osd[serve]'`; Ray 2.52 or newer).
 
 Example, in the module that `serve run` or a RayService names:
 

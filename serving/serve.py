@@ -56,15 +56,10 @@ def run_server(
         OsdError: one line that says what is wrong and what to do.
     """
     signals = StopSignals()
-
-    def progress(stage: str, share: float) -> None:
-        signals.catch()  # again at every stage, because Ray puts handlers of its own in place, which abort
-        on_progress(stage, share)
-
     signals.catch()
     try:
         with listen(config.server.host, config.server.port) as listener:
-            _serve(config, listener, progress, on_ready)
+            _serve(config, listener, on_progress, on_ready)
     except KeyboardInterrupt:
         if signals.received != signal.SIGTERM:
             raise

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray.exceptions
-
+from actors.handle import ActorAwayError
 from actors.mailbox import Mailboxes
 from osd.types import QueueFullError, Request, TokenDelta
 
@@ -75,7 +74,7 @@ class FakeEngine:
 
 
 class FakeHandle:
-    """What `ray.get_actor` gives: `handle.method.remote(…)`. Its process can be replaced, or be down."""
+    """An `ActorHandle` whose process can be replaced, or be down."""
 
     def __init__(self, actor: Any) -> None:
         self.actor: Any | None = actor
@@ -91,45 +90,25 @@ class FakeHandle:
             call.cancel()
         await settle()
 
-    def __getattr__(self, name: str) -> FakeMethod:
-        return FakeMethod(self, name)
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(self._call(method, *args), asyncio.get_running_loop())
 
-
-@dataclass
-class FakeMethod:
-    handle: FakeHandle
-    name: str
-
-    def remote(self, *args: Any) -> FakeReference:
-        return FakeReference(self._call(*args))
-
-    async def _call(self, *args: Any) -> Any:
-        handle = self.handle
-        handle.num_calls += 1
-        if handle.actor is None:
-            raise ray.exceptions.ActorUnavailableError("it is restarting", None)
-        task = asyncio.ensure_future(getattr(handle.actor, self.name)(*args))
-        handle._calls.add(task)
+    async def _call(self, method: str, *args: Any) -> Any:
+        self.num_calls += 1
+        if self.actor is None:
+            raise ActorAwayError("it is restarting")
+        task = asyncio.ensure_future(getattr(self.actor, method)(*args))
+        self._calls.add(task)
         try:
             result = await task
         except asyncio.CancelledError:
-            raise ray.exceptions.ActorDiedError() from None
-        except Exception as error:
-            raise ray.exceptions.RayTaskError(self.name, "a traceback", error).as_instanceof_cause() from None
+            raise ActorAwayError("it died") from None
         finally:
-            handle._calls.discard(task)
-        if self.name in handle.lost_replies:
-            handle.lost_replies.remove(self.name)
-            raise ray.exceptions.ActorUnavailableError("the connection broke", None)
+            self._calls.discard(task)
+        if method in self.lost_replies:
+            self.lost_replies.remove(method)
+            raise ActorAwayError("the connection broke")
         return result
-
-
-@dataclass
-class FakeReference:
-    work: Coroutine[Any, Any, Any]
-
-    def future(self) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(self.work, asyncio.get_running_loop())
 
 
 async def settle() -> None:

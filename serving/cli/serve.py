@@ -64,7 +64,7 @@ def serve(
         outcomes__redis_url=redis_url,
         cluster__address=ray_address,
     )
-    from serving.serve import Serving, run_server  # imports torch and ray: not for --help
+    from serving.serve import Serving, run_server  # imports torch: not for --help
 
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
-import ray
 from openai import OpenAI
 
+from actors.handle import ActorAwayError
 from actors.topology import Topology, start
 from osd.config import Config, load_config
 from osd.text import TextCodec
@@ -93,8 +93,8 @@ class Service(Server):
 
         def ask() -> int | None:
             try:
-                return int(ray.get(getattr(self.topology, actor).ping.remote(), timeout=5))
-            except (ray.exceptions.RayError, TimeoutError):
+                return int(self.topology.driver.handle(actor).call("ping").result(5))
+            except (ActorAwayError, TimeoutError):
                 return None
 
         return wait_for(ask, f"{actor} to answer")

@@ -288,3 +288,23 @@ def test_a_signal_while_it_starts(tiny: Path, tmp_path: Path) -> None:
         _, err = process.communicate(timeout=_STOP_S)
         assert (process.returncode, err) == (0, "")
         assert_nothing_is_left(tmp_path, _STOP_S)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.redis
+def test_ray_does_not_outlive_a_server_that_is_killed_while_it_starts(tiny: Path, tmp_path: Path) -> None:
+    def of_ray() -> list[str]:
+        return [one.name() for one in started_by(tmp_path) if "redis" not in one.name()]
+
+    with program(tmp_path, "--target", tiny) as process:
+        deadline_s = time.monotonic() + _START_S
+        while not any("EngineActor" in " ".join(one.cmdline()) for one in started_by(tmp_path)):
+            assert time.monotonic() < deadline_s and process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.communicate(timeout=_STOP_S)
+        deadline_s = time.monotonic() + _STOP_S
+        while left := of_ray():
+            assert time.monotonic() < deadline_s, left
+            time.sleep(0.1)

@@ -66,7 +66,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def client(handle: FakeHandle) -> RayEngineClient:
-    return RayEngineClient(handle, None, None)
+    return RayEngineClient(handle, None, FakeHandle(None))
 
 
 async def eventually(task: asyncio.Task[None]) -> None:
@@ -190,7 +190,7 @@ async def test_a_client_thought_dead_goes_on(handle: FakeHandle) -> None:
     now_s = 0.0
     engine = FakeEngine(clock=lambda: now_s)
     await handle.replace(engine)
-    client = RayEngineClient(handle, None, None)
+    client = RayEngineClient(handle, None, FakeHandle(None))
     reader = await begun(client, engine, 3, query())
     now_s = 31.0
     for box in engine.mailboxes._boxes.values():
@@ -256,7 +256,7 @@ async def test_a_reader_that_leaves_while_its_query_is_taken(
 
 
 async def test_an_engine_that_stays_away_is_given_up(handle: FakeHandle) -> None:
-    client = RayEngineClient(handle, None, None, give_up_s=0.05)
+    client = RayEngineClient(handle, None, FakeHandle(None), give_up_s=0.05)
     reader = Reader(client, query())
     await settle()
     await handle.replace(None)

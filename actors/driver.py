@@ -1,0 +1,126 @@
+"""The Ray driver, a program of its own: `python -m actors.driver FD`, started by `driver_process.py`.
+
+Ray ends its driver's process when Ray's own processes die, so the driver is not the process that holds the clients'
+connections. It starts or joins Ray, creates the actors, and carries calls and answers between the pipe and them.
+
+waits for: the server's calls
+is unblocked by: a call; the end of the pipe, which means that the server closed it or died: then everything is stopped
+on failure: it tells the reason and ends, and whoever started it kills what is left of its session
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import sys
+import threading
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from functools import partial
+
+import psutil
+
+from actors.handle import ActorHandle
+from actors.link import Answer, Call, Ended, Link, Order, Ready, Stage
+from actors.local_ray import check_closed, check_version
+from actors.session import kill_session
+from actors.start_actors import start_actors, start_ray
+from osd.reason import reason
+from osd.types import OsdError
+
+_CHECK_S = 0.2
+_VITAL = ("gcs_server", "raylet")
+"""Without either of these processes a Ray is dead."""
+
+
+def main() -> None:
+    """Run until the server closes the pipe."""
+    end = socket.socket(fileno=int(sys.argv[1]))
+    end.set_inheritable(False)  # else Ray's processes would hold it open
+    link = Link(end)
+    started = threading.Event()
+    threading.Thread(target=end_with_server, args=(os.getppid(), started), daemon=True).start()
+    try:
+        with ExitStack() as stack:
+            order: Order = link.receive()
+            is_local = not order.config.cluster.address
+            link.send(Stage("starting Ray", 0.3))
+            if is_local:
+                check_version()
+            start_ray(order.config, stack)
+            if is_local:
+                watch_ray(link, stack)
+            link.send(Stage("loading the target (on a CPU its loops are compiled, once a machine: a minute)", 0.5))
+            actors, engine = start_actors(order, stack)
+            if is_local:
+                check_closed(os.getsid(0))
+            started.set()
+            link.send(Ready(engine))
+            carry_calls(link, actors)
+    except OsdError as error:
+        with suppress(OSError):
+            link.send(Ended(str(error)))
+    except (EOFError, ConnectionError):
+        pass  # the server has gone
+    except Exception as error:
+        with suppress(OSError):
+            link.send(Ended(f"{type(error).__name__}: {reason(error)}"))
+        raise
+
+
+def end_with_server(server: int, started: threading.Event) -> None:
+    """End this session if the server dies while nobody reads the pipe: loading may take minutes."""
+    while not started.wait(_CHECK_S):
+        if os.getppid() != server:
+            kill_session(os.getsid(0))
+            os._exit(1)
+
+
+def watch_ray(link: Link, stack: ExitStack) -> None:
+    """End this process as soon as a process dies that Ray cannot do without: Ray itself would take a minute to."""
+    vital = {child.name(): child for child in psutil.Process().children() if child.name() in _VITAL}
+    stopping = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(link, vital, stopping), name="osd-watch-ray", daemon=True)
+    watcher.start()
+    stack.callback(watcher.join)
+    stack.callback(stopping.set)
+
+
+def _watch(link: Link, vital: dict[str, psutil.Process], stopping: threading.Event) -> None:
+    while not stopping.wait(_CHECK_S):
+        for name, process in vital.items():
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                with suppress(OSError):
+                    link.send(Ended(f"its {name} died"))
+                os._exit(1)
+
+
+def carry_calls(link: Link, actors: dict[str, ActorHandle]) -> None:
+    """Carry calls to the actors and their answers back, until the pipe ends."""
+    while True:
+        try:
+            call: Call = link.receive()
+        except EOFError:
+            return
+        actors[call.actor].call(call.method, *call.args).add_done_callback(partial(_answer, link, call.number))
+
+
+def _answer(link: Link, number: int, done: Future[object]) -> None:
+    error = done.exception()
+    answer = Answer(number, None if error else done.result(), _portable(error) if error else None)
+    with suppress(OSError):  # the server has gone
+        link.send(answer)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """An error as it arrives at the other end: itself, or its text where it cannot be pickled and read again."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+if __name__ == "__main__":
+    main()

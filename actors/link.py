@@ -1,0 +1,123 @@
+"""What the server and the Ray driver, two processes of one machine, say to each other over a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from osd.config import Config
+from osd.types import EngineStatus
+
+_SEND_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """To the driver, first: what to start."""
+
+    config: Config
+    redis_url: str
+    training_paused: bool | None
+    """What the operator wanted before Ray was started anew; None when nothing was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """From the driver while it starts: what it does next."""
+
+    name: str
+    share: float
+    """Of the whole start, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """From the driver: the engine serves, all actors can be called."""
+
+    engine: EngineStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """From the driver, last: why it ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """To the driver: call an actor's method."""
+
+    number: int
+    actor: str
+    method: str
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """From the driver: how the call of that number ended; `error` is None when it returned."""
+
+    number: int
+    value: Any
+    error: BaseException | None
+
+
+class Link:
+    """One end of the pipe. Any thread may send, one thread receives.
+
+    Args:
+        end: one of a pair of connected stream sockets.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        end.settimeout(None)
+        # Sending waits only where the other process reads nothing although its buffer is full: then it is stuck.
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
+        self._end = end
+        self._connection = Connection(os.dup(end.fileno()))
+        self._lock = threading.Lock()
+
+    def send(self, message: object) -> None:
+        """Send one message.
+
+        Raises:
+            OSError: the other process has ended, or is stuck.
+        """
+        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        with self._lock:
+            try:
+                self._connection.send_bytes(data)
+            except OSError:
+                self.end()  # part of the message may have been sent, so nothing can follow it
+                raise
+
+    def receive(self) -> Any:
+        """The next message.
+
+        Raises:
+            EOFError: the other process or this one has ended the conversation.
+        """
+        try:
+            return pickle.loads(self._connection.recv_bytes())
+        except OSError as error:
+            raise EOFError(str(error)) from None
+
+    def end(self) -> None:
+        """End the conversation: both processes read its end, also where one waits in `receive`."""
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the descriptors back, once no thread receives any more."""
+        self.end()
+        with self._lock:
+            self._connection.close()
+            self._end.close()

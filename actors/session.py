@@ -1,0 +1,51 @@
+"""The processes of a POSIX session: its first process and all it started, however deep, orphans included."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
+
+
+def session_processes(session: int) -> list[psutil.Process]:
+    """Those that run.
+
+    Args:
+        session: the id of its first process.
+    """
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue  # it ended meanwhile
+    return found
+
+
+def listening(session: int) -> Iterator[tuple[psutil.Process, str, int]]:
+    """(process, address, port) of every TCP socket on which a process of the session listens."""
+    for process in session_processes(session):
+        try:
+            connections = process.net_connections(kind="tcp")
+        except psutil.Error:
+            continue  # it ended meanwhile
+        for connection in connections:
+            if connection.status == psutil.CONN_LISTEN:
+                yield process, connection.laddr.ip, connection.laddr.port
+
+
+def kill_session(session: int, timeout_s: float = 10.0) -> None:
+    """Kill all but the caller, and wait for their end. Who is born meanwhile is found in the next round."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        left = [process for process in session_processes(session) if process.pid != os.getpid()]
+        if not left:
+            return
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=0.1)

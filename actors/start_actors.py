@@ -1,0 +1,101 @@
+"""Ray and the actors with their restart policies, for the driver."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from actors.distiller import DistillerActor
+from actors.engine import EngineActor
+from actors.handle import ActorHandle
+from actors.link import Order
+from actors.names import ActorNames
+from actors.ray_handle import RayHandle
+from actors.supervisor import SupervisorActor
+from osd.config import Config
+from osd.reason import reason
+from osd.types import EngineStatus, OsdError
+
+_log = logging.getLogger(__name__)
+_CLOSE_S = 5.0
+_RESTARTING = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0}
+
+
+def start_ray(config: Config, stack: ExitStack) -> None:
+    """Start a local Ray, or join a cluster. The stack leaves it, and stops a local one.
+
+    Raises:
+        OsdError: it does not start, or cannot be reached.
+    """
+    options: dict[str, Any] = {"namespace": config.cluster.namespace, "log_to_driver": False}
+    if config.cluster.address:
+        options["address"] = config.cluster.address
+    else:
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": 1,
+            "object_store_memory": config.cluster.object_store_bytes,
+        }
+    try:
+        ray.init(logging_level=logging.ERROR, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        raise OsdError(
+            f"cannot start or join Ray: {reason(error)}; check cluster.address and free disk space"
+        ) from error
+    stack.callback(ray.shutdown)
+
+
+def start_actors(order: Order, stack: ExitStack) -> tuple[dict[str, ActorHandle], EngineStatus]:
+    """Create the actors and wait until the engine serves. The stack closes and ends them.
+
+    Actors find one another by name: handles among constructor arguments would not outlive a restart.
+
+    Returns:
+        (the actors by what they are called in reports, the engine's first status).
+
+    Raises:
+        OsdError: why the engine cannot serve.
+    """
+    config, names = order.config, ActorNames.unique()
+    actors = {"engine": _create(EngineActor, names.engine, stack, config, order.redis_url)}
+    status = _wait_for(actors["engine"])
+    watched = {"engine": names.engine}
+    if config.trainer.enabled and config.outcomes.enabled:
+        actors["distiller"] = _create(DistillerActor, names.distiller, stack, config, order.redis_url, names)
+        watched["distiller"] = names.distiller
+    actors["supervisor"] = _create(SupervisorActor, names.supervisor, stack, watched, order.training_paused)
+    return {name: RayHandle(actor) for name, actor in actors.items()}, status
+
+
+def _create(actor_class: type, name: str, stack: ExitStack, *args: Any) -> Any:
+    handle = ray.remote(**_RESTARTING)(actor_class).options(name=name).remote(*args)
+    stack.callback(ray.kill, handle)
+    stack.callback(_close, handle)
+    return handle
+
+
+def _close(actor: Any) -> None:
+    """Let an actor bring what it has to a safe place before it is killed; it gets a few seconds."""
+    try:
+        ray.get(actor.close.remote(), timeout=_CLOSE_S)
+    except Exception as error:  # dead, restarting or stuck
+        _log.debug("an actor did not close: %s", error)
+
+
+def _wait_for(engine: Any) -> EngineStatus:
+    """The engine's first status, as soon as it serves; or why it can't."""
+    try:
+        ray.get(engine.ready.remote())
+        status: EngineStatus = ray.get(engine.status.remote())
+        return status
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OsdError):
+            raise error.cause from None
+        raise OsdError(f"the engine cannot start: {error.cause}") from error
+    except ray.exceptions.RayActorError as error:
+        raise OsdError(f"the engine's process died while loading: {error}; is there enough memory?") from error

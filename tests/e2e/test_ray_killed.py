@@ -1,0 +1,81 @@
+"""Ray's own processes are killed in the middle of answers: clients see a pause, and the HTTP process lives on."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from actors.session import session_processes
+from tests.e2e.conftest import PROMPTS, Service, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(280)]
+_TOKENS = 180
+
+
+def ray_process(service: Service, name: str) -> psutil.Process:
+    """One of Ray's processes; "driver" is the one that speaks with the HTTP process, this one."""
+    driver = service.topology.driver.pid
+    assert driver is not None
+    if name == "driver":
+        return psutil.Process(driver)
+    [found] = [process for process in session_processes(driver) if process.name() == name]
+    return found
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet", "driver"])
+def test_streams_go_on_where_ray_died(service: Service, name: str) -> None:
+    undisturbed = [service.answer(prompt, _TOKENS).choices[0].text for prompt in PROMPTS[:3]]
+    restarts, victim = service.status()["restarts"]["ray"], ray_process(service, name)
+    session = service.topology.driver.pid
+    assert session is not None
+    old = session_processes(session)
+    all_begun, killed = threading.Barrier(4), threading.Event()
+
+    def read(prompt: str) -> tuple[str, int, bool]:
+        """(text, number of tokens, whether tokens came after the kill)."""
+        stream = service.stream(prompt, _TOKENS)
+        chunks = [next(stream)]
+        all_begun.wait(60)
+        for chunk in stream:
+            chunks.append(chunk)
+        went_on = killed.is_set()
+        return "".join(c.choices[0].text for c in chunks if c.choices), chunks[-1].usage.completion_tokens, went_on
+
+    with ThreadPoolExecutor(4) as pool:
+        reading = [pool.submit(read, prompt) for prompt in PROMPTS[:3]]
+        all_begun.wait(60)
+        victim.kill()
+        wait_for(lambda: service.topology.driver.pid != session, "the death to be noticed")
+        assert not any(one.done() for one in reading), "the answers were too short for this test"
+        killed.set()
+        late = pool.submit(service.answer, PROMPTS[0], _TOKENS)
+        assert httpx.get(f"{service.url}/health").status_code == 200
+        ready = httpx.get(f"{service.url}/ready")
+        assert ready.status_code == 503 and int(ready.headers["Retry-After"]) > 0
+        answers = [one.result() for one in reading]
+        assert late.result().choices[0].text == undisturbed[0]
+    assert [text for text, _, _ in answers] == undisturbed
+    assert [tokens for _, tokens, _ in answers] == [_TOKENS] * 3
+    assert all(went_on for _, _, went_on in answers)
+    assert httpx.get(f"{service.url}/ready").status_code == 200
+    assert service.status()["restarts"]["ray"] == restarts + 1
+    assert any("Ray is started again" in event["message"] for event in service.events("restart"))
+    assert not any(one.is_running() for one in old), "what the dead Ray left is gone"
+
+
+def test_a_pause_outlives_ray(service: Service) -> None:
+    def state() -> str:
+        return str((service.status()["trainer"] or {"state": "away"})["state"])
+
+    service.train(paused=True)
+    wait_for(lambda: state() == "paused", "the pause")
+    restarts = service.status()["restarts"]["ray"]
+    ray_process(service, "raylet").kill()
+    wait_for(lambda: service.status()["restarts"]["ray"] == restarts + 1 and state() != "away", "Ray to be back")
+    wait_for(lambda: state() == "paused", "the pause after the restart")
+    service.train(paused=False)
+    wait_for(lambda: state() != "paused", "training to be resumed")
