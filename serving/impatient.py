@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from http import HTTPStatus
 from typing import Any, Literal
 
 import h11
@@ -83,8 +84,9 @@ def impatient(timeout_s: float) -> type[H11Protocol]:
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
             ]
-            events = (h11.Response(status_code=error.status, headers=headers), h11.Data(data=body), h11.EndOfMessage())
-            for event in events:
+            reason = HTTPStatus(error.status).phrase.encode()
+            head = h11.Response(status_code=error.status, reason=reason, headers=headers)
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
 
     return ImpatientProtocol

@@ -63,7 +63,7 @@ def test_headers_that_never_end(address: tuple[str, int]) -> None:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: osd\r\nX-Slow: ")
         answer = everything(connection)
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 408 ") and b"connection: close" in head.lower()
+    assert head.startswith(b"HTTP/1.1 408 Request Timeout\r\n") and b"connection: close" in head.lower()
     assert json.loads(body)["error"]["code"] == "request_timeout"
 
 
