@@ -160,6 +160,26 @@ def test_what_lies_beyond_a_rows_length_harms_nobody(make: MakeEngine) -> None:
     _check(answers, expected)
 
 
+def test_a_spoilt_drafter_costs_acceptance_only(make: MakeEngine) -> None:
+    """Of its rows all that queries use, after every step; the next queries' acceptance is as ever."""
+    events: list[Event] = []
+    clean, spoilt = make(), make(on_event=events.append)
+    expected, answers = run(clean, _requests()), Answers()
+    accepted = clean.counters.values["accepted_total"]
+    for request in _requests():
+        spoilt.submit(request)
+    while spoilt.has_work:
+        answers.add(spoilt.step())
+        for row in range(3):
+            poison(caches_of(spoilt)[1], np.nan, row)
+    _check(answers, expected)
+    assert not events
+    before = spoilt.counters.values["accepted_total"]
+    run(clean, _requests(" again"))
+    run(spoilt, _requests(" again"))
+    assert spoilt.counters.values["accepted_total"] - before == clean.counters.values["accepted_total"] - accepted
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_spoilt_query_ends_alone(make: MakeEngine, value: float) -> None:
     events: list[Event] = []
