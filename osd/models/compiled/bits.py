@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 from numba import config, njit, types
 from numba.extending import overload
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ LOG2_E = np.float32(1.4426950408889634)
 _config: Any = config
 if _config.CPU_FEATURES is None and FEATURES.get("avx512f"):
     # LLVM halves vectors on many Intel processors, once slower after wide ones; products here are wide anyway.
-    _config.CPU_FEATURES = f"{FEATURES.flatten()},-prefer-256-bit"
+    _config.CPU_FEATURES = f"{get_host_cpu_features().flatten()},-prefer-256-bit"
 # numpy's error model: a check for division by zero would keep loops from being vectorised, and garbage must not raise.
 inner = njit(fastmath=True, error_model="numpy", forceinline=True)
 """For what is called of compiled functions: it becomes a part of its caller, sums and all."""

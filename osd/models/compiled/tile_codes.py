@@ -17,9 +17,10 @@ from numba.extending import intrinsic, overload
 from osd.models.compiled import amx_codes
 from osd.models.compiled.amx import HAS_AMX
 from osd.models.compiled.bits import Array, apart, inner, widen
+from osd.models.compiled.blocking import BLOCKING, Blocking
 from osd.models.compiled.code_vectors import AHEAD_BYTES, NUM_HALVES, as_pairs, block_bytes, scales
 from osd.models.compiled.codes import BLOCK, SCALES_BYTES
-from osd.models.compiled.tile import start_from_biases, store_sums
+from osd.models.compiled.tile import places_of, start_from_biases, store_sums
 from osd.models.compiled.tiling import STEP_BYTES, WIDTH
 from osd.models.compiled.vectors import (
     FLOAT,
@@ -27,19 +28,20 @@ from osd.models.compiled.vectors import (
     INT32,
     INT64,
     INTS,
-    ROWS,
     VECTOR_BYTES,
     Code,
     for_each_number_of_rows,
 )
 
-_SumCodes: TypeAlias = Callable[[Code, Any, list[Any], int], list[list[Any]]]
-_Add: TypeAlias = Callable[[int, int, Any, Any], None]
+_Vectors: TypeAlias = list[list[Any]]
+"""By row, by half; of variables or values."""
+_SumCodes: TypeAlias = Callable[[Code, Any, list[Any], int, range], _Vectors]
+_Add: TypeAlias = Callable[[list[Any], Callable[[Any, int], Any]], None]
 _FEW = 1
 """So many rows take longer by matrix instructions."""
 
 
-def tile_of(bits: int, *, has_amx: bool) -> Any:
+def tile_of(bits: int, *, has_amx: bool, blocking: Blocking = BLOCKING) -> Any:
     """What sums a tile's products with codes of so many bits, by one kind of instructions."""
 
     @intrinsic
@@ -62,11 +64,12 @@ def tile_of(bits: int, *, has_amx: bool) -> Any:
                 few = builder.icmp_signed("<=", args[-1], ir.Constant(INT64, _FEW))
                 with builder.if_else(few) as (then, otherwise):
                     with then:
-                        _write_tile(builder, args, bits, _FEW, _sum_apart)
+                        _write_tile(builder, args, bits, blocking, _FEW, _sum_apart)
                     with otherwise:
                         amx_codes.write_tile(builder, args, bits)
             else:
-                _write_tile(builder, args, bits, ROWS, _sum_pairs)
+                by = _sum_by_instruction if blocking.dots_pairs else _sum_widened
+                _write_tile(builder, args, bits, blocking, blocking.rows, by)
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 9), generate
@@ -74,72 +77,128 @@ def tile_of(bits: int, *, has_amx: bool) -> Any:
     return tile
 
 
-def _write_tile(builder: Any, args: Any, bits: int, most: int, sum_codes: _SumCodes) -> None:
+def _write_tile(builder: Any, args: Any, bits: int, blocking: Blocking, most: int, sum_codes: _SumCodes) -> None:
     """By vectors, for up to `most` rows."""
     weights, x, x_stride, x_sums, x_sums_stride, out, out_stride, num_blocks, num_rows = args
 
+    def add(
+        code: Code, sums: list[list[Any]], block: Any, index: Any, in_block: list[list[Any]], halves: range
+    ) -> None:
+        """A block's products, scaled."""
+        for number, half in enumerate(halves):
+            step, low = scales(code, block, half)
+            for row, variables in enumerate(sums):
+                place = code.plus(code.plus(x_sums, x_sums_stride, row), index, 4)
+                x_sum = code.repeated(code.load(place, FLOAT), FLOATS)
+                variable = variables[number]
+                scaled = code.add_product(in_block[row][number], step, builder.load(variable))
+                builder.store(code.add_product(x_sum, low, scaled), variable)
+
     def write(code: Code, rows: int) -> None:
-        sums = code.variables(rows, NUM_HALVES)
+        sums, is_whole = code.variables(rows, NUM_HALVES), rows <= blocking.whole_rows
         start_from_biases(code, sums, weights)
+        if not is_whole:
+            store_sums(code, sums, out, out_stride)
         with cgutils.for_range(builder, num_blocks) as loop:
             block = code.plus(code.plus(weights, WIDTH, STEP_BYTES), loop.index, block_bytes(bits))
             code.prefetch(code.plus(block, AHEAD_BYTES), block_bytes(bits))
+            codes = code.plus(block, SCALES_BYTES)
             inputs = [code.plus(code.plus(x, x_stride, row), loop.index, 2 * BLOCK) for row in range(rows)]
-            in_block = sum_codes(code, code.plus(block, SCALES_BYTES), inputs, bits)
-            for half in range(NUM_HALVES):
-                step, low = scales(code, block, half)
-                for row in range(rows):
-                    place = code.plus(code.plus(x_sums, x_sums_stride, row), loop.index, 4)
-                    x_sum = code.repeated(code.load(place, FLOAT), FLOATS)
-                    variable = sums[row][half]
-                    scaled = code.add_product(in_block[row][half], step, builder.load(variable))
-                    builder.store(code.add_product(x_sum, low, scaled), variable)
-        store_sums(code, sums, out, out_stride)
+            if is_whole:
+                halves = range(NUM_HALVES)
+                add(code, sums, block, loop.index, sum_codes(code, codes, inputs, bits, halves), halves)
+            else:
+                inputs = [code.widened(address) for address in inputs]
+                for half in range(NUM_HALVES):
+                    halves = range(half, half + 1)
+                    places = [[one[half]] for one in places_of(code, out, out_stride, rows)]
+                    in_block, some = _sum_floats(code, codes, inputs, bits, halves), code.loaded(places)
+                    add(code, some, block, loop.index, in_block, halves)
+                    code.stored(some, places)
+        if is_whole:
+            store_sums(code, sums, out, out_stride)
 
     for_each_number_of_rows(builder, num_rows, write, most)
 
 
-def _sum_pairs(code: Code, codes: Any, inputs: list[Any], bits: int) -> list[list[Any]]:
+def _sum_by_instruction(code: Code, codes: Any, inputs: list[Any], bits: int, halves: range) -> _Vectors:
     """Every row's sums of `(128 + code) * x` over one block, by half."""
-    sums = code.variables(len(inputs), NUM_HALVES)
-
-    def add(row: int, half: int, left: Any, right: Any) -> None:
-        variable = sums[row][half]
-        code.builder.store(code.dot_pairs(left, right, code.builder.load(variable)), variable)
-
-    _each_step(code, codes, inputs, bits, sums, add)
-    return [[code.builder.load(variable) for variable in halves] for halves in sums]
+    return _sum_pairs(code, codes, inputs, bits, halves, by_instruction=True)
 
 
-def _sum_apart(code: Code, codes: Any, inputs: list[Any], bits: int) -> list[list[Any]]:
+def _sum_widened(code: Code, codes: Any, inputs: list[Any], bits: int, halves: range) -> _Vectors:
+    """The same where no instruction multiplies pairs: they become float32, the inputs for every vector anew."""
+    return _sum_pairs(code, codes, inputs, bits, halves, by_instruction=False)
+
+
+def _sum_pairs(
+    code: Code, codes: Any, inputs: list[Any], bits: int, halves: range, *, by_instruction: bool
+) -> _Vectors:
+    sums = code.variables(len(inputs), len(halves))
+
+    def add(left: list[Any], place_in: Callable[[Any, int], Any]) -> None:
+        for address, variables in zip(inputs, sums, strict=True):
+            right = code.repeated(code.load(place_in(address, STEP_BYTES), INT32), INTS)
+            for pairs, variable in zip(left, variables, strict=True):
+                dot = code.dot_pairs(pairs, right, code.builder.load(variable), by_instruction=by_instruction)
+                code.builder.store(dot, variable)
+
+    _each_step(code, codes, bits, halves, sums, add)
+    return [[code.builder.load(variable) for variable in row] for row in sums]
+
+
+def _sum_floats(code: Code, codes: Any, inputs: list[Any], bits: int, halves: range) -> _Vectors:
+    """The same, to the last bit, of inputs that were widened before."""
+    sums = code.variables(len(inputs), len(halves))
+
+    def add(left: list[Any], place_in: Callable[[Any, int], Any]) -> None:
+        for number, of in enumerate((code.first_of, code.second_of)):
+            floats = [of(pairs) for pairs in left]
+            for address, variables in zip(inputs, sums, strict=True):
+                place = code.plus(place_in(address, 2 * STEP_BYTES), number, 4)
+                right = code.repeated(code.load(place, FLOAT), FLOATS)
+                for one, variable in zip(floats, variables, strict=True):
+                    code.builder.store(code.add_product(one, right, code.builder.load(variable)), variable)
+
+    _each_step(code, codes, bits, halves, sums, add)
+    return [[code.builder.load(variable) for variable in row] for row in sums]
+
+
+def _sum_apart(code: Code, codes: Any, inputs: list[Any], bits: int, halves: range) -> _Vectors:
     """The same as matrix instructions do it, to the last bit: the first and the second inputs of steps apart."""
-    builder, sums = code.builder, code.variables(len(inputs), 2 * NUM_HALVES)
+    builder, sums = code.builder, code.variables(len(inputs), 2 * len(halves))
 
-    def add(row: int, half: int, left: Any, right: Any) -> None:
-        for part, of in enumerate((code.first_of, code.second_of)):
-            variable = sums[row][2 * half + part]
-            builder.store(code.add_product(of(left), of(right), builder.load(variable)), variable)
+    def add(left: list[Any], place_in: Callable[[Any, int], Any]) -> None:
+        for address, variables in zip(inputs, sums, strict=True):
+            right = code.repeated(code.load(place_in(address, STEP_BYTES), INT32), INTS)
+            for half, pairs in enumerate(left):
+                for part, of in enumerate((code.first_of, code.second_of)):
+                    variable = variables[2 * half + part]
+                    builder.store(code.add_product(of(pairs), of(right), builder.load(variable)), variable)
 
-    _each_step(code, codes, inputs, bits, sums, add)
-    values = [[builder.load(variable) for variable in parts] for parts in sums]
-    return [[builder.fadd(*parts[2 * half : 2 * half + 2]) for half in range(NUM_HALVES)] for parts in values]
+    _each_step(code, codes, bits, halves, sums, add)
+    values = [[builder.load(variable) for variable in row] for row in sums]
+    return [[builder.fadd(*row[2 * half : 2 * half + 2]) for half in range(len(halves))] for row in values]
 
 
-def _each_step(code: Code, codes: Any, inputs: list[Any], bits: int, sums: list[list[Any]], add: _Add) -> None:
-    """From zero on, `add(row, half, pairs of codes, pairs of inputs)` for each step of a block."""
+def _each_step(code: Code, codes: Any, bits: int, halves: range, sums: _Vectors, add: _Add) -> None:
+    """From zero on, `add(pairs of codes by half, place_in)` for each step of a block.
+
+    `place_in(address, size)` is where the step's inputs are among a row's, which take so many bytes a step.
+    """
     builder, in_lane = code.builder, 16 // bits
     for variables in sums:
         for variable in variables:
             builder.store(ir.Constant(FLOATS, None), variable)
     with cgutils.for_range(builder, ir.Constant(INT64, BLOCK // 2 // in_lane)) as groups:
         group = code.plus(codes, groups.index, NUM_HALVES * VECTOR_BYTES)
-        vectors = [code.load(code.plus(group, half, VECTOR_BYTES), INTS) for half in range(NUM_HALVES)]
-        steps = [code.plus(row, groups.index, in_lane * STEP_BYTES) for row in inputs]
+        vectors = [code.load(code.plus(group, half, VECTOR_BYTES), INTS) for half in halves]
         for number, left in enumerate(zip(*(as_pairs(code, vector, bits) for vector in vectors), strict=True)):
-            for row, step in enumerate(steps):
-                right = code.repeated(code.load(code.plus(step, number, STEP_BYTES), INT32), INTS)
-                for half in range(NUM_HALVES):
-                    add(row, half, left[half], right)
+
+            def place_in(address: Any, size: int, number: int = number) -> Any:
+                return code.plus(code.plus(address, groups.index, in_lane * size), number, size)
+
+            add(list(left), place_in)
 
 
 _tile_4, _tile_8 = tile_of(4, has_amx=HAS_AMX), tile_of(8, has_amx=HAS_AMX)
@@ -148,7 +207,7 @@ _tile_4, _tile_8 = tile_of(4, has_amx=HAS_AMX), tile_of(8, has_amx=HAS_AMX)
 @inner
 def code_rows_at_once() -> int:
     """How many rows `sums_codes` takes."""
-    return amx_codes.ROWS if HAS_AMX else ROWS
+    return amx_codes.ROWS if HAS_AMX else BLOCKING.rows
 
 
 def sums_codes(x_RI: Array, x_sums_RB: Array, bits: int, weights: int, out_RW: Array) -> None:

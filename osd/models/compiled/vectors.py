@@ -9,11 +9,25 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding, ir
+from numba import config
 from numba.core import cgutils
 
-FEATURES = binding.get_host_cpu_features()
-ROWS = 8 if FEATURES.get("avx512f") else 3
-"""Rows of a product that are summed at once: as many as there are registers for."""
+_config: Any = config
+
+
+def compiled_for(cpu_name: str | None, cpu_features: str | None) -> dict[str, bool]:
+    """The instructions that numba's compiler may use: this processor's, unless numba was told of another one.
+
+    Args:
+        cpu_name: `NUMBA_CPU_NAME`. What such a processor has is known to LLVM alone, so nothing is taken for granted.
+        cpu_features: `NUMBA_CPU_FEATURES`, as `+avx2,-avx512f`.
+    """
+    if cpu_features is not None:
+        return {one[1:]: one[0] == "+" for one in cpu_features.replace(" ", "").split(",") if one}
+    return dict(binding.get_host_cpu_features()) if cpu_name is None else {}
+
+
+FEATURES = compiled_for(_config.CPU_NAME, _config.CPU_FEATURES)
 VECTOR_BYTES = 64
 INT32, INT64, FLOAT, HALF = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.HalfType()
 INTS, FLOATS, HALVES = (ir.VectorType(kind, 16) for kind in (INT32, FLOAT, HALF))
@@ -93,6 +107,27 @@ class Code:
         """Vectors of floats that loops change; the compiler keeps them in registers."""
         return [[cgutils.alloca_once(self.builder, FLOATS) for _ in range(columns)] for _ in range(rows)]
 
+    def loaded(self, places: list[list[Any]]) -> list[list[Any]]:
+        """Variables that begin with the vectors at these addresses."""
+        variables = self.variables(len(places), len(places[0]))
+        for row, row_places in zip(variables, places, strict=True):
+            for variable, place in zip(row, row_places, strict=True):
+                self.builder.store(self.load(place, FLOATS), variable)
+        return variables
+
+    def stored(self, variables: list[list[Any]], places: list[list[Any]]) -> None:
+        """What variables hold, to these addresses."""
+        for row, row_places in zip(variables, places, strict=True):
+            for variable, place in zip(row, row_places, strict=True):
+                self.store(self.builder.load(variable), place)
+
+    def widened(self, address: Any) -> Any:
+        """The address, on the stack, of the 32 bfloat16 there as float32."""
+        room = self.builder.ptrtoint(cgutils.alloca_once(self.builder, ir.ArrayType(FLOATS, 2)), INT64)
+        for number in range(2):
+            self.store(self.load_numbers(self.plus(address, number, 32), 16), self.plus(room, number, VECTOR_BYTES))
+        return room
+
     def prefetch(self, address: Any, num_bytes: int) -> None:
         """Bring that many bytes near, into the second cache; nothing waits for them, and no address is wrong."""
         pointer = ir.IntType(8).as_pointer()
@@ -120,30 +155,34 @@ class Code:
 
     def dot_floats(self, left: Any, right: Any, sums: Any) -> Any:
         """Steps of one float32 each: products, added to the sums."""
-        return self.add_product(self.builder.bitcast(left, FLOATS), self.builder.bitcast(right, FLOATS), sums)
+        return self.add_product(self.as_floats(left), self.as_floats(right), sums)
 
-    def dot_pairs(self, left: Any, right: Any, sums: Any) -> Any:
-        """Steps of two bfloat16 each: products of both, added to the sums."""
-        if FEATURES.get("avx512bf16"):
+    def dot_pairs(self, left: Any, right: Any, sums: Any, *, by_instruction: bool) -> Any:
+        """Steps of two bfloat16 each: products of both, added to the sums; the first's first, if not by instruction."""
+        if by_instruction:
             pairs = [self.builder.bitcast(one, _PAIRS) for one in (left, right)]
             return self._call("llvm.x86.avx512bf16.dpbf16ps.512", [FLOATS, _PAIRS, _PAIRS], [sums, *pairs])
         sums = self.add_product(self.first_of(left), self.first_of(right), sums)
         return self.add_product(self.second_of(left), self.second_of(right), sums)
 
+    def as_floats(self, numbers: Any) -> Any:
+        """Lanes of four bytes, read as float32."""
+        return self.builder.bitcast(numbers, FLOATS)
+
     def first_of(self, pairs: Any) -> Any:
         """Of each two bfloat16 the first, as floats."""
-        return self.builder.bitcast(self.builder.shl(pairs, _SIXTEENS), FLOATS)
+        return self.as_floats(self.builder.shl(pairs, _SIXTEENS))
 
     def second_of(self, pairs: Any) -> Any:
-        """Likewise."""
-        return self.builder.bitcast(self.builder.and_(pairs, ir.Constant(INTS, [-65536] * 16)), FLOATS)
+        """Of each two bfloat16 the second, as floats."""
+        return self.as_floats(self.builder.and_(pairs, ir.Constant(INTS, [-65536] * 16)))
 
     def _call(self, name: str, kinds: list[Any], args: list[Any]) -> Any:
         kind = ir.FunctionType(FLOATS, kinds)
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), args)
 
 
-def for_each_number_of_rows(builder: Any, num_rows: Any, write: Callable[[Code, int], None], most: int = ROWS) -> None:
+def for_each_number_of_rows(builder: Any, num_rows: Any, write: Callable[[Code, int], None], most: int) -> None:
     """Code of its own for 1 .. `most` rows, since how many sums are in registers must be known when it is compiled."""
     for rows in range(1, most + 1):
         with builder.if_then(builder.icmp_signed("==", num_rows, ir.Constant(num_rows.type, rows))):
