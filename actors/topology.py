@@ -31,6 +31,8 @@ class Topology:
     resolved: ResolvedTarget
     drafter: str
     """Kind and version that serve at the start."""
+    computes: str
+    """See `EngineStatus`."""
     client: RayEngineClient
     driver: DriverKeeper
     redis: EmbeddedRedis | None
@@ -76,7 +78,7 @@ def start(config: Config, on_progress: Progress = lambda stage, share: None) -> 
             processes=processes,
         )
         drafter = f"{status.drafter_kind} v{status.drafter_version}"
-        return Topology(config, resolved, drafter, client, driver, redis, stack.pop_all())
+        return Topology(config, resolved, drafter, status.computes, client, driver, redis, stack.pop_all())
 
 
 def _start_redis(config: Config, stack: ExitStack) -> EmbeddedRedis | None:

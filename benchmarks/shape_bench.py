@@ -102,7 +102,7 @@ class ShapeBench:
         )
         drafter: Drafter
         if drafter_shape is None:
-            drafter = _feature_drafter(target, shape, max_rows, length, seed)
+            drafter = feature_drafter(target, shape, max_rows, length, seed)
         else:
             drafter = ModelDrafter(
                 random_llama(drafter_shape, target.lm.device, seed),
@@ -175,7 +175,7 @@ def feature_config(shape: Shape) -> FeatureConfig:
     return FeatureConfig.for_target(shape.hidden_size, shape.vocab_tokens, shape.draft_vocab_tokens, _WINDOW_TOKENS)
 
 
-def _feature_drafter(target: Target, shape: Shape, num_slots: int, length: int, seed: int) -> FeatureDrafter:
+def feature_drafter(target: Target, shape: Shape, num_slots: int, length: int, seed: int) -> FeatureDrafter:
     """Untrained."""
     config = feature_config(shape)
     drafter = FeatureDrafter(

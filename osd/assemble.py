@@ -23,6 +23,7 @@ from osd.memory import give_back, use_huge_pages
 from osd.models.context import rotary_boundary
 from osd.models.loading import choose_device, choose_dtype, load_causal_lm
 from osd.models.resolve import ResolvedTarget, resolve_target
+from osd.models.stored import stored_in
 from osd.models.target import Target
 from osd.protocols import Drafter, OutcomeRecorder, WeightStore
 from osd.recorder import Recorder
@@ -154,7 +155,8 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
 
 def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, TextCodec]:
     device = choose_device(config.target.device)
-    model = load_causal_lm(resolved.folder, dtype=choose_dtype(config.target.dtype, device), device=device)
+    dtype = choose_dtype(config.target.dtype, device, stored_in(resolved.folder))
+    model = load_causal_lm(resolved.folder, dtype=dtype, device=device)
     _check_context(config, model)
     codec = TextCodec.open(
         resolved.folder,

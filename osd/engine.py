@@ -15,6 +15,7 @@ from collections.abc import Sequence as Rows
 from osd.calibrate import calibrate
 from osd.config import Config
 from osd.counters import Counters
+from osd.models.cpu import describe
 from osd.models.pass_output import Logits
 from osd.models.target import Target
 from osd.models.transfer import prepended
@@ -153,6 +154,7 @@ class Engine:
             speculation_length=self.policy.chosen,
             speculation_enabled=self.config.speculation.enabled and self.drafter is not None,
             uptime_s=time.monotonic() - self._started_s,
+            computes=describe(self.target.lm),
             counters={**self.counters.values, **recorded},
             acceptance_by_version={version: dict(counts) for version, counts in self.counters.by_version.items()},
         )

@@ -236,6 +236,8 @@ class EngineStatus:
     """The length chosen for the latest round."""
     speculation_enabled: bool
     uptime_s: float
+    computes: str = ""
+    """By what, and with which weights, as in `CPU: AVX2, bfloat16 weights widened in registers`."""
     counters: dict[str, float] = field(default_factory=dict)
     """Name to monotone count, as listed in osd/counters.py and osd/recorder.py."""
     acceptance_by_version: dict[int, dict[str, int]] = field(default_factory=dict)

@@ -38,6 +38,8 @@ class Serving:
     url: str
     model: str
     drafter: str
+    computes: str
+    """See `EngineStatus`."""
     admin_token: str | None
     """Made for this start; None when the operator set one."""
 
@@ -85,7 +87,7 @@ def _serve(
         if warning := exposure_warning(config, listener.getsockname()[0]):
             log.warning(warning)
         keep()
-        on_ready(Serving(url_of(listener), resolved.target_id, topology.drafter, token))
+        on_ready(Serving(url_of(listener), resolved.target_id, topology.drafter, topology.computes, token))
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

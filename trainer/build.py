@@ -12,7 +12,7 @@ import torch
 from osd.config import Config, TrainerConfig
 from osd.drafters.create import new_drafter_model
 from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows
-from osd.models.loading import choose_device, choose_dtype
+from osd.models.loading import choose_device, multiplies_bfloat16
 from osd.models.shared_rows import load_shared_rows
 from osd.protocols import OutcomeSource, WeightStore
 from osd.store_paths import checkpoint_dir
@@ -108,7 +108,7 @@ def build_feature_student(config: TrainerConfig, net: FeatureConfig, shared: Sha
 
 def _compute_dtype(device: torch.device) -> torch.dtype:
     """Autocast to float16 would need gradient scaling, so a device without bfloat16 computes in float32."""
-    return torch.bfloat16 if choose_dtype("auto", device) == torch.bfloat16 else torch.float32
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def _wait_for_first_version(store: WeightStore, stop: threading.Event, wait_s: float) -> WeightManifest:

@@ -42,10 +42,20 @@ _NUM_PARTS = {"gate_up": 2}
 
 def is_supported(model: Any) -> bool:
     """Whether a transformers model has the shape that `FusedLM` runs."""
-    rope = getattr(model.config, "rope_parameters", None) or {}
+    return can_fuse(type(model).__name__, model.config)
+
+
+def can_fuse(kind: str, config: Any) -> bool:
+    """The same of a model that is not loaded yet.
+
+    Args:
+        kind: the name of transformers' class.
+        config: the model's.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
     return (
-        type(model).__name__ in _FAMILIES
-        and model.config.hidden_act == "silu"
+        kind in _FAMILIES
+        and config.hidden_act == "silu"
         and rope.get("rope_type", "default") in _STATIC_ROPE
         and rope.get("partial_rotary_factor", 1.0) == 1.0
     )
@@ -127,6 +137,11 @@ class FusedLM:
         """Give the model back what `pack` did not keep."""
         for layer, tiles in zip(self._layers, self._tiles, strict=False):
             layer.take_back(tiles)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether passes are by a CPU's compiled kernels."""
+        return self._compiled is not None
 
     def can_use_kernels(self, num_new: int) -> bool:
         """Whether a pass of so many new positions a row may be asked to."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from osd.models.cpu import Cpu, this_cpu, torch_multiplies_bfloat16
 from osd.models.resolve import check_model_folder
+from osd.models.stored import LLAMA_IN_BFLOAT16, Stored
 from osd.reason import reason
 from osd.types import OsdError
 
@@ -33,8 +35,21 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """'auto' takes bfloat16 where the device has instructions for it, else float32. What 'int4' leaves is bfloat16.
+def choose_dtype(
+    name: str, device: torch.device, stored: Stored = LLAMA_IN_BFLOAT16, cpu: Cpu | None = None
+) -> torch.dtype:
+    """'auto' takes what is fastest and no less exact than stored. What 'int4' leaves is bfloat16.
+
+    On a CPU that is bfloat16 for weights stored in it, wherever they are multiplied as fast as they are read: by torch
+    where there are instructions for it, by compiled kernels everywhere. All others are served in float32, which holds
+    them exactly: to round float16 or float32 to bfloat16 has to be asked for. A GPU takes bfloat16, or float16 where it
+    has no bfloat16, whatever is stored.
+
+    Args:
+        name: `target.dtype`.
+        device: where the model runs.
+        stored: how its weights are stored.
+        cpu: what a CPU can do; None: this one's.
 
     Raises:
         OsdError: 'int4' on a device that is no CPU.
@@ -47,7 +62,16 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return _DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    if stored.dtype != torch.bfloat16:
+        return torch.float32
+    cpu = cpu or this_cpu()
+    is_fast = cpu.multiplies_bfloat16 or (stored.fits_kernels and cpu.has_kernels)
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether torch's operations are faster in bfloat16 than in float32."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch_multiplies_bfloat16()
 
 
 def attention_for(config: Any) -> str:

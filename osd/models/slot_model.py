@@ -210,6 +210,16 @@ class SlotModel:
         seen = bucket(max(starts) + num_new, _SMALLEST_SEEN, self._max_len)
         return [*starts, *[self._max_len - num_new] * padding], seen
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether passes are by a CPU's compiled kernels."""
+        return self._fused is not None and self._fused.is_compiled
+
+    @property
+    def is_int4(self) -> bool:
+        """Whether the layers' weights are four-bit codes."""
+        return self._fused is not None and self._fused.is_int4
+
     def can_use_kernels(self, num_new: int) -> bool:
         """Whether a captured pass over so many new positions a row may choose to."""
         return self._kernels_are_right and self._fused is not None and self._fused.can_use_kernels(num_new)

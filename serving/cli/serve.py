@@ -89,6 +89,7 @@ def _greet(console: Console, serving: object) -> None:
     token = serving.admin_token or "the one you set"
     model, url = escape(serving.model), escape(serving.url)
     console.print(f"[bold]osd[/] serves [bold]{model}[/] on [bold]{url}/v1[/]  (Ctrl-C stops it)", soft_wrap=True)
+    console.print(escape(serving.computes), highlight=False, soft_wrap=True)
     console.print(f"drafter: {serving.drafter}", highlight=False, soft_wrap=True)
     console.print(f"admin page: {url}/admin  token: {token}", highlight=False, soft_wrap=True)
     console.print(f"try: osd chat --url {url}", highlight=False, soft_wrap=True)

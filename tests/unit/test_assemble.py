@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from osd.assemble import open_engine, open_store
 from osd.config import Config, DrafterConfig, EngineConfig, TargetConfig
 from osd.io.weight_store import FileWeightStore
+from osd.models.cpu import describe
 from osd.models.resolve import resolve_target
 from osd.text_stream import unfinished_end
 from osd.types import SamplingParams, WeightsRefusedError
@@ -60,6 +61,8 @@ def test_a_few_lines_answer_a_prompt(folder: Path, tmp_path: Path, kind: Literal
     latest = _store(config).latest()
     assert latest is not None
     assert (latest.number, latest.kind, latest.note) == (1, kind, "untrained")
+    assert engine.status().computes == describe(engine.target.lm)
+    assert engine.status().computes.startswith("CPU: ") and ", float32 weights by " in engine.status().computes
     assert engine.status().drafter_version == 1
     assert _text(open_engine(config), "hello") == answer
     assert len(_store(config).list()) == 1  # the second engine found the first one's drafter

@@ -17,6 +17,7 @@ from osd.proposal import DraftBatch
 from osd.types import SamplingParams
 from tests.engine_kit import VOCAB_TOKENS, feature_drafter, feature_state, make_target, tiny_llama
 from tests.product_bench import ProductBench
+from tests.rounding import gap_of_rows, rounding_gap
 
 pytest.importorskip("triton")  # on Linux only
 
@@ -58,16 +59,48 @@ def test_a_row_that_is_not_finite_has_a_place_within_it() -> None:
 def test_a_pass_by_kernels_gives_the_models_logits(
     num_new: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    got, exact = passes(num_new, dtype, monkeypatch)
+    for ours, theirs in zip(got, exact, strict=True):
+        assert gap_of_rows(ours, theirs) < rounding_gap(dtype, num_layers=2, num_terms=48)
+
+
+@pytest.mark.parametrize("num_new", [2, 9])
+@pytest.mark.parametrize("wrong", ["scores", "gates"])
+def test_a_pass_that_is_slightly_wrong_is_told_from_rounding(
+    wrong: str, num_new: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where scores, or one gate's outputs, are a twentieth too great."""
+
+    def spoil(model: SlotModel) -> None:
+        assert model._fused is not None
+        if wrong == "scores":
+            model._fused._heads["scale"] *= 1.05
+        else:
+            model._fused._layers[0].dense["gate_up"].weight_OI[:4] *= 1.05
+
+    got, exact = passes(num_new, torch.float16, monkeypatch, spoil)
+    for ours, theirs in zip(got, exact, strict=True):
+        assert gap_of_rows(ours, theirs) > rounding_gap(torch.float16, num_layers=2, num_terms=48)
+
+
+def passes(
+    num_new: int,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[SlotModel], None] = lambda model: None,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Hidden states and logits by kernels, and by torch in float64, with the same weights."""
     monkeypatch.setattr("osd.models.fused.can_use_kernels", lambda device: True)
     monkeypatch.setattr("osd.models.fused.can_compile", lambda weight: False)
-    model = SlotModel(tiny_llama().to(dtype), num_slots=3, max_context_tokens=40, max_new_tokens=16)
+    sizes = {"num_slots": 3, "max_context_tokens": 40, "max_new_tokens": 16}
+    model = SlotModel(tiny_llama().to(dtype), **sizes)
+    exact = SlotModel(tiny_llama().to(dtype).double(), **sizes)
     assert model.can_use_kernels(1)
+    spoil(model)
     ids_BQ = torch.randint(0, VOCAB_TOKENS, (3, num_new), generator=torch.Generator().manual_seed(0))
-    starts = [0, 0, 0]
-    expected, got = model.forward(0, ids_BQ, starts), model.forward(0, ids_BQ, starts, by_kernels=True)
-    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(got.hidden_BQH, expected.hidden_BQH, atol=tolerance, rtol=tolerance)
-    torch.testing.assert_close(got.logits_BQV, expected.logits_BQV, atol=tolerance, rtol=tolerance)
+    outputs = model.forward(0, ids_BQ, [0, 0, 0], by_kernels=True), exact.forward(0, ids_BQ, [0, 0, 0])
+    got, expected = ([tensor(output.hidden_BQH), output.logits_BQV] for output in outputs)
+    return got, expected
 
 
 def test_a_drafters_round_by_kernels_proposes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

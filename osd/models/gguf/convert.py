@@ -12,6 +12,7 @@ from pathlib import Path
 from osd.models.gguf.digest import digest_of
 from osd.models.gguf.header import Header
 from osd.models.gguf.split import parts_of, read_model, stem_of
+from osd.models.stored import DEQUANTISED
 from osd.store_paths import slug
 from osd.types import OsdError
 
@@ -88,7 +89,7 @@ def _write_model(header: Header, folder: Path, on_progress: Progress) -> None:
     config.architectures = [type(model).__name__]
     dtype = stored_dtype(header, names)
     config.dtype = dtype or torch.float32  # which holds what quantised weights stand for
-    config.osd_dequantised = dtype is None
+    setattr(config, DEQUANTISED, dtype is None)
     config.save_pretrained(folder)
     write_weights(
         header,

@@ -1,0 +1,144 @@
+"""How long a CPU's pass takes by number of tokens and kind of instructions, and what a proposed token costs.
+
+A model of SmolLM2-135M's shape with random weights: they decide nothing of a pass's duration. Lengths take turns, and
+of each the fastest pass counts, so that what else a machine does is not measured. Instructions that a processor does
+not have cannot be tried on it; lesser ones can, by compiling for them (`--instructions`).
+
+Run it as `python -m benchmarks.pass_by_rows --instructions AVX2`. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import Any
+
+_TOKENS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+_PROPOSED = (1, 2, 3, 4)
+_CONTEXT_TOKENS = 100
+_COMPILE_FOR = {
+    "native": {},
+    "AVX-512": {
+        "NUMBA_CPU_NAME": "skylake-avx512",
+        "NUMBA_CPU_FEATURES": "+avx512f,-prefer-256-bit",
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+    },
+    "AVX2": {"NUMBA_CPU_NAME": "znver1", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _arguments()
+    os.environ.update(_COMPILE_FOR[options.instructions])  # read when torch and numba are imported
+    import torch
+
+    from benchmarks.machine import describe_machine
+    from osd.models.cpu import describe
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    results: dict[str, Any] = {"machine": describe_machine(), "threads": torch.get_num_threads(), "runs": []}
+    for dtype in options.dtypes:
+        target, drafter = _models(options.shape, dtype)
+        passes_ms = _fastest_ms({num: partial(_read, target, num) for num in _TOKENS}, options.repeats)
+        drafting_ms = _fastest_ms({num: partial(_propose, target, drafter, num) for num in _PROPOSED}, options.repeats)
+        first, last = _PROPOSED[0], _PROPOSED[-1]
+        token_ms = (drafting_ms[last] - drafting_ms[first]) / (last - first)
+        run = {
+            "computes": describe(target.lm),
+            "dtype": dtype,
+            "pass_ms_by_tokens": passes_ms,
+            "drafting_ms_by_tokens": drafting_ms,
+            "proposed_token_ms": round(token_ms, 3),
+            "proposed_token_share": round(token_ms / passes_ms[1], 4),
+        }
+        results["runs"].append(run)
+        print(run["computes"])
+        print("  tokens       " + "".join(f"{num:8d}" for num in _TOKENS))
+        print("  ms a pass    " + "".join(f"{passes_ms[num]:8.2f}" for num in _TOKENS))
+        print("  of 1 token's " + "".join(f"{passes_ms[num] / passes_ms[1]:8.2f}" for num in _TOKENS))
+        print(f"  a proposed token: {token_ms:.2f} ms, {token_ms / passes_ms[1]:.1%} of a pass over one token")
+    print(json.dumps(results))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--instructions", choices=tuple(_COMPILE_FOR), default="native", help="to compile for")
+    parser.add_argument("--dtypes", nargs="+", choices=("bfloat16", "int4", "float32"), default=["bfloat16", "int4"])
+    parser.add_argument("--shape", choices=("tiny", "135m", "1b"), default="135m")
+    parser.add_argument("--repeats", type=int, default=20, help="passes over each number of tokens")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
+    return parser.parse_args()
+
+
+def _models(name: str, dtype: str) -> tuple[Any, Any]:
+    """A target of one row, and an untrained `feature` drafter for it."""
+    from dataclasses import replace
+
+    import torch
+
+    from benchmarks.random_models import SHAPES, random_llama
+    from benchmarks.shape_bench import feature_drafter
+    from osd.models.target import Target
+
+    shape = replace(SHAPES[name], dtype=torch.float32 if dtype == "float32" else torch.bfloat16)
+    target = Target(
+        random_llama(shape, torch.device("cpu")),
+        target_id="random",
+        eos_ids=frozenset(),
+        num_slots=1,
+        max_context_tokens=256,
+        max_new_tokens=128,
+        max_round_tokens=max(_PROPOSED) + 1,
+        is_int4=dtype == "int4",
+    )
+    return target, feature_drafter(target, shape, num_slots=1, length=max(_PROPOSED), seed=0)
+
+
+def _read(target: Any, num_tokens: int) -> Callable[[], object]:
+    import torch
+
+    ids_BQ = torch.zeros(1, num_tokens, dtype=torch.long)
+    return lambda: target.lm.forward(0, ids_BQ, [_CONTEXT_TOKENS])
+
+
+def _propose(target: Any, drafter: Any, num_tokens: int) -> Callable[[], object]:
+    """A proposal after the target read one token more, as in real rounds."""
+    from osd.proposal import DraftBatch
+    from osd.types import SamplingParams
+
+    def batch(context: int, length: int) -> DraftBatch:
+        return DraftBatch(
+            tokens_SL=target.tokens_SL,
+            hidden_SLH=target.hidden_SLH,
+            num_tokens=[context],
+            lengths=[length],
+            params=[SamplingParams(temperature=0.0)],
+            generators=[Random()],
+        )
+
+    drafter.reset_row(0)
+    drafter.propose(batch(_CONTEXT_TOKENS, 1))
+    return lambda: drafter.propose(batch(_CONTEXT_TOKENS + 1, num_tokens))
+
+
+def _fastest_ms(works: dict[int, Callable[[], Callable[[], object]]], repeats: int) -> dict[int, float]:
+    """What is prepared is not timed."""
+    fastest_ms = dict.fromkeys(works, float("inf"))
+    for _ in range(repeats):
+        for number, prepare in works.items():
+            work = prepare()
+            started_s = time.perf_counter()
+            work()
+            fastest_ms[number] = min(fastest_ms[number], (time.perf_counter() - started_s) * 1e3)
+    return {number: round(took_ms, 3) for number, took_ms in fastest_ms.items()}
+
+
+if __name__ == "__main__":
+    main()
