@@ -17,7 +17,7 @@ from osd.proposal import DraftBatch
 from osd.types import SamplingParams
 from tests.engine_kit import VOCAB_TOKENS, feature_drafter, feature_state, make_target, tiny_llama
 from tests.product_bench import ProductBench
-from tests.rounding import gap_of_rows, rounding_gap
+from tests.rounding import decoder_gap, gap_of_rows
 
 pytest.importorskip("triton")  # on Linux only
 
@@ -61,7 +61,7 @@ def test_a_pass_by_kernels_gives_the_models_logits(
 ) -> None:
     got, exact = passes(num_new, dtype, monkeypatch)
     for ours, theirs in zip(got, exact, strict=True):
-        assert gap_of_rows(ours, theirs) < rounding_gap(dtype, num_layers=2, num_terms=48)
+        assert gap_of_rows(ours, theirs) < decoder_gap(dtype, num_layers=2, num_terms=48)
 
 
 @pytest.mark.parametrize("num_new", [2, 9])
@@ -80,7 +80,7 @@ def test_a_pass_that_is_slightly_wrong_is_told_from_rounding(
 
     got, exact = passes(num_new, torch.float16, monkeypatch, spoil)
     for ours, theirs in zip(got, exact, strict=True):
-        assert gap_of_rows(ours, theirs) > rounding_gap(torch.float16, num_layers=2, num_terms=48)
+        assert gap_of_rows(ours, theirs) > decoder_gap(torch.float16, num_layers=2, num_terms=48)
 
 
 def passes(
