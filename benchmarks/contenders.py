@@ -258,10 +258,12 @@ class ContinuousBatching:
 
 def _load(setting: Setting) -> Any:
     from osd.models.loading import choose_device, choose_dtype, load_causal_lm
+    from osd.models.stored import stored_in
 
     torch.set_num_threads(setting.threads)
     device = choose_device(setting.device)
-    return load_causal_lm(Path(setting.folder), dtype=choose_dtype(setting.dtype, device), device=device)
+    folder = Path(setting.folder)
+    return load_causal_lm(folder, dtype=choose_dtype(setting.dtype, device, stored_in(folder)), device=device)
 
 
 def _derived_drafter(setting: Setting) -> Any:
@@ -269,10 +271,12 @@ def _derived_drafter(setting: Setting) -> Any:
     from osd.config import load_config
     from osd.drafters.create import new_drafter_model
     from osd.models.loading import choose_device, choose_dtype
+    from osd.models.stored import stored_in
 
     config = load_config(flags={"drafter": {"kind": "model"}, "state_dir": setting.state_dir})
     device = choose_device(setting.device)
-    return new_drafter_model(config, Path(setting.folder)).to(device, choose_dtype(setting.dtype, device))
+    folder = Path(setting.folder)
+    return new_drafter_model(config, folder).to(device, choose_dtype(setting.dtype, device, stored_in(folder)))
 
 
 def _generation(job: Job) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from benchmarks.plots import plot_speeds
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.worker import CONTENDERS, Worker
 from osd.models.loading import choose_device, choose_dtype
+from osd.models.stored import stored_in
 from osd.prompt_file import Messages, read_prompts
 
 _RATIOS = {
@@ -319,7 +320,7 @@ def _weight_bytes(folder: Path, dtype: str) -> int:
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    size = choose_dtype(dtype, choose_device("auto")).itemsize
+    size = choose_dtype(dtype, choose_device("auto"), stored_in(folder)).itemsize
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if not config.tie_word_embeddings:
         parameters -= model.get_input_embeddings().weight.numel()
