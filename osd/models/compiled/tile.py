@@ -56,8 +56,8 @@ def tile_of(*, is_float32: bool, has_amx: bool, blocking: Blocking = BLOCKING) -
             if has_amx:
                 amx.write_tile(builder, args[:-1])
                 return context.get_dummy_value()
-            *places, num_rows, ahead = args
-            one = _Tile(is_float32, blocking, *places, ahead)
+            biases, steps, x, x_stride, out, out_stride, num_steps, num_rows, ahead = args
+            one = _Tile(is_float32, blocking, biases, steps, x, x_stride, out, out_stride, num_steps, ahead)
             for_each_number_of_rows(builder, num_rows, one.write, blocking.rows)
             return context.get_dummy_value()
 
