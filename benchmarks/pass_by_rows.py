@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -39,31 +40,36 @@ def main() -> None:
     import torch
 
     from benchmarks.machine import describe_machine
+    from benchmarks.random_models import SHAPES
+    from benchmarks.shape_bench import feature_drafter
     from osd.models.cpu import describe
 
     if options.threads:
         torch.set_num_threads(options.threads)
     results: dict[str, Any] = {"machine": describe_machine(), "threads": torch.get_num_threads(), "runs": []}
     for dtype in options.dtypes:
-        target, drafter = _models(options.shape, dtype)
+        shape = replace(SHAPES[options.shape], dtype=torch.float32 if dtype == "float32" else torch.bfloat16)
+        target = _target(shape, dtype)
         passes_ms = _fastest_ms({num: partial(_read, target, num) for num in _TOKENS}, options.repeats)
-        drafting_ms = _fastest_ms({num: partial(_propose, target, drafter, num) for num in _PROPOSED}, options.repeats)
-        first, last = _PROPOSED[0], _PROPOSED[-1]
-        token_ms = (drafting_ms[last] - drafting_ms[first]) / (last - first)
-        run = {
-            "computes": describe(target.lm),
-            "dtype": dtype,
-            "pass_ms_by_tokens": passes_ms,
-            "drafting_ms_by_tokens": drafting_ms,
-            "proposed_token_ms": round(token_ms, 3),
-            "proposed_token_share": round(token_ms / passes_ms[1], 4),
-        }
+        run = {"computes": describe(target.lm), "dtype": dtype, "pass_ms_by_tokens": passes_ms}
         results["runs"].append(run)
         print(run["computes"])
         print("  tokens       " + "".join(f"{num:8d}" for num in _TOKENS))
         print("  ms a pass    " + "".join(f"{passes_ms[num]:8.2f}" for num in _TOKENS))
         print("  of 1 token's " + "".join(f"{passes_ms[num] / passes_ms[1]:8.2f}" for num in _TOKENS))
-        print(f"  a proposed token: {token_ms:.2f} ms, {token_ms / passes_ms[1]:.1%} of a pass over one token")
+        if options.passes_only:
+            continue
+        drafter = feature_drafter(target, shape, num_slots=1, length=max(_PROPOSED), seed=0)
+        drafting_ms = _fastest_ms({num: partial(_propose, target, drafter, num) for num in _PROPOSED}, options.repeats)
+        first, last = _PROPOSED[0], _PROPOSED[-1]
+        token_ms = (drafting_ms[last] - drafting_ms[first]) / (last - first)
+        share = token_ms / passes_ms[1]
+        run |= {
+            "drafting_ms_by_tokens": drafting_ms,
+            "proposed_token_ms": round(token_ms, 3),
+            "of_a_pass": round(share, 4),
+        }
+        print(f"  a proposed token: {token_ms:.2f} ms, {share:.1%} of a pass over one token")
     print(json.dumps(results))
 
 
@@ -73,22 +79,19 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=("bfloat16", "int4", "float32"), default=["bfloat16", "int4"])
     parser.add_argument("--shape", choices=("tiny", "135m", "1b"), default="135m")
     parser.add_argument("--repeats", type=int, default=20, help="passes over each number of tokens")
+    parser.add_argument("--passes-only", action="store_true", help="leave out what a drafter's tokens cost")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     return parser.parse_args()
 
 
-def _models(name: str, dtype: str) -> tuple[Any, Any]:
-    """A target of one row, and an untrained `feature` drafter for it."""
-    from dataclasses import replace
-
+def _target(shape: Any, dtype: str) -> Any:
+    """Of one row."""
     import torch
 
-    from benchmarks.random_models import SHAPES, random_llama
-    from benchmarks.shape_bench import feature_drafter
+    from benchmarks.random_models import random_llama
     from osd.models.target import Target
 
-    shape = replace(SHAPES[name], dtype=torch.float32 if dtype == "float32" else torch.bfloat16)
-    target = Target(
+    return Target(
         random_llama(shape, torch.device("cpu")),
         target_id="random",
         eos_ids=frozenset(),
@@ -98,7 +101,6 @@ def _models(name: str, dtype: str) -> tuple[Any, Any]:
         max_round_tokens=max(_PROPOSED) + 1,
         is_int4=dtype == "int4",
     )
-    return target, feature_drafter(target, shape, num_slots=1, length=max(_PROPOSED), seed=0)
 
 
 def _read(target: Any, num_tokens: int) -> Callable[[], object]:

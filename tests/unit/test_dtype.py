@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,9 @@ import torch
 import transformers
 from rich.console import Console
 
+from benchmarks.pass_by_rows import _COMPILE_FOR, _fastest_ms
+from osd.models.compiled.blocking import blocking_for
+from osd.models.compiled.vectors import compiled_for
 from osd.models.cpu import Cpu, describe, this_cpu
 from osd.models.loading import choose_dtype
 from osd.models.stored import DEQUANTISED, Stored, stored_in
@@ -129,3 +134,22 @@ def test_osd_serve_and_osd_status_show_the_line() -> None:
     engine = replace(service.engine, counters={**service.engine.counters, "queries_total": 5.0})
     [(_, engine_rows), *_] = _tables({"engine": asdict(engine)})
     assert ("computes", line) in engine_rows
+
+
+@pytest.mark.parametrize("name", ["AVX-512", "AVX2"])
+def test_the_benchmark_compiles_for_what_it_says(name: str) -> None:
+    settings = _COMPILE_FOR[name]
+    features = compiled_for(settings.get("NUMBA_CPU_NAME"), settings.get("NUMBA_CPU_FEATURES"))
+    assert blocking_for(features).name == name
+
+
+def test_the_benchmark_times_each_work_and_not_what_prepares_it() -> None:
+    order: list[str] = []
+
+    def prepare(number: int) -> Callable[[], object]:
+        order.append(f"prepare {number}")
+        return lambda: order.append(f"work {number}")
+
+    took_ms = _fastest_ms({number: partial(prepare, number) for number in (1, 2)}, repeats=2)
+    assert order == 2 * ["prepare 1", "work 1", "prepare 2", "work 2"]
+    assert set(took_ms) == {1, 2} and all(0 <= one < 1e3 for one in took_ms.values())
