@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,9 +131,7 @@ def test_osd_serve_and_osd_status_show_the_line() -> None:
     assert line
     _greet(Console(file=out), Serving("http://127.0.0.1:8000", "m", "feature v1", line, admin_token=None))
     assert line in out.getvalue().splitlines()
-    engine = replace(service.engine, counters={**service.engine.counters, "queries_total": 5.0})
-    [(_, engine_rows), *_] = _tables({"engine": asdict(engine)})
-    assert ("computes", line) in engine_rows
+    assert ("computes", line) in dict(_tables(asdict(service)))["engine"]
 
 
 @pytest.mark.parametrize("name", ["AVX-512", "AVX2"])
