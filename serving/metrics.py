@@ -60,7 +60,9 @@ class _ServiceCollector(Collector):
         if status is None:
             return
         restarts = CounterMetricFamily(
-            "osd_restarts", "Restarts of an actor whose process had died.", labels=("actor",)
+            "osd_restarts",
+            "Restarts of an actor whose process had died; ray: of Ray and all actors.",
+            labels=("actor",),
         )
         for actor, count in status.restarts.items():
             restarts.add_metric((actor,), count)

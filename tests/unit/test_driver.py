@@ -1,0 +1,90 @@
+"""The Ray driver's part of a call: over the pipe, to the actor, and back, with Ray's errors as ours."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray.exceptions
+
+from actors.driver import carry_calls
+from actors.handle import ActorAwayError
+from actors.link import Answer, Call, Link
+from actors.ray_handle import RayHandle
+from osd.types import QueueFullError
+
+
+class UnreadableError(Exception):
+    """Pickles, but cannot be read again: its arguments are not those of its constructor."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+
+
+def handle(outcome: object) -> RayHandle:
+    """Of an actor whose every method returns this, or fails with it, as Ray tells it."""
+    done: Future[Any] = Future()
+    if isinstance(outcome, ray.exceptions.RayError):
+        done.set_exception(outcome)
+    elif isinstance(outcome, Exception):
+        done.set_exception(ray.exceptions.RayTaskError("method", "a traceback", outcome).as_instanceof_cause())
+    else:
+        done.set_result(outcome)
+    reference = SimpleNamespace(future=lambda: done)
+    return RayHandle(SimpleNamespace(method=SimpleNamespace(remote=lambda *args: reference)))
+
+
+def test_an_actors_own_error_arrives_unwrapped() -> None:
+    error = handle(QueueFullError("no room")).call("method").exception(1)
+    assert type(error) is QueueFullError and str(error) == "no room"
+
+
+@pytest.mark.parametrize("error", [ray.exceptions.ActorDiedError(), ray.exceptions.ActorUnavailableError("away", None)])
+def test_an_actor_that_is_gone_is_away(error: Exception) -> None:
+    assert isinstance(handle(error).call("method").exception(1), ActorAwayError)
+
+
+@pytest.fixture
+def server() -> Iterator[Link]:
+    """The server's end of a pipe to a driver with some actors."""
+    actors = {
+        "well": handle(7),
+        "full": handle(QueueFullError("no room")),
+        "odd": handle(UnreadableError(5, "strange")),
+    }
+    ours, theirs = (Link(end) for end in socket.socketpair())
+    thread = threading.Thread(target=carry_calls, args=(theirs, actors))
+    thread.start()
+    yield ours
+    ours.end()
+    thread.join(20)
+    assert not thread.is_alive(), "the driver ends with the server"
+    ours.close()
+    theirs.close()
+
+
+def ask(server: Link, actor: str) -> Answer:
+    server.send(Call(3, actor, "method", ("argument",)))
+    answer: Answer = server.receive()
+    assert answer.number == 3
+    return answer
+
+
+def test_a_result_comes_back(server: Link) -> None:
+    assert ask(server, "well") == Answer(3, 7, None)
+
+
+def test_an_error_comes_back(server: Link) -> None:
+    error = ask(server, "full").error
+    assert type(error) is QueueFullError and str(error) == "no room"
+
+
+def test_an_error_that_cannot_be_carried_comes_back_as_its_text(server: Link) -> None:
+    error = ask(server, "odd").error
+    assert type(error) is RuntimeError and str(error) == "UnreadableError: 5: strange"
+    assert ask(server, "well").value == 7
