@@ -63,9 +63,15 @@ class Collector:
         return {}
 
 
-def answers_key(target_id: str, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> str:
-    """Names the folder of one target's answers to these very prompts."""
-    digest = hashlib.sha256(msgspec.msgpack.encode((target_id, prompts, max_tokens)))
+def answers_key(model: Path, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> str:
+    """Names the folder of one target's answers to these very prompts.
+
+    Args:
+        model: the target's folder; its name alone may be that of other weights, too.
+        prompts: token ids.
+        max_tokens: the longest answer.
+    """
+    digest = hashlib.sha256(msgspec.msgpack.encode((str(model), prompts, max_tokens)))
     return digest.hexdigest()[:12]
 
 

@@ -65,7 +65,7 @@ def distill(
     Raises:
         OsdError: the target or the drafter cannot be had, or the prompts are too few.
     """
-    key = answers_key(resolved.target_id, prompts, max_tokens)
+    key = answers_key(resolved.folder, prompts, max_tokens)
     folder = AnswerFolder(answers_dir(config.state_dir, resolved.target_id, key))
     if len(folder.numbers() & set(range(num_answers))) < num_answers:
         _make_answers(config, folder, prompts, num_answers, max_tokens, on_progress)

@@ -15,7 +15,7 @@ from osd.models.resolve import ResolvedTarget, resolve_target
 from osd.text import TextCodec
 from osd.types import Event, OsdError, WeightsRefusedError
 from tests.saved_models import save_llama
-from trainer.answers import AnswerFolder, Collector, make_answers
+from trainer.answers import AnswerFolder, Collector, answers_key, make_answers
 from trainer.build import build_student
 from trainer.distill import DistillProgress, distill
 from trainer.offline import OfflineTrainer
@@ -131,6 +131,13 @@ def test_what_is_held_out_is_held_out_by_its_prompt(config: Config, resolved: Re
     trainer = OfflineTrainer(config.trainer, student, store, tmp_path / "c", list(folder), passes=1.0)
     train, held_out = ({one.prompt_ids for one in group} for group in (trainer.train, trainer.held_out))
     assert train and held_out and not train & held_out
+
+
+def test_answers_of_a_namesake_are_not_taken() -> None:
+    """Drafters of both are filed under the name, but other weights give other answers."""
+    key = answers_key(Path("here/model"), [(1, 2)], 8)
+    assert key == answers_key(Path("here/model"), [(1, 2)], 8)
+    assert key != answers_key(Path("there/model"), [(1, 2)], 8)
 
 
 def test_too_few_answers_are_refused(config: Config, resolved: ResolvedTarget) -> None:
