@@ -51,8 +51,8 @@ def main() -> None:
             start_ray(order.config, stack)
             if is_local:
                 watch_ray(link, stack)
-            link.send(Stage("loading the target (on a CPU its loops are compiled, once a machine: a minute)", 0.5))
-            actors, engine = start_actors(order, stack)
+            link.send(Stage("starting the engine", 0.5))
+            actors, engine = start_actors(order, stack, lambda line: link.send(Stage(line, 0.6)))
             if is_local:
                 check_closed(os.getsid(0))
             started.set()

@@ -38,6 +38,7 @@ class EngineActor:
     def __init__(self, config: Config, redis_url: str) -> None:
         self._config, self._redis_url = config, redis_url
         self._events = EventLog()
+        self._progress: list[str] = []
         self._mailboxes = Mailboxes()
         self._reaper: asyncio.Task[None] | None = None
         self._opening: Future[EngineAssembly] = Future()
@@ -50,6 +51,10 @@ class EngineActor:
             OsdError: it cannot be loaded, and why.
         """
         await asyncio.wrap_future(self._opening)
+
+    async def progress(self) -> list[str]:
+        """What it has been doing since it was started, line by line: loading, and kernels that are compiled."""
+        return list(self._progress)
 
     async def submit(self, client_id: str, request: Request) -> str:
         """Queue a query; raises what `Engine.submit` raises. A query that is held already is not queued again.
@@ -140,7 +145,11 @@ class EngineActor:
         while True:
             try:
                 assembly = assemble_engine(
-                    self._config, redis_url=self._redis_url, deliver=self._mailboxes.post, on_event=self._events.add
+                    self._config,
+                    redis_url=self._redis_url,
+                    deliver=self._mailboxes.post,
+                    on_event=self._events.add,
+                    on_progress=self._progress.append,
                 )
             except Exception as error:  # it belongs to whoever waits for the engine
                 self._opening.set_exception(error)

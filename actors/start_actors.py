@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +23,7 @@ from osd.types import EngineStatus, OsdError
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 5.0
+_PROGRESS_S = 0.2
 _RESTARTING = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0}
 
 
@@ -50,10 +52,17 @@ def start_ray(config: Config, stack: ExitStack) -> None:
     stack.callback(ray.shutdown)
 
 
-def start_actors(order: Order, stack: ExitStack) -> tuple[dict[str, ActorHandle], EngineStatus]:
+def start_actors(
+    order: Order, stack: ExitStack, on_progress: Callable[[str], None]
+) -> tuple[dict[str, ActorHandle], EngineStatus]:
     """Create the actors and wait until the engine serves. The stack closes and ends them.
 
     Actors find one another by name: handles among constructor arguments would not outlive a restart.
+
+    Args:
+        order: what to start.
+        stack: see above.
+        on_progress: told what the engine does while it loads.
 
     Returns:
         (the actors by what they are called in reports, the engine's first status).
@@ -63,7 +72,7 @@ def start_actors(order: Order, stack: ExitStack) -> tuple[dict[str, ActorHandle]
     """
     config, names = order.config, ActorNames.unique()
     actors = {"engine": _create(EngineActor, names.engine, stack, config, order.redis_url)}
-    status = _wait_for(actors["engine"])
+    status = _wait_for(actors["engine"], on_progress)
     watched = {"engine": names.engine}
     if config.trainer.enabled and config.outcomes.enabled:
         actors["distiller"] = _create(DistillerActor, names.distiller, stack, config, order.redis_url, names)
@@ -87,10 +96,16 @@ def _close(actor: Any) -> None:
         _log.debug("an actor did not close: %s", error)
 
 
-def _wait_for(engine: Any) -> EngineStatus:
+def _wait_for(engine: Any, on_progress: Callable[[str], None]) -> EngineStatus:
     """The engine's first status, as soon as it serves; or why it can't."""
+    ready, num_told = engine.ready.remote(), 0
     try:
-        ray.get(engine.ready.remote())
+        while ray.wait([ready], timeout=_PROGRESS_S) == ([], [ready]):
+            lines: list[str] = ray.get(engine.progress.remote())
+            for line in lines[num_told:]:
+                on_progress(line)
+            num_told = len(lines)
+        ray.get(ready)
         status: EngineStatus = ray.get(engine.status.remote())
         return status
     except ray.exceptions.RayTaskError as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
 from actors.client import RayEngineClient
 from actors.driver_keeper import DriverKeeper, Progress
+from actors.handle import ActorAwayError, ActorHandle
 from osd.config import Config
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.outcome_stream import RedisOutcomeStream
@@ -19,6 +21,7 @@ from osd.types import OsdError
 
 _log = logging.getLogger(__name__)
 _REDIS_CHECK_S = 1.0
+_NEWS_S = 2.0
 _REDIS_SLACK_BYTES = 64 << 20
 """Redis needs room beyond the stream: its own structures, and copies while the append-only file is rewritten."""
 
@@ -49,24 +52,39 @@ class Topology:
         self.close()
 
 
-def start(config: Config, on_progress: Progress = lambda stage, share: None) -> Topology:
+def start(
+    config: Config,
+    on_progress: Progress = lambda stage, share: None,
+    *,
+    resolved: ResolvedTarget | None = None,
+    on_news: Callable[[str], None] = lambda line: None,
+) -> Topology:
     """Start everything and wait until the engine serves. What was started is stopped again when a later part fails.
 
     Args:
         config: everything.
         on_progress: told (stage, share done).
+        resolved: the target, where it was found already.
+        on_news: told what the engine does besides serving, on another thread: kernels are compiled and take over.
 
     Raises:
         OsdError: one line that says what is wrong and what to do.
     """
     with ExitStack() as stack:
-        resolved = resolve_target(config.target.model, config.state_dir, on_progress)
+        resolved = resolved or resolve_target(config.target.model, config.state_dir, on_progress)
         on_progress("starting Redis", 0.2)
         redis = _start_redis(config, stack)
         redis_url = redis.url if redis else config.outcomes.redis_url
         driver = DriverKeeper(config, redis_url)
         stack.callback(driver.close)
-        status = driver.start(on_progress)
+        told: set[str] = set()
+
+        def progress(stage: str, share: float) -> None:
+            told.add(stage)
+            on_progress(stage, share)
+
+        status = driver.start(progress)
+        _relay(driver.handle("engine"), told, on_news, stack)
         on_progress("ready", 1.0)
         processes = {"driver": lambda: driver.pid} | ({"redis": lambda: redis.pid} if redis else {})
         trains = config.trainer.enabled and config.outcomes.enabled
@@ -79,6 +97,34 @@ def start(config: Config, on_progress: Progress = lambda stage, share: None) -> 
         )
         drafter = f"{status.drafter_kind} v{status.drafter_version}"
         return Topology(config, resolved, drafter, status.computes, client, driver, redis, stack.pop_all())
+
+
+def _relay(engine: ActorHandle, told: set[str], on_news: Callable[[str], None], stack: ExitStack) -> None:
+    """Tell what the engine does besides serving, but for what was told already.
+
+    consumes: the lines of its progress
+    waits for: the interval between two looks
+    is unblocked by: the closing of `stack`
+    on failure: an engine that does not answer is asked again
+    """
+    stopping = threading.Event()
+
+    def look() -> None:
+        while not stopping.wait(_NEWS_S):
+            try:
+                lines: list[str] = engine.call("progress").result(_NEWS_S)
+            except (ActorAwayError, TimeoutError) as error:
+                _log.debug("the engine does not say what it does: %s", error)
+                continue
+            for line in lines:
+                if line not in told:
+                    told.add(line)
+                    on_news(line)
+
+    thread = threading.Thread(target=look, name="osd-news", daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(stopping.set)
 
 
 def _start_redis(config: Config, stack: ExitStack) -> EmbeddedRedis | None:

@@ -26,7 +26,7 @@ from osd.config import Config, EngineConfig, SpeculationConfig
 from osd.engine import Engine
 from osd.models.target import Target
 from osd.proposal import DraftBatch, Proposal
-from osd.protocols import SwapIn
+from osd.protocols import Drafter, SwapIn
 from osd.text import TextCodec
 from osd.types import OsdError, Request, SamplingParams
 
@@ -174,6 +174,9 @@ class _Foresight:
         pass
 
     def swap_rows(self, row: int, other: int) -> None:
+        pass
+
+    def adopt(self, other: Drafter) -> None:
         pass
 
     def state(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def osd_server(state_dir: Path, log_path: Path, flags: list[str], *, ready_s: float = 300.0) -> Iterator[str]:
+def osd_server(state_dir: Path, log_path: Path, flags: list[str], *, ready_s: float = 600.0) -> Iterator[str]:
     """Run `osd serve` until the block ends, or the benchmark does, be it by SIGTERM; yields its base URL.
 
     Raises:
@@ -34,7 +35,8 @@ def osd_server(state_dir: Path, log_path: Path, flags: list[str], *, ready_s: fl
     command = [sys.executable, "-m", "serving.cli.app", "serve", "--port", str(port), "--state-dir", str(state_dir)]
     url = f"http://127.0.0.1:{port}"
     with log_path.open("w") as log:
-        process = subprocess.Popen([*command, *flags], stdout=log, stderr=subprocess.STDOUT)
+        measured = os.environ | {"OSD_TARGET__WAIT_FOR_KERNELS": "true"}
+        process = subprocess.Popen([*command, *flags], env=measured, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_until_ready(process, url, log_path, ready_s)
             yield url

@@ -72,6 +72,12 @@ class SyntheticDrafter:
         self._answer_of_row = [_NOT_LOOKED_UP] * len(self._answer_of_row)
         self._index_B1 = None
 
+    def adopt(self, other: Drafter) -> None:
+        """See `Drafter`."""
+        assert isinstance(other, SyntheticDrafter)
+        self._drafter.adopt(other._drafter)
+        self._answer_of_row = other._answer_of_row
+
     def propose(self, batch: DraftBatch) -> Proposal:
         """The drafter's own round, with its tokens replaced; rows whose prompt is unknown keep theirs.
 

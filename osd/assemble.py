@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import psutil
 import torch
 
+from osd.calibrate import NUM_TIMINGS
 from osd.config import Config
 from osd.drafters.create import create_initial, open_drafter
 from osd.drafters.shipped import find_shipped
@@ -18,8 +20,11 @@ from osd.hot_swap import HotSwap
 from osd.io.outcome_stream import RedisOutcomeStream
 from osd.io.spill import SpillFile
 from osd.io.weight_store import FileWeightStore
+from osd.kernel_swap import KernelSwap
 from osd.loop import EngineLoop
 from osd.memory import give_back, use_huge_pages
+from osd.models.compiling.building import Build
+from osd.models.compiling.choose import num_threads, prepare_kernels
 from osd.models.context import rotary_boundary
 from osd.models.loading import choose_device, choose_dtype, load_causal_lm
 from osd.models.resolve import ResolvedTarget, resolve_target
@@ -43,6 +48,7 @@ class EngineAssembly:
     codec: TextCodec
     hot_swap: HotSwap | None
     recorder: Recorder | None
+    kernel_swap: KernelSwap | None = None
 
     def roll_back(self, to: int, reason: str) -> WeightManifest:
         """Serve version `to` again, as an operator asks. The hot swap sees it in the store, counts it and reports it.
@@ -57,7 +63,9 @@ class EngineAssembly:
         return restored
 
     def close(self) -> None:
-        """Stop the watcher, the loop and the recorder, in that order."""
+        """Stop the watchers, the loop and the recorder, in that order."""
+        if self.kernel_swap:
+            self.kernel_swap.stop()
         if self.hot_swap:
             self.hot_swap.stop()
         self.loop.stop()
@@ -78,15 +86,59 @@ def open_engine(
         OsdError: a model cannot be had or served; the message says what to do.
     """
     config = config or Config()
-    # Explicitly, because Ray tells the libraries of an actor's process to use a single thread.
-    torch.set_num_threads(config.target.threads or psutil.cpu_count(logical=False) or 1)
+    _use_threads(config)
     resolved = resolve_target(config.target.model, config.state_dir)
-    target, codec = _open_target(config, resolved)
-    drafter = _open_drafter(config, resolved, target)
-    if target.lm.device.type == "cpu":
+    prepare_kernels(config.target, resolved.folder, may_serve_without=False, on_progress=_log.info)
+    return _open_engine(
+        config, resolved, open_store(config, resolved), recorder, on_event=on_event, on_regression=on_regression
+    )
+
+
+def _open_engine(
+    config: Config,
+    resolved: ResolvedTarget,
+    store: WeightStore,
+    recorder: OutcomeRecorder | None,
+    *,
+    on_event: Callable[[Event], None],
+    on_regression: Callable[[int, str], None],
+    on_progress: Callable[[str], None] = lambda line: None,
+    is_for_now: bool = False,
+) -> Engine:
+    """See `open_engine`. Where it is for now, until kernels take over, nothing is spent on what is done anew then."""
+    on_progress("loading the target")
+    device = choose_device(config.target.device)
+    dtype = choose_dtype(config.target.dtype, device, stored_in(resolved.folder))
+    model = load_causal_lm(resolved.folder, dtype=dtype, device=device)
+    _check_context(config, model)
+    codec = TextCodec.open(
+        resolved.folder,
+        resolved.target_id,
+        config.target.max_context_tokens,
+        special_tokens_in_messages=config.target.special_tokens_in_messages,
+    )
+    target = _make_target(config, model, resolved.target_id, codec.eos_ids(resolved.folder))
+    on_progress("loading the drafter")
+    drafter = _open_drafter(config, resolved, store, target)
+    on_progress("measuring what drafting and verifying take")
+    if target.lm.device.type == "cpu" and not is_for_now:
         give_back()
         use_huge_pages()
-    return Engine(config, target, codec, drafter, recorder=recorder, on_event=on_event, on_regression=on_regression)
+    return Engine(
+        config,
+        target,
+        codec,
+        drafter,
+        recorder=recorder,
+        on_event=on_event,
+        on_regression=on_regression,
+        num_timings=1 if is_for_now else NUM_TIMINGS,
+    )
+
+
+def _use_threads(config: Config) -> None:
+    """Explicitly, because Ray tells the libraries of an actor's process to use a single thread."""
+    torch.set_num_threads(num_threads(config.target))
 
 
 def assemble_engine(
@@ -95,6 +147,7 @@ def assemble_engine(
     redis_url: str,
     deliver: Callable[[list[TokenDelta]], None],
     on_event: Callable[[Event], None] = lambda event: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> EngineAssembly:
     """A served engine: its own thread, outcomes to Redis, new versions swapped in.
 
@@ -103,11 +156,32 @@ def assemble_engine(
         redis_url: where outcomes go.
         deliver: takes each step's deltas, on the engine's thread.
         on_event: told of swaps, refusals and roll backs, on several threads.
+        on_progress: told what it is doing, also of kernels that are compiled while it serves.
 
     Raises:
         OsdError: a model cannot be had or served; the message says what to do.
     """
+    _use_threads(config)
     resolved = resolve_target(config.target.model, config.state_dir)
+    build = prepare_kernels(config.target, resolved.folder, may_serve_without=True, on_progress=on_progress)
+    with ExitStack() as stack:
+        if build is not None:
+            stack.callback(build.stop)
+        assembly = _assemble(config, resolved, redis_url, deliver, on_event, on_progress, build)
+        stack.pop_all()
+    return assembly
+
+
+def _assemble(
+    config: Config,
+    resolved: ResolvedTarget,
+    redis_url: str,
+    deliver: Callable[[list[TokenDelta]], None],
+    on_event: Callable[[Event], None],
+    on_progress: Callable[[str], None],
+    build: Build | None,
+) -> EngineAssembly:
+    store = open_store(config, resolved)
     recorder = _open_recorder(config, redis_url) if config.outcomes.enabled else None
     watchers: list[HotSwap] = []
 
@@ -115,9 +189,17 @@ def assemble_engine(
         for watcher in watchers:
             watcher.report_regression(version, reason)
 
-    engine = open_engine(config, recorder=recorder, on_event=on_event, on_regression=on_regression)
+    engine = _open_engine(
+        config,
+        resolved,
+        store,
+        recorder,
+        on_event=on_event,
+        on_regression=on_regression,
+        on_progress=on_progress,
+        is_for_now=build is not None,
+    )
     loop = EngineLoop(engine, deliver)
-    store = open_store(config, resolved)
     if engine.drafter is not None:
         watchers.append(
             HotSwap(
@@ -131,7 +213,25 @@ def assemble_engine(
     loop.start()
     for watcher in watchers:
         watcher.start()
-    return EngineAssembly(loop, store, engine.codec, watchers[0] if watchers else None, recorder)
+    kernel_swap = None
+    if build is not None:
+        on_progress("compiling kernels for this CPU in the background; serving with torch meanwhile")
+        remake = partial(_remake, config, resolved, store)
+        kernel_swap = KernelSwap(build, loop, remake, on_event=on_event, on_progress=on_progress)
+        kernel_swap.start()
+    hot_swap = watchers[0] if watchers else None
+    return EngineAssembly(loop, store, engine.codec, hot_swap, recorder, kernel_swap)
+
+
+def _remake(
+    config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target, drafter: Drafter | None
+) -> tuple[Target, Drafter | None]:
+    """See `osd.kernel_swap`."""
+    if target.lm.fits_cpu_kernels:
+        target = _make_target(config, target.lm.model, target.target_id, target.eos_ids)
+    if drafter is not None:
+        drafter = _open_version(config, resolved, store, target, drafter.version)
+    return target, drafter
 
 
 def open_store(config: Config, resolved: ResolvedTarget) -> FileWeightStore:
@@ -153,28 +253,17 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
         store.publish(shipped.state, kind=kind, config=shapes, parent=None, gate=gate, note=note)
 
 
-def _open_target(config: Config, resolved: ResolvedTarget) -> tuple[Target, TextCodec]:
-    device = choose_device(config.target.device)
-    dtype = choose_dtype(config.target.dtype, device, stored_in(resolved.folder))
-    model = load_causal_lm(resolved.folder, dtype=dtype, device=device)
-    _check_context(config, model)
-    codec = TextCodec.open(
-        resolved.folder,
-        resolved.target_id,
-        config.target.max_context_tokens,
-        special_tokens_in_messages=config.target.special_tokens_in_messages,
-    )
-    target = Target(
+def _make_target(config: Config, model: Any, target_id: str, eos_ids: frozenset[int]) -> Target:
+    return Target(
         model,
-        target_id=resolved.target_id,
-        eos_ids=codec.eos_ids(resolved.folder),
+        target_id=target_id,
+        eos_ids=eos_ids,
         num_slots=config.engine.max_slots,
         max_context_tokens=config.target.max_context_tokens,
         max_new_tokens=max(config.engine.prefill_chunk_tokens, config.speculation.max_length + 1),
         max_round_tokens=config.speculation.max_length + 1,
         is_int4=config.target.dtype == "int4",
     )
-    return target, codec
 
 
 def _check_context(config: Config, model: Any) -> None:
@@ -193,8 +282,7 @@ def _check_context(config: Config, model: Any) -> None:
     _log.warning("the context holds %d tokens instead of %d: %s", boundary, asked, why)
 
 
-def _open_drafter(config: Config, resolved: ResolvedTarget, target: Target) -> Drafter:
-    store = open_store(config, resolved)
+def _open_drafter(config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target) -> Drafter:
     ensure_first_version(config, resolved, store)
     latest = store.latest()
     assert latest is not None
@@ -202,15 +290,18 @@ def _open_drafter(config: Config, resolved: ResolvedTarget, target: Target) -> D
     refusals = []
     for candidate in (latest, *older):
         try:
-            manifest, state = store.load(candidate.number)
-            drafter = open_drafter(config, manifest.config, target, resolved.folder)
-            drafter.prepare(state, manifest.number)()
+            return _open_version(config, resolved, store, target, candidate.number)
         except WeightsRefusedError as error:  # an engine that restarts must come up with what it served before
             _log.warning("drafter version %d refused, looking for an older one: %s", candidate.number, error)
             refusals.append(error)
-        else:
-            return drafter
     raise refusals[0]
+
+
+def _open_version(config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target, number: int) -> Drafter:
+    manifest, state = store.load(number)
+    drafter = open_drafter(config, manifest.config, target, resolved.folder)
+    drafter.prepare(state, manifest.number)()
+    return drafter
 
 
 def _open_recorder(config: Config, redis_url: str) -> Recorder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from random import Random
 
@@ -16,7 +16,7 @@ from osd.proposal import DraftBatch
 from osd.protocols import Drafter
 from osd.types import SamplingParams
 
-_REPEATS = 6
+NUM_TIMINGS = 6
 _ENOUGH_S = 5.0
 """On a slow or busy machine, fewer repeats must do: nobody is served meanwhile."""
 _CONTEXT_TOKENS = 32
@@ -24,8 +24,28 @@ _PROMPT_TOKENS = 128
 _LEAST_MS = 1e-3
 
 
-def calibrate(target: Target, drafter: Drafter | None, *, num_slots: int, max_length: int) -> Costs:
-    """Time passes over dummy rows: one row and all rows, every speculation length."""
+def calibrate(
+    target: Target, drafter: Drafter | None, *, num_slots: int, max_length: int, num_timings: int = NUM_TIMINGS
+) -> Costs:
+    """Time passes over dummy rows, each so often: one row and all rows, every speculation length."""
+    timings = calibration(target, drafter, num_slots=num_slots, max_length=max_length, num_timings=num_timings)
+    while True:
+        try:
+            next(timings)
+        except StopIteration as end:
+            costs: Costs = end.value
+            return costs
+
+
+def calibration(
+    target: Target,
+    drafter: Drafter | None,
+    *,
+    num_slots: int,
+    max_length: int,
+    num_timings: int = NUM_TIMINGS,
+) -> Generator[None, None, Costs]:
+    """The same, one timing after the other: a few milliseconds each, for whoever has something else to do between."""
     device = target.lm.device
     context = max(min(_CONTEXT_TOKENS, target.max_context_tokens - max_length - 2), 2)
     verify_ms: dict[tuple[int, int], float] = defaultdict(lambda: float("inf"))
@@ -33,7 +53,7 @@ def calibrate(target: Target, drafter: Drafter | None, *, num_slots: int, max_le
     for rows in sorted({1, num_slots}):
         started_s = time.perf_counter()
         # Lengths take turns, so that a disturbance does not hit all runs of one; of each the fastest run counts.
-        for repeat in range(_REPEATS):
+        for repeat in range(num_timings):
             if repeat > 1 and time.perf_counter() - started_s > _ENOUGH_S:
                 break
             for length in range(max_length + 1):
@@ -43,11 +63,12 @@ def calibrate(target: Target, drafter: Drafter | None, *, num_slots: int, max_le
                 if drafter is not None and length > 0:
                     took_ms = _time_drafter_ms(target, drafter, rows, length, context)
                     draft_ms[rows, length] = min(draft_ms[rows, length], took_ms)
+                yield
     if drafter is None:
         nothing = CostCurve({(1, 1): 0.0})
         return Costs(CostCurve(verify_ms), nothing, nothing)
     num_read = max(min(_PROMPT_TOKENS, target.max_context_tokens - 2), 2)
-    took_ms = min(_time_reading_ms(target, drafter, num_read) for _ in range(_REPEATS // 2))
+    took_ms = min(_time_reading_ms(target, drafter, num_read) for _ in range(-(-num_timings // 2)))
     read_ms = max(took_ms - draft_ms[1, 1], _LEAST_MS)
     reading = CostCurve({(1, 1): read_ms / num_read, (1, num_read): read_ms})
     return Costs(CostCurve(verify_ms), CostCurve(draft_ms), reading)

@@ -35,6 +35,9 @@ class TargetConfig(_Section):
     )
     device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1'; auto takes a GPU when there is one.")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all physical cores.")
+    wait_for_kernels: bool = Field(
+        False, description="Serve only once the CPU's kernels are compiled; False serves with torch until then."
+    )
     max_context_tokens: int = Field(2048, ge=16, description="Longest prompt + output of one query, in tokens.")
     special_tokens_in_messages: bool = Field(
         False,

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 
-from osd.calibrate import calibrate
+from osd.calibrate import NUM_TIMINGS, calibrate
 from osd.config import Config
+from osd.cost import Costs
 from osd.counters import Counters
 from osd.models.cpu import describe
 from osd.models.pass_output import Logits
@@ -62,6 +63,7 @@ class Engine:
         recorder: where outcomes go; None records nothing.
         on_event: told of swaps and failures.
         on_regression: told (version, reason) when a swapped-in version is accepted significantly less.
+        num_timings: how often each kind of pass is timed at first.
     """
 
     def __init__(
@@ -74,13 +76,15 @@ class Engine:
         recorder: OutcomeRecorder | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         on_regression: Callable[[int, str], None] = lambda version, reason: None,
+        num_timings: int = NUM_TIMINGS,
     ) -> None:
         self.config, self.target, self.codec, self.drafter = config, target, codec, drafter
         self.recorder, self.on_event, self.on_regression = recorder, on_event, on_regression
         self.rows = RowCaches(target, drafter, config.engine.max_slots, prefix_caching=config.engine.prefix_caching)
         self.scheduler = Scheduler(config.engine, self.rows.swap)
         max_length = config.speculation.max_length
-        costs = calibrate(target, drafter, num_slots=config.engine.max_slots, max_length=max_length)
+        num_slots = config.engine.max_slots
+        costs = calibrate(target, drafter, num_slots=num_slots, max_length=max_length, num_timings=num_timings)
         self.policy = GoodputPolicy(config.speculation, costs)
         self.watch = SwapWatch(config.swap)
         self.counters = Counters()
@@ -138,6 +142,29 @@ class Engine:
         self.counters.add("swaps_total")
         took_ms = (time.perf_counter() - started_s) * 1e3
         self._event("swap", f"drafter version {before} -> {manifest.number} in {took_ms:.1f} ms", took_ms=took_ms)
+
+    def take_over(self, target: Target, drafter: Drafter | None, costs: Costs) -> None:
+        """Serve by compiled kernels from here on, between two steps: every row goes on where it is.
+
+        Args:
+            target: of the same model; this engine's own where kernels do nothing for it.
+            drafter: with the weights of the one that serves.
+            costs: of rounds with these.
+        """
+        started_s = time.perf_counter()
+        num_tokens = [self.rows.num_tokens(row) for row in range(self.config.engine.max_slots)]
+        for sequence in (*self.scheduler.decoding, self.scheduler.prefilling):
+            if sequence is not None:
+                num_tokens[sequence.row] = max(num_tokens[sequence.row], sequence.num_tokens)
+        if target is not self.target:
+            target.adopt(self.target, num_tokens)
+        if drafter is not None and self.drafter is not None:
+            drafter.adopt(self.drafter)
+        self.target, self.drafter = target, drafter
+        self.rows.use(target, drafter)
+        self.policy.use(costs)
+        took_ms = (time.perf_counter() - started_s) * 1e3
+        self._event("kernels", f"compiled kernels took over from torch in {took_ms:.1f} ms", took_ms=took_ms)
 
     def status(self) -> EngineStatus:
         """A snapshot."""

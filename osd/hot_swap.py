@@ -88,12 +88,13 @@ class HotSwap:
             return
         try:
             manifest, state = self._store.load(manifest.number)
-            drafter = self._loop.call(lambda engine: engine.drafter).result()
-            assert drafter is not None
-            swap_in = drafter.prepare(state, manifest.number)  # not between two steps, where every row would wait
-            # Going back to an older version undoes a swap; judging that against the newer one would make no sense.
-            watch = manifest.number > self._serving
-            self._loop.call(lambda engine: engine.load_drafter(manifest, swap_in, watch=watch)).result()
+            with self._loop.changing:
+                drafter = self._loop.call(lambda engine: engine.drafter).result()
+                assert drafter is not None
+                swap_in = drafter.prepare(state, manifest.number)  # not between two steps, where every row would wait
+                # Going back to an older version undoes a swap; judging that against the newer one would make no sense.
+                watch = manifest.number > self._serving
+                self._loop.call(lambda engine: engine.load_drafter(manifest, swap_in, watch=watch)).result()
         except WeightsRefusedError as error:
             self._refused.add(manifest.number)
             self._event("refuse", f"drafter version {manifest.number} refused: {error}", version=manifest.number)

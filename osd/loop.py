@@ -36,6 +36,9 @@ class EngineLoop:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self.changing = threading.Lock()
+        """Held by whoever makes something for the drafter or target that serves, until it is put in its place: what
+        another thread made for the one before would be lost. Never taken by the loop's own thread."""
         self._thread = threading.Thread(target=self._run, name="osd-engine", daemon=True)
 
     def start(self) -> None:

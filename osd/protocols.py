@@ -39,6 +39,14 @@ class Drafter(Protocol):
         """Let two rows' caches change places, so that decoding rows stay compact."""
         ...
 
+    def adopt(self, other: Drafter) -> None:
+        """Go on with the rows of another one of the same kind and weights, which is not used after this.
+
+        Args:
+            other: it computes by torch's operations, this one by compiled kernels.
+        """
+        ...
+
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors that a weight version carries."""
         ...

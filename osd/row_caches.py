@@ -23,6 +23,14 @@ class RowCaches:
         self._prefixes = PrefixCache(num_rows)
         self._prefix_caching = prefix_caching
 
+    def use(self, target: Target, drafter: Drafter | None) -> None:
+        """Others keep these rows from here on."""
+        self._target, self._drafter = target, drafter
+
+    def num_tokens(self, row: int) -> int:
+        """Positions of a row with which queries to come may begin."""
+        return self._prefixes.num_tokens(row)
+
     def begin(self, sequence: Sequence) -> None:
         """Make a query's row ready to read what no row holds of it. All rows from its own on are free."""
         ids = sequence.token_ids

@@ -56,6 +56,11 @@ class GoodputPolicy:
         self._prompt_tokens = self._output_tokens = 0.0
         """Of the last queries that were answered."""
 
+    def use(self, costs: Costs) -> None:
+        """Go by other costs from here on: what rounds take has changed."""
+        self.verify, self.draft, self.reading = costs
+        self._probe_ms = 0.0
+
     def choose(self, rows: Sequence[RowBudget], *, at_least: int = 0) -> list[int]:
         """Speculation lengths by row.
 

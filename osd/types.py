@@ -20,7 +20,7 @@ AcceptRule = Literal["token", "block"]
 """How sampled proposals are judged: token-wise rejection (`osd.rejection`) or block verification."""
 NOT_FINITE = "the model's output for it is not finite (NaN or infinity)"
 """Why a query ended with an error, as its last delta says it."""
-EventKind = Literal["publish", "refuse", "swap", "roll_back", "restart", "pause", "resume", "error"]
+EventKind = Literal["publish", "refuse", "swap", "roll_back", "restart", "pause", "resume", "kernels", "error"]
 
 
 class OsdError(Exception):

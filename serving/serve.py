@@ -10,14 +10,16 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import uvicorn
 
 from actors.topology import start
 from osd.config import Config
-from osd.drafters.create import check_drafter_model
 from osd.memory import keep
+from osd.models.compiling.choose import early_build
 from osd.models.resolve import resolve_target
 from osd.text import TextCodec
 from osd.types import OsdError
@@ -45,7 +47,11 @@ class Serving:
 
 
 def run_server(
-    config: Config, *, on_progress: Callable[[str, float], None], on_ready: Callable[[Serving], None]
+    config: Config,
+    *,
+    on_progress: Callable[[str, float], None],
+    on_ready: Callable[[Serving], None],
+    on_news: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Serve until a signal ends it; everything that was started is stopped. SIGINT's KeyboardInterrupt is raised then.
 
@@ -53,6 +59,7 @@ def run_server(
         config: everything.
         on_progress: told (stage, share done) while the service comes up.
         on_ready: told once it is up.
+        on_news: told what happens besides serving, on another thread: kernels are compiled and take over.
 
     Raises:
         OsdError: one line that says what is wrong and what to do.
@@ -61,27 +68,49 @@ def run_server(
     signals.catch()
     try:
         with listen(config.server.host, config.server.port) as listener:
-            _serve(config, listener, on_progress, on_ready)
+            _serve(config, listener, on_progress, on_ready, on_news)
     except KeyboardInterrupt:
         if signals.received != signal.SIGTERM:
             raise
 
 
 def _serve(
-    config: Config, listener: socket.socket, progress: Callable[[str, float], None], on_ready: Callable[[Serving], None]
+    config: Config,
+    listener: socket.socket,
+    progress: Callable[[str, float], None],
+    on_ready: Callable[[Serving], None],
+    on_news: Callable[[str], None],
 ) -> None:
     check_machine(config)
+    is_here = not config.cluster.address  # else the engine may be placed on another machine
+    with early_build(config.target) if is_here else nullcontext():
+        _serve_target(config, listener, progress, on_ready, on_news)
+
+
+def _serve_target(
+    config: Config,
+    listener: socket.socket,
+    progress: Callable[[str, float], None],
+    on_ready: Callable[[Serving], None],
+    on_news: Callable[[str], None],
+) -> None:
     resolved = resolve_target(config.target.model, config.state_dir, progress)
     check_weight_files(resolved.folder)
     if config.drafter.kind == "model" and config.drafter.model:
+        from osd.drafters.create import check_drafter_model  # slow to import, and seldom needed here
+
         check_drafter_model(config, resolved.folder)
-    codec = TextCodec.open(
-        resolved.folder,
-        resolved.target_id,
-        config.target.max_context_tokens,
-        special_tokens_in_messages=config.target.special_tokens_in_messages,
-    )
-    with start(config, progress) as topology:
+    with ExitStack() as stack:
+        # It takes seconds, in which Ray and the engine start.
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            TextCodec.open,
+            resolved.folder,
+            resolved.target_id,
+            config.target.max_context_tokens,
+            special_tokens_in_messages=config.target.special_tokens_in_messages,
+        )
+        topology = stack.enter_context(start(config, progress, resolved=resolved, on_news=on_news))
+        codec = opening.result()
         token, digest = admin_token(config)
         app = create_app(config, topology.client, codec, admin_token_sha256=digest)
         if warning := exposure_warning(config, listener.getsockname()[0]):

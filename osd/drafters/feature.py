@@ -30,7 +30,7 @@ from osd.models.projections import DenseProjection, Projection
 from osd.models.slot_cache import PassWindow
 from osd.models.transfer import beside, staged, upload, used_here
 from osd.proposal import DraftBatch, Proposal
-from osd.protocols import SwapIn
+from osd.protocols import Drafter, SwapIn
 from osd.types import WeightsRefusedError
 
 
@@ -96,6 +96,16 @@ class FeatureDrafter:
         self._cache.swap(row, other, max(self._end[row], self._end[other]))
         for bound in (self._first, self._end):
             bound[row], bound[other] = bound[other], bound[row]
+
+    def adopt(self, other: Drafter) -> None:
+        """See `Drafter`."""
+        assert isinstance(other, FeatureDrafter)
+        if isinstance(self._cache, TiledCache):
+            assert isinstance(other._cache, FlatCache)
+            for row, end in enumerate(other._end):
+                if end:
+                    self._cache.write_row(row, *other._cache.row(row, end))
+        self._first, self._end = other._first, other._end
 
     def state(self) -> dict[str, Tensor]:
         """What a weight version carries."""

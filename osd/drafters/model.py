@@ -17,7 +17,7 @@ from osd.models.graphs import GraphPool, Work, bucket
 from osd.models.slot_model import SlotModel
 from osd.models.transfer import beside, upload, used_here
 from osd.proposal import DraftBatch, Proposal
-from osd.protocols import SwapIn
+from osd.protocols import Drafter, SwapIn
 
 _CATCH_UP_TOKENS = 256
 """Most positions read in one pass while catching up with a row, so that no long prompt needs a giant pass."""
@@ -60,6 +60,12 @@ class ModelDrafter:
         """Let two rows change places."""
         self._lm.swap_rows(row, other, max(self._end[row], self._end[other]))
         self._end[row], self._end[other] = self._end[other], self._end[row]
+
+    def adopt(self, other: Drafter) -> None:
+        """See `Drafter`."""
+        assert isinstance(other, ModelDrafter)
+        self._lm.adopt(other._lm, other._end)
+        self._end = other._end
 
     def state(self) -> dict[str, Tensor]:
         """What a weight version carries."""

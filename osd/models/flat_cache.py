@@ -87,6 +87,11 @@ class FlatCache:
         """See `SlotCache.clear`."""
         self.all[:, row, :, start:] = 0
 
+    def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """A row's keys and values at its first positions, in every layer: `[layers, M, num_tokens, D]` each."""
+        both = self.all[:, row, :, :num_tokens]
+        return both[:, : self._num_key_heads], both[:, self._num_key_heads :]
+
     def clear_non_finite(self) -> None:
         """See the function of this name."""
         for layer in self.all:

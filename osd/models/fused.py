@@ -10,6 +10,7 @@ Shapes: B rows, Q new positions, R = B * Q, H hidden size, N query heads, M key/
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,9 @@ class FusedLM:
             "reaches": _reaches(config, len(self._layers)),
         }
         self._gate_size: int = config.intermediate_size
-        self._can_compile = compiled and can_compile(weight) and not (weight.shape[1] | self._gate_size) % 2
+        self.fits_cpu_kernels = compiled and not (weight.shape[1] | self._gate_size) % 2
+        """Whether they can run it, when there are any."""
+        self._can_compile = self.fits_cpu_kernels and can_compile(weight)
         cache_shape = len(self._layers), num_slots, max_len, num_key_heads, cos_1LD.shape[-1]
         kind = TiledCache if self._can_compile else FlatCache
         self.cache: TiledCache | FlatCache = kind(*cache_shape, like=weight)
@@ -142,6 +145,21 @@ class FusedLM:
     def is_compiled(self) -> bool:
         """Whether passes are by a CPU's compiled kernels."""
         return self._compiled is not None
+
+    def adopt(self, other: FusedLM, num_tokens: Sequence[int]) -> None:
+        """Copy another one's rows, which it has read by torch's operations with the same weights.
+
+        Args:
+            other: of the same shapes.
+            num_tokens: by row, how many positions are copied.
+        """
+        assert isinstance(other.cache, FlatCache)
+        if not isinstance(self.cache, TiledCache):  # no kernels for its shape: its rows stay where they are
+            self.cache = other.cache
+            return
+        for row, num in enumerate(num_tokens):
+            if num:
+                self.cache.write_row(row, *other.cache.row(row, num))
 
     def can_use_kernels(self, num_new: int) -> bool:
         """Whether a pass of so many new positions a row may be asked to."""

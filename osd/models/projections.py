@@ -57,11 +57,23 @@ def fuse(*linears: nn.Linear) -> DenseProjection:
     if len(linears) == 1:
         bias = linears[0].bias
         return DenseProjection(linears[0].weight.detach(), None if bias is None else bias.detach())
-    weight_OI = torch.cat([linear.weight.detach() for linear in linears])
+    weight_OI = _whole(linears)
     bias_O = None if linears[0].bias is None else torch.cat([linear.bias.detach() for linear in linears])
     fused = DenseProjection(weight_OI, bias_O)
     share(fused, linears)
     return fused
+
+
+def _whole(linears: Sequence[nn.Linear]) -> Tensor:
+    """Their weights, one after the other: a copy, unless `share` has made them parts of one tensor already."""
+    weights = [linear.weight.detach() for linear in linears]
+    first, num_outputs, end = weights[0], 0, weights[0].data_ptr()
+    for one in weights:
+        is_next = one.is_contiguous() and one.data_ptr() == end
+        if not is_next or one.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+            return torch.cat(weights)
+        num_outputs, end = num_outputs + len(one), end + one.nbytes
+    return first.as_strided((num_outputs, first.shape[1]), first.stride())
 
 
 def share(fused: DenseProjection, linears: Sequence[nn.Linear]) -> None:

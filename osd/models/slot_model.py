@@ -93,8 +93,8 @@ class SlotModel:
         self._reaches = {kind: sliding_window if kind == "sliding_attention" else None for kind in sorted(kinds)}
         self._hidden_BQH = torch.empty(0)
         # Some models call their base's decoder past the base; of others, what is called decoder is the head.
-        for module in {model.base_model, model.get_decoder()} - {None, model}:
-            module.register_forward_hook(self._keep_hidden)
+        modules = {model.base_model, model.get_decoder()} - {None, model}
+        self._hooks = [module.register_forward_hook(self._keep_hidden) for module in modules]
         self._fused: FusedLM | None = None
         capture = capture or capture_for(self.device)
         if is_supported(model):
@@ -129,6 +129,24 @@ class SlotModel:
     def is_fused(self) -> bool:
         """Whether passes are fused."""
         return self._fused is not None
+
+    def adopt(self, other: SlotModel, num_tokens: Sequence[int]) -> None:
+        """See `FusedLM.adopt`."""
+        if self._fused is not None:
+            assert other._fused is not None
+            self._fused.adopt(other._fused, num_tokens)
+        else:  # no kernels for its passes: its rows stay where they are
+            self.window, self._cache, self._cache_argument = other.window, other._cache, other._cache_argument
+
+    @property
+    def fits_cpu_kernels(self) -> bool:
+        """Whether a CPU's compiled kernels can run its passes, when there are any."""
+        return self._fused is not None and self._fused.fits_cpu_kernels
+
+    def close(self) -> None:
+        """Leave the model to others; there are no passes after this."""
+        for hook in self._hooks:
+            hook.remove()
 
     def forward(
         self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: str = "all", by_kernels: bool = False

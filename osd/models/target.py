@@ -61,14 +61,27 @@ class Target:
         self.eos_ids = eos_ids
         self.max_context_tokens = self.lm.max_context_tokens
         length = self.max_context_tokens + max_new_tokens
-        self.tokens_SL = torch.zeros(num_slots, length, dtype=torch.long, device=self.lm.device)
-        self.hidden_SLH = torch.zeros(
-            num_slots, length, self.lm.hidden_size, dtype=self.lm.dtype, device=self.lm.device
-        )
-        self.lm.kept_SLH = self.hidden_SLH
         self._is_on_cpu = self.lm.device.type == "cpu"
+        self._keep_in(
+            torch.zeros(num_slots, length, dtype=torch.long, device=self.lm.device),
+            torch.zeros(num_slots, length, self.lm.hidden_size, dtype=self.lm.dtype, device=self.lm.device),
+        )
+
+    def adopt(self, other: Target, num_tokens: Sequence[int]) -> None:
+        """Go on with the rows of another target of the same model, which is not used after this.
+
+        Args:
+            other: its passes are by torch's operations, those of this one by compiled kernels.
+            num_tokens: by row, how many positions were read.
+        """
+        self.lm.adopt(other.lm, num_tokens)
+        self._keep_in(other.tokens_SL, other.hidden_SLH)
+
+    def _keep_in(self, tokens_SL: Tensor, hidden_SLH: Tensor) -> None:
+        self.tokens_SL, self.hidden_SLH = tokens_SL, hidden_SLH
+        self.lm.kept_SLH = hidden_SLH
         if self._is_on_cpu:  # where nothing writes faster than numpy
-            self._tokens, self._hidden = self.tokens_SL.numpy(), array(self.hidden_SLH)
+            self._tokens, self._hidden = tokens_SL.numpy(), array(hidden_SLH)
 
     def shared_rows(self) -> SharedRows:
         """The embedding and head, for a drafter to share."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 from rich.console import Console
@@ -9,6 +10,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure, setting
+
+_LINE_S = 10.0
+"""Between two lines about one stage, where there is no terminal."""
 
 
 def serve(
@@ -71,15 +75,24 @@ def serve(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=1.0)
 
+        told, told_s = "", 0.0
+
+        def on_progress(stage: str, share: float) -> None:
+            nonlocal told, told_s
+            progress.update(task, description=stage, completed=share)
+            now_s = time.monotonic()
+            if not console.is_terminal and (stage != told or now_s - told_s >= _LINE_S):
+                told, told_s = stage, now_s
+                say(f"starting, {share:.0%}: {stage}")
+
         def on_ready(serving: Serving) -> None:
             progress.stop()
             _greet(console, serving)
 
-        run_server(
-            settings,
-            on_progress=lambda stage, share: progress.update(task, description=stage, completed=share),
-            on_ready=on_ready,
-        )
+        def say(line: str) -> None:
+            console.print(escape(line), highlight=False, soft_wrap=True)
+
+        run_server(settings, on_progress=on_progress, on_ready=on_ready, on_news=say)
 
 
 def _greet(console: Console, serving: object) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from osd.proposal import DraftBatch, Proposal
-from osd.protocols import SwapIn
+from osd.protocols import Drafter, SwapIn
 from osd.sampling import draw, uniforms
 from osd.types import SamplingParams
 from tests.engine_kit import VOCAB_TOKENS
@@ -26,6 +26,9 @@ class AdversarialDrafter:
             params.temperature: (len(prompt), exact[name].tables) for name, (params, prompt) in CASES.items()
         }
         self._rounds = 0
+
+    def adopt(self, other: Drafter) -> None:
+        """Nothing is kept by row."""
 
     def propose(self, batch: DraftBatch) -> Proposal:
         self._rounds += 1

@@ -91,6 +91,17 @@ class TestEngineActor:
         assert (await actor.status()).running == 0
         assert len(await actor.history(10)) == 2
 
+    async def test_it_tells_how_far_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def telling(*arguments: Any, on_progress: Any, **named: Any) -> EngineAssembly:
+            on_progress("loading the target")
+            return assemble(*arguments, **named)
+
+        monkeypatch.setattr("osd.assemble.assemble_engine", telling)
+        actor = EngineActor(load_config(), "")
+        await actor.ready()
+        assert await actor.progress() == ["loading the target"]
+        await actor.close()
+
     async def test_a_repeated_submission_changes_nothing(self, actor: EngineActor) -> None:
         box_id = await actor.submit("a", query("a1"))
         assert await actor.submit("a", query("a1")) == box_id

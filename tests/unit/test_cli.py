@@ -318,3 +318,27 @@ class TestDrafter:
         assert "osd drafter init" in the_error(osd("drafter", "publish", tmp_path / "x", *options))
         assert "nothing was published" in the_error(osd("drafter", "rollback", *options))
         assert osd("drafter", "list", *options)[0] == 0
+
+
+def test_a_start_is_told_in_plain_lines_where_there_is_no_terminal(osd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving import serve
+
+    def run_server(_: Any, *, on_progress: Any, on_ready: Any, on_news: Any) -> None:
+        on_progress("converting a.gguf (once)", 0.0)
+        for number in range(100):
+            on_progress("writing weights", number / 100)
+        on_progress("loading the [target]", 0.6)
+        on_ready(serve.Serving("http://127.0.0.1:1", "smollm2", "feature v1", None))
+        on_news("compiled kernels took over from torch")
+
+    monkeypatch.setattr(serve, "run_server", run_server)
+    status, out, err = osd("serve")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[:3] == [
+        "starting, 0%: converting a.gguf (once)",
+        "starting, 0%: writing weights",
+        "starting, 60%: loading the [target]",
+    ]
+    assert lines[3].startswith("osd serves smollm2 on http://127.0.0.1:1/v1")
+    assert lines[-1] == "compiled kernels took over from torch"

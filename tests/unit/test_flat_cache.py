@@ -58,3 +58,20 @@ def test_swaps_and_copies(kind: torch.dtype | None) -> None:
     rows = rows_of()
     for row, num_tokens in enumerate((50, 33, 40, 40)):  # what comes after means nothing
         assert torch.equal(rows[:, row, :, :num_tokens], expected[:, row, :, :num_tokens]), row
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_size", [6, 64, 80])
+def test_a_tiled_cache_takes_a_flat_ones_rows_bit_for_bit(dtype: torch.dtype, head_size: int) -> None:
+    shape = 3, 4, 70, 2, head_size
+    values = torch.randint(-(2**15), 2**15, (3, 4, 4, 70, head_size), generator=torch.Generator().manual_seed(1))
+    flat = FlatCache(*shape, like=torch.empty(0, dtype=dtype))
+    flat.all.copy_(values.to(torch.int16).view(torch.bfloat16).nan_to_num().to(dtype))
+    tiled = TiledCache(*shape, like=flat.all)
+    tiled.swap(1, 2, 70)  # rows need not be where they were at first
+    for row, num_tokens in enumerate((1, 31, 32, 70)):
+        tiled.write_row(row, *flat.row(row, num_tokens))
+    taken = contents(tiled, flat.all)[:, tiled.slots.tolist()]
+    for row, num_tokens in enumerate((1, 31, 32, 70)):
+        assert torch.equal(taken[:, row, :, :num_tokens], flat.all[:, row, :, :num_tokens]), row
+        assert not taken[:, row, :, num_tokens:].any(), row

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-from numba import int64, njit, prange, typeof
+from numba import njit, prange
 
-from osd.models.compiled.arguments import Chain, Choice, Known, Look, Shapes, Span, Stack, Trial, look_at
+from osd.models.compiled.arguments import Chain, Choice, Known, Look, Shapes, Span, Stack, Trial
 from osd.models.compiled.bits import Array, inner
 from osd.models.compiled.chain import run_chain
 from osd.models.compiled.highest import answer
@@ -31,18 +31,11 @@ def _find(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, turns
         answer(n, out_RO, look)
 
 
-def _samples() -> tuple[Array, Look, Trial, Shapes, Array]:
-    """Arguments of the types that are passed: logits, what is asked of them, a trial, shapes, counters."""
-    ids, floats = np.empty(0, np.int64), np.empty(0, np.float32)
-    table, uniform, probs = ids.reshape(0, 0), floats.reshape(0, 0), floats.reshape(0, 0, 0)
-    trial = Trial(ids, 1, table, ids, table, probs, uniform, table, True)
-    return np.empty((0, 0), np.uint16), look_at(ids, ids, 1), trial, Shapes(floats, floats, ids, floats), table
-
-
-def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
-    """Compiled: the stack (the norm's result is in `normed_RH`), a chain, one product, one whose greatest are looked
-    for, the highest logits, verdicts on proposals, a norm. All but the last for one thread, then for several; they are
-    given counters for their phases, all zero.
+def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
+    """The kernels by name, not yet compiled: the stack (the norm's result is in `normed_RH`), a chain, one product, one
+    whose greatest are looked for, the highest logits, verdicts on proposals, a norm. All but the last for one thread,
+    then for several; they are given counters for their phases, all zero. Their arguments' types are in
+    `osd.models.compiling.signatures`.
 
     Args:
         sources: a digest of the files that all this is compiled from. numba looks for what it compiled before by this
@@ -113,29 +106,26 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
         for thread in prange(num_threads):
             _find(weights, bits, x_RI, out_RO, look, turns_at(counters, thread, num_threads))
 
-    # With their types, so that they are compiled now and not while somebody waits for a token.
-    logits, look, trial, shapes, counts = map(typeof, _samples())
-
-    @njit((logits, look, counts), **options)
+    @njit(**options)  # type: ignore[untyped-decorator]  # as above
     def highest_alone(logits_RV: Array, look: Look, counters: Array) -> None:
         sources  # noqa: B018
         for n in range(len(look.places_N)):
             answer(n, logits_RV, look)
 
-    @njit((logits, look, counts, int64), **options, parallel=True)
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def highest_together(logits_RV: Array, look: Look, counters: Array, num_threads: int) -> None:
         sources  # noqa: B018
         for thread in prange(num_threads):
             for n in shared(turns_at(counters, thread, num_threads), len(look.places_N)):
                 answer(n, logits_RV, look)
 
-    @njit((logits, trial, shapes, counts), **options)
+    @njit(**options)  # type: ignore[untyped-decorator]  # as above
     def judge_alone(logits_RV: Array, trial: Trial, shapes: Shapes, counters: Array) -> None:
         sources  # noqa: B018
         for s in range(len(trial.rows_S)):
             judge(s, logits_RV, trial, shapes)
 
-    @njit((logits, trial, shapes, counts, int64), **options, parallel=True)
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
     def judge_together(logits_RV: Array, trial: Trial, shapes: Shapes, counters: Array, num_threads: int) -> None:
         sources  # noqa: B018
         for thread in prange(num_threads):
@@ -148,12 +138,12 @@ def entries(sources: str) -> tuple[tuple[_Entry, _Entry] | _Entry, ...]:
         for row in range(len(x_RH)):
             norm(x_RH[row], weight_H, eps, out_RH[row])
 
-    return (
-        (pass_alone, pass_together),
-        (chain_alone, chain_together),
-        (project_alone, project_together),
-        (find_alone, find_together),
-        (highest_alone, highest_together),
-        (judge_alone, judge_together),
-        norm_rows,
-    )
+    return {
+        "pass": (pass_alone, pass_together),
+        "chain": (chain_alone, chain_together),
+        "project": (project_alone, project_together),
+        "find": (find_alone, find_together),
+        "highest": (highest_alone, highest_together),
+        "judge": (judge_alone, judge_together),
+        "norm": (norm_rows,),
+    }

@@ -1,14 +1,16 @@
-"""The compiled functions, loaded once a process: on one core, or on as many as torch may use."""
+"""The compiled functions, loaded once a process: on one core, or on as many as torch may use.
+
+`kernels()` is the one door to them. While they are put off, since they are still being compiled, it says that there are
+none: torch's operations do the work then. They may come at any time between, but never go.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,10 @@ from osd.models.compiled.arguments import (
     Trial,
     chain_elements,
 )
+from osd.models.compiling.signatures import KernelSet, samples
+from osd.models.compiling.store import stored_entries
 from osd.reason import reason
+from osd.types import OsdError
 
 _log = logging.getLogger(__name__)
 
@@ -41,16 +46,25 @@ class Kernels:
     def __init__(self) -> None:
         import numba
 
-        module: Any = import_module("osd.models.compiled.entries")
         self._set_num_threads = numba.set_num_threads
         self._told = threading.local()
-        self._most_threads = _most_threads(numba)
-        *pairs, self._norm = module.entries(_digest(Path(module.__file__).parent))
-        self._pass, self._chain, self._project, self._find, self._highest, self._judge = pairs
+        self._most_threads = most_threads(numba)
+        self._entries = entries = stored_entries()
+        self._pass, self._chain, self._project, self._find = (entries[n] for n in ("pass", "chain", "project", "find"))
+        self._highest, self._judge, [self._norm] = (entries[name] for name in ("highest", "judge", "norm"))
         if self._most_threads > 1:
-            num_threads, nothing = torch.get_num_threads(), np.zeros((0, 2), np.uint16)
-            self._project[1](0, 0, nothing, nothing, np.zeros((1, COUNTERS), np.int64), 1)
+            num_threads = torch.get_num_threads()
+            numba.set_num_threads(self._most_threads)
             torch.set_num_threads(num_threads)  # when numba starts its threads, it sets OpenMP's number to all cores
+
+    def load(self, these: KernelSet) -> None:
+        """Bring these into memory. What is not stored is compiled, which takes minutes."""
+        from numba import typeof
+
+        for name in these.names:
+            entry = self._entries[name][-1 if these.is_threaded else 0]
+            for arguments in samples(name, these):
+                entry.compile(tuple(map(typeof, arguments)))  # type: ignore[attr-defined]  # a dispatcher of numba's
 
     def run_pass(self, stack: Stack, span: Span, x_RH: Array, normed_RH: Array) -> None:
         """All layers, which overwrite what goes in, and the norm after them."""
@@ -97,24 +111,47 @@ class Kernels:
 
 
 @cache
-def kernels() -> Kernels | None:
-    """None where numba does not run; the log says why."""
+def _loaded() -> Kernels | None:
     try:
         return Kernels()
-    except (ImportError, RuntimeError) as error:  # not installed, too old for this numpy, nowhere to keep its cache
+    except (ImportError, RuntimeError, OSError) as error:  # not installed, too old for this numpy, nowhere to keep them
         _log.warning("decoding will be slower: numba cannot be used (%s)", reason(error))
         return None
 
 
-def _digest(folder: Path) -> str:
-    from osd.models.compiled.amx import HAS_AMX  # the same processor may be allowed it or not
-
-    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
-    return hashlib.sha256(sources + bytes([HAS_AMX])).hexdigest()
+_is_put_off = False
 
 
-def _most_threads(numba: Any) -> int:
-    """With numba's OpenMP layer the threads are torch's own, which wait spinning: others would have to share cores."""
+def kernels() -> Kernels | None:
+    """None while they are put off, and where numba does not run; the log says why."""
+    return None if _is_put_off else _loaded()
+
+
+def put_off() -> None:
+    """Let there be none from now on, until `load`. To be called before anything asked for them."""
+    global _is_put_off
+    _is_put_off = True
+
+
+def load(these: KernelSet) -> None:
+    """Load compiled kernels, so that no call has to, and let them be used from now on.
+
+    Raises:
+        OsdError: they cannot be loaded.
+    """
+    global _is_put_off
+    found = _loaded()
+    if found is None:
+        raise OsdError("the kernels for this CPU cannot be loaded; the log says why")
+    found.load(these)
+    _is_put_off = False
+
+
+def most_threads(numba: Any) -> int:
+    """How many threads kernels may use; decides which kind they are.
+
+    With numba's OpenMP layer the threads are torch's own, which wait spinning: others would have to share cores.
+    """
     try:
         import_module("numba.np.ufunc.omppool")
     except ImportError:

@@ -10,6 +10,7 @@ E elements of a step (two bfloat16, one float32), K = D / E steps of a key, T = 
 from __future__ import annotations
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 from osd.arrays import aligned, array, tensor
@@ -38,7 +39,7 @@ class TiledCache:
         heads, words = (num_layers, num_slots, num_key_heads), WIDTH * per_step
         self._keys = aligned((*heads, blocks, head_size // per_step, words), kind, zeros=True)
         self._values = aligned((*heads, parts, blocks * WIDTH // per_step, words), kind, zeros=True)
-        self._steps_of_block = WIDTH // per_step
+        self._per_step, self._steps_of_block = per_step, WIDTH // per_step
         self.keys_ASMCKW: Array = self._keys.view(np.uint32)
         self.values_ASMHTW: Array = self._values.view(np.uint32)
         self.slots = np.arange(num_slots)
@@ -67,6 +68,18 @@ class TiledCache:
         if is_second:  # of a step's two bfloat16, the first is kept
             values[:, :, :, step] &= np.uint32(0xFFFF)
         values[:, :, :, step + is_second : None if end is None else end * self._steps_of_block] = 0
+
+    def write_row(self, row: int, keys_AMLD: Tensor, values_AMLD: Tensor) -> None:
+        """Keep a row's first L positions as another cache has them, in every layer, bit for bit."""
+        slot, blocks, heads = int(self.slots[row]), _blocks(keys_AMLD.shape[2]), keys_AMLD.shape[:2]
+        steps, parts, elements = blocks * self._steps_of_block, self._values.shape[3], self._per_step
+        to_block, to_part = -keys_AMLD.shape[2] % WIDTH, parts * WIDTH - values_AMLD.shape[3]
+        keys = F.pad(keys_AMLD, (0, 0, 0, to_block)).reshape(*heads, blocks, WIDTH, -1, elements)
+        kept = tensor(self._keys[:, slot, :, :blocks])
+        kept.view(*kept.shape[:-1], WIDTH, elements).copy_(keys.transpose(3, 4))  # [A, M, C, K, W, E]
+        values = F.pad(values_AMLD, (0, to_part, 0, to_block)).reshape(*heads, steps, elements, parts, WIDTH)
+        kept = tensor(self._values[:, slot, :, :, :steps])
+        kept.view(*kept.shape[:-1], WIDTH, elements).copy_(values.permute(0, 1, 4, 2, 5, 3))  # [A, M, H, T, W, E]
 
     def clear_non_finite(self) -> None:
         """See the function of this name."""

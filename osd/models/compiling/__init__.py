@@ -1,0 +1,1 @@
+"""Compiling the kernels of `osd.models.compiled` before they are needed, and keeping them."""

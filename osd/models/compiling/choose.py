@@ -1,0 +1,104 @@
+"""Which compiled kernels an engine calls, and making sure of them before it serves."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+
+from osd.config import TargetConfig
+from osd.models.compiled.kernels import load, put_off
+from osd.models.compiling import store
+from osd.models.compiling.building import Build
+from osd.models.compiling.signatures import KernelSet
+from osd.models.loading import choose_device, choose_dtype
+from osd.models.stored import LLAMA_IN_BFLOAT16, Stored, stored_in
+from osd.reason import reason
+from osd.types import OsdError
+
+_log = logging.getLogger(__name__)
+
+
+def num_threads(target: TargetConfig) -> int:
+    """How many threads an engine computes with on a CPU."""
+    return target.threads or psutil.cpu_count(logical=False) or 1
+
+
+def kernels_for(target: TargetConfig, stored: Stored = LLAMA_IN_BFLOAT16) -> KernelSet | None:
+    """What an engine with this target calls; None: nothing, since there are no kernels for its device or type.
+
+    Args:
+        target: what is served.
+        stored: how its weights are stored; by default as most are.
+
+    Raises:
+        OsdError: no such device, or it cannot have this type.
+    """
+    device = choose_device(target.device)
+    dtype = choose_dtype(target.dtype, device, stored)
+    if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
+        return None
+    most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return KernelSet(dtype, is_threaded=min(num_threads(target), most) > 1)
+
+
+@contextmanager
+def early_build(target: TargetConfig) -> Iterator[None]:
+    """Where kernels were never compiled before, begin while a start does other things; the engine's build shares in."""
+    kernels = kernels_for(target) if store.is_empty() else None
+    build = None if kernels is None else Build(kernels)
+    try:
+        yield
+    finally:
+        if build is not None:
+            build.stop()
+
+
+def prepare_kernels(
+    target: TargetConfig,
+    folder: Path,
+    *,
+    may_serve_without: bool,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Build | None:
+    """See to it that no query waits for a compiler: kernels are loaded now, or put off until they are compiled.
+
+    Args:
+        target: what is served; `int4` needs them.
+        folder: its model's.
+        may_serve_without: start with torch's operations where the kernels are not compiled yet.
+        on_progress: told how far they are, where they are waited for.
+
+    Returns:
+        What compiles them, where they are put off.
+
+    Raises:
+        OsdError: no such device; or the target needs kernels, and they cannot be had.
+    """
+    kernels = kernels_for(target, stored_in(folder))
+    if kernels is None:
+        return None
+    must_wait = target.dtype == "int4" or target.wait_for_kernels or not may_serve_without
+    try:
+        if not store.is_built(kernels):
+            build = Build(kernels)
+            if not must_wait:
+                put_off()
+                return build
+            try:
+                build.wait(on_progress)
+            finally:
+                build.stop()
+        on_progress("loading compiled kernels")
+        load(kernels)
+    except (ImportError, OSError, OsdError) as error:
+        if target.dtype == "int4":
+            raise OsdError(f"target.dtype int4 needs compiled kernels: {reason(error)}") from error
+        _log.warning("decoding will be slower: %s", reason(error))
+        put_off()
+    return None
