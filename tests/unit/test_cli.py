@@ -328,7 +328,7 @@ def test_a_start_is_told_in_plain_lines_where_there_is_no_terminal(osd: Any, mon
         for number in range(100):
             on_progress("writing weights", number / 100)
         on_progress("loading the [target]", 0.6)
-        on_ready(serve.Serving("http://127.0.0.1:1", "smollm2", "feature v1", None))
+        on_ready(serve.Serving("http://127.0.0.1:1", "smollm2", "feature v1", "CPU: AVX2", None))
         on_news("compiled kernels took over from torch")
 
     monkeypatch.setattr(serve, "run_server", run_server)
