@@ -17,7 +17,7 @@ from osd.protocols import Drafter
 from osd.types import SamplingParams
 
 NUM_TIMINGS = 6
-_ENOUGH_S = 5.0
+_ENOUGH_S = 2.0
 """On a slow or busy machine, fewer repeats must do: nobody is served meanwhile."""
 _CONTEXT_TOKENS = 32
 _PROMPT_TOKENS = 128
