@@ -225,9 +225,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def line_of(row: Row) -> str:
-    """Of the table."""
-    said = {"served": f"served, {row.how}", "not tried": f"not tried: {row.how}"}.get(row.verdict, row.how)
-    return f"| {row.kind} | {row.name} | {said.replace('|', chr(92) + '|')} |"
+    """Of the table; of a refusal the reason only."""
+    reason = row.how.partition(" cannot be served: ")[2].rpartition(". Use ")[0]
+    said = {"served": f"served, {row.how}", "refused": f"refused: {reason}"}.get(
+        row.verdict, f"{row.verdict}: {row.how}"
+    )
+    return f"| {row.kind} | {row.name} | {said.replace('|', '/')} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
