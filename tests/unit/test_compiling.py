@@ -202,7 +202,8 @@ def test_kernels_are_compiled_for_the_types_that_they_are_called_with(
         for name in these.names
         for arguments in samples(name, these)
     }
-    assert called == expected
+    assert called <= expected
+    assert {name for name, _ in called} == set(these.names)
 
 
 def _use_everything(dtype: torch.dtype) -> None:
@@ -213,6 +214,8 @@ def _use_everything(dtype: torch.dtype) -> None:
     output = target.read(0, torch.zeros(2, 3, dtype=torch.long), [0, 0])
     drafter = feature_drafter(target)
     for params in (SamplingParams(temperature=0.0), SamplingParams(temperature=1.0)):
+        for row in range(2):
+            drafter.reset_row(row)
         for num_tokens in (3, 20, 24):
             generators = [Random(row) for row in range(2)]
             known = (target.tokens_SL, target.hidden_SLH, [num_tokens] * 2, [2, 2], [params] * 2, generators)

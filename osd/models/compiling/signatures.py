@@ -82,7 +82,7 @@ def samples(name: str, kernels: KernelSet) -> Iterator[tuple[Any, ...]]:
     elif name == "norm":
         # What is written is half of longer rows: of one row that is contiguous, of several it is not.
         for halves_RH in (np.empty((1, 4), stored)[:, :2], np.empty((2, 4), stored)[:, :2]):
-            yield rows_RH, _of(np.float32, 1), np.float32(0), halves_RH
+            yield rows_RH, _of(np.float32, 1), 0.0, halves_RH
 
 
 def _of(kind: Any, num_dimensions: int) -> Array:

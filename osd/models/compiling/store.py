@@ -119,7 +119,8 @@ def _digest() -> str:
         str(entries.resolve()),
         entries.stat().st_mtime_ns,
     )
-    sources = "".join(path.read_text() for path in _compiled_from(entries))
+    types = Path(__file__).with_name("signatures.py")
+    sources = "".join(path.read_text() for path in (*_compiled_from(entries), types))
     return hashlib.sha256((sources + repr(about)).encode()).hexdigest()
 
 
