@@ -10,13 +10,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Rows
 
 from osd.calibrate import NUM_TIMINGS, calibrate
 from osd.config import Config
 from osd.cost import Costs
 from osd.counters import Counters
-from osd.models.cpu import describe
+from osd.engine_status import status_of
 from osd.models.pass_output import Logits
 from osd.models.target import Target
 from osd.models.transfer import prepended
@@ -32,7 +31,7 @@ from osd.sequence import Sequence, acceptance_point, check_prompt, new_sequence
 from osd.speculation import GoodputPolicy
 from osd.swap_watch import SwapWatch
 from osd.text import TextCodec
-from osd.top_logprobs import TopLogprobs, top_logprobs
+from osd.top_logprobs import TopLogprobs, wanted_top_logprobs
 from osd.types import (
     NOT_FINITE,
     AcceptancePoint,
@@ -152,39 +151,16 @@ class Engine:
             costs: of rounds with these.
         """
         started_s = time.perf_counter()
-        num_tokens = [self.rows.num_tokens(row) for row in range(self.config.engine.max_slots)]
-        for sequence in (*self.scheduler.decoding, self.scheduler.prefilling):
-            if sequence is not None:
-                num_tokens[sequence.row] = max(num_tokens[sequence.row], sequence.num_tokens)
-        if target is not self.target:
-            target.adopt(self.target, num_tokens)
-        if drafter is not None and self.drafter is not None:
-            drafter.adopt(self.drafter)
+        prefilling = [] if self.scheduler.prefilling is None else [self.scheduler.prefilling]
+        self.rows.adopt(target, drafter, live=[*self.scheduler.decoding, *prefilling])
         self.target, self.drafter = target, drafter
-        self.rows.use(target, drafter)
         self.policy.use(costs)
         took_ms = (time.perf_counter() - started_s) * 1e3
         self._event("kernels", f"compiled kernels took over from torch in {took_ms:.1f} ms", took_ms=took_ms)
 
     def status(self) -> EngineStatus:
         """A snapshot."""
-        recorded = self.recorder.counters() if self.recorder else {}
-        return EngineStatus(
-            target=self.target.target_id,
-            drafter_kind=self.drafter.kind if self.drafter else "none",
-            drafter_version=self.drafter.version if self.drafter else 0,
-            running=len(self.scheduler.decoding) + (self.scheduler.prefilling is not None),
-            waiting=len(self.scheduler.waiting),
-            max_slots=self.config.engine.max_slots,
-            context_tokens=self.target.max_context_tokens,
-            utilisation=self.utilisation.share(),
-            speculation_length=self.policy.chosen,
-            speculation_enabled=self.config.speculation.enabled and self.drafter is not None,
-            uptime_s=time.monotonic() - self._started_s,
-            computes=describe(self.target.lm),
-            counters={**self.counters.values, **recorded},
-            acceptance_by_version={version: dict(counts) for version, counts in self.counters.by_version.items()},
-        )
+        return status_of(self, uptime_s=time.monotonic() - self._started_s)
 
     def history(self, limit: int) -> list[AcceptancePoint]:
         """The newest finished queries, oldest first."""
@@ -234,7 +210,7 @@ class Engine:
                 self.scheduler.start_decoding()
                 self.rows.hold(sequence)
                 self.target.write_tokens(row, end, tokens)
-                [top] = self._top_logprobs([sequence], [tokens], output.logits)
+                [top] = wanted_top_logprobs(output.logits, [tokens], [sequence.num_logprobs])
                 deltas.append(self._emit(sequence, tokens, top))
             sequence.prefill_ms += (time.perf_counter() - started_s) * 1e3
         return deltas
@@ -311,7 +287,7 @@ class Engine:
         self.counters.add_times(*times_ms)
         self._learn(rows, lengths, accepted, *times_ms)
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
-        tops = self._top_logprobs(rows, committed, logits)
+        tops = wanted_top_logprobs(logits, committed, [sequence.num_logprobs for sequence in rows])
         deltas = []
         # From the last row on: a query that ends pulls the last one into its row, which must be committed by then.
         for index, sequence in reversed(list(enumerate(rows))):
@@ -359,12 +335,6 @@ class Engine:
             return self._finish(sequence, reason, tuple(tokens), logprobs)
         text = sequence.answer.take()
         return TokenDelta(request_id=sequence.request.request_id, token_ids=tuple(tokens), text=text, logprobs=logprobs)
-
-    def _top_logprobs(self, rows: list[Sequence], tokens: list[list[int]], logits: Logits) -> Rows[TopLogprobs | None]:
-        """At the committed positions of the rows where the outcome or the client wants them."""
-        wanted = [sequence.num_logprobs for sequence in rows]
-        looked_at = [one if k else [] for one, k in zip(tokens, wanted, strict=True)]
-        return top_logprobs(logits, looked_at, max(wanted)) if any(looked_at) else [None] * len(rows)
 
     def _finish(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from osd.models.target import Target
 from osd.prefix_cache import PrefixCache
 from osd.protocols import Drafter
@@ -20,16 +22,25 @@ class RowCaches:
 
     def __init__(self, target: Target, drafter: Drafter | None, num_rows: int, *, prefix_caching: bool) -> None:
         self._target, self._drafter = target, drafter
-        self._prefixes = PrefixCache(num_rows)
+        self._num_rows, self._prefixes = num_rows, PrefixCache(num_rows)
         self._prefix_caching = prefix_caching
 
-    def use(self, target: Target, drafter: Drafter | None) -> None:
-        """Others keep these rows from here on."""
-        self._target, self._drafter = target, drafter
+    def adopt(self, target: Target, drafter: Drafter | None, live: Iterable[Sequence]) -> None:
+        """Have another target and drafter keep these rows, with all that is in them.
 
-    def num_tokens(self, row: int) -> int:
-        """Positions of a row with which queries to come may begin."""
-        return self._prefixes.num_tokens(row)
+        Args:
+            target: of the same model; the present one where it stays.
+            drafter: with the weights of the present one.
+            live: the queries that are being read or decoded.
+        """
+        if target is not self._target:
+            num_tokens = [self._prefixes.num_tokens(row) for row in range(self._num_rows)]
+            for sequence in live:
+                num_tokens[sequence.row] = max(num_tokens[sequence.row], sequence.num_tokens)
+            target.adopt(self._target, num_tokens)
+        if drafter is not None and self._drafter is not None:
+            drafter.adopt(self._drafter)
+        self._target, self._drafter = target, drafter
 
     def begin(self, sequence: Sequence) -> None:
         """Make a query's row ready to read what no row holds of it. All rows from its own on are free."""

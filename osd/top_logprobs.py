@@ -67,6 +67,20 @@ class TopLogprobs(NamedTuple):
         )
 
 
+def wanted_top_logprobs(
+    logits: Logits, tokens: Sequence[Sequence[int]], wanted: Sequence[int]
+) -> Sequence[TopLogprobs | None]:
+    """By row, at its committed positions; None for every row where no row wants any.
+
+    Args:
+        logits: of every position.
+        tokens: what each row commits.
+        wanted: how many log-probabilities a row's outcome or client wants; 0: none.
+    """
+    looked_at = [one if num else [] for one, num in zip(tokens, wanted, strict=True)]
+    return top_logprobs(logits, looked_at, max(wanted)) if any(looked_at) else [None] * len(tokens)
+
+
 def top_logprobs(logits: Logits, tokens: Sequence[Sequence[int]], top_k: int) -> list[TopLogprobs]:
     """By row, at its first `len(tokens[row])` positions: one operation each over all of them.
 
