@@ -228,3 +228,16 @@ def _use_everything(dtype: torch.dtype) -> None:
         from osd.models.compiled.verdicts import verdicts
 
         verdicts(output.logits, [0], [0], None, [Shape.of(SamplingParams())], [[0.5]])
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system does not group sessions")
+def test_a_process_that_compiles_steps_back_behind_other_sessions() -> None:
+    """Niceness alone holds within a session only, and a server is in another one."""
+    code = (
+        "from pathlib import Path; from osd.models.compiling.build import step_back; step_back();"
+        "print(Path('/proc/self/autogroup').read_text(), __import__('os').nice(0))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, start_new_session=True
+    )
+    assert told.stdout.split()[1:] == ["nice", "19", "19"]

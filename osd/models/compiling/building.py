@@ -39,6 +39,7 @@ class Build:
             env=os.environ | {"PYTHONPATH": path},
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
+            start_new_session=True,  # see `build.step_back`
         )
 
     @property
