@@ -44,8 +44,18 @@ def calibration(
     num_slots: int,
     max_length: int,
     num_timings: int = NUM_TIMINGS,
+    verify: CostCurve | None = None,
 ) -> Generator[None, None, Costs]:
-    """The same, one timing after the other: a few milliseconds each, for whoever has something else to do between."""
+    """The same, one timing after the other: a few milliseconds each, for whoever has something else to do between.
+
+    Args:
+        target: its passes are timed over its own rows, whose first positions are overwritten.
+        drafter: if there is one; its rows are emptied.
+        num_slots: rows.
+        max_length: longest speculation.
+        num_timings: of each kind.
+        verify: what the target's passes cost, where that is known: they are not timed then, and no row is touched.
+    """
     device = target.lm.device
     context = max(min(_CONTEXT_TOKENS, target.max_context_tokens - max_length - 2), 2)
     verify_ms: dict[tuple[int, int], float] = defaultdict(lambda: float("inf"))
@@ -57,21 +67,23 @@ def calibration(
             if repeat > 1 and time.perf_counter() - started_s > _ENOUGH_S:
                 break
             for length in range(max_length + 1):
-                ids_BQ = torch.zeros(rows, length + 1, dtype=torch.long, device=device)
-                took_ms = _time_ms(device, partial(target.lm.forward, 0, ids_BQ, [context] * rows))
-                verify_ms[rows, length + 1] = min(verify_ms[rows, length + 1], took_ms)
+                if verify is None:
+                    ids_BQ = torch.zeros(rows, length + 1, dtype=torch.long, device=device)
+                    took_ms = _time_ms(device, partial(target.lm.forward, 0, ids_BQ, [context] * rows))
+                    verify_ms[rows, length + 1] = min(verify_ms[rows, length + 1], took_ms)
                 if drafter is not None and length > 0:
                     took_ms = _time_drafter_ms(target, drafter, rows, length, context)
                     draft_ms[rows, length] = min(draft_ms[rows, length], took_ms)
                 yield
+    verify = verify or CostCurve(verify_ms)
     if drafter is None:
         nothing = CostCurve({(1, 1): 0.0})
-        return Costs(CostCurve(verify_ms), nothing, nothing)
+        return Costs(verify, nothing, nothing)
     num_read = max(min(_PROMPT_TOKENS, target.max_context_tokens - 2), 2)
     took_ms = min(_time_reading_ms(target, drafter, num_read) for _ in range(-(-num_timings // 2)))
     read_ms = max(took_ms - draft_ms[1, 1], _LEAST_MS)
     reading = CostCurve({(1, 1): read_ms / num_read, (1, num_read): read_ms})
-    return Costs(CostCurve(verify_ms), CostCurve(draft_ms), reading)
+    return Costs(verify, CostCurve(draft_ms), reading)
 
 
 def _time_drafter_ms(target: Target, drafter: Drafter, rows: int, length: int, context: int) -> float:

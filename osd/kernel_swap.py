@@ -106,7 +106,11 @@ class KernelSwap:
         use_huge_pages()
         config = self._loop.call(lambda engine: engine.config).result()
         num_slots, max_length = config.engine.max_slots, config.speculation.max_length
-        costs = self._between_steps(calibration(target, drafter, num_slots=num_slots, max_length=max_length))
+        # The rows of a target that stays hold what queries have read, and its passes cost what they did.
+        verify = self._loop.call(lambda engine: engine.policy.verify).result() if target is old_target else None
+        costs = self._between_steps(
+            calibration(target, drafter, num_slots=num_slots, max_length=max_length, verify=verify)
+        )
 
         def take_over(engine: Engine) -> None:
             engine.take_over(target, drafter, costs)

@@ -65,6 +65,7 @@ class ModelDrafter:
         """See `Drafter`."""
         assert isinstance(other, ModelDrafter)
         self._lm.adopt(other._lm, other._end)
+        other._lm.close()
         self._end = other._end
 
     def state(self) -> dict[str, Tensor]:

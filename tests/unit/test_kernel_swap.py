@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,13 @@ import torch
 
 from osd.config import TargetConfig
 from osd.cost import CostCurve, Costs
+from osd.drafters.model import ModelDrafter
 from osd.engine import Engine
 from osd.hot_swap import HotSwap
 from osd.io.weight_store import FileWeightStore
 from osd.kernel_swap import KernelSwap
 from osd.loop import EngineLoop
+from osd.memory import keep
 from osd.models.compiled import kernels as door
 from osd.models.compiled.layers import CompiledLayers
 from osd.models.compiling import store
@@ -187,7 +190,7 @@ class Service:
 
     def _remake(self, target: Target, drafter: Drafter | None) -> tuple[Target, Drafter | None]:
         assert drafter is not None
-        other = make_target(self.model)
+        other = make_target(self.model) if target.lm.fits_cpu_kernels else target
         made = model_drafter(copy.deepcopy(self.model), other)
         made.prepare(drafter.state(), drafter.version)()
         return other, made
@@ -263,6 +266,41 @@ def test_kernels_that_compute_something_else_do_not_take_over(
         assert service.answer(one) == plain(model, one)
 
 
+@pytest.mark.usefixtures("put_off")
+def test_a_target_without_kernels_serves_on_with_its_rows(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its drafter is made again. Nothing may be timed over rows that hold what queries have read."""
+    monkeypatch.setattr("osd.models.slot_model.is_supported", lambda model: False)
+    monkeypatch.setattr("osd.kernel_swap.load", lambda these: None)
+    service = Service(model, _Slow(_THESE))
+    try:
+        target = service.engine().target
+        for name in ("before", "after"):
+            query = Request(request_id=name, prompt_ids=_LONG, params=greedy(16))
+            service.loop.submit(query)
+            assert service.answer(query) == plain(model, query)
+            if name == "before":
+                service.kernel_swap.swap()
+        stats = service.answers["after"].stats
+        assert service.engine().target is target
+        assert stats is not None
+        assert stats.reused_tokens == len(_LONG) - 1, "it was answered from the rows that the first query left"
+    finally:
+        service.close()
+
+
+@pytest.mark.usefixtures("put_off")
+def test_the_drafter_before_is_freed_at_once(model: Any) -> None:
+    """Collections leave out what an engine's process has loaded, so nothing may hang on them."""
+    torch_target = make_target(model)
+    engine = make_engine(torch_target, model_drafter(copy.deepcopy(model), torch_target))
+    assert isinstance(engine.drafter, ModelDrafter)
+    keep()
+    before = weakref.ref(engine.drafter._lm)
+    target = make_target(model)
+    engine.take_over(target, model_drafter(copy.deepcopy(model), target), _COSTS)
+    assert before() is None
+
+
 def test_a_process_that_is_killed_leaves_torch_serving(
     model: Any, put_off: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,7 +356,7 @@ class _Slow:
     """Stands for the process that compiles."""
 
     def __init__(self, kernels: KernelSet, fails: bool = False) -> None:
-        self._fails = fails
+        self.kernels, self._fails = kernels, fails
 
     def wait(self, on_progress: Callable[[str], None]) -> bool:
         if self._fails:
