@@ -202,6 +202,17 @@ def test_a_gguf_is_converted_once(tmp_path: Path, state_dir: Path) -> None:
     check_model_folder(first.folder)
 
 
+def test_what_a_killed_conversion_left_behind_is_removed(tmp_path: Path, state_dir: Path) -> None:
+    """It may be as large as the model in float32."""
+    path = _gguf(tmp_path / "model.gguf")
+    folder = resolve_target(str(path), state_dir).folder
+    half, foreign = folder.with_name(f".{folder.name}-a1b2"), folder.with_name(f".other-{folder.name}-a1b2")
+    folder.rename(half)
+    foreign.mkdir()
+    assert resolve_target(str(path), state_dir).folder == folder
+    assert not half.exists() and foreign.exists()
+
+
 def test_a_gguf_overwritten_with_other_weights_is_converted_again(tmp_path: Path, state_dir: Path) -> None:
     """Of the same name and size, in place or anew, with the old time of modification or another."""
     path, other = _gguf(tmp_path / "model.gguf"), _gguf(tmp_path / "other.gguf", seed=1)

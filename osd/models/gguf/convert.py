@@ -43,6 +43,8 @@ def converted(path: Path, models: Path, on_progress: Progress) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be converting the same file
         if folder.is_dir():
             return folder
+        for left_behind in models.glob(f".{folder.name}-*"):  # by a process that was killed: the lock is ours
+            shutil.rmtree(left_behind, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=models))
         try:
             write_folder(path, scratch, on_progress)
