@@ -18,7 +18,7 @@ import torch
 from osd.models.compiled.kernels import Kernels, kernels
 from osd.models.compiling import build, store
 from osd.models.compiling.building import Build
-from osd.models.compiling.choose import early_build
+from osd.models.compiling.choose import early_build, kernels_for
 from osd.models.compiling.signatures import KernelSet, samples
 from osd.models.pass_output import Logits
 from osd.models.slot_model import SlotModel
@@ -154,6 +154,29 @@ def test_only_a_first_start_begins_early(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "old" / "pass.float32-alone.done").touch()
     with early_build(target):
         assert not started
+
+
+@pytest.mark.parametrize("hinders", ["no OpenMP", "NUMBA_NUM_THREADS=1"])
+def test_what_is_compiled_is_what_is_called_where_there_is_one_thread(
+    monkeypatch: pytest.MonkeyPatch, hinders: str
+) -> None:
+    """Else the kernels for one thread would be compiled when they are first called."""
+    import numba
+
+    from osd.config import TargetConfig
+    from osd.models.compiled import kernels as door
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    target = TargetConfig(dtype="float32", device="cpu", threads=2)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 2)
+    assert kernels_for(target) == KernelSet(torch.float32, is_threaded=True)
+    if hinders == "no OpenMP":
+        monkeypatch.setattr(door, "import_module", missing)
+    else:
+        monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)
+    assert kernels_for(target) == _FLOATS
 
 
 def test_a_folder_is_named_by_all_that_is_compiled() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import psutil
 import torch
 
 from osd.config import TargetConfig
-from osd.models.compiled.kernels import load, put_off
+from osd.models.compiled.kernels import load, most_threads, put_off
 from osd.models.compiling import store
 from osd.models.compiling.building import Build
 from osd.models.compiling.signatures import KernelSet
@@ -43,8 +42,16 @@ def kernels_for(target: TargetConfig, stored: Stored = LLAMA_IN_BFLOAT16) -> Ker
     dtype = choose_dtype(target.dtype, device, stored)
     if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
         return None
-    most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return KernelSet(dtype, is_threaded=min(num_threads(target), most) > 1)
+    return KernelSet(dtype, is_threaded=min(num_threads(target), _most_threads()) > 1)
+
+
+def _most_threads() -> int:
+    """Of kernels; where numba is not installed, whoever needs them is told so later."""
+    try:
+        import numba
+    except ImportError:
+        return 1
+    return most_threads(numba)
 
 
 @contextmanager
