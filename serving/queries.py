@@ -33,6 +33,13 @@ def check_model(model: str, codec: Codec) -> None:
         raise ApiError(404, message, param="model", code="model_not_found")
 
 
+def check_num_choices(num_prompts: int, n: int) -> None:
+    """400 for a request of more choices than are answered; to be seen before anything is done for each of them."""
+    if num_prompts * n > MAX_CHOICES:
+        message = f"At most {MAX_CHOICES} choices (prompts times n) a request."
+        raise ApiError(400, message, param="n", code="invalid_value")
+
+
 def build_queries(
     body: GenerationFields,
     prompts: Sequence[tuple[int, ...]],
@@ -57,11 +64,8 @@ def build_queries(
         texts: the texts that a prompt was made of, by the field that holds each, so that errors can name that.
 
     Raises:
-        ApiError: a prompt is empty, too long or holds foreign ids, or there are too many.
+        ApiError: a prompt is empty, too long or holds foreign ids.
     """
-    if len(prompts) * body.n > MAX_CHOICES:
-        message = f"At most {MAX_CHOICES} choices (prompts times n) a request."
-        raise ApiError(400, message, param="n", code="invalid_value")
     queries: list[Request] = []
     for number, prompt_ids in enumerate(prompts):
         _check_prompt(prompt_ids, codec, f"{param}[{number}]" if len(prompts) > 1 else param, texts)

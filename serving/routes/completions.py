@@ -9,7 +9,7 @@ from serving.admission import admits
 from serving.answer import respond
 from serving.guards import with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
-from serving.queries import build_queries, check_model, encode_aside
+from serving.queries import build_queries, check_model, check_num_choices, encode_aside
 from serving.schema_answers import Completion, CompletionChunk
 from serving.schema_completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from serving.services import ServicesDep
@@ -26,6 +26,7 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
     """Continue one text or several, streamed or whole."""
     codec = services.codec
     check_model(body.model, codec)
+    check_num_choices(len(body.prompt), body.n)
     prompts = [
         await encode_aside(codec.encode_text, prompt, len(prompt)) if isinstance(prompt, str) else tuple(prompt)
         for prompt in body.prompt

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
 import httpx
 import pytest
 
+from osd.text_offsets import TextOffsets
 from osd.types import NOT_FINITE, EngineUnavailableError, PromptTooLongError, QueueFullError
 from tests.fakes import FakeCodec, FakeEngineClient
 from tests.http_client import CHAT, COMPLETION, http_client
@@ -40,6 +42,23 @@ async def test_bad_fields_are_named(fields: dict[str, Any], param: str, code: st
     assert param in error["message"] or code == "context_length_exceeded"
     assert error["code"] == (code or "invalid_value")
     assert error["type"] == "invalid_request_error"
+
+
+class IdleCodec(FakeCodec):
+    """Nothing is to be done with it."""
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        raise AssertionError("a prompt was tokenised")
+
+    def offsets(self, prompt_ids: Sequence[int]) -> TextOffsets:
+        raise AssertionError("an answer was prepared")
+
+
+@pytest.mark.parametrize("fields", [{"prompt": ["a"] * 129}, {"prompt": [[1]] * 65, "n": 2, "logprobs": 0}])
+async def test_too_many_choices_are_refused_before_anything_is_done_for_each(fields: dict[str, Any]) -> None:
+    async with http_client(codec=IdleCodec()) as client:
+        error = await error_of(await client.post("/v1/completions", json={**COMPLETION, **fields}), 400)
+    assert (error["param"], error["code"]) == ("n", "invalid_value")
 
 
 @pytest.mark.parametrize(
