@@ -26,7 +26,6 @@ def impatient(timeout_s: float) -> type[H11Protocol]:
     class ImpatientProtocol(H11Protocol):
         _owed: _Owed | None = None
         _deadline: asyncio.TimerHandle | None = None
-        _has_asked = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
             super().connection_made(transport)
@@ -41,7 +40,8 @@ def impatient(timeout_s: float) -> type[H11Protocol]:
             self._watch()
 
         def send_400_response(self, msg: str) -> None:
-            self._answer(ApiError(400, msg, code="invalid_http"))
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is under way, or was sent
+                self._answer(ApiError(400, msg, code="invalid_http"))
             self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -51,11 +51,10 @@ def impatient(timeout_s: float) -> type[H11Protocol]:
         def _watch(self) -> None:
             """Start, keep or end the deadline, by what the client owes now."""
             theirs, ours = self.conn.their_state, self.conn.our_state
-            self._has_asked = self._has_asked or theirs is not h11.IDLE
             if self.transport.is_closing():
                 self._owe(None)
-            elif theirs is h11.IDLE and (not self._has_asked or self.conn.trailing_data[0]):
-                self._owe("headers")
+            elif theirs is h11.IDLE and (self.timeout_keep_alive_task is None or self.conn.trailing_data[0]):
+                self._owe("headers")  # else uvicorn's own, shorter limit between two requests runs
             elif theirs is h11.SEND_BODY and ours in (h11.DONE, h11.MUST_CLOSE):
                 self._owe("body")
             else:

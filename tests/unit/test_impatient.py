@@ -117,6 +117,35 @@ def test_a_body_without_a_key_is_neither_waited_for_nor_waited_out(address: tupl
             pass
 
 
+def answer_of(connection: socket.socket) -> bytes:
+    """One whole answer of a connection that stays open."""
+    received = b""
+    while not received.endswith(b"}}"):
+        piece = connection.recv(65536)
+        assert piece
+        received += piece
+    return received
+
+
+def test_a_body_that_ends_after_its_answer_leaves_no_connection_open_for_ever(address: tuple[str, int]) -> None:
+    with connected(address) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: osd\r\nContent-Length: 5\r\n\r\n")
+        assert answer_of(connection).startswith(b"HTTP/1.1 401 ")
+        connection.sendall(b"12345")
+        assert everything(connection) == b""
+
+
+def test_a_body_that_breaks_after_its_answer_gets_no_second_one(
+    address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(address) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: osd\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert answer_of(connection).startswith(b"HTTP/1.1 401 ")
+        connection.sendall(b"no length of a chunk\r\n")
+        assert everything(connection) == b""
+    assert not [record for record in caplog.records if record.name == "asyncio"], "a stranger causes no traceback"
+
+
 def test_a_slow_answer_is_no_slow_request(address: tuple[str, int]) -> None:
     body = json.dumps({**CHAT, "stream": True}).encode()
     with connected(address) as connection:
