@@ -204,6 +204,7 @@ class RayEngineClient:
             if not self._open:
                 self._opened.clear()
                 await self._opened.wait()
+                away_since_s = None  # nobody has looked since
             wait_s = _RETRY_S if self._homeless() else _POLL_S
             try:
                 box_id, deltas = await _ask(

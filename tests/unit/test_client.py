@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -268,6 +269,30 @@ async def test_an_engine_that_stays_away_is_given_up(handle: FakeHandle) -> None
         await successor.step()
         await asyncio.sleep(0.001)
     later.assert_whole()
+
+
+async def test_an_engine_that_was_away_long_ago_is_not_given_up_at_once(
+    client: RayEngineClient, engine: FakeEngine, handle: FakeHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("actors.client.time", SimpleNamespace(monotonic=lambda: now_s))
+    await handle.replace(None)
+    left = Reader(client, query("left"))
+    await settle()
+    await left.close()
+    async with asyncio.timeout(20):
+        while client._opened.is_set():  # until the poller has nothing to do
+            await asyncio.sleep(0.001)
+    now_s = 3600.0
+    reader = Reader(client, query())
+    await settle()
+    assert not reader.task.done()
+    await handle.replace(successor := FakeEngine())
+    async with asyncio.timeout(20):
+        while not reader.task.done():
+            await successor.step()
+            await asyncio.sleep(0.001)
+    reader.assert_whole()
 
 
 async def test_an_engine_that_cannot_be_loaded_says_so(
