@@ -19,6 +19,10 @@ from tokenizers import Tokenizer
 
 from osd.chat_template import ChatTemplate, Message
 
+_Tree = dict[str, "_Tree"]
+"""Letter to what may follow it; `_END` where a text may end."""
+_END = ""
+
 
 class PlainContent:
     """Encodes conversations whose messages spell special tokens.
@@ -41,10 +45,10 @@ class PlainContent:
             if token.special or (token.content in written and re.search(r"\w", token.content))
         ]
         self._spellings = sorted((token.content for token in control), key=len, reverse=True)
-        self._spelling = _any_of(self._spellings)
+        self._spelling = any_of(self._spellings)
         # Templates put the parts of a content side by side, and so may put a spelling together.
         beginnings = {spelling[:size] for spelling in self._spellings for size in range(1, len(spelling))}
-        self._beginning = re.compile(rf"{_any_of(beginnings).pattern}(?=\s*\Z)")
+        self._beginning = re.compile(rf"{any_of(beginnings).pattern}(?=\s*\Z)")
         self._hidden = re.compile(f"{self._spelling.pattern}|{self._beginning.pattern}")
         normalizer = getattr(self._backend, "normalizer", None)
         self._normalize = (
@@ -131,10 +135,26 @@ class _Names:
         return self._nonce in text.lower()
 
 
-def _any_of(texts: Collection[str]) -> re.Pattern[str]:
-    """Finds the longest of these texts, or nothing if there are none."""
-    longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile(f"(?:{'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+def any_of(texts: Collection[str]) -> re.Pattern[str]:
+    """Finds the longest of these texts, or nothing if there are none.
+
+    Written as a tree, whose branches part where texts do: of thousands of special tokens that all begin with "<", a
+    list would be tried one by one at each "<" of a message.
+    """
+    tree: _Tree = {}
+    for text in texts:
+        node = tree
+        for letter in text:
+            node = node.setdefault(letter, {})
+        node[_END] = {}
+    return re.compile(f"(?:{_branches(tree)})" if tree else "(?!)")
+
+
+def _branches(tree: _Tree) -> str:
+    longer = [re.escape(letter) + _branches(node) for letter, node in tree.items() if letter != _END]
+    if _END in tree:
+        return f"(?:{'|'.join(longer)})?" if longer else ""
+    return longer[0] if len(longer) == 1 else f"(?:{'|'.join(longer)})"
 
 
 def _texts(message: Message) -> list[str]:

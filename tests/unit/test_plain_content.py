@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 
 from osd.chat_template import ChatTemplate
-from osd.plain_content import PlainContent
+from osd.plain_content import PlainContent, any_of
 from osd.text import TextCodec
 from tests.engine_kit import CharTokenizer
 from tests.tokenizer_kit import CHATML, KINDS, LINES, SPECIAL, tokenizer_of, without_added_tokens
@@ -201,3 +202,13 @@ def test_a_tokenizer_that_cannot_tell_them_apart_refuses() -> None:
     assert codec.encode_chat([{"role": "user", "content": "abc"}]) == (0, 1, 2)
     with pytest.raises(ValueError, match="cannot read as plain text"):
         codec.encode_chat([{"role": "user", "content": "a<end>"}])
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.sets(st.text("ab<|", min_size=1, max_size=6), max_size=12), st.text("ab<|", max_size=30))
+def test_the_longest_of_some_texts_is_found(texts: set[str], text: str) -> None:
+    longest_first = "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"
+    for suffix in ("", r"(?=<*\Z)"):
+        expected = re.finditer(f"(?:{longest_first}){suffix}", text)
+        found = re.finditer(any_of(texts).pattern + suffix, text)
+        assert [one.span() for one in found] == [one.span() for one in expected]
