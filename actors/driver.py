@@ -90,10 +90,17 @@ def watch_ray(link: Link, stack: ExitStack) -> None:
 def _watch(link: Link, vital: dict[str, psutil.Process], stopping: threading.Event) -> None:
     while not stopping.wait(_CHECK_S):
         for name, process in vital.items():
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            if _is_dead(process):
                 with suppress(OSError):
                     link.send(Ended(f"its {name} died"))
                 os._exit(1)
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it went between the two questions
+        return True
 
 
 def carry_calls(link: Link, actors: dict[str, ActorHandle]) -> None:
