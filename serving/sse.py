@@ -44,8 +44,7 @@ class EventStream(StreamingResponse):
 
     def __init__(self, events: AsyncGenerator[Mapping[str, Any], None]) -> None:
         self._frames = frames(events)
-        # The second header keeps reverse proxies from collecting events.
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        headers = {"X-Accel-Buffering": "no"}  # keeps reverse proxies from collecting events
         super().__init__(self._frames, media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
