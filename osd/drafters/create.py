@@ -13,6 +13,7 @@ from osd.drafters.feature import FeatureDrafter
 from osd.drafters.feature_net import FeatureConfig, FeatureNet
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
+from osd.models.context import longest_context
 from osd.models.loading import load_causal_lm
 from osd.models.resolve import resolve_target
 from osd.models.target import Target
@@ -97,6 +98,12 @@ def open_drafter(config: Config, manifest_config: dict[str, Any], target: Target
             max_length=max_length,
         )
     model = new_drafter_model(config, target_folder).to(target.lm.device, target.lm.dtype)
+    most = longest_context(model.config.get_text_config(), target.max_context_tokens)
+    if most < target.max_context_tokens:
+        raise OsdError(
+            f"drafter {config.drafter.model!r} reads at most {most} tokens, and the target's context holds "
+            f"{target.max_context_tokens}; set target.max_context_tokens to {most} or less, or take another drafter"
+        )
     return ModelDrafter(
         model,
         num_slots=num_slots,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -11,11 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from osd.assemble import open_engine, open_store
 from osd.config import Config, DrafterConfig, EngineConfig, TargetConfig
+from osd.drafters.create import open_drafter
 from osd.io.weight_store import FileWeightStore
 from osd.models.cpu import describe
 from osd.models.resolve import resolve_target
 from osd.text_stream import unfinished_end
-from osd.types import SamplingParams, WeightsRefusedError
+from osd.types import OsdError, SamplingParams, WeightsRefusedError
 from tests.engine_kit import plain_greedy
 from tests.saved_models import save_llama
 
@@ -47,6 +50,19 @@ def _store(config: Config) -> FileWeightStore:
 
 def _text(engine: Any, prompt: str) -> str:
     return "".join(delta.text for delta in engine.generate([prompt], _GREEDY))
+
+
+def test_a_drafter_of_a_shorter_context_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Its rows would end before the target's: what it writes beyond them would be somebody else's memory."""
+    drafter = save_llama(tmp_path / "drafter")
+    settings = json.loads((drafter / "config.json").read_text())
+    (drafter / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 48}))
+    config = _config(folder, tmp_path / "state", "model")
+    config = config.model_copy(update={"drafter": DrafterConfig(kind="model", model=str(drafter))})
+    lm = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
+    target: Any = SimpleNamespace(lm=lm, max_context_tokens=64)
+    with pytest.raises(OsdError, match="reads at most 48 tokens, .* holds 64; set target.max_context_tokens to 48"):
+        open_drafter(config, {}, target, folder)
 
 
 @pytest.mark.parametrize("kind", ["feature", "model"])
