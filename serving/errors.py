@@ -29,6 +29,7 @@ QUEUE_FULL_RETRY_S = 1
 UNAVAILABLE_RETRY_S = 5
 CLIENT_CLOSED_REQUEST = 499
 _LONGEST_MESSAGE_CHARS = 1000
+_NO_JSON = "The request body must be a JSON object in UTF-8, sent as application/json."
 
 
 class ApiError(Exception):
@@ -102,9 +103,7 @@ def from_validation(problems: Sequence[Mapping[str, Any]], body: Any) -> ApiErro
         return ApiError(400, f"The request body is not valid JSON: {problem['ctx']['error']}.", code="invalid_json")
     param = _param(problem["loc"], body)
     if param is None:
-        return ApiError(
-            400, "The request body must be a JSON object in UTF-8, sent as application/json.", code="invalid_json"
-        )
+        return ApiError(400, _NO_JSON, code="invalid_json")
     if kind == "extra_forbidden":
         return ApiError(400, f"Unknown or unsupported field '{param}'.", param=param, code="unknown_parameter")
     if kind == UNSUPPORTED:
@@ -130,6 +129,7 @@ def install_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         status, path = error.status_code, request.url.path
         message, code = {
+            400: (_NO_JSON, "invalid_json"),  # other bytes than UTF-8, say: FastAPI found no way to read it
             404: (f"There is no {path} here.", "unknown_url"),
             405: (f"{request.method} is not allowed on {path}.", "method_not_supported"),
         }.get(status, (str(error.detail), HTTPStatus(status).name.lower()))
