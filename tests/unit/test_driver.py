@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -16,6 +19,7 @@ from actors.driver import carry_calls
 from actors.handle import ActorAwayError
 from actors.link import Answer, Call, Link
 from actors.ray_handle import RayHandle
+from actors.session import kill_session, session_processes
 from osd.types import QueueFullError
 
 
@@ -88,3 +92,32 @@ def test_an_error_that_cannot_be_carried_comes_back_as_its_text(server: Link) ->
     error = ask(server, "odd").error
     assert type(error) is RuntimeError and str(error) == "UnreadableError: 5: strange"
     assert ask(server, "well").value == 7
+
+
+_SERVER = (
+    "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True); input()"
+)
+_DRIVER = """
+import os, subprocess, sys, threading
+from actors.driver import end_with_server
+subprocess.Popen(["sleep", "600"])
+print(os.getpid(), flush=True)
+end_with_server(os.getppid(), threading.Event())
+"""
+
+
+def test_a_driver_that_still_starts_ends_with_its_server_and_takes_along_what_it_started() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVER, _DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdout is not None
+        session = int(server.stdout.readline())
+        try:
+            assert {process.name() for process in session_processes(session)} >= {"sleep"}
+            server.kill()
+            deadline_s = time.monotonic() + 20
+            while session_processes(session) and time.monotonic() < deadline_s:
+                time.sleep(0.02)
+            assert session_processes(session) == []
+        finally:
+            kill_session(session)
