@@ -11,14 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from osd.assemble import open_engine, open_store
+from osd.assemble import _remake, open_engine, open_store
 from osd.config import Config, DrafterConfig, EngineConfig, TargetConfig
+from osd.cost import Costs
 from osd.drafters.create import open_drafter
 from osd.io.weight_store import FileWeightStore
 from osd.models.cpu import describe
 from osd.models.resolve import resolve_target
 from osd.text_stream import unfinished_end
-from osd.types import OsdError, SamplingParams, WeightsRefusedError
+from osd.types import OsdError, Request, SamplingParams, WeightsRefusedError
 from tests.engine_kit import plain_greedy
 from tests.saved_models import save_llama
 
@@ -50,6 +51,36 @@ def _store(config: Config) -> FileWeightStore:
 
 def _text(engine: Any, prompt: str) -> str:
     return "".join(delta.text for delta in engine.generate([prompt], _GREEDY))
+
+
+@pytest.mark.parametrize("kind", ["feature", "model"])
+def test_what_is_made_again_when_kernels_are_ready_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["feature", "model"]
+) -> None:
+    """Beside the first, of the same model in memory and of the version that serves. Kernels themselves are left out."""
+    monkeypatch.setattr("osd.models.compiled.kernels._is_put_off", True)
+    monkeypatch.setattr("osd.assemble.prepare_kernels", lambda *args, **options: None)
+    config = _config(folder, tmp_path, kind)
+    engine = open_engine(config)
+    assert engine.drafter is not None
+    store, before = _store(config), engine.target
+    manifest, state = store.load(1)
+    store.publish(state, kind=kind, config=manifest.config, parent=1)  # not served yet
+    places = [weight.data_ptr() for weight in before.lm.model.parameters()]
+    prompt = engine.codec.encode_text("hello")
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    engine.submit(Request(request_id="r", prompt_ids=prompt, params=_GREEDY))
+    found = [token for _ in range(3) for delta in engine.step() for token in delta.token_ids]
+    resolved = resolve_target(config.target.model, config.state_dir)
+    target, drafter = _remake(config, resolved, store, before, engine.drafter)
+    assert target is not before and drafter is not None and drafter is not engine.drafter
+    assert drafter.version == 1
+    assert [weight.data_ptr() for weight in target.lm.model.parameters()] == places, "weights are held twice"
+    engine.take_over(target, drafter, Costs(engine.policy.verify, engine.policy.draft, engine.policy.reading))
+    before.lm.close()
+    while engine.has_work:
+        found += [token for delta in engine.step() for token in delta.token_ids]
+    assert found == plain_greedy(plain, prompt, 12)
 
 
 def test_a_drafter_of_a_shorter_context_is_refused(folder: Path, tmp_path: Path) -> None:
