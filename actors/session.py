@@ -1,4 +1,8 @@
-"""The processes of a POSIX session: its first process and all it started, however deep, orphans included."""
+"""The processes of a POSIX session: its first process and all that descend from it, orphans included.
+
+Those that began a session of their own (as the process that compiles kernels does) are not in it: they end by
+themselves.
+"""
 
 from __future__ import annotations
 

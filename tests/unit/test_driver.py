@@ -100,9 +100,10 @@ _SERVER = (
 _DRIVER = """
 import os, subprocess, sys, threading
 from actors.driver import end_with_server
+server = os.getppid()
 subprocess.Popen(["sleep", "600"])
 print(os.getpid(), flush=True)
-end_with_server(os.getppid(), threading.Event())
+end_with_server(server, threading.Event())
 """
 
 
