@@ -22,7 +22,13 @@ _MOST_IDS = 2**31
 
 
 async def encode_aside(encode: Callable[[A], tuple[int, ...]], argument: A, num_chars: int) -> tuple[int, ...]:
-    """Tokenise; a long text does not stop the event loop."""
+    """Tokenise; a long text does not stop the event loop.
+
+    Args:
+        encode: the tokenizer.
+        argument: what it takes.
+        num_chars: of all that is tokenised for the request.
+    """
     return encode(argument) if num_chars <= _INLINE_CHARS else await asyncio.to_thread(encode, argument)
 
 

@@ -27,8 +27,9 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
     codec = services.codec
     check_model(body.model, codec)
     check_num_choices(len(body.prompt), body.n)
+    num_chars = sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str))
     prompts = [
-        await encode_aside(codec.encode_text, prompt, len(prompt)) if isinstance(prompt, str) else tuple(prompt)
+        await encode_aside(codec.encode_text, prompt, num_chars) if isinstance(prompt, str) else tuple(prompt)
         for prompt in body.prompt
     ]
     view = CompletionView(codec, prompts, choices_per_prompt=body.n, logprobs=body.logprobs is not None)
