@@ -130,7 +130,7 @@ def _generate(model: Any, prompt: Sequence[int]) -> list[int]:
 
 
 def _serve(target: Target, expected: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The engine's answers; the last prompt, which shares its beginning, is asked once the others are read."""
+    """The engine's answers to all prompts, asked at once: they are more than there are rows."""
     engine = Engine(
         Config(
             engine=EngineConfig(max_slots=len(target.tokens_SL), prefill_chunk_tokens=7),
