@@ -30,7 +30,8 @@ class DriverProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "actors.driver", str(theirs.fileno())],
+                # -P: no module of the folder that osd was started in goes before a library's of the same name.
+                [sys.executable, "-P", "-m", "actors.driver", str(theirs.fileno())],
                 env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

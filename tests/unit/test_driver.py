@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 import ray.exceptions
 
 from actors.driver import carry_calls
+from actors.driver_process import DriverProcess
 from actors.handle import ActorAwayError
-from actors.link import Answer, Call, Link
+from actors.link import Answer, Call, Link, Order, Stage
 from actors.ray_handle import RayHandle
 from actors.session import kill_session, session_processes
+from osd.config import load_config
 from osd.types import QueueFullError
 
 
@@ -122,3 +125,16 @@ def test_a_driver_that_still_starts_ends_with_its_server_and_takes_along_what_it
             assert session_processes(session) == []
         finally:
             kill_session(session)
+
+
+def test_a_driver_takes_no_module_from_the_folder_that_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets.py").write_text("raise SystemExit('not the standard library')")
+    monkeypatch.chdir(tmp_path)
+    config = load_config(flags={"cluster": {"address": "127.0.0.1:1"}})
+    process = DriverProcess(Order(config, "redis://", None))
+    try:
+        assert process.link.receive() == Stage("starting Ray", 0.3)
+    finally:
+        process.close(0.0)

@@ -35,7 +35,7 @@ class Build:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - the process writes it
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "osd.models.compiling.build", kernels.label, str(os.getpid())],
+            [sys.executable, "-P", "-m", "osd.models.compiling.build", kernels.label, str(os.getpid())],
             env=os.environ | {"PYTHONPATH": path},
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
