@@ -289,6 +289,35 @@ def test_a_target_without_kernels_serves_on_with_its_rows(model: Any, monkeypatc
 
 
 @pytest.mark.usefixtures("put_off")
+def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(
+    model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Put into the drafter before, it would go with it."""
+    monkeypatch.setattr("osd.models.slot_model.is_supported", lambda model: False)
+    monkeypatch.setattr("osd.kernel_swap.load", lambda these: None)
+    service, versions = Service(model, _Slow(_THESE)), FileWeightStore(tmp_path)
+    watcher = HotSwap(versions, service.loop, serving=0, poll_interval_s=60.0, on_event=service.events.append)
+    looking = threading.Thread(target=watcher.check_now)
+    remake = service._remake
+
+    def remake_meanwhile(target: Target, drafter: Drafter | None) -> tuple[Target, Drafter | None]:
+        versions.publish(weights_of(model), kind="model", config={}, parent=None)
+        versions.publish(weights_of(model), kind="model", config={}, parent=1)
+        looking.start()
+        looking.join(0.5)  # it waits; if it did not, it would be done by then
+        return remake(target, drafter)
+
+    monkeypatch.setattr(service.kernel_swap, "_remake", remake_meanwhile)
+    try:
+        service.kernel_swap.swap()
+        looking.join(60)
+        assert [event.kind for event in service.events] == ["kernels", "swap"]
+        assert service.loop.status().drafter_version == 2
+    finally:
+        service.close()
+
+
+@pytest.mark.usefixtures("put_off")
 def test_the_drafter_before_is_freed_at_once(model: Any) -> None:
     """Collections leave out what an engine's process has loaded, so nothing may hang on them."""
     torch_target = make_target(model)
