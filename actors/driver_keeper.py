@@ -57,7 +57,7 @@ class DriverKeeper:
         self._first: Future[EngineStatus] = Future()
         self._on_progress: Progress = lambda stage, share: None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="osd-driver-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="osd-driver-keeper", daemon=True)
         self.num_restarts = 0
         self.training_paused: bool | None = None
         """What the operator wants: told to the actors of the next start."""
@@ -106,6 +106,14 @@ class DriverKeeper:
         with suppress(OSError):  # it has ended, or is stuck: then the link ends, and `_leave` settles the call
             process.link.send(Call(number, actor, method, args))
         return answer
+
+    def _run(self) -> None:
+        try:
+            self._keep()
+        except BaseException as error:
+            if self._first.done():
+                raise
+            self._first.set_exception(error)  # `start` waits for it: SystemExit, say, where nobody reads the progress
 
     def _keep(self) -> None:
         pause_s = _MIN_PAUSE_S

@@ -192,6 +192,25 @@ def test_a_driver_that_is_only_starting_is_ended_at_once(keeper: DriverKeeper, s
     assert starter.processes[0].closed_after_s == 0
 
 
+def test_a_start_ends_with_whoever_is_told_of_it(keeper: DriverKeeper, starter: Starter) -> None:
+    began: Future[EngineStatus] = Future()
+
+    def on_progress(stage: str, share: float) -> None:
+        raise SystemExit(1)  # as rich does when its output is a pipe that nobody reads any more
+
+    def start() -> None:
+        try:
+            began.set_result(keeper.start(on_progress))
+        except BaseException as error:  # for whoever waits
+            began.set_exception(error)
+
+    threading.Thread(target=start, daemon=True).start()
+    assert becomes(lambda: starter.processes)
+    starter.processes[0].driver.send(Stage("starting Ray", 0.3))
+    assert isinstance(began.exception(20), SystemExit)
+    assert starter.processes[0].closed_after_s == 0
+
+
 def test_an_answer_that_nobody_waits_for_any_more_is_dropped(keeper: DriverKeeper, starter: Starter) -> None:
     process = started(keeper, starter)
     given_up, waiting = (keeper.handle("engine").call("poll") for _ in range(2))
