@@ -53,7 +53,8 @@ class ModelDrafter:
 
     def reset_row(self, row: int) -> None:
         """A new query starts in the row. What the last one left is zeroed: even masked, a NaN would spoil it."""
-        self._lm.clear_row(row, 0, self._end[row])
+        # Beyond what is known lie its own proposals, and padding beside rows with more to read.
+        self._lm.clear_row(row, 0, self._end[row] + _CATCH_UP_TOKENS)
         self._end[row] = 0
 
     def swap_rows(self, row: int, other: int) -> None:

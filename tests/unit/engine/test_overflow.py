@@ -180,6 +180,32 @@ def test_a_spoilt_drafter_costs_acceptance_only(make: MakeEngine) -> None:
     assert spoilt.counters.values["accepted_total"] - before == clean.counters.values["accepted_total"] - accepted
 
 
+def test_a_model_drafters_row_is_cleared_as_far_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its proposals and padding, too, which lie beyond what it knows to be right."""
+    monkeypatch.setattr("osd.models.fused.can_compile", lambda like: False)
+    target = make_target(tiny_llama(0), num_slots=3)
+    drafter = model_drafter(tiny_llama(1), target)
+    written, cleared = [0, 0, 0], [0, 0, 0]
+    forward, clear_row = drafter._lm.forward, drafter._lm.clear_row
+
+    def noted_forward(first_row: int, ids_BQ: Tensor, starts: list[int], **options: Any) -> Any:
+        for row, start in enumerate(starts, first_row):
+            written[row] = max(written[row], start + ids_BQ.shape[1])
+        return forward(first_row, ids_BQ, starts, **options)
+
+    def noted_clear(row: int, start: int, held: int) -> None:
+        cleared[row] = held
+        clear_row(row, start, held)
+
+    with patch.object(drafter._lm, "forward", noted_forward), patch.object(drafter._lm, "clear_row", noted_clear):
+        run(make_engine(target, drafter), _requests())
+        assert min(written) > 0
+        for row in range(3):
+            known = drafter._end[row]
+            drafter.reset_row(row)
+            assert cleared[row] >= written[row], f"{known} positions were known"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_spoilt_query_ends_alone(make: MakeEngine, value: float) -> None:
     events: list[Event] = []
