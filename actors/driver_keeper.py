@@ -103,6 +103,7 @@ class DriverKeeper:
                 answer.set_exception(ActorAwayError("Ray is being started"))
                 return answer
             self._open[number] = answer
+        answer.add_done_callback(lambda _: self._forget(number))  # also when who asked has given up
         with suppress(OSError):  # it has ended, or is stuck: then the link ends, and `_leave` settles the call
             process.link.send(Call(number, actor, method, args))
         return answer
@@ -179,13 +180,17 @@ class DriverKeeper:
 
     def _settle(self, answer: Answer) -> None:
         with self._lock:
-            future = self._open.pop(answer.number)
-        if not future.set_running_or_notify_cancel():
+            future = self._open.get(answer.number)
+        if future is None or not future.set_running_or_notify_cancel():
             return  # who asked has gone
         if answer.error is None:
             future.set_result(answer.value)
         else:
             future.set_exception(answer.error)
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            self._open.pop(number, None)
 
     def _leave(self) -> None:
         """Nothing open will be answered any more."""

@@ -111,9 +111,11 @@ def _relay(engine: ActorHandle, told: set[str], on_news: Callable[[str], None], 
 
     def look() -> None:
         while not stopping.wait(_NEWS_S):
+            answer = engine.call("progress")
             try:
-                lines: list[str] = engine.call("progress").result(_NEWS_S)
+                lines: list[str] = answer.result(_NEWS_S)
             except (ActorAwayError, TimeoutError) as error:
+                answer.cancel()
                 _log.debug("the engine does not say what it does: %s", error)
                 continue
             for line in lines:

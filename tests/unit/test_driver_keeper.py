@@ -216,6 +216,7 @@ def test_an_answer_that_nobody_waits_for_any_more_is_dropped(keeper: DriverKeepe
     given_up, waiting = (keeper.handle("engine").call("poll") for _ in range(2))
     calls = [process.driver.receive() for _ in range(2)]
     given_up.cancel()
+    assert list(keeper._open.values()) == [waiting], "a stuck engine leaves nothing to pile up"
     for call in calls:
         process.driver.send(Answer(call.number, "late", None))
     assert waiting.result(20) == "late"
