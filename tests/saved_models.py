@@ -27,8 +27,13 @@ def save_tokenizer(folder: Path, *, shift: int = 0, extra_tokens: int = 0) -> in
     return len(tokens)
 
 
-def save_llama(folder: Path, *, shift: int = 0, extra_tokens: int = 0, seed: int = 0) -> Path:
+def save_llama(
+    folder: Path, *, shift: int = 0, extra_tokens: int = 0, seed: int = 0, context_tokens: int | None = None
+) -> Path:
     """A random Llama of two layers and hidden size 32 that reads bytes, and never ends an answer by itself."""
     vocab_tokens = save_tokenizer(folder, shift=shift, extra_tokens=extra_tokens)
-    tiny_llama(seed, vocab_tokens=vocab_tokens).save_pretrained(folder)
+    model = tiny_llama(seed, vocab_tokens=vocab_tokens)
+    if context_tokens is not None:
+        model.config.max_position_embeddings = context_tokens
+    model.save_pretrained(folder)
     return folder

@@ -154,7 +154,11 @@ class FileWeightStore:
         return manifests
 
     def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
-        """Mark the latest version as rolled back and point `latest` at `to` (default: its newest sound predecessor).
+        """Mark the latest version as rolled back and point `latest` at its newest sound predecessor.
+
+        Args:
+            to: the version to go back to instead; all newer ones are marked.
+            reason: kept with the marks.
 
         Returns:
             The manifest of the version that is now the latest.
@@ -168,8 +172,12 @@ class FileWeightStore:
             if current is None:
                 raise WeightsRefusedError("nothing was published yet, so there is no version to roll back")
             target = self._predecessor(current) if to is None else self._sound(to, current)
+            # A version between a chosen one and the latest would be what the next roll back goes to.
+            passed = [current] if to is None else [one for one in self.list() if one.number > to]
             # Marked before the pointer moves: a crash in between leaves a latest that `latest()` passes over.
-            self._write_manifest(replace(current, rolled_back=reason or "no reason given"))
+            for manifest in passed:
+                if not manifest.rolled_back:
+                    self._write_manifest(replace(manifest, rolled_back=reason or "no reason given"))
             pointer = self._pointer()
             newest = max([*self._numbers(), pointer.newest if pointer else 0])
             self._write_pointer(_Pointer(latest=target.number, newest=newest))

@@ -13,7 +13,8 @@ from actors.session import session_processes
 from tests.e2e.conftest import PROMPTS, Service, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(280)]
-_TOKENS = 180
+_TOKENS = 900
+"""A second and more of decoding: Ray's death is noticed within a fraction of that."""
 
 
 def ray_process(service: Service, name: str) -> psutil.Process:

@@ -229,6 +229,9 @@ def test_roll_back_to_a_chosen_version(store: FileWeightStore) -> None:
     _publish(store)
     assert store.roll_back(to=1, reason="operator") == first
     assert store.latest() == first
+    assert [manifest.rolled_back for manifest in store.list()] == ["", "operator", "operator"]
+    _publish(store)
+    assert store.roll_back(reason="worse") == first, "not the version that the operator rejected"
 
 
 def test_roll_back_twice_skips_what_was_rolled_back(store: FileWeightStore) -> None:
