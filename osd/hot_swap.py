@@ -119,8 +119,10 @@ class HotSwap:
     def _report_manual_roll_backs(self, to: int) -> None:
         """Count and report what was rolled back since the last look; roll-backs of our own are known already."""
         marked = self._marked_versions()
-        for version in sorted(marked.keys() - self._rolled_back.keys()):
-            self._report_roll_back(version, to, f", by hand: {marked[version]}", manual=True)
+        # One roll back marks every version that it passes over, with one reason: the newest is the one that served.
+        newest_by_reason = {marked[version]: version for version in sorted(marked.keys() - self._rolled_back.keys())}
+        for why, version in newest_by_reason.items():
+            self._report_roll_back(version, to, f", by hand: {why}", manual=True)
         self._rolled_back = marked
 
     def _marked_versions(self) -> dict[int, str]:
