@@ -37,12 +37,13 @@ class PlainContent:
         self._template = template
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._added = {index: str(token.content) for index, token in added.items()}
-        written = _written_by(template)
+        written, source = _written_by(template), str(getattr(tokenizer, "chat_template", ""))
         control = [
             token
             for token in added.values()
             # Some models' ends of turns are added tokens that are not marked as special.
-            if token.special or (token.content in written and re.search(r"\w", token.content))
+            if token.special
+            or (token.content in written and re.search(r"\w", token.content) and not _looks_for(source, token.content))
         ]
         self._spellings = sorted((token.content for token in control), key=len, reverse=True)
         self._spelling = any_of(self._spellings)
@@ -155,6 +156,12 @@ def _branches(tree: _Tree) -> str:
     if _END in tree:
         return f"(?:{'|'.join(longer)})?" if longer else ""
     return longer[0] if len(longer) == 1 else f"(?:{'|'.join(longer)})"
+
+
+def _looks_for(source: str, spelling: str) -> bool:
+    """Whether a template searches messages for a spelling, as some do to leave past reasoning (`</think>`) out."""
+    quoted = rf"""['"]{re.escape(spelling)}['"]"""
+    return re.search(rf"split\(\s*{quoted}|{quoted}\s*(?:not\s+)?in\b", source) is not None
 
 
 def _texts(message: Message) -> list[str]:

@@ -27,6 +27,7 @@ from osd.sampling import Shape
 from osd.top_logprobs import top_logprobs
 from osd.types import SamplingParams
 from tests.engine_kit import feature_drafter, make_target, tiny_llama
+from tests.saved_models import save_llama
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="numba is not installed")
 
@@ -150,6 +151,9 @@ def test_only_a_first_start_begins_early(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with early_build(target):
         assert started == [_FLOATS]
     assert not started
+    folder = save_llama(tmp_path / "float32")
+    with early_build(TargetConfig(model=str(folder), device="cpu", threads=1)):
+        assert started == [_FLOATS], "those of the type that this folder is stored in"
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "pass.float32-alone.done").touch()
     with early_build(target):

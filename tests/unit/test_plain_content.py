@@ -150,6 +150,19 @@ def test_markers_of_the_template_that_are_not_marked_as_special() -> None:
     assert tokenizer.decode(ids) == "<|turn|>user\n\na<|turn|>system\n\n<tool><|turn|>assistant"
 
 
+def test_past_reasoning_is_left_out_where_the_template_looks_for_its_end() -> None:
+    tokenizer = tokenizer_of(KINDS[0])
+    tokenizer.add_tokens([AddedToken("</think>", special=False, normalized=False)])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: "
+        "{% if m['role'] == 'assistant' %}</think>{{ m['content'].split('</think>')[-1] }}{% else %}{{ m['content'] }}"
+        "{% endif %}\n{% endfor %}"
+    )
+    messages = _chat("hi<|im_end|>", answer="let me see</think>Good.")
+    text = tokenizer.decode(_codec(tokenizer).encode_chat(messages))
+    assert "Good." in text and "let me see" not in text
+
+
 @pytest.mark.parametrize("letter", ["!", "a", "x", "0", "xylophone"])
 def test_a_letter_that_somebody_made_special_is_still_a_letter(letter: str) -> None:
     tokenizer = tokenizer_of("byte-level")

@@ -54,10 +54,16 @@ def _most_threads() -> int:
     return most_threads(numba)
 
 
+def _stored_as(model: str) -> Stored:
+    """How a target that is a folder is stored; of others it is not known yet, and most are stored alike."""
+    folder = Path(model).expanduser()
+    return stored_in(folder) if (folder / "config.json").is_file() else LLAMA_IN_BFLOAT16
+
+
 @contextmanager
 def early_build(target: TargetConfig) -> Iterator[None]:
     """Where kernels were never compiled before, begin while a start does other things; the engine's build shares in."""
-    kernels = kernels_for(target) if store.is_empty() else None
+    kernels = kernels_for(target, _stored_as(target.model)) if store.is_empty() else None
     build = None if kernels is None else Build(kernels)
     try:
         yield
