@@ -81,8 +81,7 @@ class Engine:
         self.recorder, self.on_event, self.on_regression = recorder, on_event, on_regression
         self.rows = RowCaches(target, drafter, config.engine.max_slots, prefix_caching=config.engine.prefix_caching)
         self.scheduler = Scheduler(config.engine, self.rows.swap)
-        max_length = config.speculation.max_length
-        num_slots = config.engine.max_slots
+        num_slots, max_length = config.engine.max_slots, config.speculation.max_length
         costs = calibrate(target, drafter, num_slots=num_slots, max_length=max_length, num_timings=num_timings)
         self.policy = GoodputPolicy(config.speculation, costs)
         self.watch = SwapWatch(config.swap)
@@ -90,8 +89,7 @@ class Engine:
         self.utilisation = Utilisation()
         self._history: deque[AcceptancePoint] = deque(maxlen=_HISTORY_QUERIES)
         self._sequences: dict[str, Sequence] = {}
-        self._drafter_broken = False
-        self._owes_round = False
+        self._drafter_broken = self._owes_round = False
         self._clock = RoundClock(target.lm.device)
         self._started_s = time.monotonic()
 
@@ -160,7 +158,17 @@ class Engine:
 
     def status(self) -> EngineStatus:
         """A snapshot."""
-        return status_of(self, uptime_s=time.monotonic() - self._started_s)
+        return status_of(
+            self.config,
+            self.target,
+            self.drafter,
+            self.scheduler,
+            self.counters,
+            self.recorder,
+            utilisation=self.utilisation.share(),
+            speculation_length=self.policy.chosen,
+            uptime_s=time.monotonic() - self._started_s,
+        )
 
     def history(self, limit: int) -> list[AcceptancePoint]:
         """The newest finished queries, oldest first."""

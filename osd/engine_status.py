@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from osd.config import Config
+from osd.counters import Counters
 from osd.models.cpu import describe
+from osd.models.target import Target
+from osd.protocols import Drafter, OutcomeRecorder
+from osd.scheduler import Scheduler
 from osd.types import EngineStatus
 
-if TYPE_CHECKING:
-    from osd.engine import Engine
 
-
-def status_of(engine: Engine, *, uptime_s: float) -> EngineStatus:
-    """What an engine serves, how busy it is, and all that it has counted."""
-    scheduler, drafter, counters = engine.scheduler, engine.drafter, engine.counters
-    recorded = engine.recorder.counters() if engine.recorder else {}
+def status_of(
+    config: Config,
+    target: Target,
+    drafter: Drafter | None,
+    scheduler: Scheduler,
+    counters: Counters,
+    recorder: OutcomeRecorder | None,
+    *,
+    utilisation: float,
+    speculation_length: int,
+    uptime_s: float,
+) -> EngineStatus:
+    """What an engine of these parts serves, how busy it is, and all that it has counted."""
+    recorded = recorder.counters() if recorder else {}
     return EngineStatus(
-        target=engine.target.target_id,
+        target=target.target_id,
         drafter_kind=drafter.kind if drafter else "none",
         drafter_version=drafter.version if drafter else 0,
         running=len(scheduler.decoding) + (scheduler.prefilling is not None),
         waiting=len(scheduler.waiting),
-        max_slots=engine.config.engine.max_slots,
-        context_tokens=engine.target.max_context_tokens,
-        utilisation=engine.utilisation.share(),
-        speculation_length=engine.policy.chosen,
-        speculation_enabled=engine.config.speculation.enabled and drafter is not None,
+        max_slots=config.engine.max_slots,
+        context_tokens=target.max_context_tokens,
+        utilisation=utilisation,
+        speculation_length=speculation_length,
+        speculation_enabled=config.speculation.enabled and drafter is not None,
         uptime_s=uptime_s,
-        computes=describe(engine.target.lm),
+        computes=describe(target.lm),
         counters={**counters.values, **recorded},
         acceptance_by_version={version: dict(counts) for version, counts in counters.by_version.items()},
     )
