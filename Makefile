@@ -39,7 +39,7 @@ run: setup  ## serve the default model on 127.0.0.1 (PORT=8123 or OSD_PORT to ch
 demo: setup  ## watch the drafter learn from real prompts (QUICK=1: about a minute)
 	@$(BIN)/python -m benchmarks.adapt $(if $(QUICK),--quick) $(ARGS)
 
-test: setup-dev  ## the tests (under 10 minutes on two cores)
+test: setup-dev  ## the tests (some 15 minutes on two cores, the first time with kernels compiled)
 	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
 
 test-all: setup-dev
