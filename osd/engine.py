@@ -268,7 +268,7 @@ class Engine:
     def _verify(self, rows: list[Sequence], proposal: Proposal | None) -> tuple[list[list[int]], Logits]:
         """One target pass over every row's last token and its proposal, and the tokens that each row may keep.
 
-        None where the target itself overflows.
+        A row keeps none where its logits are not finite, also when it is read again alone.
         """
         starts = [sequence.num_tokens - 1 for sequence in rows]
         last = [sequence.output_ids[-1] for sequence in rows]
