@@ -22,17 +22,11 @@ from typing import Any, Protocol, TypeVar
 
 from actors.handle import ActorAwayError, ActorHandle
 from actors.memory import resident_bytes
-from osd.types import (
-    AcceptancePoint,
-    EngineUnavailableError,
-    Event,
-    QueueFullError,
-    Request,
-    ServiceStatus,
-    TokenDelta,
-    TrainerStatus,
-    WeightManifest,
-)
+from osd.records.errors import EngineUnavailableError, QueueFullError
+from osd.records.events import Event
+from osd.records.query import Request, TokenDelta
+from osd.records.status import AcceptancePoint, ServiceStatus, TrainerStatus
+from osd.records.version import WeightManifest
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

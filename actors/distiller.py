@@ -12,9 +12,11 @@ import ray
 
 from actors.event_log import EventLog
 from actors.names import ActorNames
-from osd.config import Config
-from osd.memory import give_back
-from osd.types import Event, OsdError, TrainerStatus
+from osd.config.settings import Config
+from osd.machine.memory import give_back
+from osd.records.errors import OsdError
+from osd.records.events import Event
+from osd.records.status import TrainerStatus
 from trainer.spare import leaves_room, lower_priority
 
 if TYPE_CHECKING:
@@ -122,9 +124,9 @@ class DistillerActor:
             trainer.run_forever(self._stop)
 
     def _build(self) -> Trainer:
-        from osd.assemble import open_store
+        from osd.assembly.assemble import open_store
         from osd.io.outcome_stream import RedisOutcomeStream
-        from osd.models.resolve import resolve_target
+        from osd.loading.resolve import resolve_target
         from trainer.build import build_trainer
 
         config, outcomes = self._config, self._config.outcomes

@@ -23,8 +23,10 @@ from actors.driver_process import DriverProcess
 from actors.event_log import EventLog
 from actors.handle import ActorAwayError, ActorHandle
 from actors.link import Answer, Call, Ended, Order, Ready, Stage
-from osd.config import Config
-from osd.types import EngineStatus, Event, EventKind, OsdError
+from osd.config.settings import Config
+from osd.records.errors import OsdError
+from osd.records.events import Event, EventKind
+from osd.records.status import EngineStatus
 
 _log = logging.getLogger(__name__)
 _MIN_PAUSE_S = 0.5

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 
 from actors.event_log import EventLog
 from actors.mailbox import Mailboxes
-from osd.config import Config
-from osd.memory import give_back, keep
-from osd.types import AcceptancePoint, EngineStatus, EngineUnavailableError, Event, Request, TokenDelta, WeightManifest
+from osd.config.settings import Config
+from osd.machine.memory import give_back, keep
+from osd.records.errors import EngineUnavailableError
+from osd.records.events import Event
+from osd.records.query import Request, TokenDelta
+from osd.records.status import AcceptancePoint, EngineStatus
+from osd.records.version import WeightManifest
 
 if TYPE_CHECKING:
-    from osd.assemble import EngineAssembly
-    from osd.engine import Engine
+    from osd.assembly.assemble import EngineAssembly
+    from osd.engine.engine import Engine
 
 _REAP_INTERVAL_S = 5.0
 _RETRY_S = 5.0
@@ -140,7 +144,7 @@ class EngineActor:
 
     def _open(self) -> None:
         """Load the engine. What hinders it may pass, or be mended: it is tried again, and refused until then."""
-        from osd.assemble import assemble_engine
+        from osd.assembly.assemble import assemble_engine
 
         while True:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from osd.types import Event
+from osd.records.events import Event
 
 _MAX_EVENTS = 500
 

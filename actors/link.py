@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from osd.config import Config
-from osd.types import EngineStatus
+from osd.config.settings import Config
+from osd.records.status import EngineStatus
 
 _SEND_TIMEOUT_S = 10
 

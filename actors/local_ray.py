@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from actors.session import listening
-from osd.types import OsdError
+from osd.records.errors import OsdError
 
 _MIN_VERSION = (2, 52)
 """The first Ray with token authentication."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from osd.types import TokenDelta
+from osd.records.query import TokenDelta
 
 _GONE_AFTER_S = 30.0
 

@@ -17,9 +17,10 @@ from actors.link import Order
 from actors.names import ActorNames
 from actors.ray_handle import RayHandle
 from actors.supervisor import SupervisorActor
-from osd.config import Config
-from osd.reason import reason
-from osd.types import EngineStatus, OsdError
+from osd.config.settings import Config
+from osd.records.errors import OsdError
+from osd.records.reason import reason
+from osd.records.status import EngineStatus
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 5.0

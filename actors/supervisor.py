@@ -15,7 +15,7 @@ import ray
 
 from actors.event_log import EventLog
 from actors.memory import ray_bytes, resident_bytes
-from osd.types import Event
+from osd.records.events import Event
 
 _PING_INTERVAL_S = 1.0
 _PING_TIMEOUT_S = 5.0

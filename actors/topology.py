@@ -12,12 +12,12 @@ from typing import Self
 from actors.client import RayEngineClient
 from actors.driver_keeper import DriverKeeper, Progress
 from actors.handle import ActorAwayError, ActorHandle
-from osd.config import Config
+from osd.config.paths import redis_dir
+from osd.config.settings import Config
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.outcome_stream import RedisOutcomeStream
-from osd.models.resolve import ResolvedTarget, resolve_target
-from osd.store_paths import redis_dir
-from osd.types import OsdError
+from osd.loading.resolve import ResolvedTarget, resolve_target
+from osd.records.errors import OsdError
 
 _log = logging.getLogger(__name__)
 _REDIS_CHECK_S = 1.0

@@ -30,7 +30,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.plots import plot_adaptation
 from benchmarks.prompts import tool_call_prompts
 from benchmarks.server import osd_server
-from osd.prompt_file import Messages
+from osd.text.prompt_file import Messages
 
 _QUICK_SETTINGS = """
 [trainer]
@@ -310,9 +310,9 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 def _share_converted_models(state_dir: Path) -> None:
     """A fresh state folder means a cold drafter; the converted target is not learnt, so it may be shared."""
-    from osd.config import default_state_dir
-    from osd.models.resolve import resolve_target
-    from osd.store_paths import models_dir
+    from osd.config.paths import models_dir
+    from osd.config.settings import default_state_dir
+    from osd.loading.resolve import resolve_target
 
     shared = default_state_dir()
     resolve_target("smollm2", shared)

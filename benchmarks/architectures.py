@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.tiny_models import CONTEXT_TOKENS, VOCAB_TOKENS, NotTinyError, tiny_model
-from osd.config import Config, EngineConfig, SpeculationConfig
-from osd.engine import Engine
+from osd.config.settings import Config, EngineConfig, SpeculationConfig
+from osd.engine.engine import Engine
 from osd.models.target import Target
-from osd.proposal import DraftBatch, Proposal
-from osd.protocols import Drafter, SwapIn
-from osd.text import TextCodec
-from osd.types import OsdError, Request, SamplingParams
+from osd.ports.drafter import Drafter, SwapIn
+from osd.records.errors import OsdError
+from osd.records.proposal import DraftBatch, Proposal
+from osd.records.query import Request, SamplingParams
+from osd.text.codec import TextCodec
 
 Verdict = Literal["served", "refused", "wrong", "not tried"]
 _PAGE = Path("docs/models.md")

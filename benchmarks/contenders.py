@@ -118,8 +118,8 @@ class Osd:
         self, setting: Setting, *, speculate: bool = True, kind: str = "feature", untrained: bool = False
     ) -> None:
         from benchmarks.instruments import DiscardingRecorder, PassClock
-        from osd.assemble import open_engine
-        from osd.config import load_config
+        from osd.assembly.assemble import open_engine
+        from osd.config.settings import load_config
 
         state_dir = Path(setting.state_dir)
         sections = {
@@ -141,7 +141,7 @@ class Osd:
 
     def run(self, job: Job) -> Run:
         """Decode."""
-        from osd.types import Request, SamplingParams
+        from osd.records.query import Request, SamplingParams
 
         sampling = {"temperature": TEMPERATURE, "top_p": TOP_P, "seed": 1} if job.sampled else {"temperature": 0.0}
         params = SamplingParams(max_tokens=job.max_tokens, **sampling)  # type: ignore[arg-type]  # of several types
@@ -257,8 +257,8 @@ class ContinuousBatching:
 
 
 def _load(setting: Setting) -> Any:
-    from osd.models.loading import choose_device, choose_dtype, load_causal_lm
-    from osd.models.stored import stored_in
+    from osd.loading.causal_lm import choose_device, choose_dtype, load_causal_lm
+    from osd.loading.stored import stored_in
 
     torch.set_num_threads(setting.threads)
     device = choose_device(setting.device)
@@ -268,10 +268,10 @@ def _load(setting: Setting) -> Any:
 
 def _derived_drafter(setting: Setting) -> Any:
     """The small LM that osd's `model` drafter starts from."""
-    from osd.config import load_config
+    from osd.config.settings import load_config
     from osd.drafters.create import new_drafter_model
-    from osd.models.loading import choose_device, choose_dtype
-    from osd.models.stored import stored_in
+    from osd.loading.causal_lm import choose_device, choose_dtype
+    from osd.loading.stored import stored_in
 
     config = load_config(flags={"drafter": {"kind": "model"}, "state_dir": setting.state_dir})
     device = choose_device(setting.device)

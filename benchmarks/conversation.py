@@ -23,8 +23,8 @@ from benchmarks.load import Answer, Load
 from benchmarks.machine import describe_machine
 from benchmarks.prompts import code_prompts, small_talk_prompts
 from benchmarks.server import osd_server
-from osd.config import default_state_dir
-from osd.prompt_file import Messages
+from osd.config.settings import default_state_dir
+from osd.text.prompt_file import Messages
 
 _OSD = {"osd": [], "osd, reading all": ["--no-prefix-caching"]}
 """Names of osd's servers, and their flags."""

@@ -28,9 +28,9 @@ from benchmarks.machine import copy_bytes_per_s, describe_machine
 from benchmarks.plots import plot_speeds
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.worker import CONTENDERS, Worker
-from osd.models.loading import choose_device, choose_dtype
-from osd.models.stored import stored_in
-from osd.prompt_file import Messages, read_prompts
+from osd.loading.causal_lm import choose_device, choose_dtype
+from osd.loading.stored import stored_in
+from osd.text.prompt_file import Messages, read_prompts
 
 _RATIOS = {
     "plain_vs_generate": ("osd plain", "generate"),
@@ -131,9 +131,9 @@ def _setting(
     args: argparse.Namespace, streams: dict[str, list[Messages]]
 ) -> tuple[Setting, dict[str, list[list[int]]]]:
     """What contenders are given, and the chosen prompts as ids."""
-    from osd.config import default_state_dir
-    from osd.models.resolve import packaged_smollm2, resolve_target
-    from osd.text import TextCodec
+    from osd.config.settings import default_state_dir
+    from osd.loading.resolve import packaged_smollm2, resolve_target
+    from osd.text.codec import TextCodec
 
     state_dir = Path(args.state_dir) if args.state_dir else default_state_dir()
     resolved = resolve_target(args.target, state_dir)

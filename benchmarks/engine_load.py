@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.shape_bench import ShapeBench
-from osd.types import Request, SamplingParams
+from osd.records.query import Request, SamplingParams
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import torch
 
 from osd.models.pass_output import PassOutput
 from osd.models.target import Target
-from osd.outcome import Outcome
+from osd.records.outcome import Outcome
 
 
 class DiscardingRecorder:

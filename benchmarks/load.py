@@ -14,7 +14,7 @@ import numpy as np
 from openai import AsyncOpenAI, OpenAIError
 from openai.types import CompletionUsage
 
-from osd.prompt_file import Messages
+from osd.text.prompt_file import Messages
 
 
 @dataclass(frozen=True, slots=True)

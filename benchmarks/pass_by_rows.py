@@ -42,7 +42,7 @@ def main() -> None:
     from benchmarks.machine import describe_machine
     from benchmarks.random_models import SHAPES
     from benchmarks.shape_bench import feature_drafter
-    from osd.models.cpu import describe
+    from osd.kernels.cpu.processor import describe
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -112,8 +112,8 @@ def _read(target: Any, num_tokens: int) -> Callable[[], object]:
 
 def _propose(target: Any, drafter: Any, num_tokens: int) -> Callable[[], object]:
     """A proposal after the target read one token more, as in real rounds."""
-    from osd.proposal import DraftBatch
-    from osd.types import SamplingParams
+    from osd.records.proposal import DraftBatch
+    from osd.records.query import SamplingParams
 
     def batch(context: int, length: int) -> DraftBatch:
         return DraftBatch(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from osd.prompt_file import Messages
+from osd.text.prompt_file import Messages
 
 _TOOL_INSTRUCTION = (
     "You call functions. Answer with nothing but a JSON list of calls, each "

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from osd.text import TextCodec
+from osd.text.codec import TextCodec
 
 _FIRST_CHAR = 0x10000
 """Beyond the surrogates and the replacement character."""

@@ -16,10 +16,10 @@ from typing import Annotated
 import typer
 
 from benchmarks.prompts import EvaluationPrompts
-from osd.assemble import open_engine
-from osd.config import load_config
-from osd.engine import Engine
-from osd.types import Request, SamplingParams
+from osd.assembly.assemble import open_engine
+from osd.config.settings import load_config
+from osd.engine.engine import Engine
+from osd.records.query import Request, SamplingParams
 from trainer.answers import Collector
 
 _FIRST_WORDS = (

@@ -20,8 +20,8 @@ from benchmarks.load import Load, LoadResult
 from benchmarks.machine import describe_machine
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.server import osd_server
-from osd.config import default_state_dir
-from osd.prompt_file import Messages, read_prompts
+from osd.config.settings import default_state_dir
+from osd.text.prompt_file import Messages, read_prompts
 
 _MODES = {
     "plain": ["--no-train", "--no-speculate"],

@@ -13,14 +13,14 @@ from benchmarks.contenders import Run
 from benchmarks.machine import wait_for
 from benchmarks.random_models import Shape, character_codec, random_llama
 from benchmarks.synthetic_drafter import SyntheticDrafter
-from osd.config import Config, EngineConfig, SpeculationConfig
+from osd.config.settings import Config, EngineConfig, SpeculationConfig
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.feature_net import FeatureConfig, FeatureNet
 from osd.drafters.model import ModelDrafter
-from osd.engine import Engine
+from osd.engine.engine import Engine
 from osd.models.target import Target
-from osd.protocols import Drafter
-from osd.types import Request, SamplingParams, TokenDelta
+from osd.ports.drafter import Drafter
+from osd.records.query import Request, SamplingParams, TokenDelta
 
 _WINDOW_TOKENS = 256
 """How far back the `feature` drafter looks: osd's default."""

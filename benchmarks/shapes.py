@@ -27,7 +27,7 @@ from benchmarks.machine import copy_bytes_per_s, describe_machine
 from benchmarks.random_models import SHAPES, SMALLER, drafter_shape, random_llama, weight_bytes
 from benchmarks.shape_bench import Comparison, ShapeBench
 from benchmarks.shape_peers import PEERS, Assistance, measure_peers
-from osd.models.loading import choose_device
+from osd.loading.causal_lm import choose_device
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from benchmarks.instruments import DiscardingRecorder
 from benchmarks.machine import describe_machine
-from osd.assemble import open_engine, open_store
-from osd.config import Config, default_state_dir, load_config
-from osd.engine import Engine
-from osd.models.resolve import resolve_target
-from osd.protocols import SwapIn
-from osd.types import Request, SamplingParams, WeightManifest
+from osd.assembly.assemble import open_engine, open_store
+from osd.config.settings import Config, default_state_dir, load_config
+from osd.engine.engine import Engine
+from osd.loading.resolve import resolve_target
+from osd.ports.drafter import SwapIn
+from osd.records.query import Request, SamplingParams
+from osd.records.version import WeightManifest
 
 _STEPS_BETWEEN_SWAPS = 6
 _PROMPT_TOKENS = 32

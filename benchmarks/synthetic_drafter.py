@@ -14,10 +14,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from osd.arrays import tensor
-from osd.models.transfer import upload
-from osd.proposal import DraftBatch, Proposal
-from osd.protocols import Drafter, SwapIn
+from osd.machine.arrays import tensor
+from osd.machine.transfer import upload
+from osd.ports.drafter import Drafter, SwapIn
+from osd.records.proposal import DraftBatch, Proposal
 
 _NOT_LOOKED_UP, _NO_ANSWER = -2, -1
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from osd.reason import reason
+from osd.records.reason import reason
 
 VOCAB_TOKENS = 64
 CONTEXT_TOKENS = 64
@@ -89,10 +89,10 @@ def tiny_model(kind: str, **options: Any) -> Any:
 
 
 def load_from(config: Any) -> Any:
-    """A model with random weights, with the attention that `osd.models.loading` would choose."""
+    """A model with random weights, with the attention that `osd.loading.causal_lm` would choose."""
     from transformers import AutoModelForCausalLM
 
-    from osd.models.loading import attention_for
+    from osd.loading.causal_lm import attention_for
 
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention_for(config))
 

@@ -29,7 +29,7 @@ from benchmarks.load import Load, LoadResult
 from benchmarks.machine import describe_machine
 from benchmarks.prompts import tool_call_prompts
 from benchmarks.server import osd_server
-from osd.config import default_state_dir
+from osd.config.settings import default_state_dir
 
 _TOKEN = secrets.token_hex()
 _CONFIG = f"""

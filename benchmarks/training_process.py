@@ -17,12 +17,13 @@ from typing import Any, Self
 
 import torch
 
-from osd.config import OutcomesConfig, TrainerConfig
-from osd.drafters.feature_net import FeatureConfig, SharedRows
+from osd.config.settings import OutcomesConfig, TrainerConfig
+from osd.drafters.feature_net import FeatureConfig
 from osd.io.weight_store import FileWeightStore
-from osd.models.loading import choose_device
-from osd.outcome import BONUS, Outcome
-from osd.outcome_arrays import pack_hidden, pack_top_k
+from osd.loading.causal_lm import choose_device
+from osd.models.shared_rows import SharedRows
+from osd.records.outcome import BONUS, Outcome
+from osd.records.outcome_arrays import pack_hidden, pack_top_k
 from trainer.build import build_feature_student
 from trainer.loop import Trainer
 from trainer.spare import leaves_room, lower_priority

@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.prompts import EvaluationPrompts, package_data, read_bfcl
-from osd.prompt_file import Messages
+from osd.text.prompt_file import Messages
 
 _BFCL_FILES = (
     "irrelevance",

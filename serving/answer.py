@@ -11,13 +11,13 @@ from typing import Any, Protocol
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
-from osd.types import QueryStats, Request, TokenDelta
-from serving.disconnect import unless_disconnected
+from osd.records.query import QueryStats, Request, TokenDelta
 from serving.generation import Choice, run_queries
-from serving.schema_base import GenerationFields, StreamOptions
+from serving.guards.disconnect import unless_disconnected
 from serving.services import Services
-from serving.sse import EventStream
-from serving.stats import counts, osd_field, usage
+from serving.wire.request_base import GenerationFields, StreamOptions
+from serving.wire.sse import EventStream
+from serving.wire.stats import counts, osd_field, usage
 
 Deltas = AsyncGenerator[tuple[int, TokenDelta], None]
 Payload = dict[str, Any]

@@ -7,17 +7,17 @@ import time
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
 
-from osd.config import Config
+from osd.config.settings import Config
 from serving.admin.gate import AdminGate
-from serving.api_keys import ApiKeys
 from serving.codec import Codec
 from serving.engine_client import EngineClient
-from serving.errors import install_error_handlers
+from serving.guards.api_keys import ApiKeys
 from serving.head import HeadAsGet
-from serving.observe import Observe
-from serving.openapi import Api
+from serving.observing.observe import Observe
 from serving.routes import admin, admin_page, chat, completions, health, models, openapi
 from serving.services import Services
+from serving.wire.errors import install_error_handlers
+from serving.wire.openapi import Api
 
 
 def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_token_sha256: str) -> FastAPI:

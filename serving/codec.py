@@ -1,12 +1,12 @@
-"""What the routes know of the target's tokenizer. `osd.text` implements it; tests fake it."""
+"""What the routes know of the target's tokenizer. `osd.text.codec` implements it; tests fake it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from osd.chat_template import Message
-from osd.text_offsets import TextOffsets
+from osd.text.chat_template import Message
+from osd.text.offsets import TextOffsets
 
 
 class Codec(Protocol):

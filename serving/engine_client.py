@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from osd.types import AcceptancePoint, Event, Request, ServiceStatus, TokenDelta, WeightManifest
+from osd.records.events import Event
+from osd.records.query import Request, TokenDelta
+from osd.records.status import AcceptancePoint, ServiceStatus
+from osd.records.version import WeightManifest
 
 
 class EngineClient(Protocol):

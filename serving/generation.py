@@ -7,17 +7,10 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from osd.types import (
-    NOT_FINITE,
-    EngineUnavailableError,
-    FinishReason,
-    QueryStats,
-    Request,
-    TokenDelta,
-    TokenLogprob,
-)
+from osd.records.errors import EngineUnavailableError
+from osd.records.query import NOT_FINITE, FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
 from serving.engine_client import EngineClient
-from serving.errors import ApiError, internal_error
+from serving.wire.errors import ApiError, internal_error
 
 log = logging.getLogger(__name__)
 

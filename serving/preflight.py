@@ -8,9 +8,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from osd.config import Config
-from osd.models.loading import choose_device
-from osd.types import OsdError
+from osd.config.settings import Config
+from osd.loading.causal_lm import choose_device
+from osd.records.errors import OsdError
 
 
 def check_machine(config: Config) -> None:

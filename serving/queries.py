@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
-from osd.types import Request
+from osd.records.query import Request
 from serving.codec import Codec
-from serving.errors import ApiError
-from serving.schema_base import MAX_CHOICES, GenerationFields
+from serving.wire.errors import ApiError
+from serving.wire.request_base import MAX_CHOICES, GenerationFields
 
 A = TypeVar("A")
 _NO_TEXTS: Mapping[str, str] = MappingProxyType({})

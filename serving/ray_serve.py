@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from osd.config import Config
+from osd.config.settings import Config
 from serving.app import create_app
 from serving.codec import Codec
 from serving.engine_client import EngineClient

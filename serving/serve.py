@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import uvicorn
 
 from actors.topology import start
-from osd.config import Config
-from osd.memory import keep
-from osd.models.compiling.choose import early_build
-from osd.models.resolve import resolve_target
-from osd.text import TextCodec
-from osd.types import OsdError
+from osd.assembly.kernels import early_build
+from osd.config.settings import Config
+from osd.loading.resolve import resolve_target
+from osd.machine.memory import keep
+from osd.records.errors import OsdError
+from osd.text.codec import TextCodec
 from serving.app import create_app
-from serving.impatient import impatient
+from serving.guards.impatient import impatient
 from serving.preflight import check_machine, check_weight_files, exposure_warning
 
 log = logging.getLogger(__name__)

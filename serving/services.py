@@ -8,13 +8,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from osd.config import Config
-from osd.types import EngineUnavailableError, ServiceStatus
+from osd.config.settings import Config
+from osd.records.errors import EngineUnavailableError
+from osd.records.status import ServiceStatus
 from serving.admin.gate import AdminGate
-from serving.api_keys import ApiKeys
 from serving.codec import Codec
 from serving.engine_client import EngineClient
-from serving.metrics import Metrics
+from serving.guards.api_keys import ApiKeys
+from serving.observing.metrics import Metrics
 
 _STATUS_TIMEOUT_S = 5.0
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from osd.engine import Engine
+from osd.engine.engine import Engine
 from osd.io.codec import decode, encode
-from osd.outcome import Outcome
-from osd.types import Request, SamplingParams
+from osd.records.outcome import Outcome
+from osd.records.query import Request, SamplingParams
 
 _PER_FILE = 64
 

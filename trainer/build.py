@@ -9,14 +9,18 @@ from pathlib import Path
 
 import torch
 
-from osd.config import Config, TrainerConfig
+from osd.config.paths import checkpoint_dir
+from osd.config.settings import Config, TrainerConfig
 from osd.drafters.create import new_drafter_model
-from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows
-from osd.models.loading import choose_device, multiplies_bfloat16
-from osd.models.shared_rows import load_shared_rows
-from osd.protocols import OutcomeSource, WeightStore
-from osd.store_paths import checkpoint_dir
-from osd.types import Event, OsdError, WeightManifest
+from osd.drafters.feature_net import FeatureConfig, FeatureNet
+from osd.loading.causal_lm import choose_device, multiplies_bfloat16
+from osd.loading.shared_rows import load_shared_rows
+from osd.models.shared_rows import SharedRows
+from osd.ports.outcomes import OutcomeSource
+from osd.ports.weight_store import WeightStore
+from osd.records.errors import OsdError
+from osd.records.events import Event
+from osd.records.version import WeightManifest
 from trainer.feature_student import FeatureStudent
 from trainer.loop import Trainer
 from trainer.losses import LOSSES

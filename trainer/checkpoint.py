@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from osd.io.codec import OutcomeFormatError, decode, encode
-from osd.outcome import Outcome
+from osd.records.outcome import Outcome
 
 _log = logging.getLogger(__name__)
 _FORMAT = "osd-trainer-1"

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from osd.assemble import ensure_first_version, open_engine, open_store
-from osd.config import Config
-from osd.models.resolve import ResolvedTarget
-from osd.store_paths import answers_dir, checkpoint_dir
-from osd.types import Event, WeightManifest
+from osd.assembly.assemble import ensure_first_version, open_engine, open_store
+from osd.config.paths import answers_dir, checkpoint_dir
+from osd.config.settings import Config
+from osd.loading.resolve import ResolvedTarget
+from osd.records.events import Event
+from osd.records.version import WeightManifest
 from trainer.answers import AnswerFolder, Collector, answers_key, make_answers
 from trainer.build import build_student
 from trainer.offline import OfflineTrainer

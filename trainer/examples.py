@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from osd.outcome import RECOVERED, Outcome
-from osd.outcome_arrays import check_shapes, hidden_states, top_k_arrays
+from osd.records.outcome import RECOVERED, Outcome
+from osd.records.outcome_arrays import check_shapes, hidden_states, top_k_arrays
 
 
 @dataclass(frozen=True, slots=True)

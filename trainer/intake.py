@@ -12,9 +12,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from osd.outcome import Outcome
-from osd.protocols import OutcomeSource
-from osd.types import OutcomeSinkError
+from osd.ports.outcomes import OutcomeSource
+from osd.records.errors import OutcomeSinkError
+from osd.records.outcome import Outcome
 from trainer.examples import Alignment, unfit_because
 from trainer.replay import Replay
 from trainer.token_counts import TokenCounts

@@ -19,10 +19,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from osd.config import TrainerConfig
-from osd.outcome import Outcome
-from osd.protocols import OutcomeSource, WeightStore
-from osd.types import Event, EventKind, TrainerState, TrainerStatus, WeightsRefusedError
+from osd.config.settings import TrainerConfig
+from osd.ports.outcomes import OutcomeSource
+from osd.ports.weight_store import WeightStore
+from osd.records.errors import WeightsRefusedError
+from osd.records.events import Event, EventKind
+from osd.records.outcome import Outcome
+from osd.records.status import TrainerState, TrainerStatus
 from trainer.batches import Batch, make_batches, take_columns
 from trainer.checkpoint import Checkpoint, CheckpointFolder
 from trainer.examples import Example, make_examples

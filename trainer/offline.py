@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from osd.config import TrainerConfig
-from osd.outcome import Outcome
-from osd.protocols import WeightStore
-from osd.types import Event, EventKind, OsdError, WeightsRefusedError
+from osd.config.settings import TrainerConfig
+from osd.ports.weight_store import WeightStore
+from osd.records.errors import OsdError, WeightsRefusedError
+from osd.records.events import Event, EventKind
+from osd.records.outcome import Outcome
 from trainer.batches import Batch, make_batches
 from trainer.checkpoint import CheckpointFolder
 from trainer.examples import Example, make_examples, unfit_because

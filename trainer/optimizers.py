@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from osd.config import ConfigError
+from osd.config.settings import ConfigError
 from trainer.lookahead import Lookahead
 from trainer.muon import Muon
 

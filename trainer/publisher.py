@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from osd.protocols import WeightStore
-from osd.types import EventKind, OsdError, WeightsRefusedError
+from osd.ports.weight_store import WeightStore
+from osd.records.errors import OsdError, WeightsRefusedError
+from osd.records.events import EventKind
 from trainer.batches import Batch
 from trainer.gate import Verdict, judge, measure
 from trainer.student import Student

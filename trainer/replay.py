@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osd.outcome import Outcome
+from osd.records.outcome import Outcome
 
 _HALF_LIFE_RECORDS = 1000.0
 _SHORTEST_HALF_LIFE_RECORDS = 8.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from osd.config import TrainerConfig
+from osd.config.settings import TrainerConfig
 
 
 def lower_priority(nice: int) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from osd.outcome import Outcome
-from osd.outcome_arrays import top_k_arrays
+from osd.records.outcome import Outcome
+from osd.records.outcome_arrays import top_k_arrays
 
 _HALF_LIFE_RECORDS = 2000
 _KEPT_AFTER_CHANGE = 1 / 16

@@ -1,1 +1,1 @@
-"""Drafters: one Protocol (`osd.protocols.Drafter`), several kinds."""
+"""Drafters: one Protocol (`osd.ports.Drafter`), several kinds."""

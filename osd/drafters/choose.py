@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from osd.models.transfer import upload
-from osd.proposal import DraftBatch, Proposal
-from osd.sampling import Shape, Shaping, draw, most_likely, shape_probs, uniforms
-from osd.types import SamplingParams
+from osd.kernels.most_likely import most_likely
+from osd.machine.transfer import upload
+from osd.records.proposal import DraftBatch, Proposal
+from osd.records.query import SamplingParams
+from osd.verify.shaping import Shape, Shaping, draw, shape_probs, uniforms
 
 
 def is_sampled(batch: DraftBatch) -> bool:

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osd.config import Config, DrafterConfig
+from osd.config.settings import Config, DrafterConfig
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.feature_net import FeatureConfig, FeatureNet
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
+from osd.loading.causal_lm import load_causal_lm
+from osd.loading.resolve import resolve_target
 from osd.models.context import longest_context
-from osd.models.loading import load_causal_lm
-from osd.models.resolve import resolve_target
 from osd.models.target import Target
-from osd.protocols import Drafter
-from osd.types import OsdError
+from osd.ports.drafter import Drafter
+from osd.records.errors import OsdError
 
 
 def create_initial(config: Config, target_folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

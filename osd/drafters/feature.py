@@ -19,19 +19,20 @@ from osd.drafters.choose import ChainChoice, Draws
 from osd.drafters.feature_chain import FeatureChain
 from osd.drafters.feature_compiled import CompiledFeature
 from osd.drafters.feature_kernels import KernelFeature
-from osd.drafters.feature_net import FeatureConfig, FeatureNet, SharedRows, head_rows
+from osd.drafters.feature_net import FeatureConfig, FeatureNet, head_rows
 from osd.drafters.weights import check_state
-from osd.models.compiled.layers import can_compile
-from osd.models.compiled.tiled_cache import TiledCache
-from osd.models.flat_cache import FlatCache
-from osd.models.gpu.available import can_use_kernels
-from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
-from osd.models.projections import DenseProjection, Projection
-from osd.models.slot_cache import PassWindow
-from osd.models.transfer import beside, staged, upload, used_here
-from osd.proposal import DraftBatch, Proposal
-from osd.protocols import Drafter, SwapIn
-from osd.types import WeightsRefusedError
+from osd.kernels.cpu.layers import can_compile
+from osd.kernels.cpu.tiled_cache import TiledCache
+from osd.kernels.gpu.available import can_use_kernels
+from osd.kernels.gpu.graphs import Capture, GraphPool, Work, bucket, capture_for
+from osd.kernels.reference.flat_cache import FlatCache
+from osd.kernels.reference.projections import DenseProjection, Projection
+from osd.kernels.reference.slot_cache import PassWindow
+from osd.machine.transfer import beside, staged, upload, used_here
+from osd.models.shared_rows import SharedRows
+from osd.ports.drafter import Drafter, SwapIn
+from osd.records.errors import WeightsRefusedError
+from osd.records.proposal import DraftBatch, Proposal
 
 
 class FeatureDrafter:

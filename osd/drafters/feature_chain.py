@@ -15,9 +15,10 @@ from torch import Tensor
 
 from osd.drafters.choose import ChainChoice
 from osd.drafters.feature_kernels import KernelFeature
-from osd.drafters.feature_net import FeatureNet, SharedRows
-from osd.models.flat_cache import FlatCache
-from osd.models.projections import Projection
+from osd.drafters.feature_net import FeatureNet
+from osd.kernels.reference.flat_cache import FlatCache
+from osd.kernels.reference.projections import Projection
+from osd.models.shared_rows import SharedRows
 
 
 class FeatureChain:

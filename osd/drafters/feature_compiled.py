@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.arrays import array, tensor
 from osd.drafters.choose import draw_uniforms, is_sampled
 from osd.drafters.feature_net import FeatureNet
-from osd.models.compiled.arguments import NONE, Array, Chain, Choice, Known, Shapes
-from osd.models.compiled.codes import BLOCK
-from osd.models.compiled.kernels import kernels
-from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
-from osd.models.compiled.tiled_cache import TiledCache
-from osd.models.compiled.verdicts import shapes_of
-from osd.models.slot_cache import PassWindow
-from osd.proposal import DraftBatch
-from osd.sampling import Shape
+from osd.kernels.cpu.arguments import NONE, Array, Chain, Choice, Known, Shapes
+from osd.kernels.cpu.kernels import kernels
+from osd.kernels.cpu.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
+from osd.kernels.cpu.products.codes import BLOCK
+from osd.kernels.cpu.tiled_cache import TiledCache
+from osd.kernels.cpu.verdicts.sampled_rows import shapes_of
+from osd.kernels.reference.slot_cache import PassWindow
+from osd.machine.arrays import array, tensor
+from osd.records.proposal import DraftBatch
+from osd.verify.shaping import Shape
 
 _BITS = 8
 _NO_FLOATS: Array = np.empty(0, np.float32)

@@ -12,14 +12,15 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from osd.drafters.feature_net import FeatureNet, SharedRows
-from osd.models.flat_cache import FlatCache
-from osd.models.gpu.attention import PiecewiseAttention
-from osd.models.gpu.layers import project, read_layers
-from osd.models.projections import ByteCodes, DenseProjection
-from osd.models.row_ops import Norm
-from osd.models.slot_cache import PassWindow
-from osd.models.transfer import used_here
+from osd.drafters.feature_net import FeatureNet
+from osd.kernels.gpu.attention import PiecewiseAttention
+from osd.kernels.gpu.layers import project, read_layers
+from osd.kernels.reference.flat_cache import FlatCache
+from osd.kernels.reference.projections import ByteCodes, DenseProjection
+from osd.kernels.reference.row_ops import Norm
+from osd.kernels.reference.slot_cache import PassWindow
+from osd.machine.transfer import used_here
+from osd.models.shared_rows import SharedRows
 
 _MATRICES = ("qkv", "attention_out", "gate_up", "down")
 
@@ -53,7 +54,7 @@ class KernelFeature:
 
     def __call__(self, tokens_BT: Tensor, hidden_BTH: Tensor, starts_B: Tensor, firsts_B: Tensor) -> Tensor:
         """Write entries from `starts_B` on, attend within the window, and return features `[B, T, H]`."""
-        from osd.models.gpu.rows import joined
+        from osd.kernels.gpu.rows import joined
 
         config = self._config
         window = PassWindow(starts_B.device)

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from osd.models.rotary import rotate, rotation
-from osd.models.row_ops import rms_norm, silu_gate
+from osd.kernels.reference.rotary import rotate, rotation
+from osd.kernels.reference.row_ops import rms_norm, silu_gate
+from osd.models.shared_rows import SharedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +56,6 @@ class FeatureConfig:
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         return asdict(self)
-
-
-class SharedRows(NamedTuple):
-    """The target's own token embedding and output head, read-only."""
-
-    embedding_VH: Tensor
-    head_VH: Tensor
-    head_bias_V: Tensor | None
 
 
 class AttentionInputs(NamedTuple):

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from osd.drafters.choose import ChainChoice, Draws
 from osd.drafters.weights import check_state, model_state
-from osd.models.graphs import GraphPool, Work, bucket
+from osd.kernels.gpu.graphs import GraphPool, Work, bucket
+from osd.machine.transfer import beside, upload, used_here
 from osd.models.slot_model import SlotModel
-from osd.models.transfer import beside, upload, used_here
-from osd.proposal import DraftBatch, Proposal
-from osd.protocols import Drafter, SwapIn
+from osd.ports.drafter import Drafter, SwapIn
+from osd.records.proposal import DraftBatch, Proposal
 
 _CATCH_UP_TOKENS = 256
 """Most positions read in one pass while catching up with a row, so that no long prompt needs a giant pass."""

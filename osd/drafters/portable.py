@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from osd.types import OsdError, WeightManifest, WeightsRefusedError
+from osd.records.errors import OsdError, WeightsRefusedError
+from osd.records.version import WeightManifest
 
 _WHERE_MADE = {"_name_or_path", "transformers_version"}
 """Of a `model` drafter's configuration: where and by what it was written, not what it is."""

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
+from osd.config.paths import slug
 from osd.drafters.portable import PortableDrafter, read_drafter
 from osd.drafters.weights import check_state
-from osd.store_paths import slug
-from osd.types import WeightsRefusedError
+from osd.records.errors import WeightsRefusedError
 
 _log = logging.getLogger(__name__)
 SHIPPED_WEIGHTS = Path(__file__).parent / "shipped_weights"

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from osd.types import WeightsRefusedError
+from osd.records.errors import WeightsRefusedError
 
 
 def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

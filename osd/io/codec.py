@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from osd.outcome import SCHEMA_VERSION, Outcome
-from osd.outcome_arrays import check_shapes
-from osd.types import OsdError
+from osd.records.errors import OsdError
+from osd.records.outcome import SCHEMA_VERSION, Outcome
+from osd.records.outcome_arrays import check_shapes
 
 
 class OutcomeFormatError(OsdError):

@@ -23,7 +23,7 @@ import redis
 
 from osd.io.find_redis import find_redis_server
 from osd.io.redis_client import connect
-from osd.types import OsdError
+from osd.records.errors import OsdError
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from osd.types import OsdError
+from osd.records.errors import OsdError
 
 OLDEST_VERSION = (6, 2)  # XAUTOCLAIM
 

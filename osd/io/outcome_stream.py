@@ -14,8 +14,8 @@ from osd.io.codec import OutcomeFormatError, decode, encode
 from osd.io.find_redis import OLDEST_VERSION
 from osd.io.redis_client import COMMAND_TIMEOUT_S, RedisRefusedError, connect, explained
 from osd.io.stream_scripts import LAG, PUT
-from osd.outcome import Outcome
-from osd.types import OutcomeSinkError
+from osd.records.errors import OutcomeSinkError
+from osd.records.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _MARK_S = 600
 
 
 class RedisOutcomeStream:
-    """Implements OutcomeSink and OutcomeSource of `osd.protocols`.
+    """Implements OutcomeSink and OutcomeSource of `osd.ports`.
 
     Writers may be many and use one object from several threads. Reading and acknowledging is for one thread, and every
     reader needs a consumer name of its own that stays the same when it restarts.

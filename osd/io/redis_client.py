@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from osd.types import OsdError, OutcomeSinkError
+from osd.records.errors import OsdError, OutcomeSinkError
 
 _CONNECT_TIMEOUT_S = 1.0
 COMMAND_TIMEOUT_S = 3.0

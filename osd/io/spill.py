@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from osd.io.codec import OutcomeFormatError, decode, encode
-from osd.outcome import Outcome
+from osd.records.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from osd.types import OsdError, UnknownVersionError, WeightManifest, WeightsRefusedError
+from osd.records.errors import OsdError, UnknownVersionError, WeightsRefusedError
+from osd.records.version import WeightManifest
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class _Pointer(msgspec.Struct):
 
 
 class FileWeightStore:
-    """Implements `osd.protocols.WeightStore`; any number of processes may use one folder."""
+    """Implements `osd.ports.WeightStore`; any number of processes may use one folder."""
 
     def __init__(self, root: Path, *, keep: int = 20) -> None:
         """Use a folder; it is made by the first publish.

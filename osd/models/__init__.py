@@ -1,1 +1,1 @@
-"""The target: finding and loading a model, and running it over the slot KV cache."""
+"""The target: running a causal LM over the slot cache, and what is kept of every row."""

@@ -2,7 +2,7 @@
 
 At a few positions a pass, transformers' own forward spends more time between its matrix products than in them. This
 one reads the same weights: the transformers model's projections become views of the fused ones. On a CPU the layers
-are one compiled call (`osd.models.compiled`), with the weights in its own layout; torch's operations do the work on
+are one compiled call (`osd.kernels.cpu`), with the weights in its own layout; torch's operations do the work on
 other devices, and where there is no compiler.
 
 Shapes: B rows, Q new positions, R = B * Q, H hidden size, N query heads, M key/value heads, X = N + 2M, D head size.
@@ -17,22 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from osd.arrays import Numbers, aligned, array, tensor
-from osd.models.attention import Attention, SdpaAttention
-from osd.models.compiled.codes import BLOCK, rounded
-from osd.models.compiled.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile, in_layout
-from osd.models.compiled.tiled_cache import TiledCache
-from osd.models.compiled.tiling import untiled
-from osd.models.flat_cache import FlatCache
-from osd.models.gpu.attention import PiecewiseAttention, fits_kernels
-from osd.models.gpu.available import can_use_kernels
-from osd.models.gpu.layers import project, read_layers
+from osd.kernels.cpu.layers import CompiledLayers, LayerWeights, TiledProjection, can_compile, in_layout
+from osd.kernels.cpu.products.codes import BLOCK, rounded
+from osd.kernels.cpu.products.tiling import untiled
+from osd.kernels.cpu.tiled_cache import TiledCache
+from osd.kernels.gpu.attention import PiecewiseAttention, fits_kernels
+from osd.kernels.gpu.available import can_use_kernels
+from osd.kernels.gpu.layers import project, read_layers
+from osd.kernels.reference.attention import Attention, SdpaAttention
+from osd.kernels.reference.flat_cache import FlatCache
+from osd.kernels.reference.projections import DenseProjection, Projection, fuse, share
+from osd.kernels.reference.rotary import signed
+from osd.kernels.reference.row_ops import rms_norm, silu_gate
+from osd.kernels.reference.slot_cache import PassWindow
+from osd.machine.arrays import Numbers, aligned, array, tensor
+from osd.machine.transfer import sent
 from osd.models.pass_output import Logits, PassOutput
-from osd.models.projections import DenseProjection, Projection, fuse, share
-from osd.models.rotary import signed
-from osd.models.row_ops import rms_norm, silu_gate
-from osd.models.slot_cache import PassWindow
-from osd.models.transfer import sent
 
 _FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 _STATIC_ROPE = {"default", "linear", "llama3", "yarn"}

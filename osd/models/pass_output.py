@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.arrays import Numbers, array, tensor
-from osd.models.compiled.arguments import Array
-from osd.models.compiled.kernels import kernels
-from osd.models.finite import is_finite
-from osd.sampling import most_likely
+from osd.kernels.cpu.arguments import Array
+from osd.kernels.cpu.kernels import kernels
+from osd.kernels.most_likely import most_likely
+from osd.machine.arrays import Numbers, array, tensor
+from osd.machine.finite import is_finite
 
 
 class Logits:

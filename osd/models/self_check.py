@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from osd.arrays import Numbers, tensor
+from osd.machine.arrays import Numbers, tensor
 from osd.models.pass_output import PassOutput
 
 _NEW = 5

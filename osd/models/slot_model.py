@@ -17,20 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osd.arrays import Numbers, tensor
-from osd.models.attention import look_back
-from osd.models.compiled.tiled_cache import TiledCache
+from osd.kernels.cpu.tiled_cache import TiledCache
+from osd.kernels.gpu.graphs import Capture, GraphPool, Work, bucket, capture_for
+from osd.kernels.most_likely import most_likely
+from osd.kernels.reference.attention import look_back
+from osd.kernels.reference.flat_cache import FlatCache
+from osd.kernels.reference.slot_cache import PassWindow, SlotCache
+from osd.machine.arrays import Numbers, tensor
+from osd.machine.transfer import sent, staged
 from osd.models.context import longest_context
-from osd.models.flat_cache import FlatCache
 from osd.models.fused import FusedLM, is_supported
-from osd.models.graphs import Capture, GraphPool, Work, bucket, capture_for
 from osd.models.pass_output import Logits, PassOutput
 from osd.models.self_check import Row, UnfitModelError, is_affordable, plain_rows, problem_with
-from osd.models.slot_cache import PassWindow, SlotCache
-from osd.models.transfer import sent, staged
-from osd.reason import reason
-from osd.sampling import most_likely
-from osd.types import OsdError
+from osd.records.errors import OsdError
+from osd.records.reason import reason
 
 _log = logging.getLogger(__name__)
 _SMALLEST_SEEN = 256

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osd.arrays import Numbers, array, exchange, tensor
-from osd.drafters.feature_net import SharedRows
-from osd.models.finite import with_zeros
+from osd.machine.arrays import Numbers, array, exchange, tensor
+from osd.machine.finite import with_zeros
+from osd.machine.transfer import arrival, upload
 from osd.models.pass_output import PassOutput
+from osd.models.shared_rows import SharedRows
 from osd.models.slot_model import SlotModel
-from osd.models.transfer import arrival, upload
 
 
 class Target:

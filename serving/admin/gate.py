@@ -8,9 +8,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
 
-from serving.api_keys import is_secret
-from serving.errors import ApiError
-from serving.wrong_secrets import WrongSecrets
+from serving.guards.api_keys import is_secret
+from serving.guards.wrong_secrets import WrongSecrets
+from serving.wire.errors import ApiError
 
 SESSION_S = 12 * 3600
 _MAX_SESSIONS = 64

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from osd.types import OsdError
+from osd.records.errors import OsdError
 from serving.cli import chat, config_show, drafter, serve, status
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ import typer
 from openai import OpenAI
 from rich.console import Console
 
-from osd.types import OsdError
+from osd.records.errors import OsdError
 
 
 def chat(

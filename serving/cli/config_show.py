@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from osd.config import Config
+from osd.config.settings import Config
 from serving.cli.options import ConfigFile, StateDir, configure
 
 app = typer.Typer(help="The configuration.")

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from osd.types import OsdError
+from osd.records.errors import OsdError
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
 
 
@@ -27,11 +27,11 @@ def distill(
     config: ConfigFile = None,
 ) -> None:
     """Train on text that the target generates for your prompts; resumable, and published through the same gate."""
-    from osd.assemble import open_store
+    from osd.assembly.assemble import open_store
     from osd.drafters.portable import write_drafter
-    from osd.models.resolve import resolve_target
-    from osd.prompt_file import read_prompts
-    from osd.text import TextCodec
+    from osd.loading.resolve import resolve_target
+    from osd.text.codec import TextCodec
+    from osd.text.prompt_file import read_prompts
     from trainer.distill import DistillProgress
     from trainer.distill import distill as run
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from osd.protocols import WeightStore
-from osd.types import OsdError
+from osd.ports.weight_store import WeightStore
+from osd.records.errors import OsdError
 from serving.cli.distill import distill
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
 
@@ -33,8 +33,8 @@ def init(
     config: ConfigFile = None,
 ) -> None:
     """Make the first version: shipped with osd, or untrained (kind 'model': the target's first layers)."""
-    from osd.assemble import ensure_first_version, open_store
-    from osd.models.resolve import resolve_target
+    from osd.assembly.assemble import ensure_first_version, open_store
+    from osd.loading.resolve import resolve_target
 
     chosen = {"drafter__pretrained": False} if untrained else {}
     settings = configure(config, state_dir, target__model=target, drafter__kind=drafter, **chosen)
@@ -131,8 +131,8 @@ def _open(
     target: str | None, drafter: str | None, state_dir: Path | None, config: Path | None
 ) -> tuple[str, WeightStore]:
     """The target's id, and its drafter's versions."""
-    from osd.assemble import open_store
-    from osd.models.resolve import resolve_target
+    from osd.assembly.assemble import open_store
+    from osd.loading.resolve import resolve_target
 
     settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)
     resolved = resolve_target(settings.target.model, settings.state_dir)

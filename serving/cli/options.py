@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from osd.config import Config, load_config
+from osd.config.settings import Config, load_config
 
 
 def setting(section: str, field: str, *flags: str) -> Any:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from osd.types import OsdError
+from osd.records.errors import OsdError
 
 
 def status(

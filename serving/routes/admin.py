@@ -8,14 +8,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from osd.types import AcceptancePoint, Event, ServiceStatus, WeightManifest
+from osd.records.events import Event
+from osd.records.status import AcceptancePoint, ServiceStatus
+from osd.records.version import WeightManifest
 from serving.admin.gate import SESSION_S
-from serving.admission import admits
-from serving.guards import SESSION_COOKIE, peer_of, with_admin_token, with_csrf_header
-from serving.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
-from serving.schema_base import Text
-from serving.schema_inert import WireModel
+from serving.guards.admission import admits
+from serving.guards.routes import SESSION_COOKIE, peer_of, with_admin_token, with_csrf_header
 from serving.services import ServicesDep
+from serving.wire.inert_fields import WireModel
+from serving.wire.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
+from serving.wire.request_base import Text
 
 _OF_CHANGES = errors(403, 408, 413)
 _MAX_LOGIN_BYTES = 16 << 10  # strangers send this

@@ -7,8 +7,8 @@ from importlib.resources import files
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from serving.admission import admits, anyone
-from serving.guards import SESSION_COOKIE
+from serving.guards.admission import admits, anyone
+from serving.guards.routes import SESSION_COOKIE
 from serving.services import ServicesDep
 
 router = APIRouter(route_class=admits(anyone), include_in_schema=False)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from serving.admission import admits
 from serving.answer import respond
-from serving.errors import ApiError
-from serving.guards import with_api_key
-from serving.openapi import API_KEY, errors, whole_or_streamed
+from serving.guards.admission import admits
+from serving.guards.routes import with_api_key
 from serving.queries import build_queries, check_model, encode_aside
-from serving.schema_answers import ChatCompletion, ChatCompletionChunk
-from serving.schema_chat import ChatRequest
 from serving.services import ServicesDep
-from serving.view_chat import ChatView
+from serving.wire.answers import ChatCompletion, ChatCompletionChunk
+from serving.wire.chat_request import ChatRequest
+from serving.wire.chat_view import ChatView
+from serving.wire.errors import ApiError
+from serving.wire.openapi import API_KEY, errors, whole_or_streamed
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY))
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from serving.admission import admits
 from serving.answer import respond
-from serving.guards import with_api_key
-from serving.openapi import API_KEY, errors, whole_or_streamed
+from serving.guards.admission import admits
+from serving.guards.routes import with_api_key
 from serving.queries import build_queries, check_model, check_num_choices, encode_aside
-from serving.schema_answers import Completion, CompletionChunk
-from serving.schema_completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from serving.services import ServicesDep
-from serving.view_completions import CompletionView
+from serving.wire.answers import Completion, CompletionChunk
+from serving.wire.completions_request import DEFAULT_MAX_TOKENS, CompletionRequest
+from serving.wire.completions_view import CompletionView
+from serving.wire.openapi import API_KEY, errors, whole_or_streamed
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from serving.admission import admits
-from serving.guards import as_configured
+from serving.guards.admission import admits
+from serving.guards.routes import as_configured
 
 router = APIRouter(route_class=admits(as_configured(lambda server: server.openapi_access)))
 

@@ -13,12 +13,13 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-from osd.config import load_config
-from osd.types import AcceptancePoint, Event
+from osd.config.settings import load_config
+from osd.records.events import Event
+from osd.records.status import AcceptancePoint
 from serving.app import create_app
 from tests.browser.driving import TOKEN, faults
-from tests.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_service
-from tests.http_server import serve
+from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_service
+from tests.kit.http_server import serve
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (

@@ -11,7 +11,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from tests.browser.driving import click, find, look, open_dashboard, script, text_of, wait
-from tests.fakes import FakeEngineClient
+from tests.kit.fakes import FakeEngineClient
 
 pytestmark = pytest.mark.browser
 

@@ -10,12 +10,12 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from osd.config import load_config
-from osd.types import EngineStatus, TrainerStatus
+from osd.config.settings import load_config
+from osd.records.status import EngineStatus, TrainerStatus
 from serving.app import create_app
 from tests.browser.driving import TOKEN, click, content, faults, find, open_dashboard, script, sign_in, text_of, wait
-from tests.fakes import FakeCodec, FakeEngineClient
-from tests.http_server import serve
+from tests.kit.fakes import FakeCodec, FakeEngineClient
+from tests.kit.http_server import serve
 
 pytestmark = pytest.mark.browser
 

@@ -9,7 +9,7 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
 from tests.browser.driving import click, content, find, focused_id, open_dashboard, text_of, wait
-from tests.fakes import FakeEngineClient, fake_manifest
+from tests.kit.fakes import FakeEngineClient, fake_manifest
 
 pytestmark = pytest.mark.browser
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import FakeCodec, FakeEngineClient, fake_service
-from tests.http_client import http_client
+from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
+from tests.kit.http_client import http_client
 
 RECORDED: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "client_requests.json").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ import redis
 
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.find_redis import find_redis_server
-from osd.types import OsdError
+from osd.records.errors import OsdError
 from tests.contract.conftest import PATIENCE_S, RedisServer, wait_until
 
 pytestmark = pytest.mark.redis

@@ -10,11 +10,11 @@ from hashlib import sha256
 import openai
 import pytest
 
-from osd.config import load_config
-from osd.types import EngineUnavailableError, QueueFullError
+from osd.config.settings import load_config
+from osd.records.errors import EngineUnavailableError, QueueFullError
 from serving.app import create_app
-from tests.fakes import FakeCodec, FakeEngineClient
-from tests.http_server import serve
+from tests.kit.fakes import FakeCodec, FakeEngineClient
+from tests.kit.http_server import serve
 
 MODEL = "org/fake-model"
 MESSAGES: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]

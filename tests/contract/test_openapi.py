@@ -17,11 +17,12 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from osd.config import load_config
-from osd.types import EngineUnavailableError, Event, QueueFullError
+from osd.config.settings import load_config
+from osd.records.errors import EngineUnavailableError, QueueFullError
+from osd.records.events import Event
 from serving.app import create_app
-from tests.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_point, fake_service
-from tests.http_client import CHAT, COMPLETION, http_client
+from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_point, fake_service
+from tests.kit.http_client import CHAT, COMPLETION, http_client
 
 KEY, TOKEN = "a-key", "a-long-admin-token"
 CSRF = {"X-OSD-Admin": "1"}
@@ -237,7 +238,7 @@ def bodies(answer: httpx.Response) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.wrong_secrets.DELAY_S", 0.0)
+    monkeypatch.setattr("serving.guards.wrong_secrets.DELAY_S", 0.0)
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)

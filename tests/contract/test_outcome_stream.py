@@ -17,13 +17,13 @@ import pytest
 from osd.io.codec import encode
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.outcome_stream import RedisOutcomeStream
+from osd.io.recorder import Recorder
 from osd.io.redis_client import RedisRefusedError
 from osd.io.spill import SpillFile
-from osd.outcome import Outcome
-from osd.recorder import Recorder
-from osd.types import OsdError, OutcomeSinkError
+from osd.records.errors import OsdError, OutcomeSinkError
+from osd.records.outcome import Outcome
 from tests.contract.conftest import PATIENCE_S, RedisServer, wait_until
-from tests.outcome_samples import sample_outcome
+from tests.kit.outcome_samples import sample_outcome
 
 pytestmark = pytest.mark.redis
 

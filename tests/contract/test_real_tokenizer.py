@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
-from osd.config import load_config
-from osd.text import TextCodec
+from osd.config.settings import load_config
+from osd.text.codec import TextCodec
 from serving.app import create_app
-from tests.fakes import FakeEngineClient
-from tests.saved_models import save_llama
+from tests.kit.fakes import FakeEngineClient
+from tests.kit.saved_models import save_llama
 
 CONTEXT_TOKENS = 48
 MESSAGES = [{"role": "user", "content": "hi"}]

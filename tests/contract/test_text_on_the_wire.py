@@ -10,14 +10,14 @@ from typing import Any
 import openai
 import pytest
 
-from osd.answer_text import AnswerText
-from osd.config import load_config
-from osd.text import TextCodec
-from osd.types import QueryStats, Request, TokenDelta, TokenLogprob
+from osd.config.settings import load_config
+from osd.records.query import QueryStats, Request, TokenDelta, TokenLogprob
+from osd.text.codec import TextCodec
+from osd.text.stop_strings import AnswerText
 from serving.app import create_app
-from tests.fakes import FakeEngineClient
-from tests.http_server import serve
-from tests.tokenizer_kit import tokenizer_of
+from tests.kit.fakes import FakeEngineClient
+from tests.kit.http_server import serve
+from tests.kit.tokenizer_kit import tokenizer_of
 
 MODEL = "tiny"
 Connect = Callable[..., tuple[openai.OpenAI, "ScriptedEngine"]]

@@ -15,11 +15,11 @@ from openai import OpenAI
 
 from actors.handle import ActorAwayError
 from actors.topology import Topology, start
-from osd.config import Config, load_config
-from osd.text import TextCodec
+from osd.config.settings import Config, load_config
+from osd.text.codec import TextCodec
 from serving.app import create_app
-from tests.http_server import serve
-from tests.saved_models import save_llama
+from tests.kit.http_server import serve
+from tests.kit.saved_models import save_llama
 
 T = TypeVar("T")
 ADMIN_TOKEN = "an admin token"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from osd.store_paths import checkpoint_dir
+from osd.config.paths import checkpoint_dir
 from tests.e2e.conftest import PROMPTS, Service, wait_for
 from trainer.checkpoint import CheckpointFolder
 

@@ -24,15 +24,15 @@ from openai import OpenAI
 
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.server import osd_server
-from osd.assemble import ensure_first_version, open_store
-from osd.config import default_state_dir, load_config
+from osd.assembly.assemble import ensure_first_version, open_store
+from osd.config.paths import models_dir, weights_dir
+from osd.config.settings import default_state_dir, load_config
 from osd.drafters.create import create_initial
 from osd.io.weight_store import FileWeightStore
-from osd.models.loading import load_causal_lm
-from osd.models.resolve import ResolvedTarget, resolve_target
-from osd.prompt_file import Messages
-from osd.store_paths import models_dir, weights_dir
-from osd.text import TextCodec
+from osd.loading.causal_lm import load_causal_lm
+from osd.loading.resolve import ResolvedTarget, resolve_target
+from osd.text.codec import TextCodec
+from osd.text.prompt_file import Messages
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(420)]
 _TIE = 1e-3

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from osd.assemble import open_engine
-from osd.config import default_state_dir, load_config
-from osd.engine import Engine
-from osd.models.compiled.codes import rounded
-from osd.models.loading import load_causal_lm
-from osd.models.resolve import resolve_target
-from osd.store_paths import models_dir
-from osd.types import SamplingParams
+from osd.assembly.assemble import open_engine
+from osd.config.paths import models_dir
+from osd.config.settings import default_state_dir, load_config
+from osd.engine.engine import Engine
+from osd.kernels.cpu.products.codes import rounded
+from osd.loading.causal_lm import load_causal_lm
+from osd.loading.resolve import resolve_target
+from osd.records.query import SamplingParams
 
 _PROMPTS = ["The first month of the year is", "def add(a, b):\n    return"]
 

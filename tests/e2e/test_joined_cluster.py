@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import run_service, service_config
-from tests.saved_models import save_llama
+from tests.kit.saved_models import save_llama
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(280)]
 _HEAD = """

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from osd.config.paths import weights_dir
 from osd.io.weight_store import FileWeightStore
-from osd.store_paths import weights_dir
 from tests.e2e.conftest import Service, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(280)]

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.server import osd_server
 from osd.io.embedded_redis import EmbeddedRedis
 from tests.e2e.conftest import ADMIN_TOKEN, PROMPTS, Server, Service, wait_for
-from tests.saved_models import save_llama
+from tests.kit.saved_models import save_llama
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(360)]
 

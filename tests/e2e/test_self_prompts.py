@@ -10,9 +10,9 @@ import torch
 
 from benchmarks import self_prompts
 from benchmarks.prompts import small_talk_prompts
-from osd.config import default_state_dir
-from osd.prompt_file import read_prompts
-from osd.store_paths import models_dir
+from osd.config.paths import models_dir
+from osd.config.settings import default_state_dir
+from osd.text.prompt_file import read_prompts
 
 
 @pytest.fixture

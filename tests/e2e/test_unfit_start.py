@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from osd.io.embedded_redis import EmbeddedRedis
-from tests.saved_models import save_llama, save_tokenizer
+from tests.kit.saved_models import save_llama, save_tokenizer
 
 _START_S = 90.0
 _STOP_S = 20.0
@@ -215,9 +215,9 @@ def test_a_drafter_of_another_tokenizer(models: Path, tmp_path: Path, model: str
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_drafter_made_for_another_shape(tiny: Path, tmp_path: Path) -> None:
+    from osd.config.paths import weights_dir
     from osd.drafters.feature_net import FeatureConfig, FeatureNet
     from osd.io.weight_store import FileWeightStore
-    from osd.store_paths import weights_dir
 
     config = FeatureConfig.for_target(48, 257, 64, 8)
     net = FeatureNet(config)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.attention_bench import AttentionBench
-from tests.engine_kit import make_target, tiny_llama
+from tests.kit.attention_bench import AttentionBench
+from tests.kit.engine_kit import make_target, tiny_llama
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,8 +8,8 @@ import warnings
 import pytest
 import torch
 
-from osd.types import Request, SamplingParams
-from tests.engine_kit import feature_drafter, make_engine, make_target, model_drafter, plain_logits, run, tiny_llama
+from osd.records.query import Request, SamplingParams
+from tests.kit.engine_kit import feature_drafter, make_engine, make_target, model_drafter, plain_logits, run, tiny_llama
 
 pytestmark = [
     pytest.mark.gpu,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.product_bench import ProductBench
-from tests.unit.test_gpu_product import drafter_that_reads, rounds_of
+from tests.kit.product_bench import ProductBench
+from tests.unit.kernels.test_gpu_product import drafter_that_reads, rounds_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,7 +29,7 @@ def test_products_are_what_torch_says(
 
 @pytest.mark.parametrize("num_values", [4, 2048, 128_256])
 def test_the_highest_is_the_first_of_equal_ones(num_values: int) -> None:
-    from osd.models.gpu.highest import highest
+    from osd.kernels.gpu.highest import highest
 
     values_RV = torch.randint(0, 300, (5, num_values), device="cuda").bfloat16()
     greatest_R1 = values_RV.amax(dim=1, keepdim=True)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from osd.proposal import DraftBatch, Proposal
-from osd.protocols import Drafter, SwapIn
-from osd.sampling import draw, uniforms
-from osd.types import SamplingParams
-from tests.engine_kit import VOCAB_TOKENS
+from osd.ports.drafter import Drafter, SwapIn
+from osd.records.proposal import DraftBatch, Proposal
+from osd.records.query import SamplingParams
+from osd.verify.shaping import draw, uniforms
+from tests.kit.engine_kit import VOCAB_TOKENS
 from tests.statistical.exact import CASES, Exact
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from osd.types import AcceptRule
-from tests.engine_kit import tiny_llama
+from osd.records.rules import AcceptRule
+from tests.kit.engine_kit import tiny_llama
 from tests.statistical.emission import SHARPNESS
 from tests.statistical.exact import CASES, Exact, enumerate_outputs
 

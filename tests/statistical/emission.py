@@ -6,11 +6,12 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from osd.engine import Engine
+from osd.engine.engine import Engine
 from osd.models.target import Target
-from osd.protocols import Drafter
-from osd.types import AcceptRule, Request, SamplingParams
-from tests.engine_kit import make_engine, make_target, model_drafter, perturbed, tiny_llama
+from osd.ports.drafter import Drafter
+from osd.records.query import Request, SamplingParams
+from osd.records.rules import AcceptRule
+from tests.kit.engine_kit import make_engine, make_target, model_drafter, perturbed, tiny_llama
 from tests.statistical.exact import CASES, TOKENS, Exact, p_value
 
 ALARM = 1e-4

@@ -17,8 +17,8 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from osd.types import SamplingParams
-from tests.engine_kit import VOCAB_TOKENS
+from osd.records.query import SamplingParams
+from tests.kit.engine_kit import VOCAB_TOKENS
 
 TOKENS = 4
 _MIN_EXPECTED = 5.0
@@ -33,7 +33,7 @@ CASES = {
 
 
 def shaped(logits_NV: Tensor, params: SamplingParams) -> Tensor:
-    """Temperature and top-p in float64, written apart from osd.sampling."""
+    """Temperature and top-p in float64, written apart from osd.verify.shaping."""
     probs_NV = torch.softmax(logits_NV.double() / params.temperature, dim=-1)
     order_NV = probs_NV.argsort(dim=-1, descending=True)
     sorted_NV = probs_NV.gather(1, order_NV)

@@ -1,7 +1,7 @@
 """Broken accept rules fail the test of `test_lossless.py`: they come out below 1e-10.
 
-In float32 the rules of `osd.rejection` and `osd.block_rejection` are broken, in bfloat16 a CPU's compiled verdict
-(`osd.models.compiled.judge`).
+In float32 the rules of `osd.verify.token_rule` and `osd.verify.block_rule` are broken, in bfloat16 a CPU's compiled
+verdict (`osd.kernels.cpu.verdicts.token_rule`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from osd.arrays import tensor
-from osd.block_rejection import reject_blockwise
-from osd.models.compiled.verdicts import verdicts
-from osd.rejection import reject_tokenwise
-from osd.sampling import draw
-from osd.types import AcceptRule
+from osd.kernels.cpu.verdicts.sampled_rows import verdicts
+from osd.machine.arrays import tensor
+from osd.records.rules import AcceptRule
+from osd.verify.block_rule import reject_blockwise
+from osd.verify.shaping import draw
+from osd.verify.token_rule import reject_tokenwise
 from tests.statistical.emission import ALARM, emit, engine_with, fair_drafter, p_values
 from tests.statistical.exact import Exact
 
@@ -133,9 +133,9 @@ def test_a_broken_rule_is_noticed(
 ) -> None:
     """Also: the verdict that was replaced is the one in use, or the sound one would pass."""
     if model.dtype == torch.bfloat16:
-        monkeypatch.setattr("osd.verify.verdicts", broken_compiled)
+        monkeypatch.setattr("osd.verify.verdict.verdicts", broken_compiled)
     else:
-        monkeypatch.setattr(f"osd.verify.{_REJECT[rule].__name__}", partial(broken, rule))
+        monkeypatch.setattr(f"osd.verify.verdict.{_REJECT[rule].__name__}", partial(broken, rule))
     engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
     figures = p_values(emit(engine, lengths=lengths, samples=_MUTANT_SAMPLES), exact)
     assert max(figures.values()) < ALARM, figures

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from osd.types import AcceptRule
-from tests.engine_kit import feature_drafter, manifest_of, perturbed, swap, tiny_llama, weights_of
+from osd.records.rules import AcceptRule
+from tests.kit.engine_kit import feature_drafter, manifest_of, perturbed, swap, tiny_llama, weights_of
 from tests.statistical.adversary import AdversarialDrafter
 from tests.statistical.emission import (
     ALARM,

@@ -6,14 +6,11 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from osd.engine import Engine
+from osd.engine.engine import Engine
 from osd.models.target import Target
-from osd.protocols import Drafter
-from osd.types import (
-    Request,
-    SamplingParams,
-)
-from tests.engine_kit import (
+from osd.ports.drafter import Drafter
+from osd.records.query import Request, SamplingParams
+from tests.kit.engine_kit import (
     feature_drafter,
     make_engine,
     make_target,

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine_kit import (
-    tiny_llama,
-)
+from tests.kit.engine_kit import tiny_llama
 from tests.unit.engine.cases import DRAFTERS, MakeDrafter
 
 

@@ -7,18 +7,9 @@ from typing import Any
 
 import pytest
 
-from osd.types import (
-    PromptTooLongError,
-    QueueFullError,
-    Request,
-    SamplingParams,
-)
-from tests.engine_kit import (
-    Answers,
-    ListRecorder,
-    plain_greedy,
-    run,
-)
+from osd.records.errors import PromptTooLongError, QueueFullError
+from osd.records.query import Request, SamplingParams
+from tests.kit.engine_kit import Answers, ListRecorder, plain_greedy, run
 from tests.unit.engine.cases import MakeDrafter, engine_for, greedy, plain, requests
 
 

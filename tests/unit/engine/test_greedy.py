@@ -9,12 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from osd.protocols import Drafter
-from osd.types import (
-    Request,
-    SamplingParams,
-)
-from tests.engine_kit import (
+from osd.ports.drafter import Drafter
+from osd.records.query import Request, SamplingParams
+from tests.kit.engine_kit import (
     VOCAB_TOKENS,
     Answers,
     ListRecorder,

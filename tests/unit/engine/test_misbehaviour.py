@@ -13,19 +13,14 @@ import torch
 from torch import Tensor
 
 from osd.drafters.choose import ChainChoice, Draws
-from osd.engine import Engine
-from osd.loop import EngineLoop
-from osd.proposal import DraftBatch, Proposal
-from osd.sampling import uniforms
-from osd.types import (
-    EngineUnavailableError,
-    Event,
-    Request,
-    SamplingParams,
-    TokenDelta,
-    WeightsRefusedError,
-)
-from tests.engine_kit import (
+from osd.engine.engine import Engine
+from osd.engine.loop import EngineLoop
+from osd.records.errors import EngineUnavailableError, WeightsRefusedError
+from osd.records.events import Event
+from osd.records.proposal import DraftBatch, Proposal
+from osd.records.query import Request, SamplingParams, TokenDelta
+from osd.verify.shaping import uniforms
+from tests.kit.engine_kit import (
     VOCAB_TOKENS,
     Answers,
     ListRecorder,

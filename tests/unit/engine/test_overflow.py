@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from osd.engine import Engine
-from osd.models.graphs import Work
-from osd.proposal import DraftBatch, Proposal
-from osd.types import NOT_FINITE, AcceptRule, Event, Request, SamplingParams
-from tests.engine_kit import (
+from osd.engine.engine import Engine
+from osd.kernels.gpu.graphs import Work
+from osd.records.events import Event
+from osd.records.proposal import DraftBatch, Proposal
+from osd.records.query import NOT_FINITE, Request, SamplingParams
+from osd.records.rules import AcceptRule
+from tests.kit.engine_kit import (
     VOCAB_TOKENS,
     Answer,
     Answers,
@@ -30,7 +32,7 @@ from tests.engine_kit import (
     run,
     tiny_llama,
 )
-from tests.poison import caches_of, num_not_finite, poison
+from tests.kit.poison import caches_of, num_not_finite, poison
 
 _OVERFLOWS = 13
 """A token of the vocabulary that no answer below holds by itself."""

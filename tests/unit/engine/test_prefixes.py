@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from osd.engine import Engine
-from osd.types import QueryStats, Request, SamplingParams
-from tests.engine_kit import Answers, ListRecorder, make_engine, make_target, run
+from osd.engine.engine import Engine
+from osd.records.query import QueryStats, Request, SamplingParams
+from tests.kit.engine_kit import Answers, ListRecorder, make_engine, make_target, run
 from tests.unit.engine.cases import DRAFTERS, MakeDrafter, engine_for, greedy, plain
 
 _SYSTEM: tuple[int, ...] = (2, 7, 1, 8, 2, 8, 1, 8, 2, 8)

@@ -7,20 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from osd.outcome import ACCEPTED, BONUS, RECOVERED
-from osd.outcome_arrays import check_shapes, hidden_states, top_k_arrays
-from osd.types import (
-    Request,
-    SamplingParams,
-)
-from tests.engine_kit import (
-    Answers,
-    ListRecorder,
-    plain_greedy,
-    plain_hidden,
-    plain_logits,
-    run,
-)
+from osd.records.outcome import ACCEPTED, BONUS, RECOVERED
+from osd.records.outcome_arrays import check_shapes, hidden_states, top_k_arrays
+from osd.records.query import Request, SamplingParams
+from tests.kit.engine_kit import Answers, ListRecorder, plain_greedy, plain_hidden, plain_logits, run
 from tests.unit.engine.cases import DRAFTERS, PROMPTS, MakeDrafter, engine_for, greedy, requests, sampled
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.engine_kit import Answers, run
+from tests.kit.engine_kit import Answers, run
 from tests.unit.engine.cases import engine_for, plain, requests
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from osd.text import TextCodec
-from osd.types import Request
-from tests.engine_kit import make_engine, make_target, plain_greedy, plain_hidden, run, tiny_llama
-from tests.tokenizer_kit import tokenizer_of
+from osd.records.query import Request
+from osd.text.codec import TextCodec
+from tests.kit.engine_kit import make_engine, make_target, plain_greedy, plain_hidden, run, tiny_llama
+from tests.kit.tokenizer_kit import tokenizer_of
 from tests.unit.engine.cases import DRAFTERS, greedy
 
 

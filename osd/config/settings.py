@@ -1,0 +1,260 @@
+"""Configuration: parsed once, frozen, composed by section; unknown keys are refused.
+
+Precedence: TOML file < environment (`OSD_SECTION__FIELD`, and the short `OSD_REDIS_URL`, `OSD_PORT`) < flags.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from osd.records.errors import OsdError
+from osd.records.rules import AcceptRule
+
+
+class ConfigError(OsdError):
+    """The configuration is wrong; the message names the key and the fix."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TargetConfig(_Section):
+    """The large model whose output is served."""
+
+    model: str = Field("smollm2", description="Target: 'smollm2', a hub id, a local folder or a GGUF file.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "int4"] = Field(
+        "auto",
+        description="Weights' type; auto takes bfloat16 where the device is fast at it, else float32. "
+        "int4 (CPU) rounds the layers' weights to four bits: another, faster target.",
+    )
+    device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1'; auto takes a GPU when there is one.")
+    threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all physical cores.")
+    wait_for_kernels: bool = Field(
+        False, description="Serve only once the CPU's kernels are compiled; False serves with torch until then."
+    )
+    max_context_tokens: int = Field(2048, ge=16, description="Longest prompt + output of one query, in tokens.")
+    special_tokens_in_messages: bool = Field(
+        False,
+        description="Read '<|im_end|>' and the like in chat messages as special tokens, with which a message can end "
+        "its turn and forge others; False reads them as plain text.",
+    )
+
+
+class EngineConfig(_Section):
+    """Batching."""
+
+    max_slots: int = Field(16, ge=1, description="Queries decoded at once.")
+    max_waiting: int = Field(256, ge=0, description="Queries that may wait for a slot before new ones get 429.")
+    prefill_chunk_tokens: int = Field(256, ge=1, description="Prompt tokens read per step, so none stalls the others.")
+    prefix_caching: bool = Field(
+        True, description="Read only what no row holds of a prompt: of a conversation, its last turn."
+    )
+
+
+class SpeculationConfig(_Section):
+    """How far ahead the drafter guesses."""
+
+    enabled: bool = Field(True, description="False decodes plainly, as with speculation length 0.")
+    max_length: int = Field(4, ge=1, le=16, description="Most tokens proposed per round.")
+    fixed_length: int | None = Field(None, ge=0, le=16, description="Always propose this many; default: by goodput.")
+    accept_rule: AcceptRule = Field(
+        "token",
+        description="How sampled proposals are judged: 'token' by token, or as one 'block', which accepts no fewer.",
+    )
+    probe_interval_rounds: int = Field(
+        24,
+        ge=1,
+        description="While speculation does not pay, try one token every so many rounds (or more: 1% of the time).",
+    )
+
+
+class DrafterConfig(_Section):
+    """The small model that guesses."""
+
+    kind: Literal["feature", "model"] = Field(
+        "feature", description="'feature' (one layer over the target's hidden state) or 'model' (a small causal LM)."
+    )
+    model: str = Field("", description="For kind 'model': a hub id or folder; empty derives one from the target.")
+    pretrained: bool = Field(
+        True, description="Start from the drafter shipped for the target, if there is one; False starts untrained."
+    )
+    layers: int = Field(2, ge=1, description="For a derived 'model' drafter: layers taken from the target.")
+    vocab_tokens: int = Field(8192, ge=2, description="For 'feature': size of its reduced output vocabulary.")
+    window_tokens: int = Field(256, ge=2, description="For 'feature': how far back its attention looks.")
+    seed: int = Field(0, description="Seed of a new drafter's weights.")
+
+
+class OutcomesConfig(_Section):
+    """The stream of verification outcomes that the trainer learns from."""
+
+    enabled: bool = Field(True, description="False records nothing, so nothing is learnt.")
+    redis_url: str = Field("", description="redis:// or unix:// URL; empty starts a private embedded redis-server.")
+    stream: str = Field("osd:outcomes", description="Name of the Redis stream.")
+    max_entries: int = Field(20_000, ge=1, description="Most outcomes kept in the stream.")
+    max_bytes: int = Field(96 << 20, ge=1 << 16, description="Most bytes kept in the stream.")
+    queue_entries: int = Field(64, ge=1, description="Outcomes waiting to be written before new ones are spilled.")
+    spill_bytes: int = Field(64 << 20, ge=0, description="Size of the file that holds outcomes while Redis is away.")
+    top_k: int = Field(32, ge=1, le=256, description="Target log-probabilities kept per output position.")
+    prompt_hidden_tokens: int = Field(256, ge=0, description="Prompt positions whose hidden states are kept.")
+
+
+class TrainerConfig(_Section):
+    """Online distillation."""
+
+    enabled: bool = Field(True, description="False serves with the drafter as it is.")
+    loss: Literal["forward_kl", "reverse_kl", "jsd", "total_variation", "hard_label"] = Field(
+        "forward_kl", description="Distillation loss on the target's top-K distribution."
+    )
+    positions: Literal["all", "rejected"] = Field("all", description="Output positions trained on.")
+    optimizer: str = Field("AdamW", description="A class name of torch.optim or torch_optimizer.")
+    optimizer_options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the optimizer.")
+    learning_rate: float = Field(1e-3, gt=0, description="Step size after warm-up.")
+    warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    batch_tokens: int = Field(1024, ge=1, description="Sequence positions per training step.")
+    unroll_steps: int = Field(2, ge=1, le=8, description="For 'feature': steps fed with the drafter's own features.")
+    replay_bytes: int = Field(128 << 20, ge=1 << 16, description="Memory for replayed outcomes.")
+    min_records: int = Field(8, ge=1, description="Outcomes needed before the first training step.")
+    held_out_share: float = Field(0.125, gt=0, lt=1, description="Share of outcomes for the gate, never trained on.")
+    held_out_records: int = Field(64, ge=1, description="Newest held-out outcomes that the gate looks at.")
+    gate_every_steps: int = Field(20, ge=1, description="Training steps between two attempts to publish.")
+    gate_margin: float = Field(0.005, ge=0, description="Held-out acceptance a candidate must gain to be published.")
+    max_utilisation: float = Field(
+        0.5, ge=0, le=1, description="Train only while the engine is busy less than this share; 1 trains always."
+    )
+    threads: int = Field(1, ge=1, description="CPU threads of the trainer.")
+    nice: int = Field(19, ge=0, le=19, description="OS priority of the trainer; 19 is the lowest.")
+    device: str = Field("auto", description="Device to train on; auto: a free GPU, else the CPU.")
+    seed: int = Field(0, description="Seed of replay sampling.")
+
+
+class SwapConfig(_Section):
+    """What happens around a hot swap."""
+
+    poll_interval_s: float = Field(0.5, gt=0, description="How often the engine looks for a new version.")
+    watch_rounds: int = Field(400, ge=10, description="Rounds after a swap in which a fall of acceptance rolls back.")
+    min_rounds: int = Field(20, ge=5, description="Rounds needed on each side before they are compared.")
+    roll_back_z: float = Field(3.5, gt=0, description="A fall of this many standard errors rolls back.")
+
+
+Access = Literal["open", "api_key", "admin", "off"]
+
+
+class ServerConfig(_Section):
+    """The HTTP server."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_keys_sha256: tuple[str, ...] = Field((), description="SHA-256 (hex) of API keys; empty asks for none.")
+    admin_token_sha256: str = Field("", description="SHA-256 (hex) of the admin token; empty makes one per start.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body.")
+    receive_timeout_s: float = Field(
+        30.0, gt=0, description="Longest that a client may take to send a request's headers, and then its body."
+    )
+    metrics_access: Access = Field(
+        "open", description="Who may read /metrics: 'open', 'api_key', 'admin' (the admin token) or 'off'."
+    )
+    openapi_access: Access = Field("open", description="Who may read /openapi.json; as metrics_access.")
+    request_timeout_s: float = Field(600.0, gt=0, description="Longest that one query may take.")
+
+    @model_validator(mode="after")
+    def _keys_to_ask_for(self) -> Self:
+        for name in ("metrics_access", "openapi_access"):
+            if getattr(self, name) == "api_key" and not self.api_keys_sha256:
+                raise ValueError(f"{name} = 'api_key' needs keys in api_keys_sha256")
+        return self
+
+
+class ClusterConfig(_Section):
+    """Ray."""
+
+    address: str = Field("", description="Ray cluster to join; empty starts a local one, closed to others.")
+    namespace: str = Field("osd", description="Ray namespace of the actors.")
+    object_store_bytes: int = Field(80 << 20, ge=75 << 20, description="Size of a local Ray's object store.")
+
+
+def default_state_dir() -> Path:
+    """`$XDG_STATE_HOME/osd`, or `~/.local/state/osd`."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "osd"
+
+
+class Config(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="OSD_", env_nested_delimiter="__")
+
+    state_dir: Path = Field(default_factory=default_state_dir, description="Folder for weights, checkpoints, Redis.")
+    target: TargetConfig = TargetConfig()
+    engine: EngineConfig = EngineConfig()
+    speculation: SpeculationConfig = SpeculationConfig()
+    drafter: DrafterConfig = DrafterConfig()
+    outcomes: OutcomesConfig = OutcomesConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    swap: SwapConfig = SwapConfig()
+    server: ServerConfig = ServerConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before environment before TOML."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+_FOR_COMMANDS = {"OSD_ADMIN_TOKEN"}
+"""Read by commands, not settings: the admin token itself is never part of a configuration, only its hash."""
+_SHORT_ENVIRONMENT = {"OSD_REDIS_URL": ("outcomes", "redis_url"), "OSD_PORT": ("server", "port")}
+
+
+def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any] | Any] | None = None) -> Config:
+    """Merge TOML, environment and flags (`{"server": {"port": 8123}}`) into one frozen Config.
+
+    Raises:
+        ConfigError: a key is unknown or a value unfit; the message names each and its allowed values.
+    """
+    if path is not None and not path.is_file():
+        raise ConfigError(f"config file {path} does not exist; give --config an existing TOML file")
+    known = {f"OSD_{name.upper()}" for name in Config.model_fields}
+    for name in os.environ:
+        if name.startswith("OSD_") and name.split("__")[0] not in known | _SHORT_ENVIRONMENT.keys() | _FOR_COMMANDS:
+            raise ConfigError(f"unknown environment variable {name}; `osd config show` lists every setting")
+
+    class FromFile(Config):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    values: dict[str, Any] = {}
+    for name, (section, field) in _SHORT_ENVIRONMENT.items():
+        if os.environ.get(name):
+            values.setdefault(section, {})[field] = os.environ[name]
+    for key, value in (flags or {}).items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, Mapping) else value
+    try:
+        return Config.model_construct(**dict(FromFile(**values)))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+    except ValueError as error:  # the TOML itself does not parse, or a variable holds no JSON for its section
+        raise ConfigError(f"cannot read the configuration{f' {path}' if path else ''}: {error}") from None
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting '{key}'; `osd config show` lists every setting")
+        else:
+            lines.append(f"setting '{key}': {problem['msg']} (got {problem['input']!r})")
+    return (f"{path}: " if path else "") + "; ".join(lines)

@@ -1,0 +1,129 @@
+"""The thread that owns an engine; everything else talks to it through its queue.
+
+consumes: commands (submit, cancel, call), in order, between two steps
+waits for: a command, or work in the engine
+is unblocked by: `submit`, `cancel`, `call`, `stop`
+on failure: a step that raises fails the queries it held, is logged, and the loop goes on
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from osd.engine.engine import Engine
+from osd.records.errors import EngineUnavailableError
+from osd.records.query import Request, TokenDelta
+from osd.records.status import EngineStatus
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class EngineLoop:
+    """Runs `engine.step()` while there is work.
+
+    Args:
+        engine: from `start()` on, touched by the loop's thread only.
+        deliver: called on that thread after each step with its deltas; it must be cheap.
+    """
+
+    def __init__(self, engine: Engine, deliver: Callable[[list[TokenDelta]], None]) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self.changing = threading.Lock()
+        """Held by whoever makes something for the drafter or target that serves, until it is put in its place: what
+        another thread made for the one before would be lost. Never taken by the loop's own thread."""
+        self._thread = threading.Thread(target=self._run, name="osd-engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the step in progress; queries in flight are left as they are."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def submit(self, request: Request) -> None:
+        """Queue a query; raises what `Engine.submit` raises, before returning."""
+        self.call(lambda engine: engine.submit(request)).result()
+
+    def cancel(self, request_id: str) -> None:
+        """Cancel a query between two steps; its last delta is delivered as any other."""
+        self.call(lambda engine: self._deliver(engine.cancel(request_id)))
+
+    def call(self, work: Callable[[Engine], T]) -> Future[T]:
+        """Run something on the engine's thread, between two steps."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                self._refuse_when_stopping()
+                future.set_result(work(self._engine))
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+                future.set_exception(error)
+
+        with self._wake:
+            self._refuse_when_stopping()
+            self._commands.append(run)
+            self._wake.notify()
+        return future
+
+    def status(self) -> EngineStatus:
+        """A snapshot, taken between two steps."""
+        return self.call(lambda engine: engine.status()).result()
+
+    def utilisation(self) -> float:
+        """Share of the last seconds that the engine spent in steps; does not wait for the step in progress."""
+        return self._engine.utilisation.share()
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise EngineUnavailableError("the engine is stopping; try again shortly")
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        finally:  # whoever still waits for a command is told, however the thread ends
+            with self._wake:
+                self._stopping = True
+            for command in self._commands:
+                command()
+
+    def _serve(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._commands or self._stopping or self._engine.has_work):
+                    self._wake.wait()
+                if self._stopping:
+                    return
+                commands = list(self._commands)
+                self._commands.clear()
+            for command in commands:
+                command()
+            if self._engine.has_work:
+                self._step()
+
+    def _step(self) -> None:
+        try:
+            deltas = self._engine.step()
+        except Exception as error:
+            _log.exception("a step failed; its queries end with an error")
+            deltas = self._engine.fail_all(f"internal error: {type(error).__name__}")
+        if not deltas:
+            return
+        try:
+            self._deliver(deltas)
+        except Exception:
+            _log.exception("deltas of %d queries were not delivered", len(deltas))

@@ -1,0 +1,80 @@
+"""From a finished query to its outcome. The engine copies what it must; packing is left to the recorder's thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from osd.engine.sequence import Sequence
+from osd.models.target import Target
+from osd.records.outcome import Outcome, Sampling, Timings
+from osd.records.outcome_arrays import pack_hidden, pack_top_k
+from osd.records.query import QueryStats
+
+
+def outcome_maker(
+    sequence: Sequence, stats: QueryStats, target: Target, *, drafter_kind: str, prompt_hidden_tokens: int
+) -> Callable[[], Outcome]:
+    """Copy a finishing query's row now; return what makes the outcome of it later, on another thread.
+
+    Args:
+        sequence: the query, still holding its row.
+        stats: its.
+        target: where its hidden states are.
+        drafter_kind: a `feature` drafter's outcomes carry hidden states.
+        prompt_hidden_tokens: prompt positions whose hidden states are kept.
+    """
+    request = sequence.request
+    prompt_len, num_read = len(request.prompt_ids), len(request.prompt_ids) + len(sequence.output_ids) - 1
+    start = max(prompt_len - prompt_hidden_tokens, 0)
+    copied = target.copy_hidden(sequence.row, start, num_read) if drafter_kind == "feature" else _no_hidden
+    tops = tuple(sequence.tops)
+    output_ids, kinds, rounds = tuple(sequence.output_ids), bytes(sequence.kinds), tuple(sequence.rounds)
+    reason, created_at_s = sequence.finish_reason or "cancelled", time.time()
+
+    def make() -> Outcome:
+        hidden_TH = copied()
+        _, ids, logprobs = zip(*(top.read() for top in tops), strict=True)
+        packed_ids, packed_logprobs, top_k = pack_top_k(torch.cat(ids), torch.cat(logprobs))
+        params = request.params
+        return Outcome(
+            request_id=request.request_id,
+            domain=request.domain,
+            target_id=target.target_id,
+            drafter_kind=drafter_kind,
+            created_at_s=created_at_s,
+            prompt_ids=request.prompt_ids,
+            output_ids=output_ids,
+            output_kinds=kinds,
+            rounds=rounds,
+            top_k=top_k,
+            top_ids=packed_ids,
+            top_logprobs=packed_logprobs,
+            hidden_size=hidden_TH.shape[1],
+            hidden_start=start,
+            hidden=pack_hidden(hidden_TH),
+            sampling=Sampling(
+                temperature=params.temperature,
+                top_p=params.top_p,
+                top_k=params.top_k,
+                min_p=params.min_p,
+                presence_penalty=params.presence_penalty,
+                frequency_penalty=params.frequency_penalty,
+            ),
+            timings=Timings(
+                queue_ms=stats.queue_ms,
+                prefill_ms=stats.prefill_ms,
+                draft_ms=stats.draft_ms,
+                verify_ms=stats.verify_ms,
+                total_ms=stats.total_ms,
+            ),
+            finish_reason=reason,
+        )
+
+    return make
+
+
+def _no_hidden() -> torch.Tensor:
+    return torch.empty(0, 0)

@@ -1,0 +1,77 @@
+"""Who is served now: admission, rows, cancellation.
+
+Decoding queries hold rows 0 .. D-1, compact, so that a pass over them is a view of the cache; the one query whose
+prompt is being read holds row D. When a query ends, it changes places with the last decoding one, then with the
+reading one: what was read for it is among the free rows then, for others to begin with (`osd.engine.prefix_cache`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from osd.config.settings import EngineConfig
+from osd.engine.sequence import Sequence
+from osd.records.errors import QueueFullError
+
+SwapRows = Callable[[int, int, int], None]
+"""Lets two rows' caches change places, of which so many positions are used."""
+
+
+class Scheduler:
+    """Queues and rows. Not thread-safe: the engine's thread owns it."""
+
+    def __init__(self, config: EngineConfig, swap_rows: SwapRows) -> None:
+        self.config = config
+        self.waiting: deque[Sequence] = deque()
+        self.prefilling: Sequence | None = None
+        self.decoding: list[Sequence] = []
+        self._swap_rows = swap_rows
+
+    @property
+    def has_work(self) -> bool:
+        """True while a step would do something."""
+        return bool(self.waiting or self.prefilling or self.decoding)
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a query.
+
+        Raises:
+            QueueFullError: too many wait already.
+        """
+        free = self.config.max_slots - len(self.decoding) - (self.prefilling is not None)
+        if len(self.waiting) >= self.config.max_waiting + max(free, 0):
+            raise QueueFullError(f"{len(self.waiting)} queries wait already; try again shortly")
+        self.waiting.append(sequence)
+
+    def next_prefill(self) -> Sequence | None:
+        """The query whose prompt is read next, with its row; None when none waits or no row is free."""
+        if self.prefilling is None and self.waiting and len(self.decoding) < self.config.max_slots:
+            self.prefilling = self.waiting.popleft()
+            self.prefilling.row = len(self.decoding)
+        return self.prefilling
+
+    def start_decoding(self) -> None:
+        """The prompt is read: its query joins the decoding rows, where it already stands."""
+        assert self.prefilling is not None
+        self.decoding.append(self.prefilling)
+        self.prefilling = None
+
+    def remove(self, sequence: Sequence) -> None:
+        """Free a finished or cancelled query's row, or its place in the queue."""
+        if sequence is self.prefilling:
+            self.prefilling = None
+        elif sequence in self.decoding:
+            last = self.decoding.pop()
+            if last is not sequence:
+                self.decoding[sequence.row] = last
+                self._swap(sequence, last)
+            if self.prefilling is not None:
+                self._swap(sequence, self.prefilling)
+        else:
+            self.waiting.remove(sequence)
+        sequence.row = -1
+
+    def _swap(self, one: Sequence, other: Sequence) -> None:
+        self._swap_rows(one.row, other.row, max(one.num_tokens, other.num_tokens))
+        one.row, other.row = other.row, one.row

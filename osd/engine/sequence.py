@@ -1,0 +1,201 @@
+"""One query on its way through the engine: its tokens, its place, what its rounds brought."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from random import Random
+
+from osd.records.errors import PromptTooLongError
+from osd.records.outcome import ACCEPTED, BONUS, RECOVERED, Round
+from osd.records.query import FinishReason, QueryStats, Request
+from osd.records.status import AcceptancePoint
+from osd.speculation.length import RowBudget
+from osd.text.codec import TextCodec
+from osd.text.stop_strings import AnswerText
+from osd.verify.shaping import Shape
+from osd.verify.top_logprobs import TopLogprobs
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One query's state. Created when submitted; holds a row from admission to finish.
+
+    The target has cached all of `prompt + output` but the last token, once the prefill is done.
+    """
+
+    request: Request
+    answer: AnswerText
+    generator: Random
+    num_recorded: int = 0
+    """Log-probabilities a position that its outcome keeps; 0: none is recorded."""
+    shape: Shape = field(init=False)
+    """Of the distributions that it is drawn from."""
+    num_logprobs: int = field(init=False)
+    """Log-probabilities a position that are wanted: those recorded, or more where the client asks for more."""
+    row: int = -1
+    num_cached: int = 0
+    """Positions the target has read."""
+    num_reused: int = 0
+    """Of those, what was found read."""
+    output_ids: list[int] = field(default_factory=list)
+    budget: RowBudget = field(default_factory=RowBudget)
+    rounds: list[Round] = field(default_factory=list)
+    kinds: bytearray = field(default_factory=bytearray)
+    """One of outcome.ACCEPTED, RECOVERED, BONUS for each output token of this engine (resumed ones: BONUS)."""
+    tops: list[TopLogprobs] = field(default_factory=list)
+    """What the target thought of the committed tokens, for the outcome."""
+    finish_reason: FinishReason | None = None
+    committed: int = 0
+    submitted_s: float = field(default_factory=time.monotonic)
+    admitted_s: float = 0.0
+    prefill_ms: float = 0.0
+    draft_ms: float = 0.0
+    verify_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.shape = Shape.of(self.request.params)
+        asked = self.request.params.logprobs
+        self.num_logprobs = max(self.num_recorded, 0 if asked is None else max(asked, 1))
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Known tokens."""
+        return (*self.request.prompt_ids, *self.output_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Known tokens: prompt and output."""
+        return len(self.request.prompt_ids) + len(self.output_ids)
+
+    @property
+    def is_resumed(self) -> bool:
+        """True when an earlier engine began this answer; its verification record is then incomplete."""
+        return bool(self.request.resume_ids)
+
+    @property
+    def num_left(self) -> int:
+        """Output tokens the query may still have."""
+        return self.request.params.max_tokens - len(self.output_ids)
+
+    def commit(self, tokens: list[int], num_proposed: int, num_accepted: int, version: int) -> None:
+        """Append one round's tokens: `num_accepted` accepted ones, then the recovered or bonus one if not cut off."""
+        self.rounds.append(Round(version if num_proposed else 0, num_proposed, num_accepted))
+        last = BONUS if num_accepted == num_proposed else RECOVERED
+        self.kinds.extend([ACCEPTED] * num_accepted + [last] * (len(tokens) - num_accepted))
+        self.output_ids.extend(tokens)
+        self.committed += len(tokens)
+        self.num_cached += len(tokens)
+
+    def cut(
+        self, tokens: list[int], eos_ids: frozenset[int], context_tokens: int
+    ) -> tuple[list[int], FinishReason | None]:
+        """New tokens up to the query's end, and why it ends there (None: it goes on).
+
+        Args:
+            tokens: what the query may append; their text is added to the answer.
+            eos_ids: tokens that end an answer.
+            context_tokens: longest prompt and output.
+        """
+        room = min(self.num_left, context_tokens - self.num_tokens)
+        for count, token in enumerate(tokens, start=1):
+            if token in eos_ids and not self.request.params.ignore_eos:
+                return tokens[:count], "stop"
+            if self.answer.push(token):
+                return tokens[:count], "stop"
+            if count >= room:
+                return tokens[:count], "length"
+        return tokens, None
+
+    def reason_to_finish(self, eos_ids: frozenset[int], context_tokens: int) -> FinishReason | None:
+        """Why a query that has output ends as it is; None: it goes on. See `cut`."""
+        ended = self.output_ids[-1] in eos_ids and not self.request.params.ignore_eos
+        if ended or self.answer.stopped:
+            return "stop"
+        if self.num_left <= 0 or self.num_tokens >= context_tokens:
+            return "length"
+        return None
+
+    def add_times(self, draft_ms: float, verify_ms: float) -> None:
+        """What a round took that this query was part of."""
+        self.draft_ms += draft_ms
+        self.verify_ms += verify_ms
+
+    def stats(self) -> QueryStats:
+        """What the query cost and gained so far."""
+        versions = tuple(dict.fromkeys(r.drafter_version for r in self.rounds if r.proposed))
+        return QueryStats(
+            prompt_tokens=len(self.request.prompt_ids),
+            reused_tokens=min(self.num_reused, len(self.request.prompt_ids)),
+            output_tokens=len(self.output_ids),
+            rounds=len(self.rounds),
+            proposed=sum(r.proposed for r in self.rounds),
+            accepted=sum(r.accepted for r in self.rounds),
+            committed=self.committed,
+            drafter_version=versions[-1] if versions else 0,
+            drafter_versions=versions,
+            queue_ms=max(self.admitted_s - self.submitted_s, 0.0) * 1e3 if self.admitted_s else 0.0,
+            prefill_ms=self.prefill_ms,
+            draft_ms=self.draft_ms,
+            verify_ms=self.verify_ms,
+            total_ms=(time.monotonic() - self.submitted_s) * 1e3,
+        )
+
+
+def check_prompt(request: Request, vocab_tokens: int, max_context_tokens: int) -> None:
+    """See that a prompt can be served.
+
+    Raises:
+        PromptTooLongError: no room is left for one new token.
+        ValueError: it is empty or holds unknown tokens.
+    """
+    if not request.prompt_ids:
+        raise ValueError("the prompt is empty; give at least one token")
+    if not all(0 <= token < vocab_tokens for token in request.prompt_ids):
+        raise ValueError(f"prompt token ids must be between 0 and {vocab_tokens - 1}")
+    if len(request.prompt_ids) >= max_context_tokens:
+        raise PromptTooLongError(
+            f"the prompt has {len(request.prompt_ids)} tokens, the context holds {max_context_tokens} "
+            "with the answer; shorten the prompt"
+        )
+
+
+def new_sequence(request: Request, codec: TextCodec, num_recorded: int) -> Sequence:
+    """A query as it enters the queue; a resumed one with what its client already has.
+
+    Args:
+        request: the query.
+        codec: the target's tokenizer.
+        num_recorded: log-probabilities a position that outcomes keep; 0: nothing is recorded.
+    """
+    # Of a resumed query nothing is: what its first tokens' verification said died with its engine.
+    num_recorded = num_recorded if request.store and not request.resume_ids else 0
+    seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
+    # A resumed query must not meet the draws again that its earlier tokens used up.
+    generator = Random((seed + 7919 * len(request.resume_ids)) % 2**63)
+    answer = AnswerText(codec, request.params.stop, request.prompt_ids)
+    sequence = Sequence(request=request, answer=answer, generator=generator, num_recorded=num_recorded)
+    sequence.budget.fixed = request.speculation_length
+    sequence.output_ids = list(request.resume_ids)
+    sequence.kinds = bytearray([BONUS] * len(request.resume_ids))
+    for token in request.resume_ids:
+        sequence.answer.push(token)
+    sequence.answer.skip(request.resume_chars)
+    return sequence
+
+
+def acceptance_point(sequence: Sequence, stats: QueryStats, query: int) -> AcceptancePoint:
+    """A finished query's point on the acceptance chart; `query` is its running number."""
+    return AcceptancePoint(
+        query=query,
+        at_s=time.time(),
+        domain=sequence.request.domain,
+        drafter_version=stats.drafter_version,
+        rounds=stats.rounds,
+        proposed=stats.proposed,
+        accepted=stats.accepted,
+        committed=stats.committed,
+        output_tokens=stats.output_tokens,
+        decode_ms=stats.draft_ms + stats.verify_ms,
+    )

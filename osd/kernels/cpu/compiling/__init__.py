@@ -1,0 +1,1 @@
+"""Compiling the kernels of `osd.kernels.cpu` before they are needed, and keeping them."""

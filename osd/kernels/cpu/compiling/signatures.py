@@ -1,0 +1,90 @@
+"""The argument types that the kernels are compiled for: all those that an engine calls them with.
+
+numba compiles a function when it is first called with new types. Whoever waits for a token must not wait for that, so
+everything is compiled before, for the types of the samples here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from osd.kernels.cpu.arguments import NONE, Array, Chain, Choice, Known, Shapes, Span, Stack, Trial, look_at
+
+_NAMES = {torch.bfloat16: ("chain", "pass", "project", "find", "judge", "highest", "norm")}
+"""Of the kernels for a type of weights; those that take longest to compile come first."""
+_FEW_NAMES = ("pass", "project", "norm")
+"""For other types."""
+
+
+class KernelSet(NamedTuple):
+    """The kernels that one engine calls."""
+
+    dtype: torch.dtype
+    """Of weights, keys and values: bfloat16 or float32."""
+    is_threaded: bool
+    """For several threads rather than one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `osd.kernels.cpu.entries`."""
+        return _NAMES.get(self.dtype, _FEW_NAMES)
+
+    @property
+    def label(self) -> str:
+        """For file names and for a command line, e.g. 'bfloat16-threaded'."""
+        return f"{str(self.dtype).removeprefix('torch.')}-{'threaded' if self.is_threaded else 'alone'}"
+
+    @classmethod
+    def of_label(cls, label: str) -> KernelSet:
+        """What `label` was made from."""
+        name, threads = label.split("-")
+        return cls({"bfloat16": torch.bfloat16, "float32": torch.float32}[name], threads == "threaded")
+
+
+def samples(name: str, kernels: KernelSet) -> Iterator[tuple[Any, ...]]:
+    """Arguments of every combination of types that one kernel is called with; their values mean nothing."""
+    stored = np.dtype(np.uint16 if kernels.dtype == torch.bfloat16 else np.float32)  # numpy has no bfloat16
+    counters = (_of(np.int64, 2),)
+    threads = (1,) if kernels.is_threaded else ()
+    rows_RH, stack = _of(stored, 2), _stack(stored)
+    if name == "pass":
+        yield stack, Span(NONE, NONE, NONE, 1), rows_RH, rows_RH, _of(stored, 1), *counters, *threads
+    elif name == "chain":
+        known = Known(_of(np.int64, 2), _of(stored, 3), NONE, NONE, NONE, NONE, 1)
+        choice = Choice(_of(np.int64, 2), _of(np.bool_, 1), _of(np.float32, 2), _of(np.float32, 3))
+        chain = Chain(rows_RH, _of(np.float32, 2), 0, 0, NONE)
+        yield stack, chain, known, choice, _shapes(), _of(stored, 1), *counters, *threads
+    elif name == "project":
+        yield 0, 0, rows_RH, rows_RH, *counters, *threads
+    elif name == "find":
+        yield 0, 0, rows_RH, rows_RH, look_at(NONE, NONE, 1), *counters, *threads
+    elif name == "highest":
+        yield rows_RH, look_at(NONE, NONE, 1), *counters, *threads
+    elif name == "judge":
+        table, probs = _of(np.int64, 2), _of(np.float32, 3)
+        trial = Trial(NONE, 1, table, NONE, table, probs, _of(np.float32, 2), table, True)
+        yield rows_RH, trial, _shapes(), *counters, *threads
+    elif name == "norm":
+        # What is written is half of longer rows: of one row that is contiguous, of several it is not.
+        for halves_RH in (np.empty((1, 4), stored)[:, :2], np.empty((2, 4), stored)[:, :2]):
+            yield rows_RH, _of(np.float32, 1), 0.0, halves_RH
+
+
+def _of(kind: Any, num_dimensions: int) -> Array:
+    return np.empty((0,) * num_dimensions, kind)
+
+
+def _shapes() -> Shapes:
+    floats: Array = _of(np.float32, 1)
+    return Shapes(floats, floats, NONE, floats)
+
+
+def _stack(stored: np.dtype[Any]) -> Stack:
+    addresses, floats, table, words = NONE, _of(np.float32, 1), _of(np.float32, 2), _of(np.uint32, 6)
+    one, tables = np.float32(1), _of(np.float32, 3)
+    matrices = (addresses, addresses, addresses, addresses)
+    return Stack(*matrices, 0, tables, tables, floats, one, table, table, one, NONE, 1, 1, 1, 1, words, words)

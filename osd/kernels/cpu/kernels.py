@@ -1,0 +1,160 @@
+"""The compiled functions, loaded once a process: on one core, or on as many as torch may use.
+
+`kernels()` is the one door to them. While they are put off, since they are still being compiled, it says that there are
+none: torch's operations do the work then. They may come at any time between, but never go.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osd.kernels.cpu.arguments import (
+    CHAIN_PHASES,
+    COUNTERS,
+    Array,
+    Chain,
+    Choice,
+    Known,
+    Look,
+    Shapes,
+    Span,
+    Stack,
+    Trial,
+    chain_elements,
+)
+from osd.kernels.cpu.compiling.signatures import KernelSet, samples
+from osd.kernels.cpu.compiling.store import stored_entries
+from osd.machine.arrays import aligned, array
+from osd.records.errors import OsdError
+from osd.records.reason import reason
+
+_log = logging.getLogger(__name__)
+
+
+class Kernels:
+    """See `osd.kernels.cpu.entries`. What numba is told here of threads holds for the calling one."""
+
+    def __init__(self) -> None:
+        import numba
+
+        self._set_num_threads = numba.set_num_threads
+        self._told = threading.local()
+        self._most_threads = most_threads(numba)
+        self._entries = entries = stored_entries()
+        self._pass, self._chain, self._project, self._find = (entries[n] for n in ("pass", "chain", "project", "find"))
+        self._highest, self._judge, [self._norm] = (entries[name] for name in ("highest", "judge", "norm"))
+        if self._most_threads > 1:
+            num_threads = torch.get_num_threads()
+            numba.set_num_threads(self._most_threads)
+            torch.set_num_threads(num_threads)  # when numba starts its threads, it sets OpenMP's number to all cores
+
+    def load(self, these: KernelSet) -> None:
+        """Bring these into memory. What is not stored is compiled, which takes minutes."""
+        from numba import typeof
+
+        for name in these.names:
+            entry = self._entries[name][-1 if these.is_threaded else 0]
+            for arguments in samples(name, these):
+                entry.compile(tuple(map(typeof, arguments)))  # type: ignore[attr-defined]  # a dispatcher of numba's
+
+    def run_pass(self, stack: Stack, span: Span, x_RH: Array, normed_RH: Array) -> None:
+        """All layers, which overwrite what goes in, and the norm after them."""
+        scratch_E = aligned((len(x_RH) * stack.num_elements,), x_RH.dtype)
+        self._run(self._pass, stack.num_phases, stack, span, x_RH, normed_RH, scratch_E)
+
+    def run_chain(self, stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes) -> None:
+        """All steps of a drafter's round."""
+        scratch_E = aligned((chain_elements(stack, chain, known),), chain.embedding_VH.dtype)
+        num_phases = len(choice.ids_KB) * (stack.num_phases + CHAIN_PHASES)
+        self._run(self._chain, num_phases, stack, chain, known, choice, shapes, scratch_E)
+
+    def project(self, tiles: Tensor, bits: int, x_RI: Tensor, out_RO: Tensor) -> None:
+        """`x @ weight.T + bias`; `bits` of a code, or 0."""
+        self._run(self._project, 1, tiles.data_ptr(), bits, array(x_RI), array(out_RO))
+
+    def find(self, tiles: Tensor, bits: int, x_RI: Array, out_RO: Array, look: Look) -> None:
+        """As `project`, bfloat16, and what is highest in it."""
+        self._run(self._find, 2, tiles.data_ptr(), bits, x_RI, out_RO, look)
+
+    def highest(self, logits_RV: Array, look: Look) -> None:
+        """The K greatest of some rows, bfloat16."""
+        self._run(self._highest, 1, logits_RV, look)
+
+    def judge(self, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
+        """Verdicts on sampled rows' proposals."""
+        self._run(self._judge, 1, logits_RV, trial, shapes)
+
+    def norm(self, x_RH: Tensor, weight_H: Array, eps: float, out_RH: Tensor) -> None:
+        """RMS norm by row; the weight in float32."""
+        self._norm(array(x_RH), weight_H, eps, array(out_RH))
+
+    def _run(self, alone_and_together: Sequence[Any], num_phases: int, *args: object) -> None:
+        counters = np.zeros((num_phases, COUNTERS), np.int64)
+        alone, together = alone_and_together
+        num_threads = min(torch.get_num_threads(), self._most_threads)
+        if num_threads == 1:
+            alone(*args, counters)
+        else:
+            if getattr(self._told, "num_threads", 0) != num_threads:
+                self._set_num_threads(num_threads)
+                self._told.num_threads = num_threads
+            together(*args, counters, num_threads)
+
+
+@cache
+def _loaded() -> Kernels | None:
+    try:
+        return Kernels()
+    except (ImportError, RuntimeError, OSError) as error:  # not installed, too old for this numpy, nowhere to keep them
+        _log.warning("decoding will be slower: numba cannot be used (%s)", reason(error))
+        return None
+
+
+_is_put_off = False
+
+
+def kernels() -> Kernels | None:
+    """None while they are put off, and where numba does not run; the log says why."""
+    return None if _is_put_off else _loaded()
+
+
+def put_off() -> None:
+    """Let there be none from now on, until `load`. To be called before anything asked for them."""
+    global _is_put_off
+    _is_put_off = True
+
+
+def load(these: KernelSet) -> None:
+    """Load compiled kernels, so that no call has to, and let them be used from now on.
+
+    Raises:
+        OsdError: they cannot be loaded.
+    """
+    global _is_put_off
+    found = _loaded()
+    if found is None:
+        raise OsdError("the kernels for this CPU cannot be loaded; the log says why")
+    found.load(these)
+    _is_put_off = False
+
+
+def most_threads(numba: Any) -> int:
+    """How many threads kernels may use; decides which kind they are.
+
+    With numba's OpenMP layer the threads are torch's own, which wait spinning: others would have to share cores.
+    """
+    try:
+        import_module("numba.np.ufunc.omppool")
+    except ImportError:
+        return 1
+    numba.config.THREADING_LAYER = "omp"
+    return int(numba.config.NUMBA_NUM_THREADS)

@@ -1,0 +1,169 @@
+"""Projections and decoder layers of a CPU model, in the layout and by the loops that read them fastest.
+
+Shapes: R rows, O outputs, I inputs, H hidden size, A layers, D head size, L positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osd.kernels.cpu.arguments import LAYER_PHASES, NONE, Array, Span, Stack, look_at
+from osd.kernels.cpu.kernels import kernels
+from osd.kernels.cpu.products.codes import tiled_codes
+from osd.kernels.cpu.products.tiling import tiled
+from osd.kernels.cpu.tiled_cache import TiledCache
+from osd.kernels.reference.slot_cache import PassWindow
+from osd.machine.arrays import aligned
+
+_EVERYWHERE = 2**40
+
+
+def can_compile(like: Tensor) -> bool:
+    """Whether there are compiled loops for tensors of this device and dtype."""
+    return like.device.type == "cpu" and like.dtype in (torch.bfloat16, torch.float32) and kernels() is not None
+
+
+def in_layout(weight_OI: Tensor, bias_O: Tensor | None, num_parts: int = 1, *, bits: int) -> Tensor:
+    """As tiles of weights, or of codes of so many bits."""
+    if bits:
+        return tiled_codes(weight_OI, bias_O, num_parts, bits=bits)
+    return tiled(weight_OI, bias_O, num_parts)
+
+
+class TiledProjection:
+    """See `osd.kernels.reference.projections.Projection`; the weights are copied. Not for gradients.
+
+    Raises:
+        ValueError: the number of inputs is odd, in bfloat16.
+    """
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, bits: int = 0) -> None:
+        found = kernels()
+        assert found is not None
+        self._kernels = found
+        self._num_outputs, self._num_inputs = weight_OI.shape
+        self._bits = bits
+        self.tiles = in_layout(weight_OI, bias_O, bits=bits)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of any number of rows."""
+        x_RI = x.reshape(-1, self._num_inputs)
+        out_RO = x.new_empty((len(x_RI), self._num_outputs))
+        self._kernels.project(self.tiles, self._bits, x_RI, out_RO)
+        return out_RO.view(*x.shape[:-1], self._num_outputs)
+
+    def find(self, x_RI: Array) -> tuple[Array, Array]:
+        """The product, bfloat16, and the index of each row's greatest output `[R]`; of equal ones, the first."""
+        out_RO, look = np.empty((len(x_RI), self._num_outputs), x_RI.dtype), look_at(np.arange(len(x_RI)), NONE, 1)
+        self._kernels.find(self.tiles, self._bits, x_RI, out_RO, look)
+        return out_RO, look.ids_NK[:, 0].astype(np.int64)
+
+
+class LayerWeights(NamedTuple):
+    """One decoder layer, its matrices as tiles. Norms of queries and keys are None where the model has none."""
+
+    attention_norm_H: Tensor
+    qkv: Tensor
+    query_norm_D: Tensor | None
+    key_norm_D: Tensor | None
+    attention_out: Tensor
+    mlp_norm_H: Tensor
+    gate_up: Tensor
+    """In two parts."""
+    down: Tensor
+
+
+class CompiledLayers:
+    """A stack of decoder layers over the slot cache, and the norm after them.
+
+    Args:
+        layers: their weights, which are not copied but for the norms.
+        final_norm_H: of what comes out of the last layer.
+        eps: of every norm.
+        cache: where keys and values are kept.
+        cos_LD: cosines by position.
+        sin_LD: signed sines by position.
+        num_heads: N.
+        gate_size: I.
+        scale: of the scores.
+        reaches: by layer, how many positions back a query looks, with its own; None: all.
+        bits: of a code in the tiles; 0 where they hold weights.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerWeights],
+        final_norm_H: Tensor,
+        eps: float,
+        cache: TiledCache,
+        cos_LD: Tensor,
+        sin_LD: Tensor,
+        *,
+        num_heads: int,
+        gate_size: int,
+        scale: float,
+        reaches: Sequence[int | None],
+        bits: int = 0,
+    ) -> None:
+        found = kernels()
+        assert found is not None
+        self._kernels = found
+        self._layers = layers  # the stack knows their tiles by address only
+        self.slots = cache.slots
+        empty_D = torch.empty(0)
+        head_norms = [
+            torch.stack([empty_D if norm is None else norm for norm in (one.query_norm_D, one.key_norm_D)])
+            for one in layers
+        ]
+        self.stack = Stack(
+            qkv_A=_addresses([one.qkv for one in layers]),
+            attention_out_A=_addresses([one.attention_out for one in layers]),
+            gate_up_A=_addresses([one.gate_up for one in layers]),
+            down_A=_addresses([one.down for one in layers]),
+            bits=bits,
+            norms_A2H=_floats(torch.stack([torch.stack((one.attention_norm_H, one.mlp_norm_H)) for one in layers])),
+            head_norms_A2D=_floats(torch.stack(head_norms)),
+            final_norm_H=_floats(final_norm_H),
+            eps=np.float32(eps),
+            cos_LD=_floats(cos_LD),
+            sin_LD=_floats(sin_LD),
+            scale=np.float32(scale),
+            reaches_A=np.array([_EVERYWHERE if reach is None else reach for reach in reaches], np.int64),
+            num_heads=num_heads,
+            gate_size=gate_size,
+            num_phases=LAYER_PHASES * len(layers) + 1,
+            num_elements=2 * (num_heads + cache.keys_ASMCKW.shape[2]) * cos_LD.shape[1] + gate_size,
+            keys_ASMCKW=cache.keys_ASMCKW,
+            values_ASMHTW=cache.values_ASMHTW,
+        )
+
+    def __call__(self, x_RH: Array, window: PassWindow, firsts: Sequence[int] | None = None) -> Array:
+        """Run a pass. Arrays: a pass leaves nothing in a processor's caches, and every kind of tensor's operation that
+        follows it costs tens of microseconds.
+
+        Args:
+            x_RH: what goes into the first layer; it is overwritten.
+            window: which positions are new.
+            firsts: by row, the first position that may be looked at.
+        """
+        assert window.starts is not None
+        starts_B = np.array(window.starts, np.int64)
+        firsts_B = np.zeros_like(starts_B) if firsts is None else np.array(firsts, np.int64)
+        normed_RH = aligned(x_RH.shape, x_RH.dtype)
+        slots_B = self.slots[window.first_row : window.first_row + window.num_rows]
+        span = Span(slots_B, starts_B, firsts_B, window.num_new)
+        self._kernels.run_pass(self.stack, span, x_RH, normed_RH)
+        return normed_RH
+
+
+def _floats(tensor: Tensor) -> Array:
+    return tensor.detach().float().contiguous().numpy()
+
+
+def _addresses(tiles: Sequence[Tensor]) -> Array:
+    return np.array([one.data_ptr() for one in tiles], np.int64)

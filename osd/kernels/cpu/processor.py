@@ -1,0 +1,87 @@
+"""What a CPU does with numbers, and how a target's weights are read on it, in one line for the operator."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from typing import NamedTuple, Protocol
+
+import torch
+
+from osd.records.reason import reason
+
+
+class Cpu(NamedTuple):
+    """What matters for the choice of a type."""
+
+    instructions: str
+    """The widest kind that is used: `AVX2`, `AVX-512`, `AVX512-BF16` or `AMX`; elsewhere the machine's name."""
+    multiplies_bfloat16: bool
+    """Torch's operations have instructions for it; without, they take longer than in float32."""
+    has_kernels: bool
+    """Compiled kernels run here, which widen bfloat16 in registers where there are no instructions for it."""
+
+
+class Runs(Protocol):
+    """What there is to say of a target's passes (`osd.models.slot_model.SlotModel`)."""
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+
+    @property
+    def is_int4(self) -> bool:
+        """The layers' weights are four-bit codes."""
+        ...
+
+    @property
+    def is_compiled(self) -> bool:
+        """Passes are by a CPU's compiled kernels."""
+        ...
+
+
+def torch_multiplies_bfloat16() -> bool:
+    """See `Cpu.multiplies_bfloat16`; `ONEDNN_MAX_CPU_ISA` is followed."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
+def this_cpu() -> Cpu:
+    """This machine's; numba's settings for another processor are followed."""
+    multiplies_bfloat16 = torch_multiplies_bfloat16()
+    machine = platform.machine()
+    try:
+        from osd.kernels.cpu.products.amx import HAS_AMX
+        from osd.kernels.cpu.products.blocking import BLOCKING
+    except (ImportError, RuntimeError):  # numba is not installed, or is too old for this numpy
+        return Cpu(machine, multiplies_bfloat16, has_kernels=False)
+    is_x86 = machine.lower() in ("x86_64", "amd64")
+    kind = ("AMX" if HAS_AMX else BLOCKING.name) if is_x86 else machine
+    return Cpu(kind, multiplies_bfloat16, has_kernels=True)
+
+
+def describe(lm: Runs, cpu: Cpu | None = None) -> str:
+    """Such as `CPU: AVX2, bfloat16 weights widened in registers`."""
+    weights = f"{str(lm.dtype).removeprefix('torch.')} weights"
+    if lm.device.type != "cpu":
+        return f"{_name_of(lm.device)}: {weights}"
+    cpu = cpu or this_cpu()
+    if lm.is_int4:
+        weights = "int4 layers, the rest in bfloat16"
+    if not lm.is_compiled:
+        how = "by torch's operations"
+    elif lm.dtype != torch.bfloat16:
+        how = "by compiled kernels"
+    else:
+        by_instruction = cpu.instructions in ("AVX512-BF16", "AMX")
+        how = "multiplied as they are" if by_instruction else "widened in registers"
+    return f"CPU: {cpu.instructions}, {weights} {how}"
+
+
+def _name_of(device: torch.device) -> str:
+    try:
+        return f"GPU: {torch.cuda.get_device_name(device)}"
+    except (AssertionError, RuntimeError, ValueError) as error:  # a device of another kind has no such name
+        return f"{device.type} ({reason(error)})"

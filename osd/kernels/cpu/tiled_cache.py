@@ -1,0 +1,93 @@
+"""The slot KV cache of compiled layers: keys and values laid out as tiles, so that attention reads them as they are.
+
+Of keys, 32 positions are a tile: its steps are a key's elements, its outputs positions. Of values, 32 elements are one:
+its steps are positions, its outputs elements. See `osd.kernels.cpu.products.tiling`; these tiles have no biases.
+
+Shapes: A layers, S slots, M key/value heads, D head size, C blocks of W = 32 positions, H parts of W elements,
+E elements of a step (two bfloat16, one float32), K = D / E steps of a key, T = C * W / E steps of values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from osd.kernels.cpu.arguments import Array
+from osd.kernels.cpu.products.tiling import STEP_BYTES, WIDTH
+from osd.kernels.reference.slot_cache import clear_non_finite
+from osd.machine.arrays import aligned, array, tensor
+
+
+class TiledCache:
+    """Preallocated for all layers and slots: zeros, which take no memory until they are written.
+
+    Args:
+        num_layers: A.
+        num_slots: S.
+        max_len: positions of a row.
+        num_key_heads: M.
+        head_size: D.
+        like: its dtype is the cache's.
+    """
+
+    def __init__(
+        self, num_layers: int, num_slots: int, max_len: int, num_key_heads: int, head_size: int, like: Tensor
+    ) -> None:
+        kind, per_step = array(like[:0]).dtype, STEP_BYTES // like.dtype.itemsize
+        blocks, parts = _blocks(max_len), _blocks(head_size)
+        heads, words = (num_layers, num_slots, num_key_heads), WIDTH * per_step
+        self._keys = aligned((*heads, blocks, head_size // per_step, words), kind, zeros=True)
+        self._values = aligned((*heads, parts, blocks * WIDTH // per_step, words), kind, zeros=True)
+        self._per_step, self._steps_of_block = per_step, WIDTH // per_step
+        self.keys_ASMCKW: Array = self._keys.view(np.uint32)
+        self.values_ASMHTW: Array = self._values.view(np.uint32)
+        self.slots = np.arange(num_slots)
+        """By row, where it is."""
+
+    def swap(self, row: int, other: int, num_tokens: int) -> None:
+        """Let two rows change places, in every layer."""
+        self.slots[[row, other]] = self.slots[[other, row]]
+
+    def copy(self, source: int, destination: int, num_tokens: int) -> None:
+        """Write a row's first positions over another row's, in every layer."""
+        source, destination = self.slots[[source, destination]].tolist()
+        blocks = _blocks(num_tokens)
+        self._keys[:, destination, :, :blocks] = self._keys[:, source, :, :blocks]
+        steps = blocks * self._steps_of_block
+        self._values[:, destination, :, :, :steps] = self._values[:, source, :, :, :steps]
+
+    def clear(self, row: int, start: int, held: int | None = None) -> None:
+        """See `SlotCache.clear`. Blocks that hold nothing are left alone: they take no memory yet."""
+        slot, end = self.slots[row], None if held is None else _blocks(held)
+        keys, values = self.keys_ASMCKW[:, slot], self.values_ASMHTW[:, slot]
+        block, offset = divmod(start, WIDTH)
+        keys[:, :, block : block + 1, :, offset:] = 0
+        keys[:, :, block + 1 : end] = 0
+        step, is_second = divmod(start, WIDTH // self._steps_of_block)
+        if is_second:  # of a step's two bfloat16, the first is kept
+            values[:, :, :, step] &= np.uint32(0xFFFF)
+        values[:, :, :, step + is_second : None if end is None else end * self._steps_of_block] = 0
+
+    def write_row(self, row: int, keys_AMLD: Tensor, values_AMLD: Tensor) -> None:
+        """Keep a row's first L positions as another cache has them, in every layer, bit for bit."""
+        slot, blocks, heads = int(self.slots[row]), _blocks(keys_AMLD.shape[2]), keys_AMLD.shape[:2]
+        steps, parts, elements = blocks * self._steps_of_block, self._values.shape[3], self._per_step
+        to_block, to_part = -keys_AMLD.shape[2] % WIDTH, parts * WIDTH - values_AMLD.shape[3]
+        keys = F.pad(keys_AMLD, (0, 0, 0, to_block)).reshape(*heads, blocks, WIDTH, -1, elements)
+        kept = tensor(self._keys[:, slot, :, :blocks])
+        kept.view(*kept.shape[:-1], WIDTH, elements).copy_(keys.transpose(3, 4))  # [A, M, C, K, W, E]
+        values = F.pad(values_AMLD, (0, to_part, 0, to_block)).reshape(*heads, steps, elements, parts, WIDTH)
+        kept = tensor(self._values[:, slot, :, :, :steps])
+        kept.view(*kept.shape[:-1], WIDTH, elements).copy_(values.permute(0, 1, 4, 2, 5, 3))  # [A, M, H, T, W, E]
+
+    def clear_non_finite(self) -> None:
+        """See the function of this name."""
+        for cached in (self._keys, self._values):
+            for layer in cached:
+                clear_non_finite(tensor(layer))
+
+
+def _blocks(num: int) -> int:
+    """Of W, that hold so many."""
+    return -(-num // WIDTH)

@@ -1,0 +1,109 @@
+"""The greatest of a row of logits, in bfloat16, and the logarithm of its exponentials' sum: no copy is made of it.
+
+Shapes: V vocabulary, K greatest, R rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from osd.kernels.cpu.arguments import Look
+from osd.kernels.cpu.bits import Array, apart, exp_below, inner, widen
+
+_CHUNK = 128
+_PART = 32
+"""Of a chunk, looked through only where it holds something."""
+_SUMMED = 512
+"""In float32, before they are added in float64."""
+_LOWEST = np.int16(-32768)
+
+
+@apart
+def highest(logits_V: Array, ids_K: Array, values_K: Array) -> None:
+    """The K greatest of bfloat16 with their indices, best first; of equal ones, the first.
+
+    None of them is below the least of the K greatest that chunks have, so that few chunks are looked through.
+    """
+    bits_V, last = logits_V.view(np.int16), len(ids_K) - 1
+    most_C = np.empty((len(bits_V) + _CHUNK - 1) // _CHUNK, np.int16)
+    for c in range(len(most_C)):
+        most_C[c] = _most(bits_V[c * _CHUNK : (c + 1) * _CHUNK])
+    order_K = np.full(len(ids_K), _below(most_C, len(ids_K)))
+    ids_K[:] = 0
+    for c in range(len(most_C)):
+        if most_C[c] > order_K[last]:
+            for start in range(c * _CHUNK, min((c + 1) * _CHUNK, len(bits_V)), _PART):
+                part = bits_V[start : start + _PART]
+                if _most(part) > order_K[last]:
+                    for i in range(len(part)):
+                        order = _flipped(part[i])
+                        if order > order_K[last]:
+                            _insert(order, start + i, ids_K, order_K)
+    for k in range(len(values_K)):
+        values_K[k] = widen(logits_V[ids_K[k]])
+
+
+@inner
+def _most(bits_N: Array) -> np.int16:
+    """The greatest."""
+    most = _LOWEST
+    for n in range(len(bits_N)):
+        most = max(most, _flipped(bits_N[n]))
+    return most
+
+
+@inner
+def _below(most_C: Array, count: int) -> np.int16:
+    """What at least so many of them are above, by bisection; the lowest of all where there are not so many."""
+    low, high = int(_LOWEST), 32767
+    while low < high:
+        middle = (low + high + 1) // 2
+        above = 0
+        for c in range(len(most_C)):
+            above += int(most_C[c] >= np.int16(middle))
+        if above >= count:
+            low = middle
+        else:
+            high = middle - 1
+    return np.int16(max(low - 1, int(_LOWEST)))
+
+
+@inner
+def _flipped(bits: np.int16) -> np.int16:
+    """bfloat16's bits as whole numbers in the same order, of which a vector holds twice as many."""
+    return np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF)))
+
+
+@apart
+def _insert(order: np.int16, index: int, ids_K: Array, order_K: Array) -> None:
+    """Where it belongs; the last one drops out."""
+    place = len(order_K) - 1
+    while place > 0 and order_K[place - 1] < order:
+        order_K[place], ids_K[place] = order_K[place - 1], ids_K[place - 1]
+        place -= 1
+    order_K[place], ids_K[place] = order, index
+
+
+@inner
+def log_total(logits_V: Array, most: np.float32) -> np.float64:
+    """`log(sum(exp(logits)))`, of which `most` is the greatest; exact enough to be taken from large logits."""
+    total = np.float64(0)
+    for start in range(0, len(logits_V), _SUMMED):
+        chunk = logits_V[start : start + _SUMMED]
+        part = np.float32(0)
+        for i in range(len(chunk)):
+            part += exp_below(widen(chunk[i]) - most)
+        total += part
+    return np.float64(most + np.log(total))
+
+
+@inner
+def answer(n: int, logits_RV: Array, look: Look) -> None:
+    """What is asked of the n-th place."""
+    logits_V, values_K = logits_RV[look.places_N[n]], look.values_NK[n]
+    highest(logits_V, look.ids_NK[n], values_K)
+    if len(look.chosen_N) > 0:
+        total = log_total(logits_V, values_K[0])
+        look.chosen_N[n] = widen(logits_V[look.chosen_ids_N[n]]) - total
+        for k in range(len(values_K)):
+            values_K[k] -= total

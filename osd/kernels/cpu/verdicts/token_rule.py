@@ -1,0 +1,40 @@
+"""Token-wise rejection sampling of a row, position by position; the reference is `osd.verify.token_rule`.
+
+A position after the first rejection is never looked at. Shapes: S sampled rows, K proposed, R rows of logits,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from osd.kernels.cpu.arguments import Shapes, Trial
+from osd.kernels.cpu.bits import Array, is_finite, loose, widen
+from osd.kernels.cpu.verdicts.block_rule import judge_block
+from osd.kernels.cpu.verdicts.masses import draw, leave, room_for, weight
+from osd.kernels.cpu.verdicts.shaping import shape
+
+
+@loose
+def judge(s: int, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
+    """The s-th row's verdict: how many tokens are kept, and the one that follows them."""
+    if trial.is_blockwise:
+        judge_block(s, logits_RV, trial, shapes)
+        return
+    row, length, weights = trial.rows_S[s], trial.lengths_S[s], room_for(logits_RV.shape[1])
+    accepted = 0
+    while True:
+        logits_V = logits_RV[row * trial.num_positions + accepted]
+        most = widen(logits_V[trial.best_BQ[row, accepted]])
+        total = shape(logits_V, most, shapes, s, weights)
+        if accepted == length:
+            break
+        draft_V, token = trial.draft_probs_BKV[row, accepted], trial.proposed_BK[row, accepted]
+        draft, target = draft_V[token], weight(weights, token) / total
+        if not is_finite(draft):  # a broken drafter's tokens are no draws from anything
+            break
+        if trial.uniform_SQ[s, accepted] * draft >= target:
+            if leave(weights, total, draft_V) <= 0:  # they agree to rounding, and nothing is rejected but by rounding
+                shape(logits_V, most, shapes, s, weights)
+            break
+        accepted += 1
+    trial.verdicts_S2[s, 0] = accepted
+    trial.verdicts_S2[s, 1] = draw(weights, trial.uniform_SQ[s, length])

@@ -1,0 +1,106 @@
+"""The slot KV cache of a fused model: every layer's keys and values in one tensor, addressed once a pass.
+
+What a pass writes and sees is the same in every layer, so the views are made once for all of them.
+
+Shapes: S slots, B rows of a pass, Q new positions, L cached positions seen, M key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osd.kernels.reference.slot_cache import PassWindow, clear_non_finite
+from osd.machine.arrays import aligned, exchange
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWindow:
+    """One layer's cache, as a pass writes and sees it."""
+
+    keys_BMLD: Tensor
+    values_BMLD: Tensor
+    _written: Tensor
+    _rows_B1: Tensor | None
+    _positions_BQ: Tensor
+
+    def write(self, heads_BQYD: Tensor) -> None:
+        """Keep the new positions' keys, then values: Y = 2M heads."""
+        if self._rows_B1 is None:
+            self._written.copy_(heads_BQYD[0])
+        else:
+            self._written[self._rows_B1, self._positions_BQ] = heads_BQYD
+
+
+class FlatCache:
+    """Preallocated for all layers and slots: `[layers, S, 2M, max_len, D]`.
+
+    Args:
+        num_layers: of them.
+        num_slots: S.
+        max_len: positions of a row.
+        num_key_heads: M.
+        head_size: D.
+        like: its dtype and device are the cache's.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_slots: int,
+        max_len: int,
+        num_key_heads: int,
+        head_size: int,
+        like: Tensor,
+    ) -> None:
+        shape = (num_layers, num_slots, 2 * num_key_heads, max_len, head_size)
+        self.all = _zeros(shape, like)
+        self.by_position = self.all.transpose(2, 3)
+        """The same memory as `[layers, S, max_len, 2M, D]`."""
+        self._num_key_heads = num_key_heads
+
+    def at(self, window: PassWindow) -> Iterator[LayerWindow]:
+        """Every layer's cache."""
+        seen = self.all[:, window.first_row : window.first_row + window.num_rows, :, : window.num_seen]
+        keys, values = seen[:, :, : self._num_key_heads].unbind(0), seen[:, :, self._num_key_heads :].unbind(0)
+        rows_B1: Tensor | None = window.rows_B1
+        written = self.by_position
+        if window.num_rows == 1 and window.starts is not None:  # a slice is written faster than an index
+            start = window.starts[0]
+            written, rows_B1 = written[:, window.first_row, start : start + window.num_new], None
+        for layer in zip(keys, values, written.unbind(0), strict=True):
+            yield LayerWindow(*layer, rows_B1, window.positions_BQ)
+
+    def swap(self, row: int, other: int, num_tokens: int) -> None:
+        """Let two rows' first positions change places, in every layer."""
+        exchange(self.all[:, row, :, :num_tokens], self.all[:, other, :, :num_tokens])
+
+    def copy(self, source: int, destination: int, num_tokens: int) -> None:
+        """Write a row's first positions over another row's, in every layer."""
+        self.all[:, destination, :, :num_tokens] = self.all[:, source, :, :num_tokens]
+
+    def clear(self, row: int, start: int, held: int | None = None) -> None:
+        """See `SlotCache.clear`."""
+        self.all[:, row, :, start:] = 0
+
+    def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """A row's keys and values at its first positions, in every layer: `[layers, M, num_tokens, D]` each."""
+        both = self.all[:, row, :, :num_tokens]
+        return both[:, : self._num_key_heads], both[:, self._num_key_heads :]
+
+    def clear_non_finite(self) -> None:
+        """See the function of this name."""
+        for layer in self.all:
+            clear_non_finite(layer)
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros that take no memory on a CPU until they are written: most rows never reach their longest."""
+    if like.device.type != "cpu":
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    in_bytes = *shape[:-1], shape[-1] * like.dtype.itemsize
+    return torch.from_numpy(aligned(in_bytes, np.uint8, zeros=True)).view(like.dtype)

@@ -1,0 +1,1 @@
+"""From what the operator typed to a causal LM in memory."""

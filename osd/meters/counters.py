@@ -1,0 +1,84 @@
+"""Monotone counters of the engine, each with what it counts. Ratios are taken when read, never stored.
+
+acceptance rate = accepted / proposed; acceptance length = committed / rounds (it counts the recovered or bonus token).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from osd.records.query import FinishReason, QueryStats
+
+MEANINGS = {
+    "queries_total": "Queries that ended, for whatever reason.",
+    "queries_cancelled_total": "Of the queries that ended, those that were cancelled, by a client that went away say.",
+    "queries_failed_total": "Of the queries that ended, those that ended with an error.",
+    "prompt_tokens_total": "Prompt tokens of the queries that ended.",
+    "reused_tokens_total": "Of the prompt tokens, those that an earlier query had left in the cache: not read again.",
+    "output_tokens_total": "Output tokens of the queries that ended.",
+    "rounds_total": "Rounds of all queries, plain ones included; a pass over 4 queries is 4 rounds.",
+    "plain_rounds_total": "Of the rounds, those in which nothing was proposed: plain decoding.",
+    "proposed_total": "Tokens that the drafter proposed.",
+    "accepted_total": "Of the proposed tokens, those that the target accepted.",
+    "committed_total": "Tokens committed by rounds: those accepted, and one recovered or bonus token a round.",
+    "draft_seconds_total": "Seconds spent in proposing; a pass over several queries counts once.",
+    "verify_seconds_total": "Seconds spent in verifying; a pass over several queries counts once.",
+    "prefill_seconds_total": "Seconds spent in reading prompts, summed over the queries that ended.",
+    "swaps_total": "Drafter versions swapped in while serving.",
+    "roll_backs_total": "Drafter versions rolled back, automatically or by hand.",
+    "manual_roll_backs_total": "Of the roll-backs, those by hand: admin page, admin API or `osd drafter rollback`.",
+}
+"""Counter to its help text, all since the engine started."""
+
+
+class Counters:
+    """All counts of one engine since it started."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = dict.fromkeys(MEANINGS, 0.0)
+        self.by_version: dict[int, dict[str, int]] = defaultdict(
+            lambda: {"rounds": 0, "proposed": 0, "accepted": 0, "committed": 0}
+        )
+
+    def add(self, name: str, amount: float = 1.0) -> None:
+        """Count; the name must be one of MEANINGS."""
+        self.values[name] += amount
+
+    def add_times(self, draft_ms: float, verify_ms: float) -> None:
+        """What one round of all rows took."""
+        self.add("draft_seconds_total", draft_ms / 1e3)
+        self.add("verify_seconds_total", verify_ms / 1e3)
+
+    def add_roll_back(self, *, manual: bool) -> None:
+        """One version was rolled back, by an operator or because the engine found it worse."""
+        self.add("roll_backs_total")
+        if manual:
+            self.add("manual_roll_backs_total")
+
+    def add_round(self, version: int, proposed: int, accepted: int, committed: int) -> None:
+        """One row's round. One that proposed nothing is a plain round too: it counts as a round, of no version."""
+        values = self.values
+        values["rounds_total"] += 1
+        values["committed_total"] += committed
+        if not proposed:
+            values["plain_rounds_total"] += 1
+        else:
+            values["proposed_total"] += proposed
+            values["accepted_total"] += accepted
+            counts = self.by_version[version]
+            counts["rounds"] += 1
+            counts["proposed"] += proposed
+            counts["accepted"] += accepted
+            counts["committed"] += committed
+
+    def add_query(self, stats: QueryStats, reason: FinishReason) -> None:
+        """One finished query."""
+        self.add("queries_total")
+        if reason == "cancelled":
+            self.add("queries_cancelled_total")
+        if reason == "error":
+            self.add("queries_failed_total")
+        self.add("prompt_tokens_total", stats.prompt_tokens)
+        self.add("reused_tokens_total", stats.reused_tokens)
+        self.add("output_tokens_total", stats.output_tokens)
+        self.add("prefill_seconds_total", stats.prefill_ms / 1e3)

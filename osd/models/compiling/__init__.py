@@ -1,1 +1,0 @@
-"""Compiling the kernels of `osd.models.compiled` before they are needed, and keeping them."""

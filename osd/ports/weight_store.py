@@ -1,0 +1,54 @@
+"""Where drafter versions are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from osd.records.version import WeightManifest
+
+if TYPE_CHECKING:
+    import torch
+
+
+class WeightStore(Protocol):
+    """Drafter versions on disk: published atomically, refused when torn."""
+
+    def publish(
+        self,
+        state: Mapping[str, torch.Tensor],
+        *,
+        kind: str,
+        config: Mapping[str, Any],
+        parent: int | None,
+        training_step: int = 0,
+        stream_position: str = "",
+        gate: Mapping[str, float] | None = None,
+        note: str = "",
+    ) -> WeightManifest:
+        """Write a new version (number = newest + 1) and point `latest` at it."""
+        ...
+
+    def latest(self) -> WeightManifest | None:
+        """The version that serving should use, or None when nothing was published."""
+        ...
+
+    def load(self, number: int) -> tuple[WeightManifest, dict[str, torch.Tensor]]:
+        """Read and check one version.
+
+        Raises:
+            WeightsRefusedError: it is missing, torn, or does not match its manifest.
+        """
+        ...
+
+    def list(self) -> list[WeightManifest]:
+        """Every readable version, oldest first."""
+        ...
+
+    def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
+        """Mark the latest version as rolled back and point `latest` at `to` (default: its newest sound predecessor).
+
+        Raises:
+            WeightsRefusedError: there is no such version to go back to.
+        """
+        ...

@@ -1,0 +1,19 @@
+"""Lines of the operator's log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+EventKind = Literal["publish", "refuse", "swap", "roll_back", "restart", "pause", "resume", "kernels", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the operator's log."""
+
+    at_s: float
+    """Wall clock, seconds since the epoch."""
+    kind: EventKind
+    message: str
+    data: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,85 @@
+"""Snapshots for `/health`, `/metrics` and the admin page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+TrainerState = Literal["off", "waiting_for_data", "training", "yielding", "paused", "stopped"]
+"""`off`: the configuration says not to train."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptancePoint:
+    """One finished query on the acceptance chart."""
+
+    query: int
+    """Running number of the query since the engine started."""
+    at_s: float
+    domain: str
+    drafter_version: int
+    rounds: int
+    proposed: int
+    accepted: int
+    committed: int
+    output_tokens: int
+    decode_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """A snapshot of the engine for `/health`, `/metrics` and the admin page. Counters only ever grow."""
+
+    target: str
+    drafter_kind: str
+    drafter_version: int
+    running: int
+    waiting: int
+    max_slots: int
+    context_tokens: int
+    utilisation: float
+    """Share of the last seconds that the engine spent in steps, 0 to 1."""
+    speculation_length: int
+    """The length chosen for the latest round."""
+    speculation_enabled: bool
+    uptime_s: float
+    computes: str = ""
+    """By what, and with which weights, as in `CPU: AVX2, bfloat16 weights widened in registers`."""
+    counters: dict[str, float] = field(default_factory=dict)
+    """Name to monotone count, as listed in osd/meters/counters.py and osd/io/recorder.py."""
+    acceptance_by_version: dict[int, dict[str, int]] = field(default_factory=dict)
+    """Drafter version to {rounds, proposed, accepted, committed}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerStatus:
+    """A snapshot of the distiller for the admin page."""
+
+    state: TrainerState
+    steps: int = 0
+    trained_tokens: int = 0
+    loss: float | None = None
+    learning_rate: float = 0.0
+    replay_records: int = 0
+    replay_bytes: int = 0
+    held_out_records: int = 0
+    published_version: int = 0
+    gate: dict[str, float] = field(default_factory=dict)
+    """The latest gate decision: candidate, serving and margin acceptance figures, and published (1 or 0)."""
+    stream_lag: int | None = None
+    """Outcomes recorded but not yet read; None when Redis is away."""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStatus:
+    """Everything an operator sees at once."""
+
+    ready: bool
+    engine: EngineStatus | None
+    trainer: TrainerStatus | None
+    """None: it should run, but does not answer."""
+    restarts: dict[str, int] = field(default_factory=dict)
+    """Actor name to the number of times it was restarted; `ray`: how often all of Ray was, and every actor with it."""
+    processes: dict[str, int] = field(default_factory=dict)
+    """Process name to resident bytes."""

@@ -1,0 +1,1 @@
+"""How far to speculate: what rounds cost, how often proposals are accepted, the length with the best goodput."""

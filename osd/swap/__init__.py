@@ -1,0 +1,1 @@
+"""Replacing what serves between two steps: drafter versions, and kernels."""

@@ -1,0 +1,137 @@
+"""From torch's operations to compiled kernels, while queries are served: a hot swap of what computes.
+
+Where the kernels for this CPU are not compiled yet, an engine starts without them. Once they are, target and drafter
+are made a second time, with the same weights, checks and measurements as at a start that finds the kernels compiled;
+and between two steps they take over the rows of those that serve.
+
+consumes: the process that compiles
+waits for: its end
+is unblocked by: `stop`
+on failure: torch's operations serve on; an event and the log say why
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+from osd.engine.engine import Engine
+from osd.engine.loop import EngineLoop
+from osd.kernels.cpu.compiling.building import Build
+from osd.kernels.cpu.kernels import load
+from osd.machine.memory import give_back, keep, use_huge_pages
+from osd.models.target import Target
+from osd.ports.drafter import Drafter
+from osd.records.errors import OsdError
+from osd.records.events import Event, EventKind
+from osd.records.reason import reason
+from osd.speculation.calibrate import calibration
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+Remake = Callable[[Target, Drafter | None], tuple[Target, Drafter | None]]
+"""Makes target and drafter again, now that there are kernels; the target itself where kernels do nothing for it."""
+
+
+class KernelSwap:
+    """Lets compiled kernels take over once they are there.
+
+    Args:
+        build: compiles them.
+        loop: the engine.
+        remake: see above; called on a thread of its own.
+        on_event: told how it ended.
+        on_progress: told how far the kernels are, and how it ended.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        loop: EngineLoop,
+        remake: Remake,
+        *,
+        on_event: Callable[[Event], None],
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._build, self._loop, self._remake = build, loop, remake
+        self._on_event, self._on_progress = on_event, on_progress
+        self._thread = threading.Thread(target=self._run, name="osd-kernel-swap", daemon=True)
+
+    def start(self) -> None:
+        """Start waiting."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the process that compiles; a swap that has begun is finished."""
+        self._build.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            if self._build.wait(self._on_progress):
+                self.swap()
+        except Exception as error:
+            _log.warning("torch's operations serve on, and are slower: %s", reason(error), exc_info=True)
+            self._event("error", f"torch's operations serve on, and are slower: {reason(error)}")
+
+    def swap(self) -> None:
+        """Load the kernels, and put them in the place of torch's operations.
+
+        Raises:
+            OsdError: they cannot be loaded, or give other logits than the plain model.
+        """
+        load(self._build.kernels)
+        keep()
+        with self._loop.changing:
+            old_target, old_drafter = self._loop.call(lambda engine: (engine.target, engine.drafter)).result()
+            target, drafter = self._remake(old_target, old_drafter)
+            try:
+                self._put_in_place(target, drafter, old_target)
+            except BaseException:
+                if target is not old_target:
+                    target.lm.close()
+                raise
+        if target is not old_target:
+            old_target.lm.close()
+        del old_target, old_drafter
+        give_back()
+        self._on_progress("compiled kernels took over from torch")
+
+    def _put_in_place(self, target: Target, drafter: Drafter | None, old_target: Target) -> None:
+        if target is not old_target and not target.lm.is_compiled:
+            raise OsdError("the kernels compiled for this CPU give other logits than the plain model")
+        use_huge_pages()
+        config = self._loop.call(lambda engine: engine.config).result()
+        num_slots, max_length = config.engine.max_slots, config.speculation.max_length
+        # The rows of a target that stays hold what queries have read, and its passes cost what they did.
+        verify = self._loop.call(lambda engine: engine.policy.verify).result() if target is old_target else None
+        costs = self._between_steps(
+            calibration(target, drafter, num_slots=num_slots, max_length=max_length, verify=verify)
+        )
+
+        def take_over(engine: Engine) -> None:
+            engine.take_over(target, drafter, costs)
+
+        self._loop.call(take_over).result()
+
+    def _between_steps(self, work: Generator[None, None, T]) -> T:
+        """Do it part by part on the engine's thread: timings are not disturbed there, and no query waits for long."""
+
+        def go_on(engine: Engine) -> tuple[T] | None:
+            try:
+                next(work)
+            except StopIteration as end:
+                return (end.value,)
+            return None
+
+        while (done := self._loop.call(go_on).result()) is None:
+            pass
+        return done[0]
+
+    def _event(self, kind: EventKind, message: str) -> None:
+        self._on_event(Event(at_s=time.time(), kind=kind, message=message))
+        self._on_progress(message)

@@ -1,0 +1,190 @@
+"""Text to token ids and back: prompts, chat templates, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from osd.models.context import longest_context
+from osd.records.errors import OsdError
+from osd.records.reason import reason
+from osd.text.chat_template import ChatTemplate, Message
+from osd.text.end_tokens import end_token_ids
+from osd.text.offsets import TextOffsets
+from osd.text.plain_content import PlainContent
+from osd.text.stream import ByteStream, NeighbourStream, TextStream, unfinished_end
+from osd.text.token_bytes import special_ids, token_bytes
+
+_FEW_TEXTS = 1 << 14
+_CONTEXT_TOKENS = 5
+"""Tokens of a prompt with which an answer's first are decoded: enough for a character and a word's beginning."""
+
+
+class TextCodec:
+    """A model's tokenizer, as the server and the engine need it.
+
+    Args:
+        tokenizer: of transformers.
+        model_id: the name under which the model is served.
+        context_tokens: longest prompt + output of one query.
+        vocab_tokens: token ids that the model knows, from 0; by default the tokenizer's. Either may know more.
+        special_tokens_in_messages: a message that spells a special token holds that token, not its spelling as text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        model_id: str,
+        context_tokens: int,
+        vocab_tokens: int | None = None,
+        special_tokens_in_messages: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.model_id = model_id
+        self.context_tokens = context_tokens
+        self.vocab_tokens = len(tokenizer) if vocab_tokens is None else vocab_tokens
+        self._special_tokens_in_messages = special_tokens_in_messages
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        # transformers' decoding takes twice as long, and what it may add ("clean_up_tokenization_spaces") changes what
+        # the model wrote.
+        self._decoder = tokenizer if backend is None else backend
+        self._decode_again = lru_cache(_FEW_TEXTS)(self.decode)
+        self._bytes = None if backend is None else token_bytes(backend)
+        self._special_ids = (
+            special_ids(backend) if backend is not None else frozenset(getattr(tokenizer, "all_special_ids", ()))
+        )
+        self._bytes_beside_itself = lru_cache(_FEW_TEXTS)(self._find_bytes)
+
+    @classmethod
+    def open(
+        cls, folder: Path, model_id: str, max_context_tokens: int, *, special_tokens_in_messages: bool = False
+    ) -> TextCodec:
+        """Load the tokenizer of a model folder.
+
+        Raises:
+            OsdError: it cannot be loaded.
+        """
+        from transformers import AutoConfig, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(folder).get_text_config()
+        except Exception as error:
+            raise OsdError(f"cannot load the tokenizer of {folder}: {reason(error)}") from error
+        return cls(
+            tokenizer,
+            model_id=model_id,
+            context_tokens=longest_context(config, max_context_tokens),
+            vocab_tokens=getattr(config, "vocab_size", None),
+            special_tokens_in_messages=special_tokens_in_messages,
+        )
+
+    # ---- text to ids -----------------------------------------------------------------------------------------------
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Token ids of a plain prompt. The spelling of a special token is that token."""
+        return tuple(self.tokenizer(text)["input_ids"])
+
+    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Token ids of a conversation, ready for the assistant's answer.
+
+        Args:
+            messages: `role` and `content` (a text, or a list of `{"type": "text", "text": …}`), and what else the
+                template knows.
+
+        Raises:
+            ValueError: the model has no chat template, or its template refuses these messages.
+        """
+        if not self.tokenizer.chat_template:
+            raise ValueError(f"{self.model_id} has no chat template; use /v1/completions")
+        try:
+            shaped = self._template.shaped(messages)
+            if not self._special_tokens_in_messages and self._plain_content.is_needed(shaped):
+                return self._plain_content.encode(shaped)
+            ids = self.tokenizer.apply_chat_template(shaped, add_generation_prompt=True, return_dict=False)
+        except Exception as error:  # templates are programs, and raise what they like
+            raise ValueError(f"the chat template of {self.model_id} refuses these messages: {error}") from error
+        return tuple(ids)
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer)
+
+    @cached_property
+    def _plain_content(self) -> PlainContent:
+        return PlainContent(self.tokenizer, self._template)
+
+    # ---- ids to text -----------------------------------------------------------------------------------------------
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens that begin a text, without special tokens."""
+        return str(self._decoder.decode(ids, skip_special_tokens=True))
+
+    def stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:
+        """The text of one answer, as its tokens come: what follows the text of its prompt."""
+        if self._bytes is not None:
+            unfinished, is_first = self._prompt_end(prompt_ids)
+            return ByteStream(
+                self._bytes.of, unfinished=unfinished, drop_space=is_first and self._bytes.drops_first_space
+            )
+        context: list[int] = []
+        for token in reversed(prompt_ids):
+            if token not in self._special_ids:
+                context.append(token)
+            if len(context) == _CONTEXT_TOKENS:
+                break
+        # Where the library's decoders are known not to read bytes, U+FFFD is a character like any other.
+        return NeighbourStream(self.decode, self._decode_again, context=context[::-1], has_bytes=self._may_hold_bytes)
+
+    def offsets(self, prompt_ids: Sequence[int] = ()) -> TextOffsets:
+        """Where the tokens of one answer begin in its text."""
+        unfinished, is_first = self._prompt_end(prompt_ids)
+        return TextOffsets(
+            unfinished=unfinished,
+            drop_space=is_first and self._bytes is not None and self._bytes.drops_first_space,
+        )
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text that has begun; nothing for a special token."""
+        if token_id in self._special_ids:
+            return b""
+        return self._bytes_beside_itself(token_id) if self._bytes is None else self._bytes.of.get(token_id, b"")
+
+    def token_text(self, token_id: int) -> str:
+        r"""The text of one token; a special token as it is spelt, bytes that are no whole characters as `\xf0\x9f`."""
+        if token_id in self._special_ids:
+            return str(self.tokenizer.decode([token_id]))
+        data = self.token_bytes(token_id)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "".join(f"\\x{byte:02x}" for byte in data)
+
+    def _prompt_end(self, prompt_ids: Sequence[int]) -> tuple[bytes, bool]:
+        """The unfinished character at a prompt's end, and whether the prompt holds no text at all."""
+        if self._bytes is None:
+            return b"", False
+        end = b""
+        for token in reversed(prompt_ids):
+            end = self._bytes.of.get(token, b"") + end
+            if len(end) >= 3:
+                break
+        return unfinished_end(end), not end
+
+    @cached_property
+    def _may_hold_bytes(self) -> bool:
+        decoder = getattr(self._decoder, "decoder", None)
+        if self._decoder is self.tokenizer:
+            return True
+        return decoder is not None and any(kind in decoder.__getstate__() for kind in (b"ByteFallback", b"ByteLevel"))
+
+    def _find_bytes(self, token_id: int) -> bytes:
+        # Beside itself, a token has the spaces that it has within a text.
+        return self.decode([token_id, token_id])[len(self.decode([token_id])) :].encode()
+
+    def eos_ids(self, folder: Path) -> frozenset[int]:
+        """Tokens that end an answer, by all that the model's folder says."""
+        return end_token_ids(folder, self.tokenizer)

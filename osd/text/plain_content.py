@@ -1,0 +1,226 @@
+"""Messages that spell special tokens, such as `<|im_end|>`, read as the plain text that they are.
+
+A tokenizer takes the spelling of a special token for the token wherever it stands, so a message could end its own turn
+and begin another in the system's name. Here only those that the chat template writes become tokens: a second
+tokenizer, equal to the first, knows special tokens by secret names, which are put where the template wrote the real
+ones. All else is text to it, and is tokenised exactly as text is, also across the edges of messages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from osd.text.chat_template import ChatTemplate, Message
+
+_Tree = dict[str, "_Tree"]
+"""Letter to what may follow it; `_END` where a text may end."""
+_END = ""
+
+
+class PlainContent:
+    """Encodes conversations whose messages spell special tokens.
+
+    Args:
+        tokenizer: of transformers.
+        template: its chat template.
+    """
+
+    def __init__(self, tokenizer: Any, template: ChatTemplate) -> None:
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._template = template
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._added = {index: str(token.content) for index, token in added.items()}
+        written, source = _written_by(template), str(getattr(tokenizer, "chat_template", ""))
+        control = [
+            token
+            for token in added.values()
+            # Some models' ends of turns are added tokens that are not marked as special.
+            if token.special
+            or (token.content in written and re.search(r"\w", token.content) and not _looks_for(source, token.content))
+        ]
+        self._spellings = sorted((token.content for token in control), key=len, reverse=True)
+        self._spelling = any_of(self._spellings)
+        # Templates put the parts of a content side by side, and so may put a spelling together.
+        beginnings = {spelling[:size] for spelling in self._spellings for size in range(1, len(spelling))}
+        self._beginning = re.compile(rf"{any_of(beginnings).pattern}(?=\s*\Z)")
+        self._hidden = re.compile(f"{self._spelling.pattern}|{self._beginning.pattern}")
+        normalizer = getattr(self._backend, "normalizer", None)
+        self._normalize = (
+            normalizer.normalize_str if normalizer is not None and any(token.normalized for token in control) else None
+        )
+
+    def is_needed(self, messages: Sequence[Message]) -> bool:
+        """Whether a message spells a special token, or one of several parts the beginning of one."""
+        return any(self._is_found(texts) for message in messages if (texts := _texts(message)))
+
+    def _is_found(self, texts: Sequence[str]) -> bool:
+        if len(texts) > 1 and any(map(self._beginning.search, texts)):
+            return True
+        if any(map(self._spelling.search, texts)):
+            return True
+        return self._normalize is not None and any(self._spelling.search(self._normalize(text)) for text in texts)
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Token ids of the conversation, ready for the assistant's answer.
+
+        Raises:
+            ValueError: this tokenizer or template cannot keep text and special tokens apart.
+        """
+        if self._backend is None:
+            raise ValueError(
+                "a message spells a special token, which this tokenizer cannot read as plain text; leave it out, or "
+                "allow it with the setting target.special_tokens_in_messages"
+            )
+        # Content may come back in what a template raises, so these names must not be the secret ones.
+        stand_ins = _Names(self._spellings)
+        hidden = [_map_texts(message, lambda text: self._hidden.sub(stand_ins.name, text)) for message in messages]
+        try:
+            rendered = self._template.render(hidden)
+        except Exception as error:
+            raise ValueError(stand_ins.undo(str(error))) from error
+        names, encode = self._secret
+        either = re.compile(f"{stand_ins.pattern.pattern}|{self._spelling.pattern}")
+        text = either.sub(lambda found: stand_ins.piece(found) if found["number"] else names.name(found), rendered)
+        if stand_ins.are_left_in(text):
+            raise ValueError("a message spells a special token in a place where the template changes its letters")
+        return encode(text)
+
+    @cached_property
+    def _secret(self) -> tuple[_Names, Callable[[str], tuple[int, ...]]]:
+        """The secret name of each special token, and the tokenizer that knows them by it."""
+        names = _Names(self._spellings)
+        tokenizer = _renamed(self._backend, names.of)
+        ids = {tokenizer.token_to_id(names.of.get(spelling, spelling)): at for at, spelling in self._added.items()}
+
+        def encode(text: str) -> tuple[int, ...]:
+            return tuple(ids.get(index, index) for index in tokenizer.encode(text, add_special_tokens=False).ids)
+
+        return names, encode
+
+
+class _Names:
+    """Other names for pieces of text, which nobody can guess; of letters and digits, so that templates keep them."""
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self._pieces, self._nonce = list(pieces), f"osd{secrets.token_hex(16)}"
+        self.of = {piece: self._of_number(number) for number, piece in enumerate(pieces)}
+        self.pattern = re.compile(f"{self._nonce}x(?P<number>[0-9]+)x")
+
+    def _of_number(self, number: int) -> str:
+        return f"{self._nonce}x{number}x"
+
+    def name(self, found: re.Match[str]) -> str:
+        """The name of what was found, which may be a new piece."""
+        if found[0] not in self.of:
+            self.of[found[0]] = self._of_number(len(self._pieces))
+            self._pieces.append(found[0])
+        return self.of[found[0]]
+
+    def piece(self, found: re.Match[str]) -> str:
+        """What was named."""
+        return self._pieces[int(found["number"])]
+
+    def undo(self, text: str) -> str:
+        """The text with each name replaced by its piece."""
+        return self.pattern.sub(self.piece, text)
+
+    def are_left_in(self, text: str) -> bool:
+        """Whether a name was changed to something that cannot be undone."""
+        return self._nonce in text.lower()
+
+
+def any_of(texts: Collection[str]) -> re.Pattern[str]:
+    """Finds the longest of these texts, or nothing if there are none.
+
+    Written as a tree, whose branches part where texts do: of thousands of special tokens that all begin with "<", a
+    list would be tried one by one at each "<" of a message.
+    """
+    tree: _Tree = {}
+    for text in texts:
+        node = tree
+        for letter in text:
+            node = node.setdefault(letter, {})
+        node[_END] = {}
+    return re.compile(f"(?:{_branches(tree)})" if tree else "(?!)")
+
+
+def _branches(tree: _Tree) -> str:
+    longer = [re.escape(letter) + _branches(node) for letter, node in tree.items() if letter != _END]
+    if _END in tree:
+        return f"(?:{'|'.join(longer)})?" if longer else ""
+    return longer[0] if len(longer) == 1 else f"(?:{'|'.join(longer)})"
+
+
+def _looks_for(source: str, spelling: str) -> bool:
+    """Whether a template searches messages for a spelling, as some do to leave past reasoning (`</think>`) out."""
+    quoted = rf"""['"]{re.escape(spelling)}['"]"""
+    return re.search(rf"split\(\s*{quoted}|{quoted}\s*(?:not\s+)?in\b", source) is not None
+
+
+def _texts(message: Message) -> list[str]:
+    """Every text of a message but its role and the types of its parts, which are of a few kinds."""
+    found: list[str] = []
+
+    def note(text: str) -> str:
+        found.append(text)
+        return text
+
+    _map_texts(message, note)
+    return found
+
+
+def _map_texts(message: Message, change: Callable[[str], str]) -> dict[str, Any]:
+    def within(value: Any) -> Any:
+        if isinstance(value, str):
+            return change(value)
+        if isinstance(value, Mapping):
+            return {key: one if key in ("role", "type") else within(one) for key, one in value.items()}
+        return [within(one) for one in value] if isinstance(value, list | tuple) else value
+
+    changed: dict[str, Any] = within(message)
+    return changed
+
+
+def _written_by(template: ChatTemplate) -> str:
+    """What the template itself writes around messages."""
+    user, assistant = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
+    written = []
+    for chat in ([{"role": "system", "content": "x"}, user], [user, assistant, user]):
+        try:
+            written.append(template.render(template.shaped(chat)))
+        except Exception:  # it takes no such role
+            continue
+    return "\n".join(written)
+
+
+def _renamed(backend: Any, names: Mapping[str, str]) -> Tokenizer:
+    """A tokenizer that is equal but for some added tokens' names; plain text never makes one of those.
+
+    The new tokenizer may give added tokens other ids.
+    """
+    state = json.loads(backend.to_str())
+    state |= {"truncation": None, "padding": None, "post_processor": None}
+    for added in state["added_tokens"]:
+        added["content"] = names.get(added["content"], added["content"])
+    model = state["model"]
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or ()]
+    parts = {part for merge in merges for part in merge}
+    # Where somebody made a letter or a common piece special ("!" for padding), text still needs the piece.
+    hidden = {old: new for old, new in names.items() if len(old) > 1 and old not in parts}
+    if merges:
+        model["merges"] = [merge for merge in merges if "".join(merge) not in hidden]
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = {hidden.get(piece, piece): index for piece, index in vocab.items()}
+    else:
+        model["vocab"] = [[hidden.get(piece, piece), score] for piece, score in vocab]
+    if model.get("unk_token"):
+        model["unk_token"] = hidden.get(model["unk_token"], model["unk_token"])
+    return Tokenizer.from_str(json.dumps(state))

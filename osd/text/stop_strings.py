@@ -1,0 +1,75 @@
+"""The growing text of one answer, with stop strings cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from osd.text.codec import TextCodec
+
+
+class AnswerText:
+    """Whole characters only, stop strings cut off, their beginnings held back.
+
+    Args:
+        codec: the target's tokenizer.
+        stop: the text ends before the first of these that appears.
+        prompt_ids: what the answer follows.
+    """
+
+    __slots__ = ("_emitted_chars", "_longest_stop_chars", "_stop", "_stream", "_text", "_unread", "stopped")
+
+    def __init__(self, codec: TextCodec, stop: Sequence[str] = (), prompt_ids: Sequence[int] = ()) -> None:
+        self._stream = codec.stream(prompt_ids)
+        self._stop = tuple(stop)
+        self._longest_stop_chars = max(map(len, stop), default=0)
+        self._unread: list[int] = []
+        self._text = ""
+        self._emitted_chars = 0
+        self.stopped = False
+
+    def push(self, token_id: int) -> bool:
+        """Add a token; True when a stop string is now complete (the text ends before it)."""
+        self._unread.append(token_id)
+        if self._stop:  # else the text is wanted only when it is taken
+            self._read_on()
+        return self.stopped
+
+    def _read_on(self) -> None:
+        self._append(self._stream.read(self._unread))
+        self._unread.clear()
+
+    def _append(self, text: str) -> None:
+        self._text += text
+        if not self._stop or not text:
+            return
+        searched_from = max(0, len(self._text) - len(text) - self._longest_stop_chars)
+        found = [at for stop in self._stop if (at := self._text.find(stop, searched_from)) >= 0]
+        if found:
+            self._text = self._text[: min(found)]
+            self.stopped = True
+
+    def take(self, *, final: bool = False) -> str:
+        """Text not yet handed out; `final` also hands out what was held back."""
+        if self._unread:
+            self._read_on()
+        if final and not self.stopped:
+            self._append(self._stream.rest())
+        end = len(self._text)
+        if self._stop and not (final or self.stopped):
+            end -= self._held_back()
+        start, self._emitted_chars = self._emitted_chars, max(end, self._emitted_chars)
+        return self._text[start:end]
+
+    def skip(self, num_chars: int) -> None:
+        """The client already has this many characters (a resumed query)."""
+        self._emitted_chars = num_chars
+
+    def _held_back(self) -> int:
+        """Length of the longest tail that may be the beginning of a stop string."""
+        longest = 0
+        for stop in self._stop:
+            for size in range(min(len(stop) - 1, len(self._text)), longest, -1):
+                if self._text.endswith(stop[:size]):
+                    longest = size
+                    break
+        return longest

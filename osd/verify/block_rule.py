@@ -1,0 +1,68 @@
+"""Block verification: accepts the longest sound block of a proposal, judging its tokens together.
+
+Sun et al. 2024 (arXiv 2403.10444, algorithm 2). The output follows the target's distribution exactly, as with
+token-wise rejection (`osd.verify.token_rule`), and in expectation never fewer tokens are accepted: a token that the
+target likes more than the drafter did makes up for an earlier one that it liked less.
+
+Shapes: B rows, K proposed tokens (row b has the first `lengths[b]` of them), Q = K + 1 positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from osd.verify.shaping import draw
+from osd.verify.token_rule import count_prefix, residual
+
+
+def reject_blockwise(
+    target_probs_BQV: Tensor, draft_probs_BKV: Tensor, proposed_BK: Tensor, lengths_B: Tensor, uniform_BQ: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keep the longest block of each row's proposal that passes its test, and draw the token that follows it.
+
+    With p_0 = 1, the first i tokens weigh p_i = min(1, p_(i-1) * target(x_i) / draft(x_i)). At the position after them
+    the residual is max(p_i * target - draft, 0), which adds up to e_i. A block of i < length tokens passes with
+    probability e_i / (e_i + 1 - p_i), the whole proposal with p_length. The *recovered* token is drawn from the
+    residual after the longest block that passed; after the whole proposal, the *bonus* token is drawn from the target.
+
+    Args:
+        target_probs_BQV: what the query may be drawn from at each position.
+        draft_probs_BKV: the very distributions the proposed tokens were drawn from. From the first that is not a
+            distribution on (a broken drafter's), a row counts as proposing nothing.
+        proposed_BK: the proposed token ids.
+        lengths_B: how many each row proposes.
+        uniform_BQ: uniform draws in (0, 1): `lengths[b]` tests, then the draw of the last token.
+
+    Returns:
+        (number of accepted tokens `[B]`, the recovered or bonus token `[B]`).
+    """
+    rows_B, num_proposed = torch.arange(len(lengths_B), device=lengths_B.device), proposed_BK.shape[1]
+    last_uniform_B = uniform_BQ[rows_B, lengths_B]
+    index_BK1 = proposed_BK[:, :, None]
+    target_BK = target_probs_BQV[:, :num_proposed].gather(2, index_BK1)[:, :, 0]
+    draft_BK = draft_probs_BKV.gather(2, index_BK1)[:, :, 0]
+    lengths_B = count_prefix(draft_BK.isfinite(), lengths_B)
+    weight_B = torch.ones_like(last_uniform_B)
+    kept_weight_B, num_accepted_B = weight_B, torch.zeros_like(lengths_B)
+    for position in range(1, num_proposed + 1):
+        joint_B = weight_B * target_BK[:, position - 1]
+        draft_B = draft_BK[:, position - 1]
+        weight_B = torch.where(joint_B >= draft_B, 1.0, joint_B / draft_B)
+        passes_B = uniform_BQ[:, position - 1] < weight_B
+        if position < num_proposed:
+            rest_BV = weight_B[:, None] * target_probs_BQV[:, position]
+            excess_B = residual(rest_BV, draft_probs_BKV[:, position]).sum(dim=-1)
+            is_sound_B = uniform_BQ[:, position - 1] * (excess_B + 1 - weight_B) < excess_B
+            passes_B = torch.where(position < lengths_B, is_sound_B | (weight_B >= 1), passes_B)
+        passes_B = passes_B & (position <= lengths_B)
+        num_accepted_B = torch.where(passes_B, position, num_accepted_B)
+        kept_weight_B = torch.where(passes_B, weight_B, kept_weight_B)
+    weights_BV = target_probs_BQV[rows_B, num_accepted_B]
+    if num_proposed:
+        refused_BV = draft_probs_BKV[rows_B, num_accepted_B.clamp(max=num_proposed - 1)]
+        residual_BV = residual(kept_weight_B[:, None] * weights_BV, refused_BV)
+        # The residual is empty only where target and draft agree to rounding; then nothing is rejected but by rounding.
+        is_drawn_B = (num_accepted_B < lengths_B) & (residual_BV.sum(dim=-1) > 0)
+        weights_BV = torch.where(is_drawn_B[:, None], residual_BV, weights_BV)
+    return num_accepted_B, draw(weights_BV, last_uniform_B)

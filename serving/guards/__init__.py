@@ -1,0 +1,1 @@
+"""Who may ask, how much and how slowly: what happens before a route's own code."""

@@ -1,0 +1,49 @@
+"""Who may use the OpenAI routes. Keys are known only by their SHA-256."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from hashlib import sha256
+
+from serving.guards.wrong_secrets import WrongSecrets
+from serving.wire.errors import ApiError
+
+
+def is_secret(candidate: str, secret_sha256: str) -> bool:
+    """Compare in a time that tells nothing. An empty hash matches no candidate."""
+    return hmac.compare_digest(sha256(candidate.encode(errors="replace")).hexdigest(), secret_sha256.lower())
+
+
+def bearer(authorization: str | None) -> str | None:
+    """The token of an `Authorization: Bearer` header."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+class ApiKeys:
+    """The keys that open the OpenAI routes; none at all leaves them open."""
+
+    def __init__(self, hashes: Iterable[str], wrong: WrongSecrets | None = None) -> None:
+        self._hashes = tuple(hashes)
+        self._wrong = wrong or WrongSecrets()
+
+    def allows(self, authorization: str | None) -> bool:
+        """True when no key is asked for, or the right one is given."""
+        if not self._hashes:
+            return True
+        key = bearer(authorization)
+        # Every hash is compared, so that time does not tell which one matched.
+        return key is not None and sum(is_secret(key, known) for known in self._hashes) > 0
+
+    async def check(self, authorization: str | None, peer: str) -> None:
+        """Return if the key is right, or none is asked for.
+
+        Raises:
+            ApiError: 401 for a wrong or missing key, 429 after too many wrong ones.
+        """
+        if self.allows(authorization):
+            return
+        message = "Wrong or missing API key; send it as 'Authorization: Bearer KEY'."
+        refusal = ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        raise refusal if bearer(authorization) is None else await self._wrong.refusal(peer, refusal)

@@ -1,0 +1,65 @@
+"""Who may use a route: checked before its body is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+
+from osd.config.settings import Access, ServerConfig
+from serving.guards.admission import Guard
+from serving.guards.api_keys import bearer
+from serving.services import Services
+from serving.wire.errors import ApiError
+
+SESSION_COOKIE = "osd_admin"
+CSRF_HEADER = "X-OSD-Admin"
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+
+async def with_api_key(request: Request, services: Services) -> None:
+    """Refuse unless the API key is right, where keys are configured."""
+    await services.api_keys.check(request.headers.get("authorization"), peer_of(request))
+
+
+async def with_admin_token(request: Request, services: Services) -> None:
+    """Refuse unless the request carries the admin token, or the cookie of a session that it opened.
+
+    A browser sends the cookie by itself, so a change also needs a header that no other site's page can add.
+    """
+    token = bearer(request.headers.get("authorization"))
+    if token is not None:
+        await services.admin.check_token(token, peer_of(request))
+        return
+    if not services.admin.has_session(request.cookies.get(SESSION_COOKIE, "")):
+        headers = {"WWW-Authenticate": "Bearer"}
+        raise ApiError(401, "The admin token is needed.", code="admin_token_needed", headers=headers)
+    if request.method not in _SAFE_METHODS:
+        await with_csrf_header(request, services)
+
+
+async def with_csrf_header(request: Request, services: Services) -> None:
+    """Refuse what another site's page could make a browser send."""
+    if CSRF_HEADER not in request.headers:
+        raise ApiError(403, f"The header {CSRF_HEADER} is needed.", code="csrf_header_needed")
+
+
+def as_configured(setting: Callable[[ServerConfig], Access]) -> Guard:
+    """The guard that a setting names; a route that is off answers as if it were not there."""
+
+    async def guard(request: Request, services: Services) -> None:
+        match setting(services.config.server):
+            case "api_key":
+                await with_api_key(request, services)
+            case "admin":
+                await with_admin_token(request, services)
+            case "off":
+                raise HTTPException(404)
+
+    return guard
+
+
+def peer_of(request: Request) -> str:
+    """The address that the request came from."""
+    return request.client.host if request.client else "unknown"

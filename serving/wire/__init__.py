@@ -1,0 +1,1 @@
+"""The OpenAI wire: request and answer schemas, views, server-sent events, errors."""

@@ -1,0 +1,49 @@
+"""The body of POST /v1/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from serving.wire.inert_fields import InertCompletion
+from serving.wire.request_base import GenerationFields, Text
+
+DEFAULT_MAX_TOKENS = 16
+
+_PROMPT_KINDS = "expected a string, a list of strings, a list of token ids or a list of lists of token ids"
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(token_id) is int for token_id in value)
+
+
+def _prompt_list(value: Any) -> Any:
+    """One prompt or many, always as a list of prompts, each a text or token ids."""
+    if isinstance(value, str) or (value and _is_ids(value)):
+        return [value]
+    if value and isinstance(value, list) and (all(isinstance(one, str) for one in value) or all(map(_is_ids, value))):
+        return value
+    raise ValueError(_PROMPT_KINDS)
+
+
+class CompletionRequest(InertCompletion, GenerationFields):
+    """A text to continue. Without `max_tokens` the answer has at most 16 tokens, as OpenAI's and vLLM's.
+
+    Example: `{"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 32}`
+    """
+
+    prompt: Annotated[
+        list[Text | list[int]],
+        BeforeValidator(_prompt_list, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+        Field(description="Text or token ids, one prompt or a list."),
+    ]
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    best_of: int | None = Field(default=None, description="Accepted where it equals n: every choice is returned.")
+
+    @field_validator("best_of")
+    @classmethod
+    def _returns_every_choice(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value != info.data.get("n"):
+            raise ValueError("osd returns every choice: leave it out, or make it equal to n")
+        return value

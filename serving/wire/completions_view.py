@@ -1,0 +1,78 @@
+"""Answers in the shape of OpenAI's (plain) completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from osd.records.query import TokenDelta, TokenLogprob
+from serving.codec import Codec
+from serving.generation import Choice
+from serving.wire.chat_view import MIN_LOGPROB
+
+
+class CompletionView:
+    """Shapes the choices of one completion request.
+
+    Args:
+        codec: the target's tokenizer.
+        prompts: the token ids of each prompt.
+        choices_per_prompt: how many answers each prompt gets; choices are numbered prompt by prompt.
+        logprobs: whether log-probabilities are wanted.
+    """
+
+    object = "text_completion"
+    chunk_object = "text_completion"
+    id_prefix = "cmpl-"
+
+    def __init__(
+        self, codec: Codec, prompts: Sequence[Sequence[int]], *, choices_per_prompt: int, logprobs: bool
+    ) -> None:
+        self._codec = codec
+        self._logprobs = logprobs
+        if logprobs:
+            self._offsets = [codec.offsets(prompt_ids) for prompt_ids in prompts for _ in range(choices_per_prompt)]
+
+    def choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        """A finished choice."""
+        return self._shape(index, choice.text, choice.logprobs, choice.finish_reason)
+
+    def opening(self, index: int) -> None:
+        """Plain completions have no opening piece."""
+
+    def piece(self, index: int, delta: TokenDelta) -> dict[str, Any] | None:
+        """One piece of a stream; None while there is nothing to send."""
+        if not (delta.text or delta.finish_reason or (self._logprobs and delta.logprobs)):
+            return None
+        return self._shape(index, delta.text, delta.logprobs, delta.finish_reason)
+
+    def _shape(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish_reason: str | None
+    ) -> dict[str, Any]:
+        shaped = self._shape_logprobs(index, logprobs) if self._logprobs else None
+        return {"index": index, "text": text, "logprobs": shaped, "finish_reason": finish_reason}
+
+    def _shape_logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """Offsets count characters from the beginning of the answer, not of the prompt."""
+        return {
+            "tokens": [self._token(one.token_id) for one in logprobs],
+            "token_logprobs": [max(one.logprob, MIN_LOGPROB) for one in logprobs],
+            "top_logprobs": [self._top(one) for one in logprobs],
+            "text_offset": [self._offsets[index].next(self._codec.token_bytes(one.token_id)) for one in logprobs],
+        }
+
+    def _top(self, one: TokenLogprob) -> dict[str, float]:
+        """By token, best first. Of two with the same text, the chosen or more likely one has it as its key."""
+        chosen = self._token(one.token_id)
+        ranked: dict[str, float] = {}
+        for token_id, logprob in (*one.top, (one.token_id, one.logprob)):
+            key = self._token(token_id)
+            if token_id != one.token_id and (key == chosen or key in ranked):
+                key = f"token_id:{token_id}"
+            ranked.setdefault(key, max(logprob, MIN_LOGPROB))
+        return ranked
+
+    def _token(self, token_id: int) -> str:
+        r"""Its text; bytes that are no whole characters as `bytes:\xf0\x9f`, as OpenAI's plain completions do."""
+        text, data = self._codec.token_text(token_id), self._codec.token_bytes(token_id)
+        return f"bytes:{text}" if data and data != text.encode() else text

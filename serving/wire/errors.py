@@ -1,0 +1,179 @@
+"""Every refusal and failure in the OpenAI error shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from osd.records.errors import (
+    EngineUnavailableError,
+    OsdError,
+    PromptTooLongError,
+    QueueFullError,
+    UnknownVersionError,
+    WeightsRefusedError,
+)
+from serving.wire.inert_fields import UNSUPPORTED
+
+log = logging.getLogger(__name__)
+
+QUEUE_FULL_RETRY_S = 1
+UNAVAILABLE_RETRY_S = 5
+CLIENT_CLOSED_REQUEST = 499
+_LONGEST_MESSAGE_CHARS = 1000
+_NO_JSON = "The request body must be a JSON object in UTF-8, sent as application/json."
+
+
+class ApiError(Exception):
+    """An answer other than 2xx, meant for the client.
+
+    Example: `ApiError(400, "'n' must be at least 1", param="n", code="invalid_value")`
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The wire shape."""
+        return {
+            "error": {
+                "message": _printable(self.message),
+                "type": _error_type(self.status),
+                "param": None if self.param is None else _printable(self.param),
+                "code": self.code,
+            }
+        }
+
+    def response(self) -> JSONResponse:
+        """The whole answer."""
+        return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
+
+
+def internal_error() -> ApiError:
+    """What a client sees of a fault of ours: nothing of its inside."""
+    return ApiError(500, "Internal server error; the server's log has the details.", code="internal_error")
+
+
+def to_api_error(error: Exception) -> ApiError:
+    """Translate any error of the engine; an unknown one is logged and becomes a bare 500."""
+    match error:
+        case ApiError():
+            return error
+        case PromptTooLongError():
+            return ApiError(400, str(error), param="prompt", code="context_length_exceeded")
+        case QueueFullError():
+            return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(QUEUE_FULL_RETRY_S)})
+        case EngineUnavailableError():
+            retry = {"Retry-After": str(UNAVAILABLE_RETRY_S)}
+            return ApiError(503, str(error), code="engine_unavailable", headers=retry)
+        case UnknownVersionError():
+            return ApiError(404, str(error), param="to", code="version_not_found")
+        case WeightsRefusedError():
+            return ApiError(409, str(error), code="weights_refused")
+    log.error("unexpected %s", type(error).__name__, exc_info=error)
+    return internal_error()
+
+
+def from_validation(problems: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """The first problem that pydantic found in `body`, or in the query; it names the field as the client wrote it."""
+    problem = problems[0]
+    kind = problem["type"]
+    if kind == "json_invalid":
+        return ApiError(400, f"The request body is not valid JSON: {problem['ctx']['error']}.", code="invalid_json")
+    param = _param(problem["loc"], body)
+    if param is None:
+        return ApiError(400, _NO_JSON, code="invalid_json")
+    if kind == "extra_forbidden":
+        return ApiError(400, f"Unknown or unsupported field '{param}'.", param=param, code="unknown_parameter")
+    if kind == UNSUPPORTED:
+        return ApiError(400, f"'{param}' {problem['msg']}.", param=param, code="unsupported_parameter")
+    if kind == "missing":
+        return ApiError(400, f"'{param}' is required.", param=param, code="missing_required_parameter")
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+    return ApiError(400, f"Invalid '{param}': {message}.", param=param, code=code)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every foreseen exception in the OpenAI shape; unforeseen ones end in `serving.observing.observe`."""
+
+    async def on_domain_error(_: Request, error: Exception) -> Response:
+        return to_api_error(error).response()
+
+    async def on_validation_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return from_validation(error.errors(), error.body).response()
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        status, path = error.status_code, request.url.path
+        message, code = {
+            400: (_NO_JSON, "invalid_json"),  # other bytes than UTF-8, say: FastAPI found no way to read it
+            404: (f"There is no {path} here.", "unknown_url"),
+            405: (f"{request.method} is not allowed on {path}.", "method_not_supported"),
+        }.get(status, (str(error.detail), HTTPStatus(status).name.lower()))
+        return ApiError(status, message, code=code, headers=error.headers).response()
+
+    async def on_disconnect(_: Request, __: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    app.add_exception_handler(ApiError, on_domain_error)
+    app.add_exception_handler(OsdError, on_domain_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
+
+
+def _error_type(status: int) -> str:
+    match status:
+        case 403:
+            return "permission_error"
+        case 429:
+            return "rate_limit_error"
+        case _ if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error"
+    return "invalid_request_error"
+
+
+def _param(location: Sequence[str | int], body: Any) -> str | None:
+    """('body', 'messages', 0, 'content', 'str') as 'messages[0].content'; None when no field is meant.
+
+    Steps that are not in the body are pydantic's own (the member of a union, a list made of a single value) and are
+    left out.
+    """
+    source, *steps = location
+    if source != "body":
+        return ".".join(map(str, steps)) or None
+    value, path = body, ""
+    for step in steps:
+        if isinstance(step, str) and isinstance(value, dict):
+            value, path = value.get(step), f"{path}.{step}"
+        elif isinstance(step, int) and isinstance(value, list) and step < len(value):
+            value, path = value[step], f"{path}[{step}]"
+    return path.removeprefix(".") or None
+
+
+def _printable(text: str) -> str:
+    """Bounded and encodable, whatever a client put into a field's name."""
+    return text.encode(errors="replace").decode()[:_LONGEST_MESSAGE_CHARS]

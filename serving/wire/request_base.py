@@ -1,0 +1,142 @@
+"""What all request bodies share: strictness, and the fields that shape sampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from osd.records.query import SamplingParams
+from serving.wire.inert_fields import InertGeneration, NoEffect, WireModel
+
+MAX_CHOICES = 128
+
+
+def _utf8(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no tokenizer reads
+        raise ValueError("the text holds an unpaired surrogate") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_utf8)]
+
+
+class StreamOptions(WireModel):
+    """How a stream is sent."""
+
+    include_usage: bool = Field(default=False, description="Send a last chunk with token counts.")
+    continuous_usage_stats: bool = Field(
+        default=False, description="With include_usage: every chunk carries the token counts so far."
+    )
+    include_obfuscation: Annotated[None, NoEffect(False)] = None
+
+    @property
+    def asks_for_something(self) -> bool:
+        """False for options that leave a stream as it is without them."""
+        return self.include_usage or self.continuous_usage_stats
+
+
+class OsdOptions(WireModel):
+    """The `osd` object of a request: what OpenAI's API has no field for."""
+
+    domain: str = Field(
+        default="default",
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="Label of this traffic, kept with its outcomes; training batches are balanced over the labels.",
+    )
+    speculation_length: int | None = Field(
+        default=None, ge=0, le=16, description="Tokens proposed per round; null chooses by goodput, 0 decodes plainly."
+    )
+
+
+def _stop_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Stop = Annotated[
+    list[Annotated[str, Field(min_length=1), AfterValidator(_utf8)]],
+    BeforeValidator(_stop_list, json_schema_input_type=str | list[str]),
+    Field(max_length=4, description="One string or up to four; the answer ends before the first that appears."),
+]
+
+
+class ResponseFormat(WireModel):
+    """Only plain text."""
+
+    type: Literal["text"]
+
+
+Label = Annotated[str | None, Field(description="Accepted and not used.")]
+
+
+class GenerationFields(InertGeneration):
+    """The fields that chat and plain completions have in common.
+
+    `store` defaults to true, unlike OpenAI's: osd learns from its traffic. With `"store": false` nothing of the query
+    is recorded but counters.
+    """
+
+    model: str
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Most tokens of the answer; cut to what the context holds."
+    )
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=-1, description="0 and -1 keep the whole vocabulary.")
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    seed: int | None = Field(
+        default=None, ge=-(2**63), lt=2**63 - MAX_CHOICES, description="Choice i draws with seed + i."
+    )
+    stop: Stop = []
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool = Field(default=False, description="For benchmarks: go on after the end-of-text token.")
+    min_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Above 0 only with ignore_eos and without stop, which make every answer full length.",
+    )
+    store: bool = True
+    response_format: ResponseFormat | None = None
+    osd: OsdOptions = OsdOptions()
+
+    metadata: Annotated[dict[str, str] | None, Field(description="Accepted and not used.")] = None
+    prompt_cache_key: Label = None
+    safety_identifier: Label = None
+    session_id: Label = None
+    user: Label = None
+
+    @field_validator("stream_options")
+    @classmethod
+    def _only_of_a_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if value is not None and value.asks_for_something and not info.data.get("stream"):
+            raise ValueError("it is allowed only with stream: true")
+        return value
+
+    @field_validator("min_tokens")
+    @classmethod
+    def _nothing_ends_it_early(cls, value: int, info: ValidationInfo) -> int:
+        if value and (not info.data.get("ignore_eos") or info.data.get("stop")):
+            raise ValueError("above 0 it is allowed only with ignore_eos: true and without stop")
+        return value
+
+    def sampling(self, *, max_tokens: int, logprobs: int | None, choice: int) -> SamplingParams:
+        """The engine's parameters of one choice."""
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(self.top_k, 0),
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=None if self.seed is None else self.seed + choice,
+            max_tokens=max_tokens,
+            stop=tuple(self.stop),
+            logprobs=logprobs,
+            ignore_eos=self.ignore_eos,
+        )

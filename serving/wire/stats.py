@@ -1,0 +1,54 @@
+"""The `usage` and `osd` fields of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from osd.records.query import QueryStats
+
+
+def counts(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """What `usage` holds while an answer is under way."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def usage(prompt_tokens: int, stats: Sequence[QueryStats]) -> dict[str, Any]:
+    """Token counts in the OpenAI shape. A prompt counts once, however many choices it has.
+
+    `cached_tokens` are those of the prompt that no choice had to have read, as earlier queries began with them.
+    """
+    completion_tokens = sum(one.output_tokens for one in stats)
+    read_tokens = sum(one.prompt_tokens - one.reused_tokens for one in stats)
+    cached_tokens = max(prompt_tokens - read_tokens, 0)
+    return {**counts(prompt_tokens, completion_tokens), "prompt_tokens_details": {"cached_tokens": cached_tokens}}
+
+
+def osd_field(stats: Sequence[QueryStats]) -> dict[str, Any]:
+    """What speculation did for this answer, summed over its choices; a ratio of nothing is null.
+
+    acceptance rate = accepted / proposed; acceptance length = committed / rounds, which counts the recovered or bonus
+    token of each round. `drafter_version` is the one that proposed last, in the choice that finished last.
+    """
+    rounds = sum(one.rounds for one in stats)
+    proposed = sum(one.proposed for one in stats)
+    accepted = sum(one.accepted for one in stats)
+    committed = sum(one.committed for one in stats)
+    return {
+        "rounds": rounds,
+        "proposed": proposed,
+        "accepted": accepted,
+        "committed": committed,
+        "acceptance_rate": accepted / proposed if proposed else None,
+        "acceptance_length": committed / rounds if rounds else None,
+        "drafter_version": stats[-1].drafter_version,
+        "drafter_versions": list(dict.fromkeys(version for one in stats for version in one.drafter_versions)),
+        "queue_ms": round(sum(one.queue_ms for one in stats), 3),
+        "prefill_ms": round(sum(one.prefill_ms for one in stats), 3),
+        "draft_ms": round(sum(one.draft_ms for one in stats), 3),
+        "verify_ms": round(sum(one.verify_ms for one in stats), 3),
+    }

@@ -1,0 +1,262 @@
+"""Stand-ins for what the HTTP front depends on: an engine that follows a script, and a tokenizer of characters."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from osd.records.errors import EngineUnavailableError, UnknownVersionError, WeightsRefusedError
+from osd.records.events import Event
+from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
+from osd.records.status import AcceptancePoint, EngineStatus, ServiceStatus, TrainerStatus
+from osd.records.version import WeightManifest
+from osd.text.offsets import TextOffsets
+
+
+class FakeCodec:
+    """One token a character: its code point."""
+
+    def __init__(
+        self,
+        *,
+        model_id: str = "fake-model",
+        context_tokens: int = 128,
+        vocab_tokens: int = 0x3000,
+        has_chat_template: bool = True,
+    ) -> None:
+        self.model_id = model_id
+        self.context_tokens = context_tokens
+        self.vocab_tokens = vocab_tokens
+        self.has_chat_template = has_chat_template
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        return tuple(ord(char) for char in text)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+        if not self.has_chat_template:
+            raise ValueError(f"{self.model_id} has no chat template; use /v1/completions")
+        return self.encode_text("".join(f"<{one['role']}>{one['content']}" for one in messages) + "<assistant>")
+
+    def token_text(self, token_id: int) -> str:
+        return chr(token_id) if token_id < 0x110000 else ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return chr(token_id).encode()
+
+    def offsets(self, prompt_ids: Sequence[int]) -> TextOffsets:
+        return TextOffsets()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+
+@dataclass(kw_only=True)
+class FakeEngineClient:
+    """Answers every query with `answer`, `tokens_per_delta` at a time, and remembers what was asked of it."""
+
+    answer: str = "Hello world"
+    tokens_per_delta: int = 3
+    """Deltas after the first have this many tokens; each is one round."""
+    refuse: Exception | None = None
+    """Raised before the first delta: a full queue, an absent engine."""
+    fail_after: tuple[int, Exception] | None = None
+    """After so many deltas, raise this."""
+    finish_as: FinishReason | None = None
+    """Instead of 'stop' or 'length'."""
+    error: str | None = None
+    """What the last delta says went wrong."""
+    pause_after: int | None = None
+    """After so many deltas, wait for `go_on`."""
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    paused: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once a query waits for `go_on`."""
+    service: ServiceStatus | None = None
+    """None: the engine is unavailable."""
+    event_log: list[Event] = field(default_factory=list)
+    points: list[AcceptancePoint] = field(default_factory=list)
+    manifests: list[WeightManifest] = field(default_factory=list)
+
+    requests: list[Request] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    """Ids of queries whose stream was closed before it ended."""
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+
+    async def generate(self, request: Request) -> AsyncIterator[TokenDelta]:
+        self.requests.append(request)
+        finished = False
+        try:
+            for number, delta in enumerate(self._script(request)):
+                if number == self.pause_after:
+                    self.paused.set()
+                    await self.go_on.wait()
+                if number == 0 and self.refuse is not None:
+                    raise self.refuse
+                if self.fail_after is not None and number == self.fail_after[0]:
+                    raise self.fail_after[1]
+                finished = delta.finish_reason is not None
+                yield delta
+        finally:
+            if not finished:
+                self.closed.append(request.request_id)
+
+    def _script(self, request: Request) -> list[TokenDelta]:
+        """The first token comes from the prefill, the others in rounds, of which one token each was not accepted."""
+        params = request.params
+        stops = [at for stop in params.stop if (at := self.answer.find(stop)) >= 0]
+        text = self.answer[: min(stops)] if stops else self.answer
+        reason: FinishReason = "length" if len(text) > params.max_tokens else "stop"
+        ids = tuple(ord(char) for char in text[: params.max_tokens])
+        groups = [ids[:1], *(ids[at : at + self.tokens_per_delta] for at in range(1, len(ids), self.tokens_per_delta))]
+        rounds = len(groups) - 1
+        stats = QueryStats(
+            prompt_tokens=len(request.prompt_ids),
+            output_tokens=len(ids),
+            rounds=rounds,
+            proposed=4 * rounds,
+            accepted=len(ids) - 1 - rounds,
+            committed=len(ids) - 1,
+            drafter_version=3,
+            drafter_versions=(2, 3),
+            queue_ms=1.0,
+            prefill_ms=2.0,
+            draft_ms=3.0,
+            verify_ms=4.0,
+            total_ms=10.0,
+        )
+        return [
+            TokenDelta(
+                request_id=request.request_id,
+                token_ids=group,
+                text="".join(map(chr, group)),
+                logprobs=tuple(_logprob(token_id, params.logprobs) for token_id in group)
+                if params.logprobs is not None
+                else (),
+                finish_reason=(self.finish_as or reason) if number == rounds else None,
+                error=self.error if number == rounds else None,
+                stats=stats if number == rounds else None,
+            )
+            for number, group in enumerate(groups)
+        ]
+
+    async def status(self) -> ServiceStatus:
+        if self.service is None:
+            raise EngineUnavailableError("no engine yet; try again")
+        return self.service
+
+    async def events(self, limit: int) -> list[Event]:
+        return self.event_log[-limit:]
+
+    async def history(self, limit: int) -> list[AcceptancePoint]:
+        return self.points[-limit:]
+
+    async def versions(self) -> list[WeightManifest]:
+        return self.manifests
+
+    async def pause_training(self) -> None:
+        self.calls.append(("pause",))
+
+    async def resume_training(self) -> None:
+        self.calls.append(("resume",))
+
+    async def roll_back(self, to: int, reason: str) -> WeightManifest:
+        self.calls.append(("roll_back", to, reason))
+        for manifest in self.manifests:
+            if manifest.number == to and manifest.rolled_back:
+                raise WeightsRefusedError(f"version {to} was itself rolled back: {manifest.rolled_back}")
+            if manifest.number == to:
+                return manifest
+        raise UnknownVersionError(f"there is no drafter version {to}")
+
+
+def _logprob(token_id: int, num_top: int) -> TokenLogprob:
+    """The token itself at -0.5, then alternatives, the last of them impossible."""
+    top = tuple((token_id + rank, -0.5 - rank if rank < 2 else float("-inf")) for rank in range(num_top))
+    return TokenLogprob(token_id=token_id, logprob=-0.5, top=top)
+
+
+def fake_manifest(
+    number: int, *, rolled_back: str = "", candidate: float = 0.31, serving: float = 0.24
+) -> WeightManifest:
+    """A published drafter version."""
+    return WeightManifest(
+        number=number,
+        kind="feature",
+        config={"window_tokens": 256},
+        config_hash="9f2c",
+        parent=number - 1 if number > 1 else None,
+        digest="ab41",
+        training_step=40 * number,
+        gate={"candidate": candidate, "serving": serving, "margin": 0.005, "published": 1.0} if number > 1 else {},
+        created_at_s=time.time() - 60.0 * (10 - number),
+        rolled_back=rolled_back,
+    )
+
+
+def fake_point(query: int) -> AcceptancePoint:
+    """One finished query."""
+    return AcceptancePoint(
+        query=query,
+        at_s=1000.0 + query,
+        domain="default",
+        drafter_version=1,
+        rounds=2,
+        proposed=8,
+        accepted=3,
+        committed=5,
+        output_tokens=6,
+        decode_ms=50.0,
+    )
+
+
+def fake_service(*, ready: bool = True) -> ServiceStatus:
+    """A healthy service in the middle of its work."""
+    engine = EngineStatus(
+        target="fake-model",
+        drafter_kind="feature",
+        drafter_version=3,
+        running=2,
+        waiting=1,
+        max_slots=8,
+        context_tokens=128,
+        utilisation=0.42,
+        speculation_length=3,
+        speculation_enabled=True,
+        uptime_s=3725.0,
+        computes="CPU: AVX2, bfloat16 weights widened in registers",
+        counters={
+            "queries_total": 300.0,
+            "rounds_total": 70.0,
+            "proposed_total": 250.0,
+            "accepted_total": 75.0,
+            "committed_total": 145.0,
+            "roll_backs_total": 3.0,
+            "manual_roll_backs_total": 1.0,
+        },
+        acceptance_by_version={
+            2: {"rounds": 50, "proposed": 180, "accepted": 40, "committed": 90},
+            3: {"rounds": 20, "proposed": 70, "accepted": 35, "committed": 55},
+        },
+    )
+    trainer = TrainerStatus(
+        state="training",
+        steps=120,
+        trained_tokens=122_880,
+        loss=1.84,
+        learning_rate=1e-3,
+        replay_records=311,
+        replay_bytes=48_300_000,
+        held_out_records=31,
+        published_version=3,
+        gate={"candidate": 0.31, "serving": 0.24, "margin": 0.005, "published": 1.0},
+        stream_lag=2,
+    )
+    return ServiceStatus(
+        ready=ready,
+        engine=engine,
+        trainer=trainer,
+        restarts={"engine": 0, "trainer": 1},
+        processes={"server": 210_000_000, "engine": 980_000_000, "trainer": 720_000_000, "redis": 34_000_000},
+    )

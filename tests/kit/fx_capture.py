@@ -1,0 +1,51 @@
+"""A stand-in for CUDA graphs that a CPU can run: work is traced once, and the trace is replayed.
+
+As with a CUDA graph, what the work takes from the host while it is traced is baked in: a value that should have come
+as a tensor, or a decision that depends on one, gives wrong results or no trace at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from osd.kernels.gpu.graphs import Work
+
+
+class FxCapture:
+    """Counts what it captures."""
+
+    def __init__(self) -> None:
+        self.num_captured = 0
+
+    def __call__(self, work: Work, inputs: tuple[Tensor, ...]) -> Work:
+        self.num_captured += 1
+        fixed = tuple(one.clone() for one in inputs)
+        with torch.no_grad():
+            traced = make_fx(work)(*fixed)
+        outputs = tuple(one.clone() for one in traced(*fixed))
+
+        def replay(*new: Tensor) -> tuple[Tensor, ...]:
+            for place, one in zip(fixed, new, strict=True):
+                assert place.shape == one.shape and place.dtype == one.dtype
+                place.copy_(one)
+            for place, one in zip(outputs, traced(*fixed), strict=True):
+                place.copy_(one)
+            return outputs  # overwritten by the next replay, as a graph's are
+
+        return replay
+
+
+@contextmanager
+def captured() -> Iterator[FxCapture]:
+    """Every model and drafter made within captures its rounds."""
+    capture = FxCapture()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("osd.models.slot_model", "osd.drafters.feature"):
+            patch.setattr(f"{module}.capture_for", lambda device: capture)
+        yield capture

@@ -1,0 +1,42 @@
+"""A real uvicorn on a free loopback port, in a thread of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from serving.guards.impatient import impatient
+
+
+@contextmanager
+def serve(app: FastAPI, receive_timeout_s: float = 30.0) -> Iterator[str]:
+    """Yield the base URL; stop the server at the end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=impatient(receive_timeout_s),
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline_s = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < deadline_s, "uvicorn did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listener.close()

@@ -1,0 +1,96 @@
+"""The benchmark of a shared device: its load, its trainer's modes, and what it reports."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import training_process
+from benchmarks.engine_load import Serving
+from benchmarks.random_models import SHAPES
+from benchmarks.shape_bench import feature_config
+from benchmarks.shared_device import main
+from benchmarks.training_process import Mode
+from osd.config.settings import TrainerConfig
+from osd.records.outcome_arrays import check_shapes
+from tests.unit.benchmarks.test_shapes import make_bench, prompts_of
+from trainer.spare import leaves_room
+
+_CONFIG = TrainerConfig(device="cpu", gate_margin=1.0, batch_tokens=32, gate_every_steps=2, held_out_share=0.25)
+_NET = feature_config(SHAPES["tiny"])
+
+
+def test_queries_are_asked_one_by_one_or_as_they_arrive() -> None:
+    bench, prompts = make_bench(1.0), prompts_of(3)
+    bench.drafter.remember(prompts, bench.decode(prompts, 0).answers)
+    serving = Serving(bench, prompts, 40)
+    closed = serving.closed(0.05)
+    assert closed.tpots_s and closed.elapsed_s >= 0.05 and closed.busy_s <= closed.elapsed_s
+    late = serving.open([0.0, 0.0, 0.2], seconds=0.3)
+    assert len(late.tpots_s) == 3 and late.elapsed_s >= 0.3 and late.busy_s < late.elapsed_s
+    assert all(0 < tpot_s < late.elapsed_s for tpot_s in late.tpots_s)
+    assert bench.engine.counters.values["accepted_total"] == bench.engine.counters.values["proposed_total"]
+
+
+def test_made_up_outcomes_are_sound_and_come_once() -> None:
+    source = training_process._MadeUp(_NET, 5, 7)
+    first, rest = source.read(2, 0), source.read(1000, 0)
+    assert len(first) == 2 and source.lag() == 0 and not source.read(2, 0)
+    assert len({position for position, _ in first + rest}) == len(first + rest) > 8
+    for _, outcome in first + rest:
+        check_shapes(outcome)
+        assert len(outcome.output_ids) == 7 and outcome.hidden
+
+
+def test_the_trainer_trains_when_its_mode_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(training_process, "lower_priority", lambda nice: None)
+    names = ("mode", "mode_in_force", "utilisation", "steps", "trained_tokens")
+    shared: Any = SimpleNamespace(**{name: SimpleNamespace(value=0) for name in names})
+    shared.mode_in_force.value = -1
+    arguments = _NET, _CONFIG, 6, 8, shared, tmp_path
+    thread = threading.Thread(target=training_process._train, args=arguments, daemon=True)
+    thread.start()
+
+    def steps_in(mode: Mode, *, utilisation: float, at_least: int) -> int:
+        shared.utilisation.value, shared.mode.value = utilisation, mode
+        while shared.mode_in_force.value != mode:
+            time.sleep(0.01)
+        before, deadline_s = shared.steps.value, time.monotonic() + (60 if at_least else 0.3)
+        while shared.steps.value - before < max(at_least, 1) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        return int(shared.steps.value - before)
+
+    assert steps_in(Mode.PAUSED, utilisation=0.0, at_least=0) == 0
+    assert steps_in(Mode.ALWAYS, utilisation=1.0, at_least=3) >= 3  # past a gate
+    assert steps_in(Mode.PAUSED, utilisation=0.0, at_least=0) == 0
+    assert steps_in(Mode.YIELDING, utilisation=0.6, at_least=0) == 0
+    assert steps_in(Mode.YIELDING, utilisation=0.4, at_least=1) >= 1
+    assert shared.trained_tokens.value > 0 and any((tmp_path / "checkpoint").iterdir())
+    shared.mode.value = Mode.STOPPED
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("utilisation", "most", "is_left"), [(0.4, 0.5, True), (0.5, 0.5, False), (1.0, 1.0, True), (0.0, 0.0, False)]
+)
+def test_room_is_left_below_the_configured_share(utilisation: float, most: float, is_left: bool) -> None:
+    assert leaves_room(utilisation, TrainerConfig(max_utilisation=most)) == is_left
+
+
+def test_it_ends_with_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--shape tiny --seconds 0.2 --blocks 1 --slots 2 --length 2 --tokens 16 --context 6 --threads 1"
+    main([*options.split(), "--device", "cpu", "--json"])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["benchmark"] == "shared_device" and report["shape"] == "tiny" and report["queries_per_s"] > 0
+    assert report["loads"].keys() == {"closed", "open"}
+    for by_mode in report["loads"].values():
+        assert by_mode.keys() == {"paused", "yielding", "always"}
+        assert by_mode["paused"]["steps"] == 0 and by_mode["paused"]["tpot_p50_ratio"] == 1.0
+        assert all(at["queries"] and at["tpot_p50_ms"] <= at["tpot_p95_ms"] for at in by_mode.values())

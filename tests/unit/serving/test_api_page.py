@@ -1,0 +1,62 @@
+"""docs/api.md lists every field of a request, and of those that osd lacks the values that ask for nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from osd.config.settings import load_config
+from serving.app import create_app
+from serving.wire.chat_request import ChatRequest, Message, TextPart
+from serving.wire.completions_request import CompletionRequest
+from serving.wire.inert_fields import NoEffect
+from serving.wire.request_base import GenerationFields, OsdOptions, StreamOptions
+from tests.kit.fakes import FakeCodec, FakeEngineClient
+
+PAGE = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def fields_of(model: type[BaseModel], *, besides: type[BaseModel] | None = None) -> dict[str, str | None]:
+    """Field to the JSON values that change nothing; None for a field that osd implements."""
+    found: dict[str, str | None] = {}
+    for name, info in model.model_fields.items():
+        if besides is None or name not in besides.model_fields:
+            inert = [one for one in info.metadata if isinstance(one, NoEffect)]
+            found[name] = inert[0].accepted if inert else None
+    return found
+
+
+def rows_of(heading: str) -> dict[str, str]:
+    """First and second column of the tables under a heading."""
+    section = re.split(r"^#+ ", PAGE.split(f"## {heading}\n")[1], flags=re.M)[0]
+    return dict(re.findall(r"^\| `([a-z_.]+)` \| (.*?) \|", section, flags=re.M))
+
+
+@pytest.mark.parametrize(
+    ("heading", "fields"),
+    [
+        ("Both", fields_of(GenerationFields)),
+        ("Chat completions", fields_of(ChatRequest, besides=GenerationFields)),
+        ("Completions", fields_of(CompletionRequest, besides=GenerationFields)),
+        ("A message", fields_of(Message)),
+        ("A part of a message's content", fields_of(TextPart)),
+        ("`stream_options`", fields_of(StreamOptions)),
+        ("`osd`", fields_of(OsdOptions)),
+    ],
+)
+def test_the_page_lists_every_field(heading: str, fields: dict[str, str | None]) -> None:
+    rows = rows_of(heading)
+    assert set(rows) == set(fields)
+    for name, accepted in fields.items():
+        if accepted is not None:
+            said = f"only `{accepted}`".replace(" or ", "` or `") if accepted else "refused"
+            assert rows[name] == said, name
+
+
+def test_the_page_lists_every_route() -> None:
+    app = create_app(load_config(), FakeEngineClient(), FakeCodec(), admin_token_sha256="")
+    for path in app.openapi()["paths"]:
+        assert f"`{path}`" in PAGE.replace("{id}", "{model_id}"), path

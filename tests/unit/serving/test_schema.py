@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from osd.records.query import SamplingParams
+from serving.wire.chat_request import ChatRequest
+from serving.wire.completions_request import CompletionRequest
+from serving.wire.inert_fields import InertChat, InertCompletion, InertGeneration, InertMessage, WireModel
+from tests.kit.fakes import FakeCodec, FakeEngineClient
+from tests.kit.http_client import CHAT, COMPLETION, http_client
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return ChatRequest.model_validate({**CHAT, **fields})
+
+
+def completion(**fields: Any) -> CompletionRequest:
+    return CompletionRequest.model_validate({**COMPLETION, **fields})
+
+
+def refused_field(**fields: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        chat(**fields)
+    return ".".join(map(str, caught.value.errors()[0]["loc"]))
+
+
+def test_defaults_are_the_engines() -> None:
+    assert chat().sampling(max_tokens=128, logprobs=None, choice=0) == SamplingParams()
+
+
+def test_sampling_fields_reach_the_engine() -> None:
+    body = chat(
+        temperature=0,
+        top_p=0.5,
+        top_k=7,
+        min_p=0.1,
+        presence_penalty=1,
+        frequency_penalty=-1,
+        seed=40,
+        stop="x",
+        ignore_eos=True,
+    )
+    assert body.sampling(max_tokens=9, logprobs=2, choice=2) == SamplingParams(
+        temperature=0.0,
+        top_p=0.5,
+        top_k=7,
+        min_p=0.1,
+        presence_penalty=1.0,
+        frequency_penalty=-1.0,
+        seed=42,
+        max_tokens=9,
+        stop=("x",),
+        logprobs=2,
+        ignore_eos=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 2.1},
+        {"temperature": "1"},
+        {"temperature": float("nan")},
+        {"top_p": 0},
+        {"top_k": -2},
+        {"min_p": 1.5},
+        {"presence_penalty": 3},
+        {"seed": 2**63},
+        {"max_tokens": 0},
+        {"max_tokens": True},
+        {"n": 0},
+        {"n": 129},
+        {"stop": ["a", "b", "c", "d", "e"]},
+        {"stop": [""]},
+        {"messages": []},
+        {"messages": [{"role": "tool", "content": "x"}]},
+        {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "user", "content": "x", "name": 5}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        {"messages": [{"role": "user", "content": "half a pair: \ud800"}]},
+        {"response_format": {"type": "json_object"}},
+        {"stream_options": {"continuous_usage_stats": True}},
+        {"min_tokens": 1},
+        {"min_tokens": 1, "ignore_eos": True, "stop": ["x"]},
+        {"min_tokens": -1},
+        {"stream_options": {"include_obfuscation": True}, "stream": True},
+        {"top_logprobs": 2},
+        {"logprobs": 1},
+        {"stream_options": {"include_usage": True}},
+        {"metadata": {"a": 1}},
+        {"osd": {"domain": "two words"}},
+        {"osd": {"speculation_length": 17}},
+        {"osd": {"unknown": 1}},
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(fields: dict[str, Any]) -> None:
+    assert refused_field(**fields).startswith(next(iter(fields)))
+
+
+# Every field that osd does not implement, with values that ask for nothing (null always does) and one that asks.
+INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
+    InertGeneration: {
+        "allowed_token_ids": ([], [5]),
+        "bad_words": ([[]], ["x"]),
+        "cache_salt": ([], "x"),
+        "ec_transfer_params": ([{}], {"a": 1}),
+        "guided_choice": ([], ["x"]),
+        "guided_decoding_backend": ([], "x"),
+        "guided_grammar": ([], "x"),
+        "guided_json": ([], {}),
+        "guided_regex": ([], ".*"),
+        "guided_whitespace_pattern": ([], "x"),
+        "include_stop_str_in_output": ([False], True),
+        "kv_transfer_params": ([{}], {"a": 1}),
+        "length_penalty": ([1.0, 1], True),
+        "logit_bias": ([{}], {"5": 1}),
+        "logits_processors": ([[]], ["x"]),
+        "logprob_token_ids": ([], [5]),
+        "moderation": ([], {}),
+        "priority": ([0], False),
+        "prompt_cache_options": ([{}], {"mode": "explicit"}),
+        "prompt_cache_retention": (["in_memory", "in-memory"], "24h"),
+        "prompt_logprobs": ([], 0),
+        "repetition_detection": ([], {}),
+        "repetition_penalty": ([1.0, 1], 1.1),
+        "request_id": ([], "x"),
+        "return_token_ids": ([False], True),
+        "return_token_offsets": ([False], True),
+        "return_tokens_as_token_ids": ([False], True),
+        "service_tier": (["auto", "default"], "flex"),
+        "skip_special_tokens": ([True], False),
+        "spaces_between_special_tokens": ([True], False),
+        "stop_token_ids": ([[]], [5]),
+        "stream_interval": ([1], 2),
+        "structural_tag": ([], {}),
+        "structured_outputs": ([], {}),
+        "thinking_token_budget": ([-1], 10),
+        "truncate_prompt_tokens": ([], 5),
+        "truncation_side": ([], "left"),
+        "use_beam_search": ([False], True),
+        "vllm_xargs": ([{}], {"a": 1}),
+        "watermarking": ([False], True),
+    },
+    InertChat: {
+        "add_generation_prompt": ([True], False),
+        "add_special_tokens": ([False], True),
+        "audio": ([], {}),
+        "chat_template": ([], "x"),
+        "chat_template_kwargs": ([{}], {"enable_thinking": False}),
+        "continue_final_message": ([False], True),
+        "documents": ([[]], [{}]),
+        "echo": ([False], True),
+        "function_call": (["none", "auto"], {"name": "f"}),
+        "functions": ([[]], [{"name": "f"}]),
+        "include_reasoning": ([True, False], 1),
+        "media_io_kwargs": ([{}], {"a": {}}),
+        "mm_processor_kwargs": ([{}], {"a": 1}),
+        "modalities": ([["text"]], ["text", "audio"]),
+        "parallel_tool_calls": ([True, False], 0),
+        "prediction": ([], {}),
+        "reasoning_effort": (["none"], "low"),
+        "tool_choice": (["none", "auto"], "required"),
+        "tools": ([[]], [{"type": "function"}]),
+        "verbosity": (["medium"], "low"),
+        "web_search_options": ([], {}),
+    },
+    InertCompletion: {
+        "add_special_tokens": ([True], False),
+        "echo": ([False], True),
+        "prompt_embeds": ([], "x"),
+        "suffix": ([""], "x"),
+    },
+    InertMessage: {
+        "annotations": ([[]], [{}]),
+        "audio": ([], {"id": "x"}),
+        "function_call": ([], {"name": "f"}),
+        "provider_specific_fields": ([{}], {"a": 1}),
+        "reasoning": ([""], "hm"),
+        "reasoning_content": ([""], "hm"),
+        "refusal": ([], "no"),
+        "tool_calls": ([[]], [{"id": "a"}]),
+    },
+}
+
+
+def body_with(model: type[WireModel], name: str, value: Any) -> tuple[type[WireModel], dict[str, Any]]:
+    if model is InertMessage:
+        return ChatRequest, {**CHAT, "messages": [{"role": "assistant", "content": "hi", name: value}]}
+    if model is InertCompletion:
+        return CompletionRequest, {**COMPLETION, name: value}
+    return ChatRequest, {**CHAT, name: value}
+
+
+def test_every_inert_field_is_listed() -> None:
+    for model, fields in INERT.items():
+        assert set(fields) == set(model.model_fields)
+
+
+@pytest.mark.parametrize(("model", "name"), [(model, name) for model, fields in INERT.items() for name in fields])
+def test_values_that_ask_for_nothing_are_accepted_and_others_refused(model: type[WireModel], name: str) -> None:
+    accepted, refused = INERT[model][name]
+    for value in [None, *accepted]:
+        request, body = body_with(model, name, value)
+        request.model_validate(body)
+    request, body = body_with(model, name, refused)
+    with pytest.raises(ValidationError) as caught:
+        request.model_validate(body)
+    (problem,) = caught.value.errors()
+    assert problem["loc"][-1] == name and problem["type"] == "unsupported"
+    assert all(json.dumps(value) in problem["msg"] for value in accepted if value != 1), problem["msg"]
+
+
+def test_an_unknown_field_is_refused_even_if_null() -> None:
+    assert refused_field(tempreature=None) == "tempreature"
+
+
+def test_null_is_absent() -> None:
+    body = chat(temperature=None, stop=None, n=None, stream=None, store=None, seed=None, metadata=None, osd=None)
+    assert body == chat()
+
+
+def test_harmless_fields_are_accepted() -> None:
+    chat(user="someone", metadata={"a": "b"}, response_format={"type": "text"}, store=True)
+    chat(prompt_cache_key="a", safety_identifier="b", session_id="c", stop=[])
+    chat(messages=[{"role": "user", "name": "Ann", "content": "x"}])
+    chat(top_logprobs=0)
+    chat(stream_options={"include_usage": False, "continuous_usage_stats": False, "include_obfuscation": False})
+    content = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]
+    chat(messages=[{"role": "user", "content": content}])
+    completion(response_format={"type": "text"})
+
+
+async def test_a_least_length_where_nothing_ends_an_answer_early() -> None:
+    """As benchmark clients ask for answers of a set length."""
+    chat(min_tokens=0)
+    engine = FakeEngineClient()
+    body = {**COMPLETION, "max_tokens": 16, "ignore_eos": True}
+    async with http_client(engine) as client:
+        assert (await client.post("/v1/completions", json={**body, "min_tokens": 16})).status_code == 200
+        refused = await client.post("/v1/completions", json={**body, "min_tokens": 17})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "min_tokens"
+    (query,) = engine.requests
+    assert query.params.ignore_eos and query.params.max_tokens == 16
+
+
+def test_no_top_k_by_either_number() -> None:
+    for top_k in (0, -1):
+        assert chat(top_k=top_k).sampling(max_tokens=1, logprobs=None, choice=0).top_k == 0
+
+
+def test_limits_by_both_names_must_be_equal() -> None:
+    assert refused_field(max_tokens=5, max_completion_tokens=6) == "max_completion_tokens"
+    assert chat(max_tokens=5, max_completion_tokens=5).answer_limit == 5
+    assert chat(max_completion_tokens=5).answer_limit == 5
+    assert chat(max_tokens=6).answer_limit == 6
+
+
+def test_logprobs_in_the_engines_terms() -> None:
+    assert chat().num_logprobs is None
+    assert chat(logprobs=True).num_logprobs == 0
+    assert chat(logprobs=True, top_logprobs=3).num_logprobs == 3
+
+
+def test_messages_for_the_template() -> None:
+    body = chat(
+        messages=[
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
+            {"role": "assistant", "content": "three", "tool_calls": None},
+        ]
+    )
+    assert [message.for_template() for message in body.messages] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
+        {"role": "assistant", "content": "three"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("a", ["a"]),
+        ("", [""]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [[1, 2]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+    ],
+)
+def test_prompts_in_every_shape(prompt: Any, prompts: Any) -> None:
+    assert completion(prompt=prompt).prompt == prompts
+
+
+@pytest.mark.parametrize("prompt", [5, [], ["a", 1], [1, "a"], ["a", [1]], {"a": 1}, [1.5], [True]])
+def test_other_prompts_are_refused(prompt: Any) -> None:
+    with pytest.raises(ValidationError):
+        completion(prompt=prompt)
+
+
+@pytest.mark.parametrize("fields", [{"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 21}])
+def test_unsupported_completion_fields(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        completion(**fields)
+    completion(echo=False, suffix=None, best_of=None)
+    completion(best_of=1)
+    completion(n=3, best_of=3)
+
+
+async def test_queries_of_a_request() -> None:
+    engine = FakeEngineClient()
+    body = {
+        **COMPLETION,
+        "prompt": ["ab", "cd"],
+        "n": 2,
+        "seed": 5,
+        "store": False,
+        "osd": {"domain": "code", "speculation_length": 0},
+    }
+    async with http_client(engine) as client:
+        answer = (await client.post("/v1/completions", json=body)).json()
+    queries = sorted(engine.requests, key=lambda query: query.request_id)
+    assert [query.prompt_ids for query in queries] == [(97, 98), (97, 98), (99, 100), (99, 100)]
+    assert [query.params.seed for query in queries] == [5, 6, 7, 8]
+    assert {(query.domain, query.store, query.speculation_length) for query in queries} == {("code", False, 0)}
+    assert {query.params.max_tokens for query in queries} == {16}
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert answer["usage"]["prompt_tokens"] == 4
+
+
+async def test_chat_may_fill_the_context_and_no_more() -> None:
+    engine = FakeEngineClient()
+    prompt_tokens = len("<user>hi<assistant>")
+    async with http_client(engine, FakeCodec(context_tokens=64)) as client:
+        await client.post("/v1/chat/completions", json=CHAT)
+        await client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 4096})
+        await client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 3})
+    assert [query.params.max_tokens for query in engine.requests] == [64 - prompt_tokens, 64 - prompt_tokens, 3]
+    assert engine.requests[0].store

@@ -1,0 +1,409 @@
+"""Compiled kernels take over from torch's operations while queries are answered, and no answer shows it."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from osd.assembly.kernels import prepare_kernels
+from osd.config.settings import TargetConfig
+from osd.drafters.model import ModelDrafter
+from osd.engine.engine import Engine
+from osd.engine.loop import EngineLoop
+from osd.io.weight_store import FileWeightStore
+from osd.kernels.cpu import kernels as door
+from osd.kernels.cpu.compiling import store
+from osd.kernels.cpu.compiling.building import Build
+from osd.kernels.cpu.compiling.signatures import KernelSet
+from osd.kernels.cpu.layers import CompiledLayers
+from osd.machine.memory import keep
+from osd.models.fused import FusedLM
+from osd.models.target import Target
+from osd.ports.drafter import Drafter
+from osd.records.errors import OsdError
+from osd.records.events import Event
+from osd.records.query import Request, TokenDelta
+from osd.speculation.cost import CostCurve, Costs
+from osd.swap.hot_swap import HotSwap
+from osd.swap.kernel_swap import KernelSwap
+from tests.kit.engine_kit import (
+    Answers,
+    feature_drafter,
+    make_engine,
+    make_target,
+    model_drafter,
+    perturbed,
+    run,
+    tiny_llama,
+    weights_of,
+)
+from tests.unit.engine.cases import greedy, plain, sampled
+
+pytestmark = pytest.mark.skipif(door.kernels() is None, reason="numba is not installed")
+
+_THESE = KernelSet(torch.float32, is_threaded=False)
+_COSTS = Costs(
+    CostCurve({(1, 1): 1.0}),
+    CostCurve({(1, 1): 0.1, (1, 2): 0.2}),
+    CostCurve({(1, 1): 0.001, (1, 2): 0.002}),
+)
+_LONG = tuple(number % 23 for number in range(40))
+MakeDrafter = Callable[[Any, Target], Drafter | None]
+_DRAFTERS: dict[str, MakeDrafter] = {
+    "none": lambda model, target: None,
+    "feature": lambda model, target: feature_drafter(target),
+    "model": lambda model, target: model_drafter(perturbed(model, 0.02), target),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """An engine's process leaves what it has loaded out of collections; this one goes on."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llama(0)
+
+
+@pytest.fixture
+def put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that was started before the kernels were compiled."""
+    monkeypatch.setattr(door, "_is_put_off", True)
+
+
+def _queries() -> list[Request]:
+    """Rows of unlike length that wait, are read in several chunks and decode side by side, greedy and sampled."""
+    prompts = [(3, 1, 4), _LONG, (5,), _LONG[:20], (9, 9, 9, 9)]
+    queries = [
+        Request(request_id=f"g{number}", prompt_ids=prompt, params=greedy(14 + number))
+        for number, prompt in enumerate(prompts)
+    ]
+    return [*queries[:2], sampled("s", seed=5, max_tokens=12), *queries[2:]]
+
+
+@pytest.mark.usefixtures("put_off")
+@pytest.mark.parametrize("make", list(_DRAFTERS))
+@pytest.mark.parametrize("num_steps", [0, 1, 2, 3, 5, 8, 13, 21])
+def test_answers_go_on_where_they_are(model: Any, make: str, num_steps: int) -> None:
+    torch_target = make_target(model)
+    engine = make_engine(torch_target, _DRAFTERS[make](model, torch_target), chunk_tokens=16)
+    run(engine, [Request(request_id="before", prompt_ids=(*_LONG[:20], 1), params=greedy(6))])
+    answers, queries = Answers(), _queries()
+    for query in queries:
+        engine.submit(query)
+    for _ in range(num_steps):
+        answers.add(engine.step())
+    assert not torch_target.lm.is_compiled
+    door.load(_THESE)
+    target = make_target(model)
+    assert target.lm.is_compiled
+    engine.take_over(target, _DRAFTERS[make](model, target), _COSTS)
+    assert engine.target is target
+    run(engine, [Request(request_id="after", prompt_ids=(*_LONG[:20], 2), params=greedy(6))], answers)
+    for query in queries:
+        if query.params.is_greedy:
+            assert answers[query.request_id].ids == plain(model, query), query.request_id
+    stats = answers["after"].stats
+    assert stats is not None
+    assert stats.reused_tokens == 20  # what was read before is still known, and right
+    after = Request(request_id="after", prompt_ids=(*_LONG[:20], 2), params=greedy(6))
+    assert answers["after"].ids == plain(model, after)
+    assert len(answers["s"].ids) == 12
+
+
+@pytest.mark.usefixtures("put_off")
+def test_a_drafter_proposes_as_before(model: Any) -> None:
+    """What it has read is read by its successor: the target's own weights are still always right."""
+    torch_target = make_target(model)
+    engine = make_engine(torch_target, model_drafter(copy.deepcopy(model), torch_target))
+    query = Request(request_id="g", prompt_ids=_LONG, params=greedy(16))
+    engine.submit(query)
+    answers = Answers()
+    for _ in range(3):
+        answers.add(engine.step())
+    door.load(_THESE)
+    target = make_target(model)
+    engine.take_over(target, model_drafter(copy.deepcopy(model), target), _COSTS)
+    run(engine, answers=answers)
+    stats = answers["g"].stats
+    assert answers["g"].ids == plain(model, query)
+    assert stats is not None
+    assert stats.accepted == stats.proposed
+
+
+class Service:
+    """An engine of torch's operations in its loop, with what it said."""
+
+    def __init__(self, model: Any, build: Any) -> None:
+        self.model, self.events, self.progress, self.answers = model, list[Event](), list[str](), Answers()
+        self._changed = threading.Condition()
+        target = make_target(model)
+        engine = make_engine(target, model_drafter(copy.deepcopy(model), target), on_event=self._note)
+        self.loop = EngineLoop(engine, self._deliver)
+        self.kernel_swap = KernelSwap(
+            build, self.loop, self._remake, on_event=self._note, on_progress=self.progress.append
+        )
+        self.loop.start()
+
+    def close(self) -> None:
+        self.kernel_swap.stop()
+        self.loop.stop()
+
+    def ask(self, name: str, max_tokens: int = 20) -> Request:
+        query = Request(request_id=name, prompt_ids=(len(name), 1), params=greedy(max_tokens))
+        self.loop.submit(query)
+        return query
+
+    def answer(self, query: Request) -> list[int]:
+        def is_answered() -> bool:
+            return query.request_id in self.answers and self.answers[query.request_id].finish_reason is not None
+
+        with self._changed:
+            assert self._changed.wait_for(is_answered, 60)
+        return self.answers[query.request_id].ids
+
+    def wait_for_event(self) -> Event:
+        with self._changed:
+            assert self._changed.wait_for(lambda: bool(self.events), 120)
+        return self.events[0]
+
+    def engine(self) -> Engine:
+        return self.loop.call(lambda engine: engine).result()
+
+    def _remake(self, target: Target, drafter: Drafter | None) -> tuple[Target, Drafter | None]:
+        assert drafter is not None
+        other = make_target(self.model) if target.lm.fits_cpu_kernels else target
+        made = model_drafter(copy.deepcopy(self.model), other)
+        made.prepare(drafter.state(), drafter.version)()
+        return other, made
+
+    def _deliver(self, deltas: list[TokenDelta]) -> None:
+        with self._changed:
+            self.answers.add(deltas)
+            self._changed.notify_all()
+
+    def _note(self, event: Event) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+
+@pytest.fixture
+def build() -> Iterator[Build]:
+    build = Build(_THESE)
+    yield build
+    build.stop()
+
+
+@pytest.fixture
+def service(model: Any, build: Build, put_off: None) -> Iterator[Service]:
+    service = Service(model, build)
+    yield service
+    service.close()
+
+
+def test_kernels_take_over_when_they_are_compiled(model: Any, service: Service) -> None:
+    queries = [service.ask(name) for name in ("a", "bb", "ccc")]
+    service.kernel_swap.start()
+    event = service.wait_for_event()
+    assert (event.kind, event.message[:24]) == ("kernels", "compiled kernels took ov")
+    assert service.engine().target.lm.is_compiled
+    queries += [service.ask(name) for name in ("dddd", "eeeee")]
+    for query in queries:
+        assert service.answer(query) == plain(model, query)
+    service.kernel_swap.stop()
+    assert service.progress[-1] == "compiled kernels took over from torch"
+    assert service.engine().policy.verify.ms(1, 1) != 1.0  # measured anew
+
+
+def test_drafter_versions_are_swapped_in_before_and_after(model: Any, service: Service, tmp_path: Path) -> None:
+    versions = FileWeightStore(tmp_path)
+    watcher = HotSwap(versions, service.loop, serving=0, poll_interval_s=60.0, on_event=service.events.append)
+    for number in (1, 2):
+        versions.publish(weights_of(model), kind="model", config={}, parent=None)
+        watcher.check_now()
+        if number == 1:
+            service.kernel_swap.swap()
+        assert service.loop.status().drafter_version == number
+    assert [event.kind for event in service.events] == ["swap", "kernels", "swap"]
+    query = service.ask("g")
+    assert service.answer(query) == plain(model, query)
+
+
+def test_kernels_that_compute_something_else_do_not_take_over(
+    model: Any, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: CompiledLayers, x_RH: Any, window: Any, firsts: Sequence[int] | None = None) -> Any:
+        return np.ones_like(x_RH)
+
+    monkeypatch.setattr(CompiledLayers, "__call__", broken)
+    query = service.ask("a")
+    service.kernel_swap.start()
+    event = service.wait_for_event()
+    assert event.kind == "error"
+    assert "give other logits than the plain model" in event.message
+    assert not service.engine().target.lm.is_compiled
+    more = service.ask("bb")
+    for one in (query, more):
+        assert service.answer(one) == plain(model, one)
+
+
+@pytest.mark.usefixtures("put_off")
+def test_a_target_without_kernels_serves_on_with_its_rows(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its drafter is made again. Nothing may be timed over rows that hold what queries have read."""
+    monkeypatch.setattr("osd.models.slot_model.is_supported", lambda model: False)
+    monkeypatch.setattr("osd.swap.kernel_swap.load", lambda these: None)
+    service = Service(model, _Slow(_THESE))
+    try:
+        target = service.engine().target
+        for name in ("before", "after"):
+            query = Request(request_id=name, prompt_ids=_LONG, params=greedy(16))
+            service.loop.submit(query)
+            assert service.answer(query) == plain(model, query)
+            if name == "before":
+                service.kernel_swap.swap()
+        stats = service.answers["after"].stats
+        assert service.engine().target is target
+        assert stats is not None
+        assert stats.reused_tokens == len(_LONG) - 1, "it was answered from the rows that the first query left"
+    finally:
+        service.close()
+
+
+@pytest.mark.usefixtures("put_off")
+def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(
+    model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Put into the drafter before, it would go with it."""
+    monkeypatch.setattr("osd.models.slot_model.is_supported", lambda model: False)
+    monkeypatch.setattr("osd.swap.kernel_swap.load", lambda these: None)
+    service, versions = Service(model, _Slow(_THESE)), FileWeightStore(tmp_path)
+    watcher = HotSwap(versions, service.loop, serving=0, poll_interval_s=60.0, on_event=service.events.append)
+    looking = threading.Thread(target=watcher.check_now)
+    remake = service._remake
+
+    def remake_meanwhile(target: Target, drafter: Drafter | None) -> tuple[Target, Drafter | None]:
+        versions.publish(weights_of(model), kind="model", config={}, parent=None)
+        versions.publish(weights_of(model), kind="model", config={}, parent=1)
+        looking.start()
+        looking.join(0.5)  # it waits; if it did not, it would be done by then
+        return remake(target, drafter)
+
+    monkeypatch.setattr(service.kernel_swap, "_remake", remake_meanwhile)
+    try:
+        service.kernel_swap.swap()
+        looking.join(60)
+        assert [event.kind for event in service.events] == ["kernels", "swap"]
+        assert service.loop.status().drafter_version == 2
+    finally:
+        service.close()
+
+
+@pytest.mark.usefixtures("put_off")
+def test_the_drafter_before_is_freed_at_once(model: Any) -> None:
+    """Collections leave out what an engine's process has loaded, so nothing may hang on them."""
+    torch_target = make_target(model)
+    engine = make_engine(torch_target, model_drafter(copy.deepcopy(model), torch_target))
+    assert isinstance(engine.drafter, ModelDrafter)
+    keep()
+    before = weakref.ref(engine.drafter._lm)
+    target = make_target(model)
+    engine.take_over(target, model_drafter(copy.deepcopy(model), target), _COSTS)
+    assert before() is None
+
+
+def test_a_process_that_is_killed_leaves_torch_serving(
+    model: Any, put_off: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_folder", lambda: tmp_path / "kernels")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    build = Build(_THESE)
+    service = Service(model, build)
+    try:
+        service.kernel_swap.start()
+        os.kill(build.pid, signal.SIGKILL)
+        event = service.wait_for_event()
+        assert event.kind == "error"
+        assert "ended by SIGKILL" in event.message
+        query = service.ask("a")
+        assert service.answer(query) == plain(model, query)
+    finally:
+        service.close()
+
+
+class TestInt4:
+    """It cannot be served without kernels, so it waits for them."""
+
+    def test_it_waits_and_says_so(self, monkeypatch: pytest.MonkeyPatch, put_off: None, tmp_path: Path) -> None:
+        told: list[str] = []
+        loaded: list[KernelSet] = []
+        monkeypatch.setattr(store, "is_built", lambda kernels: False)
+        monkeypatch.setattr("osd.assembly.kernels.Build", _Slow)
+        monkeypatch.setattr("osd.assembly.kernels.load", loaded.append)
+        target = TargetConfig(dtype="int4", device="cpu", threads=1)
+        assert prepare_kernels(target, tmp_path, may_serve_without=True, on_progress=told.append) is None
+        assert told == ["1 of 7", "loading compiled kernels"]
+        assert loaded == [KernelSet(torch.bfloat16, is_threaded=False)]
+
+    def test_it_is_refused_where_they_cannot_be_had(
+        self, monkeypatch: pytest.MonkeyPatch, put_off: None, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(store, "is_built", lambda kernels: False)
+        monkeypatch.setattr("osd.assembly.kernels.Build", partial(_Slow, fails=True))
+        target = TargetConfig(dtype="int4", device="cpu", threads=1)
+        with pytest.raises(OsdError, match="int4 needs compiled kernels: no compiler"):
+            prepare_kernels(target, tmp_path, may_serve_without=True)
+
+    def test_others_start_without_them(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(door, "_is_put_off", False)
+        monkeypatch.setattr(store, "is_built", lambda kernels: False)
+        monkeypatch.setattr("osd.assembly.kernels.Build", _Slow)
+        target = TargetConfig(dtype="float32", device="cpu", threads=1)
+        assert isinstance(prepare_kernels(target, tmp_path, may_serve_without=True), _Slow)
+        assert door.kernels() is None
+
+
+class _Slow:
+    """Stands for the process that compiles."""
+
+    def __init__(self, kernels: KernelSet, fails: bool = False) -> None:
+        self.kernels, self._fails = kernels, fails
+
+    def wait(self, on_progress: Callable[[str], None]) -> bool:
+        if self._fails:
+            raise OsdError("no compiler")
+        on_progress("1 of 7")
+        return True
+
+    def stop(self) -> None:
+        """It has ended."""
+
+
+def test_weights_are_not_held_twice(model: Any) -> None:
+    """A model that is fused already is fused again as it is: its matrices are views of the same memory."""
+    shared = copy.deepcopy(model)
+    options: dict[str, Any] = {"num_slots": 1, "max_positions": 8, "max_len": 8, "compiled": False}
+    FusedLM(shared, **options)
+    places = [weight.data_ptr() for weight in shared.parameters()]
+    FusedLM(shared, **options)
+    assert [weight.data_ptr() for weight in shared.parameters()] == places

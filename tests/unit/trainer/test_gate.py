@@ -1,0 +1,89 @@
+"""Held-out acceptance and the decision taken on it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.kit.trainer_fakes import VOCAB_TOKENS, feature_student, make_outcome, model_student
+from trainer.acceptance import chain_sums, position_acceptance
+from trainer.batches import make_batches
+from trainer.examples import make_examples
+from trainer.gate import Measurement, judge, measure
+from trainer.losses import Teacher
+
+
+def _target(seed: int, num: int = 40) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(num, VOCAB_TOKENS, generator=generator)).log_softmax(1)
+
+
+def _acceptance(target_NV: torch.Tensor, logits_NV: torch.Tensor, temperature: float, top_k: int) -> torch.Tensor:
+    top = target_NV.topk(top_k, dim=1)
+    teacher = Teacher(top.indices, top.values, top.indices[:, 0])
+    vocab_ids = torch.arange(VOCAB_TOKENS)
+    return position_acceptance(logits_NV, teacher, vocab_ids, top.indices, torch.full((len(target_NV),), temperature))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
+def test_sampled_acceptance_is_the_overlap_at_the_query_s_temperature(temperature: float) -> None:
+    target_NV, draft_NV = _target(0), _target(1)
+    dense_N = torch.minimum((target_NV / temperature).softmax(1), (draft_NV / temperature).softmax(1)).sum(1)
+    full_N = _acceptance(target_NV, draft_NV, temperature, VOCAB_TOKENS)
+    torch.testing.assert_close(full_N, dense_N, rtol=1e-3, atol=1e-3)
+    half_N = _acceptance(target_NV, draft_NV, temperature, VOCAB_TOKENS // 2)
+    assert bool((half_N <= dense_N + 0.02).all()) and float(dense_N.mean() - half_N.mean()) < 0.1
+
+
+def test_greedy_acceptance_is_the_share_of_equal_argmaxes() -> None:
+    target_NV, draft_NV = _target(2), _target(2) + 0.5 * _target(3)
+    acceptance_N = _acceptance(target_NV, draft_NV, 0.0, 4)
+    assert acceptance_N.tolist() == (target_NV.argmax(1) == draft_NV.argmax(1)).float().tolist()
+
+
+def test_greedy_and_sampled_queries_may_share_a_batch() -> None:
+    target_NV, draft_NV = _target(4, 2), _target(5, 2)
+    top = target_NV.topk(VOCAB_TOKENS, dim=1)
+    teacher = Teacher(top.indices, top.values, top.indices[:, 0])
+    mixed_N = position_acceptance(draft_NV, teacher, torch.arange(VOCAB_TOKENS), top.indices, torch.tensor([0.0, 1.0]))
+    assert float(mixed_N[0]) == float(_acceptance(target_NV, draft_NV, 0.0, VOCAB_TOKENS)[0])
+    assert float(mixed_N[1]) == pytest.approx(float(_acceptance(target_NV, draft_NV, 1.0, VOCAB_TOKENS)[1]))
+
+
+def test_chains_count_a_depth_only_when_it_is_reached() -> None:
+    """One row of four columns: depth 1 accepts columns 0 and 2, depth 2 column 1 only."""
+    predicting = torch.tensor([[True, True, True, True]])
+    first, second = torch.tensor([[1.0, 0.0, 1.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+    sums = chain_sums([first, second], predicting)
+    assert sums.accepted_D.tolist() == [2.0, 1.0]
+    assert sums.reached_D.tolist() == [4.0, 2.0]  # the chains that began at columns 0 and 2
+
+
+@pytest.mark.parametrize("make_student", [feature_student, model_student])
+def test_training_raises_held_out_acceptance_and_only_a_better_candidate_is_published(make_student: object) -> None:
+    assert callable(make_student)
+    student = make_student()
+    outcomes = [make_outcome(f"q-{n}", temperature=0.7 * (n % 2)) for n in range(3)]
+    examples = [e for outcome in outcomes for e in make_examples(outcome, student.alignment, max_predicting=64)]
+    batches = make_batches(examples, 64)
+    before = measure(student, batches)
+    optimizer = torch.optim.AdamW(student.parameters(), 5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        student.loss_terms(batches[0]).losses_N.sum().backward()
+        optimizer.step()
+    after = measure(student, batches)
+    assert after.acceptance > before.acceptance + 0.3 and after.num_positions == 12
+    assert len(after.acceptance_by_depth) == 2
+    better = judge(after, before, margin=0.005, num_records=3)
+    assert better.published and better.figures["published"] == 1.0
+    assert better.figures["depth_1"] == better.figures["candidate"] == after.acceptance
+    assert better.figures["serving"] == before.acceptance and better.figures["records"] == 3.0
+    assert not judge(before, after, margin=0.005, num_records=3).published
+
+
+def test_the_margin_must_be_reached() -> None:
+    serving = Measurement((0.5,), 100)
+    assert not judge(Measurement((0.5,), 100), serving, margin=0.005, num_records=4).published
+    assert not judge(Measurement((0.504,), 100), serving, margin=0.005, num_records=4).published
+    assert judge(Measurement((0.506,), 100), serving, margin=0.005, num_records=4).published

@@ -1,0 +1,270 @@
+"""The loop: reads, trains, gates, publishes, acknowledges, yields, and goes on after everything that breaks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.kit.trainer_bench import Bench
+from tests.kit.trainer_fakes import feature_student, learnable_outcome, make_outcome, model_student
+from trainer.replay import Replay
+
+
+@pytest.mark.parametrize("make_student", [feature_student, model_student])
+def test_it_learns_and_publishes_what_beats_the_serving_version(tmp_path: Path, make_student: Any) -> None:
+    bench = Bench(tmp_path, student=make_student())
+    bench.run(40)
+    status = bench.trainer.status()
+    latest = bench.store.latest()
+    assert latest is not None and latest.number > 1 and latest.number == status.published_version
+    assert latest.parent == latest.number - 1 and latest.training_step > 0 and latest.kind == bench.student.kind
+    assert latest.gate["candidate"] >= latest.gate["serving"] + latest.gate["margin"]
+    assert latest.gate["candidate"] > 0.5 and latest.gate["depth_1"] == latest.gate["candidate"]
+    assert latest.stream_position == "29-0"
+    assert bench.kinds().count("publish") == latest.number - 1
+    assert status.state == "training" and status.steps == 40 and status.trained_tokens > 0
+    assert status.loss is not None and status.stream_lag == 0
+    assert status.replay_records + status.held_out_records == 30
+
+
+def test_a_candidate_that_is_no_better_is_refused_with_both_figures(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gate_margin=0.0, learning_rate=1e-9, gate_every_steps=3)
+    bench.config["gate_margin"] = 0.9
+    bench.start()
+    bench.run(3)
+    latest = bench.store.latest()
+    assert latest is not None and latest.number == 1
+    (event,) = [event for event in bench.events if event.kind == "refuse"]
+    assert event.data["margin"] == 0.9 and event.data["candidate"] < event.data["serving"] + 0.9
+    assert f"{event.data['candidate']:.4f}" in event.message and f"{event.data['serving']:.4f}" in event.message
+    assert bench.trainer.status().gate["published"] == 0.0
+
+
+def test_a_drafter_that_knows_much_is_taught_with_smaller_steps(tmp_path: Path) -> None:
+    """Steps that make it worse are undone and halved; what it learns with those that are left is published."""
+    taught = Bench(tmp_path / "school")
+    taught.run(60)
+    bench = Bench(tmp_path / "work", student=taught.student, learning_rate=1.0, gate_every_steps=4, warmup_steps=0)
+    rates = []
+    for _ in range(6):
+        bench.run(4)
+        status = bench.trainer.status()
+        rates.append(status.learning_rate)
+        if status.gate["candidate"] <= status.gate["serving"] - status.gate["margin"]:
+            serving = bench.store.load(status.published_version)[1]
+            assert all(torch.equal(tensor, serving[name]) for name, tensor in bench.student.state().items())
+    assert rates[:3] == [0.5, 0.25, 0.125] and rates[3] > rates[2]
+    assert "publish" in bench.kinds() and "restart" not in bench.kinds()
+    assert bench.start().status().learning_rate == rates[-1]  # a restart remembers
+
+
+def test_too_few_held_out_records_decide_nothing(tmp_path: Path) -> None:
+    replay = Replay(1 << 20, 0.25, 64, 0)
+    bench = Bench(tmp_path, outcomes=0, gate_every_steps=2)
+    trained = [number for number in range(40) if not replay.is_held_out(f"q-{number}")]
+    for number in trained[:10]:
+        bench.source.put(learnable_outcome(number))
+    bench.run(8)
+    assert "publish" not in bench.kinds() and "refuse" not in bench.kinds()
+    for number in set(range(40)) - set(trained):
+        bench.source.put(learnable_outcome(number))
+    bench.run(1)
+    assert {"publish", "refuse"} & set(bench.kinds())
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_poisons_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    bench.run(2)
+    before = bench.student.state()
+    poison = [True]
+    loss_terms = bench.student.loss_terms
+
+    def poisoned(batch: Any) -> Any:
+        terms = loss_terms(batch)
+        return terms._replace(losses_N=terms.losses_N * float("nan")) if poison[0] else terms
+
+    monkeypatch.setattr(bench.student, "loss_terms", poisoned)
+    bench.run(1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bench.student.state().items())
+    assert bench.trainer.status().steps == 2 and "1 training steps were skipped" in bench.trainer.status().message
+    poison[0] = False
+    bench.run(1)
+    assert bench.trainer.status().steps == 3
+    assert all(bool(tensor.isfinite().all()) for tensor in bench.student.state().values())
+
+
+def test_pause_and_resume(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.pause()
+    bench.trainer.pause()
+    bench.run(2)
+    status = bench.trainer.status()
+    assert status.state == "paused" and status.steps == 0 and status.replay_records > 0
+    bench.trainer.resume()
+    bench.run(1)
+    assert bench.trainer.status().state == "training" and bench.trainer.status().steps == 1
+    assert bench.kinds() == ["pause", "resume"]
+
+
+def test_it_yields_while_the_engine_is_busy_and_waits_for_data(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, outcomes=1)
+    bench.run(1)
+    assert bench.trainer.status().state == "waiting_for_data"
+    for number in range(1, 20):
+        bench.source.put(learnable_outcome(number))
+    bench.may_train = False
+    bench.run(1)
+    assert bench.trainer.status().state == "yielding" and bench.trainer.status().steps == 0
+    bench.may_train = True
+    bench.run(1)
+    assert bench.trainer.status().state == "training"
+
+
+def test_a_foreign_version_replaces_the_weights_and_momentum(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gate_every_steps=1000, warmup_steps=5)
+    bench.run(8)
+    assert bench.trainer.status().learning_rate == pytest.approx(5e-3)
+    published = feature_student().state()
+    published["fuse.weight"] = published["fuse.weight"] + 0.125
+    bench.store.publish(published, kind="feature", config={}, parent=1, note="by hand")
+    bench.trainer.pause()
+    bench.run(1)
+    assert torch.equal(bench.student.state()["fuse.weight"], published["fuse.weight"])
+    status = bench.trainer.status()
+    assert status.published_version == 2 and status.learning_rate == pytest.approx(5e-3 / 6)
+    assert "restart" in bench.kinds()
+
+
+def test_a_roll_back_of_its_own_version_is_followed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.run(10)
+    latest = bench.store.latest()
+    assert latest is not None and latest.number == 2
+    bench.store.roll_back(reason="worse")
+    bench.trainer.pause()
+    bench.run(1)
+    assert bench.trainer.status().published_version == 1
+    assert torch.equal(bench.student.state()["fuse.weight"], bench.store.load(1)[1]["fuse.weight"])
+
+
+def test_a_version_that_does_not_fit_is_reported_once_and_training_goes_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gate_every_steps=1000)
+    bench.run(2)
+    bench.store.publish({"other": torch.zeros(1)}, kind="model", config={}, parent=None)
+    bench.run(3)
+    assert bench.kinds() == ["error"] and bench.trainer.status().steps == 5
+
+
+def test_a_stream_that_is_away_does_not_stop_training(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gate_every_steps=1000)
+    bench.run(1)
+    bench.source.down = True
+    bench.run(2)
+    status = bench.trainer.status()
+    assert status.steps == 3 and status.state == "training" and status.stream_lag is None
+    assert "the outcome stream is away" in status.message
+    bench.source.down = False
+    bench.source.put(learnable_outcome(30))
+    bench.run(1)
+    assert bench.trainer.status().stream_lag is None  # it is not asked again at once
+    bench.clock.now_s += 20
+    bench.run(1)
+    status = bench.trainer.status()
+    assert status.message == "" and status.replay_records + status.held_out_records == 31
+
+
+def test_a_full_disk_is_an_event_and_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    bench.store.full = True
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.checkpoint.save_file", full)
+        bench.run(12)
+    assert bench.kinds().count("error") == 2  # once for the version, once for the checkpoint
+    assert bench.trainer.status().steps == 12 and not bench.source.acked
+    assert "No space" in bench.trainer.status().message
+    bench.store.full = False
+    bench.run(10)
+    assert "publish" in bench.kinds() and len(bench.source.acked) == 30
+    assert bench.trainer.status().message == ""
+
+
+def test_unfit_outcomes_are_passed_over_and_acknowledged(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.source.put(make_outcome("other-target", target_id="other"))
+    bench.source.put(make_outcome("no-hidden", prompt_ids=(1,), output_ids=(2,), hidden_NH=torch.zeros(0, 16)))
+    bench.source.put(learnable_outcome(3))  # known already
+    bench.run(2)
+    bench.trainer.checkpoint()
+    assert len(bench.source.acked) == 33
+    status = bench.trainer.status()
+    assert status.replay_records + status.held_out_records == 30
+
+
+def test_rejected_positions_only(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, positions="rejected")
+    bench.run(2)
+    assert 0 < bench.trainer.status().trained_tokens < 30
+
+
+def test_refocus_resets_momentum_and_warms_up_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, warmup_steps=4, gate_every_steps=1000)
+    bench.run(6)
+    assert bench.trainer.status().learning_rate == pytest.approx(5e-3)
+    bench.trainer.refocus()
+    bench.run(1)
+    assert bench.trainer.status().learning_rate == pytest.approx(5e-3 * 2 / 5)
+
+
+def test_run_forever_runs_in_a_thread_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    stop = threading.Event()
+    thread = threading.Thread(target=bench.trainer.run_forever, args=(stop,))
+    thread.start()
+    deadline_s = time.monotonic() + 20
+    while bench.trainer.status().steps < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    bench.trainer.pause()
+    while bench.trainer.status().state != "paused" and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    status = bench.trainer.status()
+    assert status.state == "stopped" and len(bench.source.acked) == 30
+    bench.start()
+    assert bench.trainer.status().steps == status.steps >= 3
+
+
+def test_an_error_in_a_step_does_not_end_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.loop._PAUSE_AFTER_ERROR_S", 0.01)
+    bench = Bench(tmp_path)
+    fails = iter([True, True])
+    loss_terms = bench.student.loss_terms
+
+    def failing(batch: Any) -> Any:
+        if next(fails, False):
+            raise RuntimeError("out of memory")
+        return loss_terms(batch)
+
+    monkeypatch.setattr(bench.student, "loss_terms", failing)
+    stop = threading.Event()
+    thread = threading.Thread(target=bench.trainer.run_forever, args=(stop,))
+    thread.start()
+    deadline_s = time.monotonic() + 20
+    while bench.trainer.status().steps < 1 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    stop.set()
+    thread.join(10)
+    assert bench.trainer.status().steps >= 1
+    assert [e.message for e in bench.events if e.kind == "error"] == ["training failed: out of memory"]
