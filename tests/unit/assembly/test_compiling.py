@@ -96,7 +96,7 @@ def test_what_a_killed_process_was_compiling_is_compiled_by_the_next(compiled: l
     code = f"""
 import sys, time
 from pathlib import Path
-from osd.models.compiling import store
+from osd.kernels.cpu.compiling import store
 store._folder = lambda: Path({str(folder)!r})
 with store.lock("pass", wait=True):
     print("locked", flush=True)
@@ -186,7 +186,7 @@ def test_what_is_compiled_is_what_is_called_where_there_is_one_thread(
 def test_a_folder_is_named_by_all_that_is_compiled() -> None:
     entries = Path(build.__file__).parents[1] / "entries.py"
     names = {path.name for path in store._compiled_from(entries)}
-    assert {"entries.py", "amx.py", "bits.py", "judge.py", "shaping.py", "tile_codes.py"} <= names
+    assert {"entries.py", "amx.py", "bits.py", "token_rule.py", "shaping.py", "tile_codes.py"} <= names
     assert "kernels.py" not in names  # it only calls them
 
 

@@ -325,7 +325,7 @@ def test_torch_keeps_its_number_of_threads() -> None:
     code = """
 import torch
 torch.set_num_threads(1)
-from osd.models.compiled.kernels import kernels
+from osd.kernels.cpu.kernels import kernels
 assert kernels() is not None
 print(torch.get_num_threads())
 """
