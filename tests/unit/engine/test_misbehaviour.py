@@ -35,6 +35,7 @@ from tests.kit.engine_kit import (
     swap,
     tiny_llama,
 )
+from tests.kit.waiting import wait_for
 from tests.unit.engine.cases import DRAFTERS, MakeDrafter, engine_for, greedy, plain, requests, sampled
 
 
@@ -149,7 +150,7 @@ def test_the_loop_answers_what_other_threads_submit(model: Any) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(30)
     inbox.wait_for("r0", "r1", "r2")
     with pytest.raises(ValueError, match="prompt is empty"):
         loop.submit(Request(request_id="empty", prompt_ids=()))
@@ -215,28 +216,35 @@ def test_a_delivery_that_raises_does_not_end_the_loop(model: Any, caplog: pytest
 
 
 def test_whoever_waits_for_a_stopping_loop_is_told(model: Any) -> None:
+    """A command that was queued before the loop was told to stop is not run after it."""
     loop = EngineLoop(engine_for(model), lambda deltas: None)
-    busy, go_on = threading.Event(), threading.Event()
+    busy, go_on, has_run = threading.Event(), threading.Event(), threading.Event()
 
     def hold(engine: Engine) -> None:
         busy.set()
-        go_on.wait(30)
+        assert go_on.wait(30)
 
-    loop.start()
-    loop.call(hold)
-    busy.wait(30)
-    late = loop.call(lambda engine: engine.status())
-    stopper = threading.Thread(target=loop.stop)
-    stopper.start()
-    while True:  # until the loop is stopping; then nothing new is taken
+    def is_stopping() -> bool:
         try:
             loop.call(lambda engine: None)
         except EngineUnavailableError:
-            break
+            return True
+        return False
+
+    loop.start()
+    held = loop.call(hold)
+    assert busy.wait(30)
+    late = loop.call(lambda engine: has_run.set())
+    stopper = threading.Thread(target=loop.stop)
+    stopper.start()
+    wait_for(is_stopping, "the loop to refuse what is new")
     go_on.set()
-    stopper.join()
+    stopper.join(30)
+    assert not stopper.is_alive()
+    held.result(timeout=30)
     with pytest.raises(EngineUnavailableError):
         late.result(timeout=30)
+    assert not has_run.is_set()
 
 
 def test_the_smallest_context_with_the_longest_speculation(model: Any) -> None:

@@ -15,8 +15,10 @@ from osd.io.spill import SpillFile
 from osd.records.errors import OutcomeSinkError
 from osd.records.outcome import Outcome
 from tests.kit.outcome_samples import sample_outcome
+from tests.kit.waiting import wait_for
 
 _PATIENCE_S = 20.0
+_LONGEST_RETRY_S = 0.05
 
 
 class _Sink:
@@ -24,6 +26,8 @@ class _Sink:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.arrivals = 0
+        """Calls of `put` that began; one that hangs is among them."""
         self.attempts = 0
         self.away = False
         self.poison = ""
@@ -32,6 +36,9 @@ class _Sink:
         self.changed = threading.Condition()
 
     def put(self, outcome: Outcome) -> None:
+        with self.changed:
+            self.arrivals += 1
+            self.changed.notify_all()
         assert self.open.wait(_PATIENCE_S)
         with self.changed:
             self.attempts += 1
@@ -60,7 +67,7 @@ def spill(tmp_path: Path) -> SpillFile:
 @contextmanager
 def _recording(sink: _Sink, spill: Spill, *, queue_entries: int = 64, retry_s: float = 0.01) -> Iterator[Recorder]:
     recorder = Recorder(
-        sink, spill, queue_entries=queue_entries, first_retry_s=retry_s, longest_retry_s=max(retry_s, 0.05)
+        sink, spill, queue_entries=queue_entries, first_retry_s=retry_s, longest_retry_s=max(retry_s, _LONGEST_RETRY_S)
     )
     try:
         yield recorder
@@ -110,8 +117,7 @@ def test_a_hanging_stream_never_holds_up_the_caller(sink: _Sink, spill: SpillFil
     sink.open.clear()
     with _recording(sink, spill, queue_entries=4) as recorder:
         _record(recorder, "in hand")
-        while recorder._queue:  # until the thread has it and hangs
-            time.sleep(0.001)
+        sink.wait_for(lambda: sink.arrivals == 1)
         _record(recorder, *"abcdef")
         assert recorder.counters()["outcomes_dropped"] == 2
         assert not recorder.flush(0.0)
@@ -190,10 +196,10 @@ def test_the_spill_comes_before_what_is_queued_when_its_time_is_due(sink: _Sink,
         _record(recorder, "a")
         recorder.record(slow)
         assert taken.wait(_PATIENCE_S)
+        tried_s = time.monotonic()  # or a little before
         sink.away = False
         _record(recorder, "c")
-        while time.monotonic() < recorder._retry_at_s:
-            time.sleep(0.001)
+        wait_for(lambda: time.monotonic() > tried_s + _LONGEST_RETRY_S, "the spill's time")
         go_on.set()
         sink.wait_for(lambda: len(sink.names) == 3)
         assert sink.names == ["a", "b", "c"]

@@ -9,7 +9,6 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from osd.assembly.kernels import prepare_kernels
-from osd.config.settings import TargetConfig
 from osd.drafters.model import ModelDrafter
 from osd.engine.engine import Engine
 from osd.engine.loop import EngineLoop
@@ -32,7 +29,6 @@ from osd.machine.memory import keep
 from osd.models.fused import FusedLM
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
-from osd.records.errors import OsdError
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
 from osd.speculation.cost import CostCurve, Costs
@@ -49,6 +45,8 @@ from tests.kit.engine_kit import (
     tiny_llama,
     weights_of,
 )
+from tests.kit.fake_build import FakeBuild
+from tests.kit.waiting import wait_for
 from tests.unit.engine.cases import greedy, plain, sampled
 
 pytestmark = pytest.mark.skipif(door.kernels() is None, reason="numba is not installed")
@@ -157,6 +155,7 @@ class Service:
     def __init__(self, model: Any, build: Any) -> None:
         self.model, self.events, self.progress, self.answers = model, list[Event](), list[str](), Answers()
         self._changed = threading.Condition()
+        self.before_remake: Callable[[], None] = lambda: None
         target = make_target(model)
         engine = make_engine(target, model_drafter(copy.deepcopy(model), target), on_event=self._note)
         self.loop = EngineLoop(engine, self._deliver)
@@ -188,9 +187,10 @@ class Service:
         return self.events[0]
 
     def engine(self) -> Engine:
-        return self.loop.call(lambda engine: engine).result()
+        return self.loop.call(lambda engine: engine).result(60)
 
     def _remake(self, target: Target, drafter: Drafter | None) -> tuple[Target, Drafter | None]:
+        self.before_remake()
         assert drafter is not None
         other = make_target(self.model) if target.lm.fits_cpu_kernels else target
         made = model_drafter(copy.deepcopy(self.model), other)
@@ -273,7 +273,7 @@ def test_a_target_without_kernels_serves_on_with_its_rows(model: Any, monkeypatc
     """Only its drafter is made again. Nothing may be timed over rows that hold what queries have read."""
     monkeypatch.setattr("osd.models.slot_model.is_supported", lambda model: False)
     monkeypatch.setattr("osd.swap.kernel_swap.load", lambda these: None)
-    service = Service(model, _Slow(_THESE))
+    service = Service(model, FakeBuild(_THESE))
     try:
         target = service.engine().target
         for name in ("before", "after"):
@@ -290,6 +290,22 @@ def test_a_target_without_kernels_serves_on_with_its_rows(model: Any, monkeypatc
         service.close()
 
 
+class NotedLock:
+    """A lock that says when somebody finds it held."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.is_waited_for = threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self.is_waited_for.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 @pytest.mark.usefixtures("put_off")
 def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(
     model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -297,19 +313,18 @@ def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(
     """Put into the drafter before, it would go with it."""
     monkeypatch.setattr("osd.models.slot_model.is_supported", lambda model: False)
     monkeypatch.setattr("osd.swap.kernel_swap.load", lambda these: None)
-    service, versions = Service(model, _Slow(_THESE)), FileWeightStore(tmp_path)
+    service, versions = Service(model, FakeBuild(_THESE)), FileWeightStore(tmp_path)
+    service.loop.changing = lock = NotedLock()  # type: ignore[assignment]
     watcher = HotSwap(versions, service.loop, serving=0, poll_interval_s=60.0, on_event=service.events.append)
     looking = threading.Thread(target=watcher.check_now)
-    remake = service._remake
 
-    def remake_meanwhile(target: Target, drafter: Drafter | None) -> tuple[Target, Drafter | None]:
+    def look_meanwhile() -> None:
         versions.publish(weights_of(model), kind="model", config={}, parent=None)
         versions.publish(weights_of(model), kind="model", config={}, parent=1)
         looking.start()
-        looking.join(0.5)  # it waits; if it did not, it would be done by then
-        return remake(target, drafter)
+        wait_for(lambda: lock.is_waited_for.is_set() or not looking.is_alive(), "the watcher to see the version")
 
-    monkeypatch.setattr(service.kernel_swap, "_remake", remake_meanwhile)
+    service.before_remake = look_meanwhile
     try:
         service.kernel_swap.swap()
         looking.join(60)
@@ -349,54 +364,6 @@ def test_a_process_that_is_killed_leaves_torch_serving(
         assert service.answer(query) == plain(model, query)
     finally:
         service.close()
-
-
-class TestInt4:
-    """It cannot be served without kernels, so it waits for them."""
-
-    def test_it_waits_and_says_so(self, monkeypatch: pytest.MonkeyPatch, put_off: None, tmp_path: Path) -> None:
-        told: list[str] = []
-        loaded: list[KernelSet] = []
-        monkeypatch.setattr(store, "is_built", lambda kernels: False)
-        monkeypatch.setattr("osd.assembly.kernels.Build", _Slow)
-        monkeypatch.setattr("osd.assembly.kernels.load", loaded.append)
-        target = TargetConfig(dtype="int4", device="cpu", threads=1)
-        assert prepare_kernels(target, tmp_path, may_serve_without=True, on_progress=told.append) is None
-        assert told == ["1 of 7", "loading compiled kernels"]
-        assert loaded == [KernelSet(torch.bfloat16, is_threaded=False)]
-
-    def test_it_is_refused_where_they_cannot_be_had(
-        self, monkeypatch: pytest.MonkeyPatch, put_off: None, tmp_path: Path
-    ) -> None:
-        monkeypatch.setattr(store, "is_built", lambda kernels: False)
-        monkeypatch.setattr("osd.assembly.kernels.Build", partial(_Slow, fails=True))
-        target = TargetConfig(dtype="int4", device="cpu", threads=1)
-        with pytest.raises(OsdError, match="int4 needs compiled kernels: no compiler"):
-            prepare_kernels(target, tmp_path, may_serve_without=True)
-
-    def test_others_start_without_them(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr(door, "_is_put_off", False)
-        monkeypatch.setattr(store, "is_built", lambda kernels: False)
-        monkeypatch.setattr("osd.assembly.kernels.Build", _Slow)
-        target = TargetConfig(dtype="float32", device="cpu", threads=1)
-        assert isinstance(prepare_kernels(target, tmp_path, may_serve_without=True), _Slow)
-        assert door.kernels() is None
-
-
-class _Slow:
-    """Stands for the process that compiles."""
-
-    def __init__(self, kernels: KernelSet, fails: bool = False) -> None:
-        self.kernels, self._fails = kernels, fails
-
-    def wait(self, on_progress: Callable[[str], None]) -> bool:
-        if self._fails:
-            raise OsdError("no compiler")
-        on_progress("1 of 7")
-        return True
-
-    def stop(self) -> None:
-        """It has ended."""
 
 
 def test_weights_are_not_held_twice(model: Any) -> None:
