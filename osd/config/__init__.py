@@ -1,1 +1,1 @@
-"""Configuration, parsed once and frozen, and where things lie under the state folder."""
+"""Configuration, parsed once and frozen; and the paths of everything in the state folder."""

@@ -1,4 +1,4 @@
-"""Where osd keeps things under its state folder."""
+"""Paths of everything that osd keeps in its state folder."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ def slug(text: str) -> str:
 
 
 def weights_dir(state_dir: Path, target_id: str, drafter_kind: str) -> Path:
-    """Versions of one kind of drafter for one target."""
+    """The drafter versions of one kind for one target."""
     return state_dir / "weights" / slug(target_id) / drafter_kind
 
 
 def checkpoint_dir(state_dir: Path, target_id: str, drafter_kind: str) -> Path:
-    """The trainer's checkpoint for the same."""
+    """The trainer's checkpoint for one kind of drafter of one target."""
     return state_dir / "checkpoints" / slug(target_id) / drafter_kind
 
 
 def answers_dir(state_dir: Path, target_id: str, key: str) -> Path:
-    """The target's own answers to one set of prompts."""
+    """The target's own answers to one set of prompts, made by `osd drafter distill`."""
     return state_dir / "answers" / slug(target_id) / key
 
 
 def models_dir(state_dir: Path) -> Path:
-    """Models converted once."""
+    """Models converted from GGUF."""
     return state_dir / "models"
 
 
@@ -37,5 +37,5 @@ def redis_dir(state_dir: Path) -> Path:
 
 
 def spill_path(state_dir: Path) -> Path:
-    """Outcomes that wait for Redis to come back."""
+    """The file of outcomes that wait for Redis to come back."""
     return state_dir / "outcomes.spill"

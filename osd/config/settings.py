@@ -1,4 +1,4 @@
-"""Configuration: parsed once, frozen, composed by section; unknown keys are refused.
+"""The settings: parsed once, frozen, one class per section; unknown keys are refused.
 
 Precedence: TOML file < environment (`OSD_SECTION__FIELD`, and the short `OSD_REDIS_URL`, `OSD_PORT`) < flags.
 """
@@ -66,7 +66,7 @@ class SpeculationConfig(_Section):
     fixed_length: int | None = Field(None, ge=0, le=16, description="Always propose this many; default: by goodput.")
     accept_rule: AcceptRule = Field(
         "token",
-        description="How sampled proposals are judged: 'token' by token, or as one 'block', which accepts no fewer.",
+        description="How sampled proposals are verified: 'token' by token, or as one 'block', which accepts no fewer.",
     )
     probe_interval_rounds: int = Field(
         24,
@@ -165,7 +165,7 @@ class ServerConfig(_Section):
     request_timeout_s: float = Field(600.0, gt=0, description="Longest that one query may take.")
 
     @model_validator(mode="after")
-    def _keys_to_ask_for(self) -> Self:
+    def _refuse_access_by_missing_keys(self) -> Self:
         for name in ("metrics_access", "openapi_access"):
             if getattr(self, name) == "api_key" and not self.api_keys_sha256:
                 raise ValueError(f"{name} = 'api_key' needs keys in api_keys_sha256")
@@ -215,7 +215,7 @@ class Config(BaseSettings):
 
 
 _FOR_COMMANDS = {"OSD_ADMIN_TOKEN"}
-"""Read by commands, not settings: the admin token itself is never part of a configuration, only its hash."""
+"""Environment variables read by commands, not settings: a configuration holds the admin token's hash only."""
 _SHORT_ENVIRONMENT = {"OSD_REDIS_URL": ("outcomes", "redis_url"), "OSD_PORT": ("server", "port")}
 
 
@@ -223,7 +223,7 @@ def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any] 
     """Merge TOML, environment and flags (`{"server": {"port": 8123}}`) into one frozen Config.
 
     Raises:
-        ConfigError: a key is unknown or a value unfit; the message names each and its allowed values.
+        ConfigError: a key is unknown or a value invalid; the message names each and its allowed values.
     """
     if path is not None and not path.is_file():
         raise ConfigError(f"config file {path} does not exist; give --config an existing TOML file")
@@ -245,7 +245,7 @@ def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any] 
         return Config.model_construct(**dict(FromFile(**values)))
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from None
-    except ValueError as error:  # the TOML itself does not parse, or a variable holds no JSON for its section
+    except ValueError as error:  # invalid TOML, or an environment variable without valid JSON for its section
         raise ConfigError(f"cannot read the configuration{f' {path}' if path else ''}: {error}") from None
 
 

@@ -1,1 +1,1 @@
-"""Where bytes leave the process: the Redis outcome stream, the weight store, the embedded redis-server."""
+"""Everything that leaves the process: the Redis outcome stream, the weight store, the embedded redis-server."""

@@ -1,4 +1,4 @@
-"""Outcome <-> bytes: MessagePack with a schema version that is read first."""
+"""Outcomes as bytes: MessagePack with a schema version that is checked first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from osd.records.outcome_arrays import check_shapes
 
 
 class OutcomeFormatError(OsdError):
-    """Bytes that are no outcome of this schema."""
+    """These bytes are not an outcome of this schema version."""
 
 
 class _Header(msgspec.Struct):
@@ -31,11 +31,11 @@ def decode(data: bytes) -> Outcome:
     """The inverse of `encode`.
 
     Raises:
-        OutcomeFormatError: the bytes are torn or foreign, of another schema version, or an array has not the size
-            that its shape needs. The message holds no content of the outcome.
+        OutcomeFormatError: the bytes are truncated or not an outcome, have another schema version, or an array's size
+            does not match its shape. The message holds nothing of the outcome's content.
     """
     try:
-        # Two passes, because another version's fields may not fit this Outcome, and that should be said as such.
+        # The version is decoded on its own first: another version's fields may not fit this Outcome class.
         version = _HEADER_DECODER.decode(data).schema_version
         if version != SCHEMA_VERSION:
             raise OutcomeFormatError(

@@ -1,4 +1,4 @@
-"""A private redis-server, for who has none running: on a Unix socket, with a password, bounded, and kept on disk."""
+"""A private redis-server for users who run none: on a Unix socket, with a password and a memory limit, persistent."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 5.0
 _PING_INTERVAL_S = 0.02
-_LONGEST_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108, on some systems 104
+_LONGEST_SOCKET_PATH_BYTES = 100  # the system's limit is 108 bytes, on some systems 104
 
-# Asks the kernel to kill this process when the thread that made it is gone (PR_SET_PDEATHSIG, SIGKILL; the append-only
-# file is written before each reply, so nothing is lost; `appendfsync everysec` would put that off while the disk is
-# slow), sees that it is not gone already, and becomes redis-server.
-# Run as a program rather than as a preexec_fn, which may deadlock in a process with threads.
+# Run as a program of its own (a preexec_fn may deadlock in a process with threads): asks the kernel to SIGKILL this
+# process when the thread that started it ends (PR_SET_PDEATHSIG), checks that osd has not ended already, and becomes
+# redis-server. SIGKILL loses nothing, since the append-only file is written before each reply; with `appendfsync
+# everysec` that write could be delayed by a slow disk.
 _LAUNCHER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -45,9 +45,9 @@ if os.getppid() == int(sys.argv[1]):
 
 
 class EmbeddedRedis:
-    """A redis-server that lives no longer than this object and this process, even when it is killed (on Linux).
+    """A redis-server that ends when `stop` is called or this process ends, even by SIGKILL (on Linux).
 
-    Its data outlives both. Methods may be called from any thread.
+    Its data stays on disk. Methods may be called from any thread.
     """
 
     def __init__(self, folder: Path, *, max_memory_bytes: int) -> None:
@@ -55,7 +55,7 @@ class EmbeddedRedis:
 
         Args:
             folder: For the append-only file, the log and the socket; one running osd at a time may use it.
-            max_memory_bytes: When it holds this much it refuses writes, and evicts nothing.
+            max_memory_bytes: At this much data the server refuses writes; it evicts nothing.
         """
         self._folder = folder.resolve()
         self._max_memory_bytes = max_memory_bytes
@@ -69,20 +69,20 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """`unix://:password@/path?db=0`; fixed once started. Holds the password: not for logs."""
+        """`unix://:password@/path?db=0`; fixed once started. It holds the password, so keep it out of logs."""
         return f"unix://:{self._password}@{quote(str(self._socket_folder / 'redis.sock'))}?db=0"
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """The server's process id; None while it is not running."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
     def start(self) -> None:
-        """Start it and wait until it answers; does nothing when it was started before.
+        """Start the server and wait until it answers; does nothing if it was started before.
 
         Raises:
-            OsdError: there is no redis-server, another osd uses the folder, or it does not come up.
+            OsdError: no redis-server is installed, another osd uses the folder, or the server does not answer.
         """
         with self._guard:
             if self._folder_lock is not None:
@@ -100,10 +100,10 @@ class EmbeddedRedis:
                 raise
 
     def ensure_running(self) -> bool:
-        """Start it again if it died, with the same URL and data. True when that was needed; never starts a stopped one.
+        """Restart the server if it died, with the same URL and data; True if it did. Never restarts a stopped one.
 
         Raises:
-            OsdError: it does not come up again.
+            OsdError: the restarted server does not answer.
         """
         with self._guard:
             if self._server is None or (self._process is not None and self._process.poll() is None):
@@ -113,7 +113,7 @@ class EmbeddedRedis:
             return True
 
     def stop(self) -> None:
-        """Stop it and let the folder go; the data stays. Does nothing when it is not running."""
+        """Stop the server and unlock the folder; the data stays. Does nothing if the server is not running."""
         with self._guard:
             if self._process is not None:
                 self._process.terminate()
@@ -153,7 +153,7 @@ class EmbeddedRedis:
         return lock
 
     def _end_leftover(self) -> None:
-        """End the server of an osd that was killed where the kernel did not do so, lest two write one file."""
+        """Kill the server of an osd that was killed, if the kernel did not, so that no two write the same file."""
         try:
             leftover = psutil.Process(int((self._folder / "redis.pid").read_text()))
             if leftover.name().startswith("redis-server") and leftover.cwd() == str(self._folder):
@@ -161,11 +161,11 @@ class EmbeddedRedis:
                 leftover.kill()
                 leftover.wait(_STOP_TIMEOUT_S)
         except (OSError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
-            pass  # no pid file, or its process is gone or somebody else's
+            pass  # no pid file, or the process is gone or belongs to another user
 
     def _launch(self, server: Path) -> None:
         """Start the process and wait until it answers."""
-        # The kernel ties the child's life to the *thread* that made it, so that is one that lasts until `_release`.
+        # PR_SET_PDEATHSIG follows the *thread* that starts the child, so that thread must live until `_release`.
         assert self._owner is not None
         try:
             process = self._owner.submit(self._spawn, server).result()
@@ -205,10 +205,10 @@ class EmbeddedRedis:
                 stderr=log,
                 cwd=self._folder,
                 umask=0o077,
-                start_new_session=True,  # so that Ctrl-C ends osd, which ends this last
+                start_new_session=True,  # Ctrl-C must not reach it: osd stops it last
             )
         assert process.stdin is not None
-        # By standard input, so that the password is neither on a command line nor on disk.
+        # Settings go through standard input, so that the password is neither on a command line nor on disk.
         with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(self._settings().encode())
         return process

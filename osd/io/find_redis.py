@@ -1,4 +1,4 @@
-"""Where a redis-server new enough for us can be found on this machine."""
+"""Finds a redis-server of a supported version on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from osd.records.errors import OsdError
 
-OLDEST_VERSION = (6, 2)  # XAUTOCLAIM
+OLDEST_VERSION = (6, 2)  # the first with XAUTOCLAIM
 
 
 def find_redis_server() -> Path:
@@ -40,7 +40,7 @@ def find_redis_server() -> Path:
 
 
 def _version(server: Path) -> tuple[int, ...]:
-    """(major, minor); empty when it cannot be run."""
+    """(major, minor), or an empty tuple if the server cannot be run."""
     try:
         answer = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10.0, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -22,15 +22,15 @@ logger = logging.getLogger(__name__)
 _LONGEST_BLOCK_MS = int(COMMAND_TIMEOUT_S * 1000) // 2
 _CLAIM_INTERVAL_S = 5.0
 
-# After a put that timed out nobody knows whether it was done; the mark makes repeating it harmless for this long.
+# If a put times out, it may or may not have happened. The mark makes repeating it harmless for this long.
 _MARK_S = 600
 
 
 class RedisOutcomeStream:
     """Implements OutcomeSink and OutcomeSource of `osd.ports`.
 
-    Writers may be many and use one object from several threads. Reading and acknowledging is for one thread, and every
-    reader needs a consumer name of its own that stays the same when it restarts.
+    `put` may be called from several threads and processes. Reading and acknowledging is for one thread; each reader
+    needs its own consumer name, and must keep it when it restarts.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class RedisOutcomeStream:
         consumer: str = "trainer",
         dead_after_s: float = 600.0,
     ) -> None:
-        """Prepare; Redis is first spoken to by a method.
+        """Prepare; the first method call connects to Redis.
 
         Args:
             url: redis://, rediss:// or unix:// with the password in it.
             stream: Name of the stream.
-            max_entries: Most outcomes kept; the oldest go first, read or not.
-            max_bytes: Most bytes of encoded outcomes kept, likewise.
-            group: Readers of one group share the outcomes.
-            consumer: Name of this reader.
-            dead_after_s: Outcomes that another reader holds unacknowledged for this long are taken over.
+            max_entries: Most outcomes kept; the oldest are dropped first, read or not.
+            max_bytes: Most bytes of encoded outcomes kept; the oldest are dropped first, read or not.
+            group: Redis consumer group; its readers share the outcomes.
+            consumer: This reader's name in the group.
+            dead_after_s: Outcomes that another reader has held unacknowledged for this long are taken over.
 
         Raises:
             OsdError: the URL is malformed.
@@ -69,21 +69,21 @@ class RedisOutcomeStream:
         self._put_script = self._client.register_script(PUT)
         self._lag_script = self._client.register_script(LAG)
         self.skipped_entries = 0
-        """Entries read that held no outcome of this schema; they were acknowledged."""
+        """Entries read and acknowledged that held no outcome of this schema version."""
         self._held: set[str] = set()
         """Positions delivered by this object and not yet acknowledged."""
         self._own_pending_after: str | None = "0-0"
-        """How far the own unacknowledged entries of a former run were read; None: to the end."""
+        """Position up to which entries left unacknowledged by an earlier run were read again; None: all of them."""
         self._claim_after = "0-0"
         self._next_claim_s = 0.0
         self._has_group = False
 
     def check(self) -> None:
-        """See that Redis would serve us; for start-up, where a wrong password should be said at once.
+        """Check that Redis accepts us, so that a wrong password is reported at start-up.
 
         Raises:
             RedisRefusedError: wrong password, missing permission or a version that is too old.
-            OutcomeSinkError: it cannot be reached now; recording may start all the same, outcomes are spilled.
+            OutcomeSinkError: Redis cannot be reached now; recording may start anyway, since outcomes are spilled.
         """
         with explained(self._url):
             info: dict[str, Any] = self._client.info("server")
@@ -92,11 +92,11 @@ class RedisOutcomeStream:
             raise RedisRefusedError(f"Redis is version {version}; osd needs 6.2 or newer")
 
     def put(self, outcome: Outcome) -> None:
-        """Append one outcome, trimming the oldest beyond the bounds. Repeating it within minutes adds nothing.
+        """Append one outcome and trim the oldest beyond the limits. Repeating a put within minutes adds nothing.
 
         Raises:
-            OutcomeSinkError: it cannot be taken now.
-            ValueError: it alone is larger than the whole stream may be.
+            OutcomeSinkError: Redis cannot take it now.
+            ValueError: the outcome alone exceeds `max_bytes`.
         """
         data = encode(outcome)
         if len(data) > self._max_bytes:
@@ -106,17 +106,17 @@ class RedisOutcomeStream:
             self._put_script(keys=[self._stream, mark], args=[data, self._max_entries, self._max_bytes, _MARK_S])
 
     def read(self, max_count: int, block_ms: int) -> list[tuple[str, Outcome]]:
-        """The next outcomes as (stream position, outcome), oldest first; none is delivered twice by one object.
+        """The next outcomes as (stream position, outcome), oldest first; this object delivers each of them once.
 
-        First what this consumer left unacknowledged in a former run, then what dead consumers did, then new ones. May
-        return fewer than there are, or none before `block_ms` is over: call it again.
+        The order is: entries this consumer left unacknowledged in an earlier run, then those of dead consumers, then
+        new ones. May return fewer than exist, or none before `block_ms` is over: call it again.
 
         Args:
             max_count: Most outcomes returned.
             block_ms: How long to wait for a new one; 0 does not wait.
 
         Raises:
-            OutcomeSinkError: the stream is away.
+            OutcomeSinkError: Redis cannot be reached.
         """
         with explained(self._url):
             for _ in range(2):
@@ -136,10 +136,10 @@ class RedisOutcomeStream:
             return []
 
     def ack(self, positions: Sequence[str]) -> None:
-        """Never deliver these again: a checkpoint contains them.
+        """Acknowledge entries, so that they are never delivered again: a checkpoint contains them.
 
         Raises:
-            OutcomeSinkError: the stream is away.
+            OutcomeSinkError: Redis cannot be reached.
         """
         if positions:
             with explained(self._url):
@@ -147,7 +147,7 @@ class RedisOutcomeStream:
             self._held.difference_update(positions)
 
     def lag(self) -> int | None:
-        """Outcomes in the stream that no reader of the group was given yet; None when Redis is away."""
+        """The number of outcomes that no reader of the group was given yet; None if Redis cannot be reached."""
         try:
             with explained(self._url):
                 return int(self._lag_script(keys=[self._stream], args=[self._group]))
@@ -155,14 +155,14 @@ class RedisOutcomeStream:
             return None
 
     def close(self) -> None:
-        """Drop the connections; a later call makes new ones."""
+        """Close the connections; a later call opens new ones."""
         self._client.close()
 
     def _create_group(self) -> None:
-        """Start at the stream's beginning: `$` would lose what was written before the first reader came."""
+        """Create the group at the stream's beginning: `$` would skip what was written before the first reader."""
         try:
             self._client.xgroup_create(self._stream, self._group, id="0", mkstream=True)
-            self._held.clear()  # a new group knows nothing of what the old one delivered
+            self._held.clear()  # a new group has delivered nothing
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
@@ -190,11 +190,11 @@ class RedisOutcomeStream:
         self._claim_after = reply[0].decode()
         if self._claim_after == "0-0":
             self._next_claim_s = time.monotonic() + _CLAIM_INTERVAL_S
-        # Redis 6.2 names no position for one that was trimmed meanwhile; the next run drops it as its own pending.
+        # Redis 6.2 returns no position for an entry trimmed in between; the next run drops it as its own pending.
         return [entry for entry in reply[1] if entry[0] is not None]
 
     def _new(self, max_count: int, block_ms: int) -> list[_Entry]:
-        # BLOCK 0 would wait for ever, and a block beyond the socket's timeout would look like a dead Redis.
+        # BLOCK 0 would wait for ever, and a block longer than the socket's timeout would look like a dead Redis.
         return self._read_group(max_count, ">", min(block_ms, _LONGEST_BLOCK_MS) or None)
 
     def _read_group(self, max_count: int, after: str, block_ms: int | None) -> list[_Entry]:
@@ -204,7 +204,7 @@ class RedisOutcomeStream:
         return reply[0][1] if reply else []
 
     def _outcomes(self, entries: list[_Entry]) -> list[tuple[str, Outcome]]:
-        """Decode; acknowledge at once what was trimmed before it could be delivered, or is no outcome."""
+        """Decode entries; those that were trimmed before delivery, or hold no outcome, are acknowledged at once."""
         outcomes, useless = [], []
         for entry in entries:
             position, fields = _position(entry), entry[1]

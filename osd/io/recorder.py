@@ -1,8 +1,8 @@
-"""From the engine to the outcome stream without ever holding up a step.
+"""Writes outcomes from the engine to the outcome stream without blocking the engine.
 
-The recorder's loop consumes the queue of `record()`; waits for an outcome, for the time of the next attempt while the
-stream is away, or for `close()`; is unblocked by `record()`; on a failing stream puts outcomes into the spill, which is
-replayed, oldest first, before anything newer once the stream is back.
+The recorder thread's loop consumes the queue filled by `record()`. It waits for an outcome, for the next retry while
+the stream is unreachable, or for `close()`. On failure of the stream, outcomes go to the spill file, which is replayed,
+oldest first, before anything newer once the stream is back.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ MEANINGS = {
     "outcomes_replayed": "Of the outcomes that reached the stream, those that came by way of the spill file.",
     "outcomes_dropped": "Outcomes lost: the queue or the spill file was full.",
 }
-"""Counter to its help text, all since the recorder started."""
+"""Counter name to help text; all count since the recorder started."""
 
 
 class Spill(Protocol):
-    """Where outcomes wait while the stream is away."""
+    """Holds outcomes while the stream is unreachable."""
 
     def append(self, outcome: Outcome) -> bool:
-        """Keep one; False when it cannot be kept."""
+        """Add an outcome at the end; False when it cannot be stored."""
         ...
 
     def replay(self) -> Iterator[Outcome]:
-        """Every kept outcome, oldest first; asking for the next one consumes the one before."""
+        """Every stored outcome, oldest first; asking for the next one removes the one before."""
         ...
 
 
 class Recorder:
-    """Records outcomes on a thread of its own, in order."""
+    """Records outcomes in order, on its own thread."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class Recorder:
 
         Args:
             sink: The outcome stream; None records nothing and counts nothing.
-            spill: Used by the recorder's thread only. What a former process left in it is delivered first.
-            queue_entries: Most outcomes held in memory; more are dropped.
+            spill: Used by the recorder's thread only. What an earlier process left in it is delivered first.
+            queue_entries: Most outcomes waiting in memory; further ones are dropped.
             first_retry_s: Pause after the stream first failed; it doubles with each further failure.
             longest_retry_s: Longest such pause.
         """
@@ -72,8 +72,8 @@ class Recorder:
         self._closing = False
         self._busy = False
         self._counts = dict.fromkeys(MEANINGS, 0)
-        # The recorder's thread alone uses these.
-        self._backlog = True  # a former process may have left one
+        # Used by the recorder's thread only:
+        self._backlog = True  # an earlier process may have left outcomes in the spill
         self._retry_s = first_retry_s
         self._retry_at_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="osd-recorder", daemon=True)
@@ -81,7 +81,7 @@ class Recorder:
             self._thread.start()
 
     def record(self, make: Callable[[], Outcome]) -> None:
-        """Queue one outcome; `make` assembles it on the recorder's thread. Never blocks and never raises."""
+        """Queue one outcome; the recorder's thread calls `make` to assemble it. Never blocks, never raises."""
         if self._sink is None:
             return
         with self._changed:
@@ -92,19 +92,19 @@ class Recorder:
                 self._changed.notify_all()
 
     def counters(self) -> dict[str, int]:
-        """Monotone counts since the start; `MEANINGS` says of what."""
+        """Monotone counts since the start, by the names in `MEANINGS`."""
         with self._changed:
             return dict(self._counts)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until no outcome is held in memory: each was recorded, spilled or dropped. False when time ran out."""
+        """Wait until no outcome is in memory: each was recorded, spilled or dropped. False when time ran out."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue and not self._busy, timeout_s)
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Bring what is queued to the stream or the spill and end the thread; later outcomes are dropped.
+        """Write what is queued to the stream or the spill, and end the thread; later outcomes are dropped.
 
-        Returns after `timeout_s` even where the stream still hangs.
+        Returns after `timeout_s` even if the stream still blocks.
         """
         with self._changed:
             self._closing = True
@@ -118,7 +118,7 @@ class Recorder:
                 self._busy = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._queue or self._closing, self._pause_s())
-                # What is in the queue is newer than the spill, so it stays there until the spill had its turn.
+                # The spill holds older outcomes than the queue, so it is replayed first.
                 replay = self._pause_s() == 0 and not self._closing
                 make = self._queue.popleft() if self._queue and not replay else None
                 if make is None and self._closing:
@@ -134,13 +134,13 @@ class Recorder:
                 self._postpone()
 
     def _handle(self, make: Callable[[], Outcome]) -> None:
-        """Deliver or spill one outcome."""
+        """Deliver one outcome to the stream, or spill it."""
         outcome = self._made(make)
         if outcome and (self._backlog or not self._deliver(outcome)):
             self._keep(outcome)
 
     def _pause_s(self) -> float | None:
-        """Until the spill is due for replay; None while there is nothing in it."""
+        """Seconds until the spill is due for replay; None while the spill is empty."""
         return max(self._retry_at_s - time.monotonic(), 0.0) if self._backlog else None
 
     def _postpone(self) -> None:
@@ -148,7 +148,7 @@ class Recorder:
         self._retry_s = min(2 * self._retry_s, self._longest_retry_s)
 
     def _replay(self) -> None:
-        """Deliver the spill. What arrives meanwhile joins its end, so the queue stays short and the order is kept."""
+        """Deliver the spill. Outcomes that arrive meanwhile are appended to it, which keeps the order."""
         for outcome in self._spill.replay():
             if self._closing or not self._deliver(outcome, replayed=True):
                 return
@@ -161,7 +161,7 @@ class Recorder:
         self._backlog = False
 
     def _deliver(self, outcome: Outcome, *, replayed: bool = False) -> bool:
-        """Give one to the stream; False when it should be kept for later."""
+        """Put one outcome into the stream; False when it should be spilled."""
         assert self._sink is not None
         try:
             self._sink.put(outcome)
@@ -170,7 +170,7 @@ class Recorder:
             self._backlog = True
             self._postpone()
             return False
-        except Exception:  # this outcome can never be taken; those after it may
+        except Exception:  # this outcome can never be stored; later ones may
             logger.exception("an outcome is dropped")
             self._count("outcomes_dropped")
             return True

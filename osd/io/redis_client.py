@@ -1,4 +1,4 @@
-"""One way to connect to Redis, and one way to say what is wrong with it."""
+"""Connecting to Redis, and turning its failures into messages that say the fix."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ COMMAND_TIMEOUT_S = 3.0
 
 
 class RedisRefusedError(OutcomeSinkError):
-    """Redis answers but will not serve us; waiting does not mend it, an operator can."""
+    """Redis answers but refuses to serve us; an operator has to fix it, waiting does not help."""
 
 
 def connect(url: str) -> redis.Redis:
-    """A client with short timeouts and no retries; nothing is sent yet.
+    """A client with short timeouts and no retries; it connects at the first command.
 
     Raises:
         OsdError: the URL is malformed.
@@ -34,7 +34,7 @@ def connect(url: str) -> redis.Redis:
             socket_timeout=COMMAND_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
-    except (ValueError, TypeError):  # their texts may quote the URL, and so the password
+    except (ValueError, TypeError):  # their messages may quote the URL, and so the password
         raise OsdError(
             "the Redis URL is malformed; give redis://:PASSWORD@HOST:PORT/0, rediss://... or "
             "unix://:PASSWORD@/PATH?db=0, with special characters of the password percent-encoded"
@@ -43,11 +43,11 @@ def connect(url: str) -> redis.Redis:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn any Redis failure inside into an OutcomeSinkError that says what to do and holds no password.
+    """Turn any Redis failure in this block into an OutcomeSinkError that says the fix and holds no password.
 
     Raises:
-        RedisRefusedError: wrong password, missing permission, a server too old or misconfigured.
-        OutcomeSinkError: unreachable, slow, loading or out of memory for now.
+        RedisRefusedError: wrong password, missing permission, or a server too old or misconfigured.
+        OutcomeSinkError: unreachable, slow, loading or out of memory at present.
     """
     where = f"Redis at {_address(url)}"
     try:
@@ -69,7 +69,7 @@ def explained(url: str) -> Iterator[None]:
 
 
 def _refusal(where: str, answer: str) -> OutcomeSinkError:
-    """What to do about an error reply, by its code; a script's errors carry it in the middle of the text."""
+    """The error for a Redis error reply, by its code; in a Lua script's errors the code is inside the text."""
     if "OOM " in answer:
         return OutcomeSinkError(
             f"{where} is out of memory; raise its maxmemory, or lower outcomes.max_bytes or outcomes.max_entries"
@@ -88,6 +88,6 @@ def _refusal(where: str, answer: str) -> OutcomeSinkError:
 
 
 def _address(url: str) -> str:
-    """Host and port, or socket path: the URL without user, password and options."""
+    """Host and port, or socket path, without user, password and options."""
     parts = urlsplit(url)
     return parts.path if parts.scheme == "unix" else parts.netloc.rpartition("@")[2] or "localhost"

@@ -1,8 +1,8 @@
-"""A bounded file that keeps outcomes while they cannot be delivered.
+"""The spill file: a bounded queue on disk for outcomes that cannot be delivered at present.
 
 Layout: magic, 8-byte offset of the first unconsumed record, then records: length and CRC-32 (4 bytes each; all
-numbers little-endian) and the encoded outcome. A process that dies leaves at worst a torn last record, which is dropped
-when the file is opened again; nothing is fsynced, so a machine that dies may lose its last seconds.
+numbers little-endian) and the encoded outcome. If the process dies, at worst the last record is incomplete; it is
+dropped when the file is opened again. Nothing is fsynced, so a crash of the machine may lose the last seconds.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _RECORD = struct.Struct("<II")
 
 
 class SpillFile:
-    """First in, first out, for one thread of one process.
+    """A first-in-first-out file of outcomes, for one thread of one process.
 
-    A disk that is full or gone never raises: what it cannot take is refused, and it is tried again next time. The room
-    of consumed outcomes comes back when the last one is consumed.
+    A full or missing disk never raises: `append` returns False, and the next call tries again. Disk space of consumed
+    outcomes is freed when the last outcome is consumed.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         """Open or create the file.
 
         Args:
-            path: Where it is; the folder is made.
-            max_bytes: Size of the file at most; 0 keeps nothing and makes no file.
+            path: Where the file is; its folder is created.
+            max_bytes: Largest size of the file; 0 stores nothing and creates no file.
         """
         self._path = path
         self._max_bytes = max_bytes
@@ -47,7 +47,7 @@ class SpillFile:
         self._open()
 
     def append(self, outcome: Outcome) -> bool:
-        """Add an outcome at the end; False when there is no room, or the disk refuses."""
+        """Add an outcome at the end; False when the file would exceed `max_bytes`, or the write fails."""
         data = encode(outcome)
         record = _RECORD.pack(len(data), zlib.crc32(data)) + data
         if not self._open() or self._end + len(record) > self._max_bytes:
@@ -61,9 +61,9 @@ class SpillFile:
         return True
 
     def replay(self) -> Iterator[Outcome]:
-        """Every outcome, oldest first. Asking for the next consumes the one before; leaving the loop keeps it.
+        """Every outcome, oldest first. Asking for the next one consumes the one before; leaving the loop keeps it.
 
-        Outcomes appended meanwhile come too. One that does not decode (of another schema version) is consumed.
+        Includes outcomes appended meanwhile. One that does not decode (another schema version) is consumed.
         """
         while self._open() and self._start < self._end:
             try:
@@ -84,18 +84,18 @@ class SpillFile:
             self._consume_to(self._start + _RECORD.size + len(data))
 
     def close(self) -> None:
-        """Let the file go; its outcomes stay, and using it again opens it again."""
+        """Close the file; its outcomes stay, and the next use opens it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _open(self) -> bool:
-        """Whether the file is open, opening it where it is not."""
+        """Open the file unless it is open; whether it is open now."""
         if self._fd >= 0 or self._max_bytes <= _HEADER_BYTES:
             return self._fd >= 0
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)  # readable by its owner: prompts are private
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)  # for its owner only: prompts are private
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._recover()
         except OSError as error:
@@ -104,12 +104,12 @@ class SpillFile:
         return self._fd >= 0
 
     def _recover(self) -> None:
-        """Find what a former process left, up to the first torn record."""
+        """Find the records that an earlier process left, up to the first incomplete one."""
         size_bytes = os.fstat(self._fd).st_size
         header = os.pread(self._fd, _HEADER_BYTES, 0)
         is_ours = len(header) == _HEADER_BYTES and header.startswith(_MAGIC)
         start = _OFFSET.unpack_from(header, len(_MAGIC))[0] if is_ours else size_bytes
-        if not _HEADER_BYTES <= start < size_bytes:  # foreign, new, or emptied without its offset being moved back
+        if not _HEADER_BYTES <= start < size_bytes:  # foreign or new, or emptied before its offset was reset
             start = size_bytes = _HEADER_BYTES
             os.ftruncate(self._fd, 0)
             self._write(_MAGIC + _OFFSET.pack(start), 0)
@@ -121,7 +121,7 @@ class SpillFile:
             os.ftruncate(self._fd, self._end)
 
     def _read(self, offset: int) -> bytes | None:
-        """The record at `offset`, without its framing; None when there is no whole one."""
+        """The record at `offset`, without length and CRC; None when it is incomplete or damaged."""
         framing = os.pread(self._fd, _RECORD.size, offset)
         if len(framing) < _RECORD.size:
             return None
@@ -130,13 +130,13 @@ class SpillFile:
         return data if len(data) == size_bytes and zlib.crc32(data) == checksum else None
 
     def _write(self, data: bytes, offset: int) -> None:
-        """Write all of it. What a failed write leaves behind `_end` is overwritten by the next, or dropped as torn."""
+        """Write all of `data`. If it fails, what was written after `_end` is overwritten by the next append."""
         written = 0
         while written < len(data):
             written += os.pwrite(self._fd, data[written:], offset + written)
 
     def _consume_to(self, offset: int) -> None:
-        """Move the beginning, on disk too, so that a process that dies replays little twice."""
+        """Move the start, on disk too, so that a process that dies replays few outcomes twice."""
         self._start = offset
         if self._start == self._end:
             self._start = self._end = _HEADER_BYTES

@@ -1,8 +1,8 @@
-"""What Redis itself does with the outcome stream, in Lua, so that it is atomic however many write.
+"""Lua scripts that Redis runs on the outcome stream, so that each is atomic with any number of writers.
 
-An entry has three fields: `seq`, how many outcomes were ever written with it; `end`, how many bytes of outcomes were
-ever written with it; and `outcome`. The stream's size in bytes is therefore a difference of two entries, whoever wrote
-or trimmed it, and how far a reader is behind likewise.
+An entry has three fields: `seq`, the number of outcomes ever written up to and including it; `end`, the number of
+outcome bytes ever written up to and including it; and `outcome`. The stream's size in bytes, and how many outcomes a
+reader is behind, are therefore differences between two entries, whoever wrote or trimmed the stream.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 _FIELDS = """
 local function seq(entry) return entry[2][1] == 'seq' and tonumber(entry[2][2]) end
 local function finish(entry) return tonumber(entry[2][4]) end
-local function newest()  -- of ours; entries that somebody else added count for nothing
+local function newest()  -- the newest entry of ours; entries that somebody else added are skipped
     local entry = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
     while entry and not seq(entry) do
         entry = redis.call('XREVRANGE', KEYS[1], '(' .. entry[1], '-', 'COUNT', 1)[1]
@@ -20,7 +20,7 @@ end
 """
 
 # KEYS: stream, mark. ARGV: outcome, max entries, max bytes, seconds that the mark is kept.
-# Trims before it adds, so that a Redis that is out of memory can still make room for the new by dropping the old.
+# Trims before it adds, so that a Redis that is out of memory can make room by dropping the oldest.
 PUT = (
     _FIELDS
     + """

@@ -1,7 +1,8 @@
-"""Drafter versions in a folder: `v000003.safetensors` and its manifest `v000003.json`, and a `latest` pointer.
+"""Drafter versions on disk: `v000003.safetensors`, its manifest `v000003.json`, and the pointer file `latest`.
 
-A version exists once its manifest does, and serves once the pointer names it; each is written to a temporary name,
-synced and renamed, in that order. One writer at a time holds the lock file, so what it finds half-written is dead.
+A version exists once its manifest does, and is served once the pointer names it. Tensors, manifest and pointer are
+written in that order, each to a temporary name, synced and renamed. A writer holds the lock file, so any unfinished
+file that it finds belongs to a writer that died.
 """
 
 from __future__ import annotations
@@ -45,18 +46,18 @@ def config_hash(kind: str, config: Mapping[str, Any]) -> str:
 class _Pointer(msgspec.Struct):
     latest: int
     newest: int
-    """The highest number ever given, so that none is given twice even when files were removed."""
+    """The highest number ever used, so that no number is reused after its files were removed."""
 
 
 class FileWeightStore:
     """Implements `osd.ports.WeightStore`; any number of processes may use one folder."""
 
     def __init__(self, root: Path, *, keep: int = 20) -> None:
-        """Use a folder; it is made by the first publish.
+        """Use a folder; the first publish creates it.
 
         Args:
             root: The folder.
-            keep: How many of the newest versions stay; the latest and its parent always do.
+            keep: How many of the newest versions are kept; the latest and its parent always are.
         """
         if keep < 1:
             raise ValueError("keep must be at least 1")
@@ -79,10 +80,10 @@ class FileWeightStore:
 
         Raises:
             WeightsRefusedError: a tensor holds NaN or infinity; nothing was written.
-            OsdError: the disk refuses; the former version stays the latest.
+            OsdError: the disk cannot be written; the previous version stays the latest.
         """
         _refuse_non_finite(state, "the new version")
-        # clone: safetensors refuses tensors that share memory, as tied weights do.
+        # clone: safetensors refuses tensors that share memory, such as tied weights.
         data = tensors_to_bytes(
             {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in state.items()}
         )
@@ -108,10 +109,10 @@ class FileWeightStore:
         return manifest
 
     def latest(self) -> WeightManifest | None:
-        """The version that serving should use, or None when nothing was published.
+        """The version to serve; None if nothing was published.
 
-        Where the pointer or its manifest is unreadable, or a roll back was cut short, the newest version that was not
-        rolled back.
+        If the pointer or its manifest cannot be read, or a roll back was interrupted, it is the newest version that
+        was not rolled back.
         """
         pointer = self._pointer()
         if pointer:
@@ -125,10 +126,10 @@ class FileWeightStore:
         return next((manifest for manifest in reversed(self.list()) if not manifest.rolled_back), None)
 
     def load(self, number: int) -> tuple[WeightManifest, dict[str, torch.Tensor]]:
-        """Read and check one version; the tensors are on the CPU.
+        """Read and check one version; its tensors are on the CPU.
 
         Raises:
-            WeightsRefusedError: it is missing, torn, foreign, non-finite, or does not match its manifest.
+            WeightsRefusedError: it is missing or incomplete, holds NaN or infinity, or does not match its manifest.
         """
         manifest, path = self._manifest(number), self._tensors_path(number)
         try:
@@ -145,7 +146,7 @@ class FileWeightStore:
         return manifest, state
 
     def list(self) -> list[WeightManifest]:
-        """Every version with a readable manifest, oldest first; the tensors are checked by `load` only."""
+        """All versions with a readable manifest, oldest first; tensors are only checked by `load`."""
         manifests = []
         for number in self._numbers():
             try:
@@ -155,27 +156,27 @@ class FileWeightStore:
         return manifests
 
     def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
-        """Mark the latest version as rolled back and point `latest` at its newest sound predecessor.
+        """Mark the latest version as rolled back, and point `latest` at the newest intact version before it.
 
         Args:
-            to: the version to go back to instead; all newer ones are marked.
-            reason: kept with the marks.
+            to: go back to this version instead; all newer ones are marked.
+            reason: stored with the marks.
 
         Returns:
             The manifest of the version that is now the latest.
 
         Raises:
-            WeightsRefusedError: there is no such version to go back to; nothing was changed.
-            OsdError: the disk refuses.
+            WeightsRefusedError: there is no version to go back to; nothing was changed.
+            OsdError: the disk cannot be written.
         """
         with self._writing():
             current = self.latest()
             if current is None:
                 raise WeightsRefusedError("nothing was published yet, so there is no version to roll back")
             target = self._predecessor(current) if to is None else self._sound(to, current)
-            # A version between a chosen one and the latest would be what the next roll back goes to.
+            # Versions newer than `to` are marked too, so that the next roll back does not go to one of them.
             passed = [current] if to is None else [one for one in self.list() if one.number > to]
-            # Marked before the pointer moves: a crash in between leaves a latest that `latest()` passes over.
+            # Marked before the pointer moves: after a crash in between, `latest()` skips the marked version.
             for manifest in passed:
                 if not manifest.rolled_back:
                     self._write_manifest(replace(manifest, rolled_back=reason or "no reason given"))
@@ -208,7 +209,7 @@ class FileWeightStore:
             raise UnknownVersionError(f"there is no drafter version {number}") from None
         except OSError as error:
             raise WeightsRefusedError(f"cannot read version {number}'s manifest {path}: {error.strerror}") from None
-        except ValueError as error:  # JSON, Unicode and msgspec's validation errors alike
+        except ValueError as error:  # of JSON, Unicode and msgspec's validation
             raise WeightsRefusedError(f"manifest {path} is torn or foreign: {error}") from None
         if manifest.number != number:
             raise WeightsRefusedError(f"manifest {path} is foreign: it says version {manifest.number}")
@@ -226,7 +227,7 @@ class FileWeightStore:
             return None
 
     def _numbers(self) -> tuple[int, ...]:
-        """Of the versions that have a manifest, ascending."""
+        """Numbers of the versions that have a manifest, ascending."""
         paths = self._root.iterdir() if self._root.is_dir() else ()
         return tuple(sorted(int(match[1]) for path in paths if (match := _MANIFEST_NAME.fullmatch(path.name))))
 
@@ -247,7 +248,7 @@ class FileWeightStore:
         self._write(self._pointer_path, msgspec.json.encode(pointer))
 
     def _write(self, path: Path, data: bytes) -> None:
-        """Replace a file at once: a reader sees the old one or the new one, after a power cut too."""
+        """Replace a file atomically: a reader sees the old or the new content, even after a power failure."""
         temporary = path.with_name(path.name + _TEMPORARY)
         try:
             with temporary.open("wb") as file:
@@ -256,7 +257,7 @@ class FileWeightStore:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError:
-            temporary.unlink(missing_ok=True)  # it may be what fills the disk
+            temporary.unlink(missing_ok=True)  # it may be what filled the disk
             raise
         folder = os.open(self._root, os.O_RDONLY)
         try:
@@ -266,7 +267,7 @@ class FileWeightStore:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the folder's lock, and clear away what a writer left that died in the middle."""
+        """Hold the folder's lock, and remove what a writer that died left unfinished."""
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             with (self._root / "lock").open("wb") as lock:

@@ -1,1 +1,1 @@
-"""From what the operator typed to a causal LM in memory."""
+"""From the model name that the operator gave to a causal LM in memory."""

@@ -1,4 +1,4 @@
-"""Loading a causal LM from a folder, with the type and device that serve it best."""
+"""Loads a causal LM from a folder; chooses its device, dtype and attention implementation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' takes a GPU when there is one.
+    """The torch device of a setting; 'auto' takes a GPU if there is one.
 
     Raises:
-        OsdError: no such device.
+        OsdError: the device does not exist or cannot be used.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,21 +38,21 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(
     name: str, device: torch.device, stored: Stored = LLAMA_IN_BFLOAT16, cpu: Cpu | None = None
 ) -> torch.dtype:
-    """'auto' takes what is fastest and no less exact than stored. What 'int4' leaves is bfloat16.
+    """The dtype of the weights in memory; 'auto' takes the fastest that is no less exact than the stored one.
 
-    On a CPU that is bfloat16 for weights stored in it, wherever they are multiplied as fast as they are read: by torch
-    where there are instructions for it, by compiled kernels everywhere. All others are served in float32, which holds
-    them exactly: to round float16 or float32 to bfloat16 has to be asked for. A GPU takes bfloat16, or float16 where it
-    has no bfloat16, whatever is stored.
+    On a CPU 'auto' is bfloat16 for weights stored in bfloat16, if this CPU multiplies bfloat16 as fast as it reads it:
+    in torch with the right instructions, in the compiled kernels always. Anything else is float32, which represents all
+    stored values exactly; rounding float16 or float32 to bfloat16 has to be asked for. On a GPU 'auto' is bfloat16, or
+    float16 where the GPU lacks bfloat16. With 'int4', whatever is not quantised is bfloat16.
 
     Args:
-        name: `target.dtype`.
+        name: the setting `target.dtype`.
         device: where the model runs.
-        stored: how its weights are stored.
-        cpu: what a CPU can do; None: this one's.
+        stored: how the weights are stored.
+        cpu: what the CPU supports; None: this machine's.
 
     Raises:
-        OsdError: 'int4' on a device that is no CPU.
+        OsdError: 'int4' on a device other than a CPU.
     """
     if name == "int4":
         if device.type != "cpu":
@@ -70,14 +70,14 @@ def choose_dtype(
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether torch's operations are faster in bfloat16 than in float32."""
+    """Whether torch is faster in bfloat16 than in float32 on this device."""
     return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch_multiplies_bfloat16()
 
 
 def attention_for(config: Any) -> str:
-    """How transformers' model of a configuration attends: torch's own attention, or plain products where it has none.
+    """The attention implementation to ask of transformers: 'sdpa', or 'eager' where the model lacks it.
 
-    Some models cap their scores or have sinks, which torch's attention does not.
+    Models that cap attention scores or have attention sinks lack it.
     """
     from transformers import AutoModelForCausalLM
 
@@ -87,10 +87,10 @@ def attention_for(config: Any) -> str:
 
 
 def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model in eval mode, with frozen parameters, and with torch's attention where it can have that.
+    """Load a model in eval mode with frozen parameters.
 
     Raises:
-        OsdError: the folder is not a whole model, or transformers cannot load it as a causal LM.
+        OsdError: the folder is incomplete, or transformers cannot load it as a causal LM.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -109,10 +109,11 @@ def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) ->
 
 
 def _check_unused(folder: Path, model: Any, names: Iterable[str]) -> None:
-    """Weights that the model has no place for: refused where its module is there without them, told of otherwise.
+    """Report weights in the folder that the model did not load.
 
     Raises:
-        OsdError: a bias, say, of a projection that `config.json` describes as one without.
+        OsdError: a weight belongs to an existing module that was built without it, such as the bias of a projection
+            that `config.json` describes as having none. Others are only logged.
     """
     unused, modules = sorted(names), dict(model.named_modules())
     for name in unused:

@@ -1,4 +1,4 @@
-"""From what the operator typed to a local model folder: 'smollm2', a GGUF file, a local folder or a hub id."""
+"""Finds the local model folder for a target name: 'smollm2', a GGUF file, a local folder or a hub id."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @dataclass(frozen=True, slots=True)
 class ResolvedTarget:
-    """A model that is on this machine."""
+    """A model on this machine."""
 
     target_id: str
-    """What clients call it, and what its drafters' weights are filed under."""
+    """The name that clients use, and under which the target's drafter versions are stored."""
     folder: Path
 
 
 def resolve_target(name: str, state_dir: Path, on_progress: Progress | None = None) -> ResolvedTarget:
-    """Find, convert or download a model. Idempotent: a second call finds what the first one left.
+    """Find, convert or download a model. Idempotent: a second call reuses the result of the first.
 
     Args:
         name: 'smollm2', a path to a folder or a .gguf file, or a hub id such as 'Qwen/Qwen3-0.6B'.
-        state_dir: converted models are kept in `state_dir/models`.
+        state_dir: converted models are stored in `state_dir/models`.
         on_progress: called with (stage, share done) while a model is converted or downloaded.
 
     Raises:
@@ -52,10 +52,10 @@ def resolve_target(name: str, state_dir: Path, on_progress: Progress | None = No
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuse a folder that is not a whole model.
+    """Refuse an incomplete model folder.
 
     Raises:
-        OsdError: naming the missing file.
+        OsdError: names the missing file.
     """
     if not (folder / "config.json").is_file():
         raise OsdError(f"{folder} has no config.json; point to the folder that `save_pretrained` wrote")

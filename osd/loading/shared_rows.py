@@ -1,4 +1,4 @@
-"""The target's embedding and head, read from its folder without loading its layers."""
+"""Reads only the target's embedding and head, which a `feature` drafter shares, without loading the layers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _INDEX = "model.safetensors.index.json"
 
 
 def load_shared_rows(folder: Path, dtype: torch.dtype) -> SharedRows:
-    """Read only the tensors a `feature` drafter shares; the whole model only where its files name them otherwise.
+    """The target's embedding and head. Loads the whole model only if its files use other tensor names.
 
     Args:
-        folder: what `save_pretrained` wrote, in one file or sharded.
+        folder: written by `save_pretrained`, in one file or sharded.
         dtype: of the result.
 
     Raises:
-        OsdError: the folder is not a whole model.
+        OsdError: the folder is incomplete.
     """
     check_model_folder(folder)
     names = _names(folder)
@@ -39,13 +39,13 @@ def load_shared_rows(folder: Path, dtype: torch.dtype) -> SharedRows:
 
 
 def _names(folder: Path) -> tuple[str, str | None, str | None] | None:
-    """Names of the embedding, the head (None when tied to the embedding) and its bias, from a model without memory."""
+    """Tensor names of the embedding, the head (None if tied) and the head's bias, from a model on the meta device."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    # A tied parameter has several names; the first is the embedding's, under which files hold it.
+    # A tied parameter has several names; the first is the embedding's, which files use.
     names: dict[int, str] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(tensor), name)

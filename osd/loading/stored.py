@@ -1,4 +1,4 @@
-"""What a model's folder says of the type that its weights are stored in."""
+"""The dtype in which a model folder stores its weights."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch
 
 
 class Stored(NamedTuple):
-    """A model's weights on disk."""
+    """How a model's weights are stored on disk."""
 
     dtype: torch.dtype
-    """The type that loses nothing which the weights say."""
+    """The narrowest type that represents every stored value."""
     fits_kernels: bool
-    """Whether a CPU's compiled kernels run such a model; else transformers' forward does."""
+    """Whether the CPU's compiled kernels can run this model; otherwise transformers' forward does."""
 
 
 LLAMA_IN_BFLOAT16 = Stored(torch.bfloat16, fits_kernels=True)
 DEQUANTISED = "osd_dequantised"
-"""Key of a `config.json` that osd wrote: the weights were codes of at most eight bits. Rounding them to bfloat16 moves
-them less than the rounding that made the codes did, so that counts as the type they are stored in.
+"""Key in a `config.json` written by osd: the weights were quantised to at most eight bits. Rounding such weights to
+bfloat16 changes them less than the quantisation did, so they count as stored in bfloat16.
 """
 
 
 def stored_in(folder: Path) -> Stored:
-    """Of a model folder, from its `config.json`; of one that transformers cannot read, float32 without kernels."""
+    """Read from a folder's `config.json`; float32 without kernels if transformers cannot read it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from osd.models.fused import can_fuse
@@ -35,13 +35,13 @@ def stored_in(folder: Path) -> Stored:
         config: Any = AutoConfig.from_pretrained(folder)
         kinds: Any = AutoModelForCausalLM._model_mapping
         kind = kinds[type(config)].__name__
-    except Exception:  # loading it says what is wrong
+    except Exception:  # loading the model reports what is wrong
         return Stored(torch.float32, fits_kernels=False)
     return Stored(_dtype_of(folder, config), can_fuse(kind, config))
 
 
 def _dtype_of(folder: Path, config: Any) -> torch.dtype:
-    """Where a configuration names none, what `save_pretrained` of earlier days wrote: float32."""
+    """The dtype that a configuration names; without one float32, which older `save_pretrained` wrote unnamed."""
     if json.loads((folder / "config.json").read_text()).get(DEQUANTISED):
         return torch.bfloat16
     named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)

@@ -1,7 +1,7 @@
-"""The same memory as a tensor of torch and as an array of numpy.
+"""Views of the same memory as a torch tensor and as a numpy array.
 
-On a CPU compiled loops hand arrays on: right after a pass, of which the processor's caches are full, each operation of
-torch costs tens of microseconds.
+The CPU's compiled kernels take numpy arrays: right after a forward pass, which has filled the processor's caches, each
+torch operation costs tens of microseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LINE_BYTES = 64
 
 
 def array(numbers: Numbers) -> NDArray[Any]:
-    """As an array; numpy has no bfloat16, so that its bits stand for it, as uint16."""
+    """A numpy view; bfloat16, which numpy lacks, appears as its bits in uint16."""
     if isinstance(numbers, np.ndarray):
         return numbers
     viewed: NDArray[Any] = (numbers.view(torch.uint16) if numbers.dtype == torch.bfloat16 else numbers.detach()).numpy()
@@ -29,7 +29,7 @@ def array(numbers: Numbers) -> NDArray[Any]:
 
 
 def tensor(numbers: Numbers) -> Tensor:
-    """The other way round."""
+    """A torch view; uint16 is read as the bits of bfloat16. Undoes `array`."""
     if isinstance(numbers, Tensor):
         return numbers
     found = torch.from_numpy(numbers)
@@ -37,12 +37,12 @@ def tensor(numbers: Numbers) -> Tensor:
 
 
 def aligned(shape: tuple[int, ...], dtype: DTypeLike, *, zeros: bool = False) -> NDArray[Any]:
-    """Room that begins where a cache line of a processor does: compiled loops read whole lines.
+    """An array that begins at a cache line, since compiled kernels read whole lines.
 
     Args:
         shape: of the array.
         dtype: of its elements.
-        zeros: else they are anything. Zeros take no memory until they are written, and then by small pages.
+        zeros: fill with zeros, which occupy no memory until written (and then 4 KiB pages); else uninitialised.
     """
     kind = np.dtype(dtype)
     num_bytes = math.prod(shape) * kind.itemsize
@@ -54,7 +54,7 @@ def aligned(shape: tuple[int, ...], dtype: DTypeLike, *, zeros: bool = False) ->
 
 
 def _untouched(num_bytes: int) -> mmap.mmap:
-    """Zeros that the system has not given yet. numpy asks it for huge pages, where a few numbers take two megabytes."""
+    """Zero pages that occupy no memory yet; with numpy's huge pages a few numbers would occupy 2 MiB."""
     found = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a system without huge pages
         found.madvise(mmap.MADV_NOHUGEPAGE)
@@ -62,12 +62,12 @@ def _untouched(num_bytes: int) -> mmap.mmap:
 
 
 def exchange(one: Any, other: Any) -> None:
-    """Let the elements of two views, arrays or tensors, change places."""
+    """Swap the elements of two views (arrays or tensors) in place."""
     kept = one.clone() if isinstance(one, Tensor) else one.copy()
     one[...] = other
     other[...] = kept
 
 
 def is_on_host(numbers: Numbers) -> bool:
-    """Whether reading it waits for no device."""
+    """Whether the numbers can be read without waiting for a device."""
     return isinstance(numbers, np.ndarray) or numbers.device.type == "cpu"

@@ -1,4 +1,4 @@
-"""Numbers that are neither NaN nor infinite, in arrays and tensors; bfloat16 by its bits where numpy holds it."""
+"""Finding and zeroing NaN and infinity in arrays and tensors, also in bfloat16 held as uint16 bits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from osd.machine.arrays import Numbers
 
 _EXPONENT = np.uint16(0x7F80)
-"""bfloat16's exponent bits: all of them are set in NaN and in infinity, and in no other number."""
+"""bfloat16's exponent bits; all of them are set exactly in NaN and infinity."""
 
 
 def is_finite(numbers: NDArray[Any]) -> NDArray[np.bool_]:
-    """By element; uint16 stands for bfloat16's bits (see `osd.machine.arrays`)."""
+    """Element-wise; uint16 is read as bfloat16's bits (see `osd.machine.arrays`)."""
     is_bfloat16 = numbers.dtype == np.uint16
     finite: NDArray[np.bool_] = (numbers & _EXPONENT) != _EXPONENT if is_bfloat16 else np.isfinite(numbers)
     return finite
 
 
 def with_zeros(numbers: Numbers) -> Numbers:
-    """The same, with zero for each that is not finite; not a copy where an array's are all finite."""
+    """Replace NaN and infinity by zero. An array that has neither is returned itself, not copied."""
     if isinstance(numbers, Tensor):
         return numbers.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     finite = is_finite(numbers)

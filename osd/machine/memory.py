@@ -1,7 +1,7 @@
-"""This process's memory: kept out of collections, given back, or, on Linux, moved into huge pages.
+"""This process's memory: excluded from garbage collection, returned to the system, or moved to huge pages (Linux).
 
-A pass reads all weights in turn, and what follows it finds nothing in the processor's caches, the tables of pages
-among it. With pages of two megabytes there are 512 times fewer to look up; a virtual machine looks each up twice.
+Each decoding pass reads all weights and so evicts the page tables from the processor's caches. With pages of 2 MiB
+instead of 4 KiB there are 512 times fewer table entries to read again; in a virtual machine each lookup is doubled.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ import psutil
 _log = logging.getLogger(__name__)
 _PAGE, _HUGE_PAGE = 1 << 12, 1 << 21
 _COLLAPSE = 25
-"""`MADV_COLLAPSE` (Linux 6.1): at once; it says nothing of memory that comes later."""
+"""`MADV_COLLAPSE` (Linux 6.1): builds huge pages now, and only of memory that exists now."""
 _FULL = 0.9
-"""Of a huge page: where less is used, it would take up more memory."""
+"""Share of a huge page that must be in use; collapsing emptier ones would increase memory use."""
 
 
 def give_back() -> None:
-    """Return to the system what this process has freed, which glibc would keep."""
+    """Return freed memory to the system (malloc_trim), which glibc would otherwise hold on to."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 
 def keep() -> None:
-    """What is loaded stays: leave it out of garbage collections, which would stop everything to look through it."""
+    """Exclude everything loaded so far from garbage collection, whose scans would stall decoding."""
     gc.collect()
     gc.freeze()
 
 
 def use_huge_pages() -> int:
-    """Move what is in memory now into huge pages: a second or so a gigabyte, once.
+    """Move this process's memory into huge pages, which takes about a second per gigabyte.
 
     Returns:
-        How many are in use then; none where the system has none.
+        The number of huge pages moved; 0 where the system has none.
     """
     if sys.platform != "linux" or mmap.PAGESIZE != _PAGE:
         return 0
@@ -56,7 +56,7 @@ def use_huge_pages() -> int:
 
 
 def _own_memory() -> Iterator[tuple[int, int]]:
-    """The whole huge pages, from one number to another, of each mapping that this process alone writes."""
+    """(first, end) in units of whole huge pages, for each private writable mapping of this process."""
     for mapping in psutil.Process().memory_maps(grouped=False):
         if mapping.path in ("[heap]", "[anon]") and mapping.perms.startswith("rw"):
             start, end = (int(address, 16) for address in mapping.addr.split("-"))
@@ -64,13 +64,13 @@ def _own_memory() -> Iterator[tuple[int, int]]:
 
 
 def _used(first: int, end: int) -> list[int]:
-    """Of the huge pages from one number to another, those that are in memory."""
+    """Which of the huge pages in `range(first, end)` are mostly resident in memory."""
     if end <= first:
         return []
     in_one = _HUGE_PAGE // _PAGE
     with Path("/proc/self/pagemap").open("rb") as file:
         file.seek(first * in_one * 8)
         entries = np.fromfile(file, np.int64, (end - first) * in_one)
-    is_there = (entries < 0).reshape(-1, in_one)  # the highest bit says so
+    is_there = (entries < 0).reshape(-1, in_one)  # bit 63 of a pagemap entry: the page is present
     used: list[int] = (first + np.flatnonzero(is_there.mean(axis=1) >= _FULL)).tolist()
     return used

@@ -1,4 +1,4 @@
-"""Monotone counters of the engine, each with what it counts. Ratios are taken when read, never stored.
+"""Monotone counters of the engine, with their help texts. Ratios are computed when read, never stored.
 
 acceptance rate = accepted / proposed; acceptance length = committed / rounds (it counts the recovered or bonus token).
 """
@@ -28,11 +28,11 @@ MEANINGS = {
     "roll_backs_total": "Drafter versions rolled back, automatically or by hand.",
     "manual_roll_backs_total": "Of the roll-backs, those by hand: admin page, admin API or `osd drafter rollback`.",
 }
-"""Counter to its help text, all since the engine started."""
+"""Counter name to help text; all count since the engine started."""
 
 
 class Counters:
-    """All counts of one engine since it started."""
+    """All counters of one engine."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = dict.fromkeys(MEANINGS, 0.0)
@@ -41,22 +41,22 @@ class Counters:
         )
 
     def add(self, name: str, amount: float = 1.0) -> None:
-        """Count; the name must be one of MEANINGS."""
+        """Increase a counter; the name must be one of MEANINGS."""
         self.values[name] += amount
 
     def add_times(self, draft_ms: float, verify_ms: float) -> None:
-        """What one round of all rows took."""
+        """Add the durations of one round of all rows."""
         self.add("draft_seconds_total", draft_ms / 1e3)
         self.add("verify_seconds_total", verify_ms / 1e3)
 
     def add_roll_back(self, *, manual: bool) -> None:
-        """One version was rolled back, by an operator or because the engine found it worse."""
+        """Count one version rolled back, by an operator (`manual`) or by the engine's watch."""
         self.add("roll_backs_total")
         if manual:
             self.add("manual_roll_backs_total")
 
     def add_round(self, version: int, proposed: int, accepted: int, committed: int) -> None:
-        """One row's round. One that proposed nothing is a plain round too: it counts as a round, of no version."""
+        """Count one row's round. A round that proposed nothing is a plain round, and belongs to no version."""
         values = self.values
         values["rounds_total"] += 1
         values["committed_total"] += committed
@@ -72,7 +72,7 @@ class Counters:
             counts["committed"] += committed
 
     def add_query(self, stats: QueryStats, reason: FinishReason) -> None:
-        """One finished query."""
+        """Count one finished query."""
         self.add("queries_total")
         if reason == "cancelled":
             self.add("queries_cancelled_total")

@@ -1,4 +1,4 @@
-"""How long a round drafted and verified; on a GPU, where the host only asks for work, the device is asked too."""
+"""Measures a round's drafting and verifying time; on a GPU, whose work is asynchronous, by CUDA events."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class RoundClock:
-    """Times one round after another; a device's events are made once, for making them takes longer than recording."""
+    """Times one round after another. CUDA events are created once, since creating them costs more than recording."""
 
     def __init__(self, device: torch.device) -> None:
         self._events = _events() if device.type == "cuda" else ()
@@ -16,16 +16,16 @@ class RoundClock:
         self._times_s: list[float] = []
 
     def start(self) -> None:
-        """A round begins."""
+        """Begin a round."""
         self._times_s = []
         self._mark()
 
     def drafted(self) -> None:
-        """The proposal was made, or asked for."""
+        """The proposal is made (on a GPU: queued)."""
         self._mark()
 
     def split_ms(self) -> tuple[float, float]:
-        """Milliseconds of drafting and of verifying; to be called when the host has waited for the verdicts."""
+        """(drafting, verifying) time in milliseconds; call it once the host has waited for the verdicts."""
         started_s, drafted_s, ended_s = *self._times_s, time.perf_counter()
         draft_ms = (drafted_s - started_s) * 1e3
         if self._events:

@@ -1,4 +1,4 @@
-"""A model's chat template: what shape of content it takes, and conversations written out by it."""
+"""A model's chat template: which forms of message content it accepts, and rendering a conversation with it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 Content = str | Sequence[Mapping[str, str]]
 """The text of a message, or parts of it: `{"type": "text", "text": …}`."""
 Message = Mapping[str, Any]
-"""`role`, `content`, and whatever else a template knows."""
+"""A message: `role`, `content`, and any other keys that the template reads."""
 
 _FIRST, _SECOND = "probeone", "probetwo"
 
 
 class _Takes(NamedTuple):
-    """What a template writes out whole, for one role: a text, a list of one part, a list of several parts."""
+    """Which forms of content a template renders in full for one role: a string, a list of one part, of several."""
 
     text: bool
     part: bool
@@ -22,13 +22,14 @@ class _Takes(NamedTuple):
 
 
 class ChatTemplate:
-    """Templates are programs: some take a message's text, some loop over its parts, some do either.
+    """Renders conversations, with each message's content in a form that the template accepts.
 
-    Given the wrong shape, most of them raise nothing and leave the text out. So what a template takes is found by
-    having it write out probes, once for each role.
+    Chat templates are Jinja programs: some expect `content` to be a string, some loop over its parts, some do either.
+    Given the wrong form, most raise nothing and omit the text. The accepted forms are therefore found by rendering
+    probe messages, once per role.
 
     Args:
-        tokenizer: of transformers; it has a chat template.
+        tokenizer: a transformers tokenizer that has a chat template.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -36,12 +37,12 @@ class ChatTemplate:
         self._takes: dict[str, _Takes] = {}
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The conversation as text, up to where the assistant's answer begins. Raises what the template does."""
+        """The conversation as text, up to where the assistant's answer begins. Raises whatever the template raises."""
         chat = [dict(message) for message in messages]
         return str(self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
 
     def shaped(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """The same messages, each with content of a shape that the template takes."""
+        """The messages, each with its content converted to a form that the template accepts."""
         return [{**message, "content": self._shaped(message["role"], message["content"])} for message in messages]
 
     def _shaped(self, role: str, content: Content) -> Content:
@@ -53,7 +54,7 @@ class ChatTemplate:
         return content if takes.text or not takes.part else _as_part(content)
 
     def takes(self, role: str) -> _Takes:
-        """What the template writes out in a message of this role."""
+        """Which forms of content the template renders in full for this role."""
         if role not in self._takes:
             self._takes[role] = self._probe(role)
         return self._takes[role]
@@ -68,7 +69,7 @@ class ChatTemplate:
         )
         if any(takes):
             return takes
-        # The template refuses the role, or these messages: it will say so of the real ones.
+        # The template rejects the role or the probe conversation; it will report that for the real messages.
         return _Takes(text=True, part=False, parts=False) if role == "user" else self.takes("user")
 
     def _written(self, role: str, content: Content) -> str:
@@ -77,7 +78,7 @@ class ChatTemplate:
         chats = {"user": [message], "system": [message, others], "assistant": [others, message, others]}
         try:
             return self.render(chats.get(role, [others, message]))
-        except Exception:  # as many kinds as there are templates
+        except Exception:  # templates raise any type of exception
             return ""
 
 
@@ -86,5 +87,5 @@ def _as_part(text: str) -> list[dict[str, str]]:
 
 
 def _is_literal(written: str) -> bool:
-    """Whether a list was written out as such, with its quotes and braces."""
+    """Whether a list was printed as a Python or JSON literal, quotes and braces included."""
     return "'text'" in written or '"text"' in written

@@ -1,4 +1,4 @@
-"""Text to token ids and back: prompts, chat templates, answers."""
+"""A model's tokenizer as osd uses it: encoding prompts and chats, decoding answers as they grow."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from osd.text.token_bytes import special_ids, token_bytes
 
 _FEW_TEXTS = 1 << 14
 _CONTEXT_TOKENS = 5
-"""Tokens of a prompt with which an answer's first are decoded: enough for a character and a word's beginning."""
+"""Prompt tokens decoded together with the first tokens of an answer: enough for a split character or word."""
 
 
 class TextCodec:
-    """A model's tokenizer, as the server and the engine need it.
+    """Encodes and decodes text with one model's tokenizer.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: a transformers tokenizer.
         model_id: the name under which the model is served.
         context_tokens: longest prompt + output of one query.
-        vocab_tokens: token ids that the model knows, from 0; by default the tokenizer's. Either may know more.
-        special_tokens_in_messages: a message that spells a special token holds that token, not its spelling as text.
+        vocab_tokens: size of the model's vocabulary, which may differ from the tokenizer's; None takes the tokenizer's.
+        special_tokens_in_messages: True reads a special token that is spelt in a message as that token; False reads
+            the spelling as plain text.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class TextCodec:
         self.vocab_tokens = len(tokenizer) if vocab_tokens is None else vocab_tokens
         self._special_tokens_in_messages = special_tokens_in_messages
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        # transformers' decoding takes twice as long, and what it may add ("clean_up_tokenization_spaces") changes what
-        # the model wrote.
+        # transformers' decode() takes twice as long as the Rust backend's, and may change the text
+        # ("clean_up_tokenization_spaces").
         self._decoder = tokenizer if backend is None else backend
         self._decode_again = lru_cache(_FEW_TEXTS)(self.decode)
         self._bytes = None if backend is None else token_bytes(backend)
@@ -85,15 +86,15 @@ class TextCodec:
     # ---- text to ids -----------------------------------------------------------------------------------------------
 
     def encode_text(self, text: str) -> tuple[int, ...]:
-        """Token ids of a plain prompt. The spelling of a special token is that token."""
+        """Token ids of a plain prompt. A special token's spelling becomes that token."""
         return tuple(self.tokenizer(text)["input_ids"])
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Token ids of a conversation, ready for the assistant's answer.
+        """Token ids of a conversation, ending where the assistant's answer begins.
 
         Args:
-            messages: `role` and `content` (a text, or a list of `{"type": "text", "text": …}`), and what else the
-                template knows.
+            messages: `role` and `content` (a string, or a list of `{"type": "text", "text": …}`), and any other keys
+                that the template reads.
 
         Raises:
             ValueError: the model has no chat template, or its template refuses these messages.
@@ -105,7 +106,7 @@ class TextCodec:
             if not self._special_tokens_in_messages and self._plain_content.is_needed(shaped):
                 return self._plain_content.encode(shaped)
             ids = self.tokenizer.apply_chat_template(shaped, add_generation_prompt=True, return_dict=False)
-        except Exception as error:  # templates are programs, and raise what they like
+        except Exception as error:  # templates are programs and raise any type of exception
             raise ValueError(f"the chat template of {self.model_id} refuses these messages: {error}") from error
         return tuple(ids)
 
@@ -120,11 +121,11 @@ class TextCodec:
     # ---- ids to text -----------------------------------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens that begin a text, without special tokens."""
+        """The text of tokens at the start of a text, without special tokens."""
         return str(self._decoder.decode(ids, skip_special_tokens=True))
 
     def stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:
-        """The text of one answer, as its tokens come: what follows the text of its prompt."""
+        """A decoder for one answer, fed its tokens as they come; the text is what follows the prompt's."""
         if self._bytes is not None:
             unfinished, is_first = self._prompt_end(prompt_ids)
             return ByteStream(
@@ -136,11 +137,11 @@ class TextCodec:
                 context.append(token)
             if len(context) == _CONTEXT_TOKENS:
                 break
-        # Where the library's decoders are known not to read bytes, U+FFFD is a character like any other.
+        # A decoder without a byte step yields U+FFFD only for the character U+FFFD itself.
         return NeighbourStream(self.decode, self._decode_again, context=context[::-1], has_bytes=self._may_hold_bytes)
 
     def offsets(self, prompt_ids: Sequence[int] = ()) -> TextOffsets:
-        """Where the tokens of one answer begin in its text."""
+        """Counts at which character of an answer's text each token begins."""
         unfinished, is_first = self._prompt_end(prompt_ids)
         return TextOffsets(
             unfinished=unfinished,
@@ -148,13 +149,13 @@ class TextCodec:
         )
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token adds to a text that has begun; nothing for a special token."""
+        """The bytes that a token adds in the middle of a text; empty for a special token."""
         if token_id in self._special_ids:
             return b""
         return self._bytes_beside_itself(token_id) if self._bytes is None else self._bytes.of.get(token_id, b"")
 
     def token_text(self, token_id: int) -> str:
-        r"""The text of one token; a special token as it is spelt, bytes that are no whole characters as `\xf0\x9f`."""
+        r"""The text of one token; special tokens as spelt, bytes that form no whole character as `\xf0\x9f`."""
         if token_id in self._special_ids:
             return str(self.tokenizer.decode([token_id]))
         data = self.token_bytes(token_id)
@@ -164,7 +165,7 @@ class TextCodec:
             return "".join(f"\\x{byte:02x}" for byte in data)
 
     def _prompt_end(self, prompt_ids: Sequence[int]) -> tuple[bytes, bool]:
-        """The unfinished character at a prompt's end, and whether the prompt holds no text at all."""
+        """The bytes of an unfinished character at the prompt's end, and whether the prompt adds no text at all."""
         if self._bytes is None:
             return b"", False
         end = b""
@@ -182,9 +183,9 @@ class TextCodec:
         return decoder is not None and any(kind in decoder.__getstate__() for kind in (b"ByteFallback", b"ByteLevel"))
 
     def _find_bytes(self, token_id: int) -> bytes:
-        # Beside itself, a token has the spaces that it has within a text.
+        # After another token, a token keeps the leading space that some tokenizers strip from a text's first token.
         return self.decode([token_id, token_id])[len(self.decode([token_id])) :].encode()
 
     def eos_ids(self, folder: Path) -> frozenset[int]:
-        """Tokens that end an answer, by all that the model's folder says."""
+        """Tokens that end an answer, according to the model folder's files and the tokenizer."""
         return end_token_ids(folder, self.tokenizer)

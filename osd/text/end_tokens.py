@@ -1,4 +1,4 @@
-"""Which tokens end an answer, from all the files of a model folder that may say so."""
+"""The ids of the tokens that end an answer (EOS), collected from a model folder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _log = logging.getLogger(__name__)
 
 
 def end_token_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """The union of what `generation_config.json`, `config.json` and the tokenizer name as their EOS tokens.
+    """The union of the EOS tokens named by `generation_config.json`, `config.json` and the tokenizer.
 
-    A file that cannot be read and an id outside the vocabulary are passed over with a warning.
+    A file that cannot be read, and an id outside the vocabulary, are skipped with a warning.
 
     Args:
-        folder: a model's.
-        tokenizer: the same model's, of transformers.
+        folder: the model's folder.
+        tokenizer: the model's transformers tokenizer.
     """
     config = _read(folder / "config.json")
-    inner = config.get("text_config") or {}
+    text_config = config.get("text_config") or {}
     named = {
         "generation_config.json": _ids(_read(folder / "generation_config.json")),
-        "config.json": _ids(config) + _ids(inner),
+        "config.json": _ids(config) + _ids(text_config),
         "the tokenizer": _ids({"eos_token_id": tokenizer.eos_token_id}),
     }
-    vocab_tokens = max(len(tokenizer), config.get("vocab_size") or 0, inner.get("vocab_size") or 0)
+    vocab_tokens = max(len(tokenizer), config.get("vocab_size") or 0, text_config.get("vocab_size") or 0)
     ends = set()
     for source, ids in named.items():
         for number in ids:
@@ -49,12 +49,12 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        _log.warning("%s cannot be read (%s): what it says of end tokens is not known", path, error)
+        _log.warning("%s cannot be read (%s): any end tokens that it names are not used", path, error)
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _ids(config: Any) -> list[int]:
-    """The `eos_token_id` of a configuration: none, one, or a list."""
+    """The `eos_token_id` of a configuration as a list; the field may be absent, one id, or a list."""
     eos = config.get("eos_token_id") if isinstance(config, dict) else None
     return [number for number in (eos if isinstance(eos, list) else [eos]) if isinstance(number, int)]

@@ -1,4 +1,4 @@
-"""Where in an answer's text each of its tokens begins."""
+"""At which character of an answer's text each of its tokens begins."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import codecs
 
 
 class TextOffsets:
-    """Counts characters, token by token. A token that is part of a character begins where that character does.
+    """Counts characters token by token. A token inside a multi-byte character begins where that character begins.
 
     Args:
-        unfinished: the bytes of an unfinished character before the first token.
-        drop_space: a space at the very beginning is no part of the text.
+        unfinished: bytes of an unfinished character before the first token.
+        drop_space: a space at the very beginning is not part of the text.
     """
 
     __slots__ = ("_drop_space", "_num_chars", "_unfinished")
@@ -19,13 +19,13 @@ class TextOffsets:
         self._num_chars, self._unfinished, self._drop_space = 0, unfinished, drop_space
 
     def next(self, data: bytes) -> int:
-        """Take in a token, given as its bytes; characters of the text before the one in which it begins."""
+        """Add the next token, given as its bytes; returns the offset, in characters, at which it begins."""
         if self._drop_space and data:
             data, self._drop_space = data.removeprefix(b" "), False
         if not data:
             return self._num_chars
         self._add(data[:1])
-        # The first byte is in the unfinished character, or in the last of those that it finished.
+        # The token's first byte belongs to the still unfinished character, or to the character it just completed.
         offset = self._num_chars if self._unfinished else self._num_chars - 1
         self._add(data[1:])
         return offset

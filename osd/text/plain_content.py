@@ -1,9 +1,10 @@
-"""Messages that spell special tokens, such as `<|im_end|>`, read as the plain text that they are.
+"""Encodes chat messages so that special tokens spelt in them, such as `<|im_end|>`, stay plain text.
 
-A tokenizer takes the spelling of a special token for the token wherever it stands, so a message could end its own turn
-and begin another in the system's name. Here only those that the chat template writes become tokens: a second
-tokenizer, equal to the first, knows special tokens by secret names, which are put where the template wrote the real
-ones. All else is text to it, and is tokenised exactly as text is, also across the edges of messages.
+A tokenizer turns the spelling of a special token into that token wherever it appears, so a message could end its own
+turn and begin another in the system's name. Here only the special tokens that the chat template writes become tokens.
+Before rendering, spellings inside messages are replaced by random stand-ins. In the rendered text, the template's own
+special tokens are replaced by secret random names, and the stand-ins by their spellings again. A copy of the tokenizer,
+which knows special tokens only by the secret names, then encodes the result.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer
 from osd.text.chat_template import ChatTemplate, Message
 
 _Tree = dict[str, "_Tree"]
-"""Letter to what may follow it; `_END` where a text may end."""
+"""A prefix tree: character to the subtree of what may follow it; the key `_END` where a text may end."""
 _END = ""
 
 
@@ -28,7 +29,7 @@ class PlainContent:
     """Encodes conversations whose messages spell special tokens.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: a transformers tokenizer.
         template: its chat template.
     """
 
@@ -41,13 +42,13 @@ class PlainContent:
         control = [
             token
             for token in added.values()
-            # Some models' ends of turns are added tokens that are not marked as special.
+            # Some models' end-of-turn tokens are added tokens that are not marked as special.
             if token.special
             or (token.content in written and re.search(r"\w", token.content) and not _looks_for(source, token.content))
         ]
         self._spellings = sorted((token.content for token in control), key=len, reverse=True)
         self._spelling = any_of(self._spellings)
-        # Templates put the parts of a content side by side, and so may put a spelling together.
+        # A template may join the parts of a content without a separator, which can complete a spelling.
         beginnings = {spelling[:size] for spelling in self._spellings for size in range(1, len(spelling))}
         self._beginning = re.compile(rf"{any_of(beginnings).pattern}(?=\s*\Z)")
         self._hidden = re.compile(f"{self._spelling.pattern}|{self._beginning.pattern}")
@@ -57,7 +58,7 @@ class PlainContent:
         )
 
     def is_needed(self, messages: Sequence[Message]) -> bool:
-        """Whether a message spells a special token, or one of several parts the beginning of one."""
+        """Whether a message spells a special token, or has several parts, one of which ends in a spelling's start."""
         return any(self._is_found(texts) for message in messages if (texts := _texts(message)))
 
     def _is_found(self, texts: Sequence[str]) -> bool:
@@ -68,7 +69,7 @@ class PlainContent:
         return self._normalize is not None and any(self._spelling.search(self._normalize(text)) for text in texts)
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Token ids of the conversation, ready for the assistant's answer.
+        """Token ids of the conversation, ending where the assistant's answer begins.
 
         Raises:
             ValueError: this tokenizer or template cannot keep text and special tokens apart.
@@ -78,7 +79,7 @@ class PlainContent:
                 "a message spells a special token, which this tokenizer cannot read as plain text; leave it out, or "
                 "allow it with the setting target.special_tokens_in_messages"
             )
-        # Content may come back in what a template raises, so these names must not be the secret ones.
+        # A template's exception may quote the messages; secret names must not appear there, so stand-ins differ.
         stand_ins = _Names(self._spellings)
         hidden = [_map_texts(message, lambda text: self._hidden.sub(stand_ins.name, text)) for message in messages]
         try:
@@ -94,7 +95,7 @@ class PlainContent:
 
     @cached_property
     def _secret(self) -> tuple[_Names, Callable[[str], tuple[int, ...]]]:
-        """The secret name of each special token, and the tokenizer that knows them by it."""
+        """The secret name of each special token, and an encoder that knows special tokens by those names."""
         names = _Names(self._spellings)
         tokenizer = _renamed(self._backend, names.of)
         ids = {tokenizer.token_to_id(names.of.get(spelling, spelling)): at for at, spelling in self._added.items()}
@@ -106,7 +107,7 @@ class PlainContent:
 
 
 class _Names:
-    """Other names for pieces of text, which nobody can guess; of letters and digits, so that templates keep them."""
+    """Random names for strings: unguessable, and made of letters and digits only, so that templates keep them."""
 
     def __init__(self, pieces: Sequence[str]) -> None:
         self._pieces, self._nonce = list(pieces), f"osd{secrets.token_hex(16)}"
@@ -117,30 +118,30 @@ class _Names:
         return f"{self._nonce}x{number}x"
 
     def name(self, found: re.Match[str]) -> str:
-        """The name of what was found, which may be a new piece."""
+        """The name of the matched string, which is registered if it is new."""
         if found[0] not in self.of:
             self.of[found[0]] = self._of_number(len(self._pieces))
             self._pieces.append(found[0])
         return self.of[found[0]]
 
     def piece(self, found: re.Match[str]) -> str:
-        """What was named."""
+        """The string that the matched name stands for."""
         return self._pieces[int(found["number"])]
 
     def undo(self, text: str) -> str:
-        """The text with each name replaced by its piece."""
+        """The text with every name replaced by its string."""
         return self.pattern.sub(self.piece, text)
 
     def are_left_in(self, text: str) -> bool:
-        """Whether a name was changed to something that cannot be undone."""
+        """Whether the template altered a name (its case, for instance), so that `undo` cannot find it."""
         return self._nonce in text.lower()
 
 
 def any_of(texts: Collection[str]) -> re.Pattern[str]:
-    """Finds the longest of these texts, or nothing if there are none.
+    """A pattern that matches the longest of these strings; it matches nothing if there are none.
 
-    Written as a tree, whose branches part where texts do: of thousands of special tokens that all begin with "<", a
-    list would be tried one by one at each "<" of a message.
+    The pattern is a prefix tree: with thousands of special tokens that all begin with "<", a flat alternation would
+    try each of them at every "<" of a message.
     """
     tree: _Tree = {}
     for text in texts:
@@ -159,13 +160,13 @@ def _branches(tree: _Tree) -> str:
 
 
 def _looks_for(source: str, spelling: str) -> bool:
-    """Whether a template searches messages for a spelling, as some do to leave past reasoning (`</think>`) out."""
+    """Whether the template searches messages for this string, as some do to drop earlier reasoning (`</think>`)."""
     quoted = rf"""['"]{re.escape(spelling)}['"]"""
     return re.search(rf"split\(\s*{quoted}|{quoted}\s*(?:not\s+)?in\b", source) is not None
 
 
 def _texts(message: Message) -> list[str]:
-    """Every text of a message but its role and the types of its parts, which are of a few kinds."""
+    """Every string in a message, except its role and the types of its parts."""
     found: list[str] = []
 
     def note(text: str) -> str:
@@ -189,21 +190,21 @@ def _map_texts(message: Message, change: Callable[[str], str]) -> dict[str, Any]
 
 
 def _written_by(template: ChatTemplate) -> str:
-    """What the template itself writes around messages."""
+    """The text that the template itself writes around messages."""
     user, assistant = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
     written = []
     for chat in ([{"role": "system", "content": "x"}, user], [user, assistant, user]):
         try:
             written.append(template.render(template.shaped(chat)))
-        except Exception:  # it takes no such role
+        except Exception:  # the template rejects this role
             continue
     return "\n".join(written)
 
 
 def _renamed(backend: Any, names: Mapping[str, str]) -> Tokenizer:
-    """A tokenizer that is equal but for some added tokens' names; plain text never makes one of those.
+    """A copy of the tokenizer in which some added tokens have other names, which plain text never produces.
 
-    The new tokenizer may give added tokens other ids.
+    The copy may give added tokens other ids.
     """
     state = json.loads(backend.to_str())
     state |= {"truncation": None, "padding": None, "post_processor": None}
@@ -212,7 +213,7 @@ def _renamed(backend: Any, names: Mapping[str, str]) -> Tokenizer:
     model = state["model"]
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or ()]
     parts = {part for merge in merges for part in merge}
-    # Where somebody made a letter or a common piece special ("!" for padding), text still needs the piece.
+    # A special token that is also an ordinary piece ("!" used for padding, say) stays, since text needs the piece.
     hidden = {old: new for old, new in names.items() if len(old) > 1 and old not in parts}
     if merges:
         model["merges"] = [merge for merge in merges if "".join(merge) not in hidden]

@@ -1,4 +1,4 @@
-"""Prompts in a file: one JSON object a line (JSONL)."""
+"""Reads a file of prompts: one JSON object per line (JSONL)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ Messages = list[dict[str, str]]
 
 
 def read_prompts(path: Path) -> list[Messages]:
-    """Lines of `{"prompt": "…"}` or `{"messages": [{"role": "user", "content": "…"}, …]}`, as chats.
+    """Lines of `{"prompt": "…"}` or `{"messages": [{"role": "user", "content": "…"}, …]}`, as conversations.
 
-    A line ends at a line feed and nowhere else: JSON strings may hold U+2028, U+0085 and others at which
-    `str.splitlines` would cut.
+    Only a line feed ends a line; `str.splitlines` would also split at U+2028 and others, which JSON strings may hold.
 
     Raises:
-        OsdError: the file cannot be read, holds nothing, or a line is neither; the message names it.
+        OsdError: the file cannot be read or is empty, or a line has neither form; the message names the line.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")

@@ -1,4 +1,4 @@
-"""The growing text of one answer, with stop strings cut off."""
+"""Stop strings: the growing text of one answer, cut before the first stop string that appears in it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from osd.text.codec import TextCodec
 
 
 class AnswerText:
-    """Whole characters only, stop strings cut off, their beginnings held back.
+    """Hands out whole characters, and holds back a tail that may turn out to be the beginning of a stop string.
 
     Args:
         codec: the target's tokenizer.
-        stop: the text ends before the first of these that appears.
-        prompt_ids: what the answer follows.
+        stop: the stop strings; the text ends before the first that appears.
+        prompt_ids: the prompt, whose text the answer continues.
     """
 
     __slots__ = ("_emitted_chars", "_longest_stop_chars", "_stop", "_stream", "_text", "_unread", "stopped")
@@ -30,7 +30,7 @@ class AnswerText:
     def push(self, token_id: int) -> bool:
         """Add a token; True when a stop string is now complete (the text ends before it)."""
         self._unread.append(token_id)
-        if self._stop:  # else the text is wanted only when it is taken
+        if self._stop:  # without stop strings, decoding waits until the text is taken
             self._read_on()
         return self.stopped
 
@@ -49,7 +49,7 @@ class AnswerText:
             self.stopped = True
 
     def take(self, *, final: bool = False) -> str:
-        """Text not yet handed out; `final` also hands out what was held back."""
+        """Text not yet handed out; `final` includes the tail that was held back."""
         if self._unread:
             self._read_on()
         if final and not self.stopped:
@@ -61,7 +61,7 @@ class AnswerText:
         return self._text[start:end]
 
     def skip(self, num_chars: int) -> None:
-        """The client already has this many characters (a resumed query)."""
+        """Treat this many characters as handed out already (a resumed query)."""
         self._emitted_chars = num_chars
 
     def _held_back(self) -> int:

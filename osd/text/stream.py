@@ -1,7 +1,7 @@
-"""The text of tokens as they come: whole characters only, and nothing that is taken back.
+"""Incremental decoding: the text of an answer's tokens as they come, in whole characters, never revised.
 
-The text of an answer is the text that follows its prompt, so a stream begins with the prompt's end: the first word of
-an answer keeps the space before it, and bytes at the prompt's end may become a character with the answer's first.
+An answer's text is what follows its prompt's text, so decoding starts from the prompt's end: the answer's first word
+keeps its leading space, and an unfinished character at the prompt's end can be completed by the answer's first bytes.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextStream(Protocol):
-    """The text of one answer."""
+    """Decodes the tokens of one answer."""
 
     def read(self, ids: Sequence[int]) -> str:
-        """What more tokens add, but for an unfinished character at the end."""
+        """The text that these tokens add, except for an unfinished character at its end."""
         ...
 
     def rest(self) -> str:
-        """What is left at the end of the answer. A character that was never finished is left out."""
+        """Text still pending at the end of the answer; a character that was never finished is dropped."""
         ...
 
 
 class ByteStream:
-    """For tokenizers whose tokens are bytes whatever stands beside them.
+    """For tokenizers in which each token stands for fixed bytes, whatever its neighbours.
 
     Args:
-        bytes_of: by token; a token that it does not name has no text.
-        unfinished: the bytes of an unfinished character before the first token.
+        bytes_of: token id to bytes; a token that is missing adds no text.
+        unfinished: bytes of an unfinished character before the first token.
         drop_space: leave out a space at the very beginning.
     """
 
@@ -55,13 +55,13 @@ class ByteStream:
 
 
 class NeighbourStream:
-    """For any tokenizer: a few tokens back are decoded again, since spaces and characters may depend on neighbours.
+    """For any tokenizer: decodes the last few tokens again, since spaces and characters may depend on neighbours.
 
     Args:
-        decode: the text of tokens.
-        decode_again: the same function with a memory, for tokens that come more than once.
-        context: the last tokens before the first one.
-        has_bytes: a U+FFFD at the end may be an unfinished character; False where tokens are whole characters.
+        decode: tokens to text.
+        decode_again: the same function, cached, for sequences that are decoded more than once.
+        context: the last tokens before the answer.
+        has_bytes: True where a U+FFFD at the end may be an unfinished character.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class NeighbourStream:
     ) -> None:
         self._decode, self._decode_again, self._has_bytes = decode, decode_again, has_bytes
         self._ids: list[int] = list(context)
-        """From the first one that is decoded again."""
+        """The tokens that are still decoded, oldest first: already handed out ones, then new ones."""
         self._num_read = len(self._ids)
-        """Of them, those whose text was given out."""
+        """How many of `_ids` have had their text handed out."""
 
     def read(self, ids: Sequence[int]) -> str:
         """See `TextStream`."""
@@ -99,7 +99,7 @@ class NeighbourStream:
 
 
 def unfinished_end(data: bytes) -> bytes:
-    """The bytes of an unfinished character at the end of some UTF-8."""
+    """The bytes of an unfinished UTF-8 character at the end of `data`."""
     end = data[-3:]
     _, num_read = codecs.utf_8_decode(end, "replace")
     return end[num_read:]

@@ -1,8 +1,8 @@
-"""The bytes that each token adds to a text, for tokenizers whose tokens do not depend on their neighbours.
+"""The bytes that each token adds to a text, for tokenizers in which they do not depend on neighbouring tokens.
 
-Those are byte-level BPE (GPT-2, Llama 3, Qwen) and SentencePiece-like ones (Llama 2, Mistral, Gemma), which mark
-spaces with U+2581 and spell bytes without a piece of their own as `<0xF0>`. All others (WordPiece, for one) are read
-token by token among their neighbours.
+These are byte-level BPE (GPT-2, Llama 3, Qwen) and SentencePiece-like tokenizers (Llama 2, Mistral, Gemma), which write
+spaces as U+2581 and spell bytes without a piece of their own as `<0xF0>`. Other kinds (WordPiece, for one) are decoded
+by `osd.text.stream.NeighbourStream`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class TokenBytes(NamedTuple):
-    """Of one tokenizer."""
+    """The byte table of one tokenizer."""
 
     of: Mapping[int, bytes]
-    """By token id; special tokens, which add no text, are left out."""
+    """Token id to bytes; special tokens, which add no text, are missing."""
     drops_first_space: bool
-    """True where the first token of a text loses the space that it begins with."""
+    """Whether the first token of a text loses its leading space."""
 
 
 def token_bytes(backend: Any) -> TokenBytes | None:
-    """The bytes of every token, read off the decoder of a tokenizer.
+    """Build the byte table from a tokenizer's decoder.
 
     Args:
-        backend: of the `tokenizers` library.
+        backend: a tokenizer of the `tokenizers` library.
 
     Returns:
-        None where a token's text depends on its neighbours, or the decoder is of a kind not known here.
+        None where a token's text depends on its neighbours, or the decoder has a step not known here.
     """
     if backend.decoder is None:
         return None
@@ -63,7 +63,7 @@ def token_bytes(backend: Any) -> TokenBytes | None:
 
 
 def special_ids(backend: Any) -> frozenset[int]:
-    """Tokens that are no text: ends of turns and the like."""
+    """Ids of the special tokens, such as ends of turns, which add no text."""
     return frozenset(index for index, added in backend.get_added_tokens_decoder().items() if added.special)
 
 
@@ -81,7 +81,7 @@ def _byte_level() -> Callable[[str], bytes]:
     def to_bytes(token: str) -> bytes:
         try:
             return bytes([byte_of[ord(letter)] for letter in token])
-        except KeyError:  # an added token, which is written as it is
+        except KeyError:  # an added token, stored as plain text
             return token.encode()
 
     return to_bytes

@@ -1,1 +1,1 @@
-"""GGUF files, turned once into folders that transformers loads: weights, configuration, tokenizer, end tokens."""
+"""Converts GGUF files, once each, to folders that transformers loads: weights, configuration, tokenizer, end tokens."""

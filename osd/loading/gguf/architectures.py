@@ -1,6 +1,6 @@
-"""The architectures of GGUF files that are converted, and how each is described in transformers' words.
+"""The GGUF architectures that can be converted, each with its counterpart in transformers.
 
-Only those whose converted models gave llama.cpp's logits are listed; any other is refused by name.
+Listed are only those whose converted models reproduced llama.cpp's logits; others are refused by name.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ Restore = Callable[[str, Tensor, Any], Tensor]
 
 
 def as_stored(name: str, weight: Tensor, config: Any) -> Tensor:
-    """A tensor that is in the file as transformers has it."""
+    """Return a tensor unchanged: the file stores it as transformers does."""
     return weight
 
 
 def unpermuted(name: str, weight: Tensor, config: Any) -> Tensor:
-    """Query and key rows `[heads * 2 * pairs, ...]`, from the order for rotating neighbours to the one for halves.
+    """Reorder query and key rows `[heads * 2 * pairs, ...]` from adjacent rotary pairs to rotary halves.
 
-    In the file the two members of a pair follow each other; transformers has all first members, then all second ones.
+    In the file the two members of a rotary pair are adjacent rows; in transformers all first members of a head precede
+    all second members.
     """
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-2])
     if heads is None:
@@ -34,7 +35,7 @@ def unpermuted(name: str, weight: Tensor, config: Any) -> Tensor:
 
 
 def norms_less_one(name: str, weight: Tensor, config: Any) -> Tensor:
-    """Norm weights that the file holds as the whole factor, where transformers adds one to them."""
+    """Norm weights minus one: the file stores the whole factor, transformers adds one to its weight."""
     return weight - 1 if name.split(".")[-2].endswith("norm") else weight
 
 
@@ -42,16 +43,16 @@ Complete = Callable[[ModelKeys, dict[str, Any]], None]
 
 
 def _nothing_more(keys: ModelKeys, fields: dict[str, Any]) -> None:
-    """What all architectures have in common is all."""
+    """Add no fields: the common ones describe the architecture fully."""
 
 
 def _windowed(keys: ModelKeys, fields: dict[str, Any]) -> None:
-    """All layers attend to a window."""
+    """Sliding-window attention in all layers."""
     fields["sliding_window"] = keys.get("attention.sliding_window") or None
 
 
 def _gemma3(keys: ModelKeys, fields: dict[str, Any]) -> None:
-    """Five layers attend to a window and turn at a base of their own, every sixth to all and at the file's."""
+    """Of each six layers five have a sliding window with its own RoPE base; the sixth has full attention."""
     fields["sliding_window"] = keys.need("attention.sliding_window")
     keys.expect("attention.sliding_window_pattern", 6)
     keys.expect("final_logit_softcapping", 0.0)
@@ -60,7 +61,7 @@ def _gemma3(keys: ModelKeys, fields: dict[str, Any]) -> None:
         "full_attention": fields["rope_parameters"],
         "sliding_attention": {"rope_type": "default", "rope_theta": window_base},
     }
-    # The file does not say what scores are scaled by; of all published sizes only this one has another.
+    # The file lacks the attention scale. Of all published sizes only the 27B's is not derived from head_dim.
     is_27b = fields["num_hidden_layers"] == 62
     per_head = fields["hidden_size"] // fields["num_attention_heads"]
     fields["query_pre_attn_scalar"] = per_head if is_27b else fields["head_dim"]
@@ -71,18 +72,18 @@ class Architecture:
     """How one architecture is converted."""
 
     model_type: str
-    """transformers'."""
+    """The `model_type` in transformers."""
     keys: Mapping[str, str] = field(default_factory=dict)
-    """Further keys of the file by the field of the configuration that they fill."""
+    """Additional metadata keys, each with the configuration field that it fills."""
     switches: Mapping[str, str] = field(default_factory=dict)
-    """Fields that are true where the file has a tensor of this name."""
+    """Configuration fields that are true if the file has the tensor of this name."""
     expected: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Keys that are supported with these values only."""
+    """Metadata keys of which only these values are supported."""
     restore: Restore = as_stored
     complete: Complete = _nothing_more
-    """Fills in what is particular to it."""
+    """Fills in the fields particular to this architecture."""
     norm_eps: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
-    """The key of the norms' epsilon, and the field."""
+    """The metadata key of the norms' epsilon, and its configuration field."""
 
 
 _LAYER_NORM = "attention.layer_norm_epsilon"

@@ -24,14 +24,14 @@ _SIZES = {
     "attention.head_count": "num_attention_heads",
 }
 _NEUTRAL = ("vocab_size", "tensor_data_layout", "expert_used_count")
-"""Keys that say nothing more about the model than its tensors do."""
+"""Metadata keys that add nothing to what the tensors' shapes say."""
 
 
 def architecture_of(header: Header) -> Architecture:
-    """How a file is to be converted.
+    """The architecture of a file.
 
     Raises:
-        OsdError: the file is no language model, or of an architecture that is not converted.
+        OsdError: the file is not a language model, or its architecture cannot be converted.
     """
     kind = header.metadata.get("general.type", "model")
     if kind != "model":
@@ -46,10 +46,10 @@ def architecture_of(header: Header) -> Architecture:
 
 
 def read_config(header: Header) -> Any:
-    """The configuration of the model in a file.
+    """The transformers configuration of the model in a file.
 
     Raises:
-        OsdError: the metadata lacks something, or asks for something that is not supported.
+        OsdError: a metadata key is missing, or has a value that is not supported.
     """
     from transformers import AutoConfig
 
@@ -71,7 +71,7 @@ def read_config(header: Header) -> Any:
     keys.expect("attention.causal", True)
     keys.ignore(_NEUTRAL)
     keys.refuse_rest()
-    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # generation_config.json has them
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # they are in generation_config.json
     return AutoConfig.for_model(architecture.model_type, **ids, **fields)
 
 
@@ -83,7 +83,7 @@ def _head_size(keys: ModelKeys, fields: dict[str, Any]) -> int:
 
 
 def _expect_wide_window(keys: ModelKeys, fields: dict[str, Any]) -> None:
-    """Where the architecture has no window, one as wide as the context shuts nothing out."""
+    """Accept a window in an architecture without one only if it covers the whole context, and so has no effect."""
     window = keys.get("attention.sliding_window", 0)
     if "sliding_window" not in fields and 0 < window < fields["max_position_embeddings"]:
         raise keys.refusal("attention.sliding_window", f"is {window}, less than the context: it is not supported")

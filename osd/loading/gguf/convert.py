@@ -1,4 +1,4 @@
-"""From a GGUF file to a folder that transformers loads, made once for each content."""
+"""Converts a GGUF file to a folder that transformers loads, once per file content."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from osd.loading.stored import DEQUANTISED
 from osd.records.errors import OsdError
 
 CONVERTER_VERSION = 2
-"""Raised with every change to what is written, so that folders made before are made again."""
+"""Part of the folder's name. Raise it with every change of what is written, so that old folders are converted again."""
 Progress = Callable[[str, float], None]
 
 
 def converted(path: Path, models: Path, on_progress: Progress) -> Path:
-    """The folder of a GGUF file's model, made where there is none yet: written aside and renamed when whole.
+    """The converted folder of a GGUF file. It is converted if needed: in a scratch folder, renamed when complete.
 
     Args:
         path: the file, or any part of a split one.
-        models: where converted folders are kept.
+        models: the folder of all converted models.
         on_progress: called with (stage, share done).
 
     Raises:
@@ -34,7 +34,7 @@ def converted(path: Path, models: Path, on_progress: Progress) -> Path:
     """
     parts = parts_of(path)
     if not all(part.is_file() for part in parts):
-        read_model(path)  # names the one that is missing
+        read_model(path)  # raises an error that names the missing part
     models.mkdir(parents=True, exist_ok=True)
     folder = models / f"{slug(stem_of(path))}-{digest_of(parts, models)}-v{CONVERTER_VERSION}"
     if folder.is_dir():
@@ -43,7 +43,7 @@ def converted(path: Path, models: Path, on_progress: Progress) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be converting the same file
         if folder.is_dir():
             return folder
-        for left_behind in models.glob(f".{folder.name}-*"):  # by a process that was killed: the lock is ours
+        for left_behind in models.glob(f".{folder.name}-*"):  # of killed processes, since we hold the lock
             shutil.rmtree(left_behind, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=models))
         try:
@@ -63,11 +63,11 @@ def write_folder(path: Path, folder: Path, on_progress: Progress) -> None:
 
     Args:
         path: the file, or any part of a split one.
-        folder: an empty one.
+        folder: an empty folder.
         on_progress: called with (stage, share done).
 
     Raises:
-        OsdError: the file is not whole, or has something that is not supported.
+        OsdError: the file is incomplete, or has something that is not supported.
     """
     on_progress(f"converting {path.name} (once)", 0.0)
     header = read_model(path)
@@ -90,7 +90,7 @@ def _write_model(header: Header, folder: Path, on_progress: Progress) -> None:
     names = weight_names(header, model)
     config.architectures = [type(model).__name__]
     dtype = stored_dtype(header, names)
-    config.dtype = dtype or torch.float32  # which holds what quantised weights stand for
+    config.dtype = dtype or torch.float32  # float32 represents dequantised weights exactly
     setattr(config, DEQUANTISED, dtype is None)
     config.save_pretrained(folder)
     write_weights(

@@ -1,7 +1,7 @@
-"""What a converted folder is filed under: the content of the file it was made from.
+"""The digest of a GGUF file's content, under which its converted folder is stored.
 
-Hashing takes about two seconds a gigabyte, so a digest is remembered with the file's path, inode, size and times. The
-time of the last change to the inode is among them: a copy that keeps the time of modification does not keep that one.
+Hashing takes about two seconds per gigabyte, so digests are cached by path, inode, size, mtime and ctime. A copy may
+preserve mtime, but not ctime.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 _REMEMBERED = "digests.json"
 _SETTLED_S = 2.0
-"""A file that changed later than this before it was hashed may change again within the clock's step: not remembered."""
+"""A file changed less than this before hashing is not cached: it may change again without a change of its times."""
 
 
 def digest_of(paths: Sequence[Path], folder: Path) -> str:
@@ -25,7 +25,7 @@ def digest_of(paths: Sequence[Path], folder: Path) -> str:
 
     Args:
         paths: the parts of one model.
-        folder: where digests are remembered.
+        folder: where the cache of digests is.
     """
     known = _read(folder / _REMEMBERED)
     digests: list[str] = []
@@ -66,7 +66,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(path: Path, known: dict[str, dict[str, Any]]) -> None:
-    """Only a memory of work done: where it cannot be written, the file is hashed again next time."""
+    """Store the cache. If that fails, files are only hashed again next time."""
     with contextlib.suppress(OSError):
         scratch = path.with_suffix(f".{os.getpid()}")
         scratch.write_text(json.dumps(known))

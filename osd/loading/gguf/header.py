@@ -1,7 +1,7 @@
-"""What a GGUF file says about itself: its metadata, and where each tensor lies.
+"""Parses a GGUF file's header: its metadata, and where each tensor is.
 
 The format is described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package's own reader
-keeps a numpy view of every string and takes seconds for a vocabulary; this one takes a tenth of that.
+makes a numpy view of every string, which takes seconds for a vocabulary; this one takes a tenth of that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TensorInfo:
 
     name: str
     shape: tuple[int, ...]
-    """As torch counts: rows first."""
+    """Row-major as in torch; the file has the dimensions reversed."""
     kind: GGMLQuantizationType
     path: Path
     offset_bytes: int
@@ -47,7 +47,7 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """The prefix of the keys that describe the model."""
+        """The architecture's name, which prefixes the keys that describe the model."""
         return str(self.metadata.get("general.architecture", ""))
 
 
@@ -55,7 +55,7 @@ def read_header(path: Path) -> Header:
     """Read one file's header; the tensors themselves are not read.
 
     Raises:
-        OsdError: it is no GGUF file, of a version that is not known, or shorter than its header says.
+        OsdError: it is not a GGUF file, has an unsupported version, or is shorter than its header says.
     """
     if path.stat().st_size < len(_MAGIC):
         raise OsdError(f"{path} is not a GGUF file (wrong magic bytes); download it again")
@@ -69,7 +69,7 @@ def read_header(path: Path) -> Header:
 
 
 class _Cursor:
-    """Reads little-endian values one after the other."""
+    """Reads consecutive little-endian values."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data = data

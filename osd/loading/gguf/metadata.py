@@ -1,4 +1,4 @@
-"""Reading a file's metadata so that nothing in it is passed over by accident."""
+"""Reads a file's metadata, and refuses keys that nothing reads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from osd.records.errors import OsdError
 
 
 class ModelKeys:
-    """The keys that describe the model, `<architecture>.<name>`, each asked for once by its name.
+    """The keys that describe the model, `<architecture>.<name>`.
 
-    A key that nobody asked for would be a part of the model that is dropped: `refuse_rest` names it.
+    A key that the converter never reads may change what the model computes, so `refuse_rest` raises on it.
     """
 
     def __init__(self, header: Header) -> None:
@@ -24,10 +24,10 @@ class ModelKeys:
         self._asked: set[str] = set()
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A value; of one that is given for each layer, the one that all layers share.
+        """A value, or `default`. A list with one value per layer must hold equal values, of which one is returned.
 
         Raises:
-            OsdError: layers differ.
+            OsdError: the layers' values differ.
         """
         self._asked.add(name)
         value = self._values.get(name, default)
@@ -38,10 +38,10 @@ class ModelKeys:
         return value
 
     def need(self, name: str) -> Any:
-        """A value without which there is no model.
+        """A required value.
 
         Raises:
-            OsdError: it is missing.
+            OsdError: the key is missing.
         """
         value = self.get(name)
         if value is None:
@@ -49,30 +49,30 @@ class ModelKeys:
         return value
 
     def expect(self, name: str, *values: Any) -> None:
-        """Check a value that is supported only as it usually is; absent is as good.
+        """Check that a key is absent or has one of the supported values.
 
         Raises:
-            OsdError: it is something else.
+            OsdError: it has another value.
         """
         value = self.get(name)
         if value is not None and value not in values:
             raise self.refusal(name, f"is {value!r}, which is not supported")
 
     def ignore(self, names: Iterable[str]) -> None:
-        """Pass over keys that change nothing in what the model computes."""
+        """Mark keys as read that do not affect what the model computes."""
         self._asked.update(names)
 
     def refuse_rest(self) -> None:
-        """Refuse a file with keys that were not asked for.
+        """Refuse a file with a key that was never read.
 
         Raises:
-            OsdError: naming the first.
+            OsdError: names the first such key.
         """
         if rest := sorted(self._values.keys() - self._asked):
             raise self.refusal(rest[0], "is not known for this architecture, and leaving it out may change the answers")
 
     def refusal(self, name: str, reason: str) -> OsdError:
-        """An error that names a key."""
+        """An error about one key."""
         header = self._header
         return OsdError(
             f"{header.path}: {header.architecture}.{name} {reason}; give the model's own folder (safetensors) instead"

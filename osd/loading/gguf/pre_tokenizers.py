@@ -1,8 +1,8 @@
-r"""How text is cut into words before byte pairs are merged, by the name in `tokenizer.ggml.pre`.
+r"""The pre-tokenizers: how text is split before byte pairs are merged, by the name in `tokenizer.ggml.pre`.
 
-Names and rules are those of llama.cpp (`src/llama-vocab.cpp`). Where it changed a model's own expression to suit its
-regular expression engine (tekken, gpt-4o, bailingmoe), the model's own is used. A rule is a list of expressions. Each
-cuts the pieces that the ones before it left; its matches and what lies between them become pieces of their own.
+Names and rules are those of llama.cpp (`src/llama-vocab.cpp`). Where it adapted a model's regular expression to its own
+engine (tekken, gpt-4o, bailingmoe), the model's original is used. A rule is a list of expressions, applied in turn to
+all pieces so far; each splits a piece into its matches and the text between them.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ _BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 
 @dataclass(frozen=True, slots=True)
 class PreTokenizer:
-    """The rule of one name."""
+    """One pre-tokenizer's rule."""
 
     splits: tuple[str, ...]
-    """Expressions of the `tokenizers` package."""
+    """Regular expressions in the syntax of the `tokenizers` package."""
     ignore_merges: bool = False
-    """A word that is a token is taken whole, whatever the merges would make of it."""
+    """A word that is in the vocabulary becomes that token, without applying merges."""
     add_bos: bool = False
-    """A prompt begins with the BOS token where the file does not say."""
+    """Whether prompts begin with BOS where the file does not say."""
 
 
 _RULES: tuple[tuple[PreTokenizer, str], ...] = (
@@ -131,10 +131,10 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {name: rule for rule, names in _RUL
 
 
 def pre_tokenizer(name: str) -> PreTokenizer:
-    """The rule of a name.
+    """The rule for a name.
 
     Raises:
-        OsdError: it is not known.
+        OsdError: the name is unknown.
     """
     if name not in PRE_TOKENIZERS:
         raise OsdError(

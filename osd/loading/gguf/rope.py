@@ -1,8 +1,8 @@
-"""Rotary embeddings as a GGUF file describes them, as transformers' `rope_parameters`.
+"""Converts a GGUF file's description of rotary embeddings to transformers' `rope_parameters`.
 
-A file says how its frequencies are scaled in one of two ways: by `rope.scaling.*` keys (linear, Chen et al. 2023, arXiv
-2306.15595; YaRN, Peng et al. 2023, arXiv 2309.00071), or by a tensor `rope_freqs.weight` of what each frequency is
-divided by, which is how the scaling of Llama 3.1 and later is written.
+A file describes frequency scaling in one of two ways: by `rope.scaling.*` keys (linear: Chen et al. 2023, arXiv
+2306.15595; YaRN: Peng et al. 2023, arXiv 2309.00071), or by a tensor `rope_freqs.weight` by which each frequency is
+divided, as for Llama 3.1 and later.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from osd.loading.gguf.metadata import ModelKeys
 
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What all published Llama 3.1, 3.2 and 3.3 models have; only the factor differs."""
+"""The values of all published Llama 3.1, 3.2 and 3.3 models; only `factor` differs."""
 
 
 def rope_parameters(keys: ModelKeys, head_size: int, divisors: NDArray[np.float32] | None) -> dict[str, Any]:
-    """The parameters of a model whose whole heads are rotated.
+    """The RoPE parameters of a model that rotates all dimensions of a head.
 
     Args:
-        keys: the file's.
-        head_size: dimensions that are rotated.
-        divisors: `rope_freqs.weight`, `[head_size / 2]`, where the file has it.
+        keys: the file's metadata.
+        head_size: dimensions of a head.
+        divisors: `rope_freqs.weight`, `[head_size / 2]`, if the file has it.
 
     Raises:
-        OsdError: the file asks for something that cannot be expressed.
+        OsdError: transformers cannot express what the file asks for.
     """
     theta = float(keys.get("rope.freq_base", 10000.0))
     scaling = _scaling(keys)
@@ -66,7 +66,7 @@ def _yarn(keys: ModelKeys, factor: float, original: int | None) -> dict[str, Any
     attention = keys.get("rope.scaling.yarn_attn_factor")
     usual = 1.0 + 0.1 * math.log(factor)
     if attention is not None and not math.isclose(attention, usual, rel_tol=1e-5):
-        # llama.cpp takes the usual one whatever the file says, transformers takes the file's.
+        # llama.cpp always uses the standard value, transformers the file's.
         raise keys.refusal("rope.scaling.yarn_attn_factor", f"is {attention}, not {usual:.6g}; it is not supported")
     return {
         "rope_type": "yarn",
@@ -78,7 +78,7 @@ def _yarn(keys: ModelKeys, factor: float, original: int | None) -> dict[str, Any
 
 
 def _llama3_divisors(theta: float, head_size: int, factor: float) -> NDArray[np.float64]:
-    """What Llama 3's scaling divides each frequency by: 1 for short waves, the factor for long ones, a ramp between."""
+    """Llama 3's divisor of each frequency: 1 for short wavelengths, `factor` for long ones, a ramp in between."""
     waves = 2 * math.pi * theta ** (np.arange(0, head_size, 2) / head_size)
     low, high, original = _LLAMA3.values()
     ramp = np.clip((original / waves - low) / (high - low), 0.0, 1.0)

@@ -1,6 +1,6 @@
-"""Which tokens of a GGUF vocabulary are special, and which end an answer, as llama.cpp decides it.
+"""Which tokens of a GGUF vocabulary are special, and which end an answer, by llama.cpp's rules.
 
-Files seldom say it all: llama.cpp goes by the tokens' texts as well (`src/llama-vocab.cpp`), and so does this.
+Files rarely mark them completely, so llama.cpp (`src/llama-vocab.cpp`) also goes by the tokens' texts, as this does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CONTROL, USER_DEFINED, UNKNOWN = 3, 4, 2
-"""Of `tokenizer.ggml.token_type`."""
+"""Values of `tokenizer.ggml.token_type`."""
 
 _TURN_ENDS = (
     "<|eot_id|>",
@@ -42,7 +42,7 @@ _ENDS_OF_FILLS: Mapping[str, tuple[str, ...]] = {
     "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
     "fim_sep": ("<|file_sep|>",),
 }
-"""By the key that names the token, `tokenizer.ggml.<key>_token_id`: what ends a piece of code that is filled in."""
+"""Tokens that end a fill-in-the-middle completion: by their metadata key `tokenizer.ggml.<key>_token_id`, or text."""
 _FILLS = (
     ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<\uff5cfim\u2581begin\uff5c>", "<PRE>", "\u2581<PRE>")
     + ("<|code_prefix|>", "<|prefix|>")
@@ -54,13 +54,13 @@ _FILLS = (
 
 
 def token_id(metadata: Mapping[str, Any], name: str, vocab_tokens: int) -> int | None:
-    """The id under `tokenizer.ggml.<name>_token_id`; none that is outside the vocabulary."""
+    """The id under `tokenizer.ggml.<name>_token_id`; None if it is absent or outside the vocabulary."""
     number = metadata.get(f"tokenizer.ggml.{name}_token_id")
     return int(number) if number is not None and 0 <= number < vocab_tokens else None
 
 
 def end_ids(metadata: Mapping[str, Any], tokens: Sequence[str]) -> list[int]:
-    """Tokens that end an answer: those that the file names as such, and those whose text says it."""
+    """Ids of the tokens that end an answer, by the file's metadata or by their text."""
     ids = {text: number for number, text in enumerate(tokens)}
     ends = {ids[text] for text in (*_TURN_ENDS, *_OTHER_ENDS) if text in ids}
     ends |= {number for name in ("eos", "eot", "eom") if (number := token_id(metadata, name, len(tokens))) is not None}
@@ -70,14 +70,14 @@ def end_ids(metadata: Mapping[str, Any], tokens: Sequence[str]) -> list[int]:
         ends.update(found)
     here = {tokens[number] for number in ends}
     if {"<|call|>", "<|return|>"} <= here or ({"<|flush|>"} <= here and here & {"<|call|>", "<|calls|>"}):
-        ends -= {ids["<|end|>"]} if "<|end|>" in ids else set()  # ends a message there, not the answer
+        ends -= {ids["<|end|>"]} if "<|end|>" in ids else set()  # there it ends a message, not the answer
     if here & {"<|tool_response>", "<|plamo:eos|>"} and "</s>" in ids:
-        ends.discard(ids["</s>"])  # an HTML tag like any other there
+        ends.discard(ids["</s>"])  # there it is an HTML tag
     return sorted(ends)
 
 
 def token_kinds(metadata: Mapping[str, Any], tokens: Sequence[str]) -> list[int]:
-    """Each token's kind; tokens whose text says that they are control tokens are taken as such."""
+    """Each token's type; tokens with the text of a known control token count as control tokens."""
     kinds = list(metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens))
     ids = {text: number for number, text in enumerate(tokens)}
     named = (*_TURN_ENDS, *_OTHER_ENDS, *_FILLS, *(text for texts in _ENDS_OF_FILLS.values() for text in texts))

@@ -1,4 +1,4 @@
-"""Files that were split: `name-00001-of-00003.gguf` and its fellows, as `llama-gguf-split` names them."""
+"""Models split over several files: `name-00001-of-00003.gguf` and so on, as `llama-gguf-split` names them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})$")
 
 
 def stem_of(path: Path) -> str:
-    """A file's name without `.gguf` and without its part's number."""
+    """A file's name without `.gguf` and without the number of its part."""
     part = _PART.match(path.stem)
     return part["stem"] if part else path.stem
 
 
 def parts_of(path: Path) -> list[Path]:
-    """The paths of all files of a model, given one of them; of one that is not named as a part, its own alone."""
+    """The paths of all files of a model, given one of them; just `path` if it is not named as a part."""
     part = _PART.match(path.stem)
     if part is None:
         return [path]
@@ -27,10 +27,10 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def read_model(path: Path) -> Header:
-    """The headers of all of a model's files as one.
+    """One header for all files of a model.
 
     Raises:
-        OsdError: a file is missing, damaged, or no part of this model.
+        OsdError: a file is missing or damaged, or belongs to another model.
     """
     first, *others = [_read_part(part) for part in parts_of(path)]
     expected = first.metadata.get("split.count", 1)

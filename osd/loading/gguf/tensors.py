@@ -1,4 +1,4 @@
-"""The weights of a GGUF file as safetensors, under transformers' names."""
+"""Writes the weights of a GGUF file as safetensors, under transformers' names."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _PLAIN = {
 }
 _SHARD_BYTES = 4 << 30
 _NOT_WEIGHTS = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd\.weight")
-"""Tables of rotary frequencies: the first becomes part of the configuration, the others are what it computes anyway."""
+"""RoPE tables: the first goes into the configuration, the others repeat what the configuration yields."""
 
 
 def read_tensor(info: TensorInfo) -> NDArray[Any]:
-    """A tensor's bytes as the file has them, mapped into memory: blocks of a quantised one are rows of bytes."""
+    """A tensor's stored bytes, memory-mapped; a quantised tensor's blocks are rows of bytes."""
     raw: NDArray[Any] = np.memmap(info.path, np.uint8, "r", info.offset_bytes, (info.size_bytes,))
     if info.kind == GGMLQuantizationType.F32:
         return raw.view(np.float32).reshape(info.shape)
@@ -46,14 +46,14 @@ def read_tensor(info: TensorInfo) -> NDArray[Any]:
 
 
 def weight_names(header: Header, model: Any) -> dict[str, str]:
-    """The file's name of every weight of a model.
+    """Map the name of each weight of a transformers model to its name in the file.
 
     Args:
-        header: the file's.
-        model: on the meta device.
+        header: the file's header.
+        model: the transformers model, on the meta device.
 
     Raises:
-        OsdError: the file lacks a weight, has one of another shape, or has one that the model has no place for.
+        OsdError: the file lacks a weight, has one of another shape, or has one that the model does not.
     """
     architecture = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == header.architecture)
     known = get_tensor_name_map(architecture, model.config.num_hidden_layers)
@@ -81,7 +81,7 @@ def weight_names(header: Header, model: Any) -> dict[str, str]:
 
 
 def stored_dtype(header: Header, names: Mapping[str, str]) -> torch.dtype | None:
-    """The type that most of the weights are stored as; None where those are quantised."""
+    """The dtype in which most weights are stored; None if those are quantised."""
     sizes: dict[torch.dtype | None, int] = {}
     for stored in names.values():
         info = header.tensors[stored]
@@ -98,18 +98,18 @@ def write_weights(
     folder: Path,
     on_share: Callable[[float], None],
 ) -> None:
-    """Write all weights, four gigabytes a file.
+    """Write all weights as safetensors, in files of four gigabytes.
 
     Args:
-        header: the file's.
-        names: the file's name of each weight.
-        architecture: undoes what the file's converter did to some weights.
-        config: the model's.
-        folder: where to.
+        header: the file's header.
+        names: each weight's name in the file.
+        architecture: says how to undo the changes that the GGUF converter made to some weights.
+        config: the model's configuration.
+        folder: where to write.
         on_share: called with the share done.
 
     Raises:
-        OsdError: a tensor is of a type that cannot be dequantised.
+        OsdError: a tensor has a type that cannot be dequantised.
     """
     shard: dict[str, Tensor] = {}
     shards: list[list[str]] = []
@@ -145,7 +145,7 @@ def _shard_name(number: int) -> str:
 def _restored(
     header: Header, names: Mapping[str, str], architecture: Architecture, config: Any
 ) -> Iterator[tuple[str, Tensor]]:
-    """Weights in order, dequantised some ahead on all cores (numpy lets go of the interpreter)."""
+    """The weights in order; the next ones are dequantised meanwhile by a thread pool (numpy releases the GIL)."""
 
     def read(stored: str) -> Tensor:
         return architecture.restore(stored, _dequantised(header.tensors[stored]), config).contiguous()

@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file's metadata, as one of the `tokenizers` package that gives llama.cpp's tokens."""
+"""Builds a tokenizer from a GGUF file's metadata that yields the same tokens as llama.cpp."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from osd.records.errors import OsdError
 _log = logging.getLogger(__name__)
 _SPACE = "\u2581"
 _SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}
-"""Of a sentencepiece vocabulary that does not name them."""
+"""The ids in a SentencePiece vocabulary that does not name them."""
 
 
 def read_tokenizer(header: Header) -> Any:
-    """The tokenizer of the model in a file, with its chat template, as transformers has it.
+    """The transformers tokenizer of the model in a file, with its chat template.
 
     Raises:
-        OsdError: the file has none, or one of a kind that is not supported.
+        OsdError: the file has no tokenizer, or one of a kind that is not supported.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -49,10 +49,10 @@ def read_tokenizer(header: Header) -> Any:
 
 
 def token_texts(header: Header) -> list[str]:
-    """The vocabulary, by id.
+    """The vocabulary: each token's text, by id.
 
     Raises:
-        OsdError: there is none, or a text stands for two tokens.
+        OsdError: there is none, or two tokens have the same text.
     """
     tokens = [
         text or f"[EMPTY_{number}]" for number, text in enumerate(header.metadata.get("tokenizer.ggml.tokens", []))
@@ -90,7 +90,7 @@ def _backend(header: Header, tokens: Sequence[str]) -> Tokenizer:
 
 
 def _byte_pairs(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Tokenizer, bool]:
-    """Byte pair encoding over bytes spelt as letters, as in GPT-2."""
+    """Byte-level BPE, as in GPT-2."""
     name = metadata.get("tokenizer.ggml.pre")
     if name is None:
         _log.warning(
@@ -112,13 +112,13 @@ def _byte_pairs(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Tok
 
 
 def _pair(merge: str) -> tuple[str, str]:
-    """The two sides of a merge, which one space divides; the first side may itself begin with one."""
+    """The two sides of a merge, separated by one space; the first side may itself begin with a space."""
     cut = merge.find(" ", 1)
     return merge[:cut], merge[cut + 1 :]
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
-    """Sentencepiece's byte pair encoding: neighbours that make the token of the highest score are joined first."""
+    """SentencePiece BPE: merges the adjacent pair whose merged token has the highest score first."""
     scores = metadata.get("tokenizer.ggml.scores") or [0.0] * len(tokens)
     unknown = tokens[_named_id(metadata, "unknown", len(tokens)) or 0]
     merges = _merges_by_score(tokens, scores)
@@ -149,12 +149,12 @@ def _bpe(tokens: Sequence[str], merges: Sequence[tuple[str, str]], **options: An
     vocab = {text: number for number, text in enumerate(tokens)}
     try:
         return models.BPE(vocab=vocab, merges=list(merges), **options)
-    except Exception as error:  # the package raises plain exceptions
+    except Exception as error:  # the package raises Exception itself
         raise OsdError(f"its merges do not fit its vocabulary ({error}); convert the model again") from None
 
 
 def _add_special_tokens(tokenizer: Tokenizer, header: Header, tokens: Sequence[str]) -> None:
-    """Tokens that are found in a text as they are: control tokens where special tokens are asked for, others always."""
+    """Register special tokens, which are matched before splitting; control tokens only where those are asked for."""
     strips = any(name in str(header.metadata.get("general.name", "")).lower() for name in ("phi-3", "phi3"))
     keeps = {"<unk>", "<s>", "<|endoftext|>"}
     added: dict[bool, list[AddedToken]] = {True: [], False: []}
@@ -169,7 +169,7 @@ def _add_special_tokens(tokenizer: Tokenizer, header: Header, tokens: Sequence[s
 def _frame(
     tokenizer: Tokenizer, metadata: Mapping[str, Any], tokens: Sequence[str], *, add_bos: bool, add_eos: bool
 ) -> None:
-    """What stands before and after a prompt."""
+    """Add the tokens that begin and end a prompt (BOS, EOS)."""
     ids = {name: _named_id(metadata, name, len(tokens)) for name in ("bos", "eos")}
     for name, wanted in (("bos", add_bos), ("eos", add_eos)):
         if wanted and ids[name] is None:
