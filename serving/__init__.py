@@ -1,1 +1,1 @@
-"""The HTTP front: OpenAI-compatible routes, the admin page, the command line."""
+"""The HTTP front end: OpenAI-compatible routes, the admin page, the `osd` command."""

@@ -1,4 +1,4 @@
-"""From the engine's queries to the HTTP answer, streamed or whole; chat and plain completions differ in their view."""
+"""Answers an HTTP request from the engine's deltas, streamed or whole; chat and completions differ in their `View`."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ Payload = dict[str, Any]
 
 
 class View(Protocol):
-    """How choices look on the wire. Made for one request, so it may remember where it was."""
+    """Builds the JSON of choices in one API's shape. One instance serves one request, so it may hold state."""
 
     object: str
     chunk_object: str
     id_prefix: str
 
     def choice(self, index: int, choice: Choice) -> Payload:
-        """A finished choice."""
+        """The JSON of a finished choice."""
         ...
 
     def opening(self, index: int) -> Payload | None:
-        """What a stream begins a choice with, if anything."""
+        """The JSON with which a stream opens a choice; None for nothing."""
         ...
 
     def piece(self, index: int, delta: TokenDelta) -> Payload | None:
-        """What a stream sends for a delta, if anything; a finish reason is always sent."""
+        """The JSON that a stream sends for a delta; None for nothing, but never if it has a finish reason."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer under way."""
+    """One answer in progress."""
 
     answer_id: str
     created_s: int
@@ -55,7 +55,7 @@ class Answer:
     num_choices: int
 
     async def whole(self, deltas: Deltas) -> Payload:
-        """Wait for every choice."""
+        """The whole answer, once every choice has finished."""
         choices = [Choice() for _ in range(self.num_choices)]
         async with aclosing(deltas):
             async for index, delta in deltas:
@@ -67,7 +67,7 @@ class Answer:
     async def chunks(
         self, first: tuple[int, TokenDelta], rest: Deltas, options: StreamOptions
     ) -> AsyncGenerator[Payload, None]:
-        """Each delta as it comes. The last chunk carries `osd`, and the token counts if they were asked for."""
+        """One chunk per delta. The last chunk carries `osd`, and the token counts if they were requested."""
         head = self._head(self.view.chunk_object)
         include_usage = options.include_usage
         opened: set[int] = set()
@@ -109,7 +109,7 @@ async def respond(
     view: View,
     queries: Sequence[Request],
 ) -> Response:
-    """Run the queries and answer. A refusal that comes before the first token still sets the status."""
+    """Run the queries and answer. An error before the first token still determines the HTTP status."""
     answer = Answer(
         answer_id=view.id_prefix + http.state.request_id,
         created_s=int(time.time()),

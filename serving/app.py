@@ -1,4 +1,4 @@
-"""The HTTP application, made from its parts; there is no global state."""
+"""Creates the HTTP application from its parts; there is no global state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 
 from osd.config.settings import Config
-from serving.admin.gate import AdminGate
+from serving.admin.sign_in import AdminSignIn
 from serving.codec import Codec
 from serving.engine_client import EngineClient
 from serving.guards.api_keys import ApiKeys
@@ -24,10 +24,10 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
     """The OpenAI routes, health, metrics and the admin page over one engine.
 
     Args:
-        config: of which only `server` is read.
+        config: only its `server` section is read.
         client: the engine.
         codec: its target's tokenizer.
-        admin_token_sha256: SHA-256 (hex) of the admin token; empty keeps the admin API shut.
+        admin_token_sha256: SHA-256 (hex) of the admin token; empty disables the admin API.
 
     Example: `uvicorn.run(create_app(config, client, codec, admin_token_sha256=digest), host="127.0.0.1", port=8000)`
     """
@@ -36,13 +36,13 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
         client=client,
         codec=codec,
         api_keys=ApiKeys(config.server.api_keys_sha256),
-        admin=AdminGate(admin_token_sha256),
+        admin=AdminSignIn(admin_token_sha256),
     )
     app = Api(
         config,
         title="osd",
-        docs_url=None,  # these pages load scripts from elsewhere
-        openapi_url=None,  # serving.routes.openapi asks for what the configuration says
+        docs_url=None,  # FastAPI's documentation pages load scripts from other hosts
+        openapi_url=None,  # served by serving.routes.openapi, to whom the configuration allows
         redoc_url=None,
         redirect_slashes=False,
         middleware=[Middleware(HeadAsGet), Middleware(Observe, metrics=services.metrics.http)],

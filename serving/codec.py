@@ -1,4 +1,4 @@
-"""What the routes know of the target's tokenizer. `osd.text.codec` implements it; tests fake it."""
+"""The target's tokenizer as the routes use it. Implemented by `osd.text.codec.TextCodec`; tests fake it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from osd.text.offsets import TextOffsets
 
 
 class Codec(Protocol):
-    """Text to token ids and back."""
+    """Encodes prompts and chats, and decodes tokens."""
 
     vocab_tokens: int
-    """Ids that the model knows run from 0 to this, exclusive; the tokenizer may know more."""
+    """The model's vocabulary size: valid ids are below it. The tokenizer's vocabulary may be larger."""
     context_tokens: int
     """Longest prompt + output of one query."""
     model_id: str
     """The name under which the target is served."""
 
     def encode_text(self, text: str) -> tuple[int, ...]:
-        """Token ids of a plain prompt. The spelling of a special token is that token."""
+        """Token ids of a plain prompt. A special token's spelling becomes that token."""
         ...
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Token ids of a conversation, ready for the assistant's answer.
+        """Token ids of a conversation, ending where the assistant's answer begins.
 
         Raises:
             ValueError: with the reason, if the model has no chat template or the template refuses the messages.
@@ -32,15 +32,15 @@ class Codec(Protocol):
         ...
 
     def token_text(self, token_id: int) -> str:
-        r"""The text of one token; a special token as it is spelt, bytes that are no whole characters as `\xf0\x9f`."""
+        r"""The text of one token; special tokens as spelt, bytes that form no whole character as `\xf0\x9f`."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token adds to a text that has begun; nothing for a special token."""
+        """The bytes that a token adds in the middle of a text; empty for a special token."""
         ...
 
     def offsets(self, prompt_ids: Sequence[int]) -> TextOffsets:
-        """Where the tokens of an answer to this prompt begin in its text."""
+        """Counts at which character of an answer's text each token begins."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

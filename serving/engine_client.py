@@ -1,4 +1,4 @@
-"""What the routes know of the engine. `actors/client.py` implements it over Ray; tests fake it."""
+"""The engine as the routes use it. `actors/client.py` implements it over Ray; tests fake it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from osd.records.version import WeightManifest
 
 
 class EngineClient(Protocol):
-    """An engine somewhere else. Every call may raise EngineUnavailableError."""
+    """An engine in another process. Every call may raise EngineUnavailableError."""
 
     def generate(self, request: Request) -> AsyncIterator[TokenDelta]:
         """Stream one query's answer; the last delta carries `finish_reason` and `stats`.
 
-        Closing the iterator early cancels the query. When the engine dies in mid-answer, the stream pauses and goes on
-        from the tokens already delivered: none twice, none missing.
+        Closing the iterator early cancels the query. If the engine dies during the answer, the stream pauses until it
+        is back and continues after the last delivered token: none is repeated, none missing.
 
         Raises:
-            QueueFullError: too many queries wait.
+            QueueFullError: too many queries are waiting.
             PromptTooLongError: the prompt leaves no room for a new token.
-            EngineUnavailableError: no engine came back in time.
+            EngineUnavailableError: no engine was available in time.
         """
         ...
 
     async def status(self) -> ServiceStatus:
-        """A snapshot of engine, trainer and processes."""
+        """A snapshot of the engine, the trainer and their processes."""
         ...
 
     async def events(self, limit: int) -> list[Event]:
@@ -36,7 +36,7 @@ class EngineClient(Protocol):
         ...
 
     async def history(self, limit: int) -> list[AcceptancePoint]:
-        """The newest finished queries, oldest first."""
+        """Acceptance of the newest finished queries, oldest first."""
         ...
 
     async def versions(self) -> list[WeightManifest]:
@@ -44,11 +44,11 @@ class EngineClient(Protocol):
         ...
 
     async def pause_training(self) -> None:
-        """Stop training until resumed; serving goes on."""
+        """Stop training until it is resumed; serving continues."""
         ...
 
     async def resume_training(self) -> None:
-        """Train again."""
+        """Resume training."""
         ...
 
     async def roll_back(self, to: int, reason: str) -> WeightManifest:
@@ -56,6 +56,6 @@ class EngineClient(Protocol):
 
         Raises:
             UnknownVersionError: there is no such version.
-            WeightsRefusedError: it is in use, was itself rolled back, or is torn.
+            WeightsRefusedError: it is in use, was itself rolled back, or is damaged.
         """
         ...

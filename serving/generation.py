@@ -1,4 +1,4 @@
-"""One HTTP request's queries, run at once and merged into one stream."""
+"""Runs one HTTP request's queries concurrently, and merges their deltas into one stream."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from serving.wire.errors import ApiError, internal_error
 
 log = logging.getLogger(__name__)
 
-# Deltas that may wait for a slow client before its queries' streams are left to wait too.
+# Deltas buffered for a slow client; beyond that, the queries' streams are not read until it catches up.
 _MAX_WAITING_DELTAS = 64
 
 
 @dataclass(slots=True)
 class Choice:
-    """What has arrived of one query's answer."""
+    """The part of one query's answer that has arrived."""
 
     text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Choice:
     stats: QueryStats = field(default_factory=QueryStats)
 
     def add(self, delta: TokenDelta) -> None:
-        """Take in the next piece."""
+        """Append the next delta."""
         self.text += delta.text
         self.logprobs.extend(delta.logprobs)
         self.finish_reason = delta.finish_reason
@@ -40,11 +40,11 @@ async def run_queries(
 ) -> AsyncGenerator[tuple[int, TokenDelta], None]:
     """Yield (index of the request, delta) as they come, until every query has finished.
 
-    Closing it, or any query's failure, closes every query's stream, which cancels it.
+        Closing the generator, or the failure of any query, closes all queries' streams, which cancels the queries.
 
     Raises:
-        OsdError: what the engine client raised.
-        ApiError: a query failed, or all took longer than `timeout_s`.
+            OsdError: raised by the engine client.
+            ApiError: a query failed, or the queries took longer than `timeout_s`.
     """
     arrived: asyncio.Queue[tuple[int, TokenDelta | Exception]] = asyncio.Queue(_MAX_WAITING_DELTAS)
     pumps = [asyncio.create_task(_pump(client, index, request, arrived)) for index, request in enumerate(requests)]
@@ -83,10 +83,10 @@ async def _pump(
             await arrived.put((index, delta))
         if not finished:
             raise EngineUnavailableError("the engine's answer ended early; try again")
-    except Exception as error:  # it belongs to whoever reads the merged stream
+    except Exception as error:  # raised again where the merged stream is read
         await arrived.put((index, error))
     finally:
-        # A generator that waits at its `yield` runs no clean-up until it is closed. Plain iterators have no aclose.
+        # A generator suspended at `yield` runs no clean-up until it is closed. Plain iterators have no aclose.
         close = getattr(stream, "aclose", None)
         if close is not None:
             await close()

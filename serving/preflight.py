@@ -1,4 +1,4 @@
-"""What can be seen before anything is started: the state folder, the device, and whole weight files."""
+"""Checks before anything is started: the state folder, the device, and complete weight files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from osd.records.errors import OsdError
 
 
 def check_machine(config: Config) -> None:
-    """See that the state folder can be written, and that the device is there.
+    """Check that the state folder can be written and the device exists.
 
     Raises:
         OsdError: one line that says what is wrong and what to do.
@@ -27,15 +27,15 @@ def check_machine(config: Config) -> None:
         raise OsdError(
             f"cannot write to the state folder {config.state_dir}: {error.strerror}; choose another with --state-dir"
         ) from None
-    if not config.cluster.address:  # else the engine may be placed on another machine
+    if not config.cluster.address:  # in a joined cluster the engine may run on another machine
         choose_device(config.target.device)
 
 
 def check_weight_files(folder: Path) -> None:
-    """See that a model's safetensors files are whole: only their headers are read.
+    """Check that a model's safetensors files are complete; reads only their headers.
 
     Raises:
-        OsdError: one is cut short or is no safetensors file.
+        OsdError: a file is truncated or not safetensors.
     """
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -46,7 +46,7 @@ def check_weight_files(folder: Path) -> None:
 
 
 def exposure_warning(config: Config, address: str) -> str | None:
-    """What an operator should know of the address that is listened on: others can reach it, and no key is asked for."""
+    """A warning if other machines can reach the server's address and no API key is required; else None."""
     if ipaddress.ip_address(address).is_loopback or config.server.api_keys_sha256:
         return None
     return (

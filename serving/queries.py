@@ -1,4 +1,4 @@
-"""From a request body to the engine's queries."""
+"""Turns a request body into the engine's queries."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from serving.wire.request_base import MAX_CHOICES, GenerationFields
 A = TypeVar("A")
 _NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
-# Above this, tokenising takes long enough for other requests' streams to notice, and moves to a thread.
+# Longer texts are tokenised in a thread, since they would delay other requests' streams noticeably.
 _INLINE_CHARS = 8192
-# Tokenizers know no ids from here on, and look none up.
+# Token ids from here on do not fit the tokenizers' integer type.
 _MOST_IDS = 2**31
 
 
 async def encode_aside(encode: Callable[[A], tuple[int, ...]], argument: A, num_chars: int) -> tuple[int, ...]:
-    """Tokenise; a long text does not stop the event loop.
+    """Tokenise a text; a long one in a thread, so that it does not block the event loop.
 
     Args:
-        encode: the tokenizer.
-        argument: what it takes.
-        num_chars: of all that is tokenised for the request.
+        encode: the tokenizer's method.
+        argument: its argument.
+        num_chars: length of all texts tokenised for the request.
     """
     return encode(argument) if num_chars <= _INLINE_CHARS else await asyncio.to_thread(encode, argument)
 
@@ -40,7 +40,7 @@ def check_model(model: str, codec: Codec) -> None:
 
 
 def check_num_choices(num_prompts: int, n: int) -> None:
-    """400 for a request of more choices than are answered; to be seen before anything is done for each of them."""
+    """Refuse (400) a request for too many choices, before any work is done for them."""
     if num_prompts * n > MAX_CHOICES:
         message = f"At most {MAX_CHOICES} choices (prompts times n) a request."
         raise ApiError(400, message, param="n", code="invalid_value")
@@ -57,20 +57,20 @@ def build_queries(
     param: str,
     texts: Mapping[str, str] = _NO_TEXTS,
 ) -> list[Request]:
-    """`n` queries a prompt. `max_tokens` (None: all that fits) is cut to what the context holds.
+    """`n` queries per prompt. `max_tokens` (None: all that fits) is limited by the context.
 
     Args:
-        body: the fields shared by both kinds of request.
-        prompts: their token ids.
+        body: the fields that both kinds of request share.
+        prompts: token ids of each prompt.
         max_tokens: most tokens of one answer.
-        logprobs: in the engine's terms.
+        logprobs: number of alternatives; None for no log-probabilities.
         codec: knows the context and the vocabulary.
-        answer_id: the queries are numbered after it.
-        param: the field that holds the prompts, for errors.
-        texts: the texts that a prompt was made of, by the field that holds each, so that errors can name that.
+        answer_id: prefix of the queries' ids.
+        param: name of the field that holds the prompts, for errors.
+        texts: for errors: the texts that make up the prompt, by field name.
 
     Raises:
-        ApiError: a prompt is empty, too long or holds foreign ids.
+        ApiError: a prompt is empty or too long, or holds unknown token ids.
     """
     queries: list[Request] = []
     for number, prompt_ids in enumerate(prompts):

@@ -1,4 +1,4 @@
-"""The same HTTP app as a Ray Serve deployment (optional: `pip install 'osd[serve]'`; Ray 2.52 or newer).
+"""The HTTP app as a Ray Serve deployment (optional: `pip install 'osd[serve]'`; Ray 2.52 or newer).
 
 Example, in the module that `serve run` or a RayService names:
 
@@ -23,16 +23,16 @@ Connect = Callable[[Config], tuple[EngineClient, Codec]]
 def application(
     config: Config, connect: Connect, *, admin_token_sha256: str = "", deployment_options: dict[str, Any] | None = None
 ) -> Any:
-    """A Ray Serve application that answers the routes of `create_app`.
+    """A Ray Serve application with the routes of `create_app`.
 
     Args:
-        config: what `create_app` reads.
-        connect: called once in every replica; reaches the engine and loads the tokenizer.
-        admin_token_sha256: as for `create_app`. Admin sessions live in one replica: with more, use the bearer token.
+        config: passed to `create_app`.
+        connect: called once in every replica; connects to the engine and loads the tokenizer.
+        admin_token_sha256: as for `create_app`. A session is known to one replica: with several, use the bearer token.
         deployment_options: passed to `serve.deployment`: `num_replicas`, `ray_actor_options`, ...
 
     Returns:
-        What `serve.run` takes.
+        The application, for `serve.run`.
     """
     from ray import serve  # an optional extra, and slow to import
 

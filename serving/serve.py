@@ -1,4 +1,4 @@
-"""Running the whole service in the foreground: topology, HTTP app, uvicorn."""
+"""Runs the whole service in the foreground: Ray actors, HTTP app, uvicorn."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What an operator is told when the service is up."""
+    """What to tell the operator once the service is up."""
 
     url: str
     model: str
@@ -43,7 +43,7 @@ class Serving:
     computes: str
     """See `EngineStatus`."""
     admin_token: str | None
-    """Made for this start; None when the operator set one."""
+    """The token made for this start; None if the operator set one."""
 
 
 def run_server(
@@ -53,13 +53,13 @@ def run_server(
     on_ready: Callable[[Serving], None],
     on_news: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Serve until a signal ends it; everything that was started is stopped. SIGINT's KeyboardInterrupt is raised then.
+    """Serve until a signal arrives, then stop everything. SIGINT raises KeyboardInterrupt afterwards.
 
     Args:
-        config: everything.
-        on_progress: told (stage, share done) while the service comes up.
-        on_ready: told once it is up.
-        on_news: told what happens besides serving, on another thread: kernels are compiled and take over.
+        config: the whole configuration.
+        on_progress: called with (stage, share done) during start-up.
+        on_ready: called once the service is up.
+        on_news: called on another thread with later news: kernels are compiled, and take over.
 
     Raises:
         OsdError: one line that says what is wrong and what to do.
@@ -82,7 +82,7 @@ def _serve(
     on_news: Callable[[str], None],
 ) -> None:
     check_machine(config)
-    is_here = not config.cluster.address  # else the engine may be placed on another machine
+    is_here = not config.cluster.address  # in a joined cluster the engine may run on another machine
     with early_build(config.target) if is_here else nullcontext():
         _serve_target(config, listener, progress, on_ready, on_news)
 
@@ -97,11 +97,11 @@ def _serve_target(
     resolved = resolve_target(config.target.model, config.state_dir, progress)
     check_weight_files(resolved.folder)
     if config.drafter.kind == "model" and config.drafter.model:
-        from osd.drafters.create import check_drafter_model  # slow to import, and seldom needed here
+        from osd.drafters.create import check_drafter_model  # slow to import, and rarely needed here
 
         check_drafter_model(config, resolved.folder)
     with ExitStack() as stack:
-        # It takes seconds, in which Ray and the engine start.
+        # Loading the tokenizer takes seconds, in which Ray and the engine start.
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(
             TextCodec.open,
             resolved.folder,
@@ -131,13 +131,13 @@ def _serve_target(
 
 
 class StopSignals:
-    """SIGINT and SIGTERM as a KeyboardInterrupt in the main thread, once: stopping is not interrupted by a second."""
+    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt in the main thread; later ones do not interrupt it."""
 
     def __init__(self) -> None:
         self.received: int | None = None
 
     def catch(self) -> None:
-        """Put the handlers in place, unless a signal has come already."""
+        """Install the handlers, unless a signal has arrived already."""
         if self.received is None and threading.current_thread() is threading.main_thread():
             for each in _STOPPING:
                 signal.signal(each, self._stop)
@@ -150,20 +150,20 @@ class StopSignals:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where clients reach it."""
+    """The URL at which clients reach the server."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything slow is started.
+    """Bind the port, before anything slow is started.
 
     Raises:
-        OsdError: it is in use, or the address is not this machine's.
+        OsdError: the port is in use, or the address is not one of this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends at once only what goes out by a socket that says it is TCP: else pieces of a stream wait for the
-    # client's acknowledgement of the piece before, which takes 40 ms.
+    # asyncio sets TCP_NODELAY only on sockets whose protocol is explicitly TCP. Without it, a piece of a stream waits up
+    # to 40 ms for the acknowledgement of the previous one.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""What the routes of one app share, and how they reach it."""
+"""The objects that all routes of one app share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from osd.config.settings import Config
 from osd.records.errors import EngineUnavailableError
 from osd.records.status import ServiceStatus
-from serving.admin.gate import AdminGate
+from serving.admin.sign_in import AdminSignIn
 from serving.codec import Codec
 from serving.engine_client import EngineClient
 from serving.guards.api_keys import ApiKeys
@@ -22,17 +22,17 @@ _STATUS_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything behind one app. There is no other state."""
+    """The shared objects of one app, which has no other state."""
 
     config: Config
     client: EngineClient
     codec: Codec
     api_keys: ApiKeys
-    admin: AdminGate
+    admin: AdminSignIn
     metrics: Metrics = field(default_factory=Metrics)
 
     async def status_or_none(self) -> ServiceStatus | None:
-        """A snapshot of the engine, or None when it does not answer soon."""
+        """A snapshot of the engine; None if it does not answer soon."""
         try:
             async with asyncio.timeout(_STATUS_TIMEOUT_S):
                 return await self.client.status()
@@ -41,7 +41,7 @@ class Services:
 
 
 def services_of(request: Request) -> Services:
-    """The services of the app that took this request."""
+    """The services of the app that received this request."""
     services = request.app.state.services
     assert isinstance(services, Services)
     return services

@@ -1,4 +1,4 @@
-"""Held-out acceptance: how many of the target's tokens a drafter would have got right, by depth of its chain.
+"""Held-out acceptance: the share of the target's tokens that a drafter proposes correctly, by depth of its chain.
 
 Shapes: N positions, B rows, Q predicting columns, D depths, K teacher ids, R the drafter's vocabulary.
 """
@@ -17,7 +17,7 @@ _LOWEST_TEMPERATURE = 1e-3
 
 
 class ChainSums(NamedTuple):
-    """Sums over positions, float64 [D]; conditional acceptance at depth d is accepted / reached."""
+    """Sums over positions, float64 [D]; acceptance at depth d, among positions that reach it: accepted / reached."""
 
     accepted_D: Tensor
     reached_D: Tensor
@@ -28,34 +28,35 @@ def position_acceptance(
 ) -> Tensor:
     """The probability [N] that the drafter's first proposal at each position is accepted.
 
-    Greedy queries (temperature 0): 1 where the drafter's most likely token is the emitted one. Sampled ones: the sum
-    of min(target, draft) over the teacher's ids at the query's temperature (Leviathan et al. 2023, arXiv 2211.17192),
-    leaving out what lies beyond the top K and filters such as top-p, so a lower bound that is tight for K = 32.
+    For greedy queries (temperature 0): 1 where the drafter's most likely token is the emitted one. For sampled ones:
+    the sum of min(target, draft) over the teacher's ids at the query's temperature (Leviathan et al. 2023, arXiv
+    2211.17192). Tokens beyond the top K and filters such as top-p are left out, so this is a lower bound; it is tight
+    for K = 32.
 
     Args:
-        logits_NR: the drafter's.
-        teacher: the target's side.
-        vocab_ids_R: the drafter's vocabulary.
-        slots_NK: places of the teacher's ids in it, R where there is none.
-        temperature_N: each query's.
+        logits_NR: the drafter's logits.
+        teacher: the target's top-K and the emitted tokens.
+        vocab_ids_R: token ids of the drafter's vocabulary.
+        slots_NK: index of each teacher id in that vocabulary; R where it is not in it.
+        temperature_N: temperature of each position's query.
     """
     greedy_N = vocab_ids_R[logits_NR.argmax(1)] == teacher.emitted_N
     if not bool((temperature_N > 0).any()):
         return greedy_N.float()
-    heat_N1 = temperature_N.clamp(min=_LOWEST_TEMPERATURE)[:, None]
-    draft_NR = (logits_NR.float() / heat_N1).softmax(1)
+    divisor_N1 = temperature_N.clamp(min=_LOWEST_TEMPERATURE)[:, None]
+    draft_NR = (logits_NR.float() / divisor_N1).softmax(1)
     draft_NK = draft_NR.gather(1, slots_NK.clamp(max=logits_NR.shape[1] - 1))
     draft_NK = draft_NK.masked_fill(slots_NK >= logits_NR.shape[1], 0.0)
-    overlap_N = torch.minimum(_heated(teacher.log_probs_NK, heat_N1), draft_NK).sum(1)
+    overlap_N = torch.minimum(_at_temperature(teacher.log_probs_NK, divisor_N1), draft_NK).sum(1)
     return torch.where(temperature_N > 0, overlap_N, greedy_N.float())
 
 
 def chain_sums(acceptance_DBQ: Sequence[Tensor], predicting_BQ: Tensor) -> ChainSums:
-    """Add up chains. Depth d at column q continues the chain whose depth d - 1 was at column q - 1.
+    """Sum over all chains. Depth d at column q continues the chain whose depth d - 1 was at column q - 1.
 
     Args:
-        acceptance_DBQ: by depth, each position's acceptance `[B, Q]`; what is not predicting is ignored.
-        predicting_BQ: bool.
+        acceptance_DBQ: acceptance `[B, Q]` by depth; columns that do not predict are ignored.
+        predicting_BQ: bool, columns that predict an output.
     """
     accepted, reached = [], []
     reached_BQ = predicting_BQ.double()
@@ -68,10 +69,10 @@ def chain_sums(acceptance_DBQ: Sequence[Tensor], predicting_BQ: Tensor) -> Chain
     return ChainSums(torch.stack(accepted).cpu(), torch.stack(reached).cpu())
 
 
-def _heated(log_probs_NK: Tensor, heat_N1: Tensor) -> Tensor:
-    """The target's top-K probabilities at a temperature; the tail is taken as tokens as likely as the K-th."""
+def _at_temperature(log_probs_NK: Tensor, divisor_N1: Tensor) -> Tensor:
+    """The target's top-K probabilities at a temperature. The tail counts as tokens as likely as the K-th."""
     log_probs_NK = log_probs_NK.float()
     left_N1 = (1.0 - log_probs_NK.exp().sum(1, keepdim=True)).clamp(min=0.0)
-    heated_NK = log_probs_NK / heat_N1
-    tail_N1 = left_N1.log() + log_probs_NK[:, -1:] * (1.0 / heat_N1 - 1.0)
-    return torch.exp(heated_NK - torch.cat((heated_NK, tail_N1), dim=1).logsumexp(1, keepdim=True))
+    scaled_NK = log_probs_NK / divisor_N1
+    tail_N1 = left_N1.log() + log_probs_NK[:, -1:] * (1.0 / divisor_N1 - 1.0)
+    return torch.exp(scaled_NK - torch.cat((scaled_NK, tail_N1), dim=1).logsumexp(1, keepdim=True))

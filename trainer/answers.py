@@ -1,7 +1,7 @@
-"""Answers of the target to prompts, on disk: made once, trained on as often as wanted.
+"""The target's own answers to prompts, stored on disk and reused by every training pass.
 
-Distilling on the target's own text (sequence-level knowledge distillation, Kim and Rush 2016, arXiv 1606.07947) trains
-the student where it will be asked.
+Training on the target's own text is sequence-level knowledge distillation (Kim and Rush 2016, arXiv 1606.07947): the
+student learns on the distribution it will draft for.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _PER_FILE = 64
 
 
 class AnswerFolder:
-    """Outcomes in files of `_PER_FILE`, each written at once; a kill costs at most the answers of one file."""
+    """Outcomes in files of `_PER_FILE` each, written atomically; a killed run loses at most one file's answers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._num_files = len(list(folder.glob("*.msgpack")))
 
     def append(self, answers: Sequence[Outcome]) -> None:
-        """Write one more file."""
+        """Write these answers as one more file."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._num_files:06d}.msgpack"
         scratch = path.with_suffix(".tmp")
@@ -38,36 +38,36 @@ class AnswerFolder:
         self._num_files += 1
 
     def __iter__(self) -> Iterator[Outcome]:
-        """Every answer."""
+        """All answers."""
         for path in sorted(self._folder.glob("*.msgpack")):
             for data in msgspec.msgpack.decode(path.read_bytes(), type=list[bytes]):
                 yield decode(data)
 
     def numbers(self) -> set[int]:
-        """Which answers there are."""
+        """The numbers of the answers in the folder."""
         return {int(answer.request_id) for answer in self}
 
 
 class Collector:
-    """An outcome recorder that keeps outcomes until they are taken."""
+    """An outcome recorder for the engine that collects outcomes in memory."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
     def record(self, make: Callable[[], Outcome]) -> None:
-        """Keep one."""
+        """Assemble and store one outcome."""
         self.outcomes.append(make())
 
     def counters(self) -> dict[str, int]:
-        """Nothing is lost here."""
+        """No counters: nothing can be lost."""
         return {}
 
 
 def answers_key(model: Path, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> str:
-    """Names the folder of one target's answers to these very prompts.
+    """The folder name for one target's answers to these prompts: a hash of all that they depend on.
 
     Args:
-        model: the target's folder; its name alone may be that of other weights, too.
+        model: the target's folder; the hash covers more than its name, which other weights may share.
         prompts: token ids.
         max_tokens: the longest answer.
     """
@@ -87,17 +87,17 @@ def make_answers(
 ) -> None:
     """Make the answers that the folder lacks.
 
-    The first answer to each prompt is greedy, further ones are sampled. Prompts of like length are read side by side:
-    attention reads as far as the longest row of a pass.
+    The first answer to each prompt is greedy, further ones are sampled. Prompts of similar length are batched together,
+    since attention in a pass covers as many positions as its longest row.
 
     Args:
-        engine: decodes plainly, records into `collector`, and belongs to this thread.
-        collector: its recorder.
-        folder: where answers go.
-        prompts: token ids; of a prompt that leaves no room for its answer, the end is kept.
-        num_answers: in all.
+        engine: decodes without speculation, records into `collector`, and belongs to this thread.
+        collector: the engine's recorder.
+        folder: where answers are written.
+        prompts: token ids; of a prompt that leaves no room for its answer only the end is used.
+        num_answers: total number of answers.
         max_tokens: longest answer.
-        on_progress: told how many answers there are.
+        on_progress: called with the number of answers made so far.
     """
     made = folder.numbers()
     waiting = iter(sorted(set(range(num_answers)) - made, key=lambda number: _order(number, prompts)))

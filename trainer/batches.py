@@ -1,8 +1,8 @@
-"""From examples to padded batches, with little padding.
+"""Batches of examples, padded as little as possible.
 
-Every row of a batch is [context | predicting columns], the context padded on its left and the rest on its right, so
-that column C is the first predicting one of every row. What only serves as context then needs no query, no MLP and
-no head, and the predicting columns are a plain slice.
+A row of a batch is [context | predicting columns]; context is padded on its left, predicting columns on their right, so
+that column C is the first predicting one in every row. Context columns then need no query, no MLP and no head, and the
+predicting columns are a plain slice.
 
 Shapes: B rows, T = C + Q columns, C of context, Q predicting, H hidden size, K teacher ids.
 """
@@ -25,7 +25,7 @@ _NO_TOKEN = -1
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples side by side."""
+    """Examples as the rows of padded tensors."""
 
     num_context: int
     """C."""
@@ -33,14 +33,14 @@ class Batch:
     positions_BT: Tensor
     """Absolute positions; 0 at padding."""
     real_BT: Tensor
-    """bool: no padding."""
+    """bool: not padding."""
     hidden_BTH: Tensor | None
     teacher_ids_BQK: Tensor
     """-1 at padding."""
     teacher_log_probs_BQK: Tensor
     emitted_BQ: Tensor
     in_loss_BQ: Tensor
-    """bool: trained on; never padding."""
+    """bool: columns that are trained on; never padding."""
     temperature_B: Tensor
 
     @property
@@ -50,11 +50,11 @@ class Batch:
 
     @property
     def predicting_BQ(self) -> Tensor:  # noqa: N802
-        """bool: columns that predict an output, whether or not they are trained on."""
+        """bool: columns that predict an output, trained on or not."""
         return self.real_BT[:, self.num_context :]
 
     def teacher(self, mask_BQ: Tensor) -> Teacher:
-        """The target's side at the masked columns, row by row."""
+        """The teacher's values at the columns of the mask, in row-major order."""
         return Teacher(self.teacher_ids_BQK[mask_BQ], self.teacher_log_probs_BQK[mask_BQ], self.emitted_BQ[mask_BQ])
 
     def to(self, device: torch.device) -> Batch:
@@ -65,7 +65,7 @@ class Batch:
 
 
 def take_columns(examples: Iterable[Example], max_columns: int) -> list[Example]:
-    """Examples from the front while their columns fit; at least one."""
+    """The first examples whose columns fit together; at least one."""
     taken: list[Example] = []
     num_columns = 0
     for example in examples:
@@ -77,11 +77,11 @@ def take_columns(examples: Iterable[Example], max_columns: int) -> list[Example]
 
 
 def make_batches(examples: Sequence[Example], max_columns: int) -> list[Batch]:
-    """Group examples of like length, so that little of a batch is padding.
+    """Batches of examples of similar length, to limit padding.
 
     Args:
         examples: in any order.
-        max_columns: most columns of one batch, padding included; a longer example gets a batch of its own.
+        max_columns: most columns of a batch, padding included; a longer example gets a batch of its own.
     """
     batches: list[Batch] = []
     group: list[Example] = []
@@ -101,7 +101,7 @@ def _too_wide(group: Sequence[Example], max_columns: int) -> bool:
 
 
 def _shape(group: Sequence[Example]) -> tuple[int, int]:
-    """C and Q."""
+    """C and Q of a batch of these examples."""
     num_context = max(example.num_columns - example.num_predicting for example in group)
     return num_context, max(example.num_predicting for example in group)
 

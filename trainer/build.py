@@ -1,4 +1,4 @@
-"""Putting a trainer together from a configuration."""
+"""Builds a trainer from a configuration."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def build_trainer(
     stop: threading.Event | None = None,
     wait_s: float = 600.0,
 ) -> Trainer:
-    """A trainer for the configured drafter, waiting first for the version that the engine publishes at its start.
+    """A trainer for the configured drafter; waits first for the version that the engine publishes at its start.
 
     Threads and priority belong to the process: its owner sets `trainer.threads` and `trainer.nice`.
 
     Args:
-        config: everything.
-        target_folder: the target's files; only its embedding and head are read.
-        store: of this target and kind of drafter.
+        config: the whole configuration.
+        target_folder: the target's model folder; only its embedding and head are read.
+        store: the versions of this kind of drafter for this target.
         source: the outcome stream.
         target_id: the name under which the target's outcomes are recorded.
         may_train: see `Trainer`.
@@ -58,7 +58,7 @@ def build_trainer(
         wait_s: longest wait.
 
     Raises:
-        OsdError: no version appeared in time, the target cannot be read, or the optimizer is unknown.
+        OsdError: no version was published in time, the target cannot be read, or the optimizer is unknown.
     """
     manifest = _wait_for_first_version(store, stop or threading.Event(), wait_s)
     return Trainer(
@@ -74,10 +74,10 @@ def build_trainer(
 
 
 def build_student(config: Config, manifest: WeightManifest, target_folder: Path) -> Student:
-    """The student that fits a published version; its weights are loaded by the trainer.
+    """A student of a published version's kind and shape; the trainer loads the weights.
 
     Raises:
-        OsdError: the version is of another kind of drafter, or a model cannot be had.
+        OsdError: the version is of another kind of drafter, or its model cannot be loaded.
     """
     if manifest.kind != config.drafter.kind:
         raise OsdError(
@@ -93,11 +93,11 @@ def build_student(config: Config, manifest: WeightManifest, target_folder: Path)
 
 
 def build_feature_student(config: TrainerConfig, net: FeatureConfig, shared: SharedRows) -> FeatureStudent:
-    """A `feature` drafter's student on the configured device, with weights that mean nothing yet.
+    """A `feature` drafter's student on the configured device, with weights still to be loaded.
 
     Args:
         config: the `trainer` section.
-        net: shapes of the network.
+        net: the network's configuration.
         shared: the target's embedding and head, on any device.
     """
     device = choose_device(config.device)
@@ -111,7 +111,7 @@ def build_feature_student(config: TrainerConfig, net: FeatureConfig, shared: Sha
 
 
 def _compute_dtype(device: torch.device) -> torch.dtype:
-    """Autocast to float16 would need gradient scaling, so a device without bfloat16 computes in float32."""
+    """Autocast's dtype: bfloat16, or float32 where a device lacks bfloat16 (float16 would need gradient scaling)."""
     return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 

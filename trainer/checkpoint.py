@@ -1,11 +1,11 @@
-"""The trainer's checkpoint: one safetensors file, replaced atomically, and beside it the outcomes it remembers.
+"""The trainer's checkpoint: one safetensors file, replaced atomically, and files with the outcomes of its replay.
 
-The file holds tensors (the student's, the optimizer's, token counts) and, as metadata, JSON for the rest: never a
-pickle. Outcomes are written once, when the first checkpoint contains them, to files that the JSON lists; so an outcome
-may be acknowledged as soon as a checkpoint is saved, and a restarted trainer remembers what the killed one did.
+The checkpoint holds tensors (the student's, the optimizer's, token counts) and JSON metadata for the rest; no pickle.
+An outcome is written once, by the first save after it arrived, to a file that the JSON lists. Outcomes may therefore be
+acknowledged as soon as a save is done, and a restarted trainer has the same replay as the one that was killed.
 
-Order of a save: new outcomes, fsync; the checkpoint under a temporary name, fsync, rename; then files no longer listed
-are removed. A crash at any point leaves the previous checkpoint whole.
+Order of a save: write new outcomes, fsync; write the checkpoint under a temporary name, fsync, rename; remove files of
+outcomes that are no longer listed. A crash at any point leaves the previous checkpoint intact.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _NAME = "checkpoint.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything a trainer needs to go on."""
+    """Everything that a trainer needs to continue."""
 
     tensors: dict[str, Tensor]
     """The student's state and the token counts, by name."""
     optimizer: Mapping[Any, Any]
     """`state_dict()` of the optimizer."""
     progress: dict[str, Any]
-    """JSON-serialisable."""
+    """Everything else, JSON-serialisable."""
     records: list[tuple[int, Outcome]]
-    """(sequence number, outcome) of the replay."""
+    """(sequence number, outcome) for the records of the replay."""
 
 
 class CheckpointFolder:
-    """Saves and loads the newest checkpoint in a folder of its own."""
+    """Saves and loads the newest checkpoint in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -71,10 +71,10 @@ class CheckpointFolder:
             optimizer: see `Checkpoint`.
             progress: see `Checkpoint`.
             new_records: records of the replay that no checkpoint contains yet.
-            oldest: sequence number of the oldest record that the replay still keeps.
+            oldest: sequence number of the oldest record in the replay.
 
         Raises:
-            OSError: it cannot be written; the previous one is whole.
+            OSError: it cannot be written; the previous checkpoint is intact.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         listed = {name: numbers for name, numbers in self._listed.items() if numbers[-1] >= oldest}
@@ -90,7 +90,7 @@ class CheckpointFolder:
         metadata = {"format": _FORMAT, "body": text, "digest": _digest(flat, text)}
         try:
             _replace_with(self._folder / _NAME, lambda path: save_file(flat, path, metadata=metadata))
-        except SafetensorError as error:  # it reports a full disk as its own
+        except SafetensorError as error:  # safetensors' way to report a full disk
             raise OSError(str(error)) from error
         self._listed = listed
         for path in self._folder.glob("outcomes-*"):
@@ -98,7 +98,7 @@ class CheckpointFolder:
                 path.unlink(missing_ok=True)
 
     def load(self) -> Checkpoint | None:
-        """The newest checkpoint; None, with a warning that says why, when there is none that is sound."""
+        """The newest checkpoint; None if there is none, or (with a warning that says why) if it is damaged."""
         path = self._folder / _NAME
         if not path.exists():
             return None
@@ -129,7 +129,7 @@ class CheckpointFolder:
 
 
 def _replace_with(path: Path, write: Any) -> None:
-    """Write beside, fsync, rename, fsync the folder."""
+    """Write a temporary file, fsync it, rename it to `path`, and fsync the folder."""
     scratch = path.with_name(f".{path.name}.tmp")
     try:
         write(scratch)
@@ -157,7 +157,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A nested state as JSON; its tensors are put into `tensors` and named there."""
+    """A nested state as JSON; each tensor is moved to `tensors` and replaced by its name there."""
     if isinstance(value, Tensor):
         name = f"optimizer/{len(tensors)}"
         tensors[name] = value.detach().cpu().clone().contiguous()

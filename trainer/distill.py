@@ -1,4 +1,4 @@
-"""Offline distillation, from prompts to a published drafter: make answers, train on them, let the gate judge."""
+"""Offline distillation: makes the target's answers to prompts, trains on them, and publishes if the gate passes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _CHECKPOINT_EVERY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class DistillProgress:
-    """How far it is."""
+    """Progress of a distillation."""
 
     answers: int
-    """Made so far, by earlier runs too."""
+    """Answers on disk, those of earlier runs included."""
     trained_share: float = 0.0
-    """Of all passes."""
+    """Share done of all passes."""
     trained_tokens: int = 0
     steps: int = 0
     loss: float | None = None
     held_out_acceptance: tuple[float, ...] = ()
-    """By depth, when it was last measured."""
+    """By depth, as last measured."""
 
 
 def distill(
@@ -46,25 +46,25 @@ def distill(
     on_progress: Callable[[DistillProgress], None] = lambda progress: None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> WeightManifest:
-    """Make answers, train on them, and publish the result if the gate finds it better than the latest version.
+    """Make answers, train on them, and publish the result if it passes the gate against the latest version.
 
-    Killed and called again, it goes on with the answers that are on disk and from its checkpoint.
+    A killed run continues, when called again, from the answers on disk and from its checkpoint.
 
     Args:
-        config: target, engine, drafter and trainer sections are used; the store's latest version is trained on.
+        config: its target, engine, drafter and trainer sections are used; training starts from the latest version.
         resolved: the target.
         prompts: token ids.
         num_answers: see `make_answers`.
         max_tokens: see `make_answers`.
         passes: how often each answer is trained on.
-        on_progress: told after every file of answers and every training step.
-        on_event: told of the publish or refusal.
+        on_progress: called after every file of answers and every training step.
+        on_event: called on a publish or a refusal by the gate.
 
     Returns:
-        The latest version at the end.
+        The latest version afterwards.
 
     Raises:
-        OsdError: the target or the drafter cannot be had, or the prompts are too few.
+        OsdError: the target or the drafter cannot be loaded, or there are too few prompts.
     """
     key = answers_key(resolved.folder, prompts, max_tokens)
     folder = AnswerFolder(answers_dir(config.state_dir, resolved.target_id, key))
@@ -118,7 +118,7 @@ def _make_answers(
     max_tokens: int,
     on_progress: Callable[[DistillProgress], None],
 ) -> None:
-    """In a scope of its own: the target's memory is free again before training begins."""
+    """A function of its own, so that the target's memory is freed before training begins."""
     collector = Collector()
     plain = config.speculation.model_copy(update={"enabled": False})
     engine = open_engine(config.model_copy(update={"speculation": plain}), recorder=collector)

@@ -1,13 +1,13 @@
-"""From an outcome to training examples. The alignment of drafter and target is decided here and nowhere else.
+"""Training examples from an outcome. The alignment of drafter and target is defined here and nowhere else.
 
-Let P be the prompt's length and O the output's; output j is absolute position P + j, and row j of the outcome's top-K
-is the target's distribution for it. A training *column* at absolute position t
+Let P be the number of prompt tokens and O of output tokens. Output j is at absolute position P + j; row j of the
+outcome's top-K is the target's distribution for it. A training *column* at absolute position t
 
 * of the `model` drafter (lookahead 1) reads token t and predicts token t + 1;
 * of the `feature` drafter (lookahead 2) reads token t + 1 and the target's hidden state at t, and predicts token t + 2.
 
-Both are one rule: column t reads token t + lookahead - 1, predicts token t + lookahead, so it learns from row
-j = t + lookahead - P. Predicting one position later than that trains the token after the mistake.
+In both cases column t reads token t + lookahead - 1 and predicts token t + lookahead, so its target distribution is row
+j = t + lookahead - P. An off-by-one here would train the drafter to predict the token after the right one.
 
 Shapes: T columns of which the last Q predict an output, H hidden size, K teacher ids.
 """
@@ -27,20 +27,20 @@ from osd.records.outcome_arrays import check_shapes, hidden_states, top_k_arrays
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What a kind of drafter reads, and how far ahead it predicts."""
+    """Which inputs a kind of drafter reads, and how far ahead it predicts."""
 
     lookahead: int
     vocab_tokens: int
-    """V: token ids must be below it."""
+    """V; outcomes with token ids of V or above are not trained on."""
     hidden_size: int = 0
-    """0: it reads no hidden states."""
+    """Size of the hidden states that it reads; 0: none."""
     context_columns: int = 256
-    """Columns before the first predicting one that are read; longer prompts are cut to their tail."""
+    """Most context columns before the first predicting one; of a longer prompt only the end is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A stretch of one outcome: context columns, then Q columns that each predict one output."""
+    """A section of one outcome: context columns, then Q columns that each predict one output token."""
 
     first_position: int
     """Absolute position of the first column."""
@@ -66,7 +66,7 @@ class Example:
 
 
 def unfit_because(outcome: Outcome, alignment: Alignment) -> str:
-    """Why nothing can be learnt from an outcome; empty when it is sound."""
+    """The reason why an outcome cannot be trained on; empty if it can."""
     try:
         check_shapes(outcome)
     except ValueError as error:
@@ -85,14 +85,14 @@ def unfit_because(outcome: Outcome, alignment: Alignment) -> str:
 def make_examples(
     outcome: Outcome, alignment: Alignment, *, max_predicting: int, positions: Literal["all", "rejected"] = "all"
 ) -> Iterator[Example]:
-    """Cut a sound outcome into stretches of at most `max_predicting` predicting columns.
+    """Cut an outcome into examples of at most `max_predicting` predicting columns.
 
     Args:
         outcome: one for which `unfit_because` is empty.
         alignment: the drafter's.
         max_predicting: most predicting columns of one example.
-        positions: "rejected" trains only on outputs at which the drafter was wrong (Liu et al. 2023,
-            arXiv 2310.07177, store just these).
+        positions: "rejected" trains only on outputs at which the drafter was wrong (Liu et al. 2023, arXiv 2310.07177,
+            store only these).
     """
     prompt_len, shift = len(outcome.prompt_ids), alignment.lookahead
     tokens = torch.tensor(outcome.prompt_ids + outcome.output_ids)
@@ -102,7 +102,7 @@ def make_examples(
     in_loss_O = torch.ones(len(outcome.output_ids), dtype=torch.bool)
     if positions == "rejected":
         in_loss_O = torch.tensor([kind == RECOVERED for kind in outcome.output_kinds])
-    # A column before `oldest` does not exist: a prompt of one token leaves none that predicts output 0.
+    # Columns start at `oldest`, so with a prompt of one token no column predicts output 0.
     for first in range(max(prompt_len - shift, oldest), len(tokens) - shift, max_predicting):
         end = min(first + max_predicting, len(tokens) - shift)
         start = max(first - alignment.context_columns, oldest)

@@ -1,12 +1,12 @@
-"""The `feature` drafter in training: several steps of its own chain at once, seen as serving sees them.
+"""The `feature` drafter in training: unrolls several steps of its chain, with the same attention as in serving.
 
-In serving, a chain's first step reads the target's hidden state and every later one the feature of the step before.
-Training on true hidden states alone would leave the later steps untrained on what they read: EAGLE-3's training-time
-test (Li et al. 2025, arXiv 2503.01840) and HASS (Zhang et al. 2024, arXiv 2408.15766) unroll the chain instead.
+In serving, a chain's first step reads the target's hidden state, and each later step the feature of the step before.
+Trained on true hidden states alone, the later steps would never see such inputs; EAGLE-3's training-time test (Li et
+al. 2025, arXiv 2503.01840) and HASS (Zhang et al. 2024, arXiv 2408.15766) therefore unroll the chain, as this does.
 
-Depth 1 of entry t reads the true hidden state at t. Depth d reads the depth d - 1 feature of entry t - 1, and attends
-to what is in serving's cache at that moment: true-hidden-state keys of entries up to t - d + 1, and the chain's own
-keys, those of depth i at entry t - (d - i) for i = 2 .. d.
+Depth 1 at entry t reads the true hidden state at t. Depth d at entry t reads the depth d - 1 feature of entry t - 1 and
+attends to what serving's KV cache holds at that moment: keys from true hidden states of entries up to t - d + 1, and
+the chain's own keys, of depth i at entry t - (d - i) for i = 2 .. d.
 
 Shapes: B rows, T = C + Q columns (see trainer/batches.py), H hidden size, N heads or positions, D head size,
 R reduced vocabulary, V the target's vocabulary.
@@ -31,18 +31,18 @@ from trainer.student import LossTerms, mixed_precision
 from trainer.token_counts import most_frequent
 
 _DEPTH_WEIGHT = 0.8
-"""A depth counts less than the one before it, which it needs to be reached; EAGLE-3's value."""
+"""Loss weight of depth d is this to the power d - 1, since a depth matters only if it is reached; EAGLE-3's value."""
 
 
 class FeatureStudent:
-    """Trains one `FeatureNet`.
+    """Trains the drafter's `FeatureNet`.
 
     Args:
-        net: float32 weights.
+        net: the network, with float32 weights.
         shared: the target's embedding and head, frozen, of any float type.
         loss: one of `trainer.losses.LOSSES`.
-        unroll_steps: depths trained on.
-        compute_dtype: of matrix products; float32, or bfloat16 where the device is fast at it.
+        unroll_steps: number of depths trained on.
+        compute_dtype: of matrix products: float32, or bfloat16 where the device is fast at it.
     """
 
     kind = "feature"
@@ -71,11 +71,11 @@ class FeatureStudent:
         self._take_head_rows()
 
     def parameters(self) -> list[nn.Parameter]:
-        """The layer's weights."""
+        """The network's weights."""
         return list(self.net.parameters())
 
     def loss_terms(self, batch: Batch) -> LossTerms:
-        """Losses of every depth; depth d starts at the d-th predicting column, where its chain has begun."""
+        """Losses of all depths; depth d starts at the d-th predicting column, where its chain has begun."""
         batch = batch.to(self._device)
         losses, weights = [], []
         for depth, feature_BQH in enumerate(self.features(batch)):
@@ -86,7 +86,7 @@ class FeatureStudent:
 
     @torch.no_grad()
     def acceptance(self, batch: Batch) -> ChainSums:
-        """Acceptance of depth 1 .. `unroll_steps`."""
+        """Acceptance of the depths 1 .. `unroll_steps`."""
         batch = batch.to(self._device)
         by_depth = []
         for depth, feature_BQH in enumerate(self.features(batch)):
@@ -104,7 +104,7 @@ class FeatureStudent:
         return chain_sums(by_depth, batch.predicting_BQ)
 
     def features(self, batch: Batch) -> Iterator[Tensor]:
-        """By depth, the feature `[B, Q, H]` at every predicting column; before column d - 1 it means nothing."""
+        """For each depth d, the features `[B, Q, H]` at the predicting columns; undefined before column d - 1."""
         net, start = self.net, batch.num_context
         assert batch.hidden_BTH is not None
         with mixed_precision(self._device, self._compute_dtype):
@@ -128,25 +128,25 @@ class FeatureStudent:
                 values.append(inputs.value_BNTD)
 
     def refresh_vocab(self, counts_V: Tensor, *, seen_before: float = 0.0) -> None:
-        """The most frequent tokens of the traffic become the ones that can be proposed."""
+        """Make the most frequent tokens of the traffic the drafter's vocabulary."""
         vocab_ids_R = self.net.vocab_ids_R
-        if not torch.equal(vocab_ids_R.cpu(), torch.arange(len(vocab_ids_R))):  # which no traffic has chosen
+        if not torch.equal(vocab_ids_R.cpu(), torch.arange(len(vocab_ids_R))):  # else it is the initial vocabulary
             counts_V = counts_V.index_add(0, vocab_ids_R.cpu(), torch.full((len(vocab_ids_R),), seen_before))
         vocab_ids_R.copy_(most_frequent(counts_V, len(vocab_ids_R)))
         self._take_head_rows()
 
     def state(self) -> dict[str, Tensor]:
-        """The layer's weights and its vocabulary."""
+        """The network's weights and its vocabulary, copied to the CPU."""
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.net.state_dict().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a version's weights and vocabulary."""
+        """Load a version's weights and vocabulary."""
         check_state(state, self.net.state_dict())
         self.net.load_state_dict(dict(state))
         self._take_head_rows()
 
     def twin(self) -> FeatureStudent:
-        """Another net on the same embedding and head."""
+        """A new network of the same shape, sharing the embedding and head."""
         return FeatureStudent(
             FeatureNet(FeatureConfig(**self.config)).to(self._device),
             self._shared,
@@ -171,13 +171,13 @@ class FeatureStudent:
         return self.net.feature(inputs.residual_BTH, attended_BNQD.transpose(1, 2).flatten(2))
 
     def _mask(self, batch: Batch, depth: int) -> Tensor:
-        """What each predicting column attends to, bool `[B, Q, T + (depth - 1) * Q]`."""
+        """Which keys each predicting column attends to, bool `[B, Q, T + (depth - 1) * Q]`."""
         window = self.net.config.window_tokens
         rows, columns = batch.real_BT.shape
         key_T = torch.arange(columns, device=self._device)
         query_Q1 = key_T[batch.num_context :, None]
         known_QT = (key_T <= query_Q1 - (depth - 1)) & (key_T > query_Q1 - window)
-        # Padding attends to itself, or its softmax would be over nothing.
+        # Padding attends to itself; with no key at all, softmax would yield NaN.
         itself_QT = (key_T == query_Q1) & (depth == 1)
         blocks = [(known_QT & batch.real_BT[:, None, :]) | itself_QT]
         for chained in range(2, depth + 1):
@@ -188,7 +188,7 @@ class FeatureStudent:
 
 
 def _from_column(mask_BQ: Tensor, first: int) -> Tensor:
-    """The mask without the columns before `first`."""
+    """The mask with all columns before `first` cleared."""
     mask_BQ = mask_BQ.clone()
     mask_BQ[:, :first] = False
     return mask_BQ

@@ -1,4 +1,4 @@
-"""The gate: a candidate is published only if it beats the serving version on the newest held-out traffic."""
+"""The gate: a candidate is published only if it beats the serving version on the newest held-out outcomes."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ class Measurement:
     """Held-out acceptance of one set of weights."""
 
     acceptance_by_depth: tuple[float, ...]
-    """Of depth 1, 2, …: the share accepted of the proposals that are reached, that is, whose predecessors were
-    accepted."""
+    """For depths 1, 2, …: accepted / reached, where a proposal is reached if all proposals before it are accepted."""
     num_positions: int
 
     @property
     def acceptance(self) -> float:
-        """Of the first proposal: what decides, and what the watch after a swap looks at, too."""
+        """Of the first proposal. The gate decides by this, as does the watch after a swap."""
         return self.acceptance_by_depth[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether to publish, and the figures that say why."""
+class GateDecision:
+    """Whether to publish, and the measurements behind it."""
 
     published: bool
     worse: bool
-    """By the margin: what training did is better undone."""
+    """The candidate is worse by at least the margin, so the training since the serving version should be undone."""
     figures: dict[str, float]
     """candidate, serving, margin, records, positions, published (1 or 0), and depth_1, depth_2, … of the candidate."""
 
 
 def measure(student: Student, batches: Sequence[Batch], between: Callable[[], None] = lambda: None) -> Measurement:
-    """Acceptance over all batches; `between` is called after each."""
+    """Acceptance over all batches; calls `between` after each."""
     accepted_D: Tensor | float = 0.0
     reached_D: Tensor | float = 0.0
     for batch in batches:
@@ -50,8 +49,8 @@ def measure(student: Student, batches: Sequence[Batch], between: Callable[[], No
     return Measurement(tuple(by_depth), round(float(reached_D[0])))
 
 
-def judge(candidate: Measurement, serving: Measurement, *, margin: float, num_records: int) -> Verdict:
-    """Publish only on a gain of at least `margin`, both measured on the same records."""
+def decide(candidate: Measurement, serving: Measurement, *, margin: float, num_records: int) -> GateDecision:
+    """Publish if the candidate gains at least `margin`; both were measured on the same `num_records` records."""
     published = candidate.acceptance >= serving.acceptance + margin
     figures = {
         "candidate": candidate.acceptance,
@@ -63,4 +62,4 @@ def judge(candidate: Measurement, serving: Measurement, *, margin: float, num_re
     }
     for depth, acceptance in enumerate(candidate.acceptance_by_depth, start=1):
         figures[f"depth_{depth}"] = acceptance
-    return Verdict(published, candidate.acceptance <= serving.acceptance - margin, figures)
+    return GateDecision(published, candidate.acceptance <= serving.acceptance - margin, figures)

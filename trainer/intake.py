@@ -1,9 +1,9 @@
-"""The trainer's end of the outcome stream.
+"""Reads the outcome stream into the replay, and acknowledges what a checkpoint contains.
 
-consumes: outcomes from an `OutcomeSource`, at least once each
-waits for: nothing longer than the caller's `block_ms`
+consumes: outcomes from an `OutcomeSource`, each at least once
+waits for: at most the caller's `block_ms`
 is unblocked by: a new outcome
-on failure: a source that is away is asked again after a growing pause; an unfit outcome is counted and passed over
+on failure: an unreachable source is tried again after a growing pause; an unfit outcome is counted and skipped
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _LONGEST_PAUSE_S = 15.0
 
 
 class Intake:
-    """Moves outcomes from the stream into the replay, each once.
+    """Moves outcomes from the stream into the replay, each exactly once.
 
     Args:
         source: the stream.
-        replay: takes what is sound.
+        replay: receives the outcomes.
         counts: told of every new training record.
-        alignment: what the drafter needs of an outcome.
-        target_id: outcomes of any other target are passed over.
+        alignment: the drafter's, by which unfit outcomes are recognised.
+        target_id: outcomes of other targets are skipped.
         clock: monotonic seconds.
     """
 
@@ -49,17 +49,17 @@ class Intake:
         self._source, self._replay, self._counts = source, replay, counts
         self._alignment, self._target_id, self._clock = alignment, target_id, clock
         self.unacked: list[str] = []
-        """Positions read, in order, that were not acknowledged yet."""
-        self._num_contained = 0
+        """Positions read but not yet acknowledged, oldest first."""
+        self._num_checkpointed = 0
         self.last_position = ""
         self.num_unfit = 0
         self.lag: int | None = None
         self.problem = ""
-        """Why the stream is away; empty while it is there."""
+        """Why the stream cannot be read; empty while it can."""
         self._pause_s, self._retry_at_s = _FIRST_PAUSE_S, 0.0
 
     def read(self, block_ms: int) -> None:
-        """Take what is there; wait for the first outcome no longer than `block_ms`."""
+        """Read the outcomes that are there; wait at most `block_ms` for the first."""
         if self._clock() < self._retry_at_s:
             return
         try:
@@ -72,18 +72,18 @@ class Intake:
         known = set(self.unacked)
         for position, outcome in entries:
             if position in known:
-                continue  # delivered again before it was acknowledged
+                continue  # the stream delivered it again before it was acknowledged
             self.unacked.append(position)
             self.last_position = position
             self._take(outcome)
 
-    def contained(self) -> None:
-        """A checkpoint contains all that was read so far: `ack` may acknowledge it."""
-        self._num_contained = len(self.unacked)
+    def mark_checkpointed(self) -> None:
+        """Record that a checkpoint contains everything read so far, so that `ack` may acknowledge it."""
+        self._num_checkpointed = len(self.unacked)
 
     def ack(self) -> None:
-        """Acknowledge what a checkpoint contains, unless the stream is away; then the next call does."""
-        positions = self.unacked[: self._num_contained]
+        """Acknowledge what the checkpoint contains. If the stream cannot be reached, the next call tries again."""
+        positions = self.unacked[: self._num_checkpointed]
         if not positions or self._clock() < self._retry_at_s:
             return
         try:
@@ -92,7 +92,7 @@ class Intake:
             self._away(error)
             return
         del self.unacked[: len(positions)]
-        self._num_contained = 0
+        self._num_checkpointed = 0
 
     def _take(self, outcome: Outcome) -> None:
         reason = unfit_because(outcome, self._alignment)

@@ -1,4 +1,4 @@
-"""Lookahead, an optimizer that torch.optim lacks."""
+"""The Lookahead optimizer, which torch.optim lacks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 
 class Lookahead(torch.optim.AdamW):
-    """AdamW inside Lookahead (Zhang et al. 2019, arXiv 1907.08610): every k steps, go back part of the way.
+    """AdamW inside Lookahead (Zhang et al. 2019, arXiv 1907.08610): every k steps, go part of the way back.
 
-    torch_optimizer's own wrapper cannot save its state under torch 2, so this one keeps everything in AdamW's.
+    torch_optimizer's wrapper cannot save its state under torch 2; this one keeps all of it in AdamW's state.
 
     Args:
-        params: what is trained.
-        lr: AdamW's step size.
+        params: the parameters to train.
+        lr: AdamW's learning rate.
         k: fast steps per slow step.
-        alpha: share of the way from the slow to the fast weights that a slow step takes.
-        options: AdamW's.
+        alpha: share of the way from the slow to the fast weights that a slow step goes.
+        options: AdamW's further arguments.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Lookahead(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One AdamW step, and every k-th time a slow one."""
+        """One AdamW step, followed every k-th time by a slow step."""
         before = {p: p.clone() for p in self._trained() if "slow" not in self.state[p]}
         super().step(closure)
         for parameter in self._trained():

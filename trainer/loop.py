@@ -1,11 +1,11 @@
-"""The trainer's loop: read outcomes, train while nobody needs the machine, publish what beats the serving version.
+"""The trainer's loop: read outcomes, train while the engine is not busy, publish what beats the serving version.
 
 consumes: outcomes from the stream; the weight store's `latest` pointer
 waits for: enough outcomes, spare compute (`may_train`), an operator's `resume`
 is unblocked by: a new outcome, the engine falling idle, `resume`, the `stop` event
-on failure: stream away, it trains on from the replay and reconnects; disk full, it reports an `error` event, keeps
-    training and tries again; a step that is not finite is skipped; killed at any instant, it goes on from its
-    checkpoint, and outcomes that no checkpoint contains are delivered again
+on failure: stream unreachable: trains on from the replay and reconnects; disk full: reports an `error` event, trains on
+    and tries again; a step with a NaN or infinite loss or gradient: skipped; killed: continues from its checkpoint,
+    and outcomes that no checkpoint contains are delivered again
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from osd.records.status import TrainerState, TrainerStatus
 from trainer.batches import Batch, make_batches, take_columns
 from trainer.checkpoint import Checkpoint, CheckpointFolder
 from trainer.examples import Example, make_examples
-from trainer.gate import Verdict
+from trainer.gate import GateDecision
 from trainer.intake import Intake
 from trainer.publisher import Publisher
 from trainer.replay import Replay
@@ -44,7 +44,7 @@ _BLOCK_MS = 200
 _PAUSE_AFTER_ERROR_S = 1.0
 _LONGEST_YIELD_S = 2.0
 _LEAST_RATE = 1 / 16
-"""Of the configured learning rate, however often candidates turn out worse."""
+"""Lowest share of the configured learning rate, however many candidates in a row are worse."""
 _STUDENT, _COUNTS = "student/", "token_counts"
 
 
@@ -55,14 +55,14 @@ class Trainer:
 
     Args:
         config: the `trainer` section.
-        student: what is trained; the store's latest version, or a checkpoint of its offspring, is loaded into it.
-        source: where outcomes come from.
+        student: the drafter to train; loads the store's latest version, or the checkpoint if that descends from it.
+        source: the outcome stream.
         store: where versions are published.
         checkpoint_dir: this trainer's own folder.
-        target_id: outcomes of any other target are passed over.
+        target_id: outcomes of other targets are skipped.
         may_train: False while the engine needs the machine.
-        on_event: told of publishes, refusals, restarts, pauses and errors, on the thread where they happen.
-        checkpoint_every_s: most seconds of work that a kill may cost.
+        on_event: called on publishes, refusals, restarts, pauses and errors, on the thread where they happen.
+        checkpoint_every_s: longest time between checkpoints, so the most work that a kill may cost.
         clock: monotonic seconds.
 
     Raises:
@@ -92,13 +92,13 @@ class Trainer:
         self._folder = CheckpointFolder(checkpoint_dir)
         self._checkpoint_every_s, self._checkpointed_at_s = checkpoint_every_s, clock()
         self._num_saved = 0
-        """Records that the checkpoint contains, of all ever seen."""
+        """How many of all records ever seen the checkpoint contains."""
         self._dirty = False
         self._update = self._new_update()
         self._steps = self._steps_at_gate = self._trained_tokens = 0
         self._loss: float | None = None
         self._rate = 1.0
-        """Share of the learning rate that is used now."""
+        """Share of the configured learning rate in use now."""
         self._problem = ""
         self._paused, self._refocus, self._stop = threading.Event(), threading.Event(), threading.Event()
         if checkpoint := self._folder.load():
@@ -106,7 +106,7 @@ class Trainer:
         self._status = self._report("waiting_for_data")
 
     def run_once(self, block_ms: int = 0) -> TrainerStatus:
-        """Read what is there (waiting at most `block_ms`), train one step if that is possible now, publish if due."""
+        """Read outcomes (waiting at most `block_ms`), train one step if possible now, publish if due."""
         num_seen = self._replay.num_seen
         self._intake.read(block_ms)
         self._dirty |= self._replay.num_seen > num_seen
@@ -127,7 +127,7 @@ class Trainer:
         return self._status
 
     def run_forever(self, stop: threading.Event) -> None:
-        """Run until `stop` is set; then leave a checkpoint. No error ends it."""
+        """Run until `stop` is set, then save a checkpoint. Errors are reported and do not end it."""
         self._stop = stop
         while not stop.is_set():
             try:
@@ -144,7 +144,7 @@ class Trainer:
         self._status = self._report("stopped")
 
     def pause(self) -> None:
-        """Train no more until `resume`; outcomes are still taken in."""
+        """Stop training until `resume`; outcomes are still read."""
         if not self._paused.is_set():
             self._paused.set()
             self.event("pause", "training paused")
@@ -156,18 +156,19 @@ class Trainer:
             self.event("resume", "training resumed")
 
     def refocus(self) -> None:
-        """The traffic has drifted: from the next step on, prefer new outcomes, forget momentum and warm up again.
+        """React to a change of the traffic: at the next step, prefer new outcomes, reset the optimizer, warm up again.
 
-        A momentum gathered before the shift points the wrong way (SPAM, Huang et al. 2025, arXiv 2501.06842).
+        The optimizer's momentum from before the change points in the wrong direction (SPAM, Huang et al. 2025, arXiv
+        2501.06842).
         """
         self._refocus.set()
 
     def status(self) -> TrainerStatus:
-        """The latest snapshot."""
+        """The latest snapshot of the trainer's status."""
         return self._status
 
     def checkpoint(self) -> None:
-        """Save everything, then acknowledge the outcomes that are now safe. A disk that refuses is reported."""
+        """Save everything, then acknowledge the outcomes that are now safe. A failed write is reported."""
         self._checkpointed_at_s = self._clock()
         state = {f"{_STUDENT}{name}": tensor for name, tensor in self._student.state().items()}
         try:
@@ -183,18 +184,18 @@ class Trainer:
             return
         self._problem, self._dirty = "", False
         self._num_saved = self._replay.num_seen
-        self._intake.contained()
+        self._intake.mark_checkpointed()
         self._intake.ack()
 
     def problem(self, message: str) -> None:
-        """Report what is wrong; one event for as long as it stays the same."""
+        """Report a problem; one event for as long as the message stays the same."""
         if message != self._problem:
             _log.error("%s", message)
             self.event("error", message)
         self._problem = message
 
     def event(self, kind: EventKind, message: str, **data: float) -> None:
-        """Tell the operator's log."""
+        """Emit an event for the operator."""
         self._on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))
 
     def _state(self) -> TrainerState:
@@ -216,7 +217,7 @@ class Trainer:
         examples = chain.from_iterable(self._examples(outcome) for outcome in self._replay.draw())
         trained_on = (example for example in examples if bool(example.in_loss_Q.any()))
         batches = self._batches(take_columns(trained_on, self._config.batch_tokens))
-        if not batches:  # no output of any record was rejected
+        if not batches:  # with positions = "rejected": no output of these records was rejected
             return
         result = self._update.run(batches, between=self._yield_to_serving, scale=self._rate)
         self._dirty = True
@@ -249,31 +250,31 @@ class Trainer:
         self._student.refresh_vocab(self._counts.counts_V)
         records = self._replay.held_out()
         examples = chain.from_iterable(self._examples(outcome, "all") for outcome in records)
-        verdict = self._publisher.attempt(
+        decision = self._publisher.attempt(
             self._batches(list(examples)),
             num_records=len(records),
             training_step=self._steps,
             stream_position=self._intake.last_position,
             between=self._yield_to_serving,
         )
-        if verdict is not None:
-            self._follow(verdict)
+        if decision is not None:
+            self._adapt_rate(decision)
         self.checkpoint()
 
-    def _follow(self, verdict: Verdict) -> None:
-        """Take smaller steps after training that made the drafter worse, which the publisher has undone.
+    def _adapt_rate(self, decision: GateDecision) -> None:
+        """Adapt the learning rate to the gate's decision: half after a worse candidate, double after a publish.
 
-        A drafter that knows much already loses more by large steps on little traffic than it learns; an untrained one
-        needs them. A publish doubles the steps again.
+        A well-trained drafter loses more by large steps on little traffic than it gains; an untrained one needs them.
+        The publisher has already reset a worse candidate to the serving version.
         """
-        if verdict.published:
+        if decision.published:
             self._rate = min(2 * self._rate, 1.0)
-        elif verdict.worse:
+        elif decision.worse:
             self._update, self._rate = self._new_update(), max(self._rate / 2, _LEAST_RATE)
             _log.info("training goes on from version %d, at %g of its rate", self._publisher.serving, self._rate)
 
     def _yield_to_serving(self) -> None:
-        """Between two batches of a step: wait while the engine is busy, but not for ever with a step half done."""
+        """Between two batches of a step: wait while the engine is busy, but at most `_LONGEST_YIELD_S`."""
         deadline_s = self._clock() + _LONGEST_YIELD_S
         while not self._may_train() and self._clock() < deadline_s and not self._stop.is_set():
             self._stop.wait(_IDLE_S / 5)
@@ -282,9 +283,9 @@ class Trainer:
         return new_training_step(self._config, self._student)
 
     def _identity(self) -> dict[str, Any]:
-        """A checkpoint of anything else is foreign."""
+        """What a checkpoint must be of to be loaded: the target, and the drafter's kind and configuration."""
         identity = {"target_id": self._target_id, "kind": self._student.kind, "config": self._student.config}
-        # As it comes back from a file: a model's configuration has numbers for keys, and tuples.
+        # Compared after a round trip through JSON, which turns numeric keys into strings and tuples into lists.
         as_read: dict[str, Any] = json.loads(json.dumps(identity, default=str))
         return as_read
 
@@ -329,7 +330,7 @@ class Trainer:
         self._replay.restore(progress["replay"], checkpoint.records)
         self._num_saved = self._replay.num_seen
         self._intake.unacked, self._intake.last_position = list(progress["unacked"]), progress["last_position"]
-        self._intake.contained()
+        self._intake.mark_checkpointed()
         _log.info("training goes on from the checkpoint of step %d", self._steps)
 
     def _report(self, state: TrainerState) -> TrainerStatus:

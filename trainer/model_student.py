@@ -1,7 +1,7 @@
-"""The `model` drafter in training: any causal LM of transformers, distilled where the target spoke.
+"""The `model` drafter in training: any transformers causal LM, distilled at the target's output positions.
 
-Fed with the tokens that were emitted, it sees at every depth of a chain just what serving feeds it while the chain is
-being accepted, so one plain pass trains all depths.
+Its input is the emitted tokens, which is what serving feeds it at every depth of a chain while proposals are accepted;
+one ordinary forward pass therefore trains all depths.
 
 Shapes: B rows, T = C + Q columns (see trainer/batches.py), N positions, V vocabulary.
 """
@@ -24,14 +24,14 @@ from trainer.student import LossTerms, mixed_precision
 
 
 class ModelStudent:
-    """Trains one causal LM, all of its weights.
+    """Trains all weights of one causal LM.
 
     Args:
-        model: float32 weights, with the target's vocabulary.
+        model: the LM, with float32 weights and the target's vocabulary.
         loss: one of `trainer.losses.LOSSES`.
-        depths: how deep acceptance is measured.
-        context_columns: tokens read before the first that is predicted.
-        compute_dtype: of matrix products; float32, or bfloat16 where the device is fast at it.
+        depths: number of depths at which acceptance is measured.
+        context_columns: most tokens read before the first predicting column.
+        compute_dtype: of matrix products: float32, or bfloat16 where the device is fast at it.
     """
 
     kind = "model"
@@ -55,7 +55,7 @@ class ModelStudent:
         self._vocab_ids_V = torch.arange(vocab_tokens, device=self._device)
 
     def parameters(self) -> list[nn.Parameter]:
-        """All weights."""
+        """All weights of the LM."""
         return list(self._model.parameters())
 
     def loss_terms(self, batch: Batch) -> LossTerms:
@@ -67,7 +67,7 @@ class ModelStudent:
 
     @torch.no_grad()
     def acceptance(self, batch: Batch) -> ChainSums:
-        """Acceptance of depth 1 .. `depths`."""
+        """Acceptance of the depths 1 .. `depths`."""
         batch = batch.to(self._device)
         mask_BQ = batch.predicting_BQ
         teacher = batch.teacher(mask_BQ)
@@ -95,14 +95,14 @@ class ModelStudent:
         return logits_BQV
 
     def refresh_vocab(self, counts_V: Tensor, *, seen_before: float = 0.0) -> None:
-        """Its vocabulary is the target's."""
+        """Nothing to do: its vocabulary is the target's."""
 
     def state(self) -> dict[str, Tensor]:
-        """All weights, tied ones once."""
+        """All weights, copied to the CPU; tied ones once."""
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model_state(self._model).items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a version's weights."""
+        """Load a version's weights."""
         check_state(state, model_state(self._model))
         self._model.load_state_dict(dict(state), strict=False)
 

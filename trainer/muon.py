@@ -1,4 +1,4 @@
-"""Muon for drafters, which are made of matrices and vectors; torch.optim's takes matrices only."""
+"""Muon for drafters, which have both matrices and vectors; torch.optim.Muon takes matrices only."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch import nn
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for matrices, AdamW for what it has no rule for: vectors.
+    """Muon (Jordan et al. 2024) for matrices and AdamW for vectors.
 
-    A matrix's update is made as large as AdamW's would be (Liu et al. 2025, arXiv 2502.16982): one step size fits both.
+    A matrix's update is scaled to the RMS of an AdamW update (Liu et al. 2025, arXiv 2502.16982), so both optimizers
+    can share one learning rate.
 
     Args:
-        params: what is trained; at least one matrix.
-        lr: step size.
-        weight_decay: of both.
+        params: the parameters to train; at least one matrix.
+        lr: learning rate.
+        weight_decay: of both optimizers.
         momentum: Muon's.
-        ns_steps: Newton-Schulz iterations that make an update orthogonal.
+        ns_steps: Newton-Schulz iterations, which orthogonalise Muon's update.
     """
 
     def __init__(
@@ -46,20 +47,20 @@ class Muon(torch.optim.Optimizer):
         if vectors:
             self._parts.append(torch.optim.AdamW(vectors, lr, weight_decay=weight_decay))
         super().__init__(trained, {})
-        # The parts' own groups: whoever sets a step size sets theirs.
+        # The two optimizers' own groups, so that setting a group's learning rate reaches them.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of each."""
+        """One step of both optimizers."""
         for part in self._parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the parts."""
+        """The state of both optimizers."""
         return {str(number): part.state_dict() for number, part in enumerate(self._parts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for number, part in enumerate(self._parts):
             part.load_state_dict(state_dict[str(number)])
         self.param_groups = [group for part in self._parts for group in part.param_groups]

@@ -1,7 +1,6 @@
-"""Offline training: whole passes over a fixed set of answers, with a step size that falls to nothing.
+"""Offline training: a given number of passes over a fixed set of answers, with a learning rate that decays to zero.
 
-The student, its losses, the training step and the gate are the online trainer's; what differs is where examples come
-from and that the end is known.
+Student, losses, training step and gate are those of the online trainer.
 """
 
 from __future__ import annotations
@@ -32,26 +31,26 @@ from trainer.token_counts import TokenCounts
 
 _log = logging.getLogger(__name__)
 _SEEN_BEFORE = 16.0
-"""A file of prompts of one kind is not all that a drafter will be asked: what it has learnt to say is not given up for
-a token or two more of that kind (benchmarks/log.md)."""
+"""Count added to each token of the drafter's vocabulary before the most frequent tokens are chosen, so that a narrow
+set of prompts does not displace tokens learnt from other traffic (measured: benchmarks/log.md)."""
 _BATCHES_AT_ONCE = 2
-"""The columns of so many online batches in one: there is no server beside to leave memory for."""
+"""A batch has this many times the columns of an online one, since no server needs the memory."""
 
 
 class OfflineTrainer:
-    """Trains a student on answers, some of which are held out by their prompt.
+    """Trains a student on answers; those of some prompts are held out.
 
     Args:
         config: the `trainer` section.
-        student: starts from the store's latest version, or goes on from the checkpoint.
+        student: starts from the store's latest version, or continues from the checkpoint.
         store: where the result is published.
         folder: of the checkpoint.
         answers: in any order.
         passes: how often each answer is trained on.
-        on_event: told of publishes and refusals.
+        on_event: called on publishes and refusals.
 
     Raises:
-        OsdError: there is nothing to train on, or nothing to judge by.
+        OsdError: there are no answers to train on, or none are held out.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class OfflineTrainer:
     ) -> None:
         self._config, self._student, self._on_event = config, student, on_event
         fit = [answer for answer in answers if not unfit_because(answer, student.alignment)]
-        # The order of arrival says something of length and kind.
+        # Shuffled, since answers of similar length and kind are adjacent on disk.
         fit = [fit[index] for index in np.random.default_rng(config.seed).permutation(len(fit))]
         held_out = [answer for answer in fit if self._is_held_out(answer)]
         self.held_out = held_out[: config.held_out_records]
@@ -83,7 +82,7 @@ class OfflineTrainer:
         self._judged = self._batches([example for answer in self.held_out for example in self._examples(answer)])
         self._folder = CheckpointFolder(folder)
         self._num_drawn = 0
-        """Answers trained on, over all passes."""
+        """Answers trained on so far, over all passes."""
         self.trained_tokens = 0
         self._publisher.follow()
         self._resume()
@@ -94,16 +93,16 @@ class OfflineTrainer:
 
     @property
     def progress(self) -> float:
-        """Share of the work that is done."""
+        """Share of the training that is done."""
         return min(self._num_drawn / (self._passes * len(self.train)), 1.0)
 
     @property
     def steps(self) -> int:
-        """Training steps, over all runs."""
+        """Training steps, those of earlier runs included."""
         return self._update.steps
 
     def step(self) -> StepResult:
-        """One training step; the step size falls along half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+        """One training step; the learning rate follows half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
         scale = 0.5 * (1.0 + math.cos(math.pi * self.progress))
         result = self._update.run(self._batches(self._draw()), scale=scale)
         if result.applied:
@@ -111,11 +110,11 @@ class OfflineTrainer:
         return result
 
     def measure(self) -> Measurement:
-        """Held-out acceptance now."""
+        """Held-out acceptance of the student."""
         return measure(self._student, self._judged)
 
     def publish_if_better(self) -> None:
-        """Let the gate judge the student against the version it started from."""
+        """Publish the student if it passes the gate against the version that it started from."""
         self._publisher.attempt(
             self._judged,
             num_records=len(self.held_out),
@@ -125,7 +124,7 @@ class OfflineTrainer:
         )
 
     def checkpoint(self) -> None:
-        """Save everything that a later run needs to go on."""
+        """Save everything that a later run needs to continue."""
         done = {"steps": self.steps, "num_drawn": self._num_drawn, "trained_tokens": self.trained_tokens}
         self._folder.save(
             tensors=self._student.state(),
@@ -136,19 +135,19 @@ class OfflineTrainer:
         )
 
     def problem(self, message: str) -> None:
-        """What the publisher cannot do ends an offline run."""
+        """A publishing problem, which ends an offline run: raises it."""
         raise OsdError(message)
 
     def event(self, kind: EventKind, message: str, **data: float) -> None:
-        """Pass on what the publisher tells."""
+        """Pass on an event."""
         self._on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))
 
     def _is_held_out(self, answer: Outcome) -> bool:
-        """By the prompt: another answer to a prompt that is trained on would be no test."""
+        """Chosen by prompt: other answers to a prompt that is trained on would not be a test."""
         return is_held_out(str(answer.prompt_ids), self._config.held_out_share)
 
     def _draw(self) -> list[Example]:
-        """The next answers of this pass's random order."""
+        """Examples of the next answers in this pass's random order."""
         drawn: list[Example] = []
         num_columns = 0
         while num_columns < self._config.batch_tokens:
@@ -167,7 +166,7 @@ class OfflineTrainer:
         return make_batches(examples, _BATCHES_AT_ONCE * self._student.max_batch_columns)
 
     def _identity(self) -> dict[str, object]:
-        """A checkpoint of anything else is foreign."""
+        """What a checkpoint must be of to be loaded."""
         return {
             "kind": self._student.kind,
             "config": str(self._student.config),
@@ -195,5 +194,5 @@ class OfflineTrainer:
 
 @lru_cache(maxsize=1)
 def _order(seed: int, turn: int, count: int) -> list[int]:
-    """A pass's random order; the same whenever it is asked for."""
+    """The random order of a pass; deterministic in seed and pass."""
     return [int(index) for index in np.random.default_rng((seed, turn)).permutation(count)]

@@ -1,4 +1,4 @@
-"""Optimizers by name, from torch.optim and torch_optimizer, with errors that say what to write instead."""
+"""Creates optimizers by name, from torch.optim, torch_optimizer and this package."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _REFUSED = {
 def create_optimizer(
     name: str, parameters: Iterable[nn.Parameter], learning_rate: float, options: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """An optimizer by its class name; of one name ours wins (Lookahead, Muon), then torch.optim's.
+    """An optimizer by its class name; ours (Lookahead, Muon) take precedence, then torch.optim's.
 
     Args:
         name: `trainer.optimizer`.
-        parameters: what is trained.
+        parameters: the parameters to train.
         learning_rate: `trainer.learning_rate`.
-        options: `trainer.optimizer_options`, the class's further arguments.
+        options: `trainer.optimizer_options`, further arguments of the class.
 
     Raises:
-        ConfigError: the name is unknown or of a class that cannot be used here, or it refuses an option.
+        ConfigError: the name is unknown, the class cannot be used here, or it refuses an option.
     """
     known = _known()
     if name in _REFUSED:
@@ -59,7 +59,7 @@ def create_optimizer(
 
 
 def warmed_up(learning_rate: float, step: int, warmup_steps: int) -> float:
-    """The step size of step 0, 1, …: a straight rise over `warmup_steps`, then constant."""
+    """The learning rate of step 0, 1, …: rises linearly over `warmup_steps`, then constant."""
     return learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
 
 
@@ -76,7 +76,7 @@ def _known() -> dict[str, Any]:
 
 
 def _arguments(optimizer_class: Any) -> list[str]:
-    """Names a class's constructor takes; a `**options` stands for its base class's."""
+    """Names that a class's constructor accepts; `**options` stands for its base class's."""
     names: list[str] = []
     for one in optimizer_class.__mro__:
         parameters = inspect.signature(one.__init__).parameters.values()

@@ -1,8 +1,8 @@
-"""The trainer's end of the weight store: whose weights it descends from, and what of its own it publishes.
+"""Follows the weight store's serving version, and publishes a student that beats it.
 
 consumes: the store's `latest` pointer
-on failure: a version that cannot be loaded is reported once and training goes on from the old weights; a store that
-    cannot be written to is reported, and the next attempt tries again
+on failure: a version that cannot be loaded is reported once, and training continues from the old weights; a failed
+    publish is reported, and the next attempt tries again
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from osd.ports.weight_store import WeightStore
 from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.events import EventKind
 from trainer.batches import Batch
-from trainer.gate import Verdict, judge, measure
+from trainer.gate import GateDecision, decide, measure
 from trainer.student import Student
 
 _log = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
-    """Takes what an operator should see."""
+    """Reports to the operator."""
 
     def event(self, kind: EventKind, message: str, **data: float) -> None:
-        """Something happened."""
+        """Report an event."""
         ...
 
     def problem(self, message: str) -> None:
-        """Something is wrong; said once for as long as it stays the same."""
+        """Report a problem, once for as long as the message stays the same."""
         ...
 
 
 class Publisher:
-    """Follows the store, and publishes a student that beats the serving version.
+    """Keeps the student descended from the serving version, and publishes it when it is better.
 
     Args:
-        store: versions of this kind of drafter.
-        student: what is trained.
+        store: the versions of this kind of drafter.
+        student: the drafter in training.
         margin: held-out acceptance that a candidate must gain.
-        reporter: told of publishes, refusals, replaced weights and failures.
+        reporter: receives publishes, refusals, replaced weights and failures.
     """
 
     def __init__(self, store: WeightStore, student: Student, margin: float, reporter: Reporter) -> None:
         self._store, self._student, self._margin, self._reporter = store, student, margin, reporter
         self._refused: set[int] = set()
         self.serving = 0
-        """The version that the student's weights descend from; 0: none yet."""
+        """The version from which the student's weights descend; 0: none yet."""
         self.figures: dict[str, float] = {}
-        """Of the latest decision."""
+        """The measurements of the latest gate decision."""
 
     def follow(self) -> bool:
-        """Load the serving version into the student where it does not descend from it; True when that was done."""
+        """Load the serving version into the student unless it descends from it; True if it was loaded."""
         latest = self._store.latest()
         if latest is None or latest.number == self.serving or latest.number in self._refused:
             return False
@@ -76,10 +76,10 @@ class Publisher:
         training_step: int,
         stream_position: str,
         between: Callable[[], None],
-    ) -> Verdict | None:
-        """Compare the student with the serving version on held-out batches, and publish it if it is better.
+    ) -> GateDecision | None:
+        """Compare the student with the serving version on held-out batches, and publish the student if it is better.
 
-        One that is worse gets the serving version's weights back. None: there was nothing to compare with.
+        A student that is worse is reset to the serving version. Returns None if that version cannot be loaded.
         """
         serving = self._student.twin()
         try:
@@ -87,25 +87,25 @@ class Publisher:
         except WeightsRefusedError as error:
             self._reporter.problem(f"cannot compare with serving version {self.serving}: {error}")
             return None
-        verdict = judge(
+        decision = decide(
             measure(self._student, batches, between),
             measure(serving, batches, between),
             margin=self._margin,
             num_records=num_records,
         )
-        self.figures = verdict.figures
+        self.figures = decision.figures
         text = (
             f"held-out acceptance {self.figures['candidate']:.4f}, "
             f"version {self.serving} has {self.figures['serving']:.4f}"
         )
-        if verdict.published:
+        if decision.published:
             self._publish(text, training_step, stream_position)
         else:
             _log.info("candidate of step %d not published: %s, margin %.4f", training_step, text, self._margin)
             self._reporter.event("refuse", f"candidate of step {training_step} not published: {text}", **self.figures)
-        if verdict.worse:
+        if decision.worse:
             self._student.load_state(serving.state())
-        return verdict
+        return decision
 
     def _publish(self, text: str, training_step: int, stream_position: str) -> None:
         try:

@@ -1,7 +1,7 @@
-"""Replay: what the trainer still remembers of the outcome stream.
+"""The replay: a bounded memory of outcomes from which training batches are drawn.
 
-Every record falls into train or held-out by a hash of its request id, for good. Training records are drawn with a
-preference for the newest, stratified by domain; held-out ones are never trained on, and only the newest are kept.
+A hash of its request id assigns each record to training or held-out, permanently. Training records are sampled with a
+preference for new ones and stratified by domain. Held-out records are never trained on; only the newest are kept.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from osd.records.outcome import Outcome
 _HALF_LIFE_RECORDS = 1000.0
 _SHORTEST_HALF_LIFE_RECORDS = 8.0
 _BYTES_PER_TOKEN = 40
-"""A Python integer and the tuple's pointer to it."""
+"""Size of a Python integer and of the tuple's pointer to it."""
 _BYTES_PER_RECORD = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
     sequence: int
-    """Running number of arrival."""
+    """Order of arrival, counted from 0."""
     outcome: Outcome
     size_bytes: int
 
 
 class Replay:
-    """A bounded memory of outcomes.
+    """Stores outcomes up to a memory limit.
 
     Args:
-        max_bytes: most bytes of train and held-out records together; the oldest go first.
-        held_out_share: share of records that are held out, and most of `max_bytes` that they may take.
+        max_bytes: most bytes of training and held-out records together; the oldest are dropped first.
+        held_out_share: share of records that are held out, and the most of `max_bytes` that they may take.
         held_out_records: most held-out records kept.
         seed: of the sampling.
     """
@@ -55,10 +55,10 @@ class Replay:
         self._changed_at: float = -4 * _HALF_LIFE_RECORDS
         """Sequence number at which the traffic last changed."""
         self.num_seen = 0
-        """Records ever added; the next one's sequence number."""
+        """Number of records ever added, which is the next one's sequence number."""
 
     def add(self, outcome: Outcome) -> bool:
-        """Remember one outcome; False when it is known already (the stream delivers at least once) or too large."""
+        """Add one outcome; False if it was added before (the stream delivers at least once) or is too large."""
         record = _Record(self.num_seen, outcome, _size_bytes(outcome))
         held_out = self.is_held_out(outcome.request_id)
         limit_bytes = self._max_held_out_bytes if held_out else self._max_train_bytes
@@ -79,15 +79,15 @@ class Replay:
         return True
 
     def is_held_out(self, request_id: str) -> bool:
-        """The same answer for the same id, in every process."""
+        """Whether this id's record is held out; the same in every process."""
         return is_held_out(request_id, self._held_out_share)
 
     def draw(self) -> Iterator[Outcome]:
-        """Train records in random order, none twice: the newer, and the rarer its domain, the sooner.
+        """Training records in random order, each once; newer records and rarer domains tend to come first.
 
-        Weights halve every so many records of age; a domain's sum of weights is then damped to its square root, so
-        that a large domain leads but does not drown the others. Ordering by log weight + Gumbel noise is weighted
-        sampling without replacement (Efraimidis and Spirakis 2006; Kool et al. 2019, arXiv 1903.06059).
+        A record's weight halves with every half-life of age. A domain's total weight is then reduced to its square
+        root, so that a large domain leads without crowding out the others. Ordering by log weight + Gumbel noise is
+        weighted sampling without replacement (Efraimidis and Spirakis 2006; Kool et al. 2019, arXiv 1903.06059).
         """
         if not self._train:
             return
@@ -101,36 +101,36 @@ class Replay:
         return [record.outcome for record in self._held_out]
 
     def focus_on_present(self) -> None:
-        """The traffic has changed: from now on, older records share about a sixteenth of the weight."""
+        """React to a change of traffic: all older records together now have about a sixteenth of the weight."""
         self._changed_at = self.num_seen
 
     @property
     def num_train(self) -> int:
-        """Train records."""
+        """Number of training records."""
         return len(self._train)
 
     @property
     def num_held_out(self) -> int:
-        """Held-out records."""
+        """Number of held-out records."""
         return len(self._held_out)
 
     @property
     def size_bytes(self) -> int:
-        """Approximate memory of all records."""
+        """Approximate memory of all records, in bytes."""
         return self._train_bytes + self._held_out_bytes
 
     def since(self, sequence: int) -> list[tuple[int, Outcome]]:
-        """Records still kept whose sequence number is at least this, in order of arrival."""
+        """Records with at least this sequence number, in order of arrival."""
         kept = [record for record in (*self._train, *self._held_out) if record.sequence >= sequence]
         return [(record.sequence, record.outcome) for record in sorted(kept, key=lambda record: record.sequence)]
 
     @property
     def oldest(self) -> int:
-        """Sequence number of the oldest record kept; the next one's when there is none."""
+        """Sequence number of the oldest record; the next record's if there is none."""
         return min((records[0].sequence for records in (self._train, self._held_out) if records), default=self.num_seen)
 
     def state(self) -> dict[str, Any]:
-        """JSON-serialisable: all but the records."""
+        """Everything but the records, JSON-serialisable."""
         return {
             "num_seen": self.num_seen,
             "changed_at": self._changed_at,
@@ -138,7 +138,7 @@ class Replay:
         }
 
     def restore(self, state: dict[str, Any], records: list[tuple[int, Outcome]]) -> None:
-        """Become what `state` and `since` said, in an empty replay."""
+        """Restore, into an empty replay, what `state` and `since` returned."""
         for sequence, outcome in records:
             self.num_seen = sequence
             self.add(outcome)
@@ -152,7 +152,7 @@ class Replay:
         return record.size_bytes
 
     def _log_weights(self, records: list[_Record]) -> NDArray[np.float64]:
-        # Four half-lives lie between the latest change of the traffic and now.
+        # The half-life is a quarter of the records since the traffic last changed, within bounds.
         half_life = (self.num_seen - self._changed_at) / 4
         half_life = min(max(half_life, _SHORTEST_HALF_LIFE_RECORDS), _HALF_LIFE_RECORDS)
         ages = self.num_seen - np.array([record.sequence for record in records])
@@ -160,13 +160,13 @@ class Replay:
         numbers: dict[str, int] = {}
         domains = np.array([numbers.setdefault(record.outcome.domain, len(numbers)) for record in records])
         domain_weights = np.bincount(domains, weights=np.exp(log_weights))
-        # A domain not seen for very long may weigh 0 in float64.
+        # The clamp avoids log(0): a domain not seen for very long underflows to weight 0.
         log_weights -= 0.5 * np.log(np.maximum(domain_weights, np.finfo(np.float64).tiny))[domains]
         return np.asarray(log_weights, dtype=np.float64)
 
 
 def is_held_out(key: str, share: float) -> bool:
-    """A share of all keys, the same in every process."""
+    """True for about `share` of all keys; deterministic, the same in every process."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 

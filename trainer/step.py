@@ -1,4 +1,4 @@
-"""One update of a student's weights: losses, gradients, clipping, optimizer; for online and offline distillation."""
+"""One update of a student's weights: losses, gradients, clipping, optimizer. Used online and offline."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step did."""
+    """The result of one step."""
 
     loss: float
     """Weighted mean over the positions trained on."""
     num_tokens: int
     """Output tokens trained on."""
     applied: bool
-    """False: the loss or a gradient was not finite, and the weights were left alone."""
+    """False: the loss or a gradient was NaN or infinite, and the weights were not changed."""
 
 
 class TrainingStep:
-    """Updates a student.
+    """Updates a student's weights.
 
     Args:
-        student: what is trained.
+        student: the drafter to train.
         optimizer: over `student.parameters()`.
         learning_rate: after warm-up.
-        warmup_steps: steps over which it rises.
+        warmup_steps: steps over which the learning rate rises.
         max_grad_norm: gradients are clipped to this norm (Pascanu et al. 2013, arXiv 1211.5063).
     """
 
@@ -51,24 +51,24 @@ class TrainingStep:
         self._student, self.optimizer = student, optimizer
         self._learning_rate, self._warmup_steps, self._max_grad_norm = learning_rate, warmup_steps, max_grad_norm
         self.steps = 0
-        """Steps applied to these weights with this optimizer; warm-up counts them."""
+        """Steps applied to these weights with this optimizer; the warm-up goes by this."""
         self.skipped = 0
-        """Steps whose loss or gradients were not finite."""
+        """Steps skipped because the loss or a gradient was NaN or infinite."""
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         return warmed_up(self._learning_rate, self.steps, self._warmup_steps)
 
     def run(
         self, batches: Sequence[Batch], between: Callable[[], None] = lambda: None, *, scale: float = 1.0
     ) -> StepResult:
-        """One update from all batches together.
+        """Make one update from all batches together.
 
         Args:
             batches: at least one, with at least one position in the loss.
-            between: called after each batch, so that the caller can let others use the machine.
-            scale: of the learning rate, where a caller lets it fall.
+            between: called after each batch, so that the caller can yield the machine.
+            scale: multiplies the learning rate.
         """
         self.optimizer.zero_grad(set_to_none=True)
         total_loss = total_weight = 0.0
@@ -86,9 +86,9 @@ class TrainingStep:
         parameters = [parameter for parameter in self._student.parameters() if parameter.grad is not None]
         for parameter in parameters:
             assert parameter.grad is not None
-            parameter.grad /= total_weight  # the batches' sums become one mean
+            parameter.grad /= total_weight  # from sums over positions to the weighted mean
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
-        # A loss that is not finite makes gradients that are not.
+        # A NaN or infinite loss makes the gradients' norm NaN or infinite.
         applied = bool(norm.isfinite())
         if applied:
             for group in self.optimizer.param_groups:
@@ -103,7 +103,7 @@ class TrainingStep:
 
 
 def new_training_step(config: TrainerConfig, student: Student) -> TrainingStep:
-    """A student's updates with a fresh optimizer, as configured.
+    """A student's training step with a new optimizer, as configured.
 
     Raises:
         ConfigError: the optimizer or its options are unknown.

@@ -1,4 +1,4 @@
-"""What the training step, the gate and the loop expect of a drafter that is being trained."""
+"""The interface of a drafter in training, as the training step, the gate and the loop use it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from trainer.examples import Alignment
 
 
 class LossTerms(NamedTuple):
-    """One term for every position (and depth) that is trained on; their weighted mean is minimised."""
+    """A loss and a weight for every position and depth that is trained on; the weighted mean is minimised."""
 
     losses_N: Tensor
     weights_N: Tensor
 
 
 class Student(Protocol):
-    """One drafter in training."""
+    """A drafter in training."""
 
     kind: str
     config: dict[str, Any]
-    """What fixes its shapes, for the manifest."""
+    """The configuration that fixes the tensors' shapes; stored in the manifest."""
     alignment: Alignment
     max_batch_columns: int
-    """Most columns it should be given at once, for the memory that its logits take."""
+    """Most columns per batch, which limits the memory of the logits."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained."""
+        """The parameters to train."""
         ...
 
     def loss_terms(self, batch: Batch) -> LossTerms:
-        """Losses at the columns that are trained on, differentiable."""
+        """Differentiable losses at the columns that are trained on."""
         ...
 
     def acceptance(self, batch: Batch) -> ChainSums:
@@ -44,31 +44,31 @@ class Student(Protocol):
         ...
 
     def refresh_vocab(self, counts_V: Tensor, *, seen_before: float = 0.0) -> None:
-        """Let a reduced vocabulary follow the traffic; nothing for a drafter that has none.
+        """Choose a reduced vocabulary anew by token counts; nothing for a drafter without one.
 
         Args:
-            counts_V: how often each token was seen.
-            seen_before: counts for each token that earlier traffic has put into the vocabulary.
+            counts_V: how often each token was seen in the traffic.
+            seen_before: count added to each token of the present vocabulary.
         """
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """A copy, on the CPU, of what a weight version carries."""
+        """The tensors of a drafter version, copied to the CPU."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a version's weights.
+        """Load a version's tensors.
 
         Raises:
-            WeightsRefusedError: they do not fit, or are not finite; nothing was changed.
+            WeightsRefusedError: they do not fit, or hold NaN or infinity; nothing was changed.
         """
         ...
 
     def twin(self) -> Student:
-        """Another of the same shape, with its own weights, sharing what is frozen."""
+        """Another student of the same shape with its own weights; frozen tensors are shared."""
         ...
 
 
 def mixed_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Matrix products in `dtype`; weights, norms and losses stay float32. Nothing for float32."""
+    """Autocast of matrix products to `dtype` (none for float32); weights, norms and losses stay float32."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

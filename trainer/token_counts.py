@@ -1,7 +1,7 @@
-"""Which tokens the traffic is made of: fading counts from which a drafter's reduced vocabulary is taken.
+"""Exponentially decaying counts of the traffic's tokens, from which a drafter's reduced vocabulary is chosen.
 
 FR-Spec (Zhao et al. 2025, arXiv 2502.14856) takes the vocabulary from a fixed corpus; here it follows the traffic.
-No trained weight depends on the vocabulary, so changing it costs nothing.
+No trained weight depends on the vocabulary, so changing it costs no training.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _KEPT_AFTER_CHANGE = 1 / 16
 
 
 class TokenCounts:
-    """Expected occurrences of each token id in the newest outputs, float32 [V]; infinite half-life: in all of them."""
+    """Expected occurrences of each token id in recent outputs, float32 [V]; with infinite half-life, in all outputs."""
 
     def __init__(self, vocab_tokens: int, half_life_records: float = _HALF_LIFE_RECORDS) -> None:
         self.counts_V = torch.zeros(vocab_tokens)
         self._fading = 0.5 ** (1.0 / half_life_records)
 
     def observe(self, outcome: Outcome) -> None:
-        """Count the emitted tokens, and what the target held likely, by its probability."""
+        """Count the emitted tokens, and the target's top-K tokens by their probabilities."""
         ids_OK, log_probs_OK = top_k_arrays(outcome)
         self.counts_V *= self._fading
         emitted_O = torch.tensor(outcome.output_ids)
@@ -33,7 +33,7 @@ class TokenCounts:
         self.counts_V.index_add_(0, torch.from_numpy(ids_OK.astype("int64")).flatten(), probs.flatten())
 
     def focus_on_present(self) -> None:
-        """The traffic has changed: what was counted so far counts little."""
+        """React to a change of traffic: reduce all counts so far."""
         self.counts_V *= _KEPT_AFTER_CHANGE
 
 

@@ -25,11 +25,11 @@ app.add_typer(drafter.app, name="drafter")
 app.add_typer(config_show.app, name="config")
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__
-"""Whichever click typer uses: of its own in newer releases, the package before."""
+"""Typer's click, which newer releases bundle and older ones import as a package."""
 
 
 def main() -> None:
-    """Run a command; an error that the user can mend is one line, not a traceback."""
+    """Run a command; an error that the user can fix is printed as one line, without a traceback."""
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except OsdError as error:
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    """One line on stderr, however narrow the terminal; nothing in it is taken for markup."""
+    """Print one line on stderr, without wrapping and without reading it as markup."""
     line = Text.assemble(("error:", "bold red"), " ", " ".join(message.split("\n")))
     Console(stderr=True, soft_wrap=True).print(line)
     sys.exit(2)

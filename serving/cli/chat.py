@@ -23,7 +23,7 @@ def chat(
     system: Annotated[str, typer.Option(help="System message.")] = "",
     prompt: Annotated[str, typer.Argument(help="Ask this and leave; without it, chat until /quit.")] = "",
 ) -> None:
-    """Chat with a running server in the terminal; the acceptance of each answer is shown."""
+    """Chat with a running server in the terminal, and see the acceptance of each answer."""
     console = Console()
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     try:
@@ -70,7 +70,7 @@ def _answer(
 
 
 def _in_words(figures: dict[str, Any]) -> str:
-    """How an answer was decoded, of its `osd` field."""
+    """An answer's `osd` field in words."""
     rounds = f"{figures['rounds']} round{'' if figures['rounds'] == 1 else 's'}"
     if not figures["proposed"]:
         return f"decoded plainly: nothing proposed in {rounds}"

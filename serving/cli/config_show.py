@@ -21,12 +21,12 @@ def config() -> None:
 
 @app.command("show")
 def show(config: ConfigFile = None, state_dir: StateDir = None) -> None:
-    """Print every setting as TOML, with what it does; what is printed can be used as --config."""
+    """Print every setting with its description, as TOML that `--config` accepts."""
     typer.echo(as_toml(configure(config, state_dir)))
 
 
 def as_toml(settings: Config) -> str:
-    """TOML with each setting's description above it; unset settings are commented out."""
+    """TOML with each setting's description above it; settings without a value are commented out."""
     lines = [f"# {Config.model_fields['state_dir'].description}", f"state_dir = {_value(settings.state_dir)}"]
     for section, field in Config.model_fields.items():
         if section == "state_dir":
@@ -41,7 +41,7 @@ def as_toml(settings: Config) -> str:
 
 
 def _value(value: Any) -> str:
-    """JSON's strings, numbers, booleans and lists are TOML's, too; tables are written inline."""
+    """A TOML value: strings, numbers, booleans and lists are written as JSON, tables inline."""
     if isinstance(value, Path):
         return json.dumps(str(value))
     if isinstance(value, dict):

@@ -26,7 +26,7 @@ def distill(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Train on text that the target generates for your prompts; resumable, and published through the same gate."""
+    """Train on text that the target generates for your prompts; resumable, and published only through the gate."""
     from osd.assembly.assemble import open_store
     from osd.drafters.portable import write_drafter
     from osd.loading.resolve import resolve_target
@@ -65,7 +65,7 @@ def distill(
                 label = f"{now.trained_tokens:,} tokens, loss {now.loss:.3f}, held-out acceptance {held_out}"
                 bar.update(training, completed=now.trained_share, description=label)
                 if not console.is_terminal and now.steps % settings.trainer.gate_every_steps == 0:
-                    console.print(f"step {now.steps}, {now.trained_share:.1%}: {label}")  # a log shows no moving bar
+                    console.print(f"step {now.steps}, {now.trained_share:.1%}: {label}")  # no progress bar in a log
 
         manifest = run(
             settings,

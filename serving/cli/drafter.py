@@ -1,4 +1,4 @@
-"""`osd drafter`: the versions of a drafter, on disk."""
+"""`osd drafter`: list, check, publish and roll back drafter versions on disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def init(
 def list_versions(
     target: TargetModel = None, drafter: DrafterKind = None, state_dir: StateDir = None, config: ConfigFile = None
 ) -> None:
-    """List every version; * marks the one that serves."""
+    """List every version; * marks the one that is served."""
     store = _store(target, drafter, state_dir, config)
     latest = store.latest()
     table = Table()
@@ -94,7 +94,7 @@ def publish(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Publish a file as the newest version; a running server swaps it in, and watches its acceptance."""
+    """Publish a file as the newest version. A running server swaps it in and watches its acceptance."""
     from osd.drafters.portable import read_weights
     from osd.drafters.weights import check_state
 
@@ -130,7 +130,7 @@ def _store(target: str | None, drafter: str | None, state_dir: Path | None, conf
 def _open(
     target: str | None, drafter: str | None, state_dir: Path | None, config: Path | None
 ) -> tuple[str, WeightStore]:
-    """The target's id, and its drafter's versions."""
+    """The target's id, and the store of its drafter versions."""
     from osd.assembly.assemble import open_store
     from osd.loading.resolve import resolve_target
 

@@ -1,4 +1,4 @@
-"""Options that are settings: declared once, in the configuration, with their one-line description."""
+"""Command-line options for settings, with the settings' own descriptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from osd.config.settings import Config, load_config
 
 
 def setting(section: str, field: str, *flags: str) -> Any:
-    """A typer option whose help is the setting's own description and default."""
+    """A typer option whose help is the setting's description and default."""
     info = Config.model_fields[section].default.__class__.model_fields[field]
     default = info.get_default(call_default_factory=True)
     shown = f" (default: {default})" if default not in ("", None, ()) else ""
@@ -28,10 +28,10 @@ DrafterKind = Annotated[str | None, setting("drafter", "kind", "--drafter")]
 
 
 def configure(config_file: Path | None, state_dir: Path | None, **flags: Any) -> Config:
-    """The configuration with the flags that were given; their names are `section__field`.
+    """The configuration, with the given flags applied; flags are named `section__field`.
 
     Raises:
-        ConfigError: a setting is unknown or unfit.
+        ConfigError: a setting is unknown or its value invalid.
     """
     values: dict[str, Any] = {}
     for name, value in flags.items():

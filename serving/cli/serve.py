@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure, setting
 
 _LINE_S = 10.0
-"""Between two lines about one stage, where there is no terminal."""
+"""Without a terminal: seconds between two lines about the same stage."""
 
 
 def serve(
@@ -68,7 +68,7 @@ def serve(
         outcomes__redis_url=redis_url,
         cluster__address=ray_address,
     )
-    from serving.serve import Serving, run_server  # imports torch: not for --help
+    from serving.serve import Serving, run_server  # imports torch, which --help does not need
 
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -43,7 +43,7 @@ def status(
 
 
 def _reason(response: httpx.Response) -> str:
-    """The message of an error in the OpenAI shape, or the text that came instead."""
+    """The message of an OpenAI-shaped error, or else the response's text."""
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

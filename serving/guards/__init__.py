@@ -1,1 +1,1 @@
-"""Who may ask, how much and how slowly: what happens before a route's own code."""
+"""Checks before a route's own code: authentication, and limits on a request's size and time."""

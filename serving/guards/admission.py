@@ -1,4 +1,4 @@
-"""What happens before a route's own code: who asks is checked, then the body is read, bounded in bytes and time."""
+"""Runs before a route's own code: authenticates the client, then reads the body, limited in bytes and time."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Guard = Callable[[Request, Services], Awaitable[None]]
 
 
 async def anyone(request: Request, services: Services) -> None:
-    """The guard of routes that need no secret."""
+    """The guard of routes that need no secret: admits everyone."""
 
 
 def admits(guard: Guard, *security: str, max_body_bytes: int | None = None) -> type[APIRoute]:
-    """A route class for `APIRouter(route_class=…)`.
+    """A route class for `APIRouter(route_class=…)` that calls `guard` before the body is read.
+
+    FastAPI reads and parses a body before it runs dependencies, so with a guard as a dependency, unauthenticated
+    clients could keep the server busy with bodies.
 
     Args:
-        guard: raises an ApiError for those who may not.
-        security: OpenAPI names of what the guard asks for.
+        guard: raises an ApiError for clients that are not admitted.
+        security: names of the OpenAPI security schemes that the guard checks.
         max_body_bytes: a limit below the configured one.
-
-    FastAPI reads and parses a body before it runs dependencies, so a guard that is a dependency would let strangers
-    keep the server busy with bodies.
     """
 
     class AdmittingRoute(APIRoute):
@@ -44,7 +44,7 @@ def admits(guard: Guard, *security: str, max_body_bytes: int | None = None) -> t
             async def admit(request: Request) -> Response:
                 services = services_of(request)
                 await guard(request, services)
-                if request.method == "GET":  # no route of ours reads a body there
+                if request.method == "GET":  # our GET routes read no body
                     return await handle(request)
                 server = services.config.server
                 max_bytes = min(server.max_body_bytes, max_body_bytes or server.max_body_bytes)
@@ -57,11 +57,11 @@ def admits(guard: Guard, *security: str, max_body_bytes: int | None = None) -> t
 
 
 async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
-    """The whole body. Counting what arrives covers chunked bodies and a `Content-Length` that lies.
+    """The whole body. Counts the bytes that arrive, which also limits chunked bodies and a false `Content-Length`.
 
     Raises:
-        ApiError: 413 for more than `max_bytes`, as soon as that is known; 408 when it takes longer than `timeout_s`.
-        ClientDisconnect: the client went away.
+        ApiError: 413 for more than `max_bytes`, as soon as that is known; 408 if it takes longer than `timeout_s`.
+        ClientDisconnect: the client disconnected.
     """
     too_large = ApiError(413, f"The request body is larger than {max_bytes} bytes.", code="body_too_large")
     declared = request.headers.get("content-length", "")
@@ -85,7 +85,7 @@ async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> by
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """First the body in one piece, then whatever comes (a disconnect)."""
+    """An ASGI `receive` that returns the body first, then what the connection's own returns (a disconnect)."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

@@ -1,4 +1,4 @@
-"""Who may use the OpenAI routes. Keys are known only by their SHA-256."""
+"""API keys of the OpenAI routes; only their SHA-256 hashes are known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.wire.errors import ApiError
 
 
 def is_secret(candidate: str, secret_sha256: str) -> bool:
-    """Compare in a time that tells nothing. An empty hash matches no candidate."""
+    """Compare in constant time. An empty hash matches nothing."""
     return hmac.compare_digest(sha256(candidate.encode(errors="replace")).hexdigest(), secret_sha256.lower())
 
 
@@ -22,22 +22,22 @@ def bearer(authorization: str | None) -> str | None:
 
 
 class ApiKeys:
-    """The keys that open the OpenAI routes; none at all leaves them open."""
+    """The accepted API keys; without any, everyone is admitted."""
 
     def __init__(self, hashes: Iterable[str], wrong: WrongSecrets | None = None) -> None:
         self._hashes = tuple(hashes)
         self._wrong = wrong or WrongSecrets()
 
     def allows(self, authorization: str | None) -> bool:
-        """True when no key is asked for, or the right one is given."""
+        """Whether no key is needed, or the header has a right one."""
         if not self._hashes:
             return True
         key = bearer(authorization)
-        # Every hash is compared, so that time does not tell which one matched.
+        # Every hash is compared, so that the time taken does not tell which one matched.
         return key is not None and sum(is_secret(key, known) for known in self._hashes) > 0
 
     async def check(self, authorization: str | None, peer: str) -> None:
-        """Return if the key is right, or none is asked for.
+        """Return if the key is right, or none is needed.
 
         Raises:
             ApiError: 401 for a wrong or missing key, 429 after too many wrong ones.

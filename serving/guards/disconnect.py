@@ -1,4 +1,4 @@
-"""A client that goes away must not keep a slot busy."""
+"""Cancels work when the client disconnects, so that it does not occupy a slot."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled at once when the client disconnects.
+    """The result of `work`, which is cancelled as soon as the client disconnects.
 
-    The request's body must have been read: `receive` is called until it reports the disconnect.
+    The request's body must have been read, since `receive` is called until it reports the disconnect.
 
     Raises:
-        ClientDisconnect: the client went first.
+        ClientDisconnect: the client disconnected before `work` was done.
     """
     working = asyncio.create_task(work)
     listening = asyncio.create_task(_disconnected(receive))

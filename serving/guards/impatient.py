@@ -1,4 +1,4 @@
-"""A connection that keeps the server waiting for the rest of a request is closed."""
+"""Closes connections whose client takes too long to send a request."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _Owed = Literal["headers", "body"]
 
 
 def impatient(timeout_s: float) -> type[H11Protocol]:
-    """Uvicorn's protocol over h11, for `uvicorn.Config(http=…)`, with a limit on what uvicorn leaves unlimited.
+    """Uvicorn's h11 protocol with time limits that uvicorn lacks, for `uvicorn.Config(http=…)`.
 
-    A client has `timeout_s` from connecting, or from the first byte of a further request, to the end of the headers
-    (then 408), and from an answer that was sent before the whole body had come to the end of that body. A body that a
-    route waits for is timed by `serving.guards.admission`.
+    Limited to `timeout_s` are: the headers, from connecting or from the first byte of a further request (then 408); and
+    the rest of a body whose answer was sent before it had arrived. A body that a route waits for is timed by
+    `serving.guards.admission`.
     """
 
     class ImpatientProtocol(H11Protocol):
@@ -40,7 +40,7 @@ def impatient(timeout_s: float) -> type[H11Protocol]:
             self._watch()
 
         def send_400_response(self, msg: str) -> None:
-            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is under way, or was sent
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer has been started or sent
                 self._answer(ApiError(400, msg, code="invalid_http"))
             self.transport.close()
 
@@ -49,12 +49,12 @@ def impatient(timeout_s: float) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def _watch(self) -> None:
-            """Start, keep or end the deadline, by what the client owes now."""
+            """Start, keep or cancel the deadline, by what the client has still to send."""
             theirs, ours = self.conn.their_state, self.conn.our_state
             if self.transport.is_closing():
                 self._owe(None)
             elif theirs is h11.IDLE and (self.timeout_keep_alive_task is None or self.conn.trailing_data[0]):
-                self._owe("headers")  # else uvicorn's own, shorter limit between two requests runs
+                self._owe("headers")  # between two requests uvicorn's own, shorter limit applies
             elif theirs is h11.SEND_BODY and ours in (h11.DONE, h11.MUST_CLOSE):
                 self._owe("body")
             else:

@@ -1,4 +1,4 @@
-"""Who may use a route: checked before its body is read."""
+"""The guards of routes: API key, admin token or session, CSRF header. They run before a body is read."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ async def with_api_key(request: Request, services: Services) -> None:
 
 
 async def with_admin_token(request: Request, services: Services) -> None:
-    """Refuse unless the request carries the admin token, or the cookie of a session that it opened.
+    """Refuse unless the request carries the admin token, or the cookie of a session.
 
-    A browser sends the cookie by itself, so a change also needs a header that no other site's page can add.
+    Browsers send the cookie automatically, so requests that change something also need a header that pages of other
+    sites cannot set.
     """
     token = bearer(request.headers.get("authorization"))
     if token is not None:
@@ -40,13 +41,13 @@ async def with_admin_token(request: Request, services: Services) -> None:
 
 
 async def with_csrf_header(request: Request, services: Services) -> None:
-    """Refuse what another site's page could make a browser send."""
+    """Refuse requests that another site's page could make a browser send."""
     if CSRF_HEADER not in request.headers:
         raise ApiError(403, f"The header {CSRF_HEADER} is needed.", code="csrf_header_needed")
 
 
 def as_configured(setting: Callable[[ServerConfig], Access]) -> Guard:
-    """The guard that a setting names; a route that is off answers as if it were not there."""
+    """The guard named by a setting; a route that is 'off' answers 404."""
 
     async def guard(request: Request, services: Services) -> None:
         match setting(services.config.server):
@@ -61,5 +62,5 @@ def as_configured(setting: Callable[[ServerConfig], Access]) -> Guard:
 
 
 def peer_of(request: Request) -> str:
-    """The address that the request came from."""
+    """The address of the client."""
     return request.client.host if request.client else "unknown"

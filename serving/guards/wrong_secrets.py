@@ -1,4 +1,4 @@
-"""Slows down guessing of keys and tokens, without ever standing in the way of the right one."""
+"""Rate-limits wrong API keys and admin tokens, without affecting clients that send a right one."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _MAX_DELAYED = 64
 
 
 class WrongSecrets:
-    """Remembers when each address sent a wrong secret.
+    """Counts wrong secrets by address.
 
-    After 10 within a minute, further wrong ones from there are answered 429, each a second late. A right one is not
-    asked about here: an address may be shared (a proxy, an office), and a guesser must not lock its other users out.
-    So a secret has to be too long to guess; this keeps guessing from being cheap and from going unnoticed.
+    After 10 within a minute, further wrong ones from that address get 429, delayed by a second. Right secrets are never
+    refused: an address may be shared (a proxy, an office), and somebody who guesses must not lock out its other users.
+    Secrets must therefore be too long to guess; the limit makes guessing expensive and visible.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class WrongSecrets:
         self._num_delayed = 0
 
     async def refusal(self, peer: str, first: ApiError) -> ApiError:
-        """What to answer a wrong secret from `peer`: `first`, or 429 after too many."""
+        """The answer to a wrong secret from `peer`: `first`, or 429 after too many."""
         now_s = self._clock_s()
         times_s = self._times_s.setdefault(peer, deque(maxlen=MAX_WRONG))
         self._times_s.move_to_end(peer)
@@ -55,7 +55,7 @@ class WrongSecrets:
         return ApiError(429, "Too many wrong keys or tokens; wait a minute.", code="too_many_attempts", headers=headers)
 
     async def _delay(self) -> None:
-        """Bounded in number, so that a flood of guesses does not pile up here."""
+        """Wait a second. The number of waiting answers is bounded, so that a flood does not pile up."""
         if self._num_delayed < _MAX_DELAYED:
             self._num_delayed += 1
             try:

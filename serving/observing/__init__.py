@@ -1,1 +1,1 @@
-"""What the HTTP front counts and logs, and `/metrics`."""
+"""Metrics and logs of the HTTP front end, and `/metrics`."""

@@ -1,4 +1,4 @@
-"""What the HTTP front counts itself."""
+"""Metrics of HTTP requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-# No `_created` series: Prometheus does not use them in its text format, and each would repeat its metric's help.
+# No `_created` series: Prometheus does not use them in its text format, and they repeat each metric's help text.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it untyped
 
 
@@ -37,10 +37,10 @@ class HttpMetrics:
         )
 
     def observe_request(self, method: str, route: str, status: int, duration_s: float) -> None:
-        """One finished request. `route` is the template, so that labels stay few."""
+        """Count one finished request. `route` is the path template, which keeps the number of labels low."""
         self._requests.labels(method if method in _METHODS else "other", route, str(status)).inc()
         self._duration.labels(route).observe(duration_s)
 
     def observe_first_token(self, route: str, duration_s: float) -> None:
-        """The first token of one request."""
+        """Record the time to the first token of one request."""
         self._first_token.labels(route).observe(duration_s)

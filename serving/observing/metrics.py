@@ -1,6 +1,6 @@
-"""`/metrics`: the engine's counts as Prometheus reads them.
+"""`/metrics`: the engine's and the trainer's counters in Prometheus' text format.
 
-Only monotone counters and momentary gauges are exported; ratios are taken when read, over any window and any label:
+Only monotone counters and gauges are exported; compute ratios in PromQL, over any window and by any label:
 
     acceptance rate          rate(osd_accepted_total[5m]) / rate(osd_proposed_total[5m])
     acceptance length        rate(osd_committed_total[5m]) / rate(osd_rounds_total[5m])
@@ -8,7 +8,7 @@ Only monotone counters and momentary gauges are exported; ratios are taken when 
     output tokens a second   rate(osd_output_tokens_total[1m])
     time to first token      histogram_quantile(0.95, rate(osd_time_to_first_token_seconds_bucket[5m]))
 
-A restarted engine counts from zero again; `rate()` knows that.
+A restarted engine counts from zero again, which `rate()` handles.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BY_VERSION = {
 
 
 class Metrics:
-    """Everything that one app exports, in a registry of its own."""
+    """All metrics of one app, in a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -43,13 +43,13 @@ class Metrics:
         self.http = HttpMetrics(self._registry)
 
     def exposition(self, status: ServiceStatus | None) -> bytes:
-        """Prometheus text. Without a status (no engine) the engine's counters are absent, not zero."""
+        """Prometheus text. Without a status (no engine) the engine's metrics are absent, not zero."""
         self._service.status = status
         return generate_latest(self._registry)
 
 
 class _ServiceCollector(Collector):
-    """Turns the status it was last given into metrics."""
+    """Turns the latest status into metrics."""
 
     def __init__(self) -> None:
         self.status: ServiceStatus | None = None

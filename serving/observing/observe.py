@@ -1,4 +1,4 @@
-"""Around every request: an id, a count, a duration, and the last net for faults of ours."""
+"""Middleware around every request: request id, metrics, and a 500 for unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 class Observe:
     """Middleware around the whole app. Sets `request.state.request_id` and `request.state.started_s` (monotonic).
 
-    An answer without a `Cache-Control` of its own gets `no-store`.
-    An exception that nobody foresaw ends here: logged with the request's id, answered as a bare 500.
+    Answers without a `Cache-Control` header get `no-store`. An unexpected exception is logged with the request's id and
+    answered as a 500 without details.
     """
 
     def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
@@ -26,7 +26,7 @@ class Observe:
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle a request (ASGI)."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

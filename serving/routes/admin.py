@@ -1,4 +1,4 @@
-"""/admin/api: what the admin page shows, and the levers it has."""
+"""/admin/api: the data and the actions of the admin page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from osd.records.events import Event
 from osd.records.status import AcceptancePoint, ServiceStatus
 from osd.records.version import WeightManifest
-from serving.admin.gate import SESSION_S
+from serving.admin.sign_in import SESSION_S
 from serving.guards.admission import admits
 from serving.guards.routes import SESSION_COOKIE, peer_of, with_admin_token, with_csrf_header
 from serving.services import ServicesDep
@@ -20,7 +20,7 @@ from serving.wire.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
 from serving.wire.request_base import Text
 
 _OF_CHANGES = errors(403, 408, 413)
-_MAX_LOGIN_BYTES = 16 << 10  # strangers send this
+_MAX_LOGIN_BYTES = 16 << 10  # limits clients that have not signed in
 public_router = APIRouter(
     prefix="/admin/api",
     route_class=admits(with_csrf_header, max_body_bytes=_MAX_LOGIN_BYTES),
@@ -36,13 +36,13 @@ Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 
 class LoginBody(WireModel):
-    """The admin token, from the page's form."""
+    """The admin token, from the page's sign-in form."""
 
     token: str = Field(max_length=1000)
 
 
 class RollBackBody(WireModel):
-    """The version to serve again, and why. It is named always: what "the version before" is can change meanwhile."""
+    """The version to serve again, and why. Always explicit, since "the previous version" may change meanwhile."""
 
     to: int = Field(ge=0)
     reason: Text = Field(min_length=1, max_length=500)
@@ -50,7 +50,7 @@ class RollBackBody(WireModel):
 
 @public_router.post("/login", status_code=204)
 async def login(body: LoginBody, http: Request, services: ServicesDep) -> Response:
-    """Open a session for the page. The cookie is unreadable to scripts and never sent along from other sites."""
+    """Open a session for the admin page. Its cookie is hidden from scripts and not sent along from other sites."""
     await services.admin.check_token(body.token, peer_of(http))
     response = Response(status_code=204)
     response.set_cookie(
@@ -67,7 +67,7 @@ async def login(body: LoginBody, http: Request, services: ServicesDep) -> Respon
 
 @router.post("/logout", status_code=204, responses=_OF_CHANGES)
 async def logout(http: Request, services: ServicesDep) -> Response:
-    """Close the session."""
+    """End the session."""
     services.admin.close_session(http.cookies.get(SESSION_COOKIE, ""))
     response = Response(status_code=204)
     response.delete_cookie(SESSION_COOKIE, path=http.scope.get("root_path", "") + "/admin")
@@ -76,7 +76,7 @@ async def logout(http: Request, services: ServicesDep) -> Response:
 
 @router.get("/status", responses=errors(503))
 async def status(services: ServicesDep) -> ServiceStatus:
-    """Engine, trainer, processes."""
+    """Status of the engine, the trainer and their processes."""
     return await services.client.status()
 
 
@@ -88,10 +88,10 @@ async def events(services: ServicesDep, limit: Limit = 200) -> list[Event]:
 
 @router.get("/history", responses=errors(400, 503))
 async def history(services: ServicesDep, limit: Limit = 2000, after: int = -1) -> list[AcceptancePoint]:
-    """The newest finished queries, oldest first.
+    """The acceptance of the newest finished queries, oldest first.
 
-    `after` leaves out what the page already has, up to that query number; after a restart, when numbers begin anew, it
-    has no effect.
+    `after` is the number of the last query that the page has; older ones are left out. After a restart of the engine,
+    when numbers start again, it has no effect.
     """
     points = await services.client.history(limit)
     if points and points[-1].query < after:
@@ -107,17 +107,17 @@ async def versions(services: ServicesDep) -> list[WeightManifest]:
 
 @router.post("/pause", status_code=204, responses=_OF_CHANGES | errors(503))
 async def pause(services: ServicesDep) -> None:
-    """Stop training; serving goes on."""
+    """Stop training; serving continues."""
     await services.client.pause_training()
 
 
 @router.post("/resume", status_code=204, responses=_OF_CHANGES | errors(503))
 async def resume(services: ServicesDep) -> None:
-    """Train again."""
+    """Resume training."""
     await services.client.resume_training()
 
 
 @router.post("/roll_back", responses=_OF_CHANGES | errors(400, 404, 409, 503))
 async def roll_back(body: RollBackBody, services: ServicesDep) -> WeightManifest:
-    """Serve a drafter version again. 404: there is none of this number; 409: it is in use, rolled back or torn."""
+    """Serve a drafter version again. 404: it does not exist; 409: it is in use, rolled back or damaged."""
     return await services.client.roll_back(body.to, body.reason)

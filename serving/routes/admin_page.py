@@ -1,4 +1,4 @@
-"""GET /admin: the page itself. It holds no data, so it needs no token; what it fetches does."""
+"""GET /admin: the page itself, which holds no data and so needs no token; the data that it fetches does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.services import ServicesDep
 router = APIRouter(route_class=admits(anyone), include_in_schema=False)
 
 _HEADERS = {
-    # Nothing from elsewhere, nothing inline, no framing.
+    # No content from other hosts, nothing inline, no framing.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -35,29 +35,29 @@ def _asset(name: str, *, signed_in: bool = False) -> Response:
 
 @router.get("/admin")
 def page(http: Request, services: ServicesDep) -> Response:
-    """The shell. It tells its script, which cannot read the cookie, whether the browser has a session."""
+    """The page. It tells its script, which cannot read the cookie, whether the browser has a session."""
     return _asset("page.html", signed_in=services.admin.has_session(http.cookies.get(SESSION_COOKIE, "")))
 
 
 @router.get("/admin/page.css")
 def style() -> Response:
-    """Its style."""
+    """The page's style sheet."""
     return _asset("page.css")
 
 
 @router.get("/admin/page.js")
 def script() -> Response:
-    """Its script: polling and the levers."""
+    """The page's script: polling and actions."""
     return _asset("page.js")
 
 
 @router.get("/admin/chart.js")
 def chart_script() -> Response:
-    """Its acceptance chart."""
+    """The script of the acceptance chart."""
     return _asset("chart.js")
 
 
 @router.get("/admin/figures.js")
 def figures_script() -> Response:
-    """How it writes figures."""
+    """The script that formats figures."""
     return _asset("figures.js")

@@ -23,7 +23,7 @@ router = APIRouter(route_class=admits(with_api_key, API_KEY))
     responses=whole_or_streamed(Completion, CompletionChunk) | errors(400, 401, 404, 408, 413, 429, 500, 503, 504),
 )
 async def create_completion(body: CompletionRequest, http: Request, services: ServicesDep) -> Response:
-    """Continue one text or several, streamed or whole."""
+    """Continue one or several texts, streamed or whole."""
     codec = services.codec
     check_model(body.model, codec)
     check_num_choices(len(body.prompt), body.n)

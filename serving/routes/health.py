@@ -1,4 +1,4 @@
-"""GET /health, /ready and /metrics. They tell no text and no secret."""
+"""GET /health, /ready and /metrics, none of which contains user text or secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ metrics_router = APIRouter(route_class=admits(as_configured(lambda server: serve
 
 @router.get("/health", responses={200: {"model": Health}})
 async def health() -> Response:
-    """Liveness: this process answers. Asks nobody."""
+    """Liveness: this process answers; nothing else is asked."""
     return JSONResponse({"status": "ok"})
 
 

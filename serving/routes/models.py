@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: the one model that is served."""
+"""GET /v1/models and /v1/models/{id}: the model that is served."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ router = APIRouter(route_class=admits(with_api_key, API_KEY), responses=errors(4
 
 @router.get("/v1/models", responses={200: {"model": ModelList}})
 async def list_models(http: Request, services: ServicesDep) -> Response:
-    """A list of one."""
+    """The list of models: the one that is served."""
     return JSONResponse({"object": "list", "data": [_card(services.codec, http.app.state.created_s)]})
 
 
 @router.get("/v1/models/{model_id:path}", responses={200: {"model": ModelCard}, **errors(404)})
 async def retrieve_model(model_id: str, http: Request, services: ServicesDep) -> Response:
-    """The served model; ids may hold slashes."""
+    """The served model; its id may contain slashes."""
     check_model(model_id, services.codec)
     return JSONResponse(_card(services.codec, http.app.state.created_s))
 
 
 def _card(codec: Codec, created_s: int) -> dict[str, Any]:
-    """`max_model_len` is what vLLM calls the context, and clients look for."""
+    """A model's entry; `max_model_len` is vLLM's name for the context size, which clients look for."""
     return {
         "id": codec.model_id,
         "object": "model",

@@ -13,7 +13,7 @@ router = APIRouter(route_class=admits(as_configured(lambda server: server.openap
 
 @router.get("/openapi.json", include_in_schema=False)
 async def openapi(http: Request) -> Response:
-    """The schema of this API, as seen from behind a proxy that serves it under a prefix."""
+    """The schema of this API, also behind a proxy that adds a path prefix."""
     schema = http.app.openapi()
     prefix = http.scope.get("root_path", "").rstrip("/")
     return JSONResponse({**schema, "servers": [{"url": prefix}]} if prefix else schema)

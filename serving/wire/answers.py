@@ -1,4 +1,4 @@
-"""What is sent, for the OpenAPI schema. Routes build plain dicts; a test holds every answer against these."""
+"""Models of all answers, for the OpenAPI schema. Routes build plain dicts, which a test checks against these models."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ Finished = Literal["stop", "length"]
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """An error."""
 
     message: str
     type: str
     param: str | None
-    """The field at fault, as `messages[0].content`; null when it is none."""
+    """The offending field, such as `messages[0].content`; null if there is none."""
     code: str
 
 
 class ErrorAnswer(BaseModel):
-    """Every answer other than 2xx, and an event in mid-stream."""
+    """The body of every answer other than 2xx, and of an error event in a stream."""
 
     error: ErrorDetail
 
 
 class PromptTokensDetails(BaseModel):
-    """Of the prompt."""
+    """Details of the prompt's tokens."""
 
     cached_tokens: int
 
 
 class Usage(BaseModel):
-    """Token counts; details are sent with the last."""
+    """Token counts; `details` are only in the last chunk of a stream."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -41,7 +41,7 @@ class Usage(BaseModel):
 
 
 class OsdStats(BaseModel):
-    """How the answer was decoded; a ratio of nothing is null."""
+    """How the answer was decoded; ratios with denominator 0 are null."""
 
     rounds: int
     proposed: int
@@ -66,20 +66,20 @@ class TokenLogprob(BaseModel):
 
 
 class ChosenTokenLogprob(TokenLogprob):
-    """The token that was taken, and the most likely ones."""
+    """The chosen token, and the most likely ones at its position."""
 
     top_logprobs: list[TokenLogprob]
 
 
 class ChatLogprobs(BaseModel):
-    """Of a choice, or of a piece of it."""
+    """Log-probabilities of a choice, or of a chunk of it."""
 
     content: list[ChosenTokenLogprob]
     refusal: None
 
 
 class AnswerMessage(BaseModel):
-    """The assistant's turn."""
+    """The assistant's message."""
 
     role: Literal["assistant"]
     content: str
@@ -87,7 +87,7 @@ class AnswerMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """One answer."""
+    """One choice."""
 
     index: int
     message: AnswerMessage
@@ -108,14 +108,14 @@ class ChatCompletion(BaseModel):
 
 
 class ChatDelta(BaseModel):
-    """What a piece adds."""
+    """The text that a chunk adds."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
 class ChatChunkChoice(BaseModel):
-    """A piece of one answer."""
+    """A chunk of one choice."""
 
     index: int
     delta: ChatDelta
@@ -124,7 +124,7 @@ class ChatChunkChoice(BaseModel):
 
 
 class ChatCompletionChunk(BaseModel):
-    """One event of a stream, `data: {…}`; `data: [DONE]` ends it. An error in mid-stream is an ErrorAnswer."""
+    """One event of a stream, `data: {…}`; `data: [DONE]` ends it. An error during the stream is an ErrorAnswer."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -136,7 +136,7 @@ class ChatCompletionChunk(BaseModel):
 
 
 class CompletionLogprobs(BaseModel):
-    """Of a choice, or of a piece of it; offsets count characters from the beginning of the answer."""
+    """Log-probabilities of a choice, or of a chunk of it; offsets count characters from the answer's beginning."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -145,7 +145,7 @@ class CompletionLogprobs(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """One answer."""
+    """One choice."""
 
     index: int
     text: str
@@ -166,7 +166,7 @@ class Completion(BaseModel):
 
 
 class CompletionChunkChoice(BaseModel):
-    """A piece of one answer."""
+    """A chunk of one choice."""
 
     index: int
     text: str
@@ -175,7 +175,7 @@ class CompletionChunkChoice(BaseModel):
 
 
 class CompletionChunk(BaseModel):
-    """One event of a stream, `data: {…}`; `data: [DONE]` ends it. An error in mid-stream is an ErrorAnswer."""
+    """One event of a stream, `data: {…}`; `data: [DONE]` ends it. An error during the stream is an ErrorAnswer."""
 
     id: str
     object: Literal["text_completion"]
@@ -187,7 +187,7 @@ class CompletionChunk(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """The served model; `max_model_len` is its context in tokens, by vLLM's name."""
+    """The served model; `max_model_len` (vLLM's name) is its context size in tokens."""
 
     id: str
     object: Literal["model"]
@@ -197,19 +197,19 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """A list of one."""
+    """The list of models, which has one entry."""
 
     object: Literal["list"]
     data: list[ModelCard]
 
 
 class Health(BaseModel):
-    """`/health`: this process answers."""
+    """The answer of `/health`."""
 
     status: Literal["ok"]
 
 
 class Readiness(BaseModel):
-    """`/ready`: queries are answered, or not yet."""
+    """The answer of `/ready`."""
 
     status: Literal["ready", "starting"]

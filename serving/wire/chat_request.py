@@ -32,7 +32,7 @@ class Message(InertMessage):
     name: Annotated[str | None, Field(description="Accepted and not used.")] = None
 
     def for_template(self) -> dict[str, Any]:
-        """As chat templates know it: developer is their system, and a single part is a text."""
+        """The message for a chat template: role 'developer' becomes 'system', and a single part becomes a string."""
         role = "system" if self.role == "developer" else self.role
         texts = [part.text for part in self.content]
         content = texts[0] if len(texts) == 1 else [{"type": "text", "text": text} for text in texts]
@@ -40,12 +40,12 @@ class Message(InertMessage):
 
     @property
     def text(self) -> str:
-        """All of its text."""
+        """The message's whole text."""
         return "\n".join(part.text for part in self.content)
 
 
 class ChatRequest(InertChat, GenerationFields):
-    """A conversation to answer. Without `max_tokens` the answer may fill the rest of the context.
+    """A conversation to answer. Without `max_tokens`, the answer may fill the rest of the context.
 
     Example: `{"model": "smollm2", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}`
     """
@@ -71,10 +71,10 @@ class ChatRequest(InertChat, GenerationFields):
 
     @property
     def answer_limit(self) -> int | None:
-        """Most tokens of the answer, by either name."""
+        """Most tokens of the answer; from either of the two fields for it."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def num_logprobs(self) -> int | None:
-        """In the engine's terms: None for none, else how many alternatives."""
+        """Number of alternatives per token; None for no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None

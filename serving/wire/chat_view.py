@@ -9,12 +9,12 @@ from osd.records.query import TokenDelta, TokenLogprob
 from serving.codec import Codec
 from serving.generation import Choice
 
-# JSON has no minus infinity; this is what vLLM sends for it.
+# Replaces minus infinity, which JSON lacks; vLLM sends the same number.
 MIN_LOGPROB = -9999.0
 
 
 class ChatView:
-    """Shapes the choices of one chat request."""
+    """Builds the choices of one chat request."""
 
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
@@ -34,11 +34,11 @@ class ChatView:
         }
 
     def opening(self, index: int) -> dict[str, Any]:
-        """The first piece of a choice in a stream: who speaks."""
+        """The first chunk of a choice: the role."""
         return self._piece(index, {"role": "assistant", "content": ""}, (), None)
 
     def piece(self, index: int, delta: TokenDelta) -> dict[str, Any] | None:
-        """A further piece; None while there is nothing to send."""
+        """A further chunk; None if there is nothing to send."""
         if not (delta.text or delta.finish_reason or (self._logprobs and delta.logprobs)):
             return None
         content = {"content": delta.text} if delta.text or self._logprobs else {}
@@ -60,7 +60,7 @@ class ChatView:
         return {"content": content, "refusal": None}
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        """`bytes` are what the token adds to the answer, which is nothing for a special token."""
+        """A token's entry; `bytes` are what it adds to the answer, empty for a special token."""
         return {
             "token": self._codec.token_text(token_id),
             "logprob": max(logprob, MIN_LOGPROB),

@@ -19,7 +19,7 @@ def _is_ids(value: Any) -> bool:
 
 
 def _prompt_list(value: Any) -> Any:
-    """One prompt or many, always as a list of prompts, each a text or token ids."""
+    """A list of prompts, each a string or token ids, whether the client sent one prompt or several."""
     if isinstance(value, str) or (value and _is_ids(value)):
         return [value]
     if value and isinstance(value, list) and (all(isinstance(one, str) for one in value) or all(map(_is_ids, value))):
@@ -28,7 +28,7 @@ def _prompt_list(value: Any) -> Any:
 
 
 class CompletionRequest(InertCompletion, GenerationFields):
-    """A text to continue. Without `max_tokens` the answer has at most 16 tokens, as OpenAI's and vLLM's.
+    """A text to continue. Without `max_tokens`, the answer has at most 16 tokens, as with OpenAI and vLLM.
 
     Example: `{"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 32}`
     """

@@ -12,13 +12,13 @@ from serving.wire.chat_view import MIN_LOGPROB
 
 
 class CompletionView:
-    """Shapes the choices of one completion request.
+    """Builds the choices of one completion request.
 
     Args:
         codec: the target's tokenizer.
         prompts: the token ids of each prompt.
-        choices_per_prompt: how many answers each prompt gets; choices are numbered prompt by prompt.
-        logprobs: whether log-probabilities are wanted.
+        choices_per_prompt: number of answers per prompt; choices are numbered prompt by prompt.
+        logprobs: whether log-probabilities are requested.
     """
 
     object = "text_completion"
@@ -38,10 +38,10 @@ class CompletionView:
         return self._shape(index, choice.text, choice.logprobs, choice.finish_reason)
 
     def opening(self, index: int) -> None:
-        """Plain completions have no opening piece."""
+        """None: completions have no opening chunk."""
 
     def piece(self, index: int, delta: TokenDelta) -> dict[str, Any] | None:
-        """One piece of a stream; None while there is nothing to send."""
+        """One chunk of a stream; None if there is nothing to send."""
         if not (delta.text or delta.finish_reason or (self._logprobs and delta.logprobs)):
             return None
         return self._shape(index, delta.text, delta.logprobs, delta.finish_reason)
@@ -53,7 +53,7 @@ class CompletionView:
         return {"index": index, "text": text, "logprobs": shaped, "finish_reason": finish_reason}
 
     def _shape_logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """Offsets count characters from the beginning of the answer, not of the prompt."""
+        """Log-probabilities; offsets count characters from the beginning of the answer, not of the prompt."""
         return {
             "tokens": [self._token(one.token_id) for one in logprobs],
             "token_logprobs": [max(one.logprob, MIN_LOGPROB) for one in logprobs],
@@ -62,7 +62,7 @@ class CompletionView:
         }
 
     def _top(self, one: TokenLogprob) -> dict[str, float]:
-        """By token, best first. Of two with the same text, the chosen or more likely one has it as its key."""
+        """Token text to log-probability, best first. Of equal texts the chosen or more likely one counts."""
         chosen = self._token(one.token_id)
         ranked: dict[str, float] = {}
         for token_id, logprob in (*one.top, (one.token_id, one.logprob)):
@@ -73,6 +73,6 @@ class CompletionView:
         return ranked
 
     def _token(self, token_id: int) -> str:
-        r"""Its text; bytes that are no whole characters as `bytes:\xf0\x9f`, as OpenAI's plain completions do."""
+        r"""A token's text; bytes that form no whole character as `bytes:\xf0\x9f`, as OpenAI does in completions."""
         text, data = self._codec.token_text(token_id), self._codec.token_bytes(token_id)
         return f"bytes:{text}" if data and data != text.encode() else text

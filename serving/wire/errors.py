@@ -1,4 +1,4 @@
-"""Every refusal and failure in the OpenAI error shape: `{"error": {"message", "type", "param", "code"}}`."""
+"""All errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NO_JSON = "The request body must be a JSON object in UTF-8, sent as application
 
 
 class ApiError(Exception):
-    """An answer other than 2xx, meant for the client.
+    """An error answer for the client.
 
     Example: `ApiError(400, "'n' must be at least 1", param="n", code="invalid_value")`
     """
@@ -55,7 +55,7 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """The wire shape."""
+        """The error's JSON."""
         return {
             "error": {
                 "message": _printable(self.message),
@@ -66,17 +66,17 @@ class ApiError(Exception):
         }
 
     def response(self) -> JSONResponse:
-        """The whole answer."""
+        """The error as a response."""
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
 
 
 def internal_error() -> ApiError:
-    """What a client sees of a fault of ours: nothing of its inside."""
+    """The answer to an unexpected exception; it discloses nothing about it."""
     return ApiError(500, "Internal server error; the server's log has the details.", code="internal_error")
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """Translate any error of the engine; an unknown one is logged and becomes a bare 500."""
+    """Translate an engine error; an unknown exception is logged and becomes a 500 without details."""
     match error:
         case ApiError():
             return error
@@ -96,7 +96,7 @@ def to_api_error(error: Exception) -> ApiError:
 
 
 def from_validation(problems: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
-    """The first problem that pydantic found in `body`, or in the query; it names the field as the client wrote it."""
+    """The first problem that pydantic found in the body or query, named by the field as the client wrote it."""
     problem = problems[0]
     kind = problem["type"]
     if kind == "json_invalid":
@@ -116,7 +116,7 @@ def from_validation(problems: Sequence[Mapping[str, Any]], body: Any) -> ApiErro
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every foreseen exception in the OpenAI shape; unforeseen ones end in `serving.observing.observe`."""
+    """Answer all expected exceptions in OpenAI's shape; `serving.observing.observe` handles unexpected ones."""
 
     async def on_domain_error(_: Request, error: Exception) -> Response:
         return to_api_error(error).response()
@@ -129,7 +129,7 @@ def install_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         status, path = error.status_code, request.url.path
         message, code = {
-            400: (_NO_JSON, "invalid_json"),  # other bytes than UTF-8, say: FastAPI found no way to read it
+            400: (_NO_JSON, "invalid_json"),  # FastAPI could not decode the body, for instance as UTF-8
             404: (f"There is no {path} here.", "unknown_url"),
             405: (f"{request.method} is not allowed on {path}.", "method_not_supported"),
         }.get(status, (str(error.detail), HTTPStatus(status).name.lower()))
@@ -157,10 +157,10 @@ def _error_type(status: int) -> str:
 
 
 def _param(location: Sequence[str | int], body: Any) -> str | None:
-    """('body', 'messages', 0, 'content', 'str') as 'messages[0].content'; None when no field is meant.
+    """('body', 'messages', 0, 'content', 'str') as 'messages[0].content'; None if it names no field.
 
-    Steps that are not in the body are pydantic's own (the member of a union, a list made of a single value) and are
-    left out.
+    Steps that are not in the body come from pydantic (a union's member, a list around a single value), and are left
+    out.
     """
     source, *steps = location
     if source != "body":
@@ -175,5 +175,5 @@ def _param(location: Sequence[str | int], body: Any) -> str | None:
 
 
 def _printable(text: str) -> str:
-    """Bounded and encodable, whatever a client put into a field's name."""
+    """Limited in length and encodable, whatever characters a client put into a field's name."""
     return text.encode(errors="replace").decode()[:_LONGEST_MESSAGE_CHARS]

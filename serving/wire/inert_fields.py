@@ -1,7 +1,7 @@
-"""Request fields that osd does not implement, and the values of them that ask for nothing.
+"""Request fields that osd does not implement, and the values of them that have no effect.
 
-Clients send many such fields with their defaults. A value that changes nothing is accepted; any other is refused by
-name, never ignored. The fields are those of OpenAI's API and of vLLM's `openai` protocol files.
+Many clients send such fields with their default values. A value without effect is accepted; any other is refused by
+name, never silently ignored. The fields are those of OpenAI's API and of vLLM's `openai` protocol files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 UNSUPPORTED = "unsupported"
-"""The type of the validation error."""
+"""The `type` of the validation error."""
 
 
 class NoEffect:
@@ -25,15 +25,15 @@ class NoEffect:
 
     @property
     def accepted(self) -> str:
-        """The listed values as JSON, for messages and documentation."""
+        """The accepted values as JSON, for messages and documentation."""
         return " or ".join(json.dumps(value) for value in self.values)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Equality with one of the values is all there is to check."""
+        """Validate by comparing with the accepted values."""
         return core_schema.no_info_plain_validator_function(self._check)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """OpenAPI lists the accepted values."""
+        """List the accepted values in the OpenAPI schema."""
         return {"enum": [None, *self.values], "description": "Not implemented: these values change nothing."}
 
     def _check(self, value: Any) -> None:
@@ -44,7 +44,7 @@ class NoEffect:
 
 
 def _is_same(value: Any, accepted: Any) -> bool:
-    """Equal in JSON, where 1 is 1.0 but not true."""
+    """Equality in JSON, where 1 equals 1.0 but not true."""
     return bool(value == accepted) and isinstance(value, bool) == isinstance(accepted, bool)
 
 
@@ -52,7 +52,7 @@ Unsupported = Annotated[None, NoEffect()]
 
 
 class WireModel(BaseModel):
-    """A JSON object of a request: unknown fields are refused, types are not coerced, null is absent."""
+    """A JSON object in a request: unknown fields are refused, types are not coerced, null means absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -65,7 +65,7 @@ class WireModel(BaseModel):
 
 
 class InertGeneration(WireModel):
-    """Of chat and plain completions."""
+    """Fields of chat and of plain completions."""
 
     # OpenAI
     logit_bias: Annotated[None, NoEffect({})] = None
@@ -115,7 +115,7 @@ class InertGeneration(WireModel):
 
 
 class InertChat(WireModel):
-    """Of chat completions only."""
+    """Fields of chat completions only."""
 
     # OpenAI
     audio: Unsupported = None
@@ -143,7 +143,7 @@ class InertChat(WireModel):
 
 
 class InertCompletion(WireModel):
-    """Of plain completions only."""
+    """Fields of plain completions only."""
 
     add_special_tokens: Annotated[None, NoEffect(True)] = None
     echo: Annotated[None, NoEffect(False)] = None
@@ -152,7 +152,7 @@ class InertCompletion(WireModel):
 
 
 class InertMessage(WireModel):
-    """Of one message of a conversation: an answer that is sent back as it came holds these."""
+    """Fields of one message; clients that send an answer back unchanged include these."""
 
     annotations: Annotated[None, NoEffect([])] = None
     audio: Unsupported = None

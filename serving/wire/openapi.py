@@ -1,4 +1,4 @@
-"""The OpenAPI schema: what FastAPI cannot know of what is sent."""
+"""Additions to FastAPI's OpenAPI schema: errors, streams and security schemes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ API_KEY, ADMIN_TOKEN, ADMIN_SESSION = "ApiKey", "AdminToken", "AdminSession"
 Responses = dict[int | str, dict[str, Any]]
 
 _NAMED = (ErrorAnswer, ChatCompletionChunk, CompletionChunk)
-"""Models that responses refer to by name only."""
+"""Models that responses only refer to by name."""
 _REF = "#/components/schemas/{model}"
 _SECURITY_SCHEMES = {
     API_KEY: {"type": "http", "scheme": "bearer", "description": "One of those in server.api_keys_sha256."},
@@ -48,7 +48,7 @@ _HEADERS = {
 
 
 def errors(*statuses: int) -> Responses:
-    """For `responses=` of a router or a route."""
+    """Error answers for `responses=` of a router or a route."""
     return {
         status: {
             "description": _MEANINGS[status],
@@ -60,13 +60,13 @@ def errors(*statuses: int) -> Responses:
 
 
 def whole_or_streamed(whole: type, chunk: type) -> Responses:
-    """A 200 that is JSON, or events where the request asks for a stream."""
+    """A 200 answer that is JSON, or an event stream if the request asks for one."""
     events = {"text/event-stream": {"schema": {"$ref": _REF.format(model=chunk.__name__)}}}
     return {200: {"model": whole, "content": events}}
 
 
 class Api(FastAPI):
-    """FastAPI whose schema knows errors, events and how to sign in, and lists no 422, which is never sent."""
+    """FastAPI with errors, event streams and security schemes in its schema, and without 422, which is never sent."""
 
     _is_amended = False
 
@@ -75,7 +75,7 @@ class Api(FastAPI):
         self.config = config
 
     def openapi(self) -> dict[str, Any]:
-        """The schema, made once."""
+        """The schema; built once."""
         schema = super().openapi()
         if not self._is_amended:
             self._is_amended = True

@@ -1,4 +1,4 @@
-"""What all request bodies share: strictness, and the fields that shape sampling."""
+"""The base of both request bodies: strict parsing, and the fields that they share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_CHOICES = 128
 def _utf8(text: str) -> str:
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no tokenizer reads
+    except UnicodeEncodeError as error:  # JSON can encode an unpaired surrogate, which tokenizers reject
         raise ValueError("the text holds an unpaired surrogate") from error
     return text
 
@@ -34,12 +34,12 @@ class StreamOptions(WireModel):
 
     @property
     def asks_for_something(self) -> bool:
-        """False for options that leave a stream as it is without them."""
+        """False if all options have their default values."""
         return self.include_usage or self.continuous_usage_stats
 
 
 class OsdOptions(WireModel):
-    """The `osd` object of a request: what OpenAI's API has no field for."""
+    """The `osd` object of a request: options that OpenAI's API has no field for."""
 
     domain: str = Field(
         default="default",
@@ -63,7 +63,7 @@ Stop = Annotated[
 
 
 class ResponseFormat(WireModel):
-    """Only plain text."""
+    """The response format; only plain text is supported."""
 
     type: Literal["text"]
 
@@ -72,7 +72,7 @@ Label = Annotated[str | None, Field(description="Accepted and not used.")]
 
 
 class GenerationFields(InertGeneration):
-    """The fields that chat and plain completions have in common.
+    """The fields that chat and plain completions share.
 
     `store` defaults to true, unlike OpenAI's: osd learns from its traffic. With `"store": false` nothing of the query
     is recorded but counters.

@@ -9,7 +9,7 @@ from osd.records.query import QueryStats
 
 
 def counts(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """What `usage` holds while an answer is under way."""
+    """The `usage` field while an answer is in progress."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -18,9 +18,9 @@ def counts(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def usage(prompt_tokens: int, stats: Sequence[QueryStats]) -> dict[str, Any]:
-    """Token counts in the OpenAI shape. A prompt counts once, however many choices it has.
+    """Token counts in OpenAI's shape. A prompt counts once, however many choices it has.
 
-    `cached_tokens` are those of the prompt that no choice had to have read, as earlier queries began with them.
+    `cached_tokens` are the prompt tokens that no choice had to prefill: earlier queries left them in the KV cache.
     """
     completion_tokens = sum(one.output_tokens for one in stats)
     read_tokens = sum(one.prompt_tokens - one.reused_tokens for one in stats)
@@ -29,10 +29,10 @@ def usage(prompt_tokens: int, stats: Sequence[QueryStats]) -> dict[str, Any]:
 
 
 def osd_field(stats: Sequence[QueryStats]) -> dict[str, Any]:
-    """What speculation did for this answer, summed over its choices; a ratio of nothing is null.
+    """The `osd` field: speculation in this answer, summed over its choices; ratios with denominator 0 are null.
 
     acceptance rate = accepted / proposed; acceptance length = committed / rounds, which counts the recovered or bonus
-    token of each round. `drafter_version` is the one that proposed last, in the choice that finished last.
+    token of each round. `drafter_version` is the version that proposed last, in the choice that finished last.
     """
     rounds = sum(one.rounds for one in stats)
     proposed = sum(one.proposed for one in stats)

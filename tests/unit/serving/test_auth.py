@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from osd.config.settings import ConfigError, load_config
-from serving.admin.gate import SESSION_S, AdminGate
+from serving.admin.sign_in import SESSION_S, AdminSignIn
 from serving.guards.api_keys import ApiKeys
 from serving.guards.wrong_secrets import WrongSecrets
 from serving.wire.errors import ApiError
@@ -67,12 +67,12 @@ async def test_without_an_admin_token_the_admin_api_is_shut() -> None:
 
 def test_sessions_end() -> None:
     now_s = 0.0
-    gate = AdminGate(digest(TOKEN), clock_s=lambda: now_s)
-    session = gate.open_session()
-    assert gate.has_session(session)
-    assert not gate.has_session("") and not gate.has_session(session + "x")
+    sign_in = AdminSignIn(digest(TOKEN), clock_s=lambda: now_s)
+    session = sign_in.open_session()
+    assert sign_in.has_session(session)
+    assert not sign_in.has_session("") and not sign_in.has_session(session + "x")
     now_s = SESSION_S + 1.0
-    assert not gate.has_session(session)
+    assert not sign_in.has_session(session)
 
 
 class Waiting:
@@ -88,9 +88,9 @@ class Waiting:
 
 def guarded(waiting: Waiting) -> dict[str, Callable[[str, str], Awaitable[None]]]:
     """Both kinds of secret, with the same right one: check(secret, peer)."""
-    gate = AdminGate(digest(TOKEN), wrong=WrongSecrets(lambda: waiting.now_s, waiting.sleep))
+    sign_in = AdminSignIn(digest(TOKEN), wrong=WrongSecrets(lambda: waiting.now_s, waiting.sleep))
     keys = ApiKeys([digest(TOKEN)], wrong=WrongSecrets(lambda: waiting.now_s, waiting.sleep))
-    return {"admin": gate.check_token, "api_key": lambda secret, peer: keys.check(f"Bearer {secret}", peer)}
+    return {"admin": sign_in.check_token, "api_key": lambda secret, peer: keys.check(f"Bearer {secret}", peer)}
 
 
 @pytest.mark.parametrize("kind", ["admin", "api_key"])

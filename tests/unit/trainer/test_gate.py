@@ -9,7 +9,7 @@ from tests.kit.trainer_fakes import VOCAB_TOKENS, feature_student, make_outcome,
 from trainer.acceptance import chain_sums, position_acceptance
 from trainer.batches import make_batches
 from trainer.examples import make_examples
-from trainer.gate import Measurement, judge, measure
+from trainer.gate import Measurement, decide, measure
 from trainer.losses import Teacher
 
 
@@ -75,15 +75,15 @@ def test_training_raises_held_out_acceptance_and_only_a_better_candidate_is_publ
     after = measure(student, batches)
     assert after.acceptance > before.acceptance + 0.3 and after.num_positions == 12
     assert len(after.acceptance_by_depth) == 2
-    better = judge(after, before, margin=0.005, num_records=3)
+    better = decide(after, before, margin=0.005, num_records=3)
     assert better.published and better.figures["published"] == 1.0
     assert better.figures["depth_1"] == better.figures["candidate"] == after.acceptance
     assert better.figures["serving"] == before.acceptance and better.figures["records"] == 3.0
-    assert not judge(before, after, margin=0.005, num_records=3).published
+    assert not decide(before, after, margin=0.005, num_records=3).published
 
 
 def test_the_margin_must_be_reached() -> None:
     serving = Measurement((0.5,), 100)
-    assert not judge(Measurement((0.5,), 100), serving, margin=0.005, num_records=4).published
-    assert not judge(Measurement((0.504,), 100), serving, margin=0.005, num_records=4).published
-    assert judge(Measurement((0.506,), 100), serving, margin=0.005, num_records=4).published
+    assert not decide(Measurement((0.5,), 100), serving, margin=0.005, num_records=4).published
+    assert not decide(Measurement((0.504,), 100), serving, margin=0.005, num_records=4).published
+    assert decide(Measurement((0.506,), 100), serving, margin=0.005, num_records=4).published

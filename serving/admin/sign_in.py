@@ -1,4 +1,4 @@
-"""Who may see and steer: one admin token, and the browser sessions that it opens."""
+"""Signing in to the admin page: one admin token, and the browser sessions that it opens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SESSION_S = 12 * 3600
 _MAX_SESSIONS = 64
 
 
-class AdminGate:
-    """Checks the admin token and keeps sessions, in memory: a restart signs everyone out."""
+class AdminSignIn:
+    """Checks the admin token, and keeps sessions in memory, so a restart signs everyone out."""
 
     def __init__(
         self, token_sha256: str, clock_s: Callable[[], float] = time.monotonic, wrong: WrongSecrets | None = None
@@ -39,7 +39,7 @@ class AdminGate:
             raise await self._wrong.refusal(peer, refusal)
 
     def open_session(self) -> str:
-        """A new session's secret; only its hash is kept."""
+        """Open a session; returns its secret, of which only the hash is stored."""
         session = secrets.token_urlsafe(32)
         self._sessions[_key(session)] = self._clock_s() + SESSION_S
         while len(self._sessions) > _MAX_SESSIONS:
@@ -47,11 +47,11 @@ class AdminGate:
         return session
 
     def has_session(self, session: str) -> bool:
-        """True while the session lasts."""
+        """Whether this secret belongs to a session that has not expired."""
         return self._sessions.get(_key(session), 0.0) > self._clock_s()
 
     def close_session(self, session: str) -> None:
-        """Sign out."""
+        """End a session."""
         self._sessions.pop(_key(session), None)
 
 

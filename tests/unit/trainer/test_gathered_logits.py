@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer import named_logits
-from trainer.named_logits import LOG_ZERO, name_logits
+from trainer import gathered_logits
+from trainer.gathered_logits import LOG_ZERO, gather_logits
 
 N, R, K = 23, 40, 5
 
@@ -24,7 +24,7 @@ def _plain(logits_NR: Tensor, slots_NK: Tensor, slots_N1: Tensor) -> tuple[Tenso
 def test_values_and_gradients_are_those_of_plain_torch(
     dtype: torch.dtype, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(named_logits, "_BUFFER_FLOATS", rows_at_once * R)
+    monkeypatch.setattr(gathered_logits, "_BUFFER_FLOATS", rows_at_once * R)
     generator = torch.Generator().manual_seed(rows_at_once)
     logits_NR = (3 * torch.randn(N, R, generator=generator)).to(dtype)
     slots_NK = torch.stack([torch.randperm(R, generator=generator)[:K] for _ in range(N)])
@@ -35,7 +35,7 @@ def test_values_and_gradients_are_those_of_plain_torch(
 
     gradients = []
     outputs = []
-    for function in (name_logits, _plain):
+    for function in (gather_logits, _plain):
         given_NR = logits_NR.clone().requires_grad_()
         outputs.append(function(given_NR, slots_NK, slots_N1))
         total = torch.cat([weight * output for weight, output in zip(weights, outputs[-1], strict=True)], dim=1).sum()
@@ -49,7 +49,7 @@ def test_values_and_gradients_are_those_of_plain_torch(
 def test_no_positions_are_no_error() -> None:
     logits_NR = torch.zeros((0, R), requires_grad=True)
     slots = torch.zeros((0, 1), dtype=torch.long)
-    outputs = name_logits(logits_NR, slots.expand(0, K), slots)
+    outputs = gather_logits(logits_NR, slots.expand(0, K), slots)
     assert [output.shape for output in outputs] == [(0, K), (0, 1), (0, 1)]
     (gradient,) = torch.autograd.grad(torch.cat(outputs, dim=1).sum(), logits_NR)
     assert gradient.shape == (0, R)
