@@ -162,8 +162,8 @@ def listen(host: str, port: int) -> socket.socket:
         OsdError: the port is in use, or the address is not one of this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only on sockets whose protocol is explicitly TCP. Without it, a piece of a stream waits up
-    # to 40 ms for the acknowledgement of the previous one.
+    # asyncio sets TCP_NODELAY only on sockets whose protocol is explicitly TCP. Without it, a piece of a stream waits
+    # up to 40 ms for the acknowledgement of the previous one.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
