@@ -56,6 +56,6 @@ class EngineClient(Protocol):
 
         Raises:
             UnknownVersionError: there is no such version.
-            WeightsRefusedError: it is in use, was itself rolled back, or is damaged.
+            WeightsRefusedError: it serves already, was itself rolled back, is damaged, or was refused by the engine.
         """
         ...

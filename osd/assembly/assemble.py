@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from osd.assembly.kernels import num_threads, prepare_kernels
-from osd.config.paths import spill_path, weights_dir
+from osd.config.paths import former_spill_path, spill_path, weights_dir
 from osd.config.settings import Config
 from osd.drafters.create import create_initial, open_drafter
 from osd.drafters.shipped import find_shipped
@@ -20,7 +20,7 @@ from osd.engine.engine import Engine
 from osd.engine.loop import EngineLoop
 from osd.io.outcome_stream import RedisOutcomeStream
 from osd.io.recorder import Recorder
-from osd.io.spill import SpillFile
+from osd.io.spill import SpillFile, adopt_spill
 from osd.io.weight_store import FileWeightStore
 from osd.kernels.cpu.compiling.building import Build
 from osd.loading.causal_lm import choose_device, choose_dtype, load_causal_lm
@@ -60,8 +60,10 @@ class EngineAssembly:
 
         Raises:
             UnknownVersionError: there is no such version.
-            WeightsRefusedError: it is in use, was itself rolled back, or is torn.
+            WeightsRefusedError: it serves already, was itself rolled back, is torn, or was refused by the engine.
         """
+        if self.hot_swap and (refusal := self.hot_swap.refusal(to)):
+            raise WeightsRefusedError(f"the engine refused version {to}: {refusal}")
         restored = self.store.roll_back(to=to, reason=reason)
         if self.hot_swap:
             self.hot_swap.wake()
@@ -315,5 +317,7 @@ def _open_recorder(config: Config, redis_url: str) -> Recorder:
     sink = RedisOutcomeStream(
         redis_url, outcomes.stream, max_entries=outcomes.max_entries, max_bytes=outcomes.max_bytes
     )
-    spill = SpillFile(spill_path(config.state_dir), max_bytes=outcomes.spill_bytes)
+    path = spill_path(config.state_dir, config.engine.id)
+    adopt_spill(former_spill_path(config.state_dir), path)
+    spill = SpillFile(path, max_bytes=outcomes.spill_bytes)
     return Recorder(sink, spill, queue_entries=outcomes.queue_entries)

@@ -36,6 +36,11 @@ def redis_dir(state_dir: Path) -> Path:
     return state_dir / "redis"
 
 
-def spill_path(state_dir: Path) -> Path:
-    """The file of outcomes that wait for Redis to come back."""
+def spill_path(state_dir: Path, engine_id: str) -> Path:
+    """The file of one engine's outcomes that wait for Redis to come back."""
+    return state_dir / "spill" / f"{engine_id}.spill"
+
+
+def former_spill_path(state_dir: Path) -> Path:
+    """Where they waited before engines had ids."""
     return state_dir / "outcomes.spill"

@@ -50,6 +50,11 @@ class TargetConfig(_Section):
 class EngineConfig(_Section):
     """Batching."""
 
+    id: str = Field(
+        "engine",
+        pattern="^[A-Za-z0-9._-]{1,64}$",
+        description="Names this engine in outcomes and its spill file; engines that share a state_dir need one each.",
+    )
     max_slots: int = Field(16, ge=1, description="Queries decoded at once.")
     max_waiting: int = Field(256, ge=0, description="Queries that may wait for a slot before new ones get 429.")
     prefill_chunk_tokens: int = Field(256, ge=1, description="Prompt tokens read per step, so none stalls the others.")

@@ -355,6 +355,7 @@ class Engine:
                 self.target,
                 drafter_kind=self.drafter.kind if self.drafter else "none",
                 prompt_hidden_tokens=self.config.outcomes.prompt_hidden_tokens,
+                engine_id=self.config.engine.id,
             )
             self.recorder.record(maker)
         self.counters.add_query(stats, reason)

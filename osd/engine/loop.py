@@ -64,10 +64,12 @@ class EngineLoop:
         self.call(lambda engine: self._deliver(engine.cancel(request_id)))
 
     def call(self, work: Callable[[Engine], T]) -> Future[T]:
-        """Run something on the engine's thread, between two steps."""
+        """Run something on the engine's thread, between two steps; not at all where its future is cancelled before."""
         future: Future[T] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 self._refuse_when_stopping()
                 future.set_result(work(self._engine))

@@ -15,7 +15,13 @@ from osd.records.query import QueryStats
 
 
 def outcome_maker(
-    sequence: Sequence, stats: QueryStats, target: Target, *, drafter_kind: str, prompt_hidden_tokens: int
+    sequence: Sequence,
+    stats: QueryStats,
+    target: Target,
+    *,
+    drafter_kind: str,
+    prompt_hidden_tokens: int,
+    engine_id: str,
 ) -> Callable[[], Outcome]:
     """Copy a finishing query's row now; return what makes the outcome of it later, on another thread.
 
@@ -25,6 +31,7 @@ def outcome_maker(
         target: where its hidden states are.
         drafter_kind: a `feature` drafter's outcomes carry hidden states.
         prompt_hidden_tokens: prompt positions whose hidden states are kept.
+        engine_id: see `Outcome`.
     """
     request = sequence.request
     prompt_len, num_read = len(request.prompt_ids), len(request.prompt_ids) + len(sequence.output_ids) - 1
@@ -71,6 +78,7 @@ def outcome_maker(
                 total_ms=stats.total_ms,
             ),
             finish_reason=reason,
+            engine_id=engine_id,
         )
 
     return make

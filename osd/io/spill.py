@@ -26,6 +26,19 @@ _HEADER_BYTES = len(_MAGIC) + _OFFSET.size
 _RECORD = struct.Struct("<II")
 
 
+def adopt_spill(former: Path, path: Path) -> None:
+    """Give an engine that has no spill file the one that another name was used for; of several, the first gets it."""
+    if path.exists():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        former.rename(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning("cannot take %s over: %s", former, error.strerror)
+
+
 class SpillFile:
     """A first-in-first-out file of outcomes, for one thread of one process.
 

@@ -196,7 +196,7 @@ class FileWeightStore:
     def _sound(self, number: int, current: WeightManifest) -> WeightManifest:
         manifest, _ = self.load(number)
         if number == current.number:
-            raise WeightsRefusedError(f"version {number} is the one in use")
+            raise WeightsRefusedError(f"version {number} is the latest already")
         if manifest.rolled_back:
             raise WeightsRefusedError(f"version {number} was itself rolled back: {manifest.rolled_back}")
         return manifest

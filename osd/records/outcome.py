@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
+from osd.records.drafter_id import DrafterId
+
 SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning or goes. A field that is added has a default, which stands for
+"not recorded": records without it are still read, and readers that do not know it pass over it."""
 
 # One byte an output position, in `Outcome.output_kinds`.
 ACCEPTED = ord("a")
@@ -19,8 +23,11 @@ class Round(msgspec.Struct, frozen=True, array_like=True):
     """One propose and one verify of one query."""
 
     drafter_version: int
+    """0 where nothing was proposed."""
     proposed: int
     accepted: int
+    drafter_name: str = ""
+    """Empty where nothing was proposed, and in records of before there were names: see `Outcome.drafters`."""
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -82,3 +89,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     timings: Timings = Timings()
     finish_reason: str = "stop"
+    engine_id: str = ""
+    """Of several engines that write one stream, the one that answered; empty in records of before there were ids."""
+
+    def drafters(self) -> tuple[DrafterId | None, ...]:
+        """By round, who proposed; None where nobody did."""
+        return tuple(
+            DrafterId(one.drafter_name or self.drafter_kind, one.drafter_version) if one.proposed else None
+            for one in self.rounds
+        )

@@ -44,7 +44,7 @@ class HotSwap:
         self._store, self._loop, self._on_event = store, loop, on_event
         self._poll_interval_s = poll_interval_s
         self._serving = serving
-        self._refused: set[int] = set()
+        self._refused: dict[int, str] = {}
         self._rolled_back = self._marked_versions()
         self._regression: tuple[int, str] | None = None
         self._is_asked = False
@@ -73,6 +73,10 @@ class HotSwap:
         self._is_asked = True
         self._wake.set()
 
+    def refusal(self, number: int) -> str | None:
+        """Why the engine refused a version; None where it did not."""
+        return self._refused.get(number)
+
     def check_now(self) -> None:
         """Look at the store once, in the caller's thread."""
         if (regression := self._regression) is not None:
@@ -97,7 +101,7 @@ class HotSwap:
                 watch = manifest.number > self._serving
                 self._loop.call(lambda engine: engine.load_drafter(manifest, swap_in, watch=watch)).result()
         except WeightsRefusedError as error:
-            self._refused.add(manifest.number)
+            self._refused[manifest.number] = str(error)
             self._event("refuse", f"drafter version {manifest.number} refused: {error}", version=manifest.number)
             return
         self._serving = manifest.number

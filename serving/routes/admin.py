@@ -119,5 +119,8 @@ async def resume(services: ServicesDep) -> None:
 
 @router.post("/roll_back", responses=_OF_CHANGES | errors(400, 404, 409, 503))
 async def roll_back(body: RollBackBody, services: ServicesDep) -> WeightManifest:
-    """Serve a drafter version again. 404: it does not exist; 409: it is in use, rolled back or damaged."""
+    """Serve a drafter version again.
+
+    404: it does not exist; 409: it serves already, was rolled back, is damaged or was refused by the engine.
+    """
     return await services.client.roll_back(body.to, body.reason)

@@ -33,7 +33,7 @@ _MEANINGS = {
     403: "The header X-OSD-Admin is needed beside a session's cookie.",
     404: "There is no such model or drafter version, or the route is switched off.",
     408: "The request did not arrive in time.",
-    409: "The drafter version is in use, was rolled back or is torn.",
+    409: "The drafter version serves already, was rolled back, is torn, or was refused by the engine.",
     413: "The request body is too large.",
     429: "Too many queries wait, or too many wrong keys or tokens came from this address.",
     500: "A fault of the server, whose log has the details.",

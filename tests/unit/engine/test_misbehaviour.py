@@ -247,6 +247,29 @@ def test_whoever_waits_for_a_stopping_loop_is_told(model: Any) -> None:
     assert not has_run.is_set()
 
 
+def test_a_command_that_nobody_waits_for_any_more_is_left_out(model: Any) -> None:
+    """Who awaits a command and goes away, as a client that hangs up, cancels its future; the loop lives on."""
+    loop = EngineLoop(engine_for(model), lambda deltas: None)
+    busy, go_on, done = threading.Event(), threading.Event(), []
+
+    def hold(engine: Engine) -> None:
+        busy.set()
+        go_on.wait(30)
+
+    held = loop.call(hold)
+    dropped = loop.call(lambda engine: done.append("dropped"))
+    kept = loop.call(lambda engine: done.append("kept"))
+    loop.start()
+    assert busy.wait(30)
+    assert not held.cancel(), "it runs already"
+    assert dropped.cancel()
+    go_on.set()
+    kept.result(timeout=30)
+    assert done == ["kept"]
+    assert loop.status().running == 0
+    loop.stop()
+
+
 def test_the_smallest_context_with_the_longest_speculation(model: Any) -> None:
     """What the configuration allows must start: calibration has little room here."""
     engine = engine_for(model, context_tokens=16, max_length=16, fixed_length=16, num_slots=1, calibrated=True)

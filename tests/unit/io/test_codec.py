@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osd.io.codec import OutcomeFormatError, decode, encode
+from osd.records.drafter_id import DrafterId
 from osd.records.outcome import ACCEPTED, BONUS, RECOVERED, SCHEMA_VERSION, Outcome, Round, Sampling, Timings
 from osd.records.outcome_arrays import LOWEST_LOGPROB, hidden_states, pack_hidden, pack_top_k, top_k_arrays
 from tests.kit.outcome_samples import sample_outcome
@@ -35,7 +36,7 @@ def outcomes(draw: st.DrawFn) -> Outcome:
         prompt_ids=prompt_ids,
         output_ids=output_ids,
         output_kinds=bytes(draw(st.sampled_from([ACCEPTED, RECOVERED, BONUS])) for _ in output_ids),
-        rounds=tuple(draw(st.lists(st.builds(Round, _TOKENS, _TOKENS, _TOKENS), max_size=3))),
+        rounds=tuple(draw(st.lists(st.builds(Round, _TOKENS, _TOKENS, _TOKENS, st.text()), max_size=3))),
         top_k=top_k,
         top_ids=draw(st.binary(min_size=4 * cells, max_size=4 * cells)),
         top_logprobs=draw(st.binary(min_size=2 * cells, max_size=2 * cells)),
@@ -51,6 +52,35 @@ def outcomes(draw: st.DrawFn) -> Outcome:
 @given(outcomes())
 def test_decoding_undoes_encoding(outcome: Outcome) -> None:
     assert decode(encode(outcome)) == outcome
+
+
+_OF_BEFORE = bytes.fromhex(
+    "de0013ae736368656d615f76657273696f6e01aa726571756573745f6964a3722d31a6646f6d61696ea764656661756c74a97461726765"
+    "745f6964a474696e79ac647261667465725f6b696e64a766656174757265ac637265617465645f61745f73cb41d954fc40000000aa7072"
+    "6f6d70745f696473920506aa6f75747075745f696473920001ac6f75747075745f6b696e6473c4026261a6726f756e64739193030101a5"
+    "746f705f6b01a7746f705f696473c4080000000001000000ac746f705f6c6f6770726f6273c404f1b725baab68696464656e5f73697a65"
+    "02ac68696464656e5f737461727400a668696464656ec40cc53f96be0bc0123f8bbfb3bfa873616d706c696e6786ab74656d7065726174"
+    "757265cb3ff0000000000000a5746f705f70cb3ff0000000000000a5746f705f6b00a56d696e5f70cb0000000000000000b07072657365"
+    "6e63655f70656e616c7479cb0000000000000000b16672657175656e63795f70656e616c7479cb0000000000000000a774696d696e6773"
+    "85a871756575655f6d73cb0000000000000000aa70726566696c6c5f6d73cb0000000000000000a864726166745f6d73cb000000000000"
+    "0000a97665726966795f6d73cb0000000000000000a8746f74616c5f6d73cb0000000000000000ad66696e6973685f726561736f6ea473"
+    "746f70"
+)
+"""Written before rounds named their drafter and outcomes their engine."""
+
+
+def test_a_record_of_before_drafters_had_names_is_still_read() -> None:
+    outcome = decode(_OF_BEFORE)
+    assert (outcome.output_ids, outcome.engine_id) == ((0, 1), "")
+    assert outcome.rounds == (Round(3, 1, 1),)
+    assert outcome.drafters() == (DrafterId("feature", 3),)
+
+
+def test_rounds_say_who_proposed() -> None:
+    rounds = (Round(3, 2, 1, "feature"), Round(0, 0, 0), Round(1, 4, 4, "lookup"))
+    outcome = decode(encode(msgspec.structs.replace(sample_outcome(), rounds=rounds, engine_id="left")))
+    assert outcome.drafters() == (DrafterId("feature", 3), None, DrafterId("lookup", 1))
+    assert outcome.engine_id == "left"
 
 
 @given(outcomes(), st.data())

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from osd.io.spill import SpillFile
+from osd.io.spill import SpillFile, adopt_spill
 from tests.kit.outcome_samples import sample_outcome
 
 
@@ -32,6 +32,21 @@ def test_outcomes_come_back_oldest_first_and_once(path: Path) -> None:
     _fill(spill, "a", "b", "c")
     assert list(spill.replay()) == [sample_outcome("a"), sample_outcome("b"), sample_outcome("c")]
     assert _names(spill) == []
+
+
+def test_an_engine_takes_over_the_file_of_before_engines_had_ids(path: Path) -> None:
+    former = SpillFile(path, 1 << 20)
+    _fill(former, "a", "b")
+    former.close()
+    own, another = path.with_name("one.spill"), path.parent / "deeper" / "two.spill"
+    adopt_spill(path, own)
+    adopt_spill(path, another)  # comes too late
+    assert _names(SpillFile(another, 1 << 20)) == []
+    later = SpillFile(path, 1 << 20)
+    _fill(later, "c")
+    adopt_spill(path, own)  # which it has: nothing of either is lost
+    assert _names(SpillFile(own, 1 << 20)) == ["a", "b"]
+    assert _names(later) == ["c"]
 
 
 def test_leaving_the_loop_keeps_the_outcome_in_hand(path: Path) -> None:

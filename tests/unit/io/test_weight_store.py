@@ -247,7 +247,12 @@ def test_roll_back_twice_skips_what_was_rolled_back(store: FileWeightStore) -> N
 
 @pytest.mark.parametrize(
     ("to", "reason"),
-    [(2, "the one in use"), (3, "itself rolled back: bad"), (7, "version 7"), (None, "no sound predecessor")],
+    [
+        (2, "the latest already"),
+        (3, "itself rolled back: bad"),
+        (7, "version 7"),
+        (None, "no sound predecessor"),
+    ],
 )
 def test_roll_back_to_an_unfit_version_changes_nothing(
     store: FileWeightStore, root: Path, to: int | None, reason: str

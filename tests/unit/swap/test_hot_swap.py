@@ -20,7 +20,7 @@ from osd.assembly.assemble import EngineAssembly
 from osd.config.settings import SwapConfig
 from osd.engine.loop import EngineLoop
 from osd.io.weight_store import FileWeightStore
-from osd.records.errors import UnknownVersionError
+from osd.records.errors import UnknownVersionError, WeightsRefusedError
 from osd.records.events import Event, EventKind
 from osd.records.query import Request, SamplingParams, TokenDelta
 from osd.records.version import WeightManifest
@@ -217,6 +217,19 @@ def test_an_operators_roll_back_is_served_counted_and_reported_at_once(model: An
     finally:
         service.close()
     assert service.kinds()[:2] == ["swap", "roll_back"]
+
+
+def test_an_operator_who_asks_for_a_refused_version_is_told_why(service: Service) -> None:
+    """It is the store's latest, but not what serves."""
+    service.publish(_wrong_shape(service))
+    service.watcher.check_now()
+    codec = service.loop.call(lambda engine: engine.codec).result()
+    assembly = EngineAssembly(service.loop, service.store, codec, service.watcher, None)
+    with pytest.raises(WeightsRefusedError, match="the engine refused version 2: tensor .* has shape"):
+        assembly.roll_back(2, "try again")
+    with pytest.raises(UnknownVersionError):
+        assembly.roll_back(9, "mistyped")
+    assert service.serving() == 1
 
 
 def test_a_version_that_was_rolled_back_before_it_was_swapped_in_counts_too(service: Service) -> None:
