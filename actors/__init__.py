@@ -1,1 +1,1 @@
-"""Thin Ray shells around the engine, the distiller and their supervisor; the only place that imports Ray."""
+"""Thin Ray actors around the engine, the distiller and their supervisor; the only package that imports Ray."""

@@ -1,10 +1,10 @@
-"""What serving knows of the actors: an asynchronous client of the engine that hides Ray.
+"""An asynchronous client of the engine and the other actors, which hides Ray from serving.
 
 consumes: the engine actor's long poll, one outstanding at a time
-waits for: deltas of any open query; while none is open, for one to be opened
+waits for: deltas of any open query; without open queries, for one to be opened
 is unblocked by: a delta, `generate`
-on failure: when the engine dies, open queries are submitted again to its successor with what was already delivered
-    (`resume_ids`, `resume_chars`), so their readers see a pause; when none answers in time, they get an
+on failure: when the engine dies, open queries are submitted to the restarted engine with what was already delivered
+    (`resume_ids`, `resume_chars`), so their readers see a pause; if no engine answers in time, they get an
     EngineUnavailableError
 """
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from actors.handle import ActorAwayError, ActorHandle
-from actors.memory import resident_bytes
+from actors.resident_memory import resident_bytes
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
@@ -38,14 +38,14 @@ _AWAY = (ActorAwayError, TimeoutError)
 
 @dataclass(slots=True, eq=False)
 class _OpenQuery:
-    """One query in flight, with what its reader was given."""
+    """One query in progress, with what was delivered to its reader."""
 
     request: Request
     deltas: asyncio.Queue[TokenDelta | Exception] = field(default_factory=asyncio.Queue)
     output_ids: list[int] = field(default_factory=list)
     num_chars: int = 0
     box_id: str | None = None
-    """The box that its deltas come to: which engine has it."""
+    """Id of the mailbox that receives its deltas, which tells in which engine process the query is."""
     is_submitting: bool = True
     is_finished: bool = False
 
@@ -60,7 +60,7 @@ class _OpenQuery:
 
 
 class Driver(Protocol):
-    """What the client wants of `driver_keeper.DriverKeeper`."""
+    """The part of `driver_keeper.DriverKeeper` that the client uses."""
 
     num_restarts: int
     training_paused: bool | None
@@ -75,11 +75,11 @@ class RayEngineClient:
 
     Args:
         engine: the engine actor.
-        distiller: the distiller actor; None when nothing is trained.
+        distiller: the distiller actor; None if training is off.
         supervisor: the supervisor actor.
-        driver: what starts Ray anew when it dies; None where somebody else does.
-        give_up_s: how long open queries wait for a dead engine's successor.
-        processes: further processes whose resident bytes `status` reports: how to find their ids, by name.
+        driver: restarts Ray when it dies; None in a Ray that others manage.
+        give_up_s: how long open queries wait for a restarted engine.
+        processes: further processes whose resident memory `status` reports: name to a function that returns the id.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class RayEngineClient:
         self._opened = asyncio.Event()
         self._box_id: str | None = None
         self._num_received = 0
-        """Deltas had from that box."""
+        """Number of deltas received from that mailbox."""
         self._poller: asyncio.Task[None] | None = None
         self._cancels: set[asyncio.Task[None]] = set()
 
     async def generate(self, request: Request) -> AsyncGenerator[TokenDelta, None]:
-        """Stream one query's answer (see `serving.engine_client`)."""
+        """Stream one query's answer (see `serving.engine_client.EngineClient`)."""
         if self._poller is None:
             self._poller = asyncio.create_task(self._poll_forever())
         query = self._open[request.request_id] = _OpenQuery(request)
@@ -128,7 +128,7 @@ class RayEngineClient:
                 task.add_done_callback(self._cancels.discard)
 
     async def status(self) -> ServiceStatus:
-        """A snapshot; parts that are away are None."""
+        """A snapshot; parts whose actor does not answer are None."""
         engine, trainer, restarts, actors = await asyncio.gather(
             _or_none(_ask(self._engine, "status")),
             _or_none(_ask(self._distiller, "status")) if self._distiller else _untrained(),
@@ -153,35 +153,35 @@ class RayEngineClient:
         return merged[-limit:]
 
     async def history(self, limit: int) -> list[AcceptancePoint]:
-        """The newest finished queries, oldest first."""
-        points: list[AcceptancePoint] = await _demand(self._engine, "history", limit)
+        """Acceptance of the newest finished queries, oldest first."""
+        points: list[AcceptancePoint] = await _require(self._engine, "history", limit)
         return points
 
     async def versions(self) -> list[WeightManifest]:
         """Every drafter version, oldest first."""
-        versions: list[WeightManifest] = await _demand(self._engine, "versions")
+        versions: list[WeightManifest] = await _require(self._engine, "versions")
         return versions
 
     async def pause_training(self) -> None:
-        """Stop training until resumed; also across a restart of the distiller, or of all of Ray."""
+        """Stop training until it is resumed, also across restarts of the distiller or of all of Ray."""
         await self._set_training_paused(True)
 
     async def resume_training(self) -> None:
-        """Train again."""
+        """Resume training."""
         await self._set_training_paused(False)
 
     async def roll_back(self, to: int, reason: str) -> WeightManifest:
         """Serve drafter version `to` again."""
-        restored: WeightManifest = await _demand(self._engine, "roll_back", to, reason)
+        restored: WeightManifest = await _require(self._engine, "roll_back", to, reason)
         return restored
 
     async def _set_training_paused(self, paused: bool) -> None:
-        await _demand(self._supervisor, "set_training_paused", paused)
+        await _require(self._supervisor, "set_training_paused", paused)
         if self._driver:
             self._driver.training_paused = paused
 
     async def _submit(self, query: _OpenQuery) -> None:
-        """Hand a new query to the engine; if that dies at this moment, the poller submits it to the next one."""
+        """Submit a new query to the engine; if the engine dies meanwhile, the poller submits the query again."""
         try:
             query.box_id = await _ask(self._engine, "submit", self._client_id, query.request, timeout_s=None)
         except _AWAY as error:
@@ -198,8 +198,8 @@ class RayEngineClient:
             if not self._open:
                 self._opened.clear()
                 await self._opened.wait()
-                away_since_s = None  # nobody has looked since
-            wait_s = _RETRY_S if self._homeless() else _POLL_S
+                away_since_s = None  # the engine was not asked while there was no query
+            wait_s = _RETRY_S if self._orphaned() else _POLL_S
             try:
                 box_id, deltas = await _ask(
                     self._engine,
@@ -224,10 +224,10 @@ class RayEngineClient:
             else:
                 away_since_s = None
                 self._take(box_id, deltas)
-                await asyncio.gather(*map(self._submit_again, self._homeless()))
+                await asyncio.gather(*map(self._submit_again, self._orphaned()))
 
     def _take(self, box_id: str, deltas: list[TokenDelta]) -> None:
-        """Hand deltas to their readers."""
+        """Hand deltas to their queries' readers."""
         if box_id != self._box_id:
             self._box_id, self._num_received = box_id, 0
         self._num_received += len(deltas)
@@ -235,7 +235,7 @@ class RayEngineClient:
             if query := self._open.get(delta.request_id):
                 query.take(delta)
 
-    def _homeless(self) -> list[_OpenQuery]:
+    def _orphaned(self) -> list[_OpenQuery]:
         """Queries that live, but not in our present box."""
         return [
             query
@@ -244,7 +244,7 @@ class RayEngineClient:
         ]
 
     async def _submit_again(self, query: _OpenQuery) -> None:
-        """Go on with a query on another engine; while that has no room, the poller comes back to it."""
+        """Resume a query on a restarted engine; while its queue is full, the poller tries again."""
         try:
             query.box_id = await _ask(self._engine, "submit", self._client_id, query.resumed())
         except (*_AWAY, QueueFullError) as error:
@@ -263,18 +263,18 @@ class RayEngineClient:
         query.deltas.put_nowait(error)
 
     async def _cancel(self, request_id: str) -> None:
-        with contextlib.suppress(Exception):  # a dead engine holds no queries
+        with contextlib.suppress(Exception):  # a dead engine has no query to cancel
             await _ask(self._engine, "cancel", request_id)
 
 
 async def _ask(actor: ActorHandle, method: str, *args: Any, timeout_s: float | None = _ASK_TIMEOUT_S) -> Any:
-    """Call an actor; raises what its method raises, ActorAwayError, and TimeoutError."""
+    """Call an actor. Raises what its method raises, ActorAwayError, or TimeoutError."""
     async with asyncio.timeout(timeout_s):
         return await asyncio.wrap_future(actor.call(method, *args))
 
 
-async def _demand(actor: ActorHandle, method: str, *args: Any) -> Any:
-    """The same for what cannot be done without."""
+async def _require(actor: ActorHandle, method: str, *args: Any) -> Any:
+    """Call an actor whose answer is required: EngineUnavailableError if it cannot be reached."""
     try:
         return await _ask(actor, method, *args)
     except _AWAY as error:
@@ -282,7 +282,7 @@ async def _demand(actor: ActorHandle, method: str, *args: Any) -> Any:
 
 
 async def _or_none(answer: Awaitable[T]) -> T | None:
-    """None where an actor is away: a status page shows what there is."""
+    """The answer, or None if the call fails: a status page shows what is available."""
     try:
         return await answer
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The distiller actor: the trainer in a process of the lowest priority. A shell; the work is in `trainer`."""
+"""The distiller actor: runs the trainer of `trainer/` in a process of the lowest priority."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ASK_INTERVAL_S = 0.5
 _GIVE_BACK_EVERY = 20
-"""Questions: ten seconds."""
+"""In polls of the engine, that is, every ten seconds."""
 _ASK_TIMEOUT_S = 10.0
 _RETRY_S = 2.0
 
@@ -34,15 +34,15 @@ class DistillerActor:
     """Trains while the engine has compute to spare.
 
     Args:
-        config: everything.
-        redis_url: where outcomes come from.
-        names: of the engine, which is asked how busy it is (a few times a second, never by the training thread), and
-            of the supervisor, which knows whether the operator paused training.
+        config: the whole configuration.
+        redis_url: the Redis of the outcome stream.
+        names: of the engine, which is polled for its utilisation (a few times a second, never by the training thread),
+            and of the supervisor, which knows whether the operator paused training.
     """
 
     def __init__(self, config: Config, redis_url: str, names: ActorNames) -> None:
         lower_priority(config.trainer.nice)
-        # Hardly two batches have one shape: what oneDNN would keep for each is never used again.
+        # Few batches have the same shape, so oneDNN's cached primitives (one per shape) would rarely be used again.
         os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
         self._config, self._redis_url, self._names = config, redis_url, names
         self._events = EventLog()
@@ -56,13 +56,13 @@ class DistillerActor:
             thread.start()
 
     def status(self) -> TrainerStatus:
-        """A snapshot."""
+        """A snapshot of the trainer's status."""
         if self._trainer is None:
             return TrainerStatus(state="waiting_for_data", message=self._problem or "starting")
         return self._trainer.status()
 
     def set_paused(self, paused: bool) -> None:
-        """Pause or resume, as the operator wants it; from a start on, `_watch` asks the supervisor for that."""
+        """Pause or resume training. After a restart, `_watch` asks the supervisor for the operator's last choice."""
         self._paused = paused
         if self._trainer is not None:
             (self._trainer.pause if paused else self._trainer.resume)()
@@ -72,11 +72,11 @@ class DistillerActor:
         return self._events.newest(limit)
 
     def ping(self) -> int:
-        """The process id."""
+        """This process's id."""
         return os.getpid()
 
     def close(self) -> None:
-        """Stop training after the step in progress, and leave a checkpoint."""
+        """Stop training after the current step, and save a checkpoint."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -85,11 +85,11 @@ class DistillerActor:
         return leaves_room(self._utilisation, self._config.trainer)
 
     def _watch(self) -> None:
-        """Know how busy the engine is and what the operator wants.
+        """Poll the engine's utilisation, and the supervisor for whether training is paused.
 
-        waits for: the interval between two questions
+        waits for: the interval between two polls
         is unblocked by: `close`
-        on failure: an engine that does not answer is loading or overloaded, so nothing is trained meanwhile
+        on failure: an engine that does not answer is loading or overloaded, so training stops meanwhile
         """
         for number in count():
             if self._stop.is_set():
@@ -102,12 +102,12 @@ class DistillerActor:
                 if paused != self._paused:
                     self.set_paused(paused)
                 self._utilisation = ray.get(engine.utilisation.remote(), timeout=_ASK_TIMEOUT_S)
-            except Exception:  # noqa: BLE001 - Ray raises many kinds while an actor restarts
+            except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
                 self._utilisation = 1.0
             self._stop.wait(_ASK_INTERVAL_S)
 
     def _train(self) -> None:
-        """Build the trainer, trying again until it works, and run it."""
+        """Build the trainer, retrying until that works, and run it."""
         import torch
 
         torch.set_num_threads(self._config.trainer.threads)

@@ -1,11 +1,11 @@
-"""The Ray driver, a program of its own: `python -m actors.driver FD`, started by `driver_process.py`.
+"""The Ray driver, a separate process: `python -m actors.driver FD`, started by `driver_process.py`.
 
-Ray ends its driver's process when Ray's own processes die, so the driver is not the process that holds the clients'
-connections. It starts or joins Ray, creates the actors, and carries calls and answers between the pipe and them.
+Ray ends the driver's process when Ray's own processes die, so the driver must not be the process that holds the
+clients' connections. It starts or joins Ray, creates the actors, and forwards calls and answers.
 
-waits for: the server's calls
-is unblocked by: a call; the end of the pipe, which means that the server closed it or died: then everything is stopped
-on failure: it tells the reason and ends, and whoever started it kills what is left of its session
+waits for: calls from the server
+is unblocked by: a call, or the end of the pipe, which means that the server closed it or died; then it stops everything
+on failure: it sends the reason and ends; the process that started it kills what is left of its session
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from osd.records.reason import reason
 
 _CHECK_S = 0.2
 _VITAL = ("gcs_server", "raylet")
-"""Without either of these processes a Ray is dead."""
+"""Ray cannot work without these processes."""
 
 
 def main() -> None:
     """Run until the server closes the pipe."""
     end = socket.socket(fileno=int(sys.argv[1]))
-    end.set_inheritable(False)  # else Ray's processes would hold it open
+    end.set_inheritable(False)  # else Ray's processes would inherit it and keep it open
     link = Link(end)
     started = threading.Event()
     threading.Thread(target=end_with_server, args=(os.getppid(), started), daemon=True).start()
@@ -62,7 +62,7 @@ def main() -> None:
         with suppress(OSError):
             link.send(Ended(str(error)))
     except (EOFError, ConnectionError):
-        pass  # the server has gone
+        pass  # the server is gone
     except Exception as error:
         with suppress(OSError):
             link.send(Ended(f"{type(error).__name__}: {reason(error)}"))
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def end_with_server(server: int, started: threading.Event) -> None:
-    """End this session if the server dies while nobody reads the pipe: loading may take minutes."""
+    """End this session if the server dies while nothing reads the pipe, since loading may take minutes."""
     while not started.wait(_CHECK_S):
         if os.getppid() != server:
             kill_session(os.getsid(0))
@@ -78,7 +78,7 @@ def end_with_server(server: int, started: threading.Event) -> None:
 
 
 def watch_ray(link: Link, stack: ExitStack) -> None:
-    """End this process as soon as a process dies that Ray cannot do without: Ray itself would take a minute to."""
+    """End this process as soon as one of Ray's vital processes dies; Ray itself takes a minute to notice."""
     vital = {child.name(): child for child in psutil.Process().children() if child.name() in _VITAL}
     stopping = threading.Event()
     watcher = threading.Thread(target=_watch, args=(link, vital, stopping), name="osd-watch-ray", daemon=True)
@@ -99,12 +99,12 @@ def _watch(link: Link, vital: dict[str, psutil.Process], stopping: threading.Eve
 def _is_dead(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # it went between the two questions
+    except psutil.NoSuchProcess:  # it ended between the two calls
         return True
 
 
 def carry_calls(link: Link, actors: dict[str, ActorHandle]) -> None:
-    """Carry calls to the actors and their answers back, until the pipe ends."""
+    """Forward calls to the actors and answers back, until the pipe ends."""
     while True:
         try:
             call: Call = link.receive()
@@ -116,12 +116,12 @@ def carry_calls(link: Link, actors: dict[str, ActorHandle]) -> None:
 def _answer(link: Link, number: int, done: Future[object]) -> None:
     error = done.exception()
     answer = Answer(number, None if error else done.result(), _portable(error) if error else None)
-    with suppress(OSError):  # the server has gone
+    with suppress(OSError):  # the server is gone
         link.send(answer)
 
 
 def _portable(error: BaseException) -> BaseException:
-    """An error as it arrives at the other end: itself, or its text where it cannot be pickled and read again."""
+    """The error if it can be pickled and unpickled, else an error with its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

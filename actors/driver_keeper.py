@@ -1,10 +1,10 @@
 """Keeps a Ray driver running, and calls actors through it.
 
-consumes: what the driver's process sends
-waits for: that; after a failed start, the pause before the next one
-is unblocked by: a message; the process's end; `close`
-on failure: when the process ends, open calls fail with ActorAwayError, what is left of Ray is killed, and everything
-    is started anew, for as long as it takes, with growing pauses; only the first start is not repeated
+consumes: messages from the driver's process
+waits for: a message; after a failed start, the pause before the next one
+is unblocked by: a message, the end of the process, `close`
+on failure: when the process ends, open calls fail with ActorAwayError, the rest of Ray is killed, and everything is
+    started again, with growing pauses and without limit; only a failure of the first start is final
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _log = logging.getLogger(__name__)
 _MIN_PAUSE_S = 0.5
 _MAX_PAUSE_S = 60.0
 _CLOSE_S = 25.0
-"""Three actors get five seconds each to bring to safety what they have; Ray ends after them."""
+"""Each of the three actors has five seconds to save its state; then Ray stops."""
 Progress = Callable[[str, float], None]
 
 
 class DriverKeeper:
-    """Starts the driver's process, and starts it again when it ends.
+    """Starts the driver's process, and restarts it when it ends.
 
     Args:
-        config: everything.
-        redis_url: where outcomes go.
-        start_process: starts the process.
+        config: the whole configuration.
+        redis_url: the Redis of the outcome stream.
+        start_process: starts the driver's process.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class DriverKeeper:
         self._config, self._redis_url, self._start_process = config, redis_url, start_process
         self._events = EventLog()
         self._lock = threading.Lock()
-        """Of the next four."""
+        """Guards the next four attributes."""
         self._process: DriverProcess | None = None
         self._is_up = False
         self._open: dict[int, Future[Any]] = {}
@@ -62,10 +62,10 @@ class DriverKeeper:
         self._thread = threading.Thread(target=self._run, name="osd-driver-keeper", daemon=True)
         self.num_restarts = 0
         self.training_paused: bool | None = None
-        """What the operator wants: told to the actors of the next start."""
+        """The operator's last choice, passed to the actors at the next start."""
 
     def start(self, on_progress: Progress) -> EngineStatus:
-        """Start Ray and the actors, and wait until the engine serves; returns its status.
+        """Start Ray and the actors, and wait until the engine serves; returns the engine's status.
 
         Raises:
             OsdError: one line that says what is wrong and what to do.
@@ -75,7 +75,7 @@ class DriverKeeper:
         return self._first.result()
 
     def close(self) -> None:
-        """Stop the actors, Ray if it is ours, and the process."""
+        """Stop the actors, Ray if osd started it, and the driver's process."""
         self._stopping.set()
         with self._lock:
             if self._process is not None:
@@ -85,7 +85,7 @@ class DriverKeeper:
 
     @property
     def pid(self) -> int | None:
-        """The driver's process id; None between two."""
+        """The driver's process id; None while there is no driver."""
         process = self._process
         return process.pid if process else None
 
@@ -94,7 +94,7 @@ class DriverKeeper:
         return self._events.newest(limit)
 
     def handle(self, actor: str) -> ActorHandle:
-        """Calls an actor ("engine", "distiller" or "supervisor"), also across restarts."""
+        """A handle to an actor ("engine", "distiller" or "supervisor") that stays valid across restarts."""
         return _Handle(partial(self._call, actor))
 
     def _call(self, actor: str, method: str, *args: Any) -> Future[Any]:
@@ -105,23 +105,23 @@ class DriverKeeper:
                 answer.set_exception(ActorAwayError("Ray is being started"))
                 return answer
             self._open[number] = answer
-        answer.add_done_callback(lambda _: self._forget(number))  # also when who asked has given up
-        with suppress(OSError):  # it has ended, or is stuck: then the link ends, and `_leave` settles the call
+        answer.add_done_callback(lambda _: self._forget(number))  # also if the caller cancelled it
+        with suppress(OSError):  # the driver ended or hangs; then the link ends, and the call fails as an open one
             process.link.send(Call(number, actor, method, args))
         return answer
 
     def _run(self) -> None:
         try:
-            self._keep()
+            self._restart_forever()
         except BaseException as error:
             if self._first.done():
                 raise
-            self._first.set_exception(error)  # `start` waits for it: SystemExit, say, where nobody reads the progress
+            self._first.set_exception(error)  # raised by `start`, for instance SystemExit from the progress callback
 
-    def _keep(self) -> None:
+    def _restart_forever(self) -> None:
         pause_s = _MIN_PAUSE_S
         while not self._stopping.is_set():
-            reason, was_up = self._live()
+            reason, was_up = self._run_process()
             if self._stopping.is_set():
                 break
             if not self._first.done():
@@ -130,16 +130,16 @@ class DriverKeeper:
             if was_up:
                 self.num_restarts += 1
                 pause_s = _MIN_PAUSE_S
-                self._tell("restart", f"Ray is started again, and the actors with it: {reason}", actor="ray")
+                self._emit("restart", f"Ray is started again, and the actors with it: {reason}", actor="ray")
             else:
-                self._tell("error", f"Ray cannot be started again: {reason}; next try in {pause_s:g} s", actor="ray")
+                self._emit("error", f"Ray cannot be started again: {reason}; next try in {pause_s:g} s", actor="ray")
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, _MAX_PAUSE_S)
         if not self._first.done():
             self._first.set_exception(OsdError("stopped while starting"))
 
-    def _live(self) -> tuple[str, bool]:
-        """One life of the process: (why it ended, whether it had served)."""
+    def _run_process(self) -> tuple[str, bool]:
+        """Run one driver process to its end: (why it ended, whether its engine had served)."""
         was_up, reason = False, "Ray's driver ended without a word"
         try:
             process = self._start_process(Order(self._config, self._redis_url, self.training_paused))
@@ -151,7 +151,7 @@ class DriverKeeper:
             while not self._stopping.is_set():
                 message = process.link.receive()
                 if isinstance(message, Answer):
-                    self._settle(message)
+                    self._resolve(message)
                 elif isinstance(message, Ready):
                     was_up = self._serve(message.engine)
                 elif isinstance(message, Stage) and not self._first.done():
@@ -160,12 +160,12 @@ class DriverKeeper:
                     reason = message.reason
         except EOFError:
             pass
-        except Exception as error:  # a message that cannot be read: the next driver may do better
+        except Exception as error:  # an unreadable message; a new driver may work
             _log.exception("Ray's driver is not understood")
             reason = f"Ray's driver is not understood: {error}"
         finally:
-            self._leave()
-            # One that served may have something to bring to safety, unless its Ray is dead.
+            self._fail_open_calls()
+            # At `close`, actors that have served may have state to save; in a Ray that died nothing can be saved.
             process.close(_CLOSE_S if was_up and self._stopping.is_set() else 0.0)
             with self._lock:
                 self._process = None
@@ -175,16 +175,16 @@ class DriverKeeper:
         with self._lock:
             self._is_up = True
         if self._first.done():
-            self._tell("restart", f"Ray and the actors are back (restart {self.num_restarts})", actor="ray")
+            self._emit("restart", f"Ray and the actors are back (restart {self.num_restarts})", actor="ray")
         else:
             self._first.set_result(engine)
         return True
 
-    def _settle(self, answer: Answer) -> None:
+    def _resolve(self, answer: Answer) -> None:
         with self._lock:
             future = self._open.get(answer.number)
         if future is None or not future.set_running_or_notify_cancel():
-            return  # who asked has gone
+            return  # the caller cancelled it
         if answer.error is None:
             future.set_result(answer.value)
         else:
@@ -194,8 +194,8 @@ class DriverKeeper:
         with self._lock:
             self._open.pop(number, None)
 
-    def _leave(self) -> None:
-        """Nothing open will be answered any more."""
+    def _fail_open_calls(self) -> None:
+        """Fail all open calls."""
         with self._lock:
             self._is_up = False
             left, self._open = self._open, {}
@@ -203,7 +203,7 @@ class DriverKeeper:
             if future.set_running_or_notify_cancel():
                 future.set_exception(ActorAwayError("Ray died"))
 
-    def _tell(self, kind: EventKind, message: str, **data: Any) -> None:
+    def _emit(self, kind: EventKind, message: str, **data: Any) -> None:
         _log.warning("%s", message)
         self._events.add(Event(at_s=time.time(), kind=kind, message=message, data=data))
 

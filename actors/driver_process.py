@@ -1,4 +1,4 @@
-"""One life of the Ray driver's process (`driver.py`), as the server sees it."""
+"""One process of the Ray driver (`driver.py`), as the server controls it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from actors.session import kill_session, session_processes
 
 
 class DriverProcess:
-    """Starts it, in a POSIX session of its own: its processes are known by that, and no signal of a terminal comes.
+    """Starts a driver process in its own POSIX session, by which its processes are found; it gets no terminal signals.
 
     Args:
-        order: what it starts.
+        order: what the driver is to start.
     """
 
     def __init__(self, order: Order) -> None:
@@ -30,7 +30,7 @@ class DriverProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                # -P: no module of the folder that osd was started in goes before a library's of the same name.
+                # -P: modules in the current folder must not shadow a library's modules of the same name.
                 [sys.executable, "-P", "-m", "actors.driver", str(theirs.fileno())],
                 env=environment,
                 pass_fds=[theirs.fileno()],
@@ -38,16 +38,16 @@ class DriverProcess:
                 start_new_session=True,
             )
         self.link = Link(ours)
-        with suppress(OSError):  # it has ended already: whoever receives from it will see
+        with suppress(OSError):  # it has ended already, which `receive` will report
             self.link.send(order)
 
     @property
     def pid(self) -> int:
-        """Of the driver; also the id of the session."""
+        """The driver's process id, which is also the session's id."""
         return self._process.pid
 
     def close(self, patience_s: float) -> None:
-        """Let it stop everything, for so long at most; then kill what is left of it and of all it started."""
+        """Let the driver stop everything, at most `patience_s`; then kill what is left of its session."""
         self.link.end()
         deadline_s = time.monotonic() + patience_s
         while time.monotonic() < deadline_s and (self._process.poll() is None or session_processes(self.pid)):

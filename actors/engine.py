@@ -1,7 +1,7 @@
-"""The engine actor: target and colocated drafter in one process. A shell; the work is in `osd`.
+"""The engine actor: runs the target and its drafter in one process. Thin; the engine itself is in `osd`.
 
-There is no Ray call per round or token: a client has one long poll outstanding, which brings whatever is ready for all
-its queries. Actor methods run on one event loop; the engine has its own thread.
+There is no Ray call per round or token: each client has one outstanding long poll, which returns whatever is ready for
+any of its queries. Actor methods run on one event loop; the engine has a thread of its own.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _RETRY_S = 5.0
 
 
 class EngineActor:
-    """Serves queries. Loading goes on in a thread, so that the actor answers at once and can say why loading failed.
+    """Serves queries. Loads in a thread, so that the actor answers meanwhile and can say why loading failed.
 
     Args:
-        config: everything.
-        redis_url: where outcomes go.
+        config: the whole configuration.
+        redis_url: the Redis of the outcome stream.
     """
 
     def __init__(self, config: Config, redis_url: str) -> None:
@@ -52,19 +52,19 @@ class EngineActor:
         """Wait until the engine serves.
 
         Raises:
-            OsdError: it cannot be loaded, and why.
+            OsdError: the engine cannot be loaded.
         """
         await asyncio.wrap_future(self._opening)
 
     async def progress(self) -> list[str]:
-        """What it has been doing since it was started, line by line: loading, and kernels that are compiled."""
+        """What the engine has done so far apart from serving, one line each: loading, compiling kernels."""
         return list(self._progress)
 
     async def submit(self, client_id: str, request: Request) -> str:
         """Queue a query; raises what `Engine.submit` raises. A query that is held already is not queued again.
 
         Returns:
-            The id of the client's box: which engine has the query.
+            The id of the client's mailbox, which tells this engine process from others.
         """
         loop = (await self._assembly()).loop
         box_id = self._mailboxes.open(client_id)
@@ -72,35 +72,35 @@ class EngineActor:
 
             def take(engine: Engine) -> None:
                 engine.submit(request)
-                # On the engine's thread: after the deltas of an abandoned query of this id, before those of this one.
+                # On the engine's thread: after deltas of an abandoned query with this id, before those of this query.
                 self._mailboxes.expect(client_id, request.request_id)
 
             await asyncio.wrap_future(loop.call(take))
         return box_id
 
     async def cancel(self, request_id: str) -> None:
-        """Free a query's row."""
+        """Cancel a query, which frees its row."""
         (await self._assembly()).loop.cancel(request_id)
 
     async def poll(
         self, client_id: str, wait_s: float, box_id: str | None, num_received: int
     ) -> tuple[str, list[TokenDelta]]:
-        """Long poll for everything that is ready for a client's queries; see `Mailboxes.poll`."""
+        """Long poll for the deltas of a client's queries; see `Mailboxes.poll`."""
         await self._assembly()
         return await self._mailboxes.poll(client_id, wait_s, box_id, num_received)
 
     async def status(self) -> EngineStatus:
-        """A snapshot."""
+        """A snapshot of the engine's status."""
         loop = (await self._assembly()).loop
         return await asyncio.wrap_future(loop.call(lambda engine: engine.status()))
 
     async def history(self, limit: int) -> list[AcceptancePoint]:
-        """The newest finished queries, oldest first."""
+        """Acceptance of the newest finished queries, oldest first."""
         loop = (await self._assembly()).loop
         return await asyncio.wrap_future(loop.call(lambda engine: engine.history(limit)))
 
     async def utilisation(self) -> float:
-        """Share of the last seconds spent in steps; what the trainer yields to."""
+        """Share of the last seconds spent in steps; the trainer yields by it."""
         return (await self._assembly()).loop.utilisation()
 
     async def events(self, limit: int) -> list[Event]:
@@ -116,11 +116,11 @@ class EngineActor:
         return await asyncio.to_thread((await self._assembly()).roll_back, to, reason)
 
     async def ping(self) -> int:
-        """The process id."""
+        """This process's id."""
         return os.getpid()
 
     async def close(self) -> None:
-        """Stop serving, and bring to the stream or to the spill what was recorded."""
+        """Stop serving, and write recorded outcomes to the stream or the spill file."""
         if self._opening.done() and not self._opening.exception():
             await asyncio.to_thread(self._opening.result().close)
 
@@ -134,7 +134,7 @@ class EngineActor:
             raise EngineUnavailableError(f"the engine cannot be loaded: {error}") from None
 
     async def _reap(self) -> None:
-        """Cancel the queries of clients whose process is gone, and give freed memory back (some two milliseconds)."""
+        """Cancel queries of clients that are gone, and return freed memory to the system (takes about 2 ms)."""
         while True:
             await asyncio.sleep(_REAP_INTERVAL_S)
             loop = (await self._assembly()).loop
@@ -143,7 +143,7 @@ class EngineActor:
             give_back()
 
     def _open(self) -> None:
-        """Load the engine. What hinders it may pass, or be mended: it is tried again, and refused until then."""
+        """Load the engine. After a failure it is tried again, since the cause may pass; queries fail until then."""
         from osd.assembly.assemble import assemble_engine
 
         while True:
@@ -155,7 +155,7 @@ class EngineActor:
                     on_event=self._events.add,
                     on_progress=self._progress.append,
                 )
-            except Exception as error:  # it belongs to whoever waits for the engine
+            except Exception as error:  # raised again to those who wait for the engine
                 self._opening.set_exception(error)
             else:
                 keep()

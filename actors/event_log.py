@@ -11,7 +11,7 @@ _MAX_EVENTS = 500
 
 
 class EventLog:
-    """Bounded; appended to and read from any thread."""
+    """A bounded log; any thread may append and read."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
@@ -23,6 +23,6 @@ class EventLog:
             self._events.append(event)
 
     def newest(self, limit: int) -> list[Event]:
-        """The newest, oldest first."""
+        """The newest events, oldest first."""
         with self._lock:
             return list(self._events)[-limit:] if limit > 0 else []

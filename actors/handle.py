@@ -1,4 +1,4 @@
-"""How an actor is called, whatever lies between: Ray in the driver's process, a pipe to the driver elsewhere."""
+"""How actors are called: through Ray in the driver's process, through a pipe to the driver in the server's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class ActorAwayError(Exception):
-    """The actor's process is dead, restarting or out of reach. A later call may be answered."""
+    """The actor's process is dead, restarting or unreachable. A later call may succeed."""
 
 
 class ActorHandle(Protocol):

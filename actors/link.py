@@ -1,4 +1,4 @@
-"""What the server and the Ray driver, two processes of one machine, say to each other over a pipe."""
+"""The messages between the server and the Ray driver, and the pipe that carries them."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Order:
     config: Config
     redis_url: str
     training_paused: bool | None
-    """What the operator wanted before Ray was started anew; None when nothing was asked for."""
+    """The operator's choice before Ray was restarted; None if none was made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """From the driver while it starts: what it does next."""
+    """From the driver during its start: the stage that begins."""
 
     name: str
     share: float
-    """Of the whole start, 0 to 1."""
+    """Share of the whole start that is done, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """From the driver: the engine serves, all actors can be called."""
+    """From the driver: the engine serves, and all actors can be called."""
 
     engine: EngineStatus
 
@@ -63,7 +63,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """From the driver: how the call of that number ended; `error` is None when it returned."""
+    """From the driver: the result of a call, by the call's number; `error` is None if it returned."""
 
     number: int
     value: Any
@@ -71,7 +71,7 @@ class Answer:
 
 
 class Link:
-    """One end of the pipe. Any thread may send, one thread receives.
+    """One end of the pipe. Any thread may send; one thread receives.
 
     Args:
         end: one of a pair of connected stream sockets.
@@ -79,7 +79,7 @@ class Link:
 
     def __init__(self, end: socket.socket) -> None:
         end.settimeout(None)
-        # Sending waits only where the other process reads nothing although its buffer is full: then it is stuck.
+        # A send blocks only if the other process has stopped reading and its buffer is full: then it hangs.
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_TIMEOUT_S, 0))
         self._end = end
         self._connection = Connection(os.dup(end.fileno()))
@@ -89,21 +89,21 @@ class Link:
         """Send one message.
 
         Raises:
-            OSError: the other process has ended, or is stuck.
+            OSError: the other process has ended or hangs.
         """
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         with self._lock:
             try:
                 self._connection.send_bytes(data)
             except OSError:
-                self.end()  # part of the message may have been sent, so nothing can follow it
+                self.end()  # part of the message may have been sent, so the stream is unusable
                 raise
 
     def receive(self) -> Any:
         """The next message.
 
         Raises:
-            EOFError: the other process or this one has ended the conversation.
+            EOFError: either process ended the connection.
         """
         try:
             return pickle.loads(self._connection.recv_bytes())
@@ -111,12 +111,12 @@ class Link:
             raise EOFError(str(error)) from None
 
     def end(self) -> None:
-        """End the conversation: both processes read its end, also where one waits in `receive`."""
+        """End the connection: `receive` raises EOFError in both processes, also if it is waiting."""
         with contextlib.suppress(OSError):
             self._end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the descriptors back, once no thread receives any more."""
+        """Close the socket, once no thread receives any more."""
         self.end()
         with self._lock:
             self._connection.close()

@@ -1,7 +1,7 @@
-"""A Ray that osd starts for itself: reached from this machine only, and by nobody without its token.
+"""The environment of a local Ray: it listens on this machine only and requires a token.
 
-Ray reads where to listen and whether to ask for a token from the environment when it is imported. So both are in the
-environment that the driver's process is started with, and its Ray processes inherit them.
+Ray reads these settings from the environment when it is imported, so they are set in the environment of the driver's
+process, from which Ray's processes inherit them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MIN_VERSION = (2, 52)
 _FIX = "install ray>=2.52 (pip install -U ray), or name a cluster to join in cluster.address"
 _ORDINARY = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray's metrics agent would only cost memory: osd has its own metrics.
+    # Ray's metrics agent would only use memory: osd has its own metrics.
     "RAY_enable_metrics_collection": "0",
-    # Ray gives its workers a low priority; the engine must have the ordinary one, or the trainer's would be no lower.
+    # By default Ray lowers its workers' priority. The engine must have the normal one, for the trainer's to be lower.
     "RAY_worker_niceness": "0",
-    # Actors ask for no GPU of their own, since engine and trainer may share one; Ray would hide it from them.
+    # Actors request no GPU, since engine and trainer may share one; by default Ray would then hide GPUs from them.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # oneDNN keeps compiled products by shape, 1,024 of them: with prompts of every length, that alone is a gigabyte.
+    # oneDNN caches up to 1,024 compiled products, one per shape; with prompts of every length that is a gigabyte.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
 }
 
@@ -34,17 +34,17 @@ def driver_environment(given: Mapping[str, str], *, is_local: bool) -> dict[str,
     """The environment of the driver's process.
 
     Args:
-        given: the server's own. What it sets of Ray's goes before osd's choices, but for what keeps a local Ray closed.
-        is_local: start a Ray, rather than join a cluster, whose `RAY_AUTH_*` are the operator's.
+        given: the server's environment. Its Ray settings override osd's, except those that keep a local Ray closed.
+        is_local: start a local Ray; False joins a cluster, with the operator's `RAY_AUTH_*` settings.
 
     Returns:
-        For a local Ray, with a token made for this start.
+        The environment; for a local Ray it holds a token made for this start.
     """
     environment = {**_ORDINARY, **given}
     if is_local:
         for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
             environment.pop(name, None)
-        # Named after the systems where it is Ray's default; everywhere it makes the node's address 127.0.0.1.
+        # Despite its name it has the same effect on Linux: the node's address becomes 127.0.0.1.
         environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         environment["RAY_AUTH_MODE"] = "token"
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -52,7 +52,7 @@ def driver_environment(given: Mapping[str, str], *, is_local: bool) -> dict[str,
 
 
 def check_version(installed: str | None = None) -> None:
-    """See that the installed Ray can ask for a token.
+    """Check that the installed Ray supports token authentication.
 
     Raises:
         OsdError: it is too old.
@@ -63,13 +63,13 @@ def check_version(installed: str | None = None) -> None:
 
 
 def check_closed(session: int) -> None:
-    """See that no process of a session listens beyond this machine.
+    """Check that no process of the driver's session listens beyond this machine.
 
     Args:
-        session: the POSIX session of the driver.
+        session: id of the driver's POSIX session.
 
     Raises:
-        OsdError: one does.
+        OsdError: a process does.
     """
     for process, host, port in listening(session):
         address = ipaddress.ip_address(host)

@@ -1,8 +1,8 @@
-"""Deltas waiting for their clients: one box a client, emptied by its long poll.
+"""Mailboxes: deltas that wait for their clients. Each client has one, which its long poll empties.
 
-A delta stays in its box until a later poll acknowledges it, so an answer that was lost on its way is given again. A box
-has an id of its own: a client that meets another id knows that its queries are gone, with their engine or because it
-was thought dead.
+A delta stays in its box until a later poll acknowledges it, so a poll's answer that was lost is sent again. Each box
+has an id; a client that sees a new id knows that its queries are gone, because the engine was restarted or because
+the engine took the client for dead.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _GONE_AFTER_S = 30.0
 
 
 class Mailboxes:
-    """Sorts deltas by client.
+    """Sorts deltas into the boxes of their clients.
 
-    Belongs to one event loop; `expect` and `post` may be called from any one thread once `attach` was, and take effect
+    Belongs to one event loop. After `attach`, `expect` and `post` may be called from one other thread, and take effect
     in the order of their calls.
 
     Args:
-        gone_after_s: a client that has not polled for so long is dead.
+        gone_after_s: a client that has not polled for this long counts as dead.
         clock: monotonic seconds.
     """
 
@@ -35,14 +35,14 @@ class Mailboxes:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._boxes: dict[str, _Box] = {}
         self._box_of: dict[str, _Box] = {}
-        """By request id, until its last delta is acknowledged."""
+        """Request id to box, until the query's last delta is acknowledged."""
 
     def attach(self) -> None:
-        """Take the running event loop."""
+        """Use the running event loop."""
         self._loop = asyncio.get_running_loop()
 
     def open(self, client_id: str) -> str:
-        """The id of a client's box."""
+        """The id of a client's box, which is created if needed."""
         return self._open(client_id).id
 
     def holds(self, client_id: str, request_id: str) -> bool:
@@ -51,27 +51,27 @@ class Mailboxes:
         return box is not None and self._box_of.get(request_id) is box
 
     def expect(self, client_id: str, request_id: str) -> None:
-        """Deltas of this query, posted from now on, go to this client."""
+        """From now on, put deltas of this query into this client's box."""
         self._soon(self._expect, client_id, request_id)
 
     def post(self, deltas: list[TokenDelta]) -> None:
-        """Deliver one step's deltas; called on the engine's thread, so it only hands them over."""
+        """Deliver one step's deltas. Called on the engine's thread, so it only schedules the work on the loop."""
         if deltas:
             self._soon(self._sort, deltas)
 
     async def poll(
         self, client_id: str, wait_s: float, box_id: str | None, num_received: int
     ) -> tuple[str, list[TokenDelta]]:
-        """Everything that is ready for a client, as soon as there is something; nothing after `wait_s`.
+        """A client's unacknowledged deltas, as soon as there are any; an empty list after `wait_s`.
 
         Args:
-            client_id: whose box.
-            wait_s: longest wait; one that knows another box is told at once.
-            box_id: the box that this client knows.
-            num_received: the deltas it has had from that box: these are acknowledged.
+            client_id: the client.
+            wait_s: longest wait; no wait if the client knows a box other than its present one.
+            box_id: the box that the client knows.
+            num_received: number of deltas received from that box so far, which this call acknowledges.
 
         Returns:
-            (the box's id, its deltas that are not acknowledged).
+            (id of the client's box, its unacknowledged deltas).
         """
         box = self._open(client_id)
         if box.id == box_id:
@@ -81,7 +81,7 @@ class Mailboxes:
         return box.id, list(box.deltas)
 
     def abandoned(self) -> list[str]:
-        """Let go of clients that stopped polling, because their process is gone; returns the ids of their queries."""
+        """Remove clients that stopped polling; returns the ids of their queries."""
         latest_s = self._clock() - self._gone_after_s
         gone = {client for client, box in self._boxes.items() if not box.num_polling and box.seen_at_s < latest_s}
         boxes = [self._boxes.pop(client) for client in gone]
@@ -124,15 +124,15 @@ class _Box:
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
         self.deltas: deque[TokenDelta] = deque()
-        """Not acknowledged, oldest first."""
+        """Unacknowledged deltas, oldest first."""
         self.filled = asyncio.Event()
         self.num_polling = 0
         self.seen_at_s = 0.0
         self._num_dropped = 0
 
     def drop(self, num_received: int) -> list[str]:
-        """Forget the first deltas, counted since the box was made; returns the queries that ended among them."""
-        num = max(num_received - self._num_dropped, 0)  # an older poll may come late
+        """Drop deltas up to this number, counted since the box was made; returns the queries that ended in them."""
+        num = max(num_received - self._num_dropped, 0)  # polls may arrive out of order
         ended = [delta.request_id for delta in islice(self.deltas, num) if delta.finish_reason is not None]
         for _ in range(num):
             self.deltas.popleft()

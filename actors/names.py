@@ -1,4 +1,4 @@
-"""What the actors of one service are called in Ray's namespace."""
+"""The names of one service's actors in Ray's namespace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ActorNames:
-    """Unique to one service, so that several may share a cluster."""
+    """Names that no other service uses, since several may share a cluster."""
 
     engine: str
     distiller: str

@@ -1,4 +1,4 @@
-"""An `ActorHandle` over a handle of Ray's."""
+"""An `ActorHandle` over a Ray actor handle."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from actors.handle import ActorAwayError
 
 
 class RayHandle:
-    """Calls an actor of the Ray that this process is connected to.
+    """Calls an actor of the Ray instance that this process is connected to.
 
     Args:
-        actor: what `ray.get_actor` gives.
+        actor: as returned by `ray.get_actor`.
     """
 
     def __init__(self, actor: Any) -> None:
@@ -29,9 +29,9 @@ class RayHandle:
 
 
 def _settle(answer: Future[Any], done: Future[Any]) -> None:
-    """Hand on a result. Ray wraps what a method raised; it is handed on unwrapped."""
+    """Pass on a result. Ray wraps exceptions that a method raised; they are passed on unwrapped."""
     if not answer.set_running_or_notify_cancel():
-        return  # who asked has gone
+        return  # the caller cancelled it
     error = done.exception()
     if error is None:
         answer.set_result(done.result())

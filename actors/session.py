@@ -1,6 +1,6 @@
-"""The processes of a POSIX session: its first process and all that descend from it, orphans included.
+"""The processes of a POSIX session: its leader and all descendants, orphans included.
 
-Those that began a session of their own (as the process that compiles kernels does) are not in it: they end by
+Descendants that began a session of their own, such as the process that compiles kernels, are not in it; they end by
 themselves.
 """
 
@@ -15,10 +15,10 @@ import psutil
 
 
 def session_processes(session: int) -> list[psutil.Process]:
-    """Those that run.
+    """The running processes of a session.
 
     Args:
-        session: the id of its first process.
+        session: the session's id, which is its leader's process id.
     """
     found = []
     for process in psutil.process_iter():
@@ -43,7 +43,7 @@ def listening(session: int) -> Iterator[tuple[psutil.Process, str, int]]:
 
 
 def kill_session(session: int, timeout_s: float = 10.0) -> None:
-    """Kill all but the caller, and wait for their end. Who is born meanwhile is found in the next round."""
+    """Kill all processes but the caller and wait for their end; repeats, since new ones may start meanwhile."""
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         left = [process for process in session_processes(session) if process.pid != os.getpid()]

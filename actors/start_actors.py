@@ -1,4 +1,4 @@
-"""Ray and the actors with their restart policies, for the driver."""
+"""Starts Ray, and the actors with their restart policies, in the driver's process."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _RESTARTING = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0}
 
 
 def start_ray(config: Config, stack: ExitStack) -> None:
-    """Start a local Ray, or join a cluster. The stack leaves it, and stops a local one.
+    """Start a local Ray, or join a cluster. Closing `stack` leaves it, and stops a local one.
 
     Raises:
-        OsdError: it does not start, or cannot be reached.
+        OsdError: Ray does not start, or cannot be reached.
     """
     options: dict[str, Any] = {"namespace": config.cluster.namespace, "log_to_driver": False}
     if config.cluster.address:
@@ -56,20 +56,20 @@ def start_ray(config: Config, stack: ExitStack) -> None:
 def start_actors(
     order: Order, stack: ExitStack, on_progress: Callable[[str], None]
 ) -> tuple[dict[str, ActorHandle], EngineStatus]:
-    """Create the actors and wait until the engine serves. The stack closes and ends them.
+    """Create the actors and wait until the engine serves. Closing `stack` closes and ends them.
 
-    Actors find one another by name: handles among constructor arguments would not outlive a restart.
+    Actors find one another by name, since a handle in an actor's constructor arguments does not survive a restart.
 
     Args:
         order: what to start.
-        stack: see above.
-        on_progress: told what the engine does while it loads.
+        stack: closes the actors.
+        on_progress: called with what the engine does while it loads.
 
     Returns:
-        (the actors by what they are called in reports, the engine's first status).
+        (the actors by their names in reports, the engine's first status).
 
     Raises:
-        OsdError: why the engine cannot serve.
+        OsdError: the engine cannot serve.
     """
     config, names = order.config, ActorNames.unique()
     actors = {"engine": _create(EngineActor, names.engine, stack, config, order.redis_url)}
@@ -90,15 +90,15 @@ def _create(actor_class: type, name: str, stack: ExitStack, *args: Any) -> Any:
 
 
 def _close(actor: Any) -> None:
-    """Let an actor bring what it has to a safe place before it is killed; it gets a few seconds."""
+    """Let an actor save its state before it is killed, for at most a few seconds."""
     try:
         ray.get(actor.close.remote(), timeout=_CLOSE_S)
-    except Exception as error:  # dead, restarting or stuck
+    except Exception as error:  # dead, restarting or hanging
         _log.debug("an actor did not close: %s", error)
 
 
 def _wait_for(engine: Any, on_progress: Callable[[str], None]) -> EngineStatus:
-    """The engine's first status, as soon as it serves; or why it can't."""
+    """The engine's first status, once it serves; raises if it cannot."""
     ready, num_told = engine.ready.remote(), 0
     try:
         while ray.wait([ready], timeout=_PROGRESS_S) == ([], [ready]):

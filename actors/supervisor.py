@@ -1,7 +1,7 @@
-"""The supervisor actor: sees that the others live, counts their restarts, keeps what the operator wants.
+"""The supervisor actor: watches the other actors, counts their restarts, and stores the operator's choices.
 
-Ray itself restarts a dead actor (`max_restarts=-1`). The supervisor notices it by the process id, and says so. It is
-light: it never imports torch.
+Ray itself restarts a dead actor (`max_restarts=-1`); the supervisor notices by the changed process id, and emits an
+event. It is light: it never imports torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import ray
 
 from actors.event_log import EventLog
-from actors.memory import ray_bytes, resident_bytes
+from actors.resident_memory import ray_bytes, resident_bytes
 from osd.records.events import Event
 
 _PING_INTERVAL_S = 1.0
@@ -25,8 +25,8 @@ class SupervisorActor:
     """Watches the other actors.
 
     Args:
-        watched: what each is called in reports, and its name in Ray.
-        training_paused: whether the operator wants training paused; None: not known.
+        watched: each actor's name in reports, and its name in Ray.
+        training_paused: whether the operator paused training; None if unknown.
     """
 
     def __init__(self, watched: Mapping[str, str], training_paused: bool | None = None) -> None:
@@ -40,21 +40,21 @@ class SupervisorActor:
             thread.start()
 
     def set_training_paused(self, paused: bool) -> None:
-        """Keep the operator's wish, also beyond a restart of the distiller, which asks for it all the time."""
+        """Store the operator's choice. The distiller asks for it regularly, so it survives the distiller's restarts."""
         self._paused = paused
 
     def training_is_paused(self, now: bool) -> bool:
-        """What the operator wants; when that is not known, the distiller is left as it is `now`."""
+        """The operator's choice; if unknown, the distiller's present state, `now`."""
         if self._paused is None:
             self._paused = now
         return self._paused
 
     def restarts(self) -> dict[str, int]:
-        """Actor to number of restarts."""
+        """Actor name to number of restarts."""
         return dict(self._restarts)
 
     def processes(self) -> dict[str, int]:
-        """Process name to resident bytes, for the actors on this machine and for Ray's own processes here."""
+        """Process name to resident bytes, for the actors on this machine and Ray's own processes here."""
         actors = {**self._pids, "supervisor": os.getpid()}
         return {**resident_bytes(actors), "ray": ray_bytes(without=actors.values())}
 
@@ -63,7 +63,7 @@ class SupervisorActor:
         return self._events.newest(limit)
 
     def ping(self) -> int:
-        """The process id."""
+        """This process's id."""
         return os.getpid()
 
     def close(self) -> None:
@@ -73,17 +73,17 @@ class SupervisorActor:
             thread.join()
 
     def _watch(self, name: str, actor_name: str) -> None:
-        """Notice when an actor was restarted.
+        """Emit an event when an actor was restarted.
 
-        consumes: its answers to pings
+        consumes: the actor's answers to pings
         waits for: the interval between two pings
         is unblocked by: `close`
-        on failure: an actor that does not answer is asked again
+        on failure: an actor that does not answer is pinged again
         """
         while not self._stop.is_set():
             try:
                 pid = ray.get(ray.get_actor(actor_name).ping.remote(), timeout=_PING_TIMEOUT_S)
-            except Exception:  # noqa: BLE001 - Ray raises many kinds while an actor is away
+            except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
                 pid = None
             if pid is not None:
                 before, self._pids[name] = self._pids.get(name, pid), pid

@@ -1,4 +1,4 @@
-"""Bringing the service up and down: Redis, the Ray driver with the actors, and the client that calls them."""
+"""Starts and stops the service: Redis, the Ray driver with the actors, and the client that calls them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _log = logging.getLogger(__name__)
 _REDIS_CHECK_S = 1.0
 _NEWS_S = 2.0
 _REDIS_SLACK_BYTES = 64 << 20
-"""Redis needs room beyond the stream: its own structures, and copies while the append-only file is rewritten."""
+"""Memory that Redis needs beyond the stream: its own structures, and copies while it rewrites the append-only file."""
 
 
 @dataclass(slots=True)
 class Topology:
-    """The running service, to be closed; also a context manager."""
+    """The running service; close it, or use it as a context manager."""
 
     config: Config
     resolved: ResolvedTarget
     drafter: str
-    """Kind and version that serve at the start."""
+    """Kind and version of the drafter at the start."""
     computes: str
     """See `EngineStatus`."""
     client: RayEngineClient
@@ -42,7 +42,7 @@ class Topology:
     _stack: ExitStack
 
     def close(self) -> None:
-        """Stop the actors, Ray if it is ours, and the embedded Redis."""
+        """Stop the actors, Ray if osd started it, and the embedded Redis."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -59,13 +59,13 @@ def start(
     resolved: ResolvedTarget | None = None,
     on_news: Callable[[str], None] = lambda line: None,
 ) -> Topology:
-    """Start everything and wait until the engine serves. What was started is stopped again when a later part fails.
+    """Start everything and wait until the engine serves. If a part fails, the parts before it are stopped.
 
     Args:
-        config: everything.
-        on_progress: told (stage, share done).
-        resolved: the target, where it was found already.
-        on_news: told what the engine does besides serving, on another thread: kernels are compiled and take over.
+        config: the whole configuration.
+        on_progress: called with (stage, share done).
+        resolved: the target, if it was resolved already.
+        on_news: called on another thread with later news: kernels are compiled, and take over.
 
     Raises:
         OsdError: one line that says what is wrong and what to do.
@@ -100,11 +100,11 @@ def start(
 
 
 def _relay(engine: ActorHandle, told: set[str], on_news: Callable[[str], None], stack: ExitStack) -> None:
-    """Tell what the engine does besides serving, but for what was told already.
+    """Pass on the engine's later news, except for lines in `told`.
 
-    consumes: the lines of its progress
-    waits for: the interval between two looks
-    is unblocked by: the closing of `stack`
+    consumes: the lines of the engine actor's `progress`
+    waits for: the interval between two polls
+    is unblocked by: closing `stack`
     on failure: an engine that does not answer is asked again
     """
     stopping = threading.Event()
@@ -130,7 +130,7 @@ def _relay(engine: ActorHandle, told: set[str], on_news: Callable[[str], None], 
 
 
 def _start_redis(config: Config, stack: ExitStack) -> EmbeddedRedis | None:
-    """The embedded server unless a URL is given; that one must answer now."""
+    """Start the embedded server if no URL is configured; a configured one must answer now."""
     outcomes = config.outcomes
     if not outcomes.enabled:
         return None
@@ -157,7 +157,7 @@ def _start_redis(config: Config, stack: ExitStack) -> EmbeddedRedis | None:
 
 
 def _keep_running(redis: EmbeddedRedis, stopping: threading.Event) -> None:
-    """Start the embedded server again when it died; meanwhile outcomes spill to a file."""
+    """Restart the embedded server whenever it dies; meanwhile outcomes are spilled to a file."""
     while not stopping.wait(_REDIS_CHECK_S):
         try:
             if redis.ensure_running():

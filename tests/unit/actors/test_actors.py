@@ -17,8 +17,8 @@ import actors.engine
 from actors.distiller import DistillerActor
 from actors.engine import EngineActor
 from actors.mailbox import Mailboxes
-from actors.memory import resident_bytes
 from actors.names import ActorNames
+from actors.resident_memory import resident_bytes
 from actors.supervisor import SupervisorActor
 from osd.assembly.assemble import EngineAssembly
 from osd.config.settings import load_config

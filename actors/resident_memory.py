@@ -1,4 +1,4 @@
-"""The resident memory of processes on this machine."""
+"""The resident memory of the service's processes on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SESSION = "--session-name="
 
 
 def resident_bytes(pids: Mapping[str, int | None]) -> dict[str, int]:
-    """Of the processes that run here; the others are left out."""
+    """Process name to resident bytes; processes that ended or run on other machines are left out."""
     sizes = {}
     for name, pid in pids.items():
         try:
@@ -21,9 +21,10 @@ def resident_bytes(pids: Mapping[str, int | None]) -> dict[str, int]:
 
 
 def ray_bytes(without: Collection[int]) -> int:
-    """Of the Ray processes of the caller's session, for a Ray worker; `without` are actors, which are counted by name.
+    """Resident bytes of Ray's processes in the caller's Ray session, without those in `without` (the actors).
 
-    Workers are the raylet's children; the session's other processes were started with its name.
+    Must be called in a Ray worker. Workers are children of the raylet; the session's other processes have its name on
+    their command line.
     """
     raylet = next((process for process in psutil.Process().parents() if process.name() == "raylet"), None)
     if raylet is None:
