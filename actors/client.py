@@ -236,7 +236,7 @@ class RayEngineClient:
                 query.take(delta)
 
     def _orphaned(self) -> list[_OpenQuery]:
-        """Queries that live, but not in our present box."""
+        """Open queries whose mailbox is gone, because the engine restarted."""
         return [
             query
             for query in self._open.values()
