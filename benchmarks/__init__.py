@@ -1,1 +1,1 @@
-"""Programs that measure: each prints a table and ends with one JSON line."""
+"""Benchmark programs; each prints a table and ends with one line of JSON."""

@@ -1,8 +1,8 @@
 """The demo: stream real tool-call prompts to a server with an untrained drafter, and watch it learn.
 
-Prints a table by window of queries: acceptance, speed, drafter version, and the speed of plain decoding measured in the
-same window under the same training load. Then plain decoding on the last window's prompts, the same from a server that
-does not train and has all cores (what training costs), a PNG plot, and one JSON line.
+Prints a table by window of queries: acceptance, speed, drafter version, and plain decoding's speed measured in the same
+window under the same training load. Then plain decoding on the last window's prompts, the same on a server that does
+not train and has all cores (the cost of training), a PNG plot, and one line of JSON.
 
     python -m benchmarks.adapt [--quick] [--queries N]
 """
@@ -37,16 +37,16 @@ _QUICK_SETTINGS = """
 held_out_share = 0.25
 gate_every_steps = 8
 """
-"""With two dozen queries, the first version must come early to be seen at all."""
+"""With about twenty queries, the first version must be published early to have an effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One query as its client saw it."""
+    """One query as measured by its client."""
 
     output_tokens: int
     decode_s: float
-    """From the first to the last piece of text: the prompt's reading is not decoding."""
+    """From the first to the last piece of text, so without prefill."""
     rounds: int
     proposed: int
     accepted: int
@@ -56,7 +56,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Sums over some queries; ratios are taken of sums."""
+    """Sums over several queries; ratios are ratios of sums."""
 
     answers: list[Answer]
 
@@ -72,7 +72,7 @@ class Window:
 
     @property
     def tokens_per_s(self) -> float:
-        """Decoding speed, as the client saw it."""
+        """Decoding speed as measured by the client."""
         return _ratio(sum(a.committed for a in self.answers), sum(a.decode_s for a in self.answers))
 
     @property
@@ -82,7 +82,7 @@ class Window:
 
 
 class Asker:
-    """Sends prompts one after another through the official client.
+    """Sends prompts one after another through the official OpenAI client.
 
     Args:
         url: the server.
@@ -95,7 +95,7 @@ class Asker:
         self._max_tokens = max_tokens
 
     def ask(self, messages: Messages, *, plain: bool = False, store: bool = True) -> Answer:
-        """One greedy answer, streamed. `plain` decodes without speculation; `store` lets the drafter learn from it."""
+        """One greedy answer, streamed. `plain` disables speculation; `store` lets the drafter learn from the answer."""
         extra: dict[str, Any] = {"domain": "tools"}
         if plain:
             extra["speculation_length"] = 0
@@ -164,13 +164,13 @@ def main() -> None:
     plot = out / "adaptation.png"
     plot_adaptation(plot, [(a.drafter_version, a.committed, a.rounds) for a in answers], args.window)
     console.print(f"plot: {plot}")
-    print(json.dumps(_report(args, windows, closing, versions, status)))  # the last line is for machines
+    print(json.dumps(_report(args, windows, closing, versions, status)))  # JSON on the last line, for scripts
 
 
 def _settings(token: str, quick: bool, pretrained: bool) -> str:
-    """The server's file: training never waits for the engine to be idle, so it has a core that the engine leaves alone.
+    """The server's configuration: training never yields, and has a core of its own.
 
-    Cores are split, not shared: the engine's threads wait for one another several times in every layer.
+    Cores are split rather than shared, since the engine's threads synchronise several times in every layer.
     """
     threads = max((psutil.cpu_count(logical=False) or 1) - 1, 1)
     hashed = hashlib.sha256(token.encode()).hexdigest()
@@ -182,7 +182,7 @@ def _settings(token: str, quick: bool, pretrained: bool) -> str:
 def _stream(
     console: Console, asker: Asker, prompts: list[Messages], args: argparse.Namespace
 ) -> tuple[list[Answer], dict[int, tuple[Answer, Answer]]]:
-    """Ask every prompt; every so many of them is asked plainly too, so that speeds compare under one training load."""
+    """Ask every prompt; some of them also without speculation, to compare speeds under the same training load."""
     answers: list[Answer] = []
     controls: dict[int, tuple[Answer, Answer]] = {}
     columns = (
@@ -209,7 +209,7 @@ def _stream(
 
 
 def _closing(asker: Asker, prompts: list[Messages]) -> dict[str, Window]:
-    """Prompts that were asked before, speculative and plain in turn."""
+    """Ask earlier prompts again, alternating between speculative and plain decoding."""
     speculative, plain = [], []
     for messages in prompts:
         speculative.append(asker.ask(messages, store=False))
@@ -220,7 +220,7 @@ def _closing(asker: Asker, prompts: list[Messages]) -> dict[str, Window]:
 def _windows(
     answers: list[Answer], controls: dict[int, tuple[Answer, Answer]], size: int
 ) -> list[tuple[int, Window, Window, Window]]:
-    """(first query, all answers, those with a plain twin, their plain twins) for each window."""
+    """(first query, all answers, those that were also asked plainly, the plain ones) for each window."""
     windows = []
     for start in range(0, len(answers), size):
         pairs = [pair for number, pair in controls.items() if start <= number < start + size]
@@ -309,7 +309,7 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def _share_converted_models(state_dir: Path) -> None:
-    """A fresh state folder means a cold drafter; the converted target is not learnt, so it may be shared."""
+    """Share the converted target, which is not learnt, with a new state folder; the drafter starts untrained."""
     from osd.config.paths import models_dir
     from osd.config.settings import default_state_dir
     from osd.loading.resolve import resolve_target

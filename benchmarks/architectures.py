@@ -1,11 +1,11 @@
-"""Which of transformers' causal LMs osd serves, found by serving a tiny random one of each; writes `docs/models.md`.
+"""Which of transformers' causal LMs osd serves: serves a tiny random model of each and writes `docs/models.md`.
 
-Every model answers a handful of prompts greedily, over fewer rows than there are prompts: chunked prefill, ragged rows,
-proposals of which some are right, prompts of which a part was read before. Its answers must be those of transformers'
-`generate()`, token for token.
+Every model answers several prompts greedily, with fewer rows than prompts. This exercises chunked prefill, rows of
+different lengths, partly accepted proposals and prompts with a cached prefix. The answers must equal those of
+transformers' `generate()` token by token.
 
     python -m benchmarks.architectures              # rewrites the page
-    python -m benchmarks.architectures llama opt    # says what becomes of these
+    python -m benchmarks.architectures llama opt    # prints the results of these only
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bert as a decoder": ("bert", {"is_decoder": True}),
 }
-"""Kinds with other options than their defaults."""
+"""Variants: kinds with options other than the defaults."""
 _NEW_TOKENS = 12
 _SHARED = tuple(range(5, 29))
-"""What two prompts begin with."""
+"""The common prefix of two prompts."""
 _PROMPTS = (
     (3, 17, 4),
     _SHARED,
@@ -71,14 +71,14 @@ _PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one kind of model."""
+    """The result for one kind of model."""
 
     kind: str
     name: str
-    """The class of transformers."""
+    """The transformers class."""
     verdict: Verdict
     how: str
-    """By which pass it is served, or why it is not."""
+    """The forward implementation that serves it, or the reason why it is not served."""
 
 
 def try_kind(kind: str, **options: Any) -> Row:
@@ -86,7 +86,7 @@ def try_kind(kind: str, **options: Any) -> Row:
 
     Args:
         kind: a `model_type` of transformers.
-        options: of its configuration, besides those that make it small.
+        options: of its configuration, in addition to those that make it small.
     """
     try:
         model = tiny_model(kind, **options)
@@ -95,7 +95,7 @@ def try_kind(kind: str, **options: Any) -> Row:
     name = type(model).__name__
     try:
         expected = [_generate(model, prompt) for prompt in _PROMPTS]
-    except Exception as error:  # a foreign class may fail in any way
+    except Exception as error:  # these classes may raise anything
         return Row(kind, name, "not tried", f"generate() fails: {type(error).__name__}")
     try:
         target = Target(
@@ -131,7 +131,7 @@ def _generate(model: Any, prompt: Sequence[int]) -> list[int]:
 
 
 def _serve(target: Target, expected: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The engine's answers to all prompts, asked at once: they are more than there are rows."""
+    """The engine's answers to all prompts, submitted at once; there are more prompts than rows."""
     engine = Engine(
         Config(
             engine=EngineConfig(max_slots=len(target.tokens_SL), prefill_chunk_tokens=7),
@@ -152,7 +152,7 @@ def _serve(target: Target, expected: Sequence[Sequence[int]]) -> list[list[int]]
 
 
 class _Foresight:
-    """A drafter that knows the answers, and proposes every third token wrong: proposals are kept and refused."""
+    """A drafter that knows the answers and proposes every third token wrong, so that some proposals are rejected."""
 
     kind, version = "foresight", 1
 
@@ -188,7 +188,7 @@ class _Foresight:
 
 
 def _codec() -> TextCodec:
-    """Of words "0", "1", …"""
+    """A codec whose tokens are the words "0", "1", …"""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -198,20 +198,20 @@ def _codec() -> TextCodec:
 
 
 def all_names() -> list[str]:
-    """Every kind that transformers has, and the variants."""
+    """Every kind of transformers, and the variants."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS])
 
 
 def try_name(name: str) -> Row:
-    """Serve a kind, or a variant of one."""
+    """Serve a kind or a variant."""
     kind, options = VARIANTS.get(name, (name, {}))
     return replace(try_kind(kind, **options), kind=name)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The page's part that is found out."""
+    """The generated part of the page."""
     served = [row for row in rows if row.verdict == "served"]
     refused, untried = ([row for row in rows if row.verdict == verdict] for verdict in ("refused", "not tried"))
     numbers = f"{len(served)} served, {len(refused)} refused, {len(untried)} not tried"
@@ -226,7 +226,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def line_of(row: Row) -> str:
-    """Of the table; of a refusal the reason only."""
+    """One line of the table; for a refusal only the reason."""
     reason = row.how.partition(" cannot be served: ")[2].rpartition(". Use ")[0]
     said = {"served": f"served, {row.how}", "refused": f"refused: {reason}"}.get(
         row.verdict, f"{row.verdict}: {row.how}"
@@ -235,7 +235,7 @@ def line_of(row: Row) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page, or say what becomes of a few."""
+    """Write the page, or print the results for the kinds named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("names", nargs="*", help="kinds of models, or variants; the page is not written then")
     names = parser.parse_args(arguments).names

@@ -1,7 +1,7 @@
-"""What `benchmarks.decode` compares: osd's engine and its peers, each doing the same job in its own process.
+"""The contenders of `benchmarks.decode`: osd's engine and its peers, each doing the same jobs in its own process.
 
-A contender decodes a batch of prompts (token ids) greedily or by sampling, and says how long decoding took: from the
-moment every row had its first token to the end, so that reading the prompt is not decoding.
+A contender decodes a batch of prompts (token ids), greedily or by sampling, and reports the time from the moment every
+row had its first token to the end. Prefill is therefore not included.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.instruments import RoundEnds
 
 TEMPERATURE, TOP_P = 0.8, 0.95
 _CACHE_SHARE = 0.05
-"""Of the memory: left to itself, generate_batch takes all there is, and the system kills it."""
+"""Share of the memory for the cache; by default generate_batch takes all there is, and the system kills it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +31,26 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a contender did a job."""
+    """The result of one job."""
 
     decoded_tokens: int
     """Tokens after the first of each row."""
     decode_s: float
     rounds: int = 0
     committed: int = 0
-    """Tokens of those rounds; committed / rounds is the acceptance length."""
+    """Tokens committed in those rounds; committed / row_rounds is the acceptance length."""
     row_rounds: int = 0
-    """Rounds counted once for every row in them."""
+    """Rounds, each counted once for every row in it."""
     proposed: int = 0
     draft_s: float = 0.0
     verify_s: float = 0.0
-    """In the target's passes; of osd's on a GPU, with judging what was proposed."""
+    """Time in the target's passes; for osd on a GPU including the verdicts."""
 
     @classmethod
     def of_engine(
         cls, before: dict[str, float], after: dict[str, float], *, decoded_tokens: int, decode_s: float, rounds: int
     ) -> Run:
-        """From osd's counters around it."""
+        """From osd's counters before and after the job."""
         counted = {name: value - before.get(name, 0) for name, value in after.items()}
         return cls(
             decoded_tokens=decoded_tokens,
@@ -66,12 +66,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What every contender is given."""
+    """The settings of a comparison, the same for every contender."""
 
     target: str
-    """As `osd serve --target` takes it: the drafter's versions are filed under it."""
+    """As for `osd serve --target`; drafter versions are stored under it."""
     folder: str
-    """Where `save_pretrained` wrote it."""
+    """The target's folder, as written by `save_pretrained`."""
     state_dir: str
     gguf: str
     threads: int
@@ -80,16 +80,16 @@ class Setting:
     max_rows: int
     """The largest batch."""
     speculation_length: int | None = None
-    """Always this; None: as osd chooses."""
+    """Fixed speculation length; None: osd's default choice."""
     eos_ids: list[int] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the worker's command line."""
+        """The settings for the worker's command line."""
         return asdict(self)
 
 
 class MissingPeerError(Exception):
-    """A peer is not installed, or cannot do this; the message says what to install."""
+    """A peer is not installed or cannot do a job; the message says what to install."""
 
 
 class Contender(Protocol):
@@ -99,7 +99,7 @@ class Contender(Protocol):
         """Decode.
 
         Raises:
-            MissingPeerError: it cannot do this kind of job.
+            MissingPeerError: the contender cannot do this kind of job.
         """
         ...
 
@@ -108,10 +108,10 @@ class Osd:
     """osd's engine.
 
     Args:
-        setting: as for all.
-        speculate: False decodes plainly.
-        kind: of the drafter, whose latest version in the state folder is used and stays as it is.
-        untrained: a fresh random drafter instead.
+        setting: the comparison's settings.
+        speculate: False decodes without speculation.
+        kind: kind of the drafter, whose latest version in the state folder is used; it is not trained.
+        untrained: use a new random drafter instead.
     """
 
     def __init__(
@@ -163,15 +163,15 @@ class Osd:
         decode_s = time.perf_counter() - started_s
         after = self._engine.counters.values
         run = Run.of_engine(before, after, decoded_tokens=decoded, decode_s=decode_s, rounds=rounds)
-        # The engine's own figure holds sampling, too: on a GPU both are one wait.
+        # On a CPU the passes are timed alone; the engine's own figure includes sampling.
         return replace(run, verify_s=self._passes.total_s - passes_s) if self._passes else run
 
 
 class Transformers:
-    """transformers' `generate`, or one of its ways to speculate.
+    """Transformers' `generate`, plain or in one of its speculative modes.
 
     Args:
-        setting: as for all.
+        setting: the comparison's settings.
         assistant: "" (plain), "model" (osd's derived small LM as the assistant) or "prompt_lookup".
     """
 
@@ -209,7 +209,7 @@ class Transformers:
         lengths = [
             _until_eos(row, self._model.generation_config.eos_token_id) for row in output_BL[:, longest:].tolist()
         ]
-        # The first round gave each row one token, or more when it speculated.
+        # The first round gave each row one token, or several if it speculated.
         decoded, rounds = sum(lengths) - ends.num_tokens[0] * len(job.prompts), len(ends.at_s) - 1
         return Run(
             decoded_tokens=decoded,
@@ -221,7 +221,7 @@ class Transformers:
 
 
 class ContinuousBatching:
-    """transformers' `generate_batch`. Its prompt reading is measured by a run of one token, and taken off."""
+    """Transformers' `generate_batch`. Prefill is measured by a run of one token, and subtracted."""
 
     def __init__(self, setting: Setting) -> None:
         self._model = _load(setting)
@@ -250,7 +250,7 @@ class ContinuousBatching:
                 generation_config=config,
                 continuous_batching_config=ContinuousBatchingConfig(max_memory_percent=_CACHE_SHARE),
             )
-        except Exception as error:  # a feature of transformers that not every release and device has
+        except Exception as error:  # not available in every release and on every device
             raise MissingPeerError(f"transformers' generate_batch fails here: {error}") from error
         tokens = sum(len(output.generated_tokens) for output in outputs.values())
         return time.perf_counter() - started_s, tokens
@@ -267,7 +267,7 @@ def _load(setting: Setting) -> Any:
 
 
 def _derived_drafter(setting: Setting) -> Any:
-    """The small LM that osd's `model` drafter starts from."""
+    """The small LM that osd's `model` drafter is derived from."""
     from osd.config.settings import load_config
     from osd.drafters.create import new_drafter_model
     from osd.loading.causal_lm import choose_device, choose_dtype

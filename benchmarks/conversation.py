@@ -1,7 +1,7 @@
-"""Time to first token in conversations, turn by turn: what a server does not read again of what it has read before.
+"""Time to first token by turn of a conversation, which shows how much of the earlier turns a server prefills again.
 
 python -m benchmarks.conversation [--turns 8] [--clients 1,4] [--json]
-python -m benchmarks.conversation --url vLLM=http://127.0.0.1:8080     # beside it: SGLang, llama.cpp's server, …
+python -m benchmarks.conversation --url vLLM=http://127.0.0.1:8080     # compares with SGLang, llama.cpp's server, …
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from osd.config.settings import default_state_dir
 from osd.text.prompt_file import Messages
 
 _OSD = {"osd": [], "osd, reading all": ["--no-prefix-caching"]}
-"""Names of osd's servers, and their flags."""
+"""Names of osd's servers, each with its flags."""
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 
 @contextmanager
 def _server(name: str, args: argparse.Namespace) -> Iterator[str]:
-    """Its URL; osd's is started for the purpose."""
+    """A server's URL; osd's servers are started here."""
     if name not in _OSD:
         yield args.peers[name]
         return
@@ -70,7 +70,7 @@ def _server(name: str, args: argparse.Namespace) -> Iterator[str]:
 
 
 async def _converse(args: argparse.Namespace, url: str) -> dict[str, list[list[Answer]]]:
-    """By number of clients, the answers of each turn."""
+    """By number of clients: each turn's answers."""
     found = {}
     async with Load(url, [], model=args.model, max_tokens=args.max_tokens) as load:
         await load.ask([{"role": "user", "content": "Hello!"}])  # warms up
@@ -88,7 +88,7 @@ async def _converse(args: argparse.Namespace, url: str) -> dict[str, list[list[A
 
 
 async def _hold(load: Load, questions: list[str], turns: list[list[Answer]]) -> None:
-    """One conversation, with the server's own answers in it."""
+    """One conversation, which contains the server's own answers."""
     messages: Messages = []
     for question, answers in zip(questions, turns, strict=True):
         messages = [*messages, {"role": "user", "content": question}]
@@ -100,14 +100,14 @@ async def _hold(load: Load, questions: list[str], turns: list[list[Answer]]) -> 
 
 
 def _questions(turns: int) -> list[list[str]]:
-    """Of every conversation: code to complete and small talk in turn, none asked twice."""
+    """The questions of each conversation: code to complete and small talk alternate; none is asked twice."""
     pairs = zip(code_prompts(), small_talk_prompts(), strict=False)
     contents = [messages[-1]["content"] for pair in pairs for messages in pair]
     return [contents[start : start + turns] for start in range(0, len(contents) - turns + 1, turns)]
 
 
 def _figures(answers: list[Answer]) -> dict[str, Any]:
-    """Of one turn."""
+    """The figures of one turn."""
     cached = [answer.cached_tokens for answer in answers if answer.cached_tokens is not None]
     tpot_ms = median(answer.tpot_s for answer in answers) * 1e3
     return {
@@ -120,7 +120,7 @@ def _figures(answers: list[Answer]) -> dict[str, Any]:
 
 
 def _ratios(servers: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, dict[str, float]]:
-    """How many times as long the others' last turn waits for its first token."""
+    """The others' time to first token in the last turn, as a multiple of osd's."""
     own = servers["osd"]
     return {
         server: {load: round(turns[-1]["ttft_p50_ms"] / own[load][-1]["ttft_p50_ms"], 2) for load, turns in of.items()}

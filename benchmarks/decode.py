@@ -1,7 +1,7 @@
-"""Decoding speed, side by side: osd plain and speculative, transformers in four ways, llama.cpp.
+"""Decoding speed side by side: osd plain and speculative, transformers in four modes, llama.cpp.
 
-One process a contender; every batch of prompts goes to each in turn before the next one is asked, so that a machine
-that slows down slows all of them. Speeds leave out the reading of the prompt.
+Each contender has its own process. They take turns with every batch of prompts, so that a machine that slows down slows
+all of them. Prefill is not included in speeds.
 
     python -m benchmarks.decode [--batches 1,4,16] [--sampled] [--prompts FILE.jsonl] [--json]
 """
@@ -48,26 +48,26 @@ _SPECULATIVE = {
     "osd speculative int4": "osd plain int4",
     "osd model drafter": "osd plain",
 }
-"""With the contender that decodes the same target plainly."""
+"""For each, the contender that decodes the same target without speculation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """A contender's runs of one batch size, added up."""
+    """The sum of a contender's runs at one batch size."""
 
     by_source: dict[str, list[Run]]
 
     @property
     def runs(self) -> list[Run]:
-        """Of all sources."""
+        """The runs of all prompt sources."""
         return [run for runs in self.by_source.values() for run in runs]
 
     def of(self, source: str) -> Total:
-        """One source's alone."""
+        """The runs of one source alone."""
         return Total({source: self.by_source[source]})
 
     def sum(self, name: str) -> float:
-        """Of one figure."""
+        """The sum of one field."""
         return float(sum(getattr(run, name) for run in self.runs))
 
     @property
@@ -77,21 +77,21 @@ class Total:
 
     @property
     def acceptance_length(self) -> float:
-        """Committed tokens a round and row."""
+        """Committed tokens per round and row."""
         return self.sum("committed") / self.sum("row_rounds") if self.sum("row_rounds") else 0.0
 
     def ms_a_round(self, name: str) -> float:
-        """Of `decode_s`, `draft_s` or `verify_s`."""
+        """Mean milliseconds per round of `decode_s`, `draft_s` or `verify_s`."""
         return self.sum(name) / self.sum("rounds") * 1e3 if self.sum("rounds") else 0.0
 
     @property
     def host_ms(self) -> float:
-        """A round's time that is neither drafting nor the target's: scheduling, sampling, bookkeeping, recording."""
+        """Milliseconds of a round outside drafting and the target's pass: scheduling, sampling, recording and so on."""
         return self.ms_a_round("decode_s") - self.ms_a_round("draft_s") - self.ms_a_round("verify_s")
 
 
 def main() -> None:
-    """Compare."""
+    """Run the comparison."""
     args = _arguments()
     console = Console(stderr=args.json)
     streams = _streams(args)
@@ -130,7 +130,7 @@ def _streams(args: argparse.Namespace) -> dict[str, list[Messages]]:
 def _setting(
     args: argparse.Namespace, streams: dict[str, list[Messages]]
 ) -> tuple[Setting, dict[str, list[list[int]]]]:
-    """What contenders are given, and the chosen prompts as ids."""
+    """The settings for the contenders, and the chosen prompts as token ids."""
     from osd.config.settings import default_state_dir
     from osd.loading.resolve import packaged_smollm2, resolve_target
     from osd.text.codec import TextCodec
@@ -180,7 +180,7 @@ def _compare(
     batch: int,
     args: argparse.Namespace,
 ) -> dict[str, Total]:
-    """Every batch of prompts to every contender in turn, who begins taking turns too; the first batch warms up."""
+    """Give every batch of prompts to all contenders in rotating order; the first batch warms up."""
     jobs = []
     for source, prompts in encoded.items():
         for start in range(0, max(len(prompts) - batch + 1, 1), batch):
@@ -206,7 +206,7 @@ def _compare(
 
 
 def theoretical_speedup(plain: Total, fast: Total) -> float:
-    """E / (k * c + v(k)): committed tokens a round over the cost of a round in plain passes, both as measured."""
+    """E / (k * c + v(k)): committed tokens per round over the cost of a round in plain passes, both measured."""
     plain_ms = plain.ms_a_round("verify_s")
     cost = (fast.ms_a_round("draft_s") + fast.ms_a_round("verify_s")) / plain_ms if plain_ms else 0.0
     return fast.acceptance_length / cost if cost else 0.0
@@ -229,7 +229,7 @@ def _print(console: Console, batch: int, totals: dict[str, Total], weight_bytes:
         table.add_column(column, justify="right" if column else "left")
     for name, total in totals.items():
         verify_ms = total.ms_a_round("verify_s")
-        is_known = verify_ms and not name.endswith("int4")  # the bytes are those of whole weights
+        is_known = verify_ms and not name.endswith("int4")  # weight_bytes are those of unquantised weights
         read = weight_bytes / verify_ms * 1e3 if is_known else 0.0
         parts = [f"{total.ms_a_round(part):.2f}" if verify_ms else "-" for part in ("draft_s", "verify_s")]
         table.add_row(
@@ -314,7 +314,7 @@ def _ratio(totals: dict[str, Total], name: str, peer: str) -> float | None:
 
 
 def _weight_bytes(folder: Path, dtype: str) -> int:
-    """What one pass reads: every matrix once. A separate embedding table is looked up, not read."""
+    """Bytes that one pass reads: every matrix once. A separate embedding table is only looked up in."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder)

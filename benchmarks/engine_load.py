@@ -1,4 +1,4 @@
-"""A load on an engine in this process and thread: queries one after another, or as they arrive."""
+"""Puts load on an engine in this process and thread: queries one at a time, or arriving at set times."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from osd.records.query import Request, SamplingParams
 
 @dataclass(slots=True)
 class Block:
-    """What queries met."""
+    """Measurements of several queries."""
 
     tpots_s: list[float] = field(default_factory=list)
-    """By query: seconds per output token, from the step that gave the first one to the last."""
+    """By query: seconds per output token, from the step that gave the first token to the one that gave the last."""
     busy_s: float = 0.0
-    """Spent in steps."""
+    """Seconds spent in steps."""
     elapsed_s: float = 0.0
     steps: int = 0
-    """Trained meanwhile."""
+    """Training steps made meanwhile."""
     trained_tokens: int = 0
 
     def add(self, other: Block) -> None:
-        """Take in a later block of the same kind."""
+        """Add another block of the same kind."""
         self.tpots_s += other.tpots_s
         self.busy_s += other.busy_s
         self.elapsed_s += other.elapsed_s
@@ -35,20 +35,20 @@ class Block:
 
 @dataclass(slots=True)
 class _Answer:
-    """What came of one query so far."""
+    """The progress of one query."""
 
     first_s: float
-    """When the step ended that gave its first token."""
+    """End of the step that gave its first token."""
     decoded: int = 0
-    """Tokens of later steps."""
+    """Tokens of the steps after that."""
 
 
 class Serving:
-    """Asks an engine prompts in turn.
+    """Submits prompts to an engine, and measures.
 
     Args:
         bench: the engine; its drafter knows the prompts' answers.
-        prompts: their ids.
+        prompts: token ids.
         num_tokens: length of every answer.
     """
 
@@ -58,7 +58,7 @@ class Serving:
         self._asked = 0
 
     def closed(self, seconds: float) -> Block:
-        """One query at a time, without a pause."""
+        """Closed loop: one query at a time, without pauses."""
         block, started_s = Block(), time.perf_counter()
         while (elapsed_s := time.perf_counter() - started_s) < seconds:
             block.add(self.open([0.0]))
@@ -66,11 +66,11 @@ class Serving:
         return block
 
     def open(self, arrivals_s: Sequence[float], seconds: float = 0.0) -> Block:
-        """Queries that arrive at set times, whether earlier ones are answered or not.
+        """Open loop: queries arrive at set times, whether or not earlier ones are answered.
 
         Args:
             arrivals_s: seconds from now, ascending.
-            seconds: the least that it takes; what is left after the last answer is slept.
+            seconds: least duration; sleeps after the last answer until then.
         """
         engine, block, waiting = self._bench.engine, Block(), deque(arrivals_s)
         answers: dict[str, _Answer] = {}

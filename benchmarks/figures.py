@@ -1,4 +1,4 @@
-"""What each benchmark's results say, as the README's tables: one for what is compared, a row for each measurement."""
+"""Turns the benchmarks' results into the README's tables: one per comparison, one row per measurement."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _VARIANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is compared, without the last column: where each row was measured."""
+    """One table, without its last column, which says where each row was measured."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[tuple[Sequence[str], Report]]
-    """Cells, and the report they are from."""
+    """(cells, the report that they come from) for each row."""
 
 
 def tables(reports: Sequence[Report]) -> Iterator[Table]:
-    """All that the reports give, in the README's order; none is empty."""
+    """All tables that the reports yield, in the README's order; none is empty."""
     for benchmark, make in _TABLES:
         own = [report for report in reports if report["benchmark"] == benchmark]
         table = make(own) if own else None
@@ -45,7 +45,7 @@ def tables(reports: Sequence[Report]) -> Iterator[Table]:
 
 
 def _side_by_side(reports: Sequence[Report]) -> Table:
-    """Speculative beside plain and the peers; a peer's own speed, and how many times it osd has."""
+    """Speculative beside plain decoding and peers: each peer's speed, and osd's as a multiple of it."""
     found = {name for report in reports for at in report["batches"].values() for name in at["tokens_per_s"]}
     peers = [name for name in _PEERS if name in found]
     rows = []
@@ -61,7 +61,7 @@ def _side_by_side(reports: Sequence[Report]) -> Table:
 
 
 def _variants(reports: Sequence[Report]) -> Table:
-    """Other drafters and other weights, each beside what it is to be compared with."""
+    """Other drafters and other weights, each beside its baseline."""
     rows = []
     for report, batch, at in _batches(reports):
         for name, (told, peer) in _VARIANTS.items():
@@ -74,7 +74,7 @@ def _variants(reports: Sequence[Report]) -> Table:
 
 
 def _acceptance(reports: Sequence[Report]) -> Table:
-    """Acceptance length by where the prompts are from."""
+    """Acceptance length by source of the prompts."""
     found = [
         (report, batch, at["acceptance_length_by_source"]["osd speculative"])
         for report, batch, at in _batches(reports)
@@ -89,7 +89,7 @@ def _acceptance(reports: Sequence[Report]) -> Table:
 
 
 def _adapt(reports: Sequence[Report]) -> Table:
-    """The demo: the first and the last window of queries, and the last prompts again."""
+    """The demo: the first and the last window of queries, and the last prompts asked again."""
     rows = []
     for report in reports:
         size, windows = report["window"], report["windows"]
@@ -108,7 +108,7 @@ def _adapt(reports: Sequence[Report]) -> Table:
 
 
 def _serve(reports: Sequence[Report]) -> Table:
-    """Speculative beside plain, under each load."""
+    """Speculative beside plain serving, under each load."""
     rows = []
     for report in reports:
         plain = report["servers"].get("osd plain", {})
@@ -141,7 +141,7 @@ def _conversation(reports: Sequence[Report]) -> Table:
 
 
 def _training_cost(reports: Sequence[Report]) -> Table:
-    """Time per token beside training."""
+    """Time per token with and without training beside serving."""
     rows = []
     for report in reports:
         for load, at in report["loads"].items():
@@ -155,7 +155,7 @@ def _training_cost(reports: Sequence[Report]) -> Table:
 
 
 def _swap(reports: Sequence[Report]) -> Table:
-    """A swap in steps, and the longest step while it was prepared."""
+    """A swap's duration in steps, and the longest step while the version was prepared."""
     rows = []
     for report in reports:
         for at in report["rows"]:
@@ -167,7 +167,7 @@ def _swap(reports: Sequence[Report]) -> Table:
 
 
 def _shapes(reports: Sequence[Report]) -> Table:
-    """Speed by shape; the acceptance is set, not learnt, and the row says so."""
+    """Speed by shape of the model; the row says that the acceptance was set, not learnt."""
     peers = ("plain", "generate", "assisted")
     rows = []
     for report in reports:
@@ -193,7 +193,7 @@ def _shapes(reports: Sequence[Report]) -> Table:
 
 
 def _shared_device(reports: Sequence[Report]) -> Table:
-    """As `_training_cost`, without anything around engine and trainer; and with training that never yields."""
+    """Training's cost without Ray, Redis and HTTP, also for training that never yields."""
     rows = []
     for report in reports:
         loads = {"closed": "one query at a time", "open": f"queries by chance, {report['busy_asked']:.0%} busy"}
@@ -229,7 +229,7 @@ _TABLES: tuple[tuple[str, Callable[[Sequence[Report]], Table]], ...] = (
 
 
 def _batches(reports: Sequence[Report]) -> list[tuple[Report, str, Report]]:
-    """What was measured at each batch size: greedy, sampled, after adapting; small batches first."""
+    """(report, batch size, section) for greedy, sampled and adapted runs; small batches first."""
     found = [(report, batch, at) for report in reports for batch, at in report["batches"].items()]
     return sorted(found, key=lambda one: (one[0].get("skip", 0), bool(one[0].get("sampled")), int(one[1])))
 

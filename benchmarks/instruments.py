@@ -1,4 +1,4 @@
-"""What benchmarks put into an engine to measure it."""
+"""Instruments that benchmarks put into an engine."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from osd.records.outcome import Outcome
 
 
 class DiscardingRecorder:
-    """Drops everything: of recording, the engine's own share is left."""
+    """A recorder that drops outcomes, so that only the engine's own share of recording is measured."""
 
     def record(self, make: Callable[[], Outcome]) -> None:
-        """Drop one."""
+        """Drop an outcome."""
 
     def counters(self) -> dict[str, int]:
-        """Nothing."""
+        """No counters."""
         return {}
 
 
 class PassClock:
-    """Adds up the time of a CPU target's passes; a GPU has only been asked for one when it returns."""
+    """Sums the durations of a target's passes on a CPU; on a GPU, `read` returns before the pass is done."""
 
     def __init__(self, target: Target) -> None:
         self.total_s = 0.0
         self._read = target.read
-        setattr(target, "read", self._timed)  # noqa: B010 - a method is replaced
+        setattr(target, "read", self._timed)  # noqa: B010 - replaces a method
 
     def _timed(self, *args: Any, **options: Any) -> PassOutput:
         started_s = time.perf_counter()
@@ -41,9 +41,9 @@ class PassClock:
 
 
 class RoundEnds:
-    """A streamer for `generate`: notes when each round ended, and how many tokens every row had got by then.
+    """A streamer for `generate` that notes when each round ended, and how many tokens each row had by then.
 
-    Stopping criteria would not do: some releases of transformers ask them about proposals, too.
+    Stopping criteria do not serve for that, since some releases of transformers also call them for proposals.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class RoundEnds:
         self._num_rows = 0
 
     def put(self, ids: torch.Tensor) -> None:
-        """Take the prompts, `[B, L]`, and then every round's tokens, `[B]` or `[1, N]`; they are on the host."""
+        """Receive the prompts, `[B, L]`, then every round's tokens, `[B]` or `[1, N]`, on the host."""
         if not self._num_rows:
             self._num_rows = len(ids)
             return
@@ -60,4 +60,4 @@ class RoundEnds:
         self.num_tokens.append(ids.numel() // self._num_rows + (self.num_tokens[-1] if self.num_tokens else 0))
 
     def end(self) -> None:
-        """Nothing follows."""
+        """The end of the answers; nothing to note."""

@@ -1,4 +1,4 @@
-"""llama.cpp beside osd, through llama-cpp-python."""
+"""llama.cpp as a contender, through llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from benchmarks.contenders import TEMPERATURE, TOP_P, Job, MissingPeerError, Run
 
 
 class LlamaCpp:
-    """Its weights are laid out anew for the processor, as by default, unless that ends the process.
+    """llama.cpp with its default of repacking weights for the processor, unless that crashes.
 
     Args:
-        setting: as for all.
-        unquantised: the GGUF file's weights in bfloat16, what osd decodes with; else the file as it is shipped.
+        setting: the comparison's settings.
+        unquantised: use the GGUF file's weights in bfloat16, as osd does; else the file as shipped.
     """
 
     def __init__(self, setting: Setting, *, unquantised: bool = False) -> None:
@@ -58,7 +58,7 @@ def _loaded(path: str, threads: int, *, repack: bool) -> Any:
 
     defaults = llama_cpp.llama_model_default_params
 
-    def parameters() -> Any:  # llama-cpp-python has no argument for it
+    def parameters() -> Any:  # llama-cpp-python has no argument for repacking
         chosen = defaults()
         chosen.use_extra_bufts = repack
         return chosen
@@ -71,7 +71,7 @@ def _loaded(path: str, threads: int, *, repack: bool) -> Any:
 
 
 def _repacked_crashes(path: str, threads: int) -> bool:
-    """Tried in a process that may die, as with llama-cpp-python 0.3.36, Q4_1 and AMX: at the first prompt."""
+    """Try it in another process: llama-cpp-python 0.3.36 crashes at the first prompt with Q4_1 and AMX."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             pool.submit(_first_token, path, threads).result()
@@ -85,7 +85,7 @@ def _first_token(path: str, threads: int) -> None:
 
 
 def _in_bfloat16(setting: Setting) -> Path:
-    """The GGUF file with its weights written out, made once."""
+    """The GGUF file with its weights in bfloat16; made once."""
     import llama_cpp
 
     path = Path(setting.state_dir) / "models" / f"{Path(setting.gguf).stem}.bf16.gguf"

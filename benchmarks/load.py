@@ -1,4 +1,4 @@
-"""A load of streamed chat queries on any OpenAI-compatible server: closed loop, or open loop with Poisson arrivals."""
+"""Loads any OpenAI-compatible server with streamed chat queries: closed loop, or open loop with Poisson arrivals."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from osd.text.prompt_file import Messages
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One query as its client saw it."""
+    """One query as measured by its client."""
 
     ttft_s: float
     """From the request to the first piece of text."""
     total_s: float
     output_tokens: int
     queue_s: float = float("nan")
-    """Waiting for a row, where the server says so; part of `ttft_s`."""
+    """Time that the query waited for a row, if the server reports it; part of `ttft_s`."""
     text: str = ""
     prompt_tokens: int = 0
     cached_tokens: int | None = None
-    """Of the prompt, what the server had read before, where it says so."""
+    """Prompt tokens taken from the KV cache, if the server reports it."""
 
     @property
     def tpot_s(self) -> float:
-        """Time per output token after the first; not a number where the server does not count them."""
+        """Time per output token after the first; NaN if the server does not count tokens."""
         if not self.output_tokens:
             return float("nan")
         return (self.total_s - self.ttft_s) / max(self.output_tokens - 1, 1)
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """A load's answers."""
+    """The answers under one load."""
 
     label: str
     answers: list[Answer]
@@ -51,11 +51,11 @@ class LoadResult:
 
     @property
     def tokens_per_s(self) -> float:
-        """Output of all clients together."""
+        """Output tokens per second of all clients together."""
         return sum(answer.output_tokens for answer in self.answers) / self.elapsed_s
 
     def percentile_ms(self, figure: str, percent: float) -> float:
-        """Of `ttft_s`, `tpot_s` or `queue_s`; not a number where no answer has it."""
+        """A percentile of `ttft_s`, `tpot_s` or `queue_s`; NaN if no answer has that figure."""
         values = [value for answer in self.answers if not math.isnan(value := getattr(answer, figure))]
         return float(np.percentile(values, percent)) * 1e3 if values else float("nan")
 
@@ -64,9 +64,9 @@ class Load:
     """Asks one server.
 
     Args:
-        url: without the /v1.
-        model: None takes the first that the server names.
-        prompts: asked in turn, for ever.
+        url: the server's URL without /v1.
+        model: None takes the first that the server lists.
+        prompts: asked in turn, cyclically.
         max_tokens: longest answer.
         extra_body: further fields of every request.
     """
@@ -85,7 +85,7 @@ class Load:
         self._numbers = count()
 
     async def __aenter__(self) -> Load:
-        """Leaving closes its connections, while their event loop still runs."""
+        """Return self; leaving the context closes the connections while their event loop still runs."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -93,7 +93,7 @@ class Load:
         await self._client.close()
 
     async def closed(self, clients: int, queries: int) -> LoadResult:
-        """So many clients, each asking again as soon as it is answered."""
+        """Closed loop: each of the clients asks again as soon as it is answered."""
         left = iter(range(queries))
         answers: list[Answer | None] = []
 
@@ -106,7 +106,7 @@ class Load:
         return self._result(f"{clients} client{'s' * (clients != 1)}", answers, started_s)
 
     async def open(self, queries_per_s: float, queries: int, seed: int = 0) -> LoadResult:
-        """Queries that arrive by chance at a rate, answered or not."""
+        """Open loop: queries arrive as a Poisson process, whether or not earlier ones are answered."""
         generator = random.Random(seed)
         started_s = time.perf_counter()
         tasks = []
@@ -124,7 +124,7 @@ class Load:
         return self._prompts[next(self._numbers) % len(self._prompts)]
 
     async def ask(self, messages: Messages) -> Answer | None:
-        """One query; None: it failed."""
+        """One query; None if it failed."""
         if self._model is None:
             self._model = (await self._client.models.list()).data[0].id
         started_s, first_s, queue_s = time.perf_counter(), 0.0, float("nan")

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""Describes the machine on which a figure was measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def describe_machine() -> dict[str, object]:
-    """Processor, cores, GPU where there is one, versions and commit."""
+    """Processor, cores, GPU if any, versions and commit."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -38,13 +38,13 @@ def describe_machine() -> dict[str, object]:
 def _own_version() -> str:
     try:
         return version("osd")
-    except PackageNotFoundError:  # a checkout on the path is as good as an installed package
+    except PackageNotFoundError:  # an uninstalled checkout
         return "not installed"
 
 
 def copy_bytes_per_s(device: torch.device) -> float:
-    """Bytes read plus bytes written, of a copy far larger than any cache; the best of five."""
-    # A GPU is through with a quarter of a gigabyte before the host has looked at its clock.
+    """Bytes read plus bytes written per second, for a copy much larger than any cache; the best of five."""
+    # Larger on a GPU, where copying a quarter of a gigabyte takes less time than the host needs to measure it.
     source = torch.ones(1 << (31 if device.type == "cuda" else 28), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     wait_for(device)
@@ -58,6 +58,6 @@ def copy_bytes_per_s(device: torch.device) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until it has done all that it was asked for; a CPU has."""
+    """Wait until the device has finished its queued work; a CPU has none."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

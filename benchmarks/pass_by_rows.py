@@ -1,8 +1,8 @@
-"""How long a CPU's pass takes by number of tokens and kind of instructions, and what a proposed token costs.
+"""Duration of a CPU's pass by number of tokens and instruction set, and the cost of a proposed token.
 
-A model of SmolLM2-135M's shape with random weights: they decide nothing of a pass's duration. Lengths take turns, and
-of each the fastest pass counts, so that what else a machine does is not measured. Instructions that a processor does
-not have cannot be tried on it; lesser ones can, by compiling for them (`--instructions`).
+Uses a model of SmolLM2-135M's shape with random weights, on which durations do not depend. Lengths take turns, and the
+fastest pass of each counts, so that other load on the machine is not measured. `--instructions` compiles for fewer
+instructions than the processor has.
 
 Run it as `python -m benchmarks.pass_by_rows --instructions AVX2`. The last line is JSON.
 """
@@ -85,7 +85,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _target(shape: Any, dtype: str) -> Any:
-    """Of one row."""
+    """A target with one row."""
     import torch
 
     from benchmarks.random_models import random_llama
@@ -111,7 +111,7 @@ def _read(target: Any, num_tokens: int) -> Callable[[], object]:
 
 
 def _propose(target: Any, drafter: Any, num_tokens: int) -> Callable[[], object]:
-    """A proposal after the target read one token more, as in real rounds."""
+    """Proposals, each after the target read one more token, as in real rounds."""
     from osd.records.proposal import DraftBatch
     from osd.records.query import SamplingParams
 
@@ -131,7 +131,7 @@ def _propose(target: Any, drafter: Any, num_tokens: int) -> Callable[[], object]
 
 
 def _fastest_ms(works: dict[int, Callable[[], Callable[[], object]]], repeats: int) -> dict[int, float]:
-    """What is prepared is not timed."""
+    """By length, the shortest duration in ms; preparation is not timed."""
     fastest_ms = dict.fromkeys(works, float("inf"))
     for _ in range(repeats):
         for number, prepare in works.items():

@@ -41,7 +41,7 @@ def plot_adaptation(path: Path, queries: Sequence[tuple[int, int, int]], window:
 
 
 def plot_speeds(path: Path, speeds: Mapping[int, Mapping[str, float]]) -> None:
-    """Tokens per second by contender, one group of bars a batch size."""
+    """Tokens per second by contender, one group of bars per batch size."""
     import matplotlib
 
     matplotlib.use("Agg")

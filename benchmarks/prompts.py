@@ -1,4 +1,4 @@
-"""Real prompts out of installed packages: tool calls (BFCL), code (HumanEval), small talk (chatterbot-corpus)."""
+"""Real prompts from installed packages: tool calls (BFCL), code (HumanEval), small talk (chatterbot-corpus)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _TOOL_INSTRUCTION = (
 )
 _BFCL_FILES = ("simple_python", "multiple", "live_simple", "live_multiple", "parallel")
 _MAX_FUNCTION_CHARS = 1500
-"""Longer function lists are left out: on two cores, reading them would take longer than answering."""
+"""Longer lists of functions are skipped: on two cores, their prefill takes longer than the answer."""
 
 
 def package_data(package: str, folder: str, install: str) -> Path:
-    """Where an installed package keeps its data, without importing it.
+    """The data folder of an installed package, which is not imported.
 
     Raises:
         SystemExit: the package is missing; the message says how to install it.
@@ -36,7 +36,7 @@ def package_data(package: str, folder: str, install: str) -> Path:
 
 
 def tool_call_prompts(seed: int = 0) -> list[Messages]:
-    """BFCL's single-turn questions with their functions, shuffled."""
+    """BFCL's single-turn questions with their function definitions, shuffled."""
     data = package_data("bfcl_eval", "data", "bfcl-eval")
     prompts = [prompt for name in _BFCL_FILES for prompt in read_bfcl(data / f"BFCL_v4_{name}.json")]
     random.Random(seed).shuffle(prompts)
@@ -44,7 +44,7 @@ def tool_call_prompts(seed: int = 0) -> list[Messages]:
 
 
 def read_bfcl(path: Path) -> Iterator[Messages]:
-    """One file of its questions, those with few enough functions."""
+    """Prompts from one of BFCL's files, without those with too long lists of functions."""
     for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         record = json.loads(line)
         functions = json.dumps(record["function"])
@@ -74,7 +74,7 @@ def small_talk_prompts() -> list[Messages]:
 
 
 class EvaluationPrompts:
-    """What benchmarks evaluate with, so that a drafter is not trained on it; case and punctuation do not tell apart."""
+    """The prompts that benchmarks evaluate with, compared without case and punctuation, to keep out of training."""
 
     def __init__(self) -> None:
         prompts = (*tool_call_prompts(), *code_prompts(), *small_talk_prompts())

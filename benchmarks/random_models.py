@@ -1,7 +1,7 @@
-"""Random models of well-known shapes, with the text codec that an engine wants beside them.
+"""Random models of well-known shapes, and a text codec for an engine with one.
 
-How long a pass takes depends on a model's shape and not on what it learnt, so none has to be downloaded. The text of an
-answer is one character a token here: what a real tokenizer's decoding takes is not measured.
+A pass's duration depends on the model's shape and not on its weights' values, so nothing has to be downloaded. The codec
+decodes each token to one character, so a real tokenizer's decoding time is not measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from osd.text.codec import TextCodec
 
 _FIRST_CHAR = 0x10000
-"""Beyond the surrogates and the replacement character."""
+"""Code point of token 0, above the surrogates and the replacement character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +40,19 @@ SHAPES = {
 }
 
 SMALLER = {"8b": "1b", "1b": "135m", "135m": "tiny", "tiny": "tiny"}
-"""For each shape, whose a small LM that drafts for it may be."""
+"""For each shape, the shape of the small LM that drafts for it."""
 
 
 def drafter_shape(name: str, target: Shape) -> Shape:
-    """A shape's sizes with the vocabulary and type of the target that it drafts for."""
+    """The drafter's sizes, with the target's vocabulary and dtype."""
     return replace(SHAPES[name], vocab_tokens=target.vocab_tokens, dtype=target.dtype)
 
 
 def random_llama(shape: Shape, device: torch.device, seed: int = 0) -> Any:
-    """A model that answers by counting up: the last token decides the next beyond doubt.
+    """A model that answers by counting up: the next token is the last one plus 1, by a wide margin.
 
-    With weights that are random throughout, the two best logits are often closer than bfloat16 can tell, and two right
-    runs of different shapes soon say different things. So the head's rows are the embedding's, one further on.
+    With entirely random weights the two largest logits are often too close for bfloat16, so that two correct
+    implementations soon differ. The head's rows are therefore the embedding's, shifted by one.
     """
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -75,25 +75,25 @@ def random_llama(shape: Shape, device: torch.device, seed: int = 0) -> Any:
         model = AutoModelForCausalLM.from_config(config, dtype=shape.dtype, attn_implementation="sdpa")
         embedding_VH = model.get_input_embeddings().weight.normal_()
         model.lm_head.weight.copy_(embedding_VH.roll(1, dims=0)).mul_(shape.hidden_size**-0.5)
-        for layer in model.base_model.layers:  # or the layers would drown the embedding
+        for layer in model.base_model.layers:  # scaled down, so that the embedding dominates the residual stream
             layer.self_attn.o_proj.weight.mul_((2 * shape.num_layers) ** -0.5)
             layer.mlp.down_proj.weight.mul_((2 * shape.num_layers) ** -0.5)
     return model.to(device).eval().requires_grad_(False)
 
 
 def weight_bytes(model: Any) -> int:
-    """What one pass reads: every matrix once. The embedding is looked up, not read."""
+    """Bytes that one pass reads: every matrix once. The embedding is only looked up in."""
     numbers = sum(parameter.numel() for parameter in model.parameters()) - model.get_input_embeddings().weight.numel()
     return int(numbers * model.dtype.itemsize)
 
 
 def character_codec(vocab_tokens: int, context_tokens: int) -> TextCodec:
-    """One character a token."""
+    """A codec with one character per token."""
     return TextCodec(_Characters(vocab_tokens), model_id="random", context_tokens=context_tokens)
 
 
 class _Characters:
-    """What `TextCodec` asks of a tokenizer."""
+    """The part of a tokenizer that `TextCodec` uses."""
 
     chat_template = None
     eos_token_id = None

@@ -1,9 +1,9 @@
-"""Writes the README's figures from `benchmarks/results`, so that none of them is copied by hand.
+"""Writes the figures of `benchmarks/results` into the README.
 
-Of files whose names differ in nothing but their date (`BENCHMARK_MACHINE_DATE.json`) the newest counts.
+Of files whose names differ only in the date (`BENCHMARK_MACHINE_DATE.json`) the newest is used.
 
-    python -m benchmarks.readme_table           # rewrites what stands between the markers
-    python -m benchmarks.readme_table --check   # exits with 1 where the README is not what the results say
+    python -m benchmarks.readme_table           # rewrites the part between the markers
+    python -m benchmarks.readme_table --check   # exits with 1 if the README does not match the results
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def replaced(readme: str, figures: str) -> str:
-    """The README with other figures between its markers."""
+    """The README with new figures between its markers."""
     head, rest = readme.split(_BEGIN)
     return f"{head}{_BEGIN}\n\n{figures}\n{_END}{rest.split(_END)[1]}"
 
 
 def render(results: Path, link_from: Path) -> str:
-    """All tables; a row's last cell says where it was measured, and links to the file."""
+    """All tables; each row's last cell names the machine and links to the result file."""
     reports = [json.loads(path.read_text()) | {"path": path} for path in _newest(results)]
     return "\n".join(_markdown(table, link_from) for table in tables(reports))
 
@@ -63,7 +63,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _newest(results: Path) -> list[Path]:
-    """The newest file of each name, by name."""
+    """The newest file of each name, sorted by name."""
     found: dict[str, tuple[str, Path]] = {}
     for path in results.glob("*.json"):
         if parts := _STEM.fullmatch(path.stem):

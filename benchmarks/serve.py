@@ -1,4 +1,4 @@
-"""Serving under load: time to first token, time per output token, throughput; osd in four modes, or any server by URL.
+"""Serving under load: time to first token, time per output token, throughput; of osd in four modes, or any server.
 
 python -m benchmarks.serve [--clients 1,4,16,64] [--rates 0.5] [--json]
 python -m benchmarks.serve --url http://127.0.0.1:8080      # vLLM, SGLang, llama.cpp's server, …
@@ -33,7 +33,7 @@ _PERCENTILES = (50, 95, 99)
 
 
 def main() -> None:
-    """Load each server in turn."""
+    """Run the load on each server in turn."""
     args = _arguments()
     console = Console(stderr=args.json)
     prompts = _prompts(args)
@@ -117,7 +117,7 @@ def _report(args: argparse.Namespace, results: dict[str, list[LoadResult]]) -> d
 
 
 def _number(value_ms: float) -> float | None:
-    """JSON knows no "not a number"."""
+    """NaN as null, since JSON lacks it."""
     return None if math.isnan(value_ms) else round(value_ms, 1)
 
 

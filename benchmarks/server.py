@@ -1,4 +1,4 @@
-"""Starting and stopping an osd server for a benchmark, as a user would: `osd serve` on a free loopback port."""
+"""Starts and stops an osd server for a benchmark as a user would: `osd serve` on a free loopback port."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def free_port() -> int:
 
 @contextmanager
 def osd_server(state_dir: Path, log_path: Path, flags: list[str], *, ready_s: float = 600.0) -> Iterator[str]:
-    """Run `osd serve` until the block ends, or the benchmark does, be it by SIGTERM; yields its base URL.
+    """Run `osd serve` until the block ends or the benchmark is terminated, also by SIGTERM; yields its base URL.
 
     Raises:
-        SystemExit: it did not become ready; the message ends with its last output.
+        SystemExit: it did not become ready; the message ends with the server's last output.
     """
     signal.signal(signal.SIGTERM, _unwind)
     port = free_port()
@@ -50,7 +50,7 @@ def osd_server(state_dir: Path, log_path: Path, flags: list[str], *, ready_s: fl
 
 
 def _unwind(number: int, _: object) -> NoReturn:
-    """Leave every block: left to itself, SIGTERM would leave the server behind."""
+    """Raise SystemExit on SIGTERM, so that the server is stopped; by default SIGTERM would leave it running."""
     sys.exit(128 + number)
 
 

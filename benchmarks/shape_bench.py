@@ -1,4 +1,4 @@
-"""An engine over a random model of a shape, whose drafter has a set acceptance; what `benchmarks.shapes` measures."""
+"""The engine that `benchmarks.shapes` measures: a random model and a drafter with a set acceptance rate."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from osd.ports.drafter import Drafter
 from osd.records.query import Request, SamplingParams, TokenDelta
 
 _WINDOW_TOKENS = 256
-"""How far back the `feature` drafter looks: osd's default."""
+"""Attention window of the `feature` drafter: osd's default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One batch of answers."""
+    """The result of decoding one batch."""
 
     run: Run
     answers: list[list[int]]
-    """A speculative one ends with the timed rounds."""
+    """Output token ids by query; a speculative answer ends with the last timed round."""
     num_accepted: int
     num_judged: int
-    """Proposed tokens up to each round's first wrong one; accepted / judged is what the drafter's acceptance sets."""
+    """Proposed tokens up to and including each round's first wrong one; accepted / judged is the set acceptance."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """All runs of one batch size."""
+    """The sum of all runs of one batch size."""
 
     plain: list[Run] = field(default_factory=list)
     fast: list[Run] = field(default_factory=list)
@@ -48,10 +48,10 @@ class Comparison:
     num_judged: int = 0
     num_answers: int = 0
     num_equal: int = 0
-    """Speculative answers that are the plain ones, token by token, as far as they go."""
+    """Number of speculative answers that equal the plain ones, token by token, as far as they go."""
 
     def add(self, decoded: Decoded, reference: list[list[int]]) -> None:
-        """Count a speculative run in."""
+        """Add a speculative run."""
         self.num_accepted += decoded.num_accepted
         self.num_judged += decoded.num_judged
         self.num_answers += len(reference)
@@ -60,18 +60,18 @@ class Comparison:
 
 
 class ShapeBench:
-    """An engine over a random model, with a drafter of a set acceptance.
+    """An engine over a random model, with a drafter of a set acceptance rate.
 
     Args:
-        model: of that shape.
-        shape: its sizes.
-        drafter_shape: of the small LM that drafts; None: osd's `feature` layer does.
+        model: of the given shape.
+        shape: the model's sizes.
+        drafter_shape: sizes of a small LM as drafter; None takes osd's `feature` drafter.
         max_rows: the largest batch.
         length: tokens proposed each round.
-        acceptance: the drafter's.
+        acceptance: probability that a proposed token is right.
         context_tokens: length of every prompt.
         answer_tokens: length of every answer.
-        seed: of the drafter's weights, and of the spoiling.
+        seed: of the drafter's weights, and of which tokens are wrong.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class ShapeBench:
             seed=seed,
         )
         config = Config(
-            # All prompts are read in one step, or the first rows would end before the last begin. And they are read
-            # whole whenever they are asked, as other ones would be.
+            # All prompts are prefilled in one step; otherwise the first rows would end before the last begin. The
+            # prefix cache is off, so that repeated prompts are prefilled in full.
             engine=EngineConfig(
                 max_slots=max_rows, prefill_chunk_tokens=max_rows * context_tokens, prefix_caching=False
             ),
@@ -130,7 +130,7 @@ class ShapeBench:
         self.engine = Engine(config, target, character_codec(shape.vocab_tokens, most_tokens), self.drafter)
 
     def compare(self, prompts: Sequence[Sequence[int]], repeats: int) -> Comparison:
-        """Plain and speculative in turn; the first turn warms up, and tells the drafter the answers."""
+        """Alternate plain and speculative runs; the first one warms up and gives the drafter the answers."""
         reference = self.decode(prompts, 0).answers
         found = Comparison()
         for repeat in range(repeats + 1):
@@ -150,8 +150,8 @@ class ShapeBench:
             self.engine.submit(
                 Request(request_id=name, prompt_ids=tuple(prompt), params=params, speculation_length=length)
             )
-        _add(answers, self.engine.step())  # the target reads all prompts
-        _add(answers, self.engine.step())  # the drafter does, in the first round
+        _add(answers, self.engine.step())  # prefill of the target
+        _add(answers, self.engine.step())  # the first round, with the drafter's prefill
         before, rounds, counts = dict(self.engine.counters.values), 0, []
         wait_for(self.device)
         started_s = time.perf_counter()
@@ -163,7 +163,7 @@ class ShapeBench:
         wait_for(self.device)
         decode_s = time.perf_counter() - started_s
         after = dict(self.engine.counters.values)
-        for name in answers:  # with fewer rows, or fewer tokens to propose, rounds are others
+        for name in answers:  # rounds with fewer rows or shorter proposals are not timed
             self.engine.cancel(name)
         run = Run.of_engine(before, after, decoded_tokens=sum(counts), decode_s=decode_s, rounds=rounds)
         num_judged = sum(min(count, length) for count in counts)
@@ -171,12 +171,12 @@ class ShapeBench:
 
 
 def feature_config(shape: Shape) -> FeatureConfig:
-    """Of the `feature` drafter for a target of this shape."""
+    """The configuration of a `feature` drafter for a target of this shape."""
     return FeatureConfig.for_target(shape.hidden_size, shape.vocab_tokens, shape.draft_vocab_tokens, _WINDOW_TOKENS)
 
 
 def feature_drafter(target: Target, shape: Shape, num_slots: int, length: int, seed: int) -> FeatureDrafter:
-    """Untrained."""
+    """An untrained `feature` drafter."""
     config = feature_config(shape)
     drafter = FeatureDrafter(
         config,

@@ -1,7 +1,7 @@
-"""What `benchmarks.shapes` compares with: transformers over the same random model, plain and with an assistant.
+"""The peers of `benchmarks.shapes`: transformers over the same random model, plain and with an assistant.
 
-The assistant is a small LM whose passes are run in full, and whose answers are replaced as those of osd's drafter are:
-both speculate with the same acceptance, and what differs is how long a round takes.
+The assistant is a small LM whose passes run in full and whose outputs are replaced as those of osd's drafter are. Both
+thus speculate with the same acceptance, and only the duration of a round differs.
 
 Shapes: B rows, L positions, V vocabulary.
 """
@@ -24,7 +24,7 @@ PEERS = ("generate", "assisted")
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What `generate` did with one batch."""
+    """The result of `generate` for one batch."""
 
     answers: list[list[int]]
     tokens_per_s: float
@@ -32,36 +32,36 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Assistance:
-    """How `assisted` is set up."""
+    """The setup of `assisted`."""
 
     shape: Shape
-    """Of the small LM; it has the target's vocabulary."""
+    """Sizes of the small LM, which has the target's vocabulary."""
     length: int
     """Tokens proposed each round."""
     acceptance: float
-    """The probability that one is right."""
+    """Probability that a proposed token is right."""
     repeats: int
     """Timed answers; one more warms up."""
     seed: int
-    """Of the assistant's weights, and of the spoiling."""
+    """Of the assistant's weights, and of which tokens are wrong."""
 
 
 @dataclass(slots=True)
 class Assisted:
-    """All rounds of assisted generation in which it proposed its full length, the first of each answer left out."""
+    """The sum of all rounds of assisted generation with a full-length proposal, except each answer's first."""
 
     num_rounds: int = 0
     num_committed: int = 0
     num_accepted: int = 0
     num_judged: int = 0
-    """Proposed tokens up to each round's first wrong one."""
+    """Proposed tokens up to and including each round's first wrong one."""
     decode_s: float = 0.0
     num_answers: int = 0
     num_equal: int = 0
-    """Answers that are those of plain `generate`, token by token."""
+    """Number of answers that equal those of plain `generate`."""
 
     def add(self, ends: RoundEnds, length: int) -> None:
-        """Count one answer's rounds in; like osd's, the last ones propose fewer, and are not timed."""
+        """Add the rounds of one answer; the last ones, which propose fewer tokens, are not timed."""
         full = sum(ends.num_tokens[-1] - num_tokens > length for num_tokens in ends.num_tokens)
         counts = [after - before for before, after in zip(ends.num_tokens[:full], ends.num_tokens[1:], strict=False)]
         self.num_rounds += full
@@ -71,7 +71,7 @@ class Assisted:
         self.decode_s += ends.at_s[full] - ends.at_s[0]
 
     def figures(self) -> dict[str, float]:
-        """For the report."""
+        """The figures for the report."""
         return {
             "assisted_tokens_per_s": round(self.num_committed / self.decode_s, 2),
             "assisted_acceptance": round(self.num_accepted / self.num_judged, 4),
@@ -96,14 +96,14 @@ def measure_peers(
     num_tokens: int,
     assistance: Assistance,
 ) -> tuple[list[dict[str, float | None]], dict[str, str]]:
-    """Every batch's figures, None where a peer did not run; and for each peer that failed, why.
+    """Figures for every batch, None where a peer did not run; and the reason for each peer that failed.
 
     Args:
-        names: of `PEERS`; transformers speculates for one query at a time, so "assisted" passes larger batches over.
+        names: of `PEERS`; "assisted" skips batches above one, since transformers speculates for one query at a time.
         model: the target.
-        batches: each batch's prompts.
+        batches: the prompts of each batch.
         num_tokens: length of an answer.
-        assistance: for "assisted".
+        assistance: setup of "assisted".
     """
     found: list[dict[str, float | None]] = []
     missing: dict[str, str] = {}
@@ -119,14 +119,14 @@ def measure_peers(
                     figures |= assisted(model, prompts[0], generated.answers[0], assistance).figures()
                 else:
                     figures["generate_tokens_per_s"] = round(generated.tokens_per_s, 2)
-            except Exception as error:  # a peer's failure must not cost osd's own figures
+            except Exception as error:  # must not lose the figures of osd and other peers
                 missing[name] = f"{type(error).__name__}: {error}"
         found.append(figures)
     return found, missing
 
 
 def generate(model: Any, prompts: Sequence[Sequence[int]], num_tokens: int) -> Generated:
-    """Plain and greedy; the prompt's reading and the first token are not timed."""
+    """Plain greedy decoding; prefill and the first token are not timed."""
     _generate(model, prompts, 2)  # warms up
     answers, ends = _generate(model, prompts, num_tokens)
     decode_s = ends.at_s[-1] - ends.at_s[0]
@@ -134,13 +134,13 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], num_tokens: int) -> G
 
 
 def assisted(model: Any, prompt: Sequence[int], answer: Sequence[int], assistance: Assistance) -> Assisted:
-    """Assisted generation of one answer, greedy, each time with other tokens spoilt.
+    """Assisted greedy generation of one answer, repeated with other tokens wrong each time.
 
     Args:
         model: the target.
-        prompt: its ids.
-        answer: the target's own greedy one.
-        assistance: how.
+        prompt: token ids.
+        answer: the target's greedy answer.
+        assistance: the setup.
     """
     assistant = random_llama(assistance.shape, model.device, assistance.seed)
     assistant.generation_config.num_assistant_tokens = assistance.length
@@ -161,13 +161,13 @@ def assisted(model: Any, prompt: Sequence[int], answer: Sequence[int], assistanc
 
 
 class _Teller:
-    """After a model's own pass, makes the token that it is told for the next position the most likely one."""
+    """A forward hook that makes the given token of the next position the most likely one."""
 
     def __init__(self, told_1L: Tensor) -> None:
         self._told_1L = told_1L
 
     def __call__(self, model: Any, args: tuple[Any, ...], inputs: dict[str, Any], output: Any) -> None:
-        next_position_1 = inputs["position_ids"][0, -1:] + 1  # stays on the device, so that nobody waits for it
+        next_position_1 = inputs["position_ids"][0, -1:] + 1  # stays on the device, to avoid a synchronisation
         last_1V = output.logits[:, -1]
         last_1V.scatter_(1, self._told_1L[:, next_position_1], torch.finfo(last_1V.dtype).max)
 

@@ -1,8 +1,8 @@
-"""Decoding speed by a model's shape, with random weights and a drafter of a set acceptance: nothing is downloaded.
+"""Decoding speed by a model's shape, with random weights and a drafter of a set acceptance; nothing is downloaded.
 
-For each batch size osd plain and speculative take turns on one engine. Timed are the rounds in which every row decodes
-and proposes its full length. Beside it transformers over the same model, plain and (one query at a time) with an
-assistant of the same acceptance. With `--json` the last line of stdout is one JSON object.
+For each batch size, plain and speculative decoding take turns on one osd engine. Timed are rounds in which every row
+decodes and proposes its full length. Beside them runs transformers over the same model, plain and (one query at a time)
+with an assistant of the same acceptance. With `--json` the last line of stdout is one JSON object.
 
     python -m benchmarks.shapes --shape 1b --batch 1 4 16 64 --length 4 --acceptance 0.72
     python -m benchmarks.shapes --shape 8b --drafter model --batch 1
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every batch size."""
     args = _arguments(arguments)
     console = Console(stderr=args.json)
-    console.width = max(console.width, 140)  # a log has no width of its own
+    console.width = max(console.width, 140)  # wide enough where the output is not a terminal
     torch.set_num_threads(args.threads or psutil.cpu_count(logical=False) or 1)
     shape, device = SHAPES[args.shape], choose_device(args.device)
     small = drafter_shape(args.drafter_shape, shape)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prompts = [[draw.randrange(shape.vocab_tokens) for _ in range(args.context)] for _ in range(max(args.batch))]
     model = random_llama(shape, device, args.seed)
     read_bytes, bandwidth = weight_bytes(model), copy_bytes_per_s(device)
-    # Before the engine, which brings the model's weights into a layout of its own.
+    # Before the engine, which changes the layout of the model's weights.
     peers, missing = measure_peers(
         args.peers,
         model,
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _figures(found: Comparison, theirs: dict[str, Any], read_bytes: int, bandwidth: float) -> dict[str, Any]:
-    """Of one batch size; a peer's are None where it did not run."""
+    """The figures of one batch size; a peer's are None where it did not run."""
     plain, fast = Total({"": found.plain}), Total({"": found.fast})
     step_ms = plain.ms_a_round("decode_s")
     speedup, theory = fast.tokens_per_s / plain.tokens_per_s, theoretical_speedup(plain, fast)
@@ -154,7 +154,7 @@ _THEIRS = {
 
 
 class _Missing:
-    """Printed as nothing, in any format."""
+    """A missing figure: formats as nothing."""
 
     def __format__(self, spec: str) -> str:
         return ""

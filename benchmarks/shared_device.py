@@ -1,8 +1,9 @@
-"""What training the drafter costs each token where it shares the engine's device: no Ray, no Redis, no HTTP.
+"""The cost of training per token where trainer and engine share a device; without Ray, Redis and HTTP.
 
-The engine runs in this process, over a random model and with a drafter of a set acceptance; the trainer runs in another
-one, on the same device. Blocks of queries alternate between training paused, training that yields as in service, and
-training that never yields, so that drift hits all alike. With `--json` the last line of stdout is one JSON object.
+The engine runs in this process, with a random model and a drafter of a set acceptance; the trainer runs in another
+process on the same device. Blocks of queries alternate between training paused, training that yields as in service, and
+training that never yields, so that drift of the machine affects all alike. With `--json` the last line of stdout is one
+JSON object.
 
     python -m benchmarks.shared_device --shape 1b --seconds 2 --blocks 3
 """
@@ -39,16 +40,16 @@ _PERCENTILES = (50, 95)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure."""
+    """Run the benchmark."""
     args = _arguments(arguments)
     console = Console(stderr=args.json)
-    console.width = max(console.width, 128)  # a log has no width of its own
+    console.width = max(console.width, 128)  # wide enough where the output is not a terminal
     torch.set_num_threads(args.threads or psutil.cpu_count(logical=False) or 1)
     shape, device = SHAPES[args.shape], choose_device(args.device)
-    # A margin that nothing reaches: what is learnt must not change what is served.
+    # An unreachable margin, so that nothing is published and the serving drafter stays the same.
     config = TrainerConfig(device=str(device), gate_margin=1.0, gate_every_steps=args.gate_every)
     tokens = {"prompt_tokens": args.context, "output_tokens": args.tokens}
-    with TrainingProcess(feature_config(shape), config, **tokens) as training:  # loads while the model is made
+    with TrainingProcess(feature_config(shape), config, **tokens) as training:  # it loads while the model is made
         bench = ShapeBench(
             random_llama(shape, device, args.seed),
             shape,
@@ -96,23 +97,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _warm_up(serving: Serving, args: argparse.Namespace) -> float:
-    """Meet the shapes of all rounds, which are captured then; the seconds that one query takes."""
-    for rows in [1] * args.slots + list(range(2, args.slots + 1)):  # every prompt alone: its rounds are always the same
+    """Run rounds of all shapes, so that they are captured; returns the seconds that one query takes."""
+    for rows in [1] * args.slots + list(range(2, args.slots + 1)):  # one prompt in each slot, then several at once
         serving.open([0.0] * rows)
     block = serving.closed(args.seconds / 2)
     query_s = block.busy_s / len(block.tpots_s)
-    serving.open([number * query_s / 3 for number in range(4 * args.slots)])  # rows that begin and end apart
+    serving.open([number * query_s / 3 for number in range(4 * args.slots)])  # rows that begin and end at other times
     return query_s
 
 
 def _alternate(
     serving: Serving, training: TrainingProcess, load: str, rate: float, args: argparse.Namespace
 ) -> dict[Mode, Block]:
-    """All modes in turn, each turn beginning with another one; in one turn queries arrive alike."""
+    """Alternate all modes, in rotating order; within one turn all modes get the same arrivals."""
     found = {mode: Block() for mode in _MODES}
     for turn in range(args.blocks):
         draw = random.Random(turn)
-        # Arrivals of a Poisson process, given how many there are.
+        # A Poisson process's arrivals, given their number.
         arrivals_s = sorted(draw.uniform(0.0, args.seconds) for _ in range(max(round(rate * args.seconds), 1)))
         asks = {
             "closed": partial(serving.closed, args.seconds),

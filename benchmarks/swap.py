@@ -1,4 +1,4 @@
-"""What a hot swap and the recording of outcomes cost the engine, in ms and in steps.
+"""The cost of a hot swap and of recording outcomes for the engine, in ms and in steps.
 
 python -m benchmarks.swap [--rows 1,16,64] [--json]
 """
@@ -36,34 +36,34 @@ _PROMPT_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """What swaps cost at one number of rows."""
+    """The cost of swaps with one number of rows."""
 
     rows: int
     step_ms: float
-    """Median step without a swap."""
+    """Median duration of a step without a swap."""
     prepare_ms: float
-    """Median time that a version takes on another thread to be checked and laid out, while steps go on."""
+    """Median time in which another thread checks and prepares a version, while steps go on."""
     longest_step_ms: float
-    """Median of the longest of those steps."""
+    """Median, over swaps, of the longest of those steps."""
     slowed_ms: float
-    """Median of what those steps take longer, all of them together."""
+    """Median, over swaps, of the time by which those steps took longer, in total."""
     swap_ms: float
-    """Median time between two steps that a swap takes."""
+    """Median duration of a swap, which happens between two steps."""
     next_step_ms: float
-    """Median of the steps right after a swap."""
+    """Median duration of the step right after a swap."""
     record_ms: float
-    """What recording adds to a step: a step's median with a recorder, less that without one."""
+    """What recording adds to a step: the median step with a recorder less that without."""
     finish_ms: float
-    """What handing over one query's outcome takes on the engine's thread."""
+    """Time on the engine's thread to hand over one query's outcome."""
 
     @property
     def steps(self) -> float:
-        """The stall in steps: the swap, and what the step after it takes longer."""
+        """The stall in steps: the swap, plus the time by which the next step is longer."""
         return (self.swap_ms + max(self.next_step_ms - self.step_ms, 0.0)) / self.step_ms
 
 
 def main() -> None:
-    """Measure."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--target", default="smollm2", help="as for osd serve")
     parser.add_argument("--state-dir", default="", help="where the drafter's versions are (default: the user's)")
@@ -150,12 +150,12 @@ def _measure(config: Config, rows: int, swaps: int) -> Stall:
 
 
 class _Prepared(NamedTuple):
-    """A version made ready as in service."""
+    """A version that was prepared as in service."""
 
     swap_in: SwapIn
     took_ms: float
     steps_ms: list[float]
-    """Of the steps meanwhile."""
+    """Durations of the steps meanwhile."""
 
 
 def _prepare(
@@ -176,7 +176,7 @@ def _prepare(
 
 
 def _fill(engine: Engine, rows: int, swaps: int) -> None:
-    """Bring every row to decoding, with room for all steps to come."""
+    """Fill every row with a decoding query that is long enough for all steps to come."""
     max_tokens = 4 * swaps * (2 * _STEPS_BETWEEN_SWAPS + 2) + 40
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
     for row in range(rows):

@@ -1,7 +1,7 @@
-"""A drafter of a set acceptance, for benchmarks alone: it is told the answers, and serving cannot reach it.
+"""A drafter with a set acceptance rate, for benchmarks only: it knows the answers in advance.
 
-How fast speculation is depends on what drafting costs and on how much is accepted. Random weights have the true cost
-and no acceptance; so a real drafter drafts, and what it proposes is replaced.
+The speed of speculation depends on the cost of drafting and on acceptance. A drafter with random weights has the right
+cost but no acceptance; here such a drafter runs, and the tokens that it proposes are replaced.
 
 Shapes: B rows, L positions, K proposed tokens, N answers.
 """
@@ -23,24 +23,25 @@ _NOT_LOOKED_UP, _NO_ANSWER = -2, -1
 
 
 def spoilt(known_NL: Tensor, vocab_tokens: int, acceptance: float, generator: torch.Generator) -> Tensor:
-    """Every token's fate, `[N, L]`: left right with probability `acceptance`, or else any other of the vocabulary."""
+    """The tokens `[N, L]`, each kept with probability `acceptance` and else replaced by a random other one."""
     others_NL = torch.randint(1, vocab_tokens, known_NL.shape, generator=generator)
     keeps_NL = torch.rand(known_NL.shape, generator=generator) < acceptance
     return torch.where(keeps_NL, known_NL, (known_NL + others_NL) % vocab_tokens)
 
 
 class SyntheticDrafter:
-    """Runs a drafter, and proposes the target's own greedy tokens, each spoilt with a set probability.
+    """Runs a drafter, and proposes the target's own greedy tokens, each made wrong with a set probability.
 
-    A token's fate is drawn once: no position is judged in two rounds, since what was judged is committed or replaced.
+    Whether a token is wrong is drawn once per answer; no position is verified twice, since a verified token is
+    either committed or replaced.
 
     Args:
-        drafter: its whole `propose` is run each round, for its cost.
+        drafter: its whole `propose` runs each round, for its cost.
         device: where it runs.
         num_slots: rows.
-        vocab_tokens: the target's; a spoilt token is any of them but the right one.
-        acceptance: the probability that a proposed token is left right.
-        seed: of the spoiling.
+        vocab_tokens: the target's; a wrong token is any but the right one.
+        acceptance: the probability that a proposed token is right.
+        seed: of which tokens are wrong.
     """
 
     kind = "synthetic"
@@ -59,7 +60,7 @@ class SyntheticDrafter:
         self._index_B1: Tensor | None = None
 
     def remember(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> None:
-        """Take the target's greedy answers, spoilt afresh; those told before are forgotten.
+        """Store the target's greedy answers, with newly drawn wrong tokens; forgets earlier answers.
 
         Args:
             prompts: all of one length.
@@ -79,7 +80,7 @@ class SyntheticDrafter:
         self._answer_of_row = other._answer_of_row
 
     def propose(self, batch: DraftBatch) -> Proposal:
-        """The drafter's own round, with its tokens replaced; rows whose prompt is unknown keep theirs.
+        """The drafter's own round, with its tokens replaced; rows with an unknown prompt keep them.
 
         Raises:
             ValueError: a row is sampled.
@@ -99,7 +100,7 @@ class SyntheticDrafter:
         return replace(proposal, token_ids_BK=ids_BK)
 
     def _answers(self, batch: DraftBatch) -> list[int]:
-        """Each row's answer. The device is asked only in a query's first round."""
+        """The index of each row's answer. Reads from the device only in a query's first round."""
         num_rows = len(batch.num_tokens)
         new = [row for row in range(num_rows) if self._answer_of_row[row] == _NOT_LOOKED_UP]
         if new:
@@ -117,17 +118,17 @@ class SyntheticDrafter:
         self._answer_of_row[row], self._index_B1 = _NOT_LOOKED_UP, None
 
     def swap_rows(self, row: int, other: int) -> None:
-        """Let two rows change places."""
+        """Exchange the state of two rows."""
         self._drafter.swap_rows(row, other)
         answers, self._index_B1 = self._answer_of_row, None
         answers[row], answers[other] = answers[other], answers[row]
 
     def state(self) -> dict[str, Tensor]:
-        """The drafter's own."""
+        """The wrapped drafter's state."""
         return self._drafter.state()
 
     def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
-        """The drafter's own."""
+        """The wrapped drafter's swap."""
         swap_in = self._drafter.prepare(state, version)
 
         def both() -> None:

@@ -1,4 +1,4 @@
-"""A tiny random model of each architecture that transformers has as a causal LM."""
+"""A tiny random model of every causal-LM architecture in transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from osd.records.reason import reason
 VOCAB_TOKENS = 64
 CONTEXT_TOKENS = 64
 _BIGGEST_PARAMETERS = 5_000_000
-"""Beyond which a configuration was not made small by the names below."""
+"""Above this, the sizes below did not make the configuration small."""
 _SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "ctc_vocab_size"), VOCAB_TOKENS),
     **dict.fromkeys(
@@ -49,20 +49,20 @@ _OWN: dict[str, dict[str, Any]] = {
     "nemotron": {"head_dim": 8},
     "phi3": {"rope_parameters": None},
 }
-"""What a kind needs beside, to be small or to be whole."""
+"""Further options that a kind needs to be small or complete."""
 
 
 class NotTinyError(Exception):
-    """No tiny model of this kind can be made; the message says why."""
+    """No tiny model of this kind can be made; the message gives the reason."""
 
 
 def tiny_model(kind: str, **options: Any) -> Any:
-    """A random model in float32, of a `model_type` of transformers' auto classes.
+    """A random float32 model of a transformers `model_type`.
 
-    Its weights are wide, so that a wrong mask or position shows in its answers.
+    Its weights have a large variance, so that a wrong mask or position changes the answers.
 
     Raises:
-        NotTinyError: transformers cannot make one from these few sizes.
+        NotTinyError: transformers cannot make one from these sizes.
     """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -72,7 +72,7 @@ def tiny_model(kind: str, **options: Any) -> Any:
         config = config_class(**{**_small(config_class().to_dict()), **_OWN.get(kind, {}), **options})
         with torch.device("meta"):
             size = AutoModelForCausalLM.from_config(config).num_parameters()
-    except Exception as error:  # a foreign class may fail in any way
+    except Exception as error:  # these classes may raise anything
         raise NotTinyError(f"{type(error).__name__}: {reason(error)}") from error
     if size > _BIGGEST_PARAMETERS:
         raise NotTinyError(f"{size:,} parameters are left of its default configuration")
@@ -89,7 +89,7 @@ def tiny_model(kind: str, **options: Any) -> Any:
 
 
 def load_from(config: Any) -> Any:
-    """A model with random weights, with the attention that `osd.loading.causal_lm` would choose."""
+    """A model with random weights, and the attention that `osd.loading.causal_lm` would choose."""
     from transformers import AutoModelForCausalLM
 
     from osd.loading.causal_lm import attention_for
@@ -98,14 +98,14 @@ def load_from(config: Any) -> Any:
 
 
 def _small(defaults: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that make a configuration small; those of its parts, too."""
+    """The arguments that make a configuration and its sub-configurations small."""
     small: dict[str, Any] = {}
     for name, value in defaults.items():
         if isinstance(value, dict) and name.endswith("_config"):
             small[name] = _small(value)
         elif name in _SIZES and (name.endswith("_token_id") or type(value) is int):
             small[name] = _SIZES[name]
-    if "kv_lora_rank" in small:  # keys and values are made of a small vector, for all heads; only a part is rotated
+    if "kv_lora_rank" in small:  # multi-head latent attention, where only a part of a head is rotated
         rotated = {"head_dim": _SIZES["qk_rope_head_dim"], "num_key_value_heads": _SIZES["num_attention_heads"]}
         small |= {name: size for name, size in rotated.items() if name in defaults}
     return small

@@ -1,10 +1,10 @@
-"""What training beside serving costs each token: one server, training paused and resumed in turn.
+"""The cost per token of training beside serving: one server, training paused and resumed in turn.
 
-Blocks of queries alternate, so that a machine that slows down slows both; the weights that are learnt meanwhile would
-speed up later blocks, so none is published (the gate's margin is out of reach).
+Blocks of queries alternate, so that a machine that slows down affects both. The gate's margin is unreachable: a
+published drafter would speed up later blocks.
 
-Clients that ask without a pause leave nothing to spare, so by default nothing is trained then; queries that arrive by
-chance leave gaps, in which training is caught by the next query.
+Under a closed loop the engine is never idle, so by default nothing is trained then; Poisson arrivals leave gaps, in
+which training is interrupted by the next query.
 
     python -m benchmarks.training_cost [--clients 1] [--rates 0.2] [--blocks 6] [--json] [--serve-flag=…]
 """
@@ -42,7 +42,7 @@ _PERCENTILES = (50, 95)
 
 
 def main() -> None:
-    """Measure."""
+    """Run the benchmark."""
     args = _arguments()
     console = Console(stderr=args.json)
     out = Path(args.out)
@@ -66,13 +66,13 @@ def main() -> None:
 
 
 async def _measure(args: argparse.Namespace, url: str) -> dict[str, tuple[LoadResult, LoadResult, int]]:
-    """By load: with training paused, with training, and the steps trained in the latter."""
+    """By load: the result with training paused, the result with training, and the training steps in the latter."""
     results = {}
     async with (
         Load(url, tool_call_prompts(), max_tokens=args.max_tokens) as load,
         httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {_TOKEN}"}, timeout=60) as admin,
     ):
-        await load.closed(2, 16)  # warms up, and gives the trainer something to train on
+        await load.closed(2, 16)  # warms up, and gives the trainer outcomes
         closed = [partial(load.closed, clients, args.queries) for clients in args.clients]
         for ask in [*closed, *(partial(load.open, rate, args.queries) for rate in args.rates)]:
             blocks: dict[bool, list[LoadResult]] = {False: [], True: []}

@@ -1,6 +1,6 @@
-"""The trainer in a process of its own beside an engine, as in service, on outcomes that are made up in memory.
+"""The trainer in a process of its own beside an engine, as in service, on made-up outcomes in memory.
 
-It has the distiller actor's priority and its way of yielding: a few times a second it is told how busy the engine is.
+It has the distiller actor's priority, and yields in the same way, by the engine's utilisation a few times a second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trainer.loop import Trainer
 from trainer.spare import leaves_room, lower_priority
 
 _ASK_INTERVAL_S = 0.5
-"""As the distiller asks the engine."""
+"""The interval at which the distiller polls the engine."""
 _IDLE_S = 0.1
 _POLL_S = 0.01
 _CLOSE_S = 5.0
@@ -42,17 +42,17 @@ class Mode(IntEnum):
 
     PAUSED = 0
     YIELDING = 1
-    """While the engine is busy less than `trainer.max_utilisation` of the time."""
+    """Train while the engine is busy less than `trainer.max_utilisation` of the time."""
     ALWAYS = 2
     STOPPED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What both processes see: values of `multiprocessing`."""
+    """State shared by both processes: values of `multiprocessing`."""
 
     mode: Any
-    """The one asked for."""
+    """The mode asked for."""
     mode_in_force: Any
     utilisation: Any
     steps: Any
@@ -60,20 +60,20 @@ class _Shared:
 
 
 class TrainingProcess:
-    """Starts at once, and trains nothing until it is told to; also a context manager.
+    """Starts at once and trains nothing until told to; also a context manager.
 
     Args:
-        net: shapes of the drafter that is trained.
+        net: configuration of the drafter that is trained.
         config: the `trainer` section.
-        prompt_tokens: of every outcome.
-        output_tokens: of every outcome.
+        prompt_tokens: length of each outcome's prompt.
+        output_tokens: length of each outcome's output.
     """
 
     def __init__(self, net: FeatureConfig, config: TrainerConfig, *, prompt_tokens: int, output_tokens: int) -> None:
-        context = multiprocessing.get_context("spawn")  # a CUDA device cannot be used after a fork
+        context = multiprocessing.get_context("spawn")  # CUDA does not work after a fork
         self._shared = _Shared(*(context.Value(kind, 0) for kind in "iidqq"))
         self._shared.mode_in_force.value = -1
-        self._folder = tempfile.TemporaryDirectory()  # here, so that it goes even if the process is killed
+        self._folder = tempfile.TemporaryDirectory()  # owned here, so that it is removed even if the process is killed
         arguments = net, config, prompt_tokens, output_tokens, self._shared, Path(self._folder.name)
         self._process = context.Process(target=_train, args=arguments, daemon=True)
         self._process.start()
@@ -81,7 +81,7 @@ class TrainingProcess:
         self._watcher: threading.Thread | None = None
 
     def watch(self, utilisation: Callable[[], float]) -> None:
-        """From now on, tell it how busy the engine is."""
+        """Start a thread that tells the trainer how busy the engine is."""
 
         def tell() -> None:
             while not self._stop.wait(_ASK_INTERVAL_S):
@@ -91,22 +91,22 @@ class TrainingProcess:
         self._watcher.start()
 
     def warm_up(self) -> None:
-        """Wait until it has trained a few steps, and pause it."""
+        """Wait until it has trained a few steps, then pause it."""
         self.set(Mode.ALWAYS)
         self._wait_until(lambda: self.progress()[0] >= _WARM_UP_STEPS)
         self.set(Mode.PAUSED)
 
     def set(self, mode: Mode) -> None:
-        """Change the mode, and wait until no step of another mode is running."""
+        """Change the mode, and wait until no step of another mode runs."""
         self._shared.mode.value = mode
         self._wait_until(lambda: self._shared.mode_in_force.value == mode)
 
     def progress(self) -> tuple[int, int]:
-        """Steps, and output tokens trained on, since the start."""
+        """(steps, output tokens trained on) since the start."""
         return self._shared.steps.value, self._shared.trained_tokens.value
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._stop.set()
         if self._watcher:
             self._watcher.join()
@@ -132,7 +132,7 @@ class TrainingProcess:
 def _train(
     net: FeatureConfig, config: TrainerConfig, prompt_tokens: int, output_tokens: int, shared: _Shared, folder: Path
 ) -> None:
-    """Run `Trainer` as `run_forever` does, in the mode that is asked for."""
+    """Run `Trainer` as `run_forever` does, in the mode asked for."""
     lower_priority(config.nice)
     torch.set_num_threads(config.threads)
     student = build_feature_student(config, net, _random_rows(net, choose_device(config.device)))
@@ -157,19 +157,19 @@ def _train(
 
 
 def _random_rows(net: FeatureConfig, device: torch.device) -> SharedRows:
-    """A target's embedding and head, as the trainer loads them."""
+    """Random rows in place of a target's embedding and head."""
     shape = net.target_vocab_tokens, net.hidden_size
     embedding_VH, head_VH = (torch.randn(shape, dtype=torch.bfloat16, device=device) for _ in range(2))
     return SharedRows(embedding_VH, head_VH * net.hidden_size**-0.5, None)
 
 
 class _MadeUp:
-    """An outcome stream that holds a number of greedy answers from the start: their shapes are real, they mean nothing.
+    """An outcome stream with a fixed number of greedy answers of real shapes and random content.
 
     Args:
-        net: shapes of the drafter.
-        prompt_tokens: of every outcome.
-        output_tokens: of every outcome.
+        net: configuration of the drafter.
+        prompt_tokens: length of each prompt.
+        output_tokens: length of each output.
     """
 
     def __init__(self, net: FeatureConfig, prompt_tokens: int, output_tokens: int) -> None:
@@ -178,12 +178,12 @@ class _MadeUp:
         self._num_read = 0
 
     def read(self, max_count: int, block_ms: int) -> list[tuple[str, Outcome]]:
-        """The next ones."""
+        """The next outcomes."""
         first, self._num_read = self._num_read, min(self._num_read + max_count, _NUM_OUTCOMES)
         return [(f"{number}-0", self._outcome(number)) for number in range(first, self._num_read)]
 
     def ack(self, positions: Sequence[str]) -> None:
-        """None is delivered twice anyway."""
+        """Nothing to do: no outcome is delivered twice."""
 
     def lag(self) -> int:
         """Entries not read yet."""

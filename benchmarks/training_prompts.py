@@ -1,8 +1,8 @@
-"""Prompts to distil a general drafter on, apart from every prompt that benchmarks evaluate with.
+"""Prompts to distil a general drafter on, disjoint from the prompts that benchmarks evaluate with.
 
-Tool calls from files of BFCL that are not evaluated, and their questions without the tools; functions of Python's own
-library and of installed packages to complete, and their first sentences as tasks; replies (not openings) of
-chatterbot's conversations. Whatever an evaluation prompt also asks is left out.
+Tool calls from BFCL files that are not evaluated, and their questions without tools; functions of Python's standard
+library and of installed packages to complete, and the first sentences of their docstrings as tasks; replies (not
+openings) from chatterbot's conversations. Prompts that an evaluation also uses are dropped.
 
     python -m benchmarks.training_prompts OUT.jsonl
 """
@@ -35,13 +35,13 @@ _BFCL_FILES = (
     "simple_javascript",
 )
 _PACKAGES = ("networkx", "sympy", "mpmath", "numpy")
-"""Full of small functions whose documentation has examples, as HumanEval's has."""
+"""Packages with many small functions whose docstrings have examples, as HumanEval's do."""
 _MAX_FUNCTIONS, _MAX_PACKAGE_FUNCTIONS, _MAX_TASKS = 2000, 3000, 2000
 _MIN_DOCSTRING_CHARS, _MAX_PROMPT_CHARS = 60, 1200
 
 
 def training_prompts() -> list[Messages]:
-    """All of them, shuffled."""
+    """All prompts, shuffled."""
     evaluated = EvaluationPrompts()
     prompts = [*_tool_calls(), *_functions(), *_replies(), *_package_functions(), *_questions(), *_tasks()]
     apart = {json.dumps(messages): messages for messages in prompts if messages[-1]["content"] not in evaluated}
@@ -57,20 +57,20 @@ def _tool_calls() -> Iterator[Messages]:
 
 
 def _questions() -> Iterator[Messages]:
-    """What BFCL's users ask, as if there were no tools."""
+    """BFCL's questions without tools."""
     for messages in _tool_calls():
         yield messages[-1:]
 
 
 def _functions() -> Iterator[Messages]:
-    """Signature and docstring of functions in the standard library, as HumanEval shows its own."""
+    """Signatures and docstrings of functions in the standard library, in HumanEval's format."""
     found = [text for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")) for text, _ in _documented(path)]
     random.Random(1).shuffle(found)
     yield from _completions(found, _MAX_FUNCTIONS)
 
 
 def _package_functions() -> Iterator[Messages]:
-    """Of installed packages, those whose documentation has examples."""
+    """Functions of installed packages whose docstrings have examples."""
     found = [text for text, docstring in _of_packages() if ">>>" in docstring]
     random.Random(2).shuffle(found)
     yield from _completions(found, _MAX_PACKAGE_FUNCTIONS)
@@ -82,7 +82,7 @@ def _completions(functions: list[str], most: int) -> Iterator[Messages]:
 
 
 def _tasks() -> Iterator[Messages]:
-    """What functions of installed packages do, as something to be written."""
+    """Tasks to write a function, from the docstrings of installed packages."""
     sentences = [" ".join(docstring.split("\n\n")[0].split()) for _, docstring in _of_packages()]
     sentences = list(dict.fromkeys(one for one in sentences if 40 <= len(one) <= 200))
     random.Random(3).shuffle(sentences)
@@ -103,7 +103,7 @@ def _of_packages() -> list[tuple[str, str]]:
 
 
 def _documented(path: Path) -> Iterator[tuple[str, str]]:
-    """Functions of a file up to their docstring's end, with the docstring."""
+    """(source up to the end of the docstring, docstring) of each function in a file."""
     source = path.read_text(encoding="utf-8", errors="replace")
     for node in ast.walk(ast.parse(source)):
         docstring = ast.get_docstring(node) or "" if isinstance(node, ast.FunctionDef) else ""
@@ -122,7 +122,7 @@ def _replies() -> Iterator[Messages]:
 
 
 def main() -> None:
-    """Write them."""
+    """Write the prompts."""
     prompts = training_prompts()
     Path(sys.argv[1]).write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in prompts))
     print(f"{len(prompts)} prompts")

@@ -1,4 +1,4 @@
-"""A contender in a process of its own: jobs come as JSON lines on stdin, answers go to stdout.
+"""Runs a contender in a process of its own: jobs arrive as JSON lines on stdin, answers go to stdout.
 
 python -m benchmarks.worker NAME SETTING_AS_JSON
 """
@@ -42,7 +42,7 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
 
 
 class Worker:
-    """The parent's end of a contender's process."""
+    """The parent's handle of a contender's process."""
 
     def __init__(self, name: str, setting: Setting) -> None:
         self.name = name
@@ -54,13 +54,13 @@ class Worker:
             text=True,
         )
         self.missing = self._answer().get("missing", "")
-        """Why it cannot take part."""
+        """The reason why the contender cannot take part; empty if it can."""
 
     def run(self, job: Job) -> Run:
-        """Have it do a job.
+        """Run a job in the process.
 
         Raises:
-            MissingPeerError: it cannot do it.
+            MissingPeerError: the contender cannot do it.
         """
         assert self._process.stdin is not None
         try:
@@ -89,7 +89,7 @@ class Worker:
 
 def main() -> None:
     """Serve jobs until stdin ends."""
-    # Whatever a library prints must not come between the answers.
+    # Libraries may print to stdout, so answers go to a duplicate of it, and stdout itself elsewhere.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -109,7 +109,7 @@ def main() -> None:
             answer(asdict(contender.run(Job(**json.loads(line)))))
         except MissingPeerError as error:
             answer({"missing": str(error)})
-        except Exception as error:  # whatever a peer's release does here, the others go on
+        except Exception as error:  # a peer's failure must not affect the other contenders
             answer({"missing": f"{type(error).__name__}: {error}"})
 
 
