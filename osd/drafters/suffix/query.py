@@ -1,0 +1,43 @@
+"""What the `suffix` drafter proposes for one query: from its own text, or from recent answers of its domain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from osd.drafters.suffix.index import SuffixIndex, SuffixProposal
+from osd.drafters.suffix.pool import AnswerPool
+
+_CONTEXT_TOKENS = 32
+
+
+class SuffixQuery:
+    """One query's text so far.
+
+    Args:
+        pool: recent answers; read, never written.
+        domain: the query's.
+        prompt_ids: its prompt.
+    """
+
+    def __init__(self, pool: AnswerPool, domain: str, prompt_ids: Iterable[int]) -> None:
+        self._pool, self._domain = pool, domain
+        self._own = SuffixIndex(_CONTEXT_TOKENS)
+        self._own.begin_document()
+        self._tail: list[int] = []
+        self.extend(prompt_ids)
+
+    def extend(self, token_ids: Iterable[int]) -> None:
+        """The query's next tokens are known."""
+        known = list(token_ids)
+        self._own.extend(known)
+        self._tail = [*self._tail, *known][-_CONTEXT_TOKENS:]
+
+    def propose(self, max_tokens: int) -> SuffixProposal:
+        """The proposal of which more tokens are expected to be accepted; of equal ones, that of the query's own text.
+
+        Args:
+            max_tokens: most tokens proposed.
+        """
+        own = self._own.propose(self._tail, max_tokens)
+        pooled = self._pool.propose(self._domain, self._tail, max_tokens)
+        return pooled if pooled.score > own.score else own
