@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads or psutil.cpu_count(logical=False) or 1)
     shape, device = SHAPES[args.shape], choose_device(args.device)
     # An unreachable margin, so that nothing is published and the serving drafter stays the same.
-    config = TrainerConfig(device=str(device), gate_margin=1.0, gate_every_steps=args.gate_every)
+    config = TrainerConfig(device=str(device), gate_margin=100.0, gate_every_steps=args.gate_every)
     tokens = {"prompt_tokens": args.context, "output_tokens": args.tokens}
     with TrainingProcess(feature_config(shape), config, **tokens) as training:  # it loads while the model is made
         bench = ShapeBench(

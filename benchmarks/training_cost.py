@@ -34,7 +34,7 @@ from osd.config.settings import default_state_dir
 _TOKEN = secrets.token_hex()
 _CONFIG = f"""
 [trainer]
-gate_margin = 1.0
+gate_margin = 100.0
 [server]
 admin_token_sha256 = "{hashlib.sha256(_TOKEN.encode()).hexdigest()}"
 """

@@ -17,10 +17,16 @@ _LOWEST_TEMPERATURE = 1e-3
 
 
 class ChainSums(NamedTuple):
-    """Sums over positions, float64 [D]; acceptance at depth d, among positions that reach it: accepted / reached."""
+    """Sums over each row's positions, float64 [B, D]; acceptance at depth d, among positions that reach it: accepted /
+    reached.
 
-    accepted_D: Tensor
-    reached_D: Tensor
+
+    Chains begin at every position, so the first depth's `reached` is the number of positions, and the acceptance length
+    is 1 + (accepted, over all depths) / positions.
+    """
+
+    accepted_BD: Tensor
+    reached_BD: Tensor
 
 
 def position_acceptance(
@@ -51,6 +57,19 @@ def position_acceptance(
     return torch.where(temperature_N > 0, overlap_N, greedy_N.float())
 
 
+def emitted_log_probs(logits_BQR: Tensor, slots_BQ: Tensor) -> Tensor:
+    """The drafter's log-probability `[B, Q]` of the emitted tokens; -inf for those it cannot say.
+
+    Args:
+        logits_BQR: the drafter's.
+        slots_BQ: places of the emitted tokens in its vocabulary, R where there is none.
+    """
+    size = logits_BQR.shape[2]
+    log_probs_BQR = logits_BQR.float().log_softmax(2)
+    emitted_BQ = log_probs_BQR.gather(2, slots_BQ[:, :, None].clamp(max=size - 1))[:, :, 0]
+    return emitted_BQ.masked_fill(slots_BQ >= size, -torch.inf)
+
+
 def chain_sums(acceptance_DBQ: Sequence[Tensor], predicting_BQ: Tensor) -> ChainSums:
     """Sum over all chains. Depth d at column q continues the chain whose depth d - 1 was at column q - 1.
 
@@ -62,11 +81,11 @@ def chain_sums(acceptance_DBQ: Sequence[Tensor], predicting_BQ: Tensor) -> Chain
     reached_BQ = predicting_BQ.double()
     for acceptance_BQ in acceptance_DBQ:
         accepted_BQ = reached_BQ * acceptance_BQ
-        accepted.append(accepted_BQ.sum())
-        reached.append(reached_BQ.sum())
+        accepted.append(accepted_BQ.sum(dim=1))
+        reached.append(reached_BQ.sum(dim=1))
         reached_BQ = accepted_BQ.roll(1, dims=1) * predicting_BQ
         reached_BQ[:, 0] = 0.0
-    return ChainSums(torch.stack(accepted).cpu(), torch.stack(reached).cpu())
+    return ChainSums(torch.stack(accepted, dim=1).cpu(), torch.stack(reached, dim=1).cpu())
 
 
 def _at_temperature(log_probs_NK: Tensor, divisor_N1: Tensor) -> Tensor:

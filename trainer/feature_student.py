@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from osd.drafters.feature_net import AttentionInputs, FeatureConfig, FeatureNet, head_rows
 from osd.drafters.weights import check_state
 from osd.models.shared_rows import SharedRows
-from trainer.acceptance import ChainSums, chain_sums, position_acceptance
+from trainer.acceptance import ChainSums, chain_sums, emitted_log_probs, position_acceptance
 from trainer.batches import Batch
 from trainer.examples import Alignment
 from trainer.losses import Coarse, coarsen, slot_table, slots_of
@@ -102,6 +102,14 @@ class FeatureStudent:
             )
             by_depth.append(acceptance_BQ)
         return chain_sums(by_depth, batch.predicting_BQ)
+
+    @torch.no_grad()
+    def emitted_log_probs(self, batch: Batch) -> list[Tensor]:
+        """See `Student`."""
+        batch = batch.to(self._device)
+        size = len(self.net.vocab_ids_R)
+        slots_BQ = slots_of(batch.emitted_BQ, self._slot_V, size)
+        return [emitted_log_probs(self._logits(feature_BQH), slots_BQ) for feature_BQH in self.features(batch)]
 
     def features(self, batch: Batch) -> Iterator[Tensor]:
         """For each depth d, the features `[B, Q, H]` at the predicting columns; undefined before column d - 1."""

@@ -1,28 +1,55 @@
-"""The gate: a candidate is published only if it beats the serving version on the newest held-out outcomes."""
+"""The gate: a candidate is published only if it beats the serving version on the newest held-out outcomes.
+
+Both are measured on the same held-out outcomes by acceptance length, the tokens a round commits, which is what decides
+the speed of decoding. Queries differ far more from one another than two versions differ on one query, so the gain is
+taken query by query: a paired bootstrap (Efron 1979) over whole queries, since the rounds of one query are correlated.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
+from trainer.acceptance import ChainSums
 from trainer.batches import Batch
 from trainer.student import Student
+
+_NUM_RESAMPLES = 1000
+_QUANTILES = (0.025, 0.975)
+"""Of the 95% interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Held-out acceptance of one set of weights."""
+    """Held-out acceptance of one set of weights, by record: N queries, or stretches of long ones."""
 
-    acceptance_by_depth: tuple[float, ...]
-    """For depths 1, 2, …: accepted / reached, where a proposal is reached if all proposals before it are accepted."""
-    num_positions: int
+    sums: ChainSums
+    """[N, D]."""
+
+    @property
+    def acceptance_by_depth(self) -> tuple[float, ...]:
+        """For depths 1, 2, …: accepted / reached; a proposal is reached if all proposals before it are accepted."""
+        accepted_D, reached_D = (one.sum(dim=0) for one in self.sums)
+        return tuple((accepted_D / reached_D.clamp(min=1e-9)).tolist())
 
     @property
     def acceptance(self) -> float:
-        """Of the first proposal. The gate decides by this, as does the watch after a swap."""
+        """Of the first proposal. The watch after a swap compares this."""
         return self.acceptance_by_depth[0]
+
+    @property
+    def num_positions(self) -> int:
+        """Positions at which a chain begins."""
+        return round(float(self.sums.reached_BD[:, 0].sum()))
+
+    @property
+    def length(self) -> float:
+        """Acceptance length with chains of D proposals: each round's accepted tokens and one more."""
+        return 1.0 + float(self.sums.accepted_BD.sum()) / max(self.num_positions, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +58,41 @@ class GateDecision:
 
     published: bool
     worse: bool
-    """The candidate is worse by at least the margin, so the training since the serving version should be undone."""
+    """The candidate is certainly worse, so the training since the serving version should be undone."""
     figures: dict[str, float]
-    """candidate, serving, margin, records, positions, published (1 or 0), and depth_1, depth_2, … of the candidate."""
+    """candidate, serving: acceptance of the first proposal; length, serving_length: acceptance length; gain_low,
+    gain_high: the 95% interval of what the length gains; margin, records, positions, published (1 or 0), and depth_1,
+    depth_2, … of the candidate.
+    """
 
 
 def measure(student: Student, batches: Sequence[Batch], between: Callable[[], None] = lambda: None) -> Measurement:
-    """Acceptance over all batches; calls `between` after each."""
-    accepted_D: Tensor | float = 0.0
-    reached_D: Tensor | float = 0.0
+    """Acceptance over all batches, at least one; calls `between` after each."""
+    found = []
     for batch in batches:
-        sums = student.acceptance(batch)
-        accepted_D, reached_D = accepted_D + sums.accepted_D, reached_D + sums.reached_D
+        found.append(student.acceptance(batch))
         between()
-    assert isinstance(accepted_D, Tensor) and isinstance(reached_D, Tensor)
-    by_depth = (accepted_D / reached_D.clamp(min=1e-9)).tolist()
-    return Measurement(tuple(by_depth), round(float(reached_D[0])))
+    return Measurement(ChainSums(*(torch.cat(one) for one in zip(*found, strict=True))))
 
 
 def decide(candidate: Measurement, serving: Measurement, *, margin: float, num_records: int) -> GateDecision:
-    """Publish if the candidate gains at least `margin`; both were measured on the same `num_records` records."""
-    published = candidate.acceptance >= serving.acceptance + margin
+    """Publish if the 95% interval of the gain in acceptance length lies above `margin`.
+
+    Args:
+        candidate: the student.
+        serving: the version that serves, measured on the same batches.
+        margin: see above; a candidate whose interval lies below -`margin` is worse.
+        num_records: held-out records, for the figures.
+    """
+    low, high = gain_interval(candidate, serving)
+    published = low > margin
     figures = {
         "candidate": candidate.acceptance,
         "serving": serving.acceptance,
+        "length": candidate.length,
+        "serving_length": serving.length,
+        "gain_low": low,
+        "gain_high": high,
         "margin": margin,
         "records": float(num_records),
         "positions": float(candidate.num_positions),
@@ -62,4 +100,17 @@ def decide(candidate: Measurement, serving: Measurement, *, margin: float, num_r
     }
     for depth, acceptance in enumerate(candidate.acceptance_by_depth, start=1):
         figures[f"depth_{depth}"] = acceptance
-    return GateDecision(published, candidate.acceptance <= serving.acceptance - margin, figures)
+    return GateDecision(published, high < -margin, figures)
+
+
+def gain_interval(candidate: Measurement, serving: Measurement) -> tuple[float, float]:
+    """The 95% interval of the candidate's acceptance length less the serving version's, by paired bootstrap.
+
+    Resamples draw records with replacement, the same for both sides; the same records always give the same interval.
+    """
+    gained_N: NDArray[np.float64] = (candidate.sums.accepted_BD - serving.sums.accepted_BD).sum(dim=1).numpy()
+    positions_N: NDArray[np.float64] = candidate.sums.reached_BD[:, 0].numpy()
+    num = len(gained_N)
+    counts_SN = np.random.default_rng(0).multinomial(num, np.full(num, 1.0 / num), size=_NUM_RESAMPLES)
+    low, high = np.quantile((counts_SN @ gained_N) / np.maximum(counts_SN @ positions_N, 1.0), _QUANTILES)
+    return float(low), float(high)

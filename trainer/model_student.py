@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from osd.drafters.weights import check_state, model_state
-from trainer.acceptance import ChainSums, chain_sums, position_acceptance
+from trainer.acceptance import ChainSums, chain_sums, emitted_log_probs, position_acceptance
 from trainer.batches import Batch
 from trainer.examples import Alignment
 from trainer.losses import Coarse, coarsen, slots_of
@@ -80,6 +80,13 @@ class ModelStudent:
             batch.temperature_B[:, None].expand_as(mask_BQ)[mask_BQ],
         )
         return chain_sums([acceptance_BQ] * self._depths, mask_BQ)
+
+    @torch.no_grad()
+    def emitted_log_probs(self, batch: Batch) -> list[Tensor]:
+        """See `Student`."""
+        batch = batch.to(self._device)
+        slots_BQ = slots_of(batch.emitted_BQ, self._vocab_ids_V, len(self._vocab_ids_V))
+        return [emitted_log_probs(self.logits(batch), slots_BQ)] * self._depths
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits `[B, Q, V]` at the predicting columns."""

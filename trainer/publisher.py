@@ -39,7 +39,7 @@ class Publisher:
     Args:
         store: the versions of this kind of drafter.
         student: the drafter in training.
-        margin: held-out acceptance that a candidate must gain.
+        margin: acceptance length that a candidate must certainly gain; see `trainer.gate.decide`.
         reporter: receives publishes, refusals, replaced weights and failures.
     """
 
@@ -95,8 +95,9 @@ class Publisher:
         )
         self.figures = decision.figures
         text = (
-            f"held-out acceptance {self.figures['candidate']:.4f}, "
-            f"version {self.serving} has {self.figures['serving']:.4f}"
+            f"held-out acceptance length {self.figures['length']:.3f}, "
+            f"version {self.serving} has {self.figures['serving_length']:.3f}, "
+            f"gain between {self.figures['gain_low']:+.3f} and {self.figures['gain_high']:+.3f}"
         )
         if decision.published:
             self._publish(text, training_step, stream_position)

@@ -43,6 +43,13 @@ class Student(Protocol):
         """Acceptance by depth at every predicting column, without gradients."""
         ...
 
+    def emitted_log_probs(self, batch: Batch) -> list[Tensor]:
+        """By depth, the log-probability `[B, Q]` of the token that was emitted; -inf for one it cannot say.
+
+        Without gradients, at temperature 1; depth d means nothing before column d - 1, nor at padding.
+        """
+        ...
+
     def refresh_vocab(self, counts_V: Tensor, *, seen_before: float = 0.0) -> None:
         """Choose a reduced vocabulary anew by token counts; nothing for a drafter without one.
 

@@ -130,7 +130,11 @@ class TrainerConfig(_Section):
     held_out_share: float = Field(0.125, gt=0, lt=1, description="Share of outcomes for the gate, never trained on.")
     held_out_records: int = Field(64, ge=1, description="Newest held-out outcomes that the gate looks at.")
     gate_every_steps: int = Field(20, ge=1, description="Training steps between two attempts to publish.")
-    gate_margin: float = Field(0.005, ge=0, description="Held-out acceptance a candidate must gain to be published.")
+    gate_margin: float = Field(
+        0.0,
+        ge=0,
+        description="What a candidate must surely gain in held-out acceptance length (its 95% interval lies above).",
+    )
     max_utilisation: float = Field(
         0.5, ge=0, le=1, description="Train only while the engine is busy less than this share; 1 trains always."
     )

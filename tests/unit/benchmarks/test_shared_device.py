@@ -22,7 +22,7 @@ from osd.records.outcome_arrays import check_shapes
 from tests.unit.benchmarks.test_shapes import make_bench, prompts_of
 from trainer.spare import leaves_room
 
-_CONFIG = TrainerConfig(device="cpu", gate_margin=1.0, batch_tokens=32, gate_every_steps=2, held_out_share=0.25)
+_CONFIG = TrainerConfig(device="cpu", gate_margin=100.0, batch_tokens=32, gate_every_steps=2, held_out_share=0.25)
 _NET = feature_config(SHAPES["tiny"])
 
 

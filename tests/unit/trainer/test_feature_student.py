@@ -83,7 +83,7 @@ def test_the_serving_drafter_proposes_what_the_student_learnt() -> None:
         torch.autograd.backward((terms.losses_N * terms.weights_N).mean())
         optimizer.step()
     sums = student.acceptance(batches[0])
-    assert (sums.accepted_D / sums.reached_D).tolist() == [1.0, 1.0, 1.0]
+    assert (sums.accepted_BD / sums.reached_BD).tolist() == [[1.0, 1.0, 1.0]]
 
     drafter = FeatureDrafter(student.net.config, shared_rows(), num_slots=1, max_context_tokens=32, max_length=3)
     drafter.prepare(student.state(), 2)()
@@ -132,8 +132,8 @@ def test_a_reduced_vocabulary_follows_the_traffic_without_touching_weights() -> 
         list(make_examples(make_outcome(output_ids=(9, 11, 13, 20)), student.alignment, max_predicting=64)), 64
     )[0]
     sums = student.acceptance(batch)
-    assert float(sums.reached_D[0]) == 4
-    assert float(sums.accepted_D[0]) <= 3  # token 20 cannot be said
+    assert float(sums.reached_BD[0, 0]) == 4
+    assert float(sums.accepted_BD[0, 0]) <= 3  # token 20 cannot be said
 
 
 def test_what_traffic_has_put_into_a_vocabulary_can_count_more() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import pytest
 import torch
 
 from tests.kit.trainer_fakes import VOCAB_TOKENS, feature_student, make_outcome, model_student
-from trainer.acceptance import chain_sums, position_acceptance
+from trainer.acceptance import ChainSums, chain_sums, position_acceptance
 from trainer.batches import make_batches
 from trainer.examples import make_examples
 from trainer.gate import Measurement, decide, measure
 from trainer.losses import Teacher
+from trainer.student import Student
 
 
 def _target(seed: int, num: int = 40) -> torch.Tensor:
@@ -55,13 +59,28 @@ def test_chains_count_a_depth_only_when_it_is_reached() -> None:
     predicting = torch.tensor([[True, True, True, True]])
     first, second = torch.tensor([[1.0, 0.0, 1.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0, 0.0]])
     sums = chain_sums([first, second], predicting)
-    assert sums.accepted_D.tolist() == [2.0, 1.0]
-    assert sums.reached_D.tolist() == [4.0, 2.0]  # the chains that began at columns 0 and 2
+    assert sums.accepted_BD.tolist() == [[2.0, 1.0]]
+    assert sums.reached_BD.tolist() == [[4.0, 2.0]]  # the chains that began at columns 0 and 2
+    measured = Measurement(sums)
+    assert (measured.num_positions, measured.acceptance_by_depth) == (4, (0.5, 0.5))
+    assert measured.length == 1 + 3 / 4
 
 
 @pytest.mark.parametrize("make_student", [feature_student, model_student])
-def test_training_raises_held_out_acceptance_and_only_a_better_candidate_is_published(make_student: object) -> None:
-    assert callable(make_student)
+def test_a_query_s_figures_do_not_depend_on_its_batch(make_student: Callable[[], Student]) -> None:
+    student = make_student()
+    outcomes = [make_outcome(f"q-{n}", output_ids=[(n * s) % 20 for s in range(4 + n)]) for n in range(4)]
+    examples = [e for outcome in outcomes for e in make_examples(outcome, student.alignment, max_predicting=64)]
+    together = measure(student, make_batches(examples, 1000)).sums
+    alone = [measure(student, make_batches([example], 1000)).sums for example in examples]
+    torch.testing.assert_close(together.accepted_BD, torch.cat([one.accepted_BD for one in alone]))
+    torch.testing.assert_close(together.reached_BD, torch.cat([one.reached_BD for one in alone]))
+
+
+@pytest.mark.parametrize("make_student", [feature_student, model_student])
+def test_training_raises_held_out_acceptance_and_only_a_better_candidate_is_published(
+    make_student: Callable[[], Student],
+) -> None:
     student = make_student()
     outcomes = [make_outcome(f"q-{n}", temperature=0.7 * (n % 2)) for n in range(3)]
     examples = [e for outcome in outcomes for e in make_examples(outcome, student.alignment, max_predicting=64)]
@@ -70,20 +89,56 @@ def test_training_raises_held_out_acceptance_and_only_a_better_candidate_is_publ
     optimizer = torch.optim.AdamW(student.parameters(), 5e-3)
     for _ in range(40):
         optimizer.zero_grad()
-        student.loss_terms(batches[0]).losses_N.sum().backward()
+        torch.autograd.backward(student.loss_terms(batches[0]).losses_N.sum())
         optimizer.step()
     after = measure(student, batches)
     assert after.acceptance > before.acceptance + 0.3 and after.num_positions == 12
     assert len(after.acceptance_by_depth) == 2
-    better = decide(after, before, margin=0.005, num_records=3)
+    better = decide(after, before, margin=0.0, num_records=3)
     assert better.published and better.figures["published"] == 1.0
     assert better.figures["depth_1"] == better.figures["candidate"] == after.acceptance
     assert better.figures["serving"] == before.acceptance and better.figures["records"] == 3.0
-    assert not decide(before, after, margin=0.005, num_records=3).published
+    assert better.figures["length"] > better.figures["serving_length"] and not better.worse
+    back = decide(before, after, margin=0.0, num_records=3)
+    assert back.worse and not back.published
 
 
-def test_the_margin_must_be_reached() -> None:
-    serving = Measurement((0.5,), 100)
-    assert not decide(Measurement((0.5,), 100), serving, margin=0.005, num_records=4).published
-    assert not decide(Measurement((0.504,), 100), serving, margin=0.005, num_records=4).published
-    assert decide(Measurement((0.506,), 100), serving, margin=0.005, num_records=4).published
+def _measured(accepted_N: Sequence[float], positions: int = 30) -> Measurement:
+    """Records of so many positions each, of which so many accept the only proposal."""
+    accepted_N1 = torch.tensor(accepted_N, dtype=torch.float64)[:, None]
+    return Measurement(ChainSums(accepted_N1, torch.full_like(accepted_N1, positions)))
+
+
+def test_a_small_gain_is_sure_where_every_query_has_it() -> None:
+    hard_and_easy = [2.0, 28.0, 9.0, 20.0, 5.0, 14.0]
+    serving, candidate = _measured(hard_and_easy), _measured([one + 1 for one in hard_and_easy])
+    decision = decide(candidate, serving, margin=0.0, num_records=6)
+    assert decision.published and not decision.worse
+    assert decision.figures["gain_low"] == pytest.approx(1 / 30) == pytest.approx(decision.figures["gain_high"])
+    assert decide(serving, candidate, margin=0.0, num_records=6).worse
+    assert not decide(candidate, serving, margin=0.04, num_records=6).published
+    assert not decide(serving, candidate, margin=0.04, num_records=6).worse
+
+
+def test_a_larger_gain_by_one_query_alone_is_not_sure() -> None:
+    serving, candidate = _measured([10.0] * 6), _measured([30.0, 9.0, 11.0, 9.0, 10.0, 11.0])
+    assert candidate.length > serving.length + 0.1
+    decision = decide(candidate, serving, margin=0.0, num_records=6)
+    assert decision.figures["gain_low"] < 0.0 < decision.figures["gain_high"]
+    assert not decision.published and not decision.worse
+
+
+def test_what_does_not_differ_is_neither_better_nor_worse() -> None:
+    same = _measured([3.0, 20.0, 8.0])
+    decision = decide(same, same, margin=0.0, num_records=3)
+    assert not decision.published and not decision.worse
+
+
+def test_equal_drafters_are_seldom_published() -> None:
+    rng = np.random.default_rng(0)
+    published = 0
+    for _ in range(200):
+        skill_N = rng.uniform(0.2, 0.8, 24)
+        one, other = (_measured(rng.binomial(30, skill_N).tolist()) for _ in range(2))
+        published += decide(one, other, margin=0.0, num_records=24).published
+    assert published < 0.05 * 200 + 8, "one interval of forty lies above zero by chance"
