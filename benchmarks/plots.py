@@ -58,3 +58,32 @@ def plot_speeds(path: Path, speeds: Mapping[int, Mapping[str, float]]) -> None:
         axes.set_xlabel("tokens/s")
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def plot_arms(path: Path, lengths: Mapping[str, Sequence[float]], domains: Sequence[str], window: int) -> None:
+    """Acceptance length against queries, one line an arm, with the places marked where the domain changes for long.
+
+    Args:
+        path: the PNG to write.
+        lengths: by arm, the running acceptance length after each query.
+        domains: of each query.
+        window: queries in the running figure.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    for arm, running in lengths.items():
+        axes.plot(range(1, len(running) + 1), running, label=arm)
+    starts = [number for number in range(len(domains)) if number == 0 or domains[number] != domains[number - 1]]
+    if len(starts) <= len(domains) // window:  # else the domains are mixed
+        for start in starts:
+            axes.axvline(start + 1, color="#999999", linewidth=0.7, linestyle=":")
+            axes.annotate(domains[start], (start + 1, 1.0), fontsize=7, rotation=90, color="#666666")
+    axes.set_xlabel("queries")
+    axes.set_ylabel(f"acceptance length over the last {window} queries")
+    axes.legend(loc="upper left", fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -83,12 +83,13 @@ def make_answers(
     *,
     num_answers: int,
     max_tokens: int,
+    temperature: float = 0.0,
     on_progress: Callable[[int], None] = lambda made: None,
 ) -> None:
     """Make the answers that the folder lacks.
 
-    The first answer to each prompt is greedy, further ones are sampled. Prompts of similar length are batched together,
-    since attention in a pass covers as many positions as its longest row.
+    The first answer to each prompt is at `temperature`, further ones are sampled at temperature 0.8 and top-p 0.95.
+    Prompts of similar length are batched together: attention in a pass covers as many positions as its longest row.
 
     Args:
         engine: decodes without speculation, records into `collector`, and belongs to this thread.
@@ -97,6 +98,7 @@ def make_answers(
         prompts: token ids; of a prompt that leaves no room for its answer only the end is used.
         num_answers: total number of answers.
         max_tokens: longest answer.
+        temperature: of the first answer to each prompt; 0 is greedy.
         on_progress: called with the number of answers made so far.
     """
     made = folder.numbers()
@@ -108,7 +110,8 @@ def make_answers(
         for _ in range(running.max_slots - running.running - running.waiting):
             if upcoming is None:
                 break
-            engine.submit(_request(upcoming, prompts, max_tokens, engine.target.max_context_tokens))
+            params = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=upcoming)
+            engine.submit(_request(upcoming, prompts, params, engine.target.max_context_tokens))
             upcoming = next(waiting, None)
         engine.step()
         if len(collector.outcomes) >= _PER_FILE or not (engine.has_work or upcoming is not None):
@@ -123,10 +126,11 @@ def _order(number: int, prompts: Sequence[tuple[int, ...]]) -> tuple[int, int]:
     return turn, len(prompts[which])
 
 
-def _request(number: int, prompts: Sequence[tuple[int, ...]], max_tokens: int, max_context_tokens: int) -> Request:
+def _request(
+    number: int, prompts: Sequence[tuple[int, ...]], params: SamplingParams, max_context_tokens: int
+) -> Request:
     turn, which = divmod(number, len(prompts))
-    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
     if turn:
-        params = replace(params, temperature=0.8, top_p=0.95, seed=number)
-    prompt_ids = prompts[which][-(max_context_tokens - max_tokens) :]
+        params = replace(params, temperature=0.8, top_p=0.95)
+    prompt_ids = prompts[which][-(max_context_tokens - params.max_tokens) :]
     return Request(request_id=str(number), prompt_ids=prompt_ids, params=params)

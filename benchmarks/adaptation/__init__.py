@@ -1,0 +1,1 @@
+"""How a drafter adapts to a stream of queries, replayed from recorded answers; `python -m benchmarks.adaptation`."""

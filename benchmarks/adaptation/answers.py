@@ -1,0 +1,66 @@
+"""The target's answers to a stream, recorded once: greedy decoding is lossless, so no drafter changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from benchmarks.adaptation.streams import Prompt
+from osd.assembly.assemble import open_engine
+from osd.config.paths import answers_dir
+from osd.config.settings import Config
+from osd.loading.resolve import ResolvedTarget
+from osd.records.outcome import Outcome
+from osd.text.codec import TextCodec
+from trainer.answers import AnswerFolder, Collector, answers_key, make_answers
+
+
+def record(
+    config: Config,
+    resolved: ResolvedTarget,
+    prompts: Sequence[Prompt],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    on_progress: Callable[[int], None] = lambda made: None,
+) -> list[Outcome]:
+    """One answer to every prompt, from the cache under the state folder; what is missing there is made now.
+
+    The outcomes carry all that a drafter of any kind reads and learns from: hidden states and the target's top-K.
+
+    Args:
+        config: target, engine and outcomes sections are used.
+        resolved: the target.
+        prompts: in order.
+        max_tokens: longest answer.
+        temperature: 0: greedy.
+        on_progress: told how many answers there are.
+
+    Raises:
+        OsdError: the target cannot be had.
+    """
+    codec = TextCodec.open(resolved.folder, resolved.target_id, config.target.max_context_tokens)
+    ids = [codec.encode_chat(prompt.messages) for prompt in prompts]
+    key = f"{answers_key(resolved.folder, ids, max_tokens)}-{config.target.dtype}"
+    key += f"-{temperature:g}-{config.outcomes.top_k}" if temperature else ""
+    folder = AnswerFolder(answers_dir(config.state_dir, resolved.target_id, key))
+    if len(folder.numbers()) < len(prompts):
+        collector = Collector()
+        plain = config.speculation.model_copy(update={"enabled": False})
+        engine = open_engine(config.model_copy(update={"speculation": plain}), recorder=collector)
+        make_answers(
+            engine,
+            collector,
+            folder,
+            ids,
+            num_answers=len(ids),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            on_progress=on_progress,
+        )
+    answers = sorted(folder, key=lambda answer: int(answer.request_id))
+    return [
+        msgspec.structs.replace(answer, domain=prompt.domain, request_id=f"{prompt.domain}-{answer.request_id}")
+        for answer, prompt in zip(answers, prompts, strict=True)
+    ]

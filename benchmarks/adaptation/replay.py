@@ -1,0 +1,207 @@
+"""Replaying an answer: a drafter proposes, the known answer says what is accepted; the target is never asked.
+
+Greedy decoding is lossless, so the answer is the same whatever the drafter proposes, and at every round the target's
+hidden states of all earlier positions are those that were recorded. `check.py` holds live runs against this.
+
+Shapes: L positions, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Protocol
+
+import torch
+
+from benchmarks.adaptation.scores import Score
+from osd.drafters.suffix.pool import AnswerPool
+from osd.drafters.suffix.query import SuffixQuery
+from osd.ports.drafter import Drafter
+from osd.records.outcome import Outcome, Round
+from osd.records.outcome_arrays import hidden_states
+from osd.records.proposal import DraftBatch
+from osd.records.query import SamplingParams
+
+_GREEDY = SamplingParams(temperature=0.0)
+
+
+class Proposer(Protocol):
+    """Guesses an answer's next tokens, one query at a time."""
+
+    @property
+    def version(self) -> int:
+        """Of the drafter, noted with each round."""
+        ...
+
+    def begin(self, outcome: Outcome) -> None:
+        """The next calls are about this query; of its answer, only the known tokens may be looked at."""
+        ...
+
+    def propose(self, num_known: int, max_tokens: int) -> list[int]:
+        """The tokens that may follow the query's first `num_known` ones, prompt included."""
+        ...
+
+
+def replay(proposer: Proposer, outcome: Outcome, *, length: int, max_tokens: int) -> list[Round]:
+    """The rounds in which an engine would have decoded an answer.
+
+    Args:
+        proposer: proposes tokens that are certain to it: by a greedy draft for a greedy answer, or, for a sampled one,
+            from a distribution of one token; there, such a token is accepted just where it is the emitted one.
+        outcome: the recorded answer.
+        length: speculation length.
+        max_tokens: the longest answer that was asked for.
+    """
+    rounds = []
+    answer, num_done = outcome.output_ids, 1  # the prefill yields the first token
+    proposer.begin(outcome)
+    while num_done < len(answer):
+        limit = min(length, max_tokens - num_done - 1)
+        proposed = proposer.propose(len(outcome.prompt_ids) + num_done, limit) if limit else []
+        num_accepted = num_common(proposed, answer[num_done:])
+        rounds.append(Round(proposer.version if proposed else 0, len(proposed), num_accepted))
+        num_done += num_accepted + 1
+    return rounds
+
+
+def score(rounds: Sequence[Round], num_output_tokens: int) -> Score:
+    """What a query's rounds come to."""
+    accepted = sum(one.accepted for one in rounds)
+    committed, last = max(num_output_tokens - 1, 0), len(rounds) - 1
+    # The last round's proposal may have been cut by the end of the answer rather than rejected.
+    cut = bool(rounds) and accepted + len(rounds) > committed
+    rejected = sum(one.accepted < one.proposed and not (cut and number == last) for number, one in enumerate(rounds))
+    return Score(
+        rounds=len(rounds),
+        committed=committed,
+        drafted=sum(one.proposed > 0 for one in rounds),
+        first_accepted=sum(one.accepted > 0 for one in rounds),
+        accepted=accepted,
+        examined=accepted + rejected,
+    )
+
+
+class LearnedProposer:
+    """A served drafter of any kind, with one row.
+
+    Args:
+        drafter: it keeps its own cache; it may skip rounds, and catches up when it is next asked.
+        hidden_size: H.
+        max_context_tokens: longest prompt and answer.
+        dtype: of the target's hidden states.
+    """
+
+    def __init__(self, drafter: Drafter, hidden_size: int, max_context_tokens: int, dtype: torch.dtype) -> None:
+        self.drafter = drafter
+        self._tokens_1L = torch.zeros(1, max_context_tokens, dtype=torch.long)
+        self._hidden_1LH = torch.zeros(1, max_context_tokens, hidden_size, dtype=dtype)
+        self._generator = Random(0)
+
+    @property
+    def version(self) -> int:
+        """That drafts now."""
+        return self.drafter.version
+
+    def begin(self, outcome: Outcome) -> None:
+        """See `Proposer`."""
+        ids = (*outcome.prompt_ids, *outcome.output_ids)
+        self._tokens_1L[0, : len(ids)] = torch.tensor(ids)
+        hidden_NH = hidden_states(outcome)
+        if hidden_NH is not None:
+            first = outcome.hidden_start
+            self._hidden_1LH[0, first : first + len(hidden_NH)] = hidden_NH
+        self.drafter.reset_row(0)
+
+    def propose(self, num_known: int, max_tokens: int) -> list[int]:
+        """See `Proposer`."""
+        batch = DraftBatch(
+            tokens_SL=self._tokens_1L,
+            hidden_SLH=self._hidden_1LH,
+            num_tokens=[num_known],
+            lengths=[max_tokens],
+            params=[_GREEDY],
+            generators=[self._generator],
+        )
+        ids: list[int] = self.drafter.propose(batch).of_length(max_tokens)[0].tolist()
+        return ids
+
+
+class SuffixProposer:
+    """What followed the same tokens before, in the query itself or in the answers that `pool` was given.
+
+    Args:
+        pool: recent answers.
+    """
+
+    version = 1
+
+    def __init__(self, pool: AnswerPool) -> None:
+        self._pool = pool
+        self.score = 0.0
+        """Of the latest proposal: how many of its tokens are expected to be accepted."""
+
+    def begin(self, outcome: Outcome) -> None:
+        """See `Proposer`."""
+        self._answer, self._num_prompt = outcome.output_ids, len(outcome.prompt_ids)
+        self._query, self._num_known = SuffixQuery(self._pool, outcome.domain, outcome.prompt_ids), self._num_prompt
+
+    def propose(self, num_known: int, max_tokens: int) -> list[int]:
+        """See `Proposer`."""
+        self._query.extend(self._answer[self._num_known - self._num_prompt : num_known - self._num_prompt])
+        self._num_known = num_known
+        proposal = self._query.propose(max_tokens)
+        self.score = proposal.score
+        return list(proposal.token_ids)
+
+
+class EitherProposer:
+    """The suffix proposal where it promises more accepted tokens than the learned drafter's rounds brought lately.
+
+    Args:
+        suffix: asked every round.
+        learned: asked where the suffix promises less; a round that skips it costs no pass of it.
+    """
+
+    _NEWEST = 0.02
+    """Weight of a round in the running mean of what the learned drafter's rounds bring."""
+
+    def __init__(self, suffix: SuffixProposer, learned: Proposer) -> None:
+        self._suffix, self._learned = suffix, learned
+        self._expected = 1.0
+        self._asked_at: tuple[int, list[int]] | None = None
+
+    @property
+    def version(self) -> int:
+        """Of the learned one."""
+        return self._learned.version
+
+    def begin(self, outcome: Outcome) -> None:
+        """See `Proposer`."""
+        self._suffix.begin(outcome)
+        self._learned.begin(outcome)
+        self._outcome, self._asked_at = outcome, None
+
+    def propose(self, num_known: int, max_tokens: int) -> list[int]:
+        """See `Proposer`."""
+        if self._asked_at is not None:
+            self._observe(*self._asked_at)
+        proposed = self._suffix.propose(num_known, max_tokens)
+        if proposed and self._suffix.score > self._expected:
+            self._asked_at = None
+            return proposed
+        proposed = self._learned.propose(num_known, max_tokens)
+        self._asked_at = num_known, proposed
+        return proposed
+
+    def _observe(self, num_known: int, proposed: list[int]) -> None:
+        """Count what the learned drafter's last proposal brought; the answer is known up to there by now."""
+        rest = self._outcome.output_ids[num_known - len(self._outcome.prompt_ids) :]
+        self._expected += self._NEWEST * (num_common(proposed, rest) - self._expected)
+
+
+def num_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    return next(
+        (n for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), min(len(one), len(other))
+    )

@@ -1,0 +1,80 @@
+"""Streams of prompts, each with its domain, and the orders in which domains follow one another."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
+from osd.text.prompt_file import Messages, read_prompts
+
+T = TypeVar("T")
+
+_PACKAGED: Mapping[str, Callable[[], list[Messages]]] = {
+    "bfcl": tool_call_prompts,
+    "humaneval": code_prompts,
+    "chatterbot": small_talk_prompts,
+}
+
+
+class Prompt(NamedTuple):
+    """One query to be."""
+
+    domain: str
+    messages: Messages
+
+
+def read_stream(name: str, num_prompts: int) -> list[Prompt]:
+    """The first prompts of a stream.
+
+    Args:
+        name: "bfcl", "humaneval" or "chatterbot" (of installed packages), or a JSONL file of
+            `{"domain": …, "messages": […]}` lines; where a line names no domain, the file's name is it.
+        num_prompts: most that are read.
+
+    Raises:
+        OsdError: the file cannot be read, or a line is no prompt.
+        SystemExit: the package that holds it is not installed.
+    """
+    if name in _PACKAGED:
+        return [Prompt(name, messages) for messages in _PACKAGED[name]()[:num_prompts]]
+    path = Path(name)
+    prompts = read_prompts(path)
+    lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    domains = [str(json.loads(line).get("domain", path.stem)) for line in lines]
+    return [Prompt(*pair) for pair in zip(domains, prompts, strict=True)][:num_prompts]
+
+
+def sharp(blocks: Sequence[Sequence[T]]) -> list[T]:
+    """One block after the other, as given."""
+    return [one for block in blocks for one in block]
+
+
+def smooth(fading: Sequence[T], rising: Sequence[T], seed: int) -> list[T]:
+    """Two streams; the chance of the second rises from 0.1 to 0.9. The stream ends when either has no more.
+
+    Args:
+        fading: the stream that leads at first, in order.
+        rising: the stream that leads at last, in order.
+        seed: of the choices.
+    """
+    rng, total = random.Random(seed), min(len(fading), len(rising))
+    sources = iter(fading), iter(rising)
+    drawn: list[T] = []
+    for number in range(2 * total):
+        chance = 0.1 + 0.8 * number / max(2 * total - 1, 1)
+        following = next(sources[rng.random() < chance], None)
+        if following is None:
+            break
+        drawn.append(following)
+    return drawn
+
+
+def mixed(streams: Sequence[Sequence[T]], seed: int) -> list[T]:
+    """All streams shuffled together."""
+    whole = sharp(streams)
+    random.Random(seed).shuffle(whole)
+    return whole
