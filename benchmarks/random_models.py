@@ -1,6 +1,6 @@
 """Random models of well-known shapes, and a text codec for an engine with one.
 
-A pass's duration depends on the model's shape and not on its weights' values, so nothing has to be downloaded. The codec
+A pass's duration depends on the model's shape and not on its weights' values, so nothing is downloaded. The codec
 decodes each token to one character, so a real tokenizer's decoding time is not measured.
 """
 
