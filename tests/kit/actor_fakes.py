@@ -1,4 +1,4 @@
-"""An engine actor without Ray: a handle whose calls return futures, and a process that can die and lose replies."""
+"""An engine actor without Ray: a handle whose calls return futures, and a process that can die or lose replies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def text_of(token: int) -> str:
 
 @dataclass
 class FakeEngine:
-    """The actor's side: query "q" is answered with the numbers from 0 on, a token a step, whoever began to answer."""
+    """The actor's side: a query is answered with the numbers from 0 on, one token per step, also after a resumption."""
 
     room: int = 100
     clock: Callable[[], float] = lambda: 0.0
@@ -54,7 +54,7 @@ class FakeEngine:
         self.running.pop(request_id, None)
 
     async def step(self, num_steps: int = 1) -> None:
-        """One token for every query, so often; then time for what follows from it."""
+        """Make `num_steps` steps of one token for every query, then let the consequences happen."""
         for _ in range(num_steps):
             deltas = []
             for request_id, (request, token) in list(self.running.items()):
@@ -75,17 +75,17 @@ class FakeEngine:
 
 
 class FakeHandle:
-    """An `ActorHandle` whose process can be replaced, or be down."""
+    """An `ActorHandle` whose process can be replaced or stopped."""
 
     def __init__(self, actor: Any) -> None:
         self.actor: Any | None = actor
         self.lost_replies: list[str] = []
-        """Names of methods; the next call of each is carried out, but its reply does not arrive."""
+        """Names of methods whose next call is executed, but whose reply is lost."""
         self.num_calls = 0
         self._calls: set[asyncio.Task[Any]] = set()
 
     async def replace(self, actor: Any | None) -> None:
-        """Kill the process, with all its calls; None leaves the actor down."""
+        """Kill the process with all its calls, and start another; None leaves the actor down."""
         self.actor = actor
         for call in self._calls:
             call.cancel()
@@ -113,6 +113,6 @@ class FakeHandle:
 
 
 async def settle() -> None:
-    """Let everything that can go on without the clock go on."""
+    """Let all tasks run that can go on without waiting for the clock."""
     for _ in range(50):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Both ways of looking back over a cache, side by side."""
+"""Compares attention by Triton kernels with torch's reference on equal caches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.kit.rounding import attention_gap, gap_of_rows
 
 
 class AttentionBench:
-    """Two equal caches with two layers, the second with a reach, for both ways of looking back: torch's in float64."""
+    """Two equal caches with two layers, the second with limited reach; the reference computes in float64."""
 
     def __init__(
         self, dtype: torch.dtype, *, num_heads: int, size: int, reach: int | None, max_len: int, device: str = "cpu"
@@ -35,7 +35,7 @@ class AttentionBench:
         }  # fmt: skip
 
     def look(self, starts: list[int], num_new: int, num_seen: int) -> list[tuple[Tensor, Tensor]]:
-        """Of both layers, by torch and by the kernels: what was looked at."""
+        """(reference, kernels) for both layers: the attention's results."""
         window = PassWindow(self.device)
         window.set_on_device(torch.tensor(starts, device=self.device), num_new, num_seen)
         seen = []
@@ -51,7 +51,7 @@ class AttentionBench:
         return seen
 
     def check(self, starts: list[int], num_new: int, num_seen: int) -> None:
-        """Both look at the same, and keep the same."""
+        """Both return the same, and write the same to their caches."""
         tolerance = attention_gap(self.dtype, num_seen=num_seen)
         for exact, got in self.look(starts, num_new, num_seen):
             assert gap_of_rows(got, exact) < tolerance

@@ -1,4 +1,4 @@
-"""The blocks of products that this processor can run: all but those of instructions that it lacks."""
+"""The block sizes of products that this processor can run: those of the instruction sets that it has."""
 
 from __future__ import annotations
 

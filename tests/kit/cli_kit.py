@@ -1,4 +1,4 @@
-"""What tests of the `osd` command share."""
+"""Helpers for tests of the `osd` command."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A stand-in for CUDA graphs that a CPU can run: work is traced once, and the trace is replayed.
+"""A stand-in for CUDA graphs on a CPU: work is traced once, and the trace is replayed.
 
-As with a CUDA graph, what the work takes from the host while it is traced is baked in: a value that should have come
-as a tensor, or a decision that depends on one, gives wrong results or no trace at all.
+As with a CUDA graph, host values that the work reads while it is traced become constants: a value that should have been
+a tensor, or a decision that depends on one, gives wrong results or fails to trace.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class FxCapture:
                 place.copy_(one)
             for place, one in zip(outputs, traced(*fixed), strict=True):
                 place.copy_(one)
-            return outputs  # overwritten by the next replay, as a graph's are
+            return outputs  # overwritten by the next replay, as with a graph
 
         return replay
 
 
 @contextmanager
 def captured() -> Iterator[FxCapture]:
-    """Every model and drafter made within captures its rounds."""
+    """All models and drafters made in this block capture their rounds."""
     capture = FxCapture()
     with pytest.MonkeyPatch.context() as patch:
         for module in ("osd.models.slot_model", "osd.drafters.feature"):

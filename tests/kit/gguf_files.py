@@ -15,7 +15,7 @@ from torch import Tensor
 
 EOS = "<|end|>"
 LINE_FEED = "\u010a"
-"""As byte-level vocabularies spell it."""
+"""A line feed as byte-level vocabularies spell it."""
 
 
 _LAYER_NORM = "attention.layer_norm_epsilon"
@@ -23,7 +23,7 @@ _EPSILONS = {"starcoder2": ("norm_epsilon", _LAYER_NORM), "command-r": ("layer_n
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Any] | None = None) -> Path:
-    """A file of exactly this metadata and these arrays; a pair of array and type is quantised."""
+    """Write a file with exactly this metadata and these arrays; an (array, type) pair is quantised to that type."""
     writer = GGUFWriter(path, metadata["general.architecture"])
     for key, value in metadata.items():
         if key == "general.architecture":
@@ -66,7 +66,7 @@ def byte_vocabulary(extra: Mapping[str, int] | None = None) -> dict[str, Any]:
 
 
 def model_metadata(config: Any, architecture: str) -> dict[str, Any]:
-    """What llama.cpp's converter writes of a plain decoder's configuration."""
+    """A plain decoder's metadata, as llama.cpp's converter writes it."""
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     sizes = {
@@ -88,7 +88,7 @@ def model_metadata(config: Any, architecture: str) -> dict[str, Any]:
 
 
 def model_tensors(model: Any, architecture: str, *, kind: GGMLQuantizationType | None = None) -> dict[str, Any]:
-    """A model's weights as llama.cpp's converter names and turns them; matrices are quantised where a type is given."""
+    """A model's weights with the names and row orders of llama.cpp's converter; with `kind`, matrices are quantised."""
     number = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names = get_tensor_name_map(number, model.config.num_hidden_layers)
     tied = model.config.tie_word_embeddings
@@ -115,7 +115,7 @@ def _turned(name: str, weight: Tensor, config: Any, architecture: str) -> Tensor
 
 
 def pair_vocabulary(texts: Iterable[str], pre: str) -> dict[str, Any]:
-    """A byte-level vocabulary in which any two neighbouring bytes of these texts merge, so that every cut shows."""
+    """A byte-level vocabulary in which any two adjacent bytes of the texts merge, so that every split shows."""
     joined = "\n\n".join(texts)
     spelt = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(joined)[0][0]
     pairs = sorted({first + second for first, second in zip(spelt, spelt[1:], strict=False)})
@@ -135,7 +135,7 @@ def pair_vocabulary(texts: Iterable[str], pre: str) -> dict[str, Any]:
 
 
 def sentencepiece_vocabulary(**options: Any) -> dict[str, Any]:
-    """A vocabulary of pieces with scores, bytes for what they lack, and three kinds of tokens found as they are."""
+    """A SentencePiece vocabulary: pieces with scores, byte pieces, and three kinds of added tokens."""
     pieces = ["\u2581", *"abcdefghilmnorstuwy.,", "he", "th", "the", "\u2581the", "\u2581t", "in", "ing", "er", "an"]
     pieces += ["\u2581a", "and", "\u2581and", "re", "\u2581w", "\u2581wor", "ld", "\u2581world", "or", "\u2581\u2581"]
     special = {"<unk>": 2, "<s>": 3, "</s>": 3}

@@ -1,4 +1,4 @@
-"""Texts that show how a tokenizer cuts: digits, line ends, spaces, contractions, code, scripts, special tokens."""
+"""Texts that exercise pre-tokenizers: digits, line ends, spaces, contractions, code, scripts, special tokens."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _PIECES = (
 
 
 def strange_texts(count: int, seed: int = 0) -> list[str]:
-    """Pieces joined at random, and runs of random characters (of those that Python's Unicode knows)."""
+    """Random concatenations of pieces, and random characters (of those that Python's Unicode knows)."""
     generator = random.Random(seed)
-    # The separator is itself a piece of special tokens: those are put together again.
+    # "|" separates the pieces, but is also part of special tokens, which are protected first.
     pieces = [piece for piece in _PIECES.replace("<|", "<\0").replace("|>", "\0>").split("|") if piece]
     pieces = [piece.replace("\0", "|") for piece in pieces]
     ranges = ((32, 126), (0xA0, 0x2FF), (0x370, 0x6FF), (0x2000, 0x2BFF), (0x3000, 0xD7FF), (0x1F300, 0x1FAFF))
@@ -41,7 +41,7 @@ def strange_texts(count: int, seed: int = 0) -> list[str]:
 
 
 def stream_texts(count: int, seed: int = 0) -> list[str]:
-    """Prompts and answers of the shared streams; none where they are not there."""
+    """Prompts and answers of the shared streams; none where they are not available."""
     lines = [line for path in sorted(STREAMS.glob("*.jsonl")) for line in path.read_text("utf-8").split("\n") if line]
     chosen = random.Random(seed).sample(lines, min(count, len(lines)))
     return [text for line in chosen for text in _strings(json.loads(line))][:count]

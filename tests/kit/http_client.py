@@ -1,4 +1,4 @@
-"""An app over fakes, and an HTTP client that calls it in this very event loop."""
+"""An app over fakes, and an HTTP client that calls it in the same event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMPLETION = {"model": "fake-model", "prompt": "hi"}
 
 
 def post_scope(path: str, *headers: tuple[bytes, bytes]) -> dict[str, Any]:
-    """The ASGI scope of a POST of JSON, for tests that play the server."""
+    """The ASGI scope of a POST of JSON, for tests that act as the server."""
     return {
         "type": "http",
         "method": "POST",

@@ -1,4 +1,4 @@
-"""What an overflow leaves behind, put where it does harm: NaN and infinity in the rows of a key/value cache."""
+"""Puts the results of an overflow, NaN and infinity, into rows of a KV cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Cache = SlotCache | FlatCache | TiledCache
 
 
 def caches_of(engine: Any) -> list[Cache]:
-    """The target's, and the drafter's where there is one."""
+    """The target's cache, and the drafter's if there is one."""
     found = [engine.target.lm._used_cache]
     if engine.drafter is not None:
         found.append(engine.drafter._cache if engine.drafter.kind == "feature" else engine.drafter._lm._used_cache)
@@ -38,7 +38,7 @@ def poison(cache: Cache, value: float, row: int, start: int = 0, stop: int | Non
 
 
 def num_not_finite(cache: Cache, row: int) -> int:
-    """Elements of a row's keys and values."""
+    """The number of NaN and infinite elements in a row's keys and values."""
     if isinstance(cache, SlotCache):
         kept = [one[row] for layer in cache.layers for one in (layer.keys, layer.values)]
     else:
@@ -47,7 +47,7 @@ def num_not_finite(cache: Cache, row: int) -> int:
 
 
 def flat_contents(cache: TiledCache) -> Tensor:
-    """All of a tiled cache by slot and position, `[A, S, 2M, L, D]`."""
+    """The contents of a tiled cache by slot and position, `[A, S, 2M, L, D]`."""
     num_layers, num_slots, num_key_heads, num_blocks, num_steps, _ = cache.keys_ASMCKW.shape
     kind = tensor(cache._keys[:0, 0, 0, 0, 0]).dtype
     size = num_steps * 4 // kind.itemsize

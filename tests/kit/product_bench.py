@@ -1,4 +1,4 @@
-"""Products of few rows beside torch's in float32, with all that may stand before and after them."""
+"""Compares products of few rows with torch's in float32, with the operations that are fused with them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class ProductBench:
         return torch.randn(shape, generator=self.generator).to(self.device, self.dtype)
 
     def check(self, got: Tensor, expected: Tensor) -> None:
-        """As far apart as rounding explains, over all and nowhere unset."""
+        """They differ by no more than rounding explains, and no element is unset."""
         gap = (got.float() - expected.float()).norm() / expected.float().norm()
         assert got.shape == expected.shape and gap < self.tolerance, float(gap)
 
     def check_products(self, *, coded: bool) -> None:
-        """Each form of product, and a whole chain of two; with codes, of the weights that these stand for."""
+        """Every form of product, and a chain of two; with codes, the reference uses the dequantised weights."""
         from osd.kernels.gpu.product import product, product_onto
         from osd.kernels.gpu.rows import enter
 
@@ -66,7 +66,7 @@ class ProductBench:
         self.check(projected, next_normed @ after.float().T)
 
     def check_rows(self) -> None:
-        """What is done between products where rows are many."""
+        """The operations between products when rows are many."""
         from osd.kernels.gpu.rows import added_and_normed, gated, joined, normed
 
         rows, norm, size = self.rows.float(), self.norm.float(), self.rows.shape[-1:]

@@ -1,4 +1,4 @@
-"""Tiny models saved in a folder, as `save_pretrained` writes them: for programs that are given a path."""
+"""Tiny models saved in a folder as `save_pretrained` does, for programs that take a path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiled cache filled and read as if it were a flat one, `[A, S, 2M, L, D]`."""
+"""Converts between a tiled cache and the flat layout `[A, S, 2M, L, D]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from osd.kernels.cpu.tiled_cache import TiledCache
 
 
 def fill(cache: TiledCache, flat: Tensor) -> None:
-    """With keys, then values, of every slot."""
+    """Write keys and values of all slots."""
     kept_keys, kept_values = _by_element(cache, flat.dtype)
     per_step = kept_keys.shape[-1]
     keys, values = flat.chunk(2, dim=2)
@@ -25,7 +25,7 @@ def fill(cache: TiledCache, flat: Tensor) -> None:
 
 
 def contents(cache: TiledCache, like: Tensor) -> Tensor:
-    """As many positions and elements as a flat one has, slot by slot."""
+    """The cache's contents in the shape of `like`."""
     keys, values = _by_element(cache, like.dtype)
     flat = (
         keys.transpose(4, 5).flatten(3, 4).flatten(4, 5),
@@ -35,12 +35,12 @@ def contents(cache: TiledCache, like: Tensor) -> Tensor:
 
 
 def _by_element(cache: TiledCache, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`[A, S, M, C, K, W, E]` and `[A, S, M, H, T, W, E]`."""
+    """Views of keys `[A, S, M, C, K, W, E]` and values `[A, S, M, H, T, W, E]`."""
     by_step = (torch.from_numpy(one.view("int32")) for one in (cache.keys_ASMCKW, cache.values_ASMHTW))
     keys, values = (one.view(dtype).view(*one.shape, -1) for one in by_step)
     return keys, values
 
 
 def _whole(heads: Tensor, size: int) -> Tensor:
-    """With zeros up to whole blocks of positions, and to a size."""
+    """Pad with zeros to whole blocks of positions and to a head size."""
     return F.pad(heads, (0, size - heads.shape[4], 0, -heads.shape[3] % WIDTH))

@@ -1,4 +1,4 @@
-"""A trainer on a bench: stand-ins around it, a clock that is set by hand, and its events."""
+"""A trainer with fakes around it, a manual clock, and its recorded events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.loop import Trainer
 
 
 class Clock:
-    """Seconds that pass only when told."""
+    """A clock that only advances when told."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -21,7 +21,7 @@ class Clock:
 
 
 class Bench:
-    """A trainer with everything around it."""
+    """A trainer and everything around it."""
 
     def __init__(self, folder: Path, *, student: Any = None, outcomes: int = 30, **config: Any) -> None:
         self.source, self.store, self.clock = FakeSource(), FakeStore(), Clock()
@@ -35,7 +35,7 @@ class Bench:
         self.trainer = self.start(student)
 
     def start(self, student: Any = None) -> Trainer:
-        """A new process on the same folder, stream and store."""
+        """A new trainer process on the same folder, stream and store."""
         self.source.new_reader()
         self.student = student or feature_student()
         self.trainer = Trainer(

@@ -1,4 +1,4 @@
-"""Stand-ins for the outcome stream and the weight store, and tiny students and outcomes for the trainer's tests."""
+"""Fake outcome stream and weight store, and tiny students and outcomes, for the trainer's tests."""
 
 # ruff: noqa: N803, N806
 
@@ -30,7 +30,7 @@ HIDDEN_SIZE = 16
 
 
 class FakeSource:
-    """A stream in memory that delivers again, to a new reader, what was not acknowledged."""
+    """A stream in memory that delivers unacknowledged outcomes again to a new reader."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Outcome] = {}
@@ -42,7 +42,7 @@ class FakeSource:
         self.entries[f"{len(self.entries)}-0"] = outcome
 
     def new_reader(self) -> None:
-        """What a restarted consumer sees."""
+        """Act as for a restarted consumer."""
         self._delivered = set(self.acked)
 
     def read(self, max_count: int, block_ms: int) -> list[tuple[str, Outcome]]:
@@ -64,7 +64,7 @@ class FakeSource:
 
 
 class FakeStore:
-    """Versions in memory."""
+    """A weight store in memory."""
 
     def __init__(self) -> None:
         self.versions: dict[int, tuple[WeightManifest, dict[str, Tensor]]] = {}
@@ -178,7 +178,7 @@ def make_outcome(
     domain: str = "default",
     target_id: str = "tiny",
 ) -> Outcome:
-    """One query of a target that is almost sure of every output token, unless its distribution is given."""
+    """One query, by a target that is nearly certain of every output token unless its distribution is given."""
     num_outputs, num_hidden = len(output_ids), len(prompt_ids) + len(output_ids) - 1 - hidden_start
     generator = torch.Generator().manual_seed(sum(prompt_ids) + len(output_ids))
     if log_probs_OV is None:
@@ -210,7 +210,7 @@ def make_outcome(
 
 
 def learnable_outcome(number: int) -> Outcome:
-    """One of a traffic in which every token is followed by the next id: easy to learn."""
+    """An outcome of traffic in which every token is followed by the next id, which is easy to learn."""
     start = number % 8
     ids = [(start + step) % 12 for step in range(10)]
     return make_outcome(f"q-{number}", prompt_ids=ids[:3], output_ids=ids[3:])
