@@ -12,9 +12,11 @@ from serving.admin.sign_in import AdminSignIn
 from serving.codec import Codec
 from serving.engine_client import EngineClient
 from serving.guards.api_keys import ApiKeys
+from serving.guards.cors import ApiCors
 from serving.head import HeadAsGet
 from serving.observing.observe import Observe
-from serving.routes import admin, admin_page, chat, completions, health, models, openapi
+from serving.route_path import UnderRootPath
+from serving.routes import admin, admin_page, chat, completions, health, models, openapi, tokenize
 from serving.services import Services
 from serving.wire.errors import install_error_handlers
 from serving.wire.openapi import Api
@@ -45,12 +47,17 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
         openapi_url=None,  # served by serving.routes.openapi, to whom the configuration allows
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(HeadAsGet), Middleware(Observe, metrics=services.metrics.http)],
+        middleware=[
+            Middleware(UnderRootPath, root_path=config.server.root_path),
+            Middleware(ApiCors, origins=config.server.allowed_origins),
+            Middleware(HeadAsGet),
+            Middleware(Observe, metrics=services.metrics.http),
+        ],
     )
     app.state.services = services
     app.state.created_s = int(time.time())
     install_error_handlers(app)
-    for part in (chat, completions, models, health, openapi, admin_page, admin):
+    for part in (chat, completions, models, tokenize, health, openapi, admin_page, admin):
         app.include_router(part.router)
     app.include_router(health.metrics_router)
     app.include_router(admin.public_router)

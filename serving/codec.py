@@ -19,8 +19,13 @@ class Codec(Protocol):
     model_id: str
     """The name under which the target is served."""
 
-    def encode_text(self, text: str) -> tuple[int, ...]:
-        """Token ids of a plain prompt. A special token's spelling becomes that token."""
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Token ids of a plain prompt. A special token's spelling becomes that token.
+
+        Args:
+            text: the prompt.
+            add_special_tokens: begin (or end) with those that the tokenizer puts around a text.
+        """
         ...
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -45,4 +50,8 @@ class Codec(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, without special tokens."""
+        ...
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """The text of tokens, with special tokens as they are spelt."""
         ...

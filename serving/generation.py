@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from osd.records.errors import EngineUnavailableError
 from osd.records.query import NOT_FINITE, FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
 from serving.engine_client import EngineClient
-from serving.wire.errors import ApiError, internal_error
+from serving.wire.errors import NO_RETRY, ApiError, internal_error, took_too_long
 
 log = logging.getLogger(__name__)
 
@@ -35,28 +35,49 @@ class Choice:
         self.stats = delta.stats or self.stats
 
 
-async def run_queries(
-    client: EngineClient, requests: Sequence[Request], *, timeout_s: float, on_first_token: Callable[[], None]
-) -> AsyncGenerator[tuple[int, TokenDelta], None]:
-    """Yield (index of the request, delta) as they come, until every query has finished.
+Deltas = AsyncGenerator[tuple[int, TokenDelta] | None, None]
+"""(index of the request, delta) as they come; None where nothing has come for a while."""
 
-        Closing the generator, or the failure of any query, closes all queries' streams, which cancels the queries.
+
+async def run_queries(
+    client: EngineClient,
+    requests: Sequence[Request],
+    *,
+    timeout_s: float,
+    on_first_token: Callable[[], None],
+    ping_interval_s: float | None = None,
+) -> Deltas:
+    """Yield the deltas of all queries until every query has finished.
+
+    Closing the generator, or any query's failure, closes every query's stream, which cancels it.
+
+    Args:
+        client: the engine.
+        requests: the queries.
+        timeout_s: the longest that all may take together.
+        on_first_token: called once, when the first token has come.
+        ping_interval_s: yield None when nothing has come for so long; None never does.
 
     Raises:
-            OsdError: raised by the engine client.
-            ApiError: a query failed, or the queries took longer than `timeout_s`.
+        OsdError: raised by the engine client.
+        ApiError: a query failed, or the queries took longer than `timeout_s`.
     """
     arrived: asyncio.Queue[tuple[int, TokenDelta | Exception]] = asyncio.Queue(_MAX_WAITING_DELTAS)
     pumps = [asyncio.create_task(_pump(client, index, request, arrived)) for index, request in enumerate(requests)]
-    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    now_s = asyncio.get_running_loop().time
+    deadline_s = now_s() + timeout_s
     try:
         num_running, has_token = len(requests), False
         while num_running:
+            ping_s = deadline_s if ping_interval_s is None else now_s() + ping_interval_s
             try:
-                async with asyncio.timeout_at(deadline_s):
+                async with asyncio.timeout_at(min(ping_s, deadline_s)):
                     index, item = await arrived.get()
             except TimeoutError:
-                raise ApiError(504, f"The answer took longer than {timeout_s:g} s.", code="timeout") from None
+                if now_s() >= deadline_s:
+                    raise took_too_long(timeout_s) from None
+                yield None
+                continue
             if isinstance(item, Exception):
                 raise item
             if item.token_ids and not has_token:
@@ -96,7 +117,8 @@ def _check_finish(delta: TokenDelta) -> None:
     if delta.finish_reason == "error":
         log.error("query %s failed in the engine: %s", delta.request_id, delta.error)
         if delta.error == NOT_FINITE:
-            raise ApiError(500, f"This query cannot be answered: {NOT_FINITE}.", code="not_finite")
+            message = f"This query cannot be answered: {NOT_FINITE}."
+            raise ApiError(500, message, code="not_finite", headers=NO_RETRY)
         raise internal_error()
     if delta.finish_reason == "cancelled":
         raise EngineUnavailableError("the engine cancelled this query; try again")

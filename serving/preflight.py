@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,28 @@ def check_machine(config: Config) -> None:
         ) from None
     if not config.cluster.address:  # in a joined cluster the engine may run on another machine
         choose_device(config.target.device)
+
+
+def check_certificate(config: Config) -> None:
+    """See that the TLS certificate and its key can be read and belong together.
+
+    Raises:
+        OsdError: they cannot, or do not.
+    """
+    server = config.server
+    if not server.ssl_certfile:
+        return
+    try:
+        # A key with a passphrase would have OpenSSL ask for it on the terminal.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            server.ssl_certfile, server.ssl_keyfile or None, password=""
+        )
+    except (OSError, ValueError) as error:
+        files = " and ".join(filter(None, (server.ssl_certfile, server.ssl_keyfile)))
+        raise OsdError(
+            f"cannot serve TLS with {files}: {error}; give --ssl-certfile a PEM certificate and --ssl-keyfile its key, "
+            "which has no passphrase"
+        ) from None
 
 
 def check_weight_files(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from osd.records.query import Request
 from serving.codec import Codec
+from serving.wire.chat_request import Message
 from serving.wire.errors import ApiError
 from serving.wire.request_base import MAX_CHOICES, GenerationFields
 
@@ -32,9 +33,22 @@ async def encode_aside(encode: Callable[[A], tuple[int, ...]], argument: A, num_
     return encode(argument) if num_chars <= _INLINE_CHARS else await asyncio.to_thread(encode, argument)
 
 
-def check_model(model: str, codec: Codec) -> None:
-    """404 for any model but the one served."""
-    if model != codec.model_id:
+async def encode_messages(codec: Codec, messages: Sequence[Message], param: str = "messages") -> tuple[int, ...]:
+    """Token ids of a conversation, ready for the assistant's answer.
+
+    Raises:
+        ApiError: 400, the model's chat template refuses it.
+    """
+    shaped = [message.for_template() for message in messages]
+    try:
+        return await encode_aside(codec.encode_chat, shaped, sum(len(message.text) for message in messages))
+    except ValueError as error:
+        raise ApiError(400, str(error), param=param, code="invalid_value") from error
+
+
+def check_model(model: str | None, codec: Codec) -> None:
+    """404 for any model but the one served; None is that one."""
+    if model not in (None, codec.model_id):
         message = f"The model '{model}' does not exist; this server serves '{codec.model_id}'."
         raise ApiError(404, message, param="model", code="model_not_found")
 
@@ -98,16 +112,29 @@ def build_queries(
 def _check_prompt(prompt_ids: tuple[int, ...], codec: Codec, param: str, texts: Mapping[str, str]) -> None:
     if not prompt_ids:
         raise ApiError(400, f"'{param}' holds no token.", param=param, code="invalid_value")
-    foreign = next((token_id for token_id in prompt_ids if not 0 <= token_id < codec.vocab_tokens), None)
-    if foreign is not None:
-        text = codec.token_text(foreign) if 0 <= foreign < _MOST_IDS else ""
-        param = next((field for field, whole in texts.items() if text and text in whole), param)
-        named = f"the token {text!r} (id {foreign})" if text else f"the token id {foreign}"
-        message = f"'{param}' holds {named}, which {codec.model_id} lacks: its ids are 0 to {codec.vocab_tokens - 1}."
-        raise ApiError(400, message, param=param, code="invalid_value")
+    check_token_ids(prompt_ids, codec, param, texts)
     if len(prompt_ids) >= codec.context_tokens:
         message = (
             f"The context of {codec.model_id} holds {codec.context_tokens} tokens, prompt and answer together; "
             f"the prompt has {len(prompt_ids)}, which leaves no room for an answer. Shorten the prompt."
         )
         raise ApiError(400, message, param=param, code="context_length_exceeded")
+
+
+def check_token_ids(token_ids: Sequence[int], codec: Codec, param: str, texts: Mapping[str, str] = _NO_TEXTS) -> None:
+    """400 for an id that the model lacks.
+
+    Args:
+        token_ids: to be checked.
+        codec: knows the vocabulary.
+        param: the field that holds them, for the error.
+        texts: the texts that they were made of, by field, so that the error can name that of the unknown token.
+    """
+    foreign = next((token_id for token_id in token_ids if not 0 <= token_id < codec.vocab_tokens), None)
+    if foreign is None:
+        return
+    text = codec.token_text(foreign) if 0 <= foreign < _MOST_IDS else ""
+    param = next((field for field, whole in texts.items() if text and text in whole), param)
+    named = f"the token {text!r} (id {foreign})" if text else f"the token id {foreign}"
+    message = f"'{param}' holds {named}, which {codec.model_id} lacks: its ids are 0 to {codec.vocab_tokens - 1}."
+    raise ApiError(400, message, param=param, code="invalid_value")

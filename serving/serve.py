@@ -25,7 +25,7 @@ from osd.records.errors import OsdError
 from osd.text.codec import TextCodec
 from serving.app import create_app
 from serving.guards.impatient import impatient
-from serving.preflight import check_machine, check_weight_files, exposure_warning
+from serving.preflight import check_certificate, check_machine, check_weight_files, exposure_warning
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ def _serve(
     on_news: Callable[[str], None],
 ) -> None:
     check_machine(config)
-    is_here = not config.cluster.address  # in a joined cluster the engine may run on another machine
+    check_certificate(config)
+    is_here = not config.cluster.address  # else the engine may be placed on another machine
     with early_build(config.target) if is_here else nullcontext():
         _serve_target(config, listener, progress, on_ready, on_news)
 
@@ -116,7 +117,9 @@ def _serve_target(
         if warning := exposure_warning(config, listener.getsockname()[0]):
             log.warning(warning)
         keep()
-        on_ready(Serving(url_of(listener), resolved.target_id, topology.drafter, topology.computes, token))
+        scheme = "https" if config.server.ssl_certfile else "http"
+        url = url_of(listener, scheme)
+        on_ready(Serving(url, resolved.target_id, topology.drafter, topology.computes, token))
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -125,6 +128,8 @@ def _serve_target(
                 log_level="warning",
                 access_log=False,
                 timeout_graceful_shutdown=_GRACE_S,
+                ssl_certfile=config.server.ssl_certfile or None,
+                ssl_keyfile=config.server.ssl_keyfile or None,
             )
         )
         server.run(sockets=[listener])
@@ -149,10 +154,10 @@ class StopSignals:
         raise KeyboardInterrupt
 
 
-def url_of(listener: socket.socket) -> str:
-    """The URL at which clients reach the server."""
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
+    """Where clients reach it."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

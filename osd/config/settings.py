@@ -6,11 +6,12 @@ Precedence: TOML file < environment (`OSD_SECTION__FIELD`, and the short `OSD_RE
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from osd.records.errors import OsdError
@@ -172,6 +173,36 @@ class ServerConfig(_Section):
     )
     openapi_access: Access = Field("open", description="Who may read /openapi.json; as metrics_access.")
     request_timeout_s: float = Field(600.0, gt=0, description="Longest that one query may take.")
+    ping_interval_s: float = Field(
+        10.0, gt=0, description="A stream with nothing to tell for so long sends a ping; a queued one then begins."
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (), description="Sites whose pages may use the API from a browser (CORS), as 'https://a.example'; '*' is any."
+    )
+    ssl_certfile: str = Field("", description="PEM file of the TLS certificate (and chain); empty serves plain HTTP.")
+    ssl_keyfile: str = Field("", description="PEM file of the certificate's key; empty: it is in ssl_certfile.")
+    root_path: str = Field("", description="Path under which a reverse proxy serves this, such as '/llm'.")
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+                raise ValueError(f"{origin!r} is no origin; write scheme, host and port, as 'https://a.example'")
+        return origins
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_path(cls, path: str) -> str:
+        if path and not re.fullmatch(r"(/[^/\s?#]+)+", path):
+            raise ValueError("it begins with '/' and does not end with it, as '/llm'")
+        return path
+
+    @model_validator(mode="after")
+    def _key_of_a_certificate(self) -> Self:
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise ValueError("ssl_keyfile needs ssl_certfile")
+        return self
 
     @model_validator(mode="after")
     def _refuse_access_by_missing_keys(self) -> Self:

@@ -85,9 +85,14 @@ class TextCodec:
 
     # ---- text to ids -----------------------------------------------------------------------------------------------
 
-    def encode_text(self, text: str) -> tuple[int, ...]:
-        """Token ids of a plain prompt. A special token's spelling becomes that token."""
-        return tuple(self.tokenizer(text)["input_ids"])
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Token ids of a plain prompt. A special token's spelling becomes that token.
+
+        Args:
+            text: the prompt.
+            add_special_tokens: begin (or end) with those that the tokenizer puts around a text.
+        """
+        return tuple(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Token ids of a conversation, ending where the assistant's answer begins.
@@ -123,6 +128,10 @@ class TextCodec:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens at the start of a text, without special tokens."""
         return str(self._decoder.decode(ids, skip_special_tokens=True))
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """The text of tokens that begin a text, with special tokens as they are spelt."""
+        return str(self._decoder.decode(ids, skip_special_tokens=False))
 
     def stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:
         """A decoder for one answer, fed its tokens as they come; the text is what follows the prompt's."""

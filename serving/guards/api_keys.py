@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from serving.guards.wrong_secrets import WrongSecrets
@@ -21,6 +21,11 @@ def bearer(authorization: str | None) -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
+def api_key(headers: Mapping[str, str]) -> str | None:
+    """The key of a request: `Authorization: Bearer`, or `x-api-key` as Anthropic's clients send it."""
+    return bearer(headers.get("authorization")) or headers.get("x-api-key") or None
+
+
 class ApiKeys:
     """The accepted API keys; without any, everyone is admitted."""
 
@@ -28,22 +33,21 @@ class ApiKeys:
         self._hashes = tuple(hashes)
         self._wrong = wrong or WrongSecrets()
 
-    def allows(self, authorization: str | None) -> bool:
-        """Whether no key is needed, or the header has a right one."""
+    def allows(self, key: str | None) -> bool:
+        """Whether no key is needed, or this is a right one."""
         if not self._hashes:
             return True
-        key = bearer(authorization)
         # Every hash is compared, so that the time taken does not tell which one matched.
         return key is not None and sum(is_secret(key, known) for known in self._hashes) > 0
 
-    async def check(self, authorization: str | None, peer: str) -> None:
+    async def check(self, key: str | None, peer: str) -> None:
         """Return if the key is right, or none is needed.
 
         Raises:
             ApiError: 401 for a wrong or missing key, 429 after too many wrong ones.
         """
-        if self.allows(authorization):
+        if self.allows(key):
             return
         message = "Wrong or missing API key; send it as 'Authorization: Bearer KEY'."
         refusal = ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-        raise refusal if bearer(authorization) is None else await self._wrong.refusal(peer, refusal)
+        raise refusal if key is None else await self._wrong.refusal(peer, refusal)

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from osd.config.settings import Access, ServerConfig
 from serving.guards.admission import Guard
-from serving.guards.api_keys import bearer
+from serving.guards.api_keys import api_key, bearer
 from serving.services import Services
 from serving.wire.errors import ApiError
 
@@ -20,7 +20,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 async def with_api_key(request: Request, services: Services) -> None:
     """Refuse unless the API key is right, where keys are configured."""
-    await services.api_keys.check(request.headers.get("authorization"), peer_of(request))
+    await services.api_keys.check(api_key(request.headers), peer_of(request))
 
 
 async def with_admin_token(request: Request, services: Services) -> None:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.observing.http_metrics import HttpMetrics
-from serving.wire.errors import CLIENT_CLOSED_REQUEST, internal_error
+from serving.wire.errors import CLIENT_CLOSED_REQUEST, ApiError, error_response, internal_error
 
 log = logging.getLogger(__name__)
 
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:=@/+-]{1,128}")
+_BAD_REQUEST_ID = ApiError(
+    400,
+    "The header X-Request-Id must be 1 to 128 letters, digits or any of . _ : = @ / + -; change it or leave it out.",
+    param="X-Request-Id",
+    code="invalid_value",
+)
+
+
 class Observe:
-    """Middleware around the whole app. Sets `request.state.request_id` and `request.state.started_s` (monotonic).
+    """Middleware around the whole app.
+
+    Sets `request.state.request_id` (the client's `X-Request-Id`, or a new one; sent back in the same header),
+    `request.state.answer_id` (of this server alone, so that two requests with one id stay apart) and
+    `request.state.started_s` (monotonic).
 
     Answers without a `Cache-Control` header get `no-store`. An unexpected exception is logged with the request's id and
     answered as a 500 without details.
@@ -30,8 +44,10 @@ class Observe:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, started_s = uuid4().hex, time.monotonic()
-        scope.setdefault("state", {}).update(request_id=request_id, started_s=started_s)
+        answer_id, started_s = uuid4().hex, time.monotonic()
+        given = _header(scope, b"x-request-id")
+        request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else answer_id
+        scope.setdefault("state", {}).update(request_id=request_id, answer_id=answer_id, started_s=started_s)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -45,13 +61,20 @@ class Observe:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_id)
+            if given is not None and request_id != given:
+                await error_response(_BAD_REQUEST_ID, scope)(scope, receive, send_with_id)
+            else:
+                await self.app(scope, receive, send_with_id)
         except Exception:
             log.exception("request %s failed", request_id)
             if status == 0:
-                await internal_error().response()(scope, receive, send_with_id)
+                await error_response(internal_error(), scope)(scope, receive, send_with_id)
             status = 500
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             duration_s = time.monotonic() - started_s
             self.metrics.observe_request(scope["method"], route, status or CLIENT_CLOSED_REQUEST, duration_s)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for header, value in scope["headers"] if header.lower() == name), None)

@@ -8,13 +8,14 @@ from fastapi.responses import Response
 from serving.answer import respond
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
-from serving.queries import build_queries, check_model, encode_aside
+from serving.queries import build_queries, check_model, encode_messages
 from serving.services import ServicesDep
 from serving.wire.answers import ChatCompletion, ChatCompletionChunk
 from serving.wire.chat_request import ChatRequest
 from serving.wire.chat_view import ChatView
-from serving.wire.errors import ApiError
+from serving.wire.choices import ChoicesAnswer
 from serving.wire.openapi import API_KEY, errors, whole_or_streamed
+from serving.wire.request_base import StreamOptions
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY))
 
@@ -28,21 +29,25 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
     """Answer a conversation, streamed or whole."""
     codec = services.codec
     check_model(body.model, codec)
-    messages = [message.for_template() for message in body.messages]
-    num_chars = sum(len(message.text) for message in body.messages)
-    try:
-        prompt_ids = await encode_aside(codec.encode_chat, messages, num_chars)
-    except ValueError as error:
-        raise ApiError(400, str(error), param="messages", code="invalid_value") from error
+    prompt_ids = await encode_messages(codec, body.messages)
     view = ChatView(codec, logprobs=body.logprobs)
+    answer_id = view.id_prefix + http.state.answer_id
     queries = build_queries(
         body,
         [prompt_ids],
         max_tokens=body.answer_limit,
         logprobs=body.num_logprobs,
         codec=codec,
-        answer_id=view.id_prefix + http.state.request_id,
+        answer_id=answer_id,
         param="messages",
         texts={f"messages[{index}].content": message.text for index, message in enumerate(body.messages)},
     )
-    return await respond(http, services, body, view, queries)
+    answer = ChoicesAnswer(
+        answer_id=answer_id,
+        model=body.model,
+        view=view,
+        prompt_tokens=len(prompt_ids),
+        num_choices=len(queries),
+        options=body.stream_options or StreamOptions(),
+    )
+    return await respond(http, services, answer, queries, stream=body.stream)

@@ -11,9 +11,11 @@ from serving.guards.routes import with_api_key
 from serving.queries import build_queries, check_model, check_num_choices, encode_aside
 from serving.services import ServicesDep
 from serving.wire.answers import Completion, CompletionChunk
+from serving.wire.choices import ChoicesAnswer
 from serving.wire.completions_request import DEFAULT_MAX_TOKENS, CompletionRequest
 from serving.wire.completions_view import CompletionView
 from serving.wire.openapi import API_KEY, errors, whole_or_streamed
+from serving.wire.request_base import StreamOptions
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY))
 
@@ -33,13 +35,22 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
         for prompt in body.prompt
     ]
     view = CompletionView(codec, prompts, choices_per_prompt=body.n, logprobs=body.logprobs is not None)
+    answer_id = view.id_prefix + http.state.answer_id
     queries = build_queries(
         body,
         prompts,
         max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
         logprobs=body.logprobs,
         codec=codec,
-        answer_id=view.id_prefix + http.state.request_id,
+        answer_id=answer_id,
         param="prompt",
     )
-    return await respond(http, services, body, view, queries)
+    answer = ChoicesAnswer(
+        answer_id=answer_id,
+        model=body.model,
+        view=view,
+        prompt_tokens=sum(map(len, prompts)),
+        num_choices=len(queries),
+        options=body.stream_options or StreamOptions(),
+    )
+    return await respond(http, services, answer, queries, stream=body.stream)

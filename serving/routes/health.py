@@ -1,6 +1,8 @@
-"""GET /health, /ready and /metrics, none of which contains user text or secrets."""
+"""GET /health, /ready, /version and /metrics. None contains user text or secrets."""
 
 from __future__ import annotations
+
+from importlib.metadata import version
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -9,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from serving.guards.admission import admits, anyone
 from serving.guards.routes import as_configured
 from serving.services import ServicesDep
-from serving.wire.answers import Health, Readiness
+from serving.wire.answers import Health, Readiness, Version
 from serving.wire.errors import UNAVAILABLE_RETRY_S
 from serving.wire.openapi import errors
 
@@ -31,6 +33,12 @@ async def ready(services: ServicesDep) -> Response:
         return JSONResponse({"status": "ready"})
     headers = {"Retry-After": str(UNAVAILABLE_RETRY_S)}
     return JSONResponse({"status": "starting"}, status_code=503, headers=headers)
+
+
+@router.get("/version", responses={200: {"model": Version}})
+async def tell_version() -> Response:
+    """Which osd this is."""
+    return JSONResponse({"version": version("osd")})
 
 
 @metrics_router.get("/metrics", response_class=PlainTextResponse, responses=errors(401, 404, 429))

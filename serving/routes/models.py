@@ -32,11 +32,13 @@ async def retrieve_model(model_id: str, http: Request, services: ServicesDep) ->
 
 
 def _card(codec: Codec, created_s: int) -> dict[str, Any]:
-    """A model's entry; `max_model_len` is vLLM's name for the context size, which clients look for."""
+    """With vLLM's fields, which clients look for: `max_model_len` is the context in tokens."""
     return {
         "id": codec.model_id,
         "object": "model",
         "created": created_s,
         "owned_by": "osd",
+        "root": codec.model_id,
+        "parent": None,
         "max_model_len": codec.context_tokens,
     }

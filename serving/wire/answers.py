@@ -193,6 +193,8 @@ class ModelCard(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: Literal["osd"]
+    root: str
+    parent: None
     max_model_len: int
 
 
@@ -201,6 +203,28 @@ class ModelList(BaseModel):
 
     object: Literal["list"]
     data: list[ModelCard]
+
+
+class Tokens(BaseModel):
+    """`/tokenize`: what a text or conversation is to the model."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+    """With `return_token_strs`."""
+
+
+class Detokenized(BaseModel):
+    """`/detokenize`: the text of tokens, special ones as they are spelt."""
+
+    prompt: str
+
+
+class Version(BaseModel):
+    """`/version`: of osd."""
+
+    version: str
 
 
 class Health(BaseModel):

@@ -37,12 +37,12 @@ class ChatView:
         """The first chunk of a choice: the role."""
         return self._piece(index, {"role": "assistant", "content": ""}, (), None)
 
-    def piece(self, index: int, delta: TokenDelta) -> dict[str, Any] | None:
-        """A further chunk; None if there is nothing to send."""
+    def pieces(self, index: int, delta: TokenDelta) -> list[dict[str, Any]]:
+        """A further piece, once there is something to send."""
         if not (delta.text or delta.finish_reason or (self._logprobs and delta.logprobs)):
-            return None
+            return []
         content = {"content": delta.text} if delta.text or self._logprobs else {}
-        return self._piece(index, content, delta.logprobs, delta.finish_reason)
+        return [self._piece(index, content, delta.logprobs, delta.finish_reason)]
 
     def _piece(
         self, index: int, delta: dict[str, str], logprobs: Sequence[TokenLogprob], finish_reason: str | None

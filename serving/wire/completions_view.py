@@ -40,11 +40,11 @@ class CompletionView:
     def opening(self, index: int) -> None:
         """None: completions have no opening chunk."""
 
-    def piece(self, index: int, delta: TokenDelta) -> dict[str, Any] | None:
-        """One chunk of a stream; None if there is nothing to send."""
+    def pieces(self, index: int, delta: TokenDelta) -> list[dict[str, Any]]:
+        """One piece of a stream, once there is something to send."""
         if not (delta.text or delta.finish_reason or (self._logprobs and delta.logprobs)):
-            return None
-        return self._shape(index, delta.text, delta.logprobs, delta.finish_reason)
+            return []
+        return [self._shape(index, delta.text, delta.logprobs, delta.finish_reason)]
 
     def _shape(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish_reason: str | None

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from osd.records.errors import (
     EngineUnavailableError,
@@ -21,6 +22,7 @@ from osd.records.errors import (
     UnknownVersionError,
     WeightsRefusedError,
 )
+from serving.route_path import route_path
 from serving.wire.inert_fields import UNSUPPORTED
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,17 @@ log = logging.getLogger(__name__)
 QUEUE_FULL_RETRY_S = 1
 UNAVAILABLE_RETRY_S = 5
 CLIENT_CLOSED_REQUEST = 499
+NO_RETRY = {"x-should-retry": "false"}
+"""Keeps the official clients, which send a query again after any 5xx, from doing so where that cannot help."""
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 _LONGEST_MESSAGE_CHARS = 1000
 _NO_JSON = "The request body must be a JSON object in UTF-8, sent as application/json."
 
@@ -65,14 +78,27 @@ class ApiError(Exception):
             }
         }
 
-    def response(self) -> JSONResponse:
-        """The error as a response."""
-        return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
+    def anthropic_body(self) -> dict[str, Any]:
+        """The shape that Anthropic's clients read. Its messages have no `param`, so the text names the field."""
+        kind = _ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": _printable(self.message)}}
+
+
+def error_response(error: ApiError, scope: Scope) -> JSONResponse:
+    """The whole answer, in the shape of the API that the request is of."""
+    is_anthropic = route_path(scope).startswith("/v1/messages")
+    body = error.anthropic_body() if is_anthropic else error.body()
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 
 def internal_error() -> ApiError:
     """The answer to an unexpected exception; it discloses nothing about it."""
     return ApiError(500, "Internal server error; the server's log has the details.", code="internal_error")
+
+
+def took_too_long(timeout_s: float) -> ApiError:
+    """A query that ran into `server.request_timeout_s`; it would do so again."""
+    return ApiError(504, f"The answer took longer than {timeout_s:g} s.", code="timeout", headers=NO_RETRY)
 
 
 def to_api_error(error: Exception) -> ApiError:
@@ -118,12 +144,12 @@ def from_validation(problems: Sequence[Mapping[str, Any]], body: Any) -> ApiErro
 def install_error_handlers(app: FastAPI) -> None:
     """Answer all expected exceptions in OpenAI's shape; `serving.observing.observe` handles unexpected ones."""
 
-    async def on_domain_error(_: Request, error: Exception) -> Response:
-        return to_api_error(error).response()
+    async def on_domain_error(request: Request, error: Exception) -> Response:
+        return error_response(to_api_error(error), request.scope)
 
-    async def on_validation_error(_: Request, error: Exception) -> Response:
+    async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return from_validation(error.errors(), error.body).response()
+        return error_response(from_validation(error.errors(), error.body), request.scope)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -133,7 +159,7 @@ def install_error_handlers(app: FastAPI) -> None:
             404: (f"There is no {path} here.", "unknown_url"),
             405: (f"{request.method} is not allowed on {path}.", "method_not_supported"),
         }.get(status, (str(error.detail), HTTPStatus(status).name.lower()))
-        return ApiError(status, message, code=code, headers=error.headers).response()
+        return error_response(ApiError(status, message, code=code, headers=error.headers), request.scope)
 
     async def on_disconnect(_: Request, __: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -11,14 +12,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serving.guards.disconnect import unless_disconnected
-from serving.wire.errors import to_api_error
+from serving.wire.errors import ApiError, to_api_error
 
 DONE = b"data: [DONE]\n\n"
 
-
-# Clients that split lines with `str.splitlines` (httpx's `iter_lines`) also split at these characters. The standard's
-# own line ends, CR and LF, are escaped by JSON.
+# The standard ends a line at CR and LF, which JSON escapes; clients that read with `str.splitlines` (httpx's
+# `iter_lines` does) end it at these too.
 _LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+Events = AsyncGenerator[Mapping[str, Any] | None, None]
+"""What a stream sends; None where a ping keeps the connection open."""
 
 
 def frame(payload: Mapping[str, Any]) -> bytes:
@@ -27,24 +30,42 @@ def frame(payload: Mapping[str, Any]) -> bytes:
     return b"data: " + (text if text.isascii() else text.translate(_LINE_BREAKS)).encode() + b"\n\n"
 
 
-async def frames(events: AsyncGenerator[Mapping[str, Any], None]) -> AsyncGenerator[bytes, None]:
-    """Frame every event, then the end mark. An error becomes an event, since the status has been sent already."""
+def named_frame(payload: Mapping[str, Any]) -> bytes:
+    """One event whose `type` is its name, too."""
+    return f"event: {payload['type']}\n".encode() + frame(payload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framing:
+    """How one API sends events."""
+
+    frame: Callable[[Mapping[str, Any]], bytes] = frame
+    ping: bytes = b": ping\n\n"
+    """Sent while there is nothing to tell; clients pass over it."""
+    error: Callable[[ApiError], Mapping[str, Any]] = ApiError.body
+    """The event that tells an error in mid-stream."""
+    end: bytes = DONE
+
+
+async def frames(events: Events, framing: Framing) -> AsyncGenerator[bytes, None]:
+    """Frame every event. An error is an event too, for the status has long been sent; the end mark follows it."""
     try:
         async for event in events:
-            yield frame(event)
-    except Exception as error:  # `to_api_error` decides what the client may see of it
-        yield frame(to_api_error(error).body())
+            yield framing.ping if event is None else framing.frame(event)
+    except Exception as error:  # the boundary to the client, who gets only what `to_api_error` tells
+        yield framing.frame(framing.error(to_api_error(error)))
     finally:
         await events.aclose()
-    yield DONE
+    if framing.end:
+        yield framing.end
 
 
 class EventStream(StreamingResponse):
     """Sends events as they come, and closes their source as soon as the client disconnects."""
 
-    def __init__(self, events: AsyncGenerator[Mapping[str, Any], None]) -> None:
-        self._frames = frames(events)
-        headers = {"X-Accel-Buffering": "no"}  # keeps reverse proxies from buffering events
+    def __init__(self, events: Events, framing: Framing) -> None:
+        self._frames = frames(events, framing)
+        headers = {"X-Accel-Buffering": "no"}  # keeps reverse proxies from collecting events
         super().__init__(self._frames, media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,10 +27,13 @@ from tests.kit.http_client import CHAT, COMPLETION, http_client
 KEY, TOKEN = "a-key", "a-long-admin-token"
 CSRF = {"X-OSD-Admin": "1"}
 CHATS, COMPLETIONS, MODELS, MODEL = "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}"
+TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 ADMIN = "/admin/api"
 POSTS = {
     CHATS: CHAT,
     COMPLETIONS: COMPLETION,
+    TOKENIZE: {"prompt": "hi"},
+    DETOKENIZE: {"tokens": [104]},
     f"{ADMIN}/login": {"token": TOKEN},
     f"{ADMIN}/logout": {},
     f"{ADMIN}/pause": {},
@@ -137,6 +140,14 @@ def cases() -> list[Case]:
         Case(status=200, method="GET", path="/metrics", engine=healthy()),
         Case(status=401, method="GET", path="/metrics", server={"metrics_access": "admin"}, headers={}),
         Case(status=404, method="GET", path="/metrics", server={"metrics_access": "off"}),
+        Case(status=200, method="GET", path="/version"),
+        Case(status=200, path=TOKENIZE),
+        Case(status=200, path=TOKENIZE, body={"messages": CHAT["messages"], "return_token_strs": True}),
+        Case(status=400, path=TOKENIZE, body={}),
+        Case(status=404, path=TOKENIZE, body={"model": "other", "prompt": "hi"}),
+        Case(status=200, path=DETOKENIZE),
+        Case(status=400, path=DETOKENIZE, body={"tokens": [-1]}),
+        Case(status=404, path=DETOKENIZE, body={"model": "other", "tokens": []}),
         Case(status=200, method="GET", path=MODELS),
         Case(status=200, method="GET", path=MODEL, url="/v1/models/fake-model"),
         Case(status=404, method="GET", path=MODEL, url="/v1/models/other"),
@@ -268,6 +279,7 @@ def test_every_documented_response_is_brought_about() -> None:
         brought_about.add((str(case.status), case.method, case.path, media_type))
     # Of these, only a bug of ours would be the cause.
     faults = {("500", method, path) for _, method, path, _ in DOCUMENTED if path in (MODELS, MODEL)}
+    faults |= {("500", "POST", path) for path in (TOKENIZE, DETOKENIZE)}
     faults |= {("500", "POST", f"{ADMIN}/{name}") for name in ("login", "logout")}
     missing = {one for one in DOCUMENTED if one[:3] not in faults} - brought_about
     assert missing == set()
@@ -289,7 +301,7 @@ def test_nothing_is_said_of_422_and_sign_in_is_explained() -> None:
     for path, operations in SCHEMA["paths"].items():
         for operation in operations.values():
             schemes = {name for one in operation.get("security", []) for name in one}
-            if path.startswith("/v1/"):
+            if path.startswith("/v1/") or path in (TOKENIZE, DETOKENIZE):
                 assert schemes == {"ApiKey"}
             elif path.startswith(ADMIN) and not path.endswith("/login"):
                 assert schemes == {"AdminToken", "AdminSession"}

@@ -32,7 +32,7 @@ class FakeCodec:
         self.vocab_tokens = vocab_tokens
         self.has_chat_template = has_chat_template
 
-    def encode_text(self, text: str) -> tuple[int, ...]:
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         return tuple(ord(char) for char in text)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
@@ -51,6 +51,9 @@ class FakeCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        return self.decode(ids)
 
 
 @dataclass(kw_only=True)

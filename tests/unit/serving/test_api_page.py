@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from osd.config.settings import load_config
 from serving.app import create_app
+from serving.routes.tokenize import DetokenizeRequest, TokenizeRequest
 from serving.wire.chat_request import ChatRequest, Message, TextPart
 from serving.wire.completions_request import CompletionRequest
 from serving.wire.inert_fields import NoEffect
@@ -43,6 +44,8 @@ def rows_of(heading: str) -> dict[str, str]:
         ("Completions", fields_of(CompletionRequest, besides=GenerationFields)),
         ("A message", fields_of(Message)),
         ("A part of a message's content", fields_of(TextPart)),
+        ("`/tokenize`", fields_of(TokenizeRequest)),
+        ("`/detokenize`", fields_of(DetokenizeRequest)),
         ("`stream_options`", fields_of(StreamOptions)),
         ("`osd`", fields_of(OsdOptions)),
     ],

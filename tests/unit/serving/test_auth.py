@@ -9,7 +9,7 @@ import pytest
 
 from osd.config.settings import ConfigError, load_config
 from serving.admin.sign_in import SESSION_S, AdminSignIn
-from serving.guards.api_keys import ApiKeys
+from serving.guards.api_keys import ApiKeys, api_key
 from serving.guards.wrong_secrets import WrongSecrets
 from serving.wire.errors import ApiError
 from tests.kit.fakes import FakeEngineClient, fake_service
@@ -28,10 +28,20 @@ def bearer(secret: str) -> dict[str, str]:
 
 def test_keys() -> None:
     keys = ApiKeys([digest("one"), digest("two").upper()])
-    assert keys.allows("Bearer one") and keys.allows("bearer two")
-    for wrong in (None, "", "Bearer", "Bearer ", "Bearer three", "Basic one", "one", f"Bearer {digest('one')}"):
+    assert keys.allows("one") and keys.allows("two")
+    for wrong in (None, "", "three", digest("one")):
         assert not keys.allows(wrong)
     assert ApiKeys([]).allows(None)
+
+
+def test_where_a_key_is_found() -> None:
+    for header in ("Bearer one", "bearer one", "Bearer  one "):
+        assert api_key({"authorization": header}) == "one"
+    assert api_key({"x-api-key": "one"}) == "one"
+    assert api_key({"authorization": "Bearer one", "x-api-key": "two"}) == "one"
+    for other in ("", "Bearer", "Bearer ", "Basic one", "one"):
+        assert api_key({"authorization": other}) is None
+    assert api_key({}) is None and api_key({"x-api-key": ""}) is None
 
 
 async def test_openai_routes_ask_for_a_key() -> None:
@@ -90,7 +100,7 @@ def guarded(waiting: Waiting) -> dict[str, Callable[[str, str], Awaitable[None]]
     """Both kinds of secret, with the same right one: check(secret, peer)."""
     sign_in = AdminSignIn(digest(TOKEN), wrong=WrongSecrets(lambda: waiting.now_s, waiting.sleep))
     keys = ApiKeys([digest(TOKEN)], wrong=WrongSecrets(lambda: waiting.now_s, waiting.sleep))
-    return {"admin": sign_in.check_token, "api_key": lambda secret, peer: keys.check(f"Bearer {secret}", peer)}
+    return {"admin": sign_in.check_token, "api_key": lambda secret, peer: keys.check(secret, peer)}
 
 
 @pytest.mark.parametrize("kind", ["admin", "api_key"])

@@ -11,7 +11,7 @@ from starlette.types import Message
 from osd.config.settings import load_config
 from osd.records.errors import EngineUnavailableError
 from serving.app import create_app
-from serving.wire.sse import DONE, frame, frames
+from serving.wire.sse import DONE, Framing, frame, frames
 from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_client import CHAT, COMPLETION, http_client, post_scope
 
@@ -34,11 +34,11 @@ def test_a_frame_is_one_line_to_clients_that_split_at_every_line_break_of_unicod
 
 
 async def test_frames_end_with_the_mark_even_after_an_error() -> None:
-    async def source() -> AsyncGenerator[dict[str, Any], None]:
+    async def source() -> AsyncGenerator[dict[str, Any] | None, None]:
         yield {"n": 1}
         raise EngineUnavailableError("gone")
 
-    sent = [one async for one in frames(source())]
+    sent = [one async for one in frames(source(), Framing())]
     assert sent[0] == b'data: {"n":1}\n\n'
     assert json.loads(sent[1].removeprefix(b"data: "))["error"]["message"] == "gone"
     assert sent[2:] == [DONE]

@@ -1,0 +1,96 @@
+"""Answers that are a list of choices: chat and plain completions, which differ in their view of a choice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from osd.records.query import QueryStats, TokenDelta
+from serving.generation import Choice
+from serving.wire.request_base import StreamOptions
+from serving.wire.sse import Framing
+from serving.wire.stats import counts, osd_field, usage
+
+Payload = dict[str, Any]
+
+
+class View(Protocol):
+    """How choices look on the wire. Made for one request, so it may remember what was sent of each choice."""
+
+    object: str
+    chunk_object: str
+    id_prefix: str
+
+    def choice(self, index: int, choice: Choice) -> Payload:
+        """A finished choice."""
+        ...
+
+    def opening(self, index: int) -> Payload | None:
+        """What a stream begins a choice with, if anything."""
+        ...
+
+    def pieces(self, index: int, delta: TokenDelta) -> Sequence[Payload]:
+        """What a stream sends for a delta; a finish reason is always sent, in the last piece."""
+        ...
+
+
+@dataclass(kw_only=True)
+class ChoicesAnswer:
+    """One answer under way (see `serving.answer.Answer`)."""
+
+    answer_id: str
+    model: str
+    view: View
+    prompt_tokens: int
+    num_choices: int
+    options: StreamOptions
+    created_s: int = field(default_factory=lambda: int(time.time()))
+    framing: Framing = field(default_factory=Framing)
+    _opened: set[int] = field(default_factory=set)
+    _stats: list[QueryStats] = field(default_factory=list)
+    """Of the choices that have finished."""
+    _output_tokens: int = 0
+
+    def whole(self, choices: Sequence[Choice]) -> Payload:
+        """Every choice, and the totals."""
+        shaped = [self.view.choice(index, choice) for index, choice in enumerate(choices)]
+        return {**self._head(self.view.object), "choices": shaped, **self._totals([one.stats for one in choices])}
+
+    def begin(self) -> Iterable[Payload]:
+        """Nothing: each choice is opened by its first delta."""
+        return ()
+
+    def read(self, index: int, delta: TokenDelta) -> Iterator[Payload]:
+        """Each piece as a chunk. The last chunk carries `osd`, unless one with the token counts follows."""
+        head = self._head(self.view.chunk_object)
+        if index not in self._opened:
+            self._opened.add(index)
+            if (opening := self.view.opening(index)) is not None:
+                yield {**head, "choices": [opening], **self._usage_so_far()}
+        self._output_tokens += len(delta.token_ids)
+        if delta.finish_reason is not None:
+            self._stats.append(delta.stats or QueryStats())
+        for piece in self.view.pieces(index, delta):
+            is_last = piece["finish_reason"] is not None and len(self._stats) == self.num_choices
+            osd = {"osd": osd_field(self._stats)} if is_last and not self.options.include_usage else {}
+            yield {**head, "choices": [piece], **self._usage_so_far(), **osd}
+
+    def end(self) -> Iterator[Payload]:
+        """The token counts, if they were asked for."""
+        if self.options.include_usage:
+            yield {**self._head(self.view.chunk_object), "choices": [], **self._totals(self._stats)}
+
+    def _usage_so_far(self) -> Payload:
+        if not self.options.include_usage:
+            return {}
+        if not self.options.continuous_usage_stats:
+            return {"usage": None}
+        return {"usage": counts(self.prompt_tokens, self._output_tokens)}
+
+    def _head(self, kind: str) -> Payload:
+        return {"id": self.answer_id, "object": kind, "created": self.created_s, "model": self.model}
+
+    def _totals(self, stats: Sequence[QueryStats]) -> Payload:
+        return {"usage": usage(self.prompt_tokens, stats), "osd": osd_field(stats)}

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from osd.text.codec import TextCodec
+from tests.kit.fakes import FakeCodec
+from tests.kit.http_client import http_client
+from tests.kit.tokenizer_kit import tokenizer_of
+
+TURN = [{"role": "user", "content": "a"}]
+
+
+def real_codec() -> TextCodec:
+    return TextCodec(tokenizer_of("byte fallback"), model_id="fake-model", context_tokens=128)
+
+
+async def test_a_text_there_and_back() -> None:
+    codec = real_codec()
+    async with http_client(codec=codec) as client:
+        answer = (await client.post("/tokenize", json={"prompt": "hello world", "return_token_strs": True})).json()
+        ids = answer["tokens"]
+        text = (await client.post("/detokenize", json={"model": "fake-model", "tokens": ids})).json()
+    assert ids == list(codec.encode_text("hello world"))
+    assert answer == {
+        "count": len(ids),
+        "max_model_len": 128,
+        "tokens": ids,
+        "token_strs": [codec.token_text(token_id) for token_id in ids],
+    }
+    assert text == {"prompt": "hello world"}
+
+
+async def test_special_tokens_of_a_text() -> None:
+    """SPECIAL tokens are spelt out; what the tokenizer itself puts around a text can be left out."""
+    codec = real_codec()
+    codec.tokenizer.add_bos_token = True
+    with_bos = codec.encode_text("hello")
+    without = codec.encode_text("hello", add_special_tokens=False)
+    assert with_bos == (codec.tokenizer.bos_token_id, *without)
+    async with http_client(codec=codec) as client:
+        for fields, ids in (({}, with_bos), ({"add_special_tokens": False}, without)):
+            answer = await client.post("/tokenize", json={"prompt": "hello", **fields})
+            assert answer.json()["tokens"] == list(ids)
+        spelt = await client.post("/detokenize", json={"tokens": list(with_bos)})
+    assert spelt.json()["prompt"].startswith("<s>")
+
+
+async def test_a_conversation_as_chats_read_it() -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    async with http_client() as client:
+        answer = (await client.post("/tokenize", json={"messages": messages})).json()
+    assert answer["tokens"] == list(FakeCodec().encode_chat(messages)) and answer["token_strs"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "said"),
+    [
+        ("/tokenize", {}, "prompt", "messages"),
+        ("/tokenize", {"prompt": "a", "messages": TURN}, "messages", "either"),
+        (
+            "/tokenize",
+            {"messages": [{"role": "user", "content": "a"}], "add_special_tokens": True},
+            "add_special_tokens",
+            "template",
+        ),
+        ("/tokenize", {"prompt": "a", "tools": [{}]}, "tools", "tools"),
+        ("/tokenize", {"prompt": "\ud800"}, "prompt", "surrogate"),
+        ("/detokenize", {"tokens": [1, 0x3000]}, "tokens", "12288"),
+        ("/detokenize", {"tokens": [-1]}, "tokens", "-1"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens[0]", "tokens[0]"),
+        ("/detokenize", {"tokens": [10**30]}, "tokens", "tokens"),
+    ],
+)
+async def test_what_does_not_fit_is_refused(path: str, body: dict[str, Any], param: str, said: str) -> None:
+    async with http_client() as client:
+        answer = await client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param and said in error["message"]
+
+
+async def test_another_model_is_not_found() -> None:
+    async with http_client() as client:
+        answer = await client.post("/tokenize", json={"model": "gpt-4", "prompt": "a"})
+    assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
