@@ -10,6 +10,7 @@ import httpx
 
 from osd.config.settings import load_config
 from serving.app import create_app
+from serving.codec import Codec
 from tests.kit.fakes import FakeCodec, FakeEngineClient
 
 CHAT = {"model": "fake-model", "messages": [{"role": "user", "content": "hi"}]}
@@ -37,7 +38,7 @@ def post_scope(path: str, *headers: tuple[bytes, bytes]) -> dict[str, Any]:
 @asynccontextmanager
 async def http_client(
     engine: FakeEngineClient | None = None,
-    codec: FakeCodec | None = None,
+    codec: Codec | None = None,
     *,
     server: Mapping[str, Any] | None = None,
     admin_token_sha256: str = "",

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,7 +16,13 @@ from serving.guards.impatient import impatient
 
 
 @contextmanager
-def serve(app: FastAPI, receive_timeout_s: float = 30.0) -> Iterator[str]:
+def serve(
+    app: FastAPI,
+    receive_timeout_s: float = 30.0,
+    *,
+    ssl_certfile: Path | None = None,
+    ssl_keyfile: Path | None = None,
+) -> Iterator[str]:
     """Yield the base URL; stop the server at the end."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
@@ -26,6 +33,8 @@ def serve(app: FastAPI, receive_timeout_s: float = 30.0) -> Iterator[str]:
             lifespan="off",
             ws="none",
             timeout_graceful_shutdown=1,
+            ssl_certfile=ssl_certfile,
+            ssl_keyfile=ssl_keyfile,
         )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -35,7 +44,7 @@ def serve(app: FastAPI, receive_timeout_s: float = 30.0) -> Iterator[str]:
         assert time.monotonic() < deadline_s, "uvicorn did not start"
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{'https' if ssl_certfile else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=20)

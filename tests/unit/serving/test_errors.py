@@ -48,7 +48,7 @@ async def test_bad_fields_are_named(fields: dict[str, Any], param: str, code: st
 class IdleCodec(FakeCodec):
     """Nothing is to be done with it."""
 
-    def encode_text(self, text: str) -> tuple[int, ...]:
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         raise AssertionError("a prompt was tokenised")
 
     def offsets(self, prompt_ids: Sequence[int]) -> TextOffsets:

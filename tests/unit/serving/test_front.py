@@ -119,7 +119,7 @@ class TestPings:
                 if sent.count(b": ping\n\n") == 3:
                     engine.go_on.set()
 
-        await asyncio.wait_for(app(post_scope("/v1/chat/completions"), receive, send), 10)  # type: ignore[arg-type]
+        await asyncio.wait_for(app(post_scope("/v1/chat/completions"), receive, send), 10)
         return sent
 
     async def test_a_queued_stream_begins_with_pings(self) -> None:

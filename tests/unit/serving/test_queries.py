@@ -17,7 +17,7 @@ class WatchedCodec(FakeCodec):
         super().__init__(context_tokens=20_000)
         self.threads: set[threading.Thread] = set()
 
-    def encode_text(self, text: str) -> tuple[int, ...]:
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         self.threads.add(threading.current_thread())
         return super().encode_text(text)
 
