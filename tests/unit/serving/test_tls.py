@@ -17,7 +17,6 @@ from serving.preflight import check_certificate
 from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_server import serve
 
-
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
 
 
