@@ -13,7 +13,7 @@ Message = Mapping[str, Any]
 _FIRST, _SECOND = "probeone", "probetwo"
 
 
-class _Takes(NamedTuple):
+class _AcceptedForms(NamedTuple):
     """Which forms of content a template renders in full for one role: a string, a list of one part, of several."""
 
     text: bool
@@ -34,47 +34,47 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._takes: dict[str, _Takes] = {}
+        self._forms_of_role: dict[str, _AcceptedForms] = {}
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as text, up to where the assistant's answer begins. Raises whatever the template raises."""
         chat = [dict(message) for message in messages]
         return str(self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
 
-    def shaped(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    def adapted(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """The messages, each with its content converted to a form that the template accepts."""
-        return [{**message, "content": self._shaped(message["role"], message["content"])} for message in messages]
+        return [{**message, "content": self._adapted(message["role"], message["content"])} for message in messages]
 
-    def _shaped(self, role: str, content: Content) -> Content:
-        takes = self.takes(role)
+    def _adapted(self, role: str, content: Content) -> Content:
+        forms = self._accepted_forms(role)
         if not isinstance(content, str):
-            if takes.parts:
+            if forms.parts:
                 return content
             content = "\n".join(part["text"] for part in content)
-        return content if takes.text or not takes.part else _as_part(content)
+        return content if forms.text or not forms.part else _as_part(content)
 
-    def takes(self, role: str) -> _Takes:
+    def _accepted_forms(self, role: str) -> _AcceptedForms:
         """Which forms of content the template renders in full for this role."""
-        if role not in self._takes:
-            self._takes[role] = self._probe(role)
-        return self._takes[role]
+        if role not in self._forms_of_role:
+            self._forms_of_role[role] = self._probe(role)
+        return self._forms_of_role[role]
 
-    def _probe(self, role: str) -> _Takes:
-        part = self._written(role, _as_part(_FIRST))
-        parts = self._written(role, _as_part(_FIRST) + _as_part(_SECOND))
-        takes = _Takes(
-            text=_FIRST in self._written(role, _FIRST),
+    def _probe(self, role: str) -> _AcceptedForms:
+        part = self._rendered(role, _as_part(_FIRST))
+        parts = self._rendered(role, _as_part(_FIRST) + _as_part(_SECOND))
+        forms = _AcceptedForms(
+            text=_FIRST in self._rendered(role, _FIRST),
             part=_FIRST in part and not _is_literal(part),
             parts=_FIRST in parts and _SECOND in parts and not _is_literal(parts),
         )
-        if any(takes):
-            return takes
+        if any(forms):
+            return forms
         # The template rejects the role or the probe conversation; it will report that for the real messages.
-        return _Takes(text=True, part=False, parts=False) if role == "user" else self.takes("user")
+        return _AcceptedForms(text=True, part=False, parts=False) if role == "user" else self._accepted_forms("user")
 
-    def _written(self, role: str, content: Content) -> str:
+    def _rendered(self, role: str, content: Content) -> str:
         message = {"role": role, "content": content}
-        others = {"role": "user", "content": "hi" if role == "user" else self._shaped("user", "hi")}
+        others = {"role": "user", "content": "hi" if role == "user" else self._adapted("user", "hi")}
         chats = {"user": [message], "system": [message, others], "assistant": [others, message, others]}
         try:
             return self.render(chats.get(role, [others, message]))
@@ -86,6 +86,6 @@ def _as_part(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
 
 
-def _is_literal(written: str) -> bool:
+def _is_literal(rendered: str) -> bool:
     """Whether a list was printed as a Python or JSON literal, quotes and braces included."""
-    return "'text'" in written or '"text"' in written
+    return "'text'" in rendered or '"text"' in rendered

@@ -57,7 +57,7 @@ class TextCodec:
         self._special_ids = (
             special_ids(backend) if backend is not None else frozenset(getattr(tokenizer, "all_special_ids", ()))
         )
-        self._bytes_beside_itself = lru_cache(_FEW_TEXTS)(self._find_bytes)
+        self._bytes_after_text = lru_cache(_FEW_TEXTS)(self._find_bytes)
 
     @classmethod
     def open(
@@ -107,10 +107,10 @@ class TextCodec:
         if not self.tokenizer.chat_template:
             raise ValueError(f"{self.model_id} has no chat template; use /v1/completions")
         try:
-            shaped = self._template.shaped(messages)
-            if not self._special_tokens_in_messages and self._plain_content.is_needed(shaped):
-                return self._plain_content.encode(shaped)
-            ids = self.tokenizer.apply_chat_template(shaped, add_generation_prompt=True, return_dict=False)
+            adapted = self._template.adapted(messages)
+            if not self._special_tokens_in_messages and self._plain_content.is_needed(adapted):
+                return self._plain_content.encode(adapted)
+            ids = self.tokenizer.apply_chat_template(adapted, add_generation_prompt=True, return_dict=False)
         except Exception as error:  # templates are programs and raise any type of exception
             raise ValueError(f"the chat template of {self.model_id} refuses these messages: {error}") from error
         return tuple(ids)
@@ -138,7 +138,7 @@ class TextCodec:
         if self._bytes is not None:
             unfinished, is_first = self._prompt_end(prompt_ids)
             return ByteStream(
-                self._bytes.of, unfinished=unfinished, drop_space=is_first and self._bytes.drops_first_space
+                self._bytes.by_id, unfinished=unfinished, drop_space=is_first and self._bytes.drops_first_space
             )
         context: list[int] = []
         for token in reversed(prompt_ids):
@@ -161,7 +161,7 @@ class TextCodec:
         """The bytes that a token adds in the middle of a text; empty for a special token."""
         if token_id in self._special_ids:
             return b""
-        return self._bytes_beside_itself(token_id) if self._bytes is None else self._bytes.of.get(token_id, b"")
+        return self._bytes_after_text(token_id) if self._bytes is None else self._bytes.by_id.get(token_id, b"")
 
     def token_text(self, token_id: int) -> str:
         r"""The text of one token; special tokens as spelt, bytes that form no whole character as `\xf0\x9f`."""
@@ -179,7 +179,7 @@ class TextCodec:
             return b"", False
         end = b""
         for token in reversed(prompt_ids):
-            end = self._bytes.of.get(token, b"") + end
+            end = self._bytes.by_id.get(token, b"") + end
             if len(end) >= 3:
                 break
         return unfinished_end(end), not end

@@ -195,7 +195,7 @@ def _written_by(template: ChatTemplate) -> str:
     written = []
     for chat in ([{"role": "system", "content": "x"}, user], [user, assistant, user]):
         try:
-            written.append(template.render(template.shaped(chat)))
+            written.append(template.render(template.adapted(chat)))
         except Exception:  # the template rejects this role
             continue
     return "\n".join(written)

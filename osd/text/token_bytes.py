@@ -18,7 +18,7 @@ _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 class TokenBytes(NamedTuple):
     """The byte table of one tokenizer."""
 
-    of: Mapping[int, bytes]
+    by_id: Mapping[int, bytes]
     """Token id to bytes; special tokens, which add no text, are missing."""
     drops_first_space: bool
     """Whether the first token of a text loses its leading space."""
@@ -58,8 +58,8 @@ def token_bytes(backend: Any) -> TokenBytes | None:
                     return None
         to_bytes = _sentencepiece(spaces, has_byte_pieces)
     special = special_ids(backend)
-    of = {index: to_bytes(token) for token, index in backend.get_vocab().items() if index not in special}
-    return TokenBytes(of, drops_first_space)
+    by_id = {index: to_bytes(token) for token, index in backend.get_vocab().items() if index not in special}
+    return TokenBytes(by_id, drops_first_space)
 
 
 def special_ids(backend: Any) -> frozenset[int]:

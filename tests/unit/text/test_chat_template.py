@@ -32,7 +32,7 @@ FIRST_PART = "{% for m in messages %}[{{ m.role }}]{{ m.content[0].text }}{% end
 
 def _rendered(template: str, messages: list[dict[str, Any]]) -> str:
     chat = ChatTemplate(tokenizer_of("byte-level", template))
-    return chat.render(chat.shaped(messages))
+    return chat.render(chat.adapted(messages))
 
 
 def _parts(*texts: str) -> list[dict[str, str]]:
@@ -84,6 +84,6 @@ def test_roles_that_a_template_refuses_are_refused_in_its_words() -> None:
 def test_a_template_is_probed_once_a_role() -> None:
     tokenizer = tokenizer_of("byte-level", PARTS)
     chat = ChatTemplate(tokenizer)
-    chat.shaped([{"role": "user", "content": "hi"}])
+    chat.adapted([{"role": "user", "content": "hi"}])
     tokenizer.chat_template = TEXT
-    assert chat.shaped([{"role": "user", "content": "hi"}]) == [{"role": "user", "content": _parts("hi")}]
+    assert chat.adapted([{"role": "user", "content": "hi"}]) == [{"role": "user", "content": _parts("hi")}]
