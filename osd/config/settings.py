@@ -32,8 +32,8 @@ class TargetConfig(_Section):
     model: str = Field("smollm2", description="Target: 'smollm2', a hub id, a local folder or a GGUF file.")
     dtype: Literal["auto", "bfloat16", "float16", "float32", "int4"] = Field(
         "auto",
-        description="Weights' type; auto takes bfloat16 where the device is fast at it, else float32. "
-        "int4 (CPU) rounds the layers' weights to four bits: another, faster target.",
+        description="Weights' dtype; auto takes the fastest that is no less exact than the stored one. "
+        "int4 (CPU) quantises the layers' weights to four bits: another, faster target.",
     )
     device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1'; auto takes a GPU when there is one.")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all physical cores.")
@@ -58,9 +58,11 @@ class EngineConfig(_Section):
     )
     max_slots: int = Field(16, ge=1, description="Queries decoded at once.")
     max_waiting: int = Field(256, ge=0, description="Queries that may wait for a slot before new ones get 429.")
-    prefill_chunk_tokens: int = Field(256, ge=1, description="Prompt tokens read per step, so none stalls the others.")
+    prefill_chunk_tokens: int = Field(
+        256, ge=1, description="Most prompt tokens per step, so that no prompt stalls other queries."
+    )
     prefix_caching: bool = Field(
-        True, description="Read only what no row holds of a prompt: of a conversation, its last turn."
+        True, description="Reuse the KV cache of earlier queries, so that only the new part of a prompt is prefilled."
     )
 
 
@@ -77,7 +79,7 @@ class SpeculationConfig(_Section):
     probe_interval_rounds: int = Field(
         24,
         ge=1,
-        description="While speculation does not pay, try one token every so many rounds (or more: 1% of the time).",
+        description="While speculation does not pay, propose one token every this many rounds, at most 1% of the time.",
     )
 
 
@@ -93,20 +95,22 @@ class DrafterConfig(_Section):
     )
     layers: int = Field(2, ge=1, description="For a derived 'model' drafter: layers taken from the target.")
     vocab_tokens: int = Field(8192, ge=2, description="For 'feature': size of its reduced output vocabulary.")
-    window_tokens: int = Field(256, ge=2, description="For 'feature': how far back its attention looks.")
+    window_tokens: int = Field(256, ge=2, description="For 'feature': how many positions back its attention reaches.")
     seed: int = Field(0, description="Seed of a new drafter's weights.")
 
 
 class OutcomesConfig(_Section):
     """The stream of verification outcomes that the trainer learns from."""
 
-    enabled: bool = Field(True, description="False records nothing, so nothing is learnt.")
+    enabled: bool = Field(True, description="False records no outcomes, so nothing is learnt.")
     redis_url: str = Field("", description="redis:// or unix:// URL; empty starts a private embedded redis-server.")
     stream: str = Field("osd:outcomes", description="Name of the Redis stream.")
     max_entries: int = Field(20_000, ge=1, description="Most outcomes kept in the stream.")
     max_bytes: int = Field(96 << 20, ge=1 << 16, description="Most bytes kept in the stream.")
-    queue_entries: int = Field(64, ge=1, description="Outcomes waiting to be written before new ones are spilled.")
-    spill_bytes: int = Field(64 << 20, ge=0, description="Size of the file that holds outcomes while Redis is away.")
+    queue_entries: int = Field(64, ge=1, description="Most outcomes waiting to be written; further ones are dropped.")
+    spill_bytes: int = Field(
+        64 << 20, ge=0, description="Largest size of the file that holds outcomes while Redis cannot be reached."
+    )
     top_k: int = Field(32, ge=1, le=256, description="Target log-probabilities kept per output position.")
     prompt_hidden_tokens: int = Field(256, ge=0, description="Prompt positions whose hidden states are kept.")
 
@@ -121,7 +125,7 @@ class TrainerConfig(_Section):
     positions: Literal["all", "rejected"] = Field("all", description="Output positions trained on.")
     optimizer: str = Field("AdamW", description="A class name of torch.optim or torch_optimizer.")
     optimizer_options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the optimizer.")
-    learning_rate: float = Field(1e-3, gt=0, description="Step size after warm-up.")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate after warm-up.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     batch_tokens: int = Field(1024, ge=1, description="Sequence positions per training step.")
@@ -129,12 +133,12 @@ class TrainerConfig(_Section):
     replay_bytes: int = Field(128 << 20, ge=1 << 16, description="Memory for replayed outcomes.")
     min_records: int = Field(8, ge=1, description="Outcomes needed before the first training step.")
     held_out_share: float = Field(0.125, gt=0, lt=1, description="Share of outcomes for the gate, never trained on.")
-    held_out_records: int = Field(64, ge=1, description="Newest held-out outcomes that the gate looks at.")
+    held_out_records: int = Field(64, ge=1, description="Newest held-out outcomes that the gate uses.")
     gate_every_steps: int = Field(20, ge=1, description="Training steps between two attempts to publish.")
     gate_margin: float = Field(
         0.0,
         ge=0,
-        description="What a candidate must surely gain in held-out acceptance length (its 95% interval lies above).",
+        description="Publish if the 95% interval of the gain in held-out acceptance length lies above this.",
     )
     max_utilisation: float = Field(
         0.5, ge=0, le=1, description="Train only while the engine is busy less than this share; 1 trains always."
@@ -149,9 +153,11 @@ class SwapConfig(_Section):
     """What happens around a hot swap."""
 
     poll_interval_s: float = Field(0.5, gt=0, description="How often the engine looks for a new version.")
-    watch_rounds: int = Field(400, ge=10, description="Rounds after a swap in which a fall of acceptance rolls back.")
+    watch_rounds: int = Field(
+        400, ge=10, description="Rounds after a swap in which a significant fall of acceptance rolls back."
+    )
     min_rounds: int = Field(20, ge=5, description="Rounds needed on each side before they are compared.")
-    roll_back_z: float = Field(3.5, gt=0, description="A fall of this many standard errors rolls back.")
+    roll_back_z: float = Field(3.5, gt=0, description="Standard errors by which acceptance must fall for a roll back.")
 
 
 Access = Literal["open", "api_key", "admin", "off"]
@@ -166,18 +172,19 @@ class ServerConfig(_Section):
     admin_token_sha256: str = Field("", description="SHA-256 (hex) of the admin token; empty makes one per start.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body.")
     receive_timeout_s: float = Field(
-        30.0, gt=0, description="Longest that a client may take to send a request's headers, and then its body."
+        30.0, gt=0, description="Longest time a client may take to send a request's headers, and then its body."
     )
     metrics_access: Access = Field(
         "open", description="Who may read /metrics: 'open', 'api_key', 'admin' (the admin token) or 'off'."
     )
-    openapi_access: Access = Field("open", description="Who may read /openapi.json; as metrics_access.")
-    request_timeout_s: float = Field(600.0, gt=0, description="Longest that one query may take.")
+    openapi_access: Access = Field("open", description="Who may read /openapi.json; values as for metrics_access.")
+    request_timeout_s: float = Field(600.0, gt=0, description="Longest time that one query may take.")
     ping_interval_s: float = Field(
-        10.0, gt=0, description="A stream with nothing to tell for so long sends a ping; a queued one then begins."
+        10.0, gt=0, description="Silence after which a stream sends a ping; a queued query's stream then begins."
     )
     allowed_origins: tuple[str, ...] = Field(
-        (), description="Sites whose pages may use the API from a browser (CORS), as 'https://a.example'; '*' is any."
+        (),
+        description="Sites whose pages may use the API from a browser (CORS), such as 'https://a.example'; '*' is any.",
     )
     ssl_certfile: str = Field("", description="PEM file of the TLS certificate (and chain); empty serves plain HTTP.")
     ssl_keyfile: str = Field("", description="PEM file of the certificate's key; empty: it is in ssl_certfile.")
@@ -188,18 +195,18 @@ class ServerConfig(_Section):
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-                raise ValueError(f"{origin!r} is no origin; write scheme, host and port, as 'https://a.example'")
+                raise ValueError(f"{origin!r} is not an origin; write scheme, host and port, as in 'https://a.example'")
         return origins
 
     @field_validator("root_path")
     @classmethod
     def _is_path(cls, path: str) -> str:
         if path and not re.fullmatch(r"(/[^/\s?#]+)+", path):
-            raise ValueError("it begins with '/' and does not end with it, as '/llm'")
+            raise ValueError("it must begin with '/' and not end with '/', as '/llm'")
         return path
 
     @model_validator(mode="after")
-    def _key_of_a_certificate(self) -> Self:
+    def _refuse_key_without_certificate(self) -> Self:
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValueError("ssl_keyfile needs ssl_certfile")
         return self
