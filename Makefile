@@ -39,11 +39,14 @@ run: setup  ## serve the default model on 127.0.0.1 (PORT=8123 or OSD_PORT to ch
 demo: setup  ## watch the drafter learn from real prompts (QUICK=1: about a minute)
 	@$(BIN)/python -m benchmarks.adapt $(if $(QUICK),--quick) $(ARGS)
 
-test: setup-dev  ## the tests (some 15 minutes on two cores, the first time with kernels compiled)
-	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+# Two processes: most tests wait for a thread or a process of their own. Kernels are compiled beside them.
+PYTEST := $(BIN)/python -m pytest --build-kernels -n $(or $(WORKERS),2) --dist loadscope --no-loadscope-reorder
+
+test: setup-dev  ## the tests (under 10 minutes on two cores, compiling kernels included)
+	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: setup-dev
-	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	@$(PYTEST) -m "not gpu" $(ARGS)
 
 lint: setup-dev  ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .

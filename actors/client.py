@@ -32,7 +32,6 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _POLL_S = 10.0
 _ASK_TIMEOUT_S = 15.0
-_RETRY_S = 0.25
 _AWAY = (ActorAwayError, TimeoutError)
 
 
@@ -80,6 +79,8 @@ class RayEngineClient:
         driver: restarts Ray when it dies; None in a Ray that others manage.
         give_up_s: how long open queries wait for a restarted engine.
         processes: further processes whose resident memory `status` reports: name to a function that returns the id.
+        retry_s: pause before an engine that is away or full is asked again.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -91,10 +92,12 @@ class RayEngineClient:
         driver: Driver | None = None,
         give_up_s: float = 180.0,
         processes: Mapping[str, Callable[[], int | None]] | None = None,
+        retry_s: float = 0.25,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine, self._distiller, self._supervisor = engine, distiller, supervisor
         self._driver = driver
-        self._give_up_s = give_up_s
+        self._give_up_s, self._retry_s, self._clock = give_up_s, retry_s, clock
         self._processes = {"server": os.getpid, **(processes or {})}
         self._client_id = uuid.uuid4().hex
         self._open: dict[str, _OpenQuery] = {}
@@ -199,7 +202,7 @@ class RayEngineClient:
                 self._opened.clear()
                 await self._opened.wait()
                 away_since_s = None  # the engine was not asked while there was no query
-            wait_s = _RETRY_S if self._orphaned() else _POLL_S
+            wait_s = self._retry_s if self._orphaned() else _POLL_S
             try:
                 box_id, deltas = await _ask(
                     self._engine,
@@ -213,14 +216,14 @@ class RayEngineClient:
             except _AWAY as error:
                 if away_since_s is None:
                     _log.warning("the engine is away, its queries wait for its successor: %s", type(error).__name__)
-                    away_since_s = time.monotonic()
-                if time.monotonic() - away_since_s > self._give_up_s:
+                    away_since_s = self._clock()
+                if self._clock() - away_since_s > self._give_up_s:
                     self._fail_all(EngineUnavailableError("the engine did not come back in time; try again later"))
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(self._retry_s)
             except Exception as error:
                 _log.error("the engine cannot serve: %s", error)
                 self._fail_all(error)
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(self._retry_s)
             else:
                 away_since_s = None
                 self._take(box_id, deltas)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-import ray
-
+from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
 from actors.names import ActorNames
 from osd.config.settings import Config
@@ -23,11 +23,36 @@ if TYPE_CHECKING:
     from trainer.loop import Trainer
 
 _log = logging.getLogger(__name__)
-_ASK_INTERVAL_S = 0.5
 _GIVE_BACK_EVERY = 20
 """In polls of the engine, that is, every ten seconds."""
 _ASK_TIMEOUT_S = 10.0
-_RETRY_S = 2.0
+
+
+class BuildTrainer(Protocol):
+    """Makes a trainer."""
+
+    def __call__(
+        self,
+        config: Config,
+        redis_url: str,
+        *,
+        may_train: Callable[[], bool],
+        on_event: Callable[[Event], None],
+        stop: threading.Event,
+    ) -> Trainer:
+        """Load the drafter and open the outcome stream.
+
+        Args:
+            config: the whole configuration.
+            redis_url: the Redis of the outcome stream.
+            may_train: whether the engine leaves compute to spare; asked before each step.
+            on_event: called on a publish or a refusal by the gate.
+            stop: set when the trainer has to end.
+
+        Raises:
+            OsdError: the trainer cannot start yet.
+        """
+        ...
 
 
 class DistillerActor:
@@ -38,9 +63,25 @@ class DistillerActor:
         redis_url: the Redis of the outcome stream.
         names: of the engine, which is polled for its utilisation (a few times a second, never by the training thread),
             and of the supervisor, which knows whether the operator paused training.
+        ask: calls these two actors.
+        build: makes the trainer; None: the one that learns from the stream in Redis.
+        ask_interval_s: pause between two polls.
+        retry_s: pause after the trainer could not start.
     """
 
-    def __init__(self, config: Config, redis_url: str, names: ActorNames) -> None:
+    def __init__(
+        self,
+        config: Config,
+        redis_url: str,
+        names: ActorNames,
+        *,
+        ask: Ask = ask_by_ray,
+        build: BuildTrainer | None = None,
+        ask_interval_s: float = 0.5,
+        retry_s: float = 2.0,
+    ) -> None:
+        self._ask, self._build = ask, build or _build
+        self._ask_interval_s, self._retry_s = ask_interval_s, retry_s
         lower_priority(config.trainer.nice)
         # Few batches have the same shape, so oneDNN's cached primitives (one per shape) would rarely be used again.
         os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
@@ -97,14 +138,13 @@ class DistillerActor:
             if number % _GIVE_BACK_EVERY == 0:
                 give_back()
             try:
-                supervisor, engine = ray.get_actor(self._names.supervisor), ray.get_actor(self._names.engine)
-                paused = ray.get(supervisor.training_is_paused.remote(self._paused), timeout=_ASK_TIMEOUT_S)
+                paused = self._ask(self._names.supervisor, "training_is_paused", self._paused, timeout_s=_ASK_TIMEOUT_S)
                 if paused != self._paused:
                     self.set_paused(paused)
-                self._utilisation = ray.get(engine.utilisation.remote(), timeout=_ASK_TIMEOUT_S)
+                self._utilisation = self._ask(self._names.engine, "utilisation", timeout_s=_ASK_TIMEOUT_S)
             except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
                 self._utilisation = 1.0
-            self._stop.wait(_ASK_INTERVAL_S)
+            self._stop.wait(self._ask_interval_s)
 
     def _train(self) -> None:
         """Build the trainer, retrying until that works, and run it."""
@@ -113,34 +153,49 @@ class DistillerActor:
         torch.set_num_threads(self._config.trainer.threads)
         while not self._stop.is_set():
             try:
-                trainer = self._build()
+                trainer = self._build(
+                    self._config,
+                    self._redis_url,
+                    may_train=self._may_train,
+                    on_event=self._events.add,
+                    stop=self._stop,
+                )
             except Exception as error:
                 _log.warning("the trainer cannot start", exc_info=not isinstance(error, OsdError))
                 self._problem = f"the trainer cannot start: {error}"
-                self._stop.wait(_RETRY_S)
+                self._stop.wait(self._retry_s)
                 continue
             self._trainer = trainer
             self.set_paused(self._paused)
             trainer.run_forever(self._stop)
 
-    def _build(self) -> Trainer:
-        from osd.assembly.assemble import open_store
-        from osd.io.outcome_stream import RedisOutcomeStream
-        from osd.loading.resolve import resolve_target
-        from trainer.build import build_trainer
 
-        config, outcomes = self._config, self._config.outcomes
-        resolved = resolve_target(config.target.model, config.state_dir)
-        source = RedisOutcomeStream(
-            self._redis_url, outcomes.stream, max_entries=outcomes.max_entries, max_bytes=outcomes.max_bytes
-        )
-        return build_trainer(
-            config,
-            resolved.folder,
-            open_store(config, resolved),
-            source,
-            target_id=resolved.target_id,
-            may_train=self._may_train,
-            on_event=self._events.add,
-            stop=self._stop,
-        )
+def _build(
+    config: Config,
+    redis_url: str,
+    *,
+    may_train: Callable[[], bool],
+    on_event: Callable[[Event], None],
+    stop: threading.Event,
+) -> Trainer:
+    """The trainer in service (see `BuildTrainer`)."""
+    from osd.assembly.assemble import open_store
+    from osd.io.outcome_stream import RedisOutcomeStream
+    from osd.loading.resolve import resolve_target
+    from trainer.build import build_trainer
+
+    outcomes = config.outcomes
+    resolved = resolve_target(config.target.model, config.state_dir)
+    source = RedisOutcomeStream(
+        redis_url, outcomes.stream, max_entries=outcomes.max_entries, max_bytes=outcomes.max_bytes
+    )
+    return build_trainer(
+        config,
+        resolved.folder,
+        open_store(config, resolved),
+        source,
+        target_id=resolved.target_id,
+        may_train=may_train,
+        on_event=on_event,
+        stop=stop,
+    )

@@ -29,8 +29,6 @@ from osd.records.events import Event, EventKind
 from osd.records.status import EngineStatus
 
 _log = logging.getLogger(__name__)
-_MIN_PAUSE_S = 0.5
-_MAX_PAUSE_S = 60.0
 _CLOSE_S = 25.0
 """Each of the three actors has five seconds to save its state; then Ray stops."""
 Progress = Callable[[str, float], None]
@@ -43,12 +41,21 @@ class DriverKeeper:
         config: the whole configuration.
         redis_url: the Redis of the outcome stream.
         start_process: starts the driver's process.
+        first_pause_s: pause after a failed start; it doubles with each further failure.
+        longest_pause_s: the longest such pause.
     """
 
     def __init__(
-        self, config: Config, redis_url: str, *, start_process: Callable[[Order], DriverProcess] = DriverProcess
+        self,
+        config: Config,
+        redis_url: str,
+        *,
+        start_process: Callable[[Order], DriverProcess] = DriverProcess,
+        first_pause_s: float = 0.5,
+        longest_pause_s: float = 60.0,
     ) -> None:
         self._config, self._redis_url, self._start_process = config, redis_url, start_process
+        self._first_pause_s, self._longest_pause_s = first_pause_s, longest_pause_s
         self._events = EventLog()
         self._lock = threading.Lock()
         """Guards the next four attributes."""
@@ -119,7 +126,7 @@ class DriverKeeper:
             self._first.set_exception(error)  # raised by `start`, for instance SystemExit from the progress callback
 
     def _restart_forever(self) -> None:
-        pause_s = _MIN_PAUSE_S
+        pause_s = self._first_pause_s
         while not self._stopping.is_set():
             reason, was_up = self._run_process()
             if self._stopping.is_set():
@@ -129,12 +136,12 @@ class DriverKeeper:
                 return
             if was_up:
                 self.num_restarts += 1
-                pause_s = _MIN_PAUSE_S
+                pause_s = self._first_pause_s
                 self._emit("restart", f"Ray is started again, and the actors with it: {reason}", actor="ray")
             else:
                 self._emit("error", f"Ray cannot be started again: {reason}; next try in {pause_s:g} s", actor="ray")
                 self._stopping.wait(pause_s)
-                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+                pause_s = min(2 * pause_s, self._longest_pause_s)
         if not self._first.done():
             self._first.set_exception(OsdError("stopped while starting"))
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from osd.assembly.assemble import EngineAssembly
     from osd.engine.engine import Engine
 
-_REAP_INTERVAL_S = 5.0
-_RETRY_S = 5.0
-
 
 class EngineActor:
     """Serves queries. Loads in a thread, so that the actor answers meanwhile and can say why loading failed.
@@ -37,13 +35,27 @@ class EngineActor:
     Args:
         config: the whole configuration.
         redis_url: the Redis of the outcome stream.
+        assemble: loads and assembles the engine; None: `osd.assembly.assemble.assemble_engine`.
+        mailboxes: hold what clients have not fetched yet; None: with the default patience.
+        reap_interval_s: pause between two searches for clients that are gone.
+        retry_s: pause after loading failed.
     """
 
-    def __init__(self, config: Config, redis_url: str) -> None:
-        self._config, self._redis_url = config, redis_url
+    def __init__(
+        self,
+        config: Config,
+        redis_url: str,
+        *,
+        assemble: Callable[..., EngineAssembly] | None = None,
+        mailboxes: Mailboxes | None = None,
+        reap_interval_s: float = 5.0,
+        retry_s: float = 5.0,
+    ) -> None:
+        self._config, self._redis_url, self._assemble = config, redis_url, assemble
+        self._reap_interval_s, self._retry_s = reap_interval_s, retry_s
         self._events = EventLog()
         self._progress: list[str] = []
-        self._mailboxes = Mailboxes()
+        self._mailboxes = mailboxes or Mailboxes()
         self._reaper: asyncio.Task[None] | None = None
         self._opening: Future[EngineAssembly] = Future()
         threading.Thread(target=self._open, name="osd-open", daemon=True).start()
@@ -136,7 +148,7 @@ class EngineActor:
     async def _reap(self) -> None:
         """Cancel queries of clients that are gone, and return freed memory to the system (takes about 2 ms)."""
         while True:
-            await asyncio.sleep(_REAP_INTERVAL_S)
+            await asyncio.sleep(self._reap_interval_s)
             loop = (await self._assembly()).loop
             for request_id in self._mailboxes.abandoned():
                 loop.cancel(request_id)
@@ -146,9 +158,10 @@ class EngineActor:
         """Load the engine. After a failure it is tried again, since the cause may pass; queries fail until then."""
         from osd.assembly.assemble import assemble_engine
 
+        assemble = self._assemble or assemble_engine
         while True:
             try:
-                assembly = assemble_engine(
+                assembly = assemble(
                     self._config,
                     redis_url=self._redis_url,
                     deliver=self._mailboxes.post,
@@ -161,5 +174,5 @@ class EngineActor:
                 keep()
                 self._opening.set_result(assembly)
                 return
-            time.sleep(_RETRY_S)
+            time.sleep(self._retry_s)
             self._opening = Future()

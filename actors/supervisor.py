@@ -11,13 +11,11 @@ import threading
 import time
 from collections.abc import Mapping
 
-import ray
-
+from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
 from actors.resident_memory import ray_bytes, resident_bytes
 from osd.records.events import Event
 
-_PING_INTERVAL_S = 1.0
 _PING_TIMEOUT_S = 5.0
 
 
@@ -27,9 +25,19 @@ class SupervisorActor:
     Args:
         watched: each actor's name in reports, and its name in Ray.
         training_paused: whether the operator paused training; None if unknown.
+        ask: calls the other actors.
+        ping_interval_s: pause between two pings of one actor.
     """
 
-    def __init__(self, watched: Mapping[str, str], training_paused: bool | None = None) -> None:
+    def __init__(
+        self,
+        watched: Mapping[str, str],
+        training_paused: bool | None = None,
+        *,
+        ask: Ask = ask_by_ray,
+        ping_interval_s: float = 1.0,
+    ) -> None:
+        self._ask, self._ping_interval_s = ask, ping_interval_s
         self._events = EventLog()
         self._pids: dict[str, int] = {}
         self._restarts = dict.fromkeys(watched, 0)
@@ -43,8 +51,13 @@ class SupervisorActor:
         """Store the operator's choice. The distiller asks for it regularly, so it survives the distiller's restarts."""
         self._paused = paused
 
-    def training_is_paused(self, now: bool) -> bool:
-        """The operator's choice; if unknown, the distiller's present state, `now`."""
+    def training_is_paused(self, now: bool | None = None) -> bool | None:
+        """Whether the operator paused training; None if unknown.
+
+        Args:
+            now: whether the distiller that asks is paused. If the operator's choice is unknown, since this actor was
+                restarted, it is taken to be that. None: somebody else asks.
+        """
         if self._paused is None:
             self._paused = now
         return self._paused
@@ -82,7 +95,7 @@ class SupervisorActor:
         """
         while not self._stop.is_set():
             try:
-                pid = ray.get(ray.get_actor(actor_name).ping.remote(), timeout=_PING_TIMEOUT_S)
+                pid = self._ask(actor_name, "ping", timeout_s=_PING_TIMEOUT_S)
             except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
                 pid = None
             if pid is not None:
@@ -91,4 +104,4 @@ class SupervisorActor:
                     self._restarts[name] += 1
                     message = f"{name} was restarted (process {before} -> {pid})"
                     self._events.add(Event(at_s=time.time(), kind="restart", message=message, data={"actor": name}))
-            self._stop.wait(_PING_INTERVAL_S)
+            self._stop.wait(self._ping_interval_s)

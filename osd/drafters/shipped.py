@@ -27,7 +27,7 @@ def find_shipped(
     kind: str,
     shapes: Mapping[str, Any],
     state: Mapping[str, Tensor],
-    folder: Path = SHIPPED_WEIGHTS,
+    folder: Path | None = None,
 ) -> PortableDrafter | None:
     """The drafter that is shipped for a target, if it has the shapes that are asked for. The log says why it has not.
 
@@ -36,9 +36,9 @@ def find_shipped(
         kind: of drafter.
         shapes: the configuration that a new drafter would have.
         state: its weights.
-        folder: where to look.
+        folder: where to look; None: `SHIPPED_WEIGHTS`.
     """
-    path = folder / f"{slug(target_id)}.{kind}.safetensors"
+    path = (folder or SHIPPED_WEIGHTS) / f"{slug(target_id)}.{kind}.safetensors"
     if not path.exists():
         return None
     try:

@@ -19,7 +19,8 @@ import redis
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.find_redis import find_redis_server
 from osd.records.errors import OsdError
-from tests.contract.conftest import PATIENCE_S, RedisServer, wait_until
+from tests.contract.conftest import PATIENCE_S, RedisServer
+from tests.kit.waiting import wait_for
 
 pytestmark = pytest.mark.redis
 
@@ -138,7 +139,7 @@ def test_it_dies_with_a_killed_owner_and_the_folder_is_free(tmp_path: Path, clea
         assert owner.stdout.readline() == b"up\n"
         server = psutil.Process(int((tmp_path / "redis.pid").read_text()))
         owner.send_signal(signal.SIGKILL)
-    wait_until(lambda: _is_dead(server))
+    wait_for(lambda: _is_dead(server))
     heir = EmbeddedRedis(tmp_path, max_memory_bytes=64 << 20)
     clean_stop.append(heir)
     heir.start()
@@ -160,7 +161,7 @@ def test_a_server_left_behind_is_ended(tmp_path: Path, clean_stop: list[Embedded
         assert leftover.stdin is not None
         leftover.stdin.write(settings.encode())
         leftover.stdin.close()
-        wait_until((tmp_path / "left.sock").exists)
+        wait_for((tmp_path / "left.sock").exists)
         with redis.Redis(unix_socket_path=str(tmp_path / "left.sock")) as client:
             client.set("kept", "yes")
         server = EmbeddedRedis(tmp_path, max_memory_bytes=64 << 20)

@@ -22,8 +22,9 @@ from osd.io.redis_client import RedisRefusedError
 from osd.io.spill import SpillFile
 from osd.records.errors import OsdError, OutcomeSinkError
 from osd.records.outcome import Outcome
-from tests.contract.conftest import PATIENCE_S, RedisServer, wait_until
+from tests.contract.conftest import PATIENCE_S, RedisServer
 from tests.kit.outcome_samples import sample_outcome
+from tests.kit.waiting import wait_for
 
 pytestmark = pytest.mark.redis
 
@@ -363,10 +364,10 @@ def test_nothing_is_lost_or_doubled_while_redis_comes_and_goes(
     writer.start()
     assert writing.wait(PATIENCE_S)
     redis_server.kill()  # in the middle of the writing
-    wait_until(lambda: recorder.counters()["outcomes_spilled"] >= 5)
+    wait_for(lambda: recorder.counters()["outcomes_spilled"] >= 5)
     redis_server.ensure_running()
     writer.join(PATIENCE_S)
-    wait_until(lambda: recorder.counters()["outcomes_recorded"] == len(names))
+    wait_for(lambda: recorder.counters()["outcomes_recorded"] == len(names))
     assert recorder.counters()["outcomes_dropped"] == 0
     assert recorder.counters()["outcomes_replayed"] >= 5
     recorder.close()

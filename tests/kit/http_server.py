@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from serving.guards.impatient import impatient
+from tests.kit.waiting import wait_for
 
 
 @contextmanager
@@ -39,10 +39,7 @@ def serve(
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    deadline_s = time.monotonic() + 20
-    while not server.started:
-        assert time.monotonic() < deadline_s, "uvicorn did not start"
-        time.sleep(0.01)
+    wait_for(lambda: server.started, "uvicorn to start")
     try:
         yield f"{'https' if ssl_certfile else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
     finally:

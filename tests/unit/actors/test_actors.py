@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-import actors.engine
 from actors.distiller import DistillerActor
 from actors.engine import EngineActor
 from actors.mailbox import Mailboxes
@@ -26,6 +27,7 @@ from osd.engine.loop import EngineLoop
 from osd.records.errors import EngineUnavailableError, OsdError, QueueFullError
 from osd.records.query import Request, SamplingParams, TokenDelta
 from tests.kit.engine_kit import Answers, make_engine, make_target, plain_greedy, tiny_llama
+from tests.kit.waiting import PATIENCE_S, wait_for
 
 MODEL = tiny_llama()
 PROMPT = (3, 1, 4, 1, 5)
@@ -36,16 +38,16 @@ def query(request_id: str, max_tokens: int = 12) -> Request:
     return Request(request_id=request_id, prompt_ids=PROMPT, params=params)
 
 
-def assemble(*_: Any, deliver: Any, on_event: Any, step_s: float = 0.0, **__: Any) -> EngineAssembly:
-    """An engine whose steps take at least so long."""
+def assemble(*_: Any, deliver: Any, on_event: Any, is_stuck: bool = False, **__: Any) -> EngineAssembly:
+    """An engine for two queries, and two that wait; a stuck one takes queries and cancels them, but has no tokens."""
     engine = make_engine(make_target(MODEL, num_slots=2), max_waiting=2, on_event=on_event)
-    step = engine.step
 
-    def slow_step() -> list[TokenDelta]:
-        time.sleep(step_s)
-        return step()
+    def no_step() -> list[TokenDelta]:
+        time.sleep(0.001)
+        return []
 
-    engine.step = slow_step  # type: ignore[method-assign]
+    if is_stuck:
+        engine.step = no_step  # type: ignore[method-assign]
     loop = EngineLoop(engine, deliver)
     loop.start()
     return EngineAssembly(loop, None, engine.codec, None, None)  # type: ignore[arg-type]
@@ -54,10 +56,11 @@ def assemble(*_: Any, deliver: Any, on_event: Any, step_s: float = 0.0, **__: An
 async def read(actor: EngineActor, client_id: str, num_answers: int) -> Answers:
     """Poll, acknowledging as a client does, until so many queries have ended."""
     answers, box_id, num_received = Answers(), None, 0
-    while sum(answer.finish_reason is not None for answer in answers.values()) < num_answers:
-        found, deltas = await actor.poll(client_id, 5, box_id, num_received)
-        box_id, num_received = found, (num_received if found == box_id else 0) + len(deltas)
-        answers.add(deltas)
+    async with asyncio.timeout(PATIENCE_S):
+        while sum(answer.finish_reason is not None for answer in answers.values()) < num_answers:
+            found, deltas = await actor.poll(client_id, 5, box_id, num_received)
+            box_id, num_received = found, (num_received if found == box_id else 0) + len(deltas)
+            answers.add(deltas)
     return answers
 
 
@@ -68,15 +71,9 @@ class TestEngineActor:
         yield
         gc.unfreeze()
 
-    @pytest.fixture(autouse=True)
-    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("osd.assembly.assemble.assemble_engine", assemble)
-        monkeypatch.setattr(actors.engine, "_REAP_INTERVAL_S", 0.01)
-        monkeypatch.setattr(actors.engine, "_RETRY_S", 0.01)
-
     @pytest.fixture
-    async def actor(self, quick: None) -> AsyncIterator[EngineActor]:
-        actor = EngineActor(load_config(), "")
+    async def actor(self) -> AsyncIterator[EngineActor]:
+        actor = EngineActor(load_config(), "", assemble=assemble)
         yield actor
         await actor.ready()
         await actor.close()
@@ -92,13 +89,12 @@ class TestEngineActor:
         assert (await actor.status()).running == 0
         assert len(await actor.history(10)) == 2
 
-    async def test_it_tells_how_far_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_it_tells_how_far_it_is(self) -> None:
         def telling(*arguments: Any, on_progress: Any, **named: Any) -> EngineAssembly:
             on_progress("loading the target")
             return assemble(*arguments, **named)
 
-        monkeypatch.setattr("osd.assembly.assemble.assemble_engine", telling)
-        actor = EngineActor(load_config(), "")
+        actor = EngineActor(load_config(), "", assemble=telling)
         await actor.ready()
         assert await actor.progress() == ["loading the target"]
         await actor.close()
@@ -110,26 +106,30 @@ class TestEngineActor:
         assert answers["a1"].ids == plain_greedy(MODEL, PROMPT, 12)
         assert (await actor.status()).counters["queries_total"] == 1
 
-    async def test_a_full_queue_is_said_to_who_asks(self, actor: EngineActor) -> None:
+    async def test_a_full_queue_is_said_to_who_asks(self) -> None:
+        actor = EngineActor(load_config(), "", assemble=partial(assemble, is_stuck=True))
         for number in range(4):
-            await actor.submit("a", query(f"a{number}", 50))
+            await actor.submit("a", query(f"a{number}"))
         with pytest.raises(QueueFullError):
-            for number in range(4, 9):
-                await actor.submit("a", query(f"a{number}", 50))
+            await actor.submit("a", query("a4"))
+        await actor.close()
 
-    async def test_queries_of_a_dead_client_are_cancelled(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(actors.engine, "Mailboxes", partial(Mailboxes, gone_after_s=0.02))
-        monkeypatch.setattr("osd.assembly.assemble.assemble_engine", partial(assemble, step_s=0.01))
-        actor = EngineActor(load_config(), "")
-        await actor.submit("dead", query("d1", 50))
-        deadline_s = time.monotonic() + 30
-        while (await actor.status()).running:
-            assert time.monotonic() < deadline_s
-            await asyncio.sleep(0.01)
+    async def test_queries_of_a_dead_client_are_cancelled(self) -> None:
+        actor = EngineActor(
+            load_config(),
+            "",
+            assemble=partial(assemble, is_stuck=True),
+            mailboxes=Mailboxes(gone_after_s=0.02),
+            reap_interval_s=0.01,
+        )
+        await actor.submit("dead", query("d1"))
+        async with asyncio.timeout(PATIENCE_S):
+            while (await actor.status()).waiting:
+                await asyncio.sleep(0.01)
         assert (await actor.status()).counters["queries_cancelled_total"] == 1
         await actor.close()
 
-    async def test_what_hinders_loading_is_said_and_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_what_hinders_loading_is_said_and_tried_again(self) -> None:
         mended = False
 
         def fragile(*args: Any, **options: Any) -> EngineAssembly:
@@ -137,25 +137,34 @@ class TestEngineActor:
                 raise OsdError("the disk is full")
             return assemble(*args, **options)
 
-        monkeypatch.setattr("osd.assembly.assemble.assemble_engine", fragile)
-        actor = EngineActor(load_config(), "")
+        actor = EngineActor(load_config(), "", assemble=fragile, retry_s=0.01)
         with pytest.raises(OsdError, match=r"^the disk is full$"):
             await actor.ready()
         with pytest.raises(EngineUnavailableError, match="cannot be loaded: the disk is full"):
             await actor.submit("a", query("a1"))
         await actor.close()
         mended = True
-        while not actor._opening.done() or actor._opening.exception():
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(PATIENCE_S):
+            while not await is_ready(actor):
+                await asyncio.sleep(0.001)
         await actor.submit("a", query("a1"))
         assert (await read(actor, "a", 1))["a1"].ids == plain_greedy(MODEL, PROMPT, 12)
         await actor.close()
+
+
+async def is_ready(actor: EngineActor) -> bool:
+    try:
+        await actor.ready()
+    except OsdError:
+        return False
+    return True
 
 
 @dataclass
 class FakeTrainer:
     """Runs until it is stopped."""
 
+    may_train: Callable[[], bool] = lambda: True
     paused: bool = False
 
     def pause(self) -> None:
@@ -164,7 +173,7 @@ class FakeTrainer:
     def resume(self) -> None:
         self.paused = False
 
-    def run_forever(self, stop: Any) -> None:
+    def run_forever(self, stop: threading.Event) -> None:
         stop.wait()
 
     def status(self) -> str:
@@ -172,31 +181,24 @@ class FakeTrainer:
 
 
 @dataclass
-class FakeRay:
-    """`ray.get(ray.get_actor(name).method.remote(…))` over plain objects."""
+class FakeActors:
+    """Plain objects that are asked by name; one that is not there now raises, as Ray does."""
 
-    named: dict[str, Any] = field(default_factory=dict)
+    named: dict[str, Any]
+    num_misses: Counter[str] = field(default_factory=Counter)
+    """Questions to an actor that was away, by its name."""
 
-    def get_actor(self, name: str) -> Any:
-        if name not in self.named:
-            raise ValueError(name)
-        actor = self.named[name]
-        return SimpleNamespace(
-            **{
-                method: SimpleNamespace(remote=getattr(actor, method))
-                for method in dir(actor)
-                if not method.startswith("_")
-            }
-        )
-
-    @staticmethod
-    def get(value: Any, timeout: float) -> Any:
-        return value
+    def ask(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any:
+        if (found := self.named.get(actor)) is None:
+            self.num_misses[actor] += 1
+            raise ValueError(actor)
+        return getattr(found, method)(*args)
 
 
+@dataclass
 class FakeEngine:
-    busy = 0.0
-    pid = 1
+    busy: float = 0.0
+    pid: int = 0
 
     def utilisation(self) -> float:
         return self.busy
@@ -206,92 +208,103 @@ class FakeEngine:
 
 
 @pytest.fixture
-def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
-    made = FakeRay({"engine": FakeEngine(), "supervisor": SupervisorActor({})})
-    for module in ("actors.distiller", "actors.supervisor"):
-        monkeypatch.setattr(f"{module}.ray", made)
-    monkeypatch.setattr("actors.distiller._ASK_INTERVAL_S", 0.001)
-    monkeypatch.setattr("actors.distiller._RETRY_S", 0.001)
-    monkeypatch.setattr("actors.supervisor._PING_INTERVAL_S", 0.001)
-    return made
+def engine() -> FakeEngine:
+    return FakeEngine(pid=os.getpid())
 
 
-def becomes(condition: Callable[[], bool]) -> bool:
-    deadline_s = time.monotonic() + 30
-    while not condition() and time.monotonic() < deadline_s:
-        time.sleep(0.002)
-    return condition()
+@pytest.fixture
+def others(engine: FakeEngine) -> FakeActors:
+    return FakeActors({"engine": engine, "supervisor": SupervisorActor({})})
 
 
 class TestDistillerActor:
     @pytest.fixture
-    def trainer(self, monkeypatch: pytest.MonkeyPatch) -> FakeTrainer:
-        trainer = FakeTrainer()
-        monkeypatch.setattr(DistillerActor, "_build", lambda actor: trainer)
-        return trainer
+    def trainers(self) -> list[FakeTrainer]:
+        """Those that were built."""
+        return []
 
     @pytest.fixture
-    def actor(self, fake_ray: FakeRay, trainer: FakeTrainer) -> Iterator[DistillerActor]:
-        config = load_config(flags={"trainer": {"nice": 0, "max_utilisation": 0.5}})
-        actor = DistillerActor(config, "", ActorNames("engine", "distiller", "supervisor"))
-        yield actor
-        actor.close()
+    def build(self, trainers: list[FakeTrainer]) -> Callable[..., Any]:
+        def build(*_: Any, may_train: Callable[[], bool], **__: Any) -> FakeTrainer:
+            trainers.append(FakeTrainer(may_train))
+            return trainers[-1]
 
-    def test_it_trains_only_while_the_engine_has_time(self, actor: DistillerActor, fake_ray: FakeRay) -> None:
-        assert becomes(actor._may_train)
-        fake_ray.named["engine"].busy = 0.8
-        assert becomes(lambda: not actor._may_train())
-        fake_ray.named["engine"].busy = 0.2
-        assert becomes(actor._may_train)
-        del fake_ray.named["engine"]
-        assert becomes(lambda: not actor._may_train()), "an engine that loads or is overloaded does not answer"
+        return build
 
-    def test_it_pauses_as_the_operator_wants(
-        self, actor: DistillerActor, trainer: FakeTrainer, fake_ray: FakeRay
+    @pytest.fixture
+    def start(self, others: FakeActors) -> Iterator[Callable[[Callable[..., Any]], DistillerActor]]:
+        started = []
+
+        def start(build: Callable[..., Any]) -> DistillerActor:
+            config = load_config(flags={"trainer": {"nice": 0, "max_utilisation": 0.5}})
+            names = ActorNames("engine", "distiller", "supervisor")
+            intervals = {"ask_interval_s": 0.001, "retry_s": 0.001}
+            started.append(DistillerActor(config, "", names, ask=others.ask, build=build, **intervals))
+            return started[-1]
+
+        yield start
+        for actor in started:
+            actor.close()
+
+    @pytest.fixture
+    def trainer(self, start: Any, build: Callable[..., Any], trainers: list[FakeTrainer]) -> FakeTrainer:
+        """Of an actor that runs."""
+        start(build)
+        wait_for(lambda: trainers, "the trainer to be built")
+        return trainers[0]
+
+    def test_it_trains_only_while_the_engine_has_time(
+        self, trainer: FakeTrainer, others: FakeActors, engine: FakeEngine
     ) -> None:
-        supervisor = fake_ray.named["supervisor"]
-        supervisor.set_training_paused(True)
-        assert becomes(lambda: trainer.paused)
-        fake_ray.named["supervisor"] = restarted = SupervisorActor({})
-        assert becomes(lambda: restarted._paused is True), "a restarted supervisor takes over what it finds"
+        wait_for(trainer.may_train, "the idle engine to be seen")
+        engine.busy = 0.8
+        wait_for(lambda: not trainer.may_train(), "the busy engine to be seen")
+        engine.busy = 0.2
+        wait_for(trainer.may_train, "the engine to have time again")
+        del others.named["engine"]
+        wait_for(lambda: not trainer.may_train(), "an engine that does not answer to be taken for a busy one")
+
+    def test_it_pauses_as_the_operator_wants(self, trainer: FakeTrainer, others: FakeActors) -> None:
+        others.named["supervisor"].set_training_paused(True)
+        wait_for(lambda: trainer.paused, "the pause")
+        others.named["supervisor"] = restarted = SupervisorActor({})
+        wait_for(restarted.training_is_paused, "a restarted supervisor to take over what it finds")
         assert trainer.paused
         restarted.set_training_paused(False)
-        assert becomes(lambda: not trainer.paused)
+        wait_for(lambda: not trainer.paused, "training to be resumed")
 
     def test_a_trainer_that_cannot_start_says_why_and_is_tried_again(
-        self, fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+        self, start: Any, build: Callable[..., Any]
     ) -> None:
         problems: list[Exception] = [OsdError("no version yet"), RuntimeError("odd")]
 
-        def build(_: DistillerActor) -> FakeTrainer:
+        def fragile(*args: Any, **options: Any) -> FakeTrainer:
             if problems:
                 raise problems[0]
-            return FakeTrainer()
+            return build(*args, **options)  # type: ignore[no-any-return]
 
-        monkeypatch.setattr(DistillerActor, "_build", build)
-        config = load_config(flags={"trainer": {"nice": 0}})
-        actor = DistillerActor(config, "", ActorNames("engine", "distiller", "supervisor"))
-        assert becomes(lambda: "no version yet" in actor.status().message)
+        actor = start(fragile)
+        wait_for(lambda: "no version yet" in actor.status().message, "the first problem to be said")
         problems.pop(0)
-        assert becomes(lambda: "odd" in actor.status().message)
+        wait_for(lambda: "odd" in actor.status().message, "the second one to be said")
         problems.pop(0)
-        assert becomes(lambda: str(actor.status()) == "running")
-        actor.close()
+        wait_for(lambda: str(actor.status()) == "running", "the trainer to run")
 
 
-def test_the_supervisor_notices_restarts(fake_ray: FakeRay) -> None:
-    engine = fake_ray.named["engine"]
-    supervisor = SupervisorActor({"engine": "engine", "distiller": "distiller"})
-    assert becomes(lambda: supervisor._pids == {"engine": 1})
-    del fake_ray.named["engine"]
-    time.sleep(0.01)
-    engine.pid = 2
-    fake_ray.named["engine"] = engine
-    assert becomes(lambda: supervisor.restarts() == {"engine": 1, "distiller": 0})
-    [event] = supervisor.events(10)
-    assert event.kind == "restart" and "1 -> 2" in event.message
-    assert "supervisor" in supervisor.processes()
+def test_the_supervisor_notices_restarts(others: FakeActors, engine: FakeEngine) -> None:
+    watched = {"engine": "engine", "distiller": "distiller"}
+    supervisor = SupervisorActor(watched, ask=others.ask, ping_interval_s=0.001)
+    wait_for(lambda: "engine" in supervisor.processes(), "the first ping to be answered")
+    del others.named["engine"]
+    wait_for(lambda: others.num_misses["engine"], "a ping that nobody answers")
+    engine.pid = os.getppid()
+    others.named["engine"] = engine
+    wait_for(lambda: supervisor.restarts()["engine"], "the restart to be noticed")
     supervisor.close()
+    assert supervisor.restarts() == {"engine": 1, "distiller": 0}
+    [event] = supervisor.events(10)
+    assert event.kind == "restart" and f"{os.getpid()} -> {os.getppid()}" in event.message
+    assert "supervisor" in supervisor.processes()
 
 
 def test_processes_that_are_gone_are_left_out() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,18 +61,26 @@ async def handle(engine: FakeEngine) -> FakeHandle:
     return FakeHandle(engine)
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.client._RETRY_S", 0.001)
+RETRY_S = 0.001
 
 
 @pytest.fixture
 async def client(handle: FakeHandle) -> RayEngineClient:
-    return RayEngineClient(handle, None, FakeHandle(None))
+    return RayEngineClient(handle, None, FakeHandle(None), retry_s=RETRY_S)
 
 
-async def eventually(task: asyncio.Task[None]) -> None:
-    await asyncio.wait([task], timeout=20)
+async def finish(*readers: Reader) -> None:
+    """Wait for the end of their answers, whole or not."""
+    _, pending = await asyncio.wait([reader.task for reader in readers], timeout=20)
+    assert not pending, "an answer did not end"
+
+
+async def answer_all(engine: FakeEngine, *readers: Reader) -> None:
+    """Step the engine until all these answers have ended."""
+    async with asyncio.timeout(20):
+        while not all(reader.task.done() for reader in readers):
+            await engine.step()
+            await asyncio.sleep(RETRY_S)
 
 
 async def begun(client: RayEngineClient, engine: FakeEngine, num_tokens: int, request: Request) -> Reader:
@@ -112,9 +119,7 @@ async def test_a_stream_goes_on_where_the_engine_died(
     assert not reader.task.done()
     successor = FakeEngine()
     await handle.replace(successor)
-    while not reader.task.done():
-        await successor.step()
-        await asyncio.sleep(0.001)
+    await answer_all(successor, reader)
     reader.assert_whole()
     [resumed] = successor.submitted
     assert resumed.resume_ids == tuple(range(num_tokens))
@@ -129,9 +134,7 @@ async def test_tokens_that_died_with_the_engine_are_made_again(
     await engine.step(1)
     assert len(reader.ids) == 2
     await handle.replace(successor := FakeEngine())
-    while not reader.task.done():
-        await successor.step()
-        await asyncio.sleep(0.001)
+    await answer_all(successor, reader)
     reader.assert_whole()
 
 
@@ -141,7 +144,7 @@ async def test_a_lost_reply_is_given_again(client: RayEngineClient, engine: Fake
     for _ in range(LENGTH):
         handle.lost_replies.append("poll")
         await engine.step()
-    await eventually(reader.task)
+    await finish(reader)
     reader.assert_whole()
     assert len(engine.submitted) == 1
 
@@ -153,9 +156,7 @@ async def test_an_engine_that_dies_while_it_takes_a_query(
     reader = Reader(client, query())
     await settle()
     await handle.replace(engine)
-    while not reader.task.done():
-        await engine.step()
-        await asyncio.sleep(0.001)
+    await answer_all(engine, reader)
     reader.assert_whole()
     assert engine.submitted == [query()]
 
@@ -167,7 +168,7 @@ async def test_a_query_whose_receipt_was_lost_is_not_run_twice(
     reader = Reader(client, query())
     await settle()
     await engine.step(LENGTH)
-    await eventually(reader.task)
+    await finish(reader)
     reader.assert_whole()
     assert engine.submitted == [query()]
 
@@ -180,9 +181,7 @@ async def test_a_finished_answer_is_not_submitted_again(
     other = await begun(client, engine, LENGTH, query("other", 2 * LENGTH))
     assert (await first).token_ids == (0,)
     await handle.replace(successor := FakeEngine())
-    while not other.task.done():
-        await successor.step()
-        await asyncio.sleep(0.001)
+    await answer_all(successor, other)
     assert [request.request_id for request in successor.submitted] == ["other"]
     rest = [delta async for delta in stream]
     assert [token for delta in rest for token in delta.token_ids] == list(range(1, LENGTH))
@@ -193,7 +192,7 @@ async def test_a_client_thought_dead_goes_on(handle: FakeHandle) -> None:
     now_s = 0.0
     engine = FakeEngine(clock=lambda: now_s)
     await handle.replace(engine)
-    client = RayEngineClient(handle, None, FakeHandle(None))
+    client = RayEngineClient(handle, None, FakeHandle(None), retry_s=RETRY_S)
     reader = await begun(client, engine, 3, query())
     now_s = 31.0
     for box in engine.mailboxes._boxes.values():
@@ -201,9 +200,7 @@ async def test_a_client_thought_dead_goes_on(handle: FakeHandle) -> None:
     for request_id in engine.mailboxes.abandoned():
         await engine.cancel(request_id)
     await handle.replace(engine)  # its outstanding poll belonged to the old box
-    while not reader.task.done():
-        await engine.step()
-        await asyncio.sleep(0.001)
+    await answer_all(engine, reader)
     reader.assert_whole()
 
 
@@ -228,9 +225,7 @@ async def test_a_full_successor_takes_queries_as_it_can(
     await settle()
     await engine.step(2)
     await handle.replace(successor := FakeEngine(room=1))
-    while not all(reader.task.done() for reader in readers):
-        await successor.step()
-        await asyncio.sleep(0.001)
+    await answer_all(successor, *readers)
     for reader in readers:
         reader.assert_whole()
     assert len(successor.submitted) == 3
@@ -259,25 +254,21 @@ async def test_a_reader_that_leaves_while_its_query_is_taken(
 
 
 async def test_an_engine_that_stays_away_is_given_up(handle: FakeHandle) -> None:
-    client = RayEngineClient(handle, None, FakeHandle(None), give_up_s=0.05)
+    client = RayEngineClient(handle, None, FakeHandle(None), give_up_s=0.05, retry_s=RETRY_S)
     reader = Reader(client, query())
     await settle()
     await handle.replace(None)
-    await eventually(reader.task)
+    await finish(reader)
     assert isinstance(reader.task.exception(), EngineUnavailableError)
     await handle.replace(successor := FakeEngine())
     later = Reader(client, query("later"))
-    while not later.task.done():
-        await successor.step()
-        await asyncio.sleep(0.001)
+    await answer_all(successor, later)
     later.assert_whole()
 
 
-async def test_an_engine_that_was_away_long_ago_is_not_given_up_at_once(
-    client: RayEngineClient, engine: FakeEngine, handle: FakeHandle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_engine_that_was_away_long_ago_is_not_given_up_at_once(handle: FakeHandle) -> None:
     now_s = 0.0
-    monkeypatch.setattr("actors.client.time", SimpleNamespace(monotonic=lambda: now_s))
+    client = RayEngineClient(handle, None, FakeHandle(None), retry_s=RETRY_S, clock=lambda: now_s)
     await handle.replace(None)
     left = Reader(client, query("left"))
     await settle()
@@ -290,10 +281,7 @@ async def test_an_engine_that_was_away_long_ago_is_not_given_up_at_once(
     await settle()
     assert not reader.task.done()
     await handle.replace(successor := FakeEngine())
-    async with asyncio.timeout(20):
-        while not reader.task.done():
-            await successor.step()
-            await asyncio.sleep(0.001)
+    await answer_all(successor, reader)
     reader.assert_whole()
 
 
@@ -308,7 +296,7 @@ async def test_an_engine_that_cannot_be_loaded_says_so(
     successor = FakeEngine()
     monkeypatch.setattr(successor, "poll", refuse)
     await handle.replace(successor)
-    await eventually(reader.task)
+    await finish(reader)
     error = reader.task.exception()
     assert isinstance(error, EngineUnavailableError) and "no memory" in str(error)
 
@@ -329,9 +317,7 @@ async def test_one_refused_query_does_not_end_the_others(
 
     monkeypatch.setattr(successor, "submit", picky)
     await handle.replace(successor)
-    while not lucky.task.done():
-        await successor.step()
-        await asyncio.sleep(0.001)
+    await answer_all(successor, lucky)
     lucky.assert_whole()
     error = unlucky.task.exception()
     assert isinstance(error, EngineUnavailableError) and "not with me" in str(error)

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -24,6 +23,7 @@ from actors.ray_handle import RayHandle
 from actors.session import kill_session, session_processes
 from osd.config.settings import load_config
 from osd.records.errors import QueueFullError
+from tests.kit.waiting import wait_for
 
 
 class UnreadableError(Exception):
@@ -119,10 +119,7 @@ def test_a_driver_that_still_starts_ends_with_its_server_and_takes_along_what_it
         try:
             assert {process.name() for process in session_processes(session)} >= {"sleep"}
             server.kill()
-            deadline_s = time.monotonic() + 20
-            while session_processes(session) and time.monotonic() < deadline_s:
-                time.sleep(0.02)
-            assert session_processes(session) == []
+            wait_for(lambda: not session_processes(session), "the session to end")
         finally:
             kill_session(session)
 

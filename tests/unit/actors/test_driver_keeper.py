@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from actors.link import Answer, Call, Ended, Link, Order, Ready, Stage
 from osd.config.settings import load_config
 from osd.records.errors import OsdError, QueueFullError
 from osd.records.status import EngineStatus
+from tests.kit.waiting import wait_for
 
 STATUS = EngineStatus(
     target="tiny",
@@ -65,23 +65,15 @@ class Starter:
         return self.processes[-1]
 
 
-def becomes(condition: Callable[[], Any]) -> Any:
-    deadline_s = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline_s:
-        time.sleep(0.002)
-    return condition()
-
-
 @pytest.fixture
 def starter() -> Starter:
     return Starter()
 
 
 @pytest.fixture
-def keeper(starter: Starter, monkeypatch: pytest.MonkeyPatch) -> Iterator[DriverKeeper]:
-    monkeypatch.setattr("actors.driver_keeper._MIN_PAUSE_S", 0.001)
-    monkeypatch.setattr("actors.driver_keeper._MAX_PAUSE_S", 0.01)
-    keeper = DriverKeeper(load_config(), "redis://", start_process=starter)  # type: ignore[arg-type]
+def keeper(starter: Starter) -> Iterator[DriverKeeper]:
+    start: Any = starter
+    keeper = DriverKeeper(load_config(), "redis://", start_process=start, first_pause_s=0.001, longest_pause_s=0.01)
     yield keeper
     keeper.close()
 
@@ -97,7 +89,7 @@ def started(keeper: DriverKeeper, starter: Starter, stages: list[str] | None = N
             began.set_exception(error)
 
     threading.Thread(target=start).start()
-    assert becomes(lambda: starter.processes)
+    wait_for(lambda: starter.processes)
     process = starter.processes[0]
     process.driver.send(Stage("starting Ray", 0.3))
     process.driver.send(Ready(STATUS))
@@ -129,14 +121,14 @@ def test_a_dead_driver_is_replaced_and_what_was_open_is_told(keeper: DriverKeepe
     process.driver.end()
     with pytest.raises(ActorAwayError):
         waiting.result(20)
-    assert becomes(lambda: len(starter.processes) == 2)
+    wait_for(lambda: len(starter.processes) == 2)
     assert process.closed_after_s == 0, "the dead one's processes are killed at once"
     with pytest.raises(ActorAwayError):
         keeper.handle("engine").call("poll").result(20)
     successor = starter.processes[1]
     assert (process.order.training_paused, successor.order.training_paused) == (None, True)
     successor.driver.send(Ready(STATUS))
-    assert becomes(lambda: len(keeper.events(10)) == 2)
+    wait_for(lambda: len(keeper.events(10)) == 2)
     assert keeper.num_restarts == 1
     died, back = keeper.events(10)
     assert died.kind == back.kind == "restart"
@@ -150,14 +142,14 @@ def test_a_ray_that_does_not_start_again_is_tried_until_it_does(keeper: DriverKe
     process = started(keeper, starter)
     starter.problem = OSError("no space left on device")
     process.driver.end()
-    assert becomes(lambda: starter.num_refused > 5)
+    wait_for(lambda: starter.num_refused > 5)
     starter.problem = None
-    assert becomes(lambda: len(starter.processes) == 2)
+    wait_for(lambda: len(starter.processes) == 2)
     starter.processes[1].driver.send(Ended("cannot start or join Ray: the disk is full"))
     starter.processes[1].driver.end()
-    assert becomes(lambda: len(starter.processes) == 3)
+    wait_for(lambda: len(starter.processes) == 3)
     starter.processes[2].driver.send(Ready(STATUS))
-    assert becomes(lambda: "are back" in keeper.events(1)[0].message)
+    wait_for(lambda: "are back" in keeper.events(1)[0].message)
     failures = [event for event in keeper.events(100) if event.kind == "error"]
     assert len(failures) > 5
     assert "no space left on device; next try in 0.001 s" in failures[0].message
@@ -186,7 +178,7 @@ def test_closing_lets_the_actors_bring_to_safety_what_they_have(keeper: DriverKe
 def test_a_driver_that_is_only_starting_is_ended_at_once(keeper: DriverKeeper, starter: Starter) -> None:
     waiter = threading.Thread(target=lambda: pytest.raises(OsdError, keeper.start, lambda stage, share: None))
     waiter.start()
-    assert becomes(lambda: starter.processes)
+    wait_for(lambda: starter.processes)
     keeper.close()
     waiter.join(20)
     assert not waiter.is_alive()
@@ -206,7 +198,7 @@ def test_a_start_ends_with_whoever_is_told_of_it(keeper: DriverKeeper, starter: 
             began.set_exception(error)
 
     threading.Thread(target=start, daemon=True).start()
-    assert becomes(lambda: starter.processes)
+    wait_for(lambda: starter.processes)
     starter.processes[0].driver.send(Stage("starting Ray", 0.3))
     assert isinstance(began.exception(20), SystemExit)
     assert starter.processes[0].closed_after_s == 0

@@ -120,5 +120,5 @@ async def test_calls_of_a_thread_take_effect_in_their_order(boxes: Mailboxes) ->
 
     thread = threading.Thread(target=engine_thread)
     thread.start()
-    thread.join()
+    thread.join(20)
     assert (await boxes.poll("a", 60, boxes.open("a"), 0))[1] == [delta("a1", 2)]

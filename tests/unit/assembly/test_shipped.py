@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "shelf"
     path.mkdir()
-    monkeypatch.setattr(shipped.find_shipped, "__defaults__", (path,))
+    monkeypatch.setattr(shipped, "SHIPPED_WEIGHTS", path)
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from benchmarks.shared_device import main
 from benchmarks.training_process import Mode
 from osd.config.settings import TrainerConfig
 from osd.records.outcome_arrays import check_shapes
+from tests.kit.waiting import wait_for
 from tests.unit.benchmarks.test_shapes import make_bench, prompts_of
 from trainer.spare import leaves_room
 
@@ -48,28 +48,46 @@ def test_made_up_outcomes_are_sound_and_come_once() -> None:
         assert len(outcome.output_ids) == 7 and outcome.hidden
 
 
-def test_the_trainer_trains_when_its_mode_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(training_process, "lower_priority", lambda nice: None)
-    names = ("mode", "mode_in_force", "utilisation", "steps", "trained_tokens")
-    shared: Any = SimpleNamespace(**{name: SimpleNamespace(value=0) for name in names})
-    shared.mode_in_force.value = -1
-    arguments = _NET, _CONFIG, 6, 8, shared, tmp_path
+class Modes:
+    """The value in which the trainer says which mode is in force: of what it said, one entry a turn of its loop."""
+
+    def __init__(self) -> None:
+        self.said = [-1]
+
+    @property
+    def value(self) -> int:
+        return self.said[-1]
+
+    @value.setter
+    def value(self, mode: int) -> None:
+        self.said.append(mode)
+
+
+def test_the_trainer_trains_when_its_mode_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_MPS_CLIENT_PRIORITY", "1")  # else it would stay set after this test
+    names = ("mode", "utilisation", "steps", "trained_tokens")
+    modes = Modes()
+    shared: Any = SimpleNamespace(mode_in_force=modes, **{name: SimpleNamespace(value=0) for name in names})
+    config = _CONFIG.model_copy(update={"nice": 0})
+    arguments = _NET, config, 6, 8, shared, tmp_path
     thread = threading.Thread(target=training_process._train, args=arguments, daemon=True)
     thread.start()
 
-    def steps_in(mode: Mode, *, utilisation: float, at_least: int) -> int:
+    def steps_in(mode: Mode, *, utilisation: float, at_least: int = 0) -> int:
+        """How many steps it made in a mode: in so many turns of its loop, or until there are enough."""
         shared.utilisation.value, shared.mode.value = utilisation, mode
-        while shared.mode_in_force.value != mode:
-            time.sleep(0.01)
-        before, deadline_s = shared.steps.value, time.monotonic() + (60 if at_least else 0.3)
-        while shared.steps.value - before < max(at_least, 1) and time.monotonic() < deadline_s:
-            time.sleep(0.01)
+        wait_for(lambda: modes.value == mode, "the mode")
+        begun, before = len(modes.said), shared.steps.value
+        if at_least:
+            wait_for(lambda: shared.steps.value - before >= at_least, "the trainer to train")
+        else:
+            wait_for(lambda: len(modes.said) > begun + 3, "the trainer to look four times")
         return int(shared.steps.value - before)
 
-    assert steps_in(Mode.PAUSED, utilisation=0.0, at_least=0) == 0
+    assert steps_in(Mode.PAUSED, utilisation=0.0) == 0
     assert steps_in(Mode.ALWAYS, utilisation=1.0, at_least=3) >= 3  # past a gate
-    assert steps_in(Mode.PAUSED, utilisation=0.0, at_least=0) == 0
-    assert steps_in(Mode.YIELDING, utilisation=0.6, at_least=0) == 0
+    assert steps_in(Mode.PAUSED, utilisation=0.0) == 0
+    assert steps_in(Mode.YIELDING, utilisation=0.6) == 0
     assert steps_in(Mode.YIELDING, utilisation=0.4, at_least=1) >= 1
     assert shared.trained_tokens.value > 0 and any((tmp_path / "checkpoint").iterdir())
     shared.mode.value = Mode.STOPPED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.prompts import EvaluationPrompts, code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.training_prompts import training_prompts
 
@@ -12,6 +14,7 @@ def test_case_and_punctuation_do_not_make_an_evaluation_prompt_another() -> None
     assert "What is a bee?" not in evaluated
 
 
+@pytest.mark.slow
 def test_no_training_prompt_is_evaluated() -> None:
     trained = [messages[-1]["content"] for messages in training_prompts()]
     assert len(trained) > 5000

@@ -28,6 +28,7 @@ _SIZES = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3
 _PARAMS = [SamplingParams(temperature=0.8), SamplingParams(top_p=0.9), SamplingParams(top_k=40)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(kernels() is None, reason="numba is not installed")
 def test_what_is_compiled_is_what_is_stored(tmp_path: Path) -> None:
     fresh = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}

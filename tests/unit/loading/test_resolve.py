@@ -147,11 +147,6 @@ def test_a_config_of_something_else(folder: Path, config: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_check_needs_no_second_look(whole: Path) -> None:
-    check_model_folder(whole)
-    check_model_folder(whole)
-
-
 # ---- GGUF ----------------------------------------------------------------------------------------------------------
 
 

@@ -307,7 +307,7 @@ class TestDrafter:
     ) -> None:
         options = ("--target", target, "--state-dir")
         assert osd("drafter", "init", *options, tmp_path / "state")[0] == 0
-        monkeypatch.setattr(shipped.find_shipped, "__defaults__", (tmp_path,))
+        monkeypatch.setattr(shipped, "SHIPPED_WEIGHTS", tmp_path)
         file = tmp_path / "tiny.feature.safetensors"
         write_drafter(file, "tiny", self.first_manifest(tmp_path), self.first_weights(tmp_path), {})
         status, out, err = osd("drafter", "init", *flags, *options, tmp_path / "other")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -224,15 +225,40 @@ def test_null_is_absent() -> None:
     assert body == chat()
 
 
-def test_harmless_fields_are_accepted() -> None:
-    chat(user="someone", metadata={"a": "b"}, response_format={"type": "text"}, store=True)
-    chat(prompt_cache_key="a", safety_identifier="b", session_id="c", stop=[])
-    chat(messages=[{"role": "user", "name": "Ann", "content": "x"}])
-    chat(top_logprobs=0)
-    chat(stream_options={"include_usage": False, "continuous_usage_stats": False, "include_obfuscation": False})
-    content = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]
-    chat(messages=[{"role": "user", "content": content}])
-    completion(response_format={"type": "text"})
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user": "someone"},
+        {"metadata": {"a": "b"}},
+        {"response_format": {"type": "text"}},
+        {"store": True},
+        {"prompt_cache_key": "a"},
+        {"safety_identifier": "b"},
+        {"session_id": "c"},
+        {"stop": []},
+        {"messages": [{"role": "user", "name": "Ann", "content": "hi"}]},
+        {"top_logprobs": 0},
+        {"stream_options": {"include_usage": False, "continuous_usage_stats": False, "include_obfuscation": False}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+async def test_harmless_fields_change_nothing(fields: dict[str, Any]) -> None:
+    """The engine is asked the same as without them."""
+    engine = FakeEngineClient()
+    async with http_client(engine) as client:
+        for body in (CHAT, {**CHAT, **fields}):
+            assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+    plain, with_fields = (replace(query, request_id="") for query in engine.requests)
+    assert with_fields == plain
+
+
+def test_a_note_on_a_part_of_a_message_changes_nothing() -> None:
+    part = {"type": "text", "text": "x"}
+    plain, noted = (
+        chat(messages=[{"role": "user", "content": [content]}])
+        for content in (part, {**part, "cache_control": {"type": "ephemeral"}})
+    )
+    assert noted.messages[0].for_template() == plain.messages[0].for_template()
 
 
 async def test_a_least_length_where_nothing_ends_an_answer_early() -> None:
@@ -302,12 +328,16 @@ def test_other_prompts_are_refused(prompt: Any) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 21}])
-def test_unsupported_completion_fields(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+def test_unsupported_completion_fields_are_refused_by_name(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
         completion(**fields)
-    completion(echo=False, suffix=None, best_of=None)
-    completion(best_of=1)
-    completion(n=3, best_of=3)
+    assert caught.value.errors()[0]["loc"][-1] == next(iter(fields))
+
+
+def test_completion_fields_that_ask_for_nothing_are_accepted() -> None:
+    assert completion(echo=False, suffix=None, best_of=None) == completion()
+    assert completion(best_of=1).n == completion().n == 1
+    assert completion(n=3, best_of=3).n == 3
 
 
 async def test_queries_of_a_request() -> None:

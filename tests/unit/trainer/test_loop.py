@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from tests.kit.trainer_bench import Bench
 from tests.kit.trainer_fakes import feature_student, learnable_outcome, make_outcome, model_student
+from tests.kit.waiting import wait_for
 from trainer.replay import Replay
 
 
@@ -232,14 +232,11 @@ def test_run_forever_runs_in_a_thread_and_leaves_a_checkpoint(tmp_path: Path) ->
     stop = threading.Event()
     thread = threading.Thread(target=bench.trainer.run_forever, args=(stop,))
     thread.start()
-    deadline_s = time.monotonic() + 20
-    while bench.trainer.status().steps < 3 and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    wait_for(lambda: bench.trainer.status().steps >= 3, "three steps")
     bench.trainer.pause()
-    while bench.trainer.status().state != "paused" and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    wait_for(lambda: bench.trainer.status().state == "paused", "the pause")
     stop.set()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     status = bench.trainer.status()
     assert status.state == "stopped" and len(bench.source.acked) == 30
@@ -262,10 +259,8 @@ def test_an_error_in_a_step_does_not_end_the_loop(tmp_path: Path, monkeypatch: p
     stop = threading.Event()
     thread = threading.Thread(target=bench.trainer.run_forever, args=(stop,))
     thread.start()
-    deadline_s = time.monotonic() + 20
-    while bench.trainer.status().steps < 1 and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    wait_for(lambda: bench.trainer.status().steps >= 1, "a step after the two that fail")
     stop.set()
-    thread.join(10)
-    assert bench.trainer.status().steps >= 1
+    thread.join(60)
+    assert not thread.is_alive()
     assert [e.message for e in bench.events if e.kind == "error"] == ["training failed: out of memory"]

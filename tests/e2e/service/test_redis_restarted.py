@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from benchmarks.server import osd_server
+from osd.io.codec import decode
 from osd.io.embedded_redis import EmbeddedRedis
 from tests.e2e.conftest import ADMIN_TOKEN, PROMPTS, Server, Service, wait_for
 from tests.kit.saved_models import save_llama
@@ -37,14 +39,14 @@ def test_outcomes_spill_and_are_replayed(service: Service) -> None:
     service.answer(PROMPTS[0])
     wait_for(lambda: _counts(service)["recorded"] >= 1, "the first outcome to be recorded")
     before = _counts(service)
-    redis = service.topology.redis
-    assert redis is not None and redis.pid is not None
-    os.kill(redis.pid, signal.SIGSTOP)  # it hangs: worse than being away
+    server = service.topology.redis
+    assert server is not None and server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)  # it hangs: worse than being away
     answers = [service.answer(prompt) for prompt in PROMPTS]
     assert all(answer.usage.completion_tokens == 40 for answer in answers)
     wait_for(lambda: _counts(service)["spilled"] > before["spilled"], "an outcome to be spilled")
-    os.kill(redis.pid, signal.SIGKILL)
-    wait_for(lambda: redis.pid is not None, "redis-server to be started again")
+    os.kill(server.pid, signal.SIGKILL)
+    wait_for(lambda: server.pid is not None, "redis-server to be started again")
     wait_for(
         lambda: _counts(service)["recorded"] == before["recorded"] + len(PROMPTS), "every outcome to be in the stream"
     )
@@ -54,22 +56,34 @@ def test_outcomes_spill_and_are_replayed(service: Service) -> None:
     wait_for(lambda: _has_read_all(service), "the trainer to read the stream again")
 
 
+def _ids_in_stream(service: Service) -> list[str]:
+    """Request ids of the outcomes that the stream holds, read or not."""
+    redis_server = service.topology.redis
+    assert redis_server is not None
+    name = service.topology.config.outcomes.stream
+    with redis.Redis.from_url(redis_server.url) as client:
+        entries: Any = client.xrange(name)
+    return [decode(fields[b"outcome"]).request_id for _, fields in entries]
+
+
 def test_an_opted_out_query_leaves_no_outcome(service: Service) -> None:
     before = _counts(service)["recorded"]
-    service.answer(PROMPTS[1], store=False)
-    service.answer(PROMPTS[2])
+    private, public = service.answer(PROMPTS[1], store=False), service.answer(PROMPTS[2])
     wait_for(lambda: _counts(service)["recorded"] == before + 1, "the other query's outcome")
+    ids = _ids_in_stream(service)
+    assert any(public.id in one for one in ids)
+    assert not any(private.id in one for one in ids)
 
 
 @pytest.fixture
 def external(tmp_path: Path) -> Iterator[EmbeddedRedis]:
     """A Redis that osd neither started nor starts again."""
-    redis = EmbeddedRedis(tmp_path / "redis", max_memory_bytes=128 << 20)
-    redis.start()
+    server = EmbeddedRedis(tmp_path / "redis", max_memory_bytes=128 << 20)
+    server.start()
     try:
-        yield redis
+        yield server
     finally:
-        redis.stop()
+        server.stop()
 
 
 @pytest.mark.slow

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
 from tests.e2e.conftest import PROMPTS, Service, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
-_SEVERAL_QUESTIONS_S = 2.0
-"""The distiller asks every half a second what the operator wants."""
 
 
 def _state(service: Service) -> str:
     return str((service.status()["trainer"] or {"state": "away"})["state"])
+
+
+def _wish(service: Service) -> bool | None:
+    """What the supervisor believes that the operator wants; None: it was not told since its start."""
+    wish: bool | None = service.topology.driver.handle("supervisor").call("training_is_paused").result(5)
+    return wish
 
 
 def test_a_pause_outlives_the_supervisor(service: Service) -> None:
@@ -26,7 +29,8 @@ def test_a_pause_outlives_the_supervisor(service: Service) -> None:
     os.kill(pid, signal.SIGKILL)
     assert service.answer(PROMPTS[0]).usage.completion_tokens == 40
     assert service.pid("supervisor") != pid
-    time.sleep(_SEVERAL_QUESTIONS_S)
+    wait_for(lambda: _wish(service) is not None, "the distiller to ask the new supervisor")
+    assert _wish(service) is True
     assert _state(service) == "paused"
     wait_for(lambda: {"engine", "distiller", "supervisor", "ray"} <= service.status()["processes"].keys(), "its report")
     service.train(paused=False)
