@@ -1,1 +1,1 @@
-"""The pure core of osd: requests, engine, drafters, speculation, records. No Ray, no HTTP; Redis only in `osd.io`."""
+"""The core: requests, engine, drafters, speculation and records, with no Ray, no HTTP, and Redis in `osd.io` only."""

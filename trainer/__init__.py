@@ -1,1 +1,1 @@
-"""Online distillation of the drafter from recorded outcomes. No Ray, no HTTP."""
+"""Online distillation of the drafter from recorded outcomes, with no Ray and no HTTP."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +13,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from osd.records.errors import OsdError
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
+
+if TYPE_CHECKING:
+    from osd.config.settings import Config
+    from osd.loading.resolve import ResolvedTarget
+    from osd.records.version import WeightManifest
 
 
 def distill(
@@ -27,8 +33,6 @@ def distill(
     config: ConfigFile = None,
 ) -> None:
     """Train on text that the target generates for your prompts; resumable, and published only through the gate."""
-    from osd.assembly.assemble import open_store
-    from osd.drafters.portable import write_drafter
     from osd.loading.resolve import resolve_target
     from osd.text.codec import TextCodec
     from osd.text.prompt_file import read_prompts
@@ -79,7 +83,6 @@ def distill(
         )
     console.print(f"version {manifest.number} of the {manifest.kind} drafter serves from now on")
     if out is not None:
-        _, state = open_store(settings, resolved).load(manifest.number)
         card = {
             "prompts": prompts.name,
             "prompts_sha256": hashlib.sha256(prompts.read_bytes()).hexdigest(),
@@ -87,5 +90,16 @@ def distill(
             "max_tokens": str(max_tokens),
             "passes": str(passes),
         }
-        write_drafter(out, resolved.target_id, manifest, state, card)
+        _write(out, settings, resolved, manifest, card)
         console.print(f"written to {out}")
+
+
+def _write(
+    out: Path, settings: Config, resolved: ResolvedTarget, manifest: WeightManifest, card: Mapping[str, str]
+) -> None:
+    """A published version as one file, with what it was made from."""
+    from osd.assembly.assemble import open_store
+    from osd.drafters.portable import write_drafter
+
+    _, state = open_store(settings, resolved).load(manifest.number)
+    write_drafter(out, resolved.target_id, manifest, state, card)

@@ -42,6 +42,12 @@ def test_files_of_osd_are_mostly_short() -> None:
     assert median(lines) < _MAX_MEDIAN_LINES
 
 
+def _num_body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without the signature (of a command, a table of options) and the docstring."""
+    is_documented = ast.get_docstring(function) is not None and len(function.body) > 1
+    return (function.end_lineno or 0) - function.body[is_documented].lineno + 1
+
+
 def test_no_function_outside_of_the_kernels_is_long() -> None:
     long = {
         f"{path}: {node.name}": num
@@ -49,7 +55,7 @@ def test_no_function_outside_of_the_kernels_is_long() -> None:
         if not path.is_relative_to("osd/kernels")
         for node in ast.walk(module)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (num := (node.end_lineno or 0) - node.lineno + 1) > _MAX_FUNCTION_LINES
+        and (num := _num_body_lines(node)) > _MAX_FUNCTION_LINES
     }
     assert not long
 
