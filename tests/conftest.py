@@ -72,12 +72,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Of several workers, let one have all tests of a file, or of a folder whose tests share a service."""
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return next((folder for folder in _ONE_SERVICE if file.startswith(folder)), file)
+    scheduling: Any = LoadScopeScheduling(config, log)
+    scheduling._split_scope = _scope
+    return scheduling
 
-    return Scheduling(config, log)
+
+def _scope(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in _ONE_SERVICE if file.startswith(folder)), file)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

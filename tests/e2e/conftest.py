@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
+import redis
 from openai import OpenAI
 
 from actors.handle import ActorAwayError
 from actors.topology import Topology, start
+from osd.config.paths import weights_dir
 from osd.config.settings import Config, load_config
+from osd.io.codec import decode
+from osd.io.weight_store import FileWeightStore
+from osd.records.outcome import Outcome
 from osd.text.codec import TextCodec
 from serving.app import create_app
 from tests.kit.http_server import serve
 from tests.kit.saved_models import save_llama
+from tests.kit.waiting import wait_for
 
-T = TypeVar("T")
 ADMIN_TOKEN = "an admin token"
 PROMPTS = ["the sea is", "list three fruits", "def add(a, b):", "once upon a time", "12 + 30 =", "hello, who are you"]
 
@@ -66,6 +70,11 @@ class Server:
         body: dict[str, Any] = response.json()
         return body
 
+    def outcome_counts(self) -> dict[str, float]:
+        """What became of the outcomes since the engine started."""
+        counters = self.status()["engine"]["counters"]
+        return {name: counters[f"outcomes_{name}"] for name in ("recorded", "spilled", "replayed", "dropped")}
+
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Events of one kind, oldest first."""
         body = self.admin.get("/admin/api/events").json()
@@ -88,6 +97,18 @@ class Service(Server):
     topology: Topology
     untrained_acceptance: float = 0.0
 
+    def outcomes(self) -> list[Outcome]:
+        """Those that the stream holds, read by the trainer or not."""
+        assert self.topology.redis is not None
+        with redis.Redis.from_url(self.topology.redis.url) as client:
+            entries: Any = client.xrange(self.topology.config.outcomes.stream)
+        return [decode(fields[b"outcome"]) for _, fields in entries]
+
+    def store(self) -> FileWeightStore:
+        """Its drafter's versions."""
+        folder = weights_dir(self.topology.config.state_dir, self.topology.resolved.target_id, "feature")
+        return FileWeightStore(folder)
+
     def pid(self, actor: str) -> int:
         """Process id of an actor; waits while it restarts."""
 
@@ -98,16 +119,6 @@ class Service(Server):
                 return None
 
         return wait_for(ask, f"{actor} to answer")
-
-
-def wait_for(condition: Callable[[], T | None], what: str, timeout_s: float = 90.0) -> T:
-    """The condition's first true value."""
-    deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"waited {timeout_s} s for {what}")
 
 
 def service_config(state_dir: Path, target: Path | str, **sections: dict[str, Any]) -> Config:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 """Far more than anything takes on a slow machine: only a test that fails waits as long."""
 
 

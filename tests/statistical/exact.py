@@ -107,14 +107,18 @@ def p_value(samples: Sequence[Sequence[int]], exact: Exact) -> float:
     )
     if bool((counts[joint == 0] > 0).any()):
         return 0.0
-    expected = joint * len(samples)
+    return pearson(counts[joint > 0].tolist(), (joint[joint > 0] * len(samples)).tolist())
+
+
+def pearson(counts: Sequence[float], expected: Sequence[float]) -> float:
+    """The p-value of Pearson's chi-square test; neighbouring cells are merged until enough is expected of each."""
     merged: list[list[float]] = [[0.0, 0.0]]
-    for count, expectation in zip(counts[joint > 0].tolist(), expected[joint > 0].tolist(), strict=True):
+    for count, expectation in zip(counts, expected, strict=True):
         if merged[-1][1] >= _MIN_EXPECTED:
             merged.append([0.0, 0.0])
         merged[-1][0] += count
         merged[-1][1] += expectation
-    if merged[-1][1] < _MIN_EXPECTED:
+    if len(merged) > 1 and merged[-1][1] < _MIN_EXPECTED:
         count, expectation = merged.pop()
         merged[-1][0] += count
         merged[-1][1] += expectation

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from osd.config.paths import checkpoint_dir
-from tests.e2e.conftest import PROMPTS, Service, wait_for
+from tests.e2e.conftest import PROMPTS, Service
+from tests.kit.waiting import wait_for
 from trainer.checkpoint import CheckpointFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]

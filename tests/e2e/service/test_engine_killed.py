@@ -11,7 +11,8 @@ from itertools import pairwise
 
 import pytest
 
-from tests.e2e.conftest import PROMPTS, Service, wait_for
+from tests.e2e.conftest import PROMPTS, Service
+from tests.kit.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
 # Long enough that no answer can end while the others' first tokens are on their way.

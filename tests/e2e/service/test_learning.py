@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from osd.config.paths import weights_dir
-from osd.io.weight_store import FileWeightStore
-from tests.e2e.conftest import Service, wait_for
+from tests.e2e.conftest import Service
+from tests.kit.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(280)]
 
@@ -42,8 +41,7 @@ def test_acceptance_rises_with_use_and_a_scrambled_drafter_is_rolled_back(servic
     wait_for(learnt, "the drafter to learn six answers", timeout_s=150)
     service.train(paused=True)
     wait_for(lambda: _trainer_state(service) == "paused", "the trainer to stop")
-    resolved, config = service.topology.resolved, service.topology.config
-    store = FileWeightStore(weights_dir(config.state_dir, resolved.target_id, "feature"))
+    store = service.store()
     good = store.latest()
     assert good is not None and good.number > 1
     wait_for(lambda: _engine(service)["drafter_version"] == good.number, "the newest version to serve")
@@ -75,8 +73,7 @@ def test_acceptance_rises_with_use_and_a_scrambled_drafter_is_rolled_back(servic
 
 def test_an_operator_rolls_back_over_http(service: Service) -> None:
     _pause(service)
-    resolved, config = service.topology.resolved, service.topology.config
-    store = FileWeightStore(weights_dir(config.state_dir, resolved.target_id, "feature"))
+    store = service.store()
     good = store.latest()
     assert good is not None
     _, state = store.load(good.number)

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from actors.session import session_processes
-from tests.e2e.conftest import PROMPTS, Service, wait_for
+from tests.e2e.conftest import PROMPTS, Service
+from tests.kit.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(280)]
 _TOKENS = 900

@@ -9,20 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from benchmarks.server import osd_server
-from osd.io.codec import decode
 from osd.io.embedded_redis import EmbeddedRedis
-from tests.e2e.conftest import ADMIN_TOKEN, PROMPTS, Server, Service, wait_for
+from tests.e2e.conftest import ADMIN_TOKEN, PROMPTS, Server, Service
 from tests.kit.saved_models import save_llama
+from tests.kit.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(360)]
-
-
-def _counts(server: Server) -> dict[str, float]:
-    counters = server.status()["engine"]["counters"]
-    return {name: counters[f"outcomes_{name}"] for name in ("recorded", "spilled", "replayed", "dropped")}
 
 
 def _trainer(server: Server) -> dict[str, Any]:
@@ -37,40 +31,31 @@ def _has_read_all(server: Server) -> bool:
 
 def test_outcomes_spill_and_are_replayed(service: Service) -> None:
     service.answer(PROMPTS[0])
-    wait_for(lambda: _counts(service)["recorded"] >= 1, "the first outcome to be recorded")
-    before = _counts(service)
+    wait_for(lambda: service.outcome_counts()["recorded"] >= 1, "the first outcome to be recorded")
+    before = service.outcome_counts()
     server = service.topology.redis
     assert server is not None and server.pid is not None
     os.kill(server.pid, signal.SIGSTOP)  # it hangs: worse than being away
     answers = [service.answer(prompt) for prompt in PROMPTS]
     assert all(answer.usage.completion_tokens == 40 for answer in answers)
-    wait_for(lambda: _counts(service)["spilled"] > before["spilled"], "an outcome to be spilled")
+    wait_for(lambda: service.outcome_counts()["spilled"] > before["spilled"], "an outcome to be spilled")
     os.kill(server.pid, signal.SIGKILL)
     wait_for(lambda: server.pid is not None, "redis-server to be started again")
     wait_for(
-        lambda: _counts(service)["recorded"] == before["recorded"] + len(PROMPTS), "every outcome to be in the stream"
+        lambda: service.outcome_counts()["recorded"] == before["recorded"] + len(PROMPTS),
+        "every outcome to be in the stream",
     )
-    after = _counts(service)
+    after = service.outcome_counts()
     assert after["dropped"] == before["dropped"]
     assert after["replayed"] - before["replayed"] == after["spilled"] - before["spilled"] > 0
     wait_for(lambda: _has_read_all(service), "the trainer to read the stream again")
 
 
-def _ids_in_stream(service: Service) -> list[str]:
-    """Request ids of the outcomes that the stream holds, read or not."""
-    redis_server = service.topology.redis
-    assert redis_server is not None
-    name = service.topology.config.outcomes.stream
-    with redis.Redis.from_url(redis_server.url) as client:
-        entries: Any = client.xrange(name)
-    return [decode(fields[b"outcome"]).request_id for _, fields in entries]
-
-
 def test_an_opted_out_query_leaves_no_outcome(service: Service) -> None:
-    before = _counts(service)["recorded"]
+    before = service.outcome_counts()["recorded"]
     private, public = service.answer(PROMPTS[1], store=False), service.answer(PROMPTS[2])
-    wait_for(lambda: _counts(service)["recorded"] == before + 1, "the other query's outcome")
-    ids = _ids_in_stream(service)
+    wait_for(lambda: service.outcome_counts()["recorded"] == before + 1, "the other query's outcome")
+    ids = [outcome.request_id for outcome in service.outcomes()]
     assert any(public.id in one for one in ids)
     assert not any(private.id in one for one in ids)
 
@@ -107,11 +92,11 @@ def test_an_external_redis_that_is_restarted(
             for prompt in PROMPTS:
                 assert server.answer(prompt).usage.completion_tokens == 40
             server.answer(PROMPTS[0], store=False)
-            wait_for(lambda: _counts(server)["spilled"] > 0, "an outcome to be spilled")
+            wait_for(lambda: server.outcome_counts()["spilled"] > 0, "an outcome to be spilled")
             wait_for(lambda: "away" in _trainer(server)["message"], "the trainer to notice")
             assert external.ensure_running()
             wait_for(lambda: taught() == 2 * len(PROMPTS), "the trainer to have the outcomes of the meantime")
-            counts = _counts(server)
+            counts = server.outcome_counts()
     assert counts["recorded"] == 2 * len(PROMPTS)
     assert counts["dropped"] == 0
     assert counts["replayed"] == counts["spilled"] > 0

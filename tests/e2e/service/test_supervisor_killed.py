@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from tests.e2e.conftest import PROMPTS, Service, wait_for
+from tests.e2e.conftest import PROMPTS, Service
+from tests.kit.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
 
