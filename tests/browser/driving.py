@@ -31,7 +31,7 @@ def focused_id(browser: webdriver.Chrome) -> str | None:
 
 
 def wait(browser: webdriver.Chrome, condition: Callable[[], object]) -> None:
-    WebDriverWait(browser, 15).until(lambda _: condition())
+    WebDriverWait(browser, 60).until(lambda _: condition())
 
 
 def script(browser: webdriver.Chrome, code: str, *arguments: object) -> Any:

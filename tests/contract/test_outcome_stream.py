@@ -76,7 +76,7 @@ def test_a_waiting_reader_is_woken(open_stream: OpenStream) -> None:
 def test_waiting_ends(open_stream: OpenStream) -> None:
     started_s = time.monotonic()
     assert open_stream().read(1, 50) == []
-    assert 0.05 <= time.monotonic() - started_s < 5.0
+    assert 0.05 <= time.monotonic() - started_s < PATIENCE_S
 
 
 def test_a_reader_that_restarts_gets_what_it_had_not_acknowledged_first(open_stream: OpenStream) -> None:
@@ -294,7 +294,7 @@ def test_an_unreachable_redis_is_said_quickly(open_stream: OpenStream) -> None:
             use()
         assert not isinstance(away.value, RedisRefusedError)
     assert stream.lag() is None
-    assert time.monotonic() - started_s < 5.0
+    assert time.monotonic() - started_s < PATIENCE_S
 
 
 @pytest.mark.parametrize("url", ["http://:hunter2@localhost", "redis://:hun/ter2@localhost:1", "hunter2"])
@@ -330,7 +330,7 @@ def test_a_stream_name_in_other_use_is_refused(redis_server: RedisServer, open_s
 def test_a_put_that_timed_out_is_repeated_without_a_duplicate(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, open_stream: OpenStream
 ) -> None:
-    monkeypatch.setattr("osd.io.redis_client.COMMAND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("osd.io.redis_client.COMMAND_TIMEOUT_S", 1.0)
     stream = open_stream()
     _put(stream, "a")
     redis_server.freeze()
@@ -351,19 +351,22 @@ def test_nothing_is_lost_or_doubled_while_redis_comes_and_goes(
     spill = SpillFile(tmp_path / "outcomes.spill", 1 << 20)
     recorder = Recorder(open_stream(), spill, queue_entries=64, first_retry_s=0.01, longest_retry_s=0.05)
     names = [f"{number:03d}" for number in range(90)]
-    writing = threading.Event()
+    writing, killed = threading.Event(), threading.Event()
 
     def write() -> None:
         for number, name in enumerate(names):
             recorder.record(lambda name=name: sample_outcome(name))  # type: ignore[misc]
             if number == 20:
                 writing.set()
+            if number == 40:
+                assert killed.wait(PATIENCE_S)
             assert recorder.flush(PATIENCE_S)
 
     writer = threading.Thread(target=write)
     writer.start()
     assert writing.wait(PATIENCE_S)
     redis_server.kill()  # in the middle of the writing
+    killed.set()
     wait_for(lambda: recorder.counters()["outcomes_spilled"] >= 5)
     redis_server.ensure_running()
     writer.join(PATIENCE_S)

@@ -78,7 +78,7 @@ def _swapping(state_dir: Path, resolved: ResolvedTarget) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(60)
 
 
 def _prompts(count: int) -> list[Messages]:

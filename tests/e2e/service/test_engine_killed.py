@@ -39,7 +39,7 @@ def test_streams_go_on_where_the_engine_died(service: Service) -> None:
         reading = [pool.submit(read, prompt) for prompt in PROMPTS[:3]]
         all_begun.wait(60)
         os.kill(pid, signal.SIGKILL)
-        answers = [one.result() for one in reading]
+        answers = [one.result(200) for one in reading]
     assert [text for text, _, _ in answers] == undisturbed
     assert [tokens for _, tokens, _ in answers] == [_TOKENS] * 3
     # A new process imports torch and loads the target: a stream that waited for it was cut by the kill.

@@ -95,7 +95,7 @@ def test_prepared_weights_wait_for_their_swap(model: Any, kind: str) -> None:
     new = {name: tensor * 0.5 if tensor.is_floating_point() else tensor.clone() for name, tensor in old.items()}
     given = {name: tensor.clone() for name, tensor in new.items()}
     with ThreadPoolExecutor() as pool:
-        swap_in = pool.submit(drafter.prepare, given, 7).result()
+        swap_in = pool.submit(drafter.prepare, given, 7).result(60)
     for tensor in given.values():
         tensor.zero_()
     assert drafter.version == 1

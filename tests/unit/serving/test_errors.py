@@ -224,7 +224,7 @@ async def test_a_cancelled_query_can_be_tried_again() -> None:
 
 async def test_a_query_that_takes_too_long() -> None:
     engine = FakeEngineClient(pause_after=1)
-    async with http_client(engine, server={"request_timeout_s": 0.05}) as client:
+    async with http_client(engine, server={"request_timeout_s": 0.5}) as client:
         error = await error_of(await client.post("/v1/chat/completions", json=CHAT), 504)
     assert error["code"] == "timeout"
     assert engine.closed == [engine.requests[0].request_id]

@@ -208,7 +208,7 @@ def test_an_operators_roll_back_is_served_counted_and_reported_at_once(model: An
         service.publish(service.good)
         service.watcher.start()
         service.wait_for_event("swap")
-        codec = service.loop.call(lambda engine: engine.codec).result()
+        codec = service.loop.call(lambda engine: engine.codec).result(60)
         assembly = EngineAssembly(service.loop, service.store, codec, service.watcher, None)
         assert assembly.roll_back(1, "was better").number == 1
         assert service.wait_for_event("roll_back").data == {"version": 2, "to": 1}
@@ -223,7 +223,7 @@ def test_an_operator_who_asks_for_a_refused_version_is_told_why(service: Service
     """It is the store's latest, but not what serves."""
     service.publish(_wrong_shape(service))
     service.watcher.check_now()
-    codec = service.loop.call(lambda engine: engine.codec).result()
+    codec = service.loop.call(lambda engine: engine.codec).result(60)
     assembly = EngineAssembly(service.loop, service.store, codec, service.watcher, None)
     with pytest.raises(WeightsRefusedError, match="the engine refused version 2: tensor .* has shape"):
         assembly.roll_back(2, "try again")
