@@ -81,6 +81,8 @@ class FakeHandle:
         self.actor: Any | None = actor
         self.lost_replies: list[str] = []
         """Names of methods whose next call is executed, but whose reply is lost."""
+        self.dies_in: list[str] = []
+        """Names of methods whose next call is executed, after which the process dies before it replies."""
         self.num_calls = 0
         self._calls: set[asyncio.Task[Any]] = set()
 
@@ -106,6 +108,10 @@ class FakeHandle:
             raise ActorAwayError("it died") from None
         finally:
             self._calls.discard(task)
+        if method in self.dies_in:
+            self.dies_in.remove(method)
+            self.actor = None
+            raise ActorAwayError("it died")
         if method in self.lost_replies:
             self.lost_replies.remove(method)
             raise ActorAwayError("the connection broke")

@@ -130,9 +130,9 @@ async def test_tokens_that_died_with_the_engine_are_made_again(
     client: RayEngineClient, engine: FakeEngine, handle: FakeHandle
 ) -> None:
     reader = await begun(client, engine, 2, query())
-    handle.lost_replies.append("poll")
+    handle.dies_in.append("poll")
     await engine.step(1)
-    assert len(reader.ids) == 2
+    assert engine.running["q"][1] == 3 and len(reader.ids) == 2
     await handle.replace(successor := FakeEngine())
     await answer_all(successor, reader)
     reader.assert_whole()
