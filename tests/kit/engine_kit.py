@@ -57,7 +57,14 @@ def char_codec(vocab_tokens: int = VOCAB_TOKENS) -> TextCodec:
     return TextCodec(CharTokenizer(vocab_tokens), model_id="tiny", context_tokens=CONTEXT_TOKENS)
 
 
-def tiny_llama(seed: int = 0, *, vocab_tokens: int = VOCAB_TOKENS, sharpness: float = 1.0, layers: int = 2) -> Any:
+def tiny_llama(
+    seed: int = 0,
+    *,
+    vocab_tokens: int = VOCAB_TOKENS,
+    sharpness: float = 1.0,
+    layers: int = 2,
+    intermediate_size: int = 48,
+) -> Any:
     """Random weights; `sharpness` scales the head, so that the distributions are not all but flat."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -65,7 +72,7 @@ def tiny_llama(seed: int = 0, *, vocab_tokens: int = VOCAB_TOKENS, sharpness: fl
             LlamaConfig(
                 vocab_size=vocab_tokens,
                 hidden_size=32,
-                intermediate_size=48,
+                intermediate_size=intermediate_size,
                 num_hidden_layers=layers,
                 num_attention_heads=4,
                 num_key_value_heads=2,
@@ -92,7 +99,12 @@ def perturbed(model: Any, noise: float, seed: int = 1) -> Any:
 
 
 def make_target(
-    model: Any, *, eos_ids: Iterable[int] = (), num_slots: int = 4, context_tokens: int = CONTEXT_TOKENS
+    model: Any,
+    *,
+    eos_ids: Iterable[int] = (),
+    num_slots: int = 4,
+    context_tokens: int = CONTEXT_TOKENS,
+    is_int4: bool = False,
 ) -> Target:
     """Serves a copy: a target keeps its model's weights in a layout of its own."""
     return Target(
@@ -103,6 +115,7 @@ def make_target(
         max_context_tokens=context_tokens,
         max_new_tokens=max(context_tokens, 32),
         max_round_tokens=5,
+        is_int4=is_int4,
     )
 
 

@@ -51,8 +51,10 @@ def emit(
     return {name: [outputs[f"{name}-{number}"][:TOKENS] for number in range(samples)] for name in CASES}
 
 
-def engine_with(model: Any, rule: AcceptRule, make_drafter: Callable[[Target], Drafter]) -> Engine:
-    target = make_target(copy.deepcopy(model), num_slots=_SLOTS, context_tokens=32)
+def engine_with(
+    model: Any, rule: AcceptRule, make_drafter: Callable[[Target], Drafter], *, is_int4: bool = False
+) -> Engine:
+    target = make_target(copy.deepcopy(model), num_slots=_SLOTS, context_tokens=32, is_int4=is_int4)
     return make_engine(target, make_drafter(target), chunk_tokens=128, accept_rule=rule)
 
 

@@ -88,7 +88,7 @@ def test_an_operator_rolls_back_over_http(service: Service) -> None:
     status, body = roll_back(copy.number + 1)
     assert status == 404 and body["error"]["message"] == f"there is no drafter version {copy.number + 1}"
     status, body = roll_back(copy.number)
-    assert status == 409 and "in use" in body["error"]["message"]
+    assert status == 409 and "the latest already" in body["error"]["message"]
     status, body = roll_back(good.number)
     assert status == 200 and body["number"] == good.number
     wait_for(lambda: _engine(service)["drafter_version"] == good.number, "the version before to serve")

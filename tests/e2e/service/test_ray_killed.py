@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import psutil
@@ -11,6 +11,7 @@ import pytest
 
 from actors.session import session_processes
 from tests.e2e.conftest import PROMPTS, Service
+from tests.e2e.service.cut_streams import assert_streams_survive
 from tests.kit.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(280)]
@@ -30,42 +31,27 @@ def ray_process(service: Service, name: str) -> psutil.Process:
 
 @pytest.mark.parametrize("name", ["gcs_server", "raylet", "driver"])
 def test_streams_go_on_where_ray_died(service: Service, name: str) -> None:
-    undisturbed = [service.answer(prompt, _TOKENS).choices[0].text for prompt in PROMPTS[:3]]
-    restarts, victim = service.status()["restarts"]["ray"], ray_process(service, name)
-    session = service.topology.driver.pid
-    assert session is not None
-    old = session_processes(session)
-    all_begun, killed = threading.Barrier(4), threading.Event()
+    undisturbed = service.answer(PROMPTS[0], _TOKENS).choices[0].text
+    restarts = service.status()["restarts"]["ray"]
+    old: list[psutil.Process] = []
+    late: list[Future[Any]] = []
 
-    def read(prompt: str) -> tuple[str, int, bool]:
-        """(text, number of tokens, whether tokens came after the kill)."""
-        stream = service.stream(prompt, _TOKENS)
-        chunks = [next(stream)]
-        all_begun.wait(60)
-        for chunk in stream:
-            chunks.append(chunk)
-        went_on = killed.is_set()
-        return "".join(c.choices[0].text for c in chunks if c.choices), chunks[-1].usage.completion_tokens, went_on
-
-    with ThreadPoolExecutor(4) as pool:
-        reading = [pool.submit(read, prompt) for prompt in PROMPTS[:3]]
-        all_begun.wait(60)
-        victim.kill()
+    def kill_and_wait() -> None:
+        session = service.topology.driver.pid
+        assert session is not None
+        old.extend(session_processes(session))
+        ray_process(service, name).kill()
         wait_for(lambda: service.topology.driver.pid != session, "the death to be noticed")
-        killed.set()
-        cut = [not one.done() for one in reading]
-        assert any(cut), "the answers were too short for this test"
-        late = pool.submit(service.answer, PROMPTS[0], _TOKENS)
+        late.append(pool.submit(service.answer, PROMPTS[0], _TOKENS))
         assert httpx.get(f"{service.url}/health").status_code == 200
         ready = httpx.get(f"{service.url}/ready")
         assert ready.status_code == 503 and int(ready.headers["Retry-After"]) > 0
-        answers = [one.result(240) for one in reading]
-        assert late.result(240).choices[0].text == undisturbed[0]
-    assert [text for text, _, _ in answers] == undisturbed
-    assert [tokens for _, tokens, _ in answers] == [_TOKENS] * 3
-    assert all(went_on for (_, _, went_on), was_cut in zip(answers, cut, strict=True) if was_cut)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert_streams_survive(service, _TOKENS, kill_and_wait)
+        assert [one.result(240).choices[0].text for one in late] == [undisturbed] * len(late)
     assert httpx.get(f"{service.url}/ready").status_code == 200
-    assert service.status()["restarts"]["ray"] == restarts + 1
+    assert service.status()["restarts"]["ray"] == restarts + len(late)
     assert any("Ray is started again" in event["message"] for event in service.events("restart"))
     assert not any(one.is_running() for one in old), "what the dead Ray left is gone"
 
