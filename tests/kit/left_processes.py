@@ -29,12 +29,12 @@ def assert_none_is_left(mark: str, folder: Path) -> None:
         folder: for temporary files: redis-server writes over its environment, but runs in its folder.
     """
     deadline_s = time.monotonic() + _ENDING_S
-    while left := _left(mark, folder):
+    while left := servers_left(mark, folder):
         assert time.monotonic() < deadline_s, f"still running after the last test: {left}"
         time.sleep(0.1)
 
 
-def _left(mark: str, folder: Path) -> list[str]:
+def servers_left(mark: str, folder: Path) -> list[str]:
     """The command lines of servers that run."""
     found = []
     for process in psutil.process_iter():
