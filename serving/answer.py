@@ -14,7 +14,7 @@ from osd.records.query import Request, TokenDelta
 from serving.generation import Choice, Deltas, run_queries
 from serving.guards.disconnect import unless_disconnected
 from serving.services import Services
-from serving.wire.sse import Events, EventStream, Framing
+from serving.sse import Events, EventStream, Framing
 
 Payload = dict[str, Any]
 

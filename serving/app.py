@@ -15,11 +15,11 @@ from serving.guards.api_keys import ApiKeys
 from serving.guards.cors import ApiCors
 from serving.head import HeadAsGet
 from serving.observing.observe import Observe
+from serving.openapi import Api
 from serving.route_path import UnderRootPath
 from serving.routes import admin, admin_page, chat, completions, health, models, openapi, tokenize
 from serving.services import Services
 from serving.wire.errors import install_error_handlers
-from serving.wire.openapi import Api
 
 
 def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_token_sha256: str) -> FastAPI:

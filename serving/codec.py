@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from osd.text.chat_template import Message
+from osd.text.chat_template import ChatFeatures, Message, Tools
 from osd.text.offsets import TextOffsets
 
 
@@ -28,12 +28,17 @@ class Codec(Protocol):
         """
         ...
 
-    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def encode_chat(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[int, ...]:
         """Token ids of a conversation, ending where the assistant's answer begins.
 
         Raises:
             ValueError: with the reason, if the model has no chat template or the template refuses the messages.
         """
+        ...
+
+    @property
+    def features(self) -> ChatFeatures:
+        """What the chat template can do beside plain messages."""
         ...
 
     def token_text(self, token_id: int) -> str:

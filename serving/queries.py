@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
@@ -12,6 +13,7 @@ from serving.codec import Codec
 from serving.wire.chat_request import Message
 from serving.wire.errors import ApiError
 from serving.wire.request_base import MAX_CHOICES, GenerationFields
+from serving.wire.tools import Function
 
 A = TypeVar("A")
 _NO_TEXTS: Mapping[str, str] = MappingProxyType({})
@@ -33,17 +35,40 @@ async def encode_aside(encode: Callable[[A], tuple[int, ...]], argument: A, num_
     return encode(argument) if num_chars <= _INLINE_CHARS else await asyncio.to_thread(encode, argument)
 
 
-async def encode_messages(codec: Codec, messages: Sequence[Message], param: str = "messages") -> tuple[int, ...]:
-    """Token ids of a conversation, ready for the assistant's answer.
+async def encode_messages(
+    codec: Codec, messages: Sequence[Message], tools: Sequence[Function] = (), param: str = "messages"
+) -> tuple[int, ...]:
+    """Token ids of a conversation, ending where the assistant's answer begins.
+
+    Args:
+        codec: knows the chat template.
+        messages: the conversation.
+        tools: what the model may call.
+        param: the field that holds the messages, for errors.
 
     Raises:
-        ApiError: 400, the model's chat template refuses it.
+        ApiError: 400, the model's chat template refuses it, or does without tools.
     """
+    if tools and not codec.features.tools:
+        raise _no_tools(codec, "tells the model of no tools", "tools")
+    if not codec.features.calls and any(message.tool_calls for message in messages):
+        raise _no_tools(codec, "writes no tool calls of earlier turns", param)
     shaped = [message.for_template() for message in messages]
+    told = [tool.for_template() for tool in tools]
+    num_chars = sum(len(message.text) for message in messages) + (len(json.dumps(told)) if told else 0)
+
+    def encode(_: object) -> tuple[int, ...]:
+        return codec.encode_chat(shaped, told)
+
     try:
-        return await encode_aside(codec.encode_chat, shaped, sum(len(message.text) for message in messages))
+        return await encode_aside(encode, None, num_chars)
     except ValueError as error:
         raise ApiError(400, str(error), param=param, code="invalid_value") from error
+
+
+def _no_tools(codec: Codec, what: str, param: str) -> ApiError:
+    message = f"'{param}': the chat template of {codec.model_id} {what}; leave them out, or serve a model with tools."
+    return ApiError(400, message, param=param, code="unsupported_parameter")
 
 
 def check_model(model: str | None, codec: Codec) -> None:

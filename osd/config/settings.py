@@ -41,6 +41,9 @@ class TargetConfig(_Section):
         False, description="Serve only once the CPU's kernels are compiled; False serves with torch until then."
     )
     max_context_tokens: int = Field(2048, ge=16, description="Longest prompt + output of one query, in tokens.")
+    tool_call_format: Literal["auto", "hermes", "llama3_json", "mistral"] = Field(
+        "auto", description="How the target writes tool calls; auto finds it in the chat template."
+    )
     special_tokens_in_messages: bool = Field(
         False,
         description="Read '<|im_end|>' and the like in chat messages as special tokens, with which a message can end "

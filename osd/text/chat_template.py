@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 Content = str | Sequence[Mapping[str, str]]
 """The text of a message, or parts of it: `{"type": "text", "text": …}`."""
 Message = Mapping[str, Any]
 """A message: `role`, `content`, and any other keys that the template reads."""
 
+Tools = Sequence[Mapping[str, Any]]
+"""What the model may call: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
+CallFormat = Literal["hermes", "llama3_json", "mistral"]
+"""How a model writes calls of tools (see `serving.parsing.tool_calls`)."""
+
 _FIRST, _SECOND = "probeone", "probetwo"
+# The first mark that a template holds tells the format: what it writes calls of earlier turns with, or explains.
+_CALL_MARKS: dict[str, CallFormat] = {
+    "<tool_call>": "hermes",
+    "[TOOL_CALLS]": "mistral",
+    "<|python_tag|>": "llama3_json",
+    '"parameters":': "llama3_json",
+}
+
+
+class ChatFeatures(NamedTuple):
+    """What a template can do beside plain messages."""
+
+    tools: bool = False
+    """It tells the model of tools."""
+    calls: bool = False
+    """It writes out the tool calls of earlier turns."""
+    call_format: CallFormat | None = None
+    """None where it shows none of the known ones."""
+    reasoning: bool = False
+    """Answers may begin with `<think>…</think>`."""
 
 
 class _AcceptedForms(NamedTuple):
@@ -36,10 +62,38 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._forms_of_role: dict[str, _AcceptedForms] = {}
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
         """The conversation as text, up to where the assistant's answer begins. Raises whatever the template raises."""
         chat = [dict(message) for message in messages]
-        return str(self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+        told = [dict(tool) for tool in tools] or None
+        return str(self._tokenizer.apply_chat_template(chat, tools=told, add_generation_prompt=True, tokenize=False))
+
+    @cached_property
+    def features(self) -> ChatFeatures:
+        """Found by rendering a probe tool and a probe call, and by the marks in the template."""
+        ask: Message = {"role": "user", "content": self._adapted("user", "hi")}
+        function = {"name": _FIRST, "description": _SECOND, "parameters": {"type": "object", "properties": {}}}
+        # Some templates take ids of nine letters or digits only.
+        call = {"id": "probecall", "type": "function", "function": {"name": _FIRST, "arguments": {}}}
+        result = {"role": "tool", "name": _FIRST, "tool_call_id": "probecall", "content": self._adapted("user", "hi")}
+        called: list[Message] = [ask, {"role": "assistant", "content": "", "tool_calls": [call]}, result]
+        source = self._tokenizer.chat_template
+        texts = source.values() if isinstance(source, Mapping) else [source]
+        whole = "\n".join(map(str, texts))
+        formats = [known for mark, known in _CALL_MARKS.items() if mark in whole]
+        return ChatFeatures(
+            tools=_FIRST in self._rendered([ask], [{"type": "function", "function": function}]),
+            calls=_FIRST in self._rendered(called).replace(_SECOND, ""),
+            call_format=formats[0] if formats else None,
+            reasoning="<think>" in whole,
+        )
+
+    def _rendered(self, messages: Sequence[Message], tools: Tools = ()) -> str:
+        """What the template makes of it; nothing if it raises."""
+        try:
+            return self.render(messages, tools)
+        except Exception:  # templates raise any type of exception
+            return ""
 
     def adapted(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """The messages, each with its content converted to a form that the template accepts."""
@@ -76,10 +130,7 @@ class ChatTemplate:
         message = {"role": role, "content": content}
         others = {"role": "user", "content": "hi" if role == "user" else self._adapted("user", "hi")}
         chats = {"user": [message], "system": [message, others], "assistant": [others, message, others]}
-        try:
-            return self.render(chats.get(role, [others, message]))
-        except Exception:  # templates raise any type of exception
-            return ""
+        return self._rendered(chats.get(role, [others, message]))
 
 
 def _as_part(text: str) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from osd.models.context import longest_context
 from osd.records.errors import OsdError
 from osd.records.reason import reason
-from osd.text.chat_template import ChatTemplate, Message
+from osd.text.chat_template import ChatFeatures, ChatTemplate, Message, Tools
 from osd.text.end_tokens import end_token_ids
 from osd.text.offsets import TextOffsets
 from osd.text.plain_content import PlainContent
@@ -94,12 +94,13 @@ class TextCodec:
         """
         return tuple(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
-    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def encode_chat(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[int, ...]:
         """Token ids of a conversation, ending where the assistant's answer begins.
 
         Args:
             messages: `role` and `content` (a string, or a list of `{"type": "text", "text": …}`), and any other keys
                 that the template reads.
+            tools: what the model may call.
 
         Raises:
             ValueError: the model has no chat template, or its template refuses these messages.
@@ -108,12 +109,19 @@ class TextCodec:
             raise ValueError(f"{self.model_id} has no chat template; use /v1/completions")
         try:
             adapted = self._template.adapted(messages)
-            if not self._special_tokens_in_messages and self._plain_content.is_needed(adapted):
-                return self._plain_content.encode(adapted)
-            ids = self.tokenizer.apply_chat_template(adapted, add_generation_prompt=True, return_dict=False)
+            if not self._special_tokens_in_messages and self._plain_content.is_needed(adapted, tools):
+                return self._plain_content.encode(adapted, tools)
+            ids = self.tokenizer.apply_chat_template(
+                adapted, tools=list(tools) or None, add_generation_prompt=True, return_dict=False
+            )
         except Exception as error:  # templates are programs and raise any type of exception
             raise ValueError(f"the chat template of {self.model_id} refuses these messages: {error}") from error
         return tuple(ids)
+
+    @property
+    def features(self) -> ChatFeatures:
+        """What the chat template can do beside plain messages; nothing without a template."""
+        return self._template.features if self.tokenizer.chat_template else ChatFeatures()
 
     @cached_property
     def _template(self) -> ChatTemplate:

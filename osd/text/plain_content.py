@@ -18,7 +18,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from osd.text.chat_template import ChatTemplate, Message
+from osd.text.chat_template import ChatTemplate, Message, Tools
 
 _Tree = dict[str, "_Tree"]
 """A prefix tree: character to the subtree of what may follow it; the key `_END` where a text may end."""
@@ -57,9 +57,9 @@ class PlainContent:
             normalizer.normalize_str if normalizer is not None and any(token.normalized for token in control) else None
         )
 
-    def is_needed(self, messages: Sequence[Message]) -> bool:
-        """Whether a message spells a special token, or has several parts, one of which ends in a spelling's start."""
-        return any(self._is_found(texts) for message in messages if (texts := _texts(message)))
+    def is_needed(self, messages: Sequence[Message], tools: Tools = ()) -> bool:
+        """Whether a message or tool spells a special token, or has several parts, one ending in a spelling's start."""
+        return any(self._is_found(texts) for one in (*messages, *tools) if (texts := _texts(one)))
 
     def _is_found(self, texts: Sequence[str]) -> bool:
         if len(texts) > 1 and any(map(self._beginning.search, texts)):
@@ -68,7 +68,7 @@ class PlainContent:
             return True
         return self._normalize is not None and any(self._spelling.search(self._normalize(text)) for text in texts)
 
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def encode(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[int, ...]:
         """Token ids of the conversation, ending where the assistant's answer begins.
 
         Raises:
@@ -81,9 +81,12 @@ class PlainContent:
             )
         # A template's exception may quote the messages; secret names must not appear there, so stand-ins differ.
         stand_ins = _Names(self._spellings)
-        hidden = [_map_texts(message, lambda text: self._hidden.sub(stand_ins.name, text)) for message in messages]
+
+        def hide(one: Mapping[str, Any]) -> dict[str, Any]:
+            return _map_texts(one, lambda text: self._hidden.sub(stand_ins.name, text))
+
         try:
-            rendered = self._template.render(hidden)
+            rendered = self._template.render([hide(one) for one in messages], [hide(one) for one in tools])
         except Exception as error:
             raise ValueError(stand_ins.undo(str(error))) from error
         names, encode = self._secret

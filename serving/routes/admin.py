@@ -14,10 +14,10 @@ from osd.records.version import WeightManifest
 from serving.admin.sign_in import SESSION_S
 from serving.guards.admission import admits
 from serving.guards.routes import SESSION_COOKIE, peer_of, with_admin_token, with_csrf_header
+from serving.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
 from serving.services import ServicesDep
 from serving.wire.inert_fields import WireModel
-from serving.wire.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
-from serving.wire.request_base import Text
+from serving.wire.text import Text
 
 _OF_CHANGES = errors(403, 408, 413)
 _MAX_LOGIN_BYTES = 16 << 10  # limits clients that have not signed in

@@ -8,13 +8,14 @@ from fastapi.responses import Response
 from serving.answer import respond
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
+from serving.openapi import API_KEY, errors, whole_or_streamed
+from serving.parsing.choose import parser_maker
 from serving.queries import build_queries, check_model, encode_messages
 from serving.services import ServicesDep
 from serving.wire.answers import ChatCompletion, ChatCompletionChunk
 from serving.wire.chat_request import ChatRequest
 from serving.wire.chat_view import ChatView
 from serving.wire.choices import ChoicesAnswer
-from serving.wire.openapi import API_KEY, errors, whole_or_streamed
 from serving.wire.request_base import StreamOptions
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY))
@@ -29,8 +30,13 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
     """Answer a conversation, streamed or whole."""
     codec = services.codec
     check_model(body.model, codec)
-    prompt_ids = await encode_messages(codec, body.messages)
-    view = ChatView(codec, logprobs=body.logprobs)
+    prompt_ids = await encode_messages(codec, body.messages, body.offered_tools)
+    view = ChatView(
+        codec,
+        logprobs=body.logprobs,
+        new_parser=parser_maker(body, codec, prompt_ids, services.config.target.tool_call_format),
+        include_reasoning=body.include_reasoning,
+    )
     answer_id = view.id_prefix + http.state.answer_id
     queries = build_queries(
         body,

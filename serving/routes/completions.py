@@ -8,13 +8,13 @@ from fastapi.responses import Response
 from serving.answer import respond
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
+from serving.openapi import API_KEY, errors, whole_or_streamed
 from serving.queries import build_queries, check_model, check_num_choices, encode_aside
 from serving.services import ServicesDep
 from serving.wire.answers import Completion, CompletionChunk
 from serving.wire.choices import ChoicesAnswer
 from serving.wire.completions_request import DEFAULT_MAX_TOKENS, CompletionRequest
 from serving.wire.completions_view import CompletionView
-from serving.wire.openapi import API_KEY, errors, whole_or_streamed
 from serving.wire.request_base import StreamOptions
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY))

@@ -10,10 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from serving.guards.admission import admits, anyone
 from serving.guards.routes import as_configured
+from serving.openapi import errors
 from serving.services import ServicesDep
 from serving.wire.answers import Health, Readiness, Version
 from serving.wire.errors import UNAVAILABLE_RETRY_S
-from serving.wire.openapi import errors
 
 router = APIRouter(route_class=admits(anyone))
 metrics_router = APIRouter(route_class=admits(as_configured(lambda server: server.metrics_access)))

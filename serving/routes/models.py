@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse, Response
 from serving.codec import Codec
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
+from serving.openapi import API_KEY, errors
 from serving.queries import check_model
 from serving.services import ServicesDep
 from serving.wire.answers import ModelCard, ModelList
-from serving.wire.openapi import API_KEY, errors
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY), responses=errors(401, 429, 500))
 

@@ -11,14 +11,15 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
+from serving.openapi import API_KEY, errors
 from serving.queries import check_model, check_token_ids, encode_aside, encode_messages
 from serving.services import ServicesDep
 from serving.wire.answers import Detokenized, Tokens
 from serving.wire.chat_request import Message
 from serving.wire.errors import ApiError
 from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
-from serving.wire.openapi import API_KEY, errors
-from serving.wire.request_base import Text
+from serving.wire.text import Text
+from serving.wire.tools import Tools
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY), responses=errors(400, 401, 404, 408, 413, 429, 500))
 
@@ -41,7 +42,7 @@ class TokenizeRequest(WireModel):
     chat_template_kwargs: Annotated[None, NoEffect({})] = None
     continue_final_message: Annotated[None, NoEffect(False)] = None
     mm_processor_kwargs: Annotated[None, NoEffect({})] = None
-    tools: Annotated[None, NoEffect([])] = None
+    tools: Tools = Field(default=[], description="Of a conversation: what the model may call.")
 
     @field_validator("messages")
     @classmethod
@@ -74,7 +75,7 @@ async def tokenize(body: TokenizeRequest, services: ServicesDep) -> Response:
     codec = services.codec
     check_model(body.model, codec)
     if body.messages is not None:
-        ids = await encode_messages(codec, body.messages)
+        ids = await encode_messages(codec, body.messages, [tool.function for tool in body.tools])
     elif body.prompt is None:
         message = "Give either 'prompt' or 'messages'."
         raise ApiError(400, message, param="prompt", code="missing_required_parameter")

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 Finished = Literal["stop", "length"]
+ChatFinished = Literal["stop", "length", "tool_calls"]
 
 
 class ErrorDetail(BaseModel):
@@ -78,12 +79,29 @@ class ChatLogprobs(BaseModel):
     refusal: None
 
 
+class FunctionCalled(BaseModel):
+    """The function of a call; the arguments are JSON, unless `max_tokens` cut them off."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallAnswer(BaseModel):
+    """A tool call that the model makes."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCalled
+
+
 class AnswerMessage(BaseModel):
-    """The assistant's message."""
+    """The assistant's message; its content is null if it consists of tool calls only."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallAnswer] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -92,7 +110,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Finished
+    finish_reason: ChatFinished
 
 
 class ChatCompletion(BaseModel):
@@ -107,11 +125,29 @@ class ChatCompletion(BaseModel):
     osd: OsdStats
 
 
+class FunctionDelta(BaseModel):
+    """The function's name, or a further part of its arguments."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(BaseModel):
+    """What a chunk adds to the call with this index; `id` and `type` are sent with the name."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class ChatDelta(BaseModel):
-    """The text that a chunk adds."""
+    """What a chunk adds."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(BaseModel):
@@ -120,7 +156,7 @@ class ChatChunkChoice(BaseModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: Finished | None
+    finish_reason: ChatFinished | None
 
 
 class ChatCompletionChunk(BaseModel):

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from serving.wire.inert_fields import InertChat, InertMessage, NoEffect, WireModel
-from serving.wire.request_base import GenerationFields, Text
+from serving.wire.request_base import GenerationFields
+from serving.wire.text import Text
+from serving.wire.tools import Function, ToolCall, ToolChoice, Tools
 
 
 class TextPart(WireModel):
@@ -24,24 +27,63 @@ def _part_list(value: Any) -> Any:
 
 
 class Message(InertMessage):
-    """One turn of a conversation."""
+    """One turn of a conversation. Only an assistant's may lack content, if it called tools."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_part_list, json_schema_input_type=str | list[TextPart])]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] = []
+    tool_call_id: Annotated[
+        Text | None, Field(min_length=1, max_length=256, description="The call that a tool's result is of.")
+    ] = Field(default=None, validate_default=True)
+    content: Annotated[
+        list[TextPart] | None, BeforeValidator(_part_list, json_schema_input_type=str | list[TextPart] | None)
+    ] = Field(default=None, validate_default=True)
+    reasoning_content: Text = Field(default="", description="Of an earlier answer; templates may leave it out.")
 
-    name: Annotated[str | None, Field(description="Accepted and not used.")] = None
+    name: Annotated[Text | None, Field(description="Passed on with a tool's result; otherwise not used.")] = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _of_an_assistant(cls, value: list[ToolCall], info: ValidationInfo) -> list[ToolCall]:
+        if value and info.data.get("role", "assistant") != "assistant":
+            raise ValueError("only an assistant's message holds tool calls")
+        return value
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _of_a_tool(cls, value: str | None, info: ValidationInfo) -> str | None:
+        is_tool = info.data.get("role") == "tool"
+        if is_tool and value is None:
+            raise PydanticCustomError("missing", "Field required")
+        if value is not None and not is_tool:
+            raise ValueError("only a tool's message holds it")
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _is_needed(cls, value: list[TextPart] | None, info: ValidationInfo) -> list[TextPart] | None:
+        if value is None and not info.data.get("tool_calls"):
+            raise PydanticCustomError("missing", "Field required")
+        return value
 
     def for_template(self) -> dict[str, Any]:
         """The message for a chat template: role 'developer' becomes 'system', and a single part becomes a string."""
-        role = "system" if self.role == "developer" else self.role
-        texts = [part.text for part in self.content]
-        content = texts[0] if len(texts) == 1 else [{"type": "text", "text": text} for text in texts]
-        return {"role": role, "content": content}
+        texts = [part.text for part in self.content or ()]
+        content = "".join(texts) if len(texts) < 2 else [{"type": "text", "text": text} for text in texts]
+        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": content}
+        if self.tool_calls:
+            message["tool_calls"] = [call.for_template() for call in self.tool_calls]
+        if self.role == "tool":
+            message["tool_call_id"] = self.tool_call_id
+            message |= {"name": self.name} if self.name else {}
+        if self.reasoning_content:
+            message["reasoning_content"] = self.reasoning_content
+        return message
 
     @property
     def text(self) -> str:
         """The message's whole text."""
-        return "\n".join(part.text for part in self.content)
+        calls = [f"{call.function.name} {call.function.arguments}" for call in self.tool_calls]
+        return "\n".join([*(part.text for part in self.content or ()), *calls])
 
 
 class ChatRequest(InertChat, GenerationFields):
@@ -54,6 +96,10 @@ class ChatRequest(InertChat, GenerationFields):
     max_completion_tokens: int | None = Field(default=None, ge=1, description="Newer name of max_tokens.")
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: Tools = Field(default=[], description="Functions that the model may call.")
+    tool_choice: ToolChoice = Field(default="auto", description="'none' does not tell the model of the tools.")
+    parallel_tool_calls: bool = Field(default=True, description="false leaves all calls but the first out.")
+    include_reasoning: bool = Field(default=True, description="false leaves the reasoning out of the answer.")
 
     @field_validator("max_completion_tokens")
     @classmethod
@@ -68,6 +114,11 @@ class ChatRequest(InertChat, GenerationFields):
         if value and not info.data.get("logprobs"):
             raise ValueError("it is allowed only with logprobs: true")
         return value
+
+    @property
+    def offered_tools(self) -> list[Function]:
+        """Those that the model is told of."""
+        return [tool.function for tool in self.tools] if self.tool_choice == "auto" else []
 
     @property
     def answer_limit(self) -> int | None:

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from osd.records.query import TokenDelta, TokenLogprob
 from serving.codec import Codec
 from serving.generation import Choice
+from serving.parsing.pieces import (
+    AnswerParser,
+    CallArguments,
+    CallStart,
+    Content,
+    Piece,
+    PlainText,
+    Reasoning,
+    parts_of,
+)
 
 # Replaces minus infinity, which JSON lacks; vLLM sends the same number.
 MIN_LOGPROB = -9999.0
+_LETTERS = string.ascii_letters + string.digits
+
+
+def new_call_id() -> str:
+    """Nine letters and digits: Mistral's templates take no other ids back."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(9))
+
+
+def _finish(reason: str | None, num_calls: int) -> str | None:
+    return "tool_calls" if reason == "stop" and num_calls else reason
 
 
 class ChatView:
@@ -20,17 +43,37 @@ class ChatView:
     chunk_object = "chat.completion.chunk"
     id_prefix = "chatcmpl-"
 
-    def __init__(self, codec: Codec, *, logprobs: bool) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        logprobs: bool,
+        new_parser: Callable[[], AnswerParser] = PlainText,
+        include_reasoning: bool = True,
+    ) -> None:
         self._codec = codec
         self._logprobs = logprobs
+        self._new_parser, self._include_reasoning = new_parser, include_reasoning
+        self._parsers: dict[int, AnswerParser] = {}
+        self._num_calls: Counter[int] = Counter()
 
     def choice(self, index: int, choice: Choice) -> dict[str, Any]:
         """A finished choice."""
+        parts = parts_of(self._new_parser(), choice.text)
+        message: dict[str, Any] = {"role": "assistant", "content": parts.content, "refusal": None}
+        if parts.reasoning and self._include_reasoning:
+            message["reasoning_content"] = parts.reasoning
+        if parts.calls:
+            message["content"] = parts.content or None
+            message["tool_calls"] = [
+                {"id": new_call_id(), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in parts.calls
+            ]
         return {
             "index": index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "message": message,
             "logprobs": self._shape_logprobs(choice.logprobs),
-            "finish_reason": choice.finish_reason,
+            "finish_reason": _finish(choice.finish_reason, len(parts.calls)),
         }
 
     def opening(self, index: int) -> dict[str, Any]:
@@ -38,14 +81,38 @@ class ChatView:
         return self._piece(index, {"role": "assistant", "content": ""}, (), None)
 
     def pieces(self, index: int, delta: TokenDelta) -> list[dict[str, Any]]:
-        """A further piece, once there is something to send."""
-        if not (delta.text or delta.finish_reason or (self._logprobs and delta.logprobs)):
-            return []
-        content = {"content": delta.text} if delta.text or self._logprobs else {}
-        return [self._piece(index, content, delta.logprobs, delta.finish_reason)]
+        """Further chunks, as far as there is something to send; log-probabilities go with the first."""
+        parser = self._parsers.setdefault(index, self._new_parser())
+        parsed = parser.read(delta.text)
+        if delta.finish_reason:
+            parsed += parser.end()
+        self._num_calls[index] += sum(isinstance(one, CallStart) for one in parsed)
+        deltas = [self._delta(one) for one in parsed if self._include_reasoning or not isinstance(one, Reasoning)]
+        logprobs = delta.logprobs if self._logprobs else ()
+        if not deltas and logprobs:
+            deltas.append({"content": ""})
+        if delta.finish_reason and (not deltas or "tool_calls" in deltas[-1]):
+            deltas.append({})
+        reasons = [None] * (len(deltas) - 1) + [_finish(delta.finish_reason, self._num_calls[index])]
+        return [
+            self._piece(index, one, () if at else logprobs, reason)
+            for at, (one, reason) in enumerate(zip(deltas, reasons, strict=False))
+        ]
+
+    def _delta(self, piece: Piece) -> dict[str, Any]:
+        match piece:
+            case Content(text):
+                return {"content": text}
+            case Reasoning(text):
+                return {"reasoning_content": text}
+            case CallStart(index, name):
+                function = {"name": name, "arguments": ""}
+                return {"tool_calls": [{"index": index, "id": new_call_id(), "type": "function", "function": function}]}
+            case CallArguments(index, json):
+                return {"tool_calls": [{"index": index, "function": {"arguments": json}}]}
 
     def _piece(
-        self, index: int, delta: dict[str, str], logprobs: Sequence[TokenLogprob], finish_reason: str | None
+        self, index: int, delta: dict[str, Any], logprobs: Sequence[TokenLogprob], finish_reason: str | None
     ) -> dict[str, Any]:
         shaped = self._shape_logprobs(logprobs) if logprobs else None
         return {"index": index, "delta": delta, "logprobs": shaped, "finish_reason": finish_reason}

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from osd.records.query import QueryStats, TokenDelta
 from serving.generation import Choice
+from serving.sse import Framing
 from serving.wire.request_base import StreamOptions
-from serving.wire.sse import Framing
 from serving.wire.stats import counts, osd_field, usage
 
 Payload = dict[str, Any]

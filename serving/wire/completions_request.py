@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from serving.wire.inert_fields import InertCompletion
-from serving.wire.request_base import GenerationFields, Text
+from serving.wire.request_base import GenerationFields
+from serving.wire.text import Text
 
 DEFAULT_MAX_TOKENS = 16
 

@@ -122,11 +122,8 @@ class InertChat(WireModel):
     function_call: Annotated[None, NoEffect("none", "auto")] = None
     functions: Annotated[None, NoEffect([])] = None
     modalities: Annotated[None, NoEffect(["text"])] = None
-    parallel_tool_calls: Annotated[None, NoEffect(True, False)] = None
     prediction: Unsupported = None
     reasoning_effort: Annotated[None, NoEffect("none")] = None
-    tool_choice: Annotated[None, NoEffect("none", "auto")] = None
-    tools: Annotated[None, NoEffect([])] = None
     verbosity: Annotated[None, NoEffect("medium")] = None
     web_search_options: Unsupported = None
     # vLLM
@@ -137,7 +134,6 @@ class InertChat(WireModel):
     continue_final_message: Annotated[None, NoEffect(False)] = None
     documents: Annotated[None, NoEffect([])] = None
     echo: Annotated[None, NoEffect(False)] = None
-    include_reasoning: Annotated[None, NoEffect(True, False)] = None
     media_io_kwargs: Annotated[None, NoEffect({})] = None
     mm_processor_kwargs: Annotated[None, NoEffect({})] = None
 
@@ -159,6 +155,4 @@ class InertMessage(WireModel):
     function_call: Unsupported = None
     provider_specific_fields: Annotated[None, NoEffect({})] = None
     reasoning: Annotated[None, NoEffect("")] = None
-    reasoning_content: Annotated[None, NoEffect("")] = None
     refusal: Unsupported = None
-    tool_calls: Annotated[None, NoEffect([])] = None

@@ -8,19 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from osd.records.query import SamplingParams
 from serving.wire.inert_fields import InertGeneration, NoEffect, WireModel
+from serving.wire.text import utf8
 
 MAX_CHOICES = 128
-
-
-def _utf8(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON can encode an unpaired surrogate, which tokenizers reject
-        raise ValueError("the text holds an unpaired surrogate") from error
-    return text
-
-
-Text = Annotated[str, AfterValidator(_utf8)]
 
 
 class StreamOptions(WireModel):
@@ -56,7 +46,7 @@ def _stop_list(value: Any) -> Any:
 
 
 Stop = Annotated[
-    list[Annotated[str, Field(min_length=1), AfterValidator(_utf8)]],
+    list[Annotated[str, Field(min_length=1), AfterValidator(utf8)]],
     BeforeValidator(_stop_list, json_schema_input_type=str | list[str]),
     Field(max_length=4, description="One string or up to four; the answer ends before the first that appears."),
 ]

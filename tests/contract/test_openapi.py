@@ -20,6 +20,7 @@ from jsonschema import Draft202012Validator
 from osd.config.settings import load_config
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
+from osd.text.chat_template import ChatFeatures
 from serving.app import create_app
 from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_point, fake_service
 from tests.kit.http_client import CHAT, COMPLETION, http_client
@@ -28,6 +29,11 @@ KEY, TOKEN = "a-key", "a-long-admin-token"
 CSRF = {"X-OSD-Admin": "1"}
 CHATS, COMPLETIONS, MODELS, MODEL = "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+TOOL = {"type": "function", "function": {"name": "add"}}
+CALLING: dict[str, Any] = {
+    "engine": FakeEngineClient(answer='<think>x</think>y<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'),
+    "codec": FakeCodec(features=ChatFeatures(tools=True, calls=True, call_format="hermes", reasoning=True)),
+}
 ADMIN = "/admin/api"
 POSTS = {
     CHATS: CHAT,
@@ -111,6 +117,7 @@ class Case:
     headers: dict[str, str] | None = None
     """None: the right key or token."""
     engine: FakeEngineClient = field(default_factory=FakeEngineClient)
+    codec: FakeCodec | None = None
     server: dict[str, Any] = field(default_factory=dict)
     times: int = 1
     """Only the last answer counts."""
@@ -145,6 +152,8 @@ def cases() -> list[Case]:
         Case(status=200, path=TOKENIZE, body={"messages": CHAT["messages"], "return_token_strs": True}),
         Case(status=400, path=TOKENIZE, body={}),
         Case(status=404, path=TOKENIZE, body={"model": "other", "prompt": "hi"}),
+        Case(status=200, path=CHATS, body={**CHAT, "tools": [TOOL]}, **CALLING),
+        Case(status=200, path=CHATS, body={**CHAT, "tools": [TOOL], "stream": True}, **CALLING),
         Case(status=200, path=DETOKENIZE),
         Case(status=400, path=DETOKENIZE, body={"tokens": [-1]}),
         Case(status=404, path=DETOKENIZE, body={"model": "other", "tokens": []}),
@@ -220,7 +229,9 @@ async def stalling() -> AsyncIterator[bytes]:
 async def answer_of(case: Case) -> httpx.Response:
     digests = {"api_keys_sha256": [sha256(KEY.encode()).hexdigest()]}
     admin = sha256(TOKEN.encode()).hexdigest()
-    async with http_client(case.engine, server={**digests, **case.server}, admin_token_sha256=admin) as client:
+    async with http_client(
+        case.engine, case.codec, server={**digests, **case.server}, admin_token_sha256=admin
+    ) as client:
         headers = case.headers
         if headers is None:
             headers = {"Authorization": f"Bearer {TOKEN if case.path.startswith(ADMIN) else KEY}"}
@@ -287,7 +298,7 @@ def test_every_documented_response_is_brought_about() -> None:
 
 def test_requests_are_documented_as_they_are_taken() -> None:
     request = SCHEMA["paths"][CHATS]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    taken: list[dict[str, Any]] = [{}, {"tools": []}, {"tools": None}, {"top_k": -1}, {"stop": "x"}, {"stop": ["x"]}]
+    taken: list[dict[str, Any]] = [{}, {"tools": []}, {"tools": [TOOL]}, {"top_k": -1}, {"stop": "x"}, {"stop": ["x"]}]
     for fields in taken:
         assert problems({**CHAT, **fields}, request) == [], fields
     refused: list[dict[str, Any]] = [{"tools": [{}]}, {"top_k": -2}, {"n": 0}, {"mystery": 1}, {"temperature": 3}]

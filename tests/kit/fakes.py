@@ -13,6 +13,7 @@ from osd.records.events import Event
 from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
 from osd.records.status import AcceptancePoint, EngineStatus, ServiceStatus, TrainerStatus
 from osd.records.version import WeightManifest
+from osd.text.chat_template import ChatFeatures
 from osd.text.offsets import TextOffsets
 
 
@@ -26,7 +27,10 @@ class FakeCodec:
         context_tokens: int = 128,
         vocab_tokens: int = 0x3000,
         has_chat_template: bool = True,
+        features: ChatFeatures | None = None,
+        prompt_end: str = "",
     ) -> None:
+        self.features, self._prompt_end = features or ChatFeatures(), prompt_end
         self.model_id = model_id
         self.context_tokens = context_tokens
         self.vocab_tokens = vocab_tokens
@@ -35,10 +39,17 @@ class FakeCodec:
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         return tuple(ord(char) for char in text)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[int, ...]:
         if not self.has_chat_template:
             raise ValueError(f"{self.model_id} has no chat template; use /v1/completions")
-        return self.encode_text("".join(f"<{one['role']}>{one['content']}" for one in messages) + "<assistant>")
+        told = "".join(tool["function"]["name"] for tool in tools)
+        said = "".join(
+            f"<{one['role']}>{one['content']}{''.join(call['function']['name'] for call in one.get('tool_calls', ()))}"
+            for one in messages
+        )
+        return self.encode_text(f"{told}{said}<assistant>{self._prompt_end}")
 
     def token_text(self, token_id: int) -> str:
         return chr(token_id) if token_id < 0x110000 else ""

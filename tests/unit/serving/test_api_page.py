@@ -15,6 +15,7 @@ from serving.wire.chat_request import ChatRequest, Message, TextPart
 from serving.wire.completions_request import CompletionRequest
 from serving.wire.inert_fields import NoEffect
 from serving.wire.request_base import GenerationFields, OsdOptions, StreamOptions
+from serving.wire.tools import CalledFunction, Function, Tool, ToolCall
 from tests.kit.fakes import FakeCodec, FakeEngineClient
 
 PAGE = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
@@ -44,6 +45,8 @@ def rows_of(heading: str) -> dict[str, str]:
         ("Completions", fields_of(CompletionRequest, besides=GenerationFields)),
         ("A message", fields_of(Message)),
         ("A part of a message's content", fields_of(TextPart)),
+        ("A tool, and its function", fields_of(Tool) | fields_of(Function)),
+        ("A tool call, and its function", fields_of(ToolCall) | fields_of(CalledFunction)),
         ("`/tokenize`", fields_of(TokenizeRequest)),
         ("`/detokenize`", fields_of(DetokenizeRequest)),
         ("`stream_options`", fields_of(StreamOptions)),

@@ -60,6 +60,14 @@ def test_sampling_fields_reach_the_engine() -> None:
     )
 
 
+TOOL = {"type": "function", "function": {"name": "f", "description": "does f", "parameters": {"type": "object"}}}
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": [1]}'}}
+
+
+def deep(levels: int) -> dict[str, Any]:
+    return {"a": deep(levels - 1)} if levels else {}
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -82,6 +90,20 @@ def test_sampling_fields_reach_the_engine() -> None:
         {"messages": [{"role": "user"}]},
         {"messages": [{"role": "user", "content": "x", "name": 5}]},
         {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}]},
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]},
+        {"messages": [{"role": "user", "content": "x", "tool_call_id": "a"}]},
+        {"messages": [{"role": "assistant", "content": None}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "[1]"}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "{"}}]}]},
+        {"tools": [TOOL, TOOL]},
+        {"tools": [{"type": "function", "function": {"name": "two words"}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
+        {"tools": [{"type": "web_search"}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": deep(65)}}]},
+        {"tools": [{"type": "function", "function": {"name": f"f{number}"}} for number in range(129)]},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"parallel_tool_calls": 1},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         {"messages": [{"role": "user", "content": "half a pair: \ud800"}]},
         {"response_format": {"type": "json_object"}},
@@ -158,15 +180,11 @@ INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
         "echo": ([False], True),
         "function_call": (["none", "auto"], {"name": "f"}),
         "functions": ([[]], [{"name": "f"}]),
-        "include_reasoning": ([True, False], 1),
         "media_io_kwargs": ([{}], {"a": {}}),
         "mm_processor_kwargs": ([{}], {"a": 1}),
         "modalities": ([["text"]], ["text", "audio"]),
-        "parallel_tool_calls": ([True, False], 0),
         "prediction": ([], {}),
         "reasoning_effort": (["none"], "low"),
-        "tool_choice": (["none", "auto"], "required"),
-        "tools": ([[]], [{"type": "function"}]),
         "verbosity": (["medium"], "low"),
         "web_search_options": ([], {}),
     },
@@ -182,9 +200,7 @@ INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
         "function_call": ([], {"name": "f"}),
         "provider_specific_fields": ([{}], {"a": 1}),
         "reasoning": ([""], "hm"),
-        "reasoning_content": ([""], "hm"),
         "refusal": ([], "no"),
-        "tool_calls": ([[]], [{"id": "a"}]),
     },
 }
 
@@ -305,6 +321,31 @@ def test_messages_for_the_template() -> None:
         {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
         {"role": "assistant", "content": "three"},
     ]
+
+
+def test_tool_calls_for_the_template() -> None:
+    body = chat(
+        messages=[
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [{**CALL, "index": 0}]},
+            {"role": "tool", "tool_call_id": "a", "name": "f", "content": "5"},
+        ]
+    )
+    assert [message.for_template() for message in body.messages[1:]] == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": [1]}}}],
+            "reasoning_content": "hm",
+        },
+        {"role": "tool", "content": "5", "tool_call_id": "a", "name": "f"},
+    ]
+
+
+def test_offered_tools() -> None:
+    assert [tool.name for tool in chat(tools=[TOOL]).offered_tools] == ["f"]
+    assert chat(tools=[TOOL], tool_choice="none").offered_tools == []
+    assert chat(tools=[{"type": "function", "function": {"name": "f", "parameters": deep(63)}}]).offered_tools
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tests.kit.fakes import FakeCodec
 from tests.kit.http_client import http_client
 from tests.kit.tokenizer_kit import tokenizer_of
 
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 TURN = [{"role": "user", "content": "a"}]
 
 
@@ -66,7 +67,7 @@ async def test_a_conversation_as_chats_read_it() -> None:
             "add_special_tokens",
             "template",
         ),
-        ("/tokenize", {"prompt": "a", "tools": [{}]}, "tools", "tools"),
+        ("/tokenize", {"messages": TURN, "tools": TOOLS}, "tools", "no tools"),
         ("/tokenize", {"prompt": "\ud800"}, "prompt", "surrogate"),
         ("/detokenize", {"tokens": [1, 0x3000]}, "tokens", "12288"),
         ("/detokenize", {"tokens": [-1]}, "tokens", "-1"),
