@@ -75,20 +75,20 @@ class ChatTemplate:
         function = {"name": _FIRST, "description": _SECOND, "parameters": {"type": "object", "properties": {}}}
         # Some templates take ids of nine letters or digits only.
         call = {"id": "probecall", "type": "function", "function": {"name": _FIRST, "arguments": {}}}
-        result = {"role": "tool", "name": _FIRST, "tool_call_id": "probecall", "content": self._adapted("user", "hi")}
+        result = {"role": "tool", "name": _SECOND, "tool_call_id": "probecall", "content": self._adapted("user", "hi")}
         called: list[Message] = [ask, {"role": "assistant", "content": "", "tool_calls": [call]}, result]
         source = self._tokenizer.chat_template
         texts = source.values() if isinstance(source, Mapping) else [source]
         whole = "\n".join(map(str, texts))
         formats = [known for mark, known in _CALL_MARKS.items() if mark in whole]
         return ChatFeatures(
-            tools=_FIRST in self._rendered([ask], [{"type": "function", "function": function}]),
-            calls=_FIRST in self._rendered(called).replace(_SECOND, ""),
+            tools=_FIRST in self._try_render([ask], [{"type": "function", "function": function}]),
+            calls=_FIRST in self._try_render(called),
             call_format=formats[0] if formats else None,
             reasoning="<think>" in whole,
         )
 
-    def _rendered(self, messages: Sequence[Message], tools: Tools = ()) -> str:
+    def _try_render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
         """What the template makes of it; nothing if it raises."""
         try:
             return self.render(messages, tools)
@@ -130,7 +130,7 @@ class ChatTemplate:
         message = {"role": role, "content": content}
         others = {"role": "user", "content": "hi" if role == "user" else self._adapted("user", "hi")}
         chats = {"user": [message], "system": [message, others], "assistant": [others, message, others]}
-        return self._rendered(chats.get(role, [others, message]))
+        return self._try_render(chats.get(role, [others, message]))
 
 
 def _as_part(text: str) -> list[dict[str, str]]:
