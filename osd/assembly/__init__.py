@@ -1,1 +1,1 @@
-"""Putting an engine together from a configuration; the one room that knows all the others."""
+"""Builds an engine from a configuration; the only room that knows all others."""

@@ -1,1 +1,1 @@
-"""Drafters: one Protocol (`osd.ports.Drafter`), several kinds."""
+"""The kinds of drafters (implementations of `osd.ports.drafter.Drafter`), and the drafters shipped with osd."""

@@ -1,4 +1,4 @@
-"""A drafter in one file, to carry elsewhere: bfloat16 weights, with kind, shapes, target and origin in the header."""
+"""A drafter in one file, to copy elsewhere: bfloat16 weights; kind, configuration, target, origin in the header."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.version import WeightManifest
 
 _WHERE_MADE = {"_name_or_path", "transformers_version"}
-"""Of a `model` drafter's configuration: where and by what it was written, not what it is."""
+"""Keys in a `model` drafter's configuration that tell how the file was written, not what the model is."""
 
 
 @dataclass(frozen=True, slots=True)
 class PortableDrafter:
-    """What such a file holds."""
+    """The content of such a file."""
 
     kind: str
     config: dict[str, Any]
     target_id: str
     card: dict[str, Any]
-    """Where it comes from: data, command, figures."""
+    """The origin: data, command, measurements."""
     state: dict[str, Tensor]
-    """Floating point as float32, as trainers and stores have it."""
+    """The tensors; floating-point ones as float32, as trainers and weight stores have them."""
 
     @property
     def origin(self) -> str:
-        """Where it comes from in a few words, for a manifest's note."""
+        """The origin in a few words, for a manifest's note."""
         answers = str(self.card.get("answers", ""))
         return f"distilled on {int(answers):,} answers" if answers.isdecimal() else "distilled elsewhere"
 
     def difference(self, target_id: str, kind: str, config: Mapping[str, Any]) -> str:
-        """How it is not the drafter that is asked for; empty where it is."""
+        """How this drafter differs from the requested one; empty if it does not."""
         if self.kind != kind:
             return f"it is a {self.kind!r} drafter, not a {kind!r} one"
         if self.target_id != target_id:
             return f"it was made for target {self.target_id!r}, not {target_id!r}"
-        asked = json.loads(json.dumps(dict(config)))  # as the header's went through JSON
+        asked = json.loads(json.dumps(dict(config)))  # as the header's: JSON turns tuples into lists, for instance
         names = sorted((self.config.keys() | asked.keys()) - _WHERE_MADE)
         differing = [name for name in names if self.config.get(name) != asked.get(name)]
         return ", ".join(f"its {name} is {self.config.get(name)!r}, not {asked.get(name)!r}" for name in differing)
@@ -53,7 +53,7 @@ class PortableDrafter:
 def write_drafter(
     path: Path, target_id: str, manifest: WeightManifest, state: Mapping[str, Tensor], card: Mapping[str, Any]
 ) -> None:
-    """Write a version to a file of its own."""
+    """Write a drafter version to a single file."""
     header = {
         "kind": manifest.kind,
         "config": json.dumps(manifest.config),
@@ -68,10 +68,10 @@ def write_drafter(
 
 
 def read_drafter(path: Path) -> PortableDrafter:
-    """Read it back.
+    """Read a file that `write_drafter` wrote.
 
     Raises:
-        WeightsRefusedError: it is torn, or was not written by `write_drafter`.
+        WeightsRefusedError: the file is damaged, or of another origin.
     """
     try:
         header, state = _read(path)
@@ -82,11 +82,11 @@ def read_drafter(path: Path) -> PortableDrafter:
 
 
 def read_weights(path: Path, target_id: str, kind: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights in a file of `write_drafter`, or in a plain safetensors file, which does not say what it fits.
+    """The weights in a file of `write_drafter`, or in a plain safetensors file, which does not name what it fits.
 
     Raises:
-        OsdError: it cannot be read.
-        WeightsRefusedError: it says that it is for another target, or of another kind or configuration.
+        OsdError: the file cannot be read.
+        WeightsRefusedError: the file is for another target, or of another kind or configuration.
     """
     try:
         header, state = _read(path)

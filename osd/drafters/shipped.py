@@ -1,7 +1,7 @@
-"""Drafters that come with the package, so that a newcomer's first answer is already drafted.
+"""Drafters that are part of the package, so that speculation helps from the first answer on.
 
-They are files of `osd/drafters/portable.py`, named by target and kind, each with a card beside it that says what it was
-distilled on and how good it is.
+They are files of `osd/drafters/portable.py`, named by target and kind. The card beside each says on what it was
+trained, and how well it drafts.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def find_shipped(
     state: Mapping[str, Tensor],
     folder: Path | None = None,
 ) -> PortableDrafter | None:
-    """The drafter that is shipped for a target, if it has the shapes that are asked for. The log says why it has not.
+    """The shipped drafter for a target, if there is one with the requested shapes; if not, the log says why.
 
     Args:
-        target_id: what clients call the target.
+        target_id: the name under which the target is served.
         kind: of drafter.
-        shapes: the configuration that a new drafter would have.
-        state: its weights.
-        folder: where to look; None: `SHIPPED_WEIGHTS`.
+        shapes: the configuration of the drafter to be replaced.
+        state: that drafter's weights.
+        folder: where shipped drafters are; None: `SHIPPED_WEIGHTS`.
     """
     path = (folder or SHIPPED_WEIGHTS) / f"{slug(target_id)}.{kind}.safetensors"
     if not path.exists():

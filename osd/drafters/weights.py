@@ -1,4 +1,4 @@
-"""Checking a weight version against the drafter that is to serve it."""
+"""Checks a drafter version's weights against the drafter that is to use them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     """Refuse weights that do not fit, before anything is changed.
 
     Raises:
-        WeightsRefusedError: a tensor is missing, foreign, of another shape or not finite.
+        WeightsRefusedError: a tensor is missing, unknown or of another shape, or holds NaN or infinity.
     """
     if missing := sorted(expected.keys() - state.keys()):
         raise WeightsRefusedError(f"tensor {missing[0]!r} is missing; the weights are of another kind of drafter")
@@ -31,12 +31,12 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Every element: where a sum is, they are, and it is had several times as fast."""
+    """Whether all elements are finite. A finite sum implies it, and is several times as fast to compute."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def model_state(model: Any) -> dict[str, Tensor]:
-    """The tensors that a version of a `model` drafter carries: tied weights once."""
+    """The tensors of a `model` drafter's version; tied weights once."""
     tied = bool(model.config.get_text_config().tie_word_embeddings)
     names = set(getattr(model, "_tied_weights_keys", None) or ()) if tied else set()
     return {name: tensor for name, tensor in model.state_dict().items() if name not in names}

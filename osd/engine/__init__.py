@@ -1,1 +1,1 @@
-"""Continuous batching around one loop of propose, verify and commit; no Ray, Redis or HTTP enters."""
+"""The step loop: continuous batching with rounds of propose, verify and commit. No Ray, Redis or HTTP."""

@@ -1,9 +1,9 @@
-"""The prefix cache: which row a new query is read into, and how much of it is known there already.
+"""The prefix cache: which row a new query gets, and how much of its prompt is in a KV cache already.
 
-A row stays as its query left it until it is needed. A query that goes on where an ended one stopped, as the next turn
-of a conversation does, takes that one's row over; one that shares only a beginning with another, as of a system prompt,
-copies it into the row that was not used for longest. What it begins with need not be read again in either case. The
-idea is RadixAttention's (Zheng et al. 2024, arXiv 2312.07104), with whole rows in place of a tree of pages.
+A finished query's row is kept until it is needed. A query that continues an earlier one, such as the next turn of a
+conversation, takes over that row. A query that shares only a prefix, such as a system prompt, copies it into the least
+recently used row. In both cases the shared part is not prefilled again. The idea is RadixAttention's (Zheng et al.
+2024, arXiv 2312.07104), with whole rows in place of a tree of pages.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LEAST_TOKENS = 8
-"""Fewer in common are not worth a copy."""
+"""Shorter common prefixes are not worth copying."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a query is read.
+    """The row for a query, and the prefix that it can reuse.
 
     Example: `Place(row=5, source=0, num_tokens=31)`
     """
 
     row: int
-    """A free one."""
+    """The query's row, which is free."""
     source: int
-    """The row whose first positions are the query's, too; `row` itself when there is nothing to copy."""
+    """The row that holds the prefix; equal to `row` if nothing needs to be copied."""
     num_tokens: int
-    """How many positions that are."""
+    """Length of the prefix."""
 
 
 class PrefixCache:
-    """The tokens whose keys and values each row holds, whether a query decodes in it or not.
+    """The tokens whose keys and values each row holds, in use or free.
 
     Args:
-        num_rows: of them.
+        num_rows: number of rows.
     """
 
     def __init__(self, num_rows: int) -> None:
         self._held = [np.empty(0, dtype=np.int64) for _ in range(num_rows)]
         self._used = [0] * num_rows
-        """When, in calls."""
+        """When each row was last used, counted in calls."""
         self._now = 0
 
     def place(self, ids: Sequence[int], first_free: int) -> Place:
-        """The row for a query, which keeps what was used last, and what the query has in common with it or another.
+        """Choose a row for a query: one that holds a prefix of it, or else the least recently used free one.
 
         Args:
-            ids: all known tokens. The last one has to be read in any case, for what follows it.
-            first_free: this row and those after it are free; at least one is.
+            ids: the query's tokens so far. The last one is always processed, since its logits are needed.
+            first_free: this row and all after it are free; there is at least one.
         """
         known = np.array(ids[:-1], dtype=np.int64)
         shared = [_num_shared(held, known) for held in self._held]
@@ -61,7 +61,7 @@ class PrefixCache:
         if most < _LEAST_TOKENS:
             return Place(oldest, oldest, 0)
         for row in (oldest, *free):
-            # To cut another query's row short for its system prompt would be a loss.
+            # A row is only truncated for a prefix of at least half of it; a system prompt is copied instead.
             if shared[row] == most and (row == oldest or 2 * most >= len(self._held[row])):
                 return Place(row, row, most)
         source = shared.index(most)
@@ -69,21 +69,21 @@ class PrefixCache:
         return Place(oldest, source, most)
 
     def hold(self, row: int, ids: Sequence[int]) -> None:
-        """A row's first positions are these tokens'; what comes after them means nothing."""
+        """Record the tokens at a row's first positions; what lies after them is undefined."""
         self._held[row] = np.array(ids, dtype=np.int64)
         self._touch(row)
 
     def num_tokens(self, row: int) -> int:
-        """Positions that a row is known to hold."""
+        """Number of positions known to be filled in a row."""
         return len(self._held[row])
 
     def swap(self, row: int, other: int) -> None:
-        """Two rows have changed places."""
+        """Exchange two rows."""
         self._held[row], self._held[other] = self._held[other], self._held[row]
         self._used[row], self._used[other] = self._used[other], self._used[row]
 
     def clear(self) -> None:
-        """Nothing is known of any row."""
+        """Forget what all rows hold."""
         for row in range(len(self._held)):
             self.hold(row, ())
 
@@ -93,7 +93,7 @@ class PrefixCache:
 
 
 def _num_shared(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
-    """How many tokens two begin with alike."""
+    """Length of the common prefix."""
     length = min(len(one), len(other))
     differs = one[:length] != other[:length]
     return int(differs.argmax()) if differs.any() else length

@@ -1,8 +1,8 @@
-"""Who is served now: admission, rows, cancellation.
+"""Admission, rows and cancellation: which queries are served now.
 
-Decoding queries hold rows 0 .. D-1, compact, so that a pass over them is a view of the cache; the one query whose
-prompt is being read holds row D. When a query ends, it changes places with the last decoding one, then with the
-reading one: what was read for it is among the free rows then, for others to begin with (`osd.engine.prefix_cache`).
+Decoding queries occupy rows 0 .. D-1 without gaps, so that a pass over them is a view of the cache. The one query in
+prefill has row D. When a query ends, its row is exchanged with the last decoding one's, then with the one in prefill,
+so that its content ends up among the free rows, where the prefix cache finds it (`osd.engine.prefix_cache`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from osd.engine.sequence import Sequence
 from osd.records.errors import QueueFullError
 
 SwapRows = Callable[[int, int, int], None]
-"""Lets two rows' caches change places, of which so many positions are used."""
+"""Exchanges two rows' caches, of which the given number of positions is used."""
 
 
 class Scheduler:
-    """Queues and rows. Not thread-safe: the engine's thread owns it."""
+    """The waiting queue and the rows. Not thread-safe: the engine's thread owns it."""
 
     def __init__(self, config: EngineConfig, swap_rows: SwapRows) -> None:
         self.config = config
@@ -30,14 +30,14 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """True while a step would do something."""
+        """Whether a step would do anything."""
         return bool(self.waiting or self.prefilling or self.decoding)
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a query.
 
         Raises:
-            QueueFullError: too many wait already.
+            QueueFullError: too many queries are waiting.
         """
         free = self.config.max_slots - len(self.decoding) - (self.prefilling is not None)
         if len(self.waiting) >= self.config.max_waiting + max(free, 0):
@@ -45,14 +45,14 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def next_prefill(self) -> Sequence | None:
-        """The query whose prompt is read next, with its row; None when none waits or no row is free."""
+        """The query whose prompt is processed next, with its row; None if none waits or no row is free."""
         if self.prefilling is None and self.waiting and len(self.decoding) < self.config.max_slots:
             self.prefilling = self.waiting.popleft()
             self.prefilling.row = len(self.decoding)
         return self.prefilling
 
     def start_decoding(self) -> None:
-        """The prompt is read: its query joins the decoding rows, where it already stands."""
+        """The prefill is complete: its query becomes the last decoding row, which it already occupies."""
         assert self.prefilling is not None
         self.decoding.append(self.prefilling)
         self.prefilling = None

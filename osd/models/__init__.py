@@ -1,1 +1,1 @@
-"""The target: running a causal LM over the slot cache, and what is kept of every row."""
+"""The target: a causal LM run over the slot cache."""

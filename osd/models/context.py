@@ -1,4 +1,4 @@
-"""How long a model's rows may get."""
+"""The longest context that a model supports."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def longest_context(config: Any, max_context_tokens: int) -> int:
-    """Most positions of a row, prompt and answer.
+    """Most positions of a row: prompt and answer.
 
     Args:
-        config: of the model's text part, as transformers has it.
-        max_context_tokens: what was asked for.
+        config: transformers' configuration of the model's text part.
+        max_context_tokens: the configured limit.
 
     Returns:
-        That, or less: what the model knows, or as far as its rotary factors stay the same.
+        The smallest of: the configured limit, the model's own, and the length at which its rotary factors change.
     """
     known: int | None = getattr(config, "max_position_embeddings", None)
     limits = (known, rotary_boundary(config), max_context_tokens)
@@ -24,9 +24,9 @@ def longest_context(config: Any, max_context_tokens: int) -> int:
 def rotary_boundary(config: Any) -> int | None:
     """The length at which a model of LongRoPE (Ding et al. 2024, arXiv 2402.13753) changes its rotary factors, if any.
 
-    A sequence up to that length is rotated with one set of factors, a longer one with another, from its first position
-    on: at the boundary all that is cached becomes wrong. And transformers chooses one set for a whole batch, so beyond
-    it a query's answer would depend on the others'.
+    A sequence up to that length uses one set of factors, a longer one another set for all of its positions, so crossing
+    the length invalidates the whole cache. Moreover, transformers selects one set for a whole batch, so beyond the
+    length a query's answer would depend on other queries.
     """
     own = getattr(config, "original_max_position_embeddings", None)
     boundaries = [
@@ -38,7 +38,7 @@ def rotary_boundary(config: Any) -> int | None:
 
 
 def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:
-    """All of a model's: one set, or one by layer type."""
+    """The model's sets of RoPE parameters: one, or one per layer type."""
     rope = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [one for one in rope.values() if isinstance(one, Mapping)]
     yield from by_layer_type or [rope]

@@ -1,1 +1,1 @@
-"""What the rooms expect of one another, as Protocols; an interface imports no implementation."""
+"""Protocols through which the rooms use one another; no implementation is imported here."""

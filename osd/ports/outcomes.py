@@ -1,4 +1,4 @@
-"""Where outcomes go, and where they are read."""
+"""Protocols for writing and reading outcomes."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from osd.records.outcome import Outcome
 
 
 class OutcomeRecorder(Protocol):
-    """Takes the making of an outcome off the engine's thread; never blocks, never raises."""
+    """Records outcomes off the engine's thread; never blocks, never raises."""
 
     def record(self, make: Callable[[], Outcome]) -> None:
-        """Queue one."""
+        """Queue an outcome, which `make` assembles later."""
         ...
 
     def counters(self) -> dict[str, int]:
-        """Monotone counts of what became of them."""
+        """Monotone counts of recorded, spilled and dropped outcomes."""
         ...
 
 
 class OutcomeSink(Protocol):
-    """Where the recorder puts outcomes."""
+    """A stream that takes outcomes."""
 
     def put(self, outcome: Outcome) -> None:
         """Append one outcome.
 
         Raises:
-            OutcomeSinkError: it cannot be taken now; the caller keeps it.
+            OutcomeSinkError: it cannot take the outcome now; the caller should store it.
         """
         ...
 
 
 class OutcomeSource(Protocol):
-    """Where the trainer reads outcomes, at least once each."""
+    """A stream from which the trainer reads outcomes, each at least once."""
 
     def read(self, max_count: int, block_ms: int) -> list[tuple[str, Outcome]]:
-        """The next outcomes as (stream position, outcome), those unacknowledged by a dead reader first.
+        """The next outcomes as (stream position, outcome); those left unacknowledged by a dead reader come first.
 
         Raises:
-            OutcomeSinkError: the stream is away.
+            OutcomeSinkError: the stream cannot be reached.
         """
         ...
 
     def ack(self, positions: Sequence[str]) -> None:
-        """Never deliver these again: a checkpoint contains them.
+        """Acknowledge outcomes, so that they are never delivered again: a checkpoint contains them.
 
         Raises:
-            OutcomeSinkError: the stream is away.
+            OutcomeSinkError: the stream cannot be reached.
         """
         ...
 
     def lag(self) -> int | None:
-        """Entries not yet read; None when the stream is away."""
+        """Number of entries not yet read; None if the stream cannot be reached."""
         ...

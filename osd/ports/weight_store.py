@@ -1,4 +1,4 @@
-"""Where drafter versions are kept."""
+"""The Protocol of a store of drafter versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class WeightStore(Protocol):
-    """Drafter versions on disk: published atomically, refused when torn."""
+    """Stores drafter versions; publishes them atomically, and refuses damaged ones."""
 
     def publish(
         self,
@@ -30,14 +30,14 @@ class WeightStore(Protocol):
         ...
 
     def latest(self) -> WeightManifest | None:
-        """The version that serving should use, or None when nothing was published."""
+        """The version to serve; None if nothing was published."""
         ...
 
     def load(self, number: int) -> tuple[WeightManifest, dict[str, torch.Tensor]]:
         """Read and check one version.
 
         Raises:
-            WeightsRefusedError: it is missing, torn, or does not match its manifest.
+            WeightsRefusedError: it is missing or damaged, or does not match its manifest.
         """
         ...
 
@@ -46,9 +46,9 @@ class WeightStore(Protocol):
         ...
 
     def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
-        """Mark the latest version as rolled back and point `latest` at `to` (default: its newest sound predecessor).
+        """Mark the latest version as rolled back and point `latest` at `to` (default: the newest intact one before).
 
         Raises:
-            WeightsRefusedError: there is no such version to go back to.
+            WeightsRefusedError: there is no version to go back to.
         """
         ...

@@ -1,1 +1,1 @@
-"""Values that pass between the rooms; they import nothing of ours."""
+"""Values that the rooms exchange; this room imports no other."""

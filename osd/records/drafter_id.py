@@ -1,4 +1,4 @@
-"""Which drafter: its name, and the version of its weights."""
+"""Identifies a drafter's weights: the drafter's name and the version."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 class DrafterId(NamedTuple):
-    """Names the weights that proposed a token.
+    """The weights that proposed a token.
 
     Example: `DrafterId("feature", 3)`
     """
 
     name: str
-    """Of the drafter among an engine's, also the kind that its weight versions are filed by."""
+    """The drafter's name within its engine; also the kind under which its versions are stored."""
     version: int
-    """Counted from 1 by the weight store; a drafter without weights keeps one version for ever."""
+    """Counted from 1 by the weight store; constant for a drafter without weights."""

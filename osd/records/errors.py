@@ -1,10 +1,10 @@
-"""Errors whose message is meant for a person: what is wrong, and what to do."""
+"""Errors whose message is for the user: what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
 
 class OsdError(Exception):
-    """An error whose message is meant for the person who can mend it: what is wrong, and what to do."""
+    """An error whose message tells the user what is wrong and how to fix it."""
 
 
 class QueueFullError(OsdError):
@@ -12,20 +12,20 @@ class QueueFullError(OsdError):
 
 
 class PromptTooLongError(OsdError):
-    """The prompt leaves no room for a single new token in the target's context."""
+    """The prompt leaves no room for a new token in the target's context."""
 
 
 class EngineUnavailableError(OsdError):
-    """The engine is restarting or gone; serving answers 503."""
+    """The engine is restarting or gone; serving answers 503 with Retry-After."""
 
 
 class WeightsRefusedError(OsdError):
-    """A weight version is torn, foreign, non-finite or of another shape, and was not loaded."""
+    """A drafter version was not loaded: it is damaged, holds NaN or infinity, or does not fit."""
 
 
 class UnknownVersionError(WeightsRefusedError):
-    """There is no weight version of this number."""
+    """There is no drafter version with this number."""
 
 
 class OutcomeSinkError(OsdError):
-    """The outcome stream cannot take or give records now (Redis down, full or refusing)."""
+    """The outcome stream cannot take or return outcomes now (Redis is unreachable, full or refuses)."""

@@ -1,4 +1,4 @@
-"""Lines of the operator's log."""
+"""Events for the operator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EventKind = Literal["publish", "refuse", "swap", "roll_back", "restart", "pause"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One line of the operator's log."""
+    """One event, as shown on the admin page."""
 
     at_s: float
     """Wall clock, seconds since the epoch."""

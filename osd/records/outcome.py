@@ -1,6 +1,7 @@
-"""The record of one finished query: what the drafter proposed, what the target said, enough to train on.
+"""The outcome of a finished query: what was proposed, what was accepted, and what the trainer needs to learn from it.
 
-No teacher is ever re-run: the target's top-K log-probabilities and last hidden states were kept at verify time.
+It holds the target's top-K log-probabilities and last hidden states, kept during verification, so that no teacher has
+to be run again.
 """
 
 from __future__ import annotations
@@ -10,28 +11,29 @@ import msgspec
 from osd.records.drafter_id import DrafterId
 
 SCHEMA_VERSION = 1
-"""Raised when a field changes its meaning or goes. A field that is added has a default, which stands for
-"not recorded": records without it are still read, and readers that do not know it pass over it."""
+"""Raised when a field changes its meaning or is removed. An added field has a default that stands for "not recorded".
+Records without it can therefore still be read, and readers that do not know a field skip it.
+"""
 
-# One byte an output position, in `Outcome.output_kinds`.
+# Values of `Outcome.output_kinds`, one byte per output position.
 ACCEPTED = ord("a")
 RECOVERED = ord("r")
-BONUS = ord("b")  # also the token of the prefill, and every token of a round that proposed nothing
+BONUS = ord("b")  # also for the token from prefill, and for the tokens of plain rounds
 
 
 class Round(msgspec.Struct, frozen=True, array_like=True):
-    """One propose and one verify of one query."""
+    """One round of one query."""
 
     drafter_version: int
-    """0 where nothing was proposed."""
+    """0 if nothing was proposed."""
     proposed: int
     accepted: int
     drafter_name: str = ""
-    """Empty where nothing was proposed, and in records of before there were names: see `Outcome.drafters`."""
+    """Empty if nothing was proposed, and in records from before drafters had names; see `Outcome.drafters`."""
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Where the query's time went, in milliseconds."""
+    """Where the query's time was spent, in milliseconds."""
 
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
@@ -41,7 +43,7 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """The sampling parameters that shaped the query's output."""
+    """The query's sampling parameters."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -52,7 +54,7 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One query's verification outcome; arrays are little-endian bytes with the shape said beside them.
+    """One query's outcome. Arrays are little-endian bytes with the dtype and shape given beside them.
 
     Let P = len(prompt_ids), O = len(output_ids). Output position j is absolute position P + j. The target's
     distribution for it, given everything before it, is row j of `top_ids` / `top_logprobs`. Row i of `hidden` is the
@@ -75,7 +77,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     prompt_ids: tuple[int, ...]
     output_ids: tuple[int, ...]
     output_kinds: bytes
-    """[O] of ACCEPTED, RECOVERED, BONUS."""
+    """[O]: ACCEPTED, RECOVERED or BONUS."""
     rounds: tuple[Round, ...]
     top_k: int
     top_ids: bytes
@@ -85,15 +87,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     hidden_size: int = 0
     hidden_start: int = 0
     hidden: bytes = b""
-    """bfloat16 [P + O - 1 - hidden_start, hidden_size]; empty for drafters that need none."""
+    """bfloat16 [P + O - 1 - hidden_start, hidden_size]; empty if the drafter needs no hidden states."""
     sampling: Sampling = Sampling()
     timings: Timings = Timings()
     finish_reason: str = "stop"
     engine_id: str = ""
-    """Of several engines that write one stream, the one that answered; empty in records of before there were ids."""
+    """The engine that answered, where several write to one stream; empty in records from before engines had ids."""
 
     def drafters(self) -> tuple[DrafterId | None, ...]:
-        """By round, who proposed; None where nobody did."""
+        """The drafter that proposed in each round; None for plain rounds."""
         return tuple(
             DrafterId(one.drafter_name or self.drafter_kind, one.drafter_version) if one.proposed else None
             for one in self.rounds

@@ -1,4 +1,4 @@
-"""The packed arrays of an Outcome, as numpy and torch. Pure; the layout is said in osd/records/outcome.py.
+"""Packs and unpacks the arrays of an Outcome; their layout is described in osd/records/outcome.py.
 
 Shapes: O = output tokens, K = `top_k`, N = positions whose hidden state was kept, H = `hidden_size`.
 """
@@ -15,7 +15,7 @@ _IDS = np.dtype("<i4")
 _LOGPROBS = np.dtype("<f2")
 _HIDDEN_BYTES = 2  # bfloat16
 
-# A token of probability zero would give -inf, and 0 x inf = NaN in the trainer's sums; e^-65504 is zero all the same.
+# For tokens of probability zero: -inf would give 0 * -inf = NaN in the trainer's sums, and exp(-65504) is zero as well.
 LOWEST_LOGPROB = float(np.finfo(np.float16).min)
 
 
@@ -55,7 +55,7 @@ def pack_top_k(
 ) -> tuple[bytes, bytes, int]:
     """(`top_ids`, `top_logprobs`, `top_k`) from arrays [O, K] of any integer and float type, on any device.
 
-    Log-probabilities below what float16 holds, -inf among them, become `LOWEST_LOGPROB`.
+    Log-probabilities below float16's range, including -inf, become `LOWEST_LOGPROB`.
 
     Raises:
         ValueError: the shapes differ or are not two-dimensional.
@@ -76,10 +76,10 @@ def pack_hidden(hidden_NH: torch.Tensor) -> bytes:
 
 
 def check_shapes(outcome: Outcome) -> None:
-    """See that every packed array has the shape that the outcome states.
+    """Check that every packed array has the shape that the outcome states.
 
     Raises:
-        ValueError: one has not; the message names it.
+        ValueError: an array has not; the message names it.
     """
     outputs = len(outcome.output_ids)
     hidden_rows = len(outcome.prompt_ids) + outputs - 1 - outcome.hidden_start

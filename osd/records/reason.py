@@ -1,10 +1,10 @@
-"""Why something failed, in one line."""
+"""The cause of an exception in one line."""
 
 from __future__ import annotations
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error's message that says anything; the name of its type if there is none.
+    """The first non-empty line of an error's message, or else the name of its type.
 
     Example: `reason(KeyError())` is `"KeyError"`
     """

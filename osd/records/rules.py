@@ -1,8 +1,8 @@
-"""Names of the rules by which sampled proposals are judged."""
+"""Names of the accept rules."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 AcceptRule = Literal["token", "block"]
-"""How sampled proposals are judged: token-wise rejection (`osd.verify.token_rule`) or block verification."""
+"""How sampled proposals are verified: token-wise rejection (`osd.verify.token_rule`) or block verification."""

@@ -1,4 +1,4 @@
-"""What is known of one drafter version beside its tensors."""
+"""The manifest of a drafter version: what is known of it besides its tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightManifest:
-    """What is known of one drafter version (a WeightVersion's JSON half).
+    """The manifest of one drafter version, stored as JSON beside its tensors.
 
     Example: `WeightManifest(number=3, kind="feature", config={...}, config_hash="9f2c…", parent=2, digest="ab41…",
     training_step=120, stream_position="1700000000000-0", gate={"candidate": 0.31, "serving": 0.24}, created_at_s=…)`
@@ -20,11 +20,11 @@ class WeightManifest:
     config_hash: str
     parent: int | None
     digest: str
-    """sha256 of the safetensors file."""
+    """SHA-256 of the safetensors file."""
     training_step: int = 0
     stream_position: str = ""
     gate: dict[str, float] = field(default_factory=dict)
     created_at_s: float = 0.0
     note: str = ""
     rolled_back: str = ""
-    """Why this version was rolled back; empty while it is fit to serve."""
+    """Why this version was rolled back; empty if it was not."""

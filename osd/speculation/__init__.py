@@ -1,1 +1,1 @@
-"""How far to speculate: what rounds cost, how often proposals are accepted, the length with the best goodput."""
+"""Chooses the speculation length with the best goodput, from the cost of rounds and the acceptance of proposals."""

@@ -1,1 +1,1 @@
-"""Replacing what serves between two steps: drafter versions, and kernels."""
+"""Replaces drafter versions and kernels between two steps, while the engine serves."""

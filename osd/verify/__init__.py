@@ -1,1 +1,1 @@
-"""The verdict on proposals: the distribution of the target, the accept rules, log-probabilities."""
+"""Verification: shaping the target's distribution, the accept rules, verdicts, log-probabilities."""

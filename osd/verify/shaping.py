@@ -1,7 +1,7 @@
-"""From logits to the distribution that a query is drawn from, and drawing from it.
+"""From logits to the distribution that tokens are drawn from, and drawing from it.
 
-Penalties, temperature and filters shape the *target* distribution first; verification then works on what is left, so
-none of them is ever applied to a residual. Shapes: B rows, Q positions, V vocabulary, N rows of draws.
+Penalties, temperature and filters are applied to the *target's* distribution before verification, so none is ever
+applied to a residual. Shapes: B rows, Q positions, V vocabulary, N rows of draws.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from osd.machine.transfer import upload
 from osd.records.query import SamplingParams
 
 _NUCLEUS_GUESS = 1024
-"""On a CPU, top-p looks at this many tokens first: a full sort of a large vocabulary costs milliseconds."""
+"""On a CPU, top-p first looks at this many tokens, since sorting a large vocabulary costs milliseconds."""
 _ALL = 1 << 62
-"""More tokens than any vocabulary has, which int64 can hold."""
+"""A top-k larger than any vocabulary, within int64."""
 _LEAST = 1e-30
-"""Of a temperature or a top-p: with either, only the most likely token is left, and float32 can divide by it."""
+"""Lower bound of temperature and top-p: it leaves only the most likely token, and float32 can divide by it."""
 
 
 class Shape(NamedTuple):
-    """How one row's distribution is shaped; a filter that it does not have is one that lets all pass."""
+    """One row's shaping parameters; a filter that the row does not use has a value that passes everything."""
 
     temperature: float
-    """1 for greedy rows, of which no distribution is wanted."""
+    """1 for greedy rows, whose distribution is not used."""
     min_p: float
     top_k: int
-    """More than any vocabulary has where there is no such filter."""
+    """Larger than any vocabulary if there is no such filter."""
     top_p: float
 
     @classmethod
     def of(cls, params: SamplingParams) -> Shape:
-        """In numbers that float32 can divide by."""
+        """From sampling parameters, limited to values that float32 can divide by."""
         return cls(
             temperature=1.0 if params.is_greedy else max(float(params.temperature), _LEAST),
             min_p=float(params.min_p),
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
 
 
 class Shaping(NamedTuple):
-    """Rows' shapes, `[B, 1, 1]` each; a filter that no row has is None."""
+    """The shaping parameters of several rows, `[B, 1, 1]` each; a filter that no row uses is None."""
 
     temperature_B11: Tensor
     min_p_B11: Tensor | None
@@ -56,7 +56,7 @@ class Shaping(NamedTuple):
 
     @classmethod
     def of(cls, shapes: Sequence[Shape], vocab_tokens: int, device: torch.device) -> Shaping:
-        """Of one row each."""
+        """From one `Shape` per row."""
         temperatures, min_ps, top_ks, top_ps = zip(*shapes, strict=True)
         temperature_B11, min_p_B11, top_p_B11 = upload((temperatures, min_ps, top_ps), device)[..., None, None]
         return cls(
@@ -70,7 +70,7 @@ class Shaping(NamedTuple):
 
 
 def uniforms(generator: Random, num: int, width: int) -> list[float]:
-    """So many draws between 0 and 1, neither of them, which float32 holds exactly; then zeros, up to a width."""
+    """`num` draws strictly between 0 and 1, exact in float32, followed by zeros up to `width`."""
     draws = [(generator.getrandbits(23) + 0.5) * 2.0**-23 for _ in range(num)]
     return draws if width == num else draws + [0.0] * (width - num)
 
@@ -78,7 +78,7 @@ def uniforms(generator: Random, num: int, width: int) -> list[float]:
 def penalise(logits_QV: Tensor, params: SamplingParams, output_ids: Sequence[int], proposed_K: Tensor) -> Tensor:
     """Presence and frequency penalties (OpenAI API) of one row, position by position.
 
-    Position i of the round follows the query's output and the first i proposed tokens, so it counts exactly those.
+    Position i of the round follows the query's output and the first i proposed tokens, so those are counted.
     """
     counts_V = torch.zeros(logits_QV.shape[-1], device=logits_QV.device)
     if output_ids:
@@ -109,14 +109,14 @@ def shape_probs(logits_BQV: Tensor, shaping: Shaping) -> Tensor:
 
 
 def _nucleus(probs_BQV: Tensor, top_p_B11: Tensor) -> Tensor:
-    """Keep the fewest most likely tokens whose mass reaches `top_p` (Holtzman et al. 2020, arXiv 1904.09751)."""
+    """Keep the smallest set of likeliest tokens whose mass reaches `top_p` (Holtzman et al. 2020, arXiv 1904.09751)."""
     probs_NV = probs_BQV.flatten(0, 1)
     top_p_N1 = top_p_B11.expand(*probs_BQV.shape[:2], 1).flatten(0, 1)
     vocab_tokens = probs_NV.shape[1]
     if probs_NV.device.type != "cpu" or vocab_tokens <= _NUCLEUS_GUESS:
         return _keep_mass(probs_NV, top_p_N1, vocab_tokens).view_as(probs_BQV)
     kept_NV = _keep_mass(probs_NV, top_p_N1, _NUCLEUS_GUESS)
-    # A position all of whose guess was kept may need more; elsewhere than on a CPU, asking would wait for the device.
+    # Where those tokens do not reach top_p, take the whole row. On other devices this check would be a synchronisation.
     wide_N = (kept_NV.sum(dim=1, keepdim=True) < top_p_N1)[:, 0]
     if bool(wide_N.any()):
         kept_NV[wide_N] = _keep_mass(probs_NV[wide_N], top_p_N1[wide_N], vocab_tokens)
@@ -124,14 +124,14 @@ def _nucleus(probs_BQV: Tensor, top_p_B11: Tensor) -> Tensor:
 
 
 def _keep_mass(probs_NV: Tensor, top_p_N1: Tensor, most: int) -> Tensor:
-    """The most likely tokens up to a mass, and no more than `most` of them."""
+    """Keep the most likely tokens up to a mass, and at most `most` of them."""
     sorted_probs, order = probs_NV.sort(dim=1, descending=True) if most == probs_NV.shape[1] else probs_NV.topk(most)
     before = sorted_probs.cumsum(dim=1) - sorted_probs
     return torch.zeros_like(probs_NV).scatter(1, order, sorted_probs.where(before < top_p_N1, 0.0))
 
 
 def draw(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
-    """One token a row from unnormalised weights, by inversion: token ids `[N]`.
+    """Draw one token per row from unnormalised weights, by inversion: token ids `[N]`.
 
     Args:
         weights_NV: non-negative, with a positive sum in every row.
@@ -139,6 +139,6 @@ def draw(weights_NV: Tensor, uniform_N: Tensor) -> Tensor:
     """
     cdf_NV = weights_NV.double().cumsum(dim=-1)
     threshold_N1 = uniform_N.double()[:, None] * cdf_NV[:, -1:]
-    # right=True finds the first token whose cumulated weight *exceeds* the draw, so its own weight is positive.
+    # right=True finds the first token whose cumulative weight *exceeds* the draw, so its own weight is positive.
     ids_N = torch.searchsorted(cdf_NV, threshold_N1, right=True)[:, 0]
     return ids_N.clamp(max=weights_NV.shape[-1] - 1)
