@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _GIVE_BACK_EVERY = 20
 """In polls of the engine, that is, every ten seconds."""
 _ASK_TIMEOUT_S = 10.0
+_ROOM_S = 3.0
+"""How long the engine leaves room without being asked again: a distiller that died must not slow it down."""
 
 
 class BuildTrainer(Protocol):
@@ -90,6 +92,8 @@ class DistillerActor:
         self._trainer: Trainer | None = None
         self._problem = ""
         self._utilisation = 1.0
+        self._has_room = False
+        """The engine pauses now and then, so that training can run."""
         self._paused = False
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._train, self._watch)]
@@ -123,7 +127,14 @@ class DistillerActor:
             thread.join()
 
     def _may_train(self) -> bool:
-        return leaves_room(self._utilisation, self._config.trainer)
+        return self._has_room or leaves_room(self._utilisation, self._config.trainer)
+
+    def _share_to_ask_for(self) -> float:
+        """Share of the engine's time that training is worth now: none where the engine is idle enough as it is."""
+        trainer = self._trainer
+        if trainer is None or self._paused or leaves_room(self._utilisation, self._config.trainer):
+            return 0.0
+        return self._config.trainer.max_serving_cost * trainer.worth
 
     def _watch(self) -> None:
         """Poll the engine's utilisation, and the supervisor for whether training is paused.
@@ -141,9 +152,13 @@ class DistillerActor:
                 paused = self._ask(self._names.supervisor, "training_is_paused", self._paused, timeout_s=_ASK_TIMEOUT_S)
                 if paused != self._paused:
                     self.set_paused(paused)
-                self._utilisation = self._ask(self._names.engine, "utilisation", timeout_s=_ASK_TIMEOUT_S)
+                share = self._share_to_ask_for()
+                self._utilisation = self._ask(
+                    self._names.engine, "leave_room", share, _ROOM_S, timeout_s=_ASK_TIMEOUT_S
+                )
+                self._has_room = share > 0.0
             except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
-                self._utilisation = 1.0
+                self._utilisation, self._has_room = 1.0, False
             self._stop.wait(self._ask_interval_s)
 
     def _train(self) -> None:

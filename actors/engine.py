@@ -111,9 +111,11 @@ class EngineActor:
         loop = (await self._assembly()).loop
         return await asyncio.wrap_future(loop.call(lambda engine: engine.history(limit)))
 
-    async def utilisation(self) -> float:
-        """Share of the last seconds spent in steps; the trainer yields by it."""
-        return (await self._assembly()).loop.utilisation()
+    async def leave_room(self, share: float, for_s: float) -> float:
+        """Leave a share of the time to training for the next seconds; returns how busy the engine is, 0 to 1."""
+        loop = (await self._assembly()).loop
+        loop.leave_room(share, for_s)
+        return loop.utilisation()
 
     async def events(self, limit: int) -> list[Event]:
         """The newest events, oldest first."""

@@ -45,6 +45,8 @@ _PAUSE_AFTER_ERROR_S = 1.0
 _LONGEST_YIELD_S = 2.0
 _LEAST_RATE = 1 / 16
 """Lowest share of the configured learning rate, however many candidates in a row are worse."""
+_LEAST_WORTH = 1 / 16
+"""However often the gate refuses: without any training nobody would notice that there is something to learn again."""
 _STUDENT, _COUNTS = "student/", "token_counts"
 
 
@@ -99,6 +101,7 @@ class Trainer:
         self._loss: float | None = None
         self._rate = 1.0
         """Share of the configured learning rate in use now."""
+        self._worth = 1.0
         self._problem = ""
         self._paused, self._refocus, self._stop = threading.Event(), threading.Event(), threading.Event()
         if checkpoint := self._folder.load():
@@ -162,6 +165,14 @@ class Trainer:
         2501.06842).
         """
         self._refocus.set()
+
+    @property
+    def worth(self) -> float:
+        """Share of what training may cost serving that it is worth now; 0 where there is nothing to train on.
+
+        1 until the gate refuses a candidate; half as much after each refusal in a row, and 1 again after a publish.
+        """
+        return self._worth if self._status.state in ("training", "yielding") else 0.0
 
     def status(self) -> TrainerStatus:
         """The latest snapshot of the trainer's status."""
@@ -259,6 +270,7 @@ class Trainer:
         )
         if decision is not None:
             self._adapt_rate(decision)
+            self._worth = 1.0 if decision.published else max(self._worth / 2, _LEAST_WORTH)
         self.checkpoint()
 
     def _adapt_rate(self, decision: GateDecision) -> None:
@@ -303,6 +315,7 @@ class Trainer:
             "trained_tokens": self._trained_tokens,
             "loss": self._loss,
             "rate": self._rate,
+            "worth": self._worth,
             "gate": self._publisher.figures,
             "replay": self._replay.state(),
             "unacked": self._intake.unacked,
@@ -325,7 +338,7 @@ class Trainer:
         self._publisher.serving, self._publisher.figures = progress["serving"], progress["gate"]
         self._steps, self._steps_at_gate = progress["steps"], progress["steps_at_gate"]
         self._trained_tokens, self._loss = progress["trained_tokens"], progress["loss"]
-        self._rate = progress.get("rate", 1.0)
+        self._rate, self._worth = progress.get("rate", 1.0), progress.get("worth", 1.0)
         self._counts.counts_V = tensors[_COUNTS]
         self._replay.restore(progress["replay"], checkpoint.records)
         self._num_saved = self._replay.num_seen
@@ -345,6 +358,7 @@ class Trainer:
             trained_tokens=self._trained_tokens,
             loss=self._loss,
             learning_rate=self._rate * self._update.learning_rate,
+            worth=self._worth,
             replay_records=self._replay.num_train,
             replay_bytes=self._replay.size_bytes,
             held_out_records=self._replay.num_held_out,

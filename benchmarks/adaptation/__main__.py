@@ -28,12 +28,14 @@ from rich.console import Console
 from benchmarks.adaptation.answers import record
 from benchmarks.adaptation.check import compare, decode_live
 from benchmarks.adaptation.lab import ARMS, Lab, Run, draw_order, run_arm
-from benchmarks.adaptation.learner import Learner, own_folder
+from benchmarks.adaptation.learner import hidden_dtype, open_bare_drafter
+from benchmarks.adaptation.replay import LearnedProposer
 from benchmarks.adaptation.report import show, summarise
 from benchmarks.adaptation.scores import Score, total
 from benchmarks.adaptation.streams import mixed, read_stream, sharp, smooth
 from benchmarks.machine import describe_machine
 from benchmarks.plots import plot_arms
+from osd.assembly.assemble import ensure_first_version, open_store
 from osd.assembly.kernels import prepare_kernels
 from osd.config.paths import slug
 from osd.config.settings import Config, load_config
@@ -93,18 +95,20 @@ def _recorded(
 def _check(
     args: argparse.Namespace, lab: Lab, streams: dict[str, list[Outcome]], console: Console
 ) -> dict[str, object]:
-    """Live rounds against replayed ones, with the drafter that a fresh state folder begins with."""
+    """Live rounds against replayed ones, with the drafter version that the state folder would serve."""
     outcomes = [outcome for own in streams.values() for outcome in own[: args.queries]]
-    config = own_folder(lab.config, lab.config.state_dir / "adaptation" / "check")
-    learner = Learner(config, lab.resolved, lab.hidden_size, 0.0)
+    store = open_store(lab.config, lab.resolved)
+    ensure_first_version(lab.config, lab.resolved, store)
+    drafter = open_bare_drafter(lab.config, lab.resolved, store)
+    proposer = LearnedProposer(drafter, lab.hidden_size, lab.config.target.max_context_tokens, hidden_dtype(lab.config))
     live = decode_live(
-        config.model_copy(update={"target": config.target.model_copy(update={"model": str(lab.resolved.folder)})}),
+        lab.config,
         outcomes,
         length=lab.length,
         max_tokens=lab.max_tokens,
         on_progress=lambda done: console.print(f"{done} of {len(outcomes)} decoded live") if not done % 10 else None,
     )
-    found = compare(learner.proposer, outcomes, live, length=lab.length, max_tokens=lab.max_tokens)
+    found = compare(proposer, outcomes, live, length=lab.length, max_tokens=lab.max_tokens)
     console.print(
         f"{found.equal_rounds} of {found.queries} queries with equal answers and rounds, {found.equal_answers} with "
         f"equal answers; {found.replayed_rounds} rounds replayed, {found.live_rounds} live"

@@ -80,8 +80,9 @@ class Learner:
         self._store = open_store(config, resolved)
         ensure_first_version(config, resolved, self._store)
         self.drafter = open_bare_drafter(config, resolved, self._store)
-        dtype = torch.bfloat16 if config.target.dtype == "bfloat16" else torch.float32
-        self.proposer = LearnedProposer(self.drafter, hidden_size, config.target.max_context_tokens, dtype)
+        self.proposer = LearnedProposer(
+            self.drafter, hidden_size, config.target.max_context_tokens, hidden_dtype(config)
+        )
         self.spent = Spent()
         self.events: list[Event] = []
         self._due = 0.0
@@ -147,7 +148,7 @@ def open_bare_drafter(config: Config, resolved: ResolvedTarget, store: FileWeigh
     latest = store.latest()
     assert latest is not None
     manifest, state = store.load(latest.number)
-    dtype = torch.bfloat16 if config.target.dtype == "bfloat16" else torch.float32
+    dtype = hidden_dtype(config)
     shared = load_shared_rows(resolved.folder, dtype)
     drafter: Drafter
     if manifest.kind == "feature":
@@ -167,6 +168,11 @@ def open_bare_drafter(config: Config, resolved: ResolvedTarget, store: FileWeigh
         )
     drafter.prepare(state, manifest.number)()
     return drafter
+
+
+def hidden_dtype(config: Config) -> torch.dtype:
+    """Of the target, and so of its hidden states."""
+    return torch.bfloat16 if config.target.dtype == "bfloat16" else torch.float32
 
 
 def own_folder(config: Config, folder: Path) -> Config:

@@ -146,6 +146,12 @@ class TrainerConfig(_Section):
     max_utilisation: float = Field(
         0.5, ge=0, le=1, description="Train only while the engine is busy less than this share; 1 trains always."
     )
+    max_serving_cost: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="Share of its time that a busier engine leaves to training while the gate shows gain; 0: none.",
+    )
     threads: int = Field(1, ge=1, description="CPU threads of the trainer.")
     nice: int = Field(19, ge=0, le=19, description="OS priority of the trainer; 19 is the lowest.")
     device: str = Field("auto", description="Device to train on; auto: a free GPU, else the CPU.")

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
 from osd.engine.engine import Engine
+from osd.engine.room import Room
 from osd.records.errors import EngineUnavailableError
 from osd.records.query import Request, TokenDelta
 from osd.records.status import EngineStatus
@@ -38,6 +40,7 @@ class EngineLoop:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self._room = Room()
         self.changing = threading.Lock()
         """Held by whoever makes something for the drafter or target that serves, until it is put in its place: what
         another thread made for the one before would be lost. Never taken by the loop's own thread."""
@@ -90,6 +93,10 @@ class EngineLoop:
         """Share of the last seconds that the engine spent in steps; does not wait for the step in progress."""
         return self._engine.utilisation.share()
 
+    def leave_room(self, share: float, for_s: float) -> None:
+        """Pause for a share of the time while there is work, so that training can run; see `Room.grant`."""
+        self._room.grant(share, for_s)
+
     def _refuse_when_stopping(self) -> None:
         if self._stopping:
             raise EngineUnavailableError("the engine is stopping; try again shortly")
@@ -115,7 +122,20 @@ class EngineLoop:
             for command in commands:
                 command()
             if self._engine.has_work:
+                started_s = time.monotonic()
                 self._step()
+                self._pause(self._room.pause_s(time.monotonic() - started_s))
+
+    def _pause(self, pause_s: float) -> None:
+        """Let others use the machine; a command ends the pause, and without work there is none."""
+        if not pause_s or not self._engine.has_work:
+            return
+        started_s = time.monotonic()
+        with self._wake:
+            self._wake.wait_for(lambda: bool(self._commands) or self._stopping, timeout=pause_s)
+        paused_s = time.monotonic() - started_s
+        self._room.paused(paused_s)
+        self._engine.counters.add("paused_seconds_total", paused_s)
 
     def _step(self) -> None:
         try:

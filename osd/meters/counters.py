@@ -24,6 +24,7 @@ MEANINGS = {
     "draft_seconds_total": "Seconds spent in proposing; a pass over several queries counts once.",
     "verify_seconds_total": "Seconds spent in verifying; a pass over several queries counts once.",
     "prefill_seconds_total": "Seconds spent in reading prompts, summed over the queries that ended.",
+    "paused_seconds_total": "Seconds that the engine paused while it had work, so that training could run.",
     "swaps_total": "Drafter versions swapped in while serving.",
     "roll_backs_total": "Drafter versions rolled back, automatically or by hand.",
     "manual_roll_backs_total": "Of the roll-backs, those by hand: admin page, admin API or `osd drafter rollback`.",

@@ -60,12 +60,15 @@ class TrainerStatus:
     trained_tokens: int = 0
     loss: float | None = None
     learning_rate: float = 0.0
+    worth: float = 1.0
+    """Share of `trainer.max_serving_cost` that the engine is asked for while it is busy: 1 while candidates are
+    published, less with every refusal in a row."""
     replay_records: int = 0
     replay_bytes: int = 0
     held_out_records: int = 0
     published_version: int = 0
     gate: dict[str, float] = field(default_factory=dict)
-    """The latest gate decision: candidate, serving and margin acceptance figures, and published (1 or 0)."""
+    """The figures of the latest gate decision; see `trainer.gate.GateDecision`."""
     stream_lag: int | None = None
     """Outcomes recorded but not yet read; None when Redis is away."""
     message: str = ""

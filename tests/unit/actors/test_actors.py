@@ -166,6 +166,7 @@ class FakeTrainer:
 
     may_train: Callable[[], bool] = lambda: True
     paused: bool = False
+    worth = 0.5
 
     def pause(self) -> None:
         self.paused = True
@@ -199,8 +200,11 @@ class FakeActors:
 class FakeEngine:
     busy: float = 0.0
     pid: int = 0
+    share: float = 0.0
+    """That training was last granted."""
 
-    def utilisation(self) -> float:
+    def leave_room(self, share: float, for_s: float) -> float:
+        self.share = share
         return self.busy
 
     def ping(self) -> int:
@@ -235,8 +239,9 @@ class TestDistillerActor:
     def start(self, others: FakeActors) -> Iterator[Callable[[Callable[..., Any]], DistillerActor]]:
         started = []
 
-        def start(build: Callable[..., Any]) -> DistillerActor:
-            config = load_config(flags={"trainer": {"nice": 0, "max_utilisation": 0.5}})
+        def start(build: Callable[..., Any], max_serving_cost: float = 0.0) -> DistillerActor:
+            trainer = {"nice": 0, "max_utilisation": 0.5, "max_serving_cost": max_serving_cost}
+            config = load_config(flags={"trainer": trainer})
             names = ActorNames("engine", "distiller", "supervisor")
             intervals = {"ask_interval_s": 0.001, "retry_s": 0.001}
             started.append(DistillerActor(config, "", names, ask=others.ask, build=build, **intervals))
@@ -261,8 +266,26 @@ class TestDistillerActor:
         wait_for(lambda: not trainer.may_train(), "the busy engine to be seen")
         engine.busy = 0.2
         wait_for(trainer.may_train, "the engine to have time again")
+        assert engine.share == 0.0
         del others.named["engine"]
         wait_for(lambda: not trainer.may_train(), "an engine that does not answer to be taken for a busy one")
+
+    def test_a_busy_engine_is_asked_for_what_training_is_worth(
+        self, start: Any, build: Callable[..., Any], trainers: list[FakeTrainer], engine: FakeEngine, others: FakeActors
+    ) -> None:
+        engine.busy = 0.9
+        start(build, max_serving_cost=0.2)
+        wait_for(lambda: engine.share == 0.2 * 0.5, "room for a trainer that is worth half of it")
+        [trainer] = trainers
+        wait_for(trainer.may_train, "the trainer to use it")
+        trainer.worth = 0.25
+        wait_for(lambda: engine.share == 0.2 * 0.25, "less room for a trainer that gains less")
+        others.named["supervisor"].set_training_paused(True)
+        wait_for(lambda: engine.share == 0.0 and not trainer.may_train(), "no room while training is paused")
+        others.named["supervisor"].set_training_paused(False)
+        wait_for(lambda: engine.share > 0.0, "room again")
+        engine.busy = 0.1
+        wait_for(lambda: engine.share == 0.0 and trainer.may_train(), "an idle engine to be asked for nothing")
 
     def test_it_pauses_as_the_operator_wants(self, trainer: FakeTrainer, others: FakeActors) -> None:
         others.named["supervisor"].set_training_paused(True)

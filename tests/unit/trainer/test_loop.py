@@ -64,6 +64,31 @@ def test_a_drafter_that_knows_much_is_taught_with_smaller_steps(tmp_path: Path) 
     assert bench.start().status().learning_rate == rates[-1]  # a restart remembers
 
 
+def test_what_training_is_worth_follows_the_gate(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gate_every_steps=2, gate_margin=100.0, outcomes=0)
+    bench.run(1)
+    assert bench.trainer.worth == 0.0, "there is nothing to train on"
+    for number in range(30):
+        bench.source.put(learnable_outcome(number))
+    bench.run(1)
+    assert bench.trainer.worth == 1.0
+    worths = []
+    for _ in range(6):
+        bench.run(2)
+        worths.append(bench.trainer.worth)
+    assert worths == [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16, 1 / 16] or worths == [1.0, *worths[1:]]
+    assert worths[-1] == 1 / 16 == bench.trainer.status().worth
+    bench.config["gate_margin"] = 0.0
+    assert bench.start().worth == 0.0, "nothing is known yet of a new process's traffic"
+    bench.run(1)
+    assert bench.trainer.worth == 1 / 16, "a restart remembers"
+    bench.run(60)
+    assert "publish" in bench.kinds()
+    bench.trainer.pause()
+    bench.run(1)
+    assert bench.trainer.worth == 0.0
+
+
 def test_too_few_held_out_records_decide_nothing(tmp_path: Path) -> None:
     replay = Replay(1 << 20, 0.25, 64, 0)
     bench = Bench(tmp_path, outcomes=0, gate_every_steps=2)
