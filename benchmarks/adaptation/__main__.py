@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from benchmarks.adaptation.answers import record
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             num_tokens = sum(len(outcome.output_ids) for outcome in outcomes)
             console.print(f"{name}: {len(outcomes)} answers, {num_tokens:,} tokens")
         return
+    torch.set_num_threads(config.trainer.threads)  # as the served trainer does
     prepare_kernels(config.target, resolved.folder, may_serve_without=False, on_progress=console.print)
     lab = Lab(
         config=config,

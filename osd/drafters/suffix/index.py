@@ -23,6 +23,8 @@ _NUM_BOUNDARIES = (1 << 31) - 1
 _ABOVE_ALL = (1 << 32) - 1
 _MAX_PLACES = 64
 """Most occurrences that one proposal looks at."""
+_UNSEEN_VOTES = 3.0
+"""With 3, as many tokens are accepted as scores say (GSM8K, Spider, MBPP; docs/adaptation.md)."""
 _LEAST_PROBABILITY = 0.1
 """Of the whole proposal: it ends before a token that would fall below."""
 
@@ -115,8 +117,9 @@ class SuffixIndex:
         """What most often followed the longest end of the context that occurred before.
 
         Token after token, the occurrences that agree with the proposal so far vote with their weights. The estimate
-        of each token's probability is its share of the votes, where what was never seen has 1 / `match_tokens` of a
-        vote: few occurrences of a short match say little.
+        of each token's probability is its share of the votes, where what was never seen has
+        `_UNSEEN_VOTES` votes for a match of one token, half as many for one of two, and so on: few occurrences of a
+        short match say little. The match grows with each proposed token.
 
         Args:
             context: all known tokens; the proposal continues them.
@@ -138,7 +141,7 @@ class SuffixIndex:
             if not votes:
                 break
             best = max(votes, key=votes.__getitem__)
-            probability *= votes[best] / (sum(votes.values()) + 1.0 / match_tokens)
+            probability *= votes[best] / (sum(votes.values()) + _UNSEEN_VOTES / (match_tokens + len(proposed)))
             if probability < _LEAST_PROBABILITY:
                 break
             proposed.append(best)

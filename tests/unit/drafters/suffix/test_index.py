@@ -61,10 +61,10 @@ def test_each_proposed_token_has_most_votes_of_those_that_agree_so_far(
     assert proposal.match_tokens == match_tokens
     assert len(proposal.token_ids) <= max_tokens
     probability, score = 1.0, 0.0
-    for token in proposal.token_ids:
+    for number, token in enumerate(proposal.token_ids):
         votes = Counter(rest[0] for rest in alive if rest)
         assert votes[token] == max(votes.values())
-        probability *= votes[token] / (votes.total() + 1 / match_tokens)
+        probability *= votes[token] / (votes.total() + 3 / (match_tokens + number))
         score += probability
         alive = [rest[1:] for rest in alive if rest and rest[0] == token]
     assert proposal.score == pytest.approx(score)
@@ -109,8 +109,8 @@ def test_long_matches_and_many_votes_are_trusted_more() -> None:
 
 
 def test_an_unlikely_end_is_left_out() -> None:
-    texts = [[1, 2, token] for token in range(3, 18)]
-    assert index_of(texts).propose([1], 4).token_ids == (2,), "each of fifteen has a chance below a tenth"
+    texts = [[1, 2, token] for token in range(3, 33)]
+    assert index_of(texts).propose([1], 4).token_ids == (2,), "each of thirty has a chance below a tenth"
 
 
 def test_a_text_of_one_token_costs_no_more_than_any() -> None:
