@@ -76,7 +76,6 @@ def test_arms_are_compared_on_the_same_answers(
     assert called("run", command, capsys, *flags) == report, "from the runs that were kept"
 
 
-@pytest.mark.slow
 def test_a_run_is_the_same_when_it_is_done_again(
     command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -91,7 +90,6 @@ def test_a_run_is_the_same_when_it_is_done_again(
     assert first == second
 
 
-@pytest.mark.slow
 def test_sampled_answers_are_scored_in_expectation(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--temperature", "1", "--queries", "6", "--window", "4", "--arms", "frozen,online,suffix"]
     report = called("run", command, capsys, *flags)
