@@ -56,7 +56,6 @@ def test_a_live_run_has_the_rounds_that_were_replayed(command: list[str], capsys
     assert report["replayed_rounds"] == report["live_rounds"] > 12
 
 
-@pytest.mark.slow
 def test_arms_are_compared_on_the_same_answers(
     command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
