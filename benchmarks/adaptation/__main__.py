@@ -22,6 +22,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -40,7 +41,9 @@ from osd.assembly.assemble import ensure_first_version, open_store
 from osd.assembly.kernels import prepare_kernels
 from osd.config.paths import slug
 from osd.config.settings import Config, load_config
+from osd.loading.causal_lm import choose_dtype
 from osd.loading.resolve import ResolvedTarget, resolve_target
+from osd.loading.stored import stored_in
 from osd.records.errors import OsdError
 from osd.records.outcome import Outcome
 
@@ -51,12 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Record, check or run."""
     args = _arguments(arguments)
     console = Console(stderr=True)
-    flags = {
-        "target": {"model": args.target, "dtype": args.dtype},
-        "drafter": {"vocab_tokens": args.draft_vocab_tokens},
-    }
-    config = load_config(args.config, {**({"state_dir": args.state_dir} if args.state_dir else {}), **flags})
-    resolved = resolve_target(config.target.model, config.state_dir)
+    config, resolved = _target(args)
     streams = {name: _recorded(args, config, resolved, name, console) for name in dict.fromkeys(args.streams)}
     if args.command == "record":
         for name, outcomes in streams.items():
@@ -77,6 +75,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     report = _check(args, lab, streams, console) if args.command == "check" else _run(args, lab, streams, console)
     print(json.dumps(report))  # the last line is for machines
+
+
+def _target(args: argparse.Namespace) -> tuple[Config, ResolvedTarget]:
+    """The configuration, on the CPU and with the weights' type decided, and the target."""
+    flags: dict[str, Any] = {
+        "target": {"model": args.target, "device": "cpu"},
+        "drafter": {"vocab_tokens": args.draft_vocab_tokens},
+    }
+    if args.temperature:  # what the emitted tokens' probabilities are read from
+        flags["outcomes"] = {"top_k": _SAMPLED_TOP_K}
+    if args.state_dir:
+        flags["state_dir"] = args.state_dir
+    config = load_config(args.config, flags)
+    resolved = resolve_target(config.target.model, config.state_dir)
+    dtype = choose_dtype(args.dtype, torch.device("cpu"), stored_in(resolved.folder))
+    target = config.target.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    return config.model_copy(update={"target": target}), resolved
 
 
 def _recorded(
@@ -234,7 +249,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     shared.add_argument("--temperature", type=float, default=0.0, choices=[0.0, 1.0], help="of the answers; 0: greedy")
     shared.add_argument("--length", type=int, default=4, help="speculation length")
     shared.add_argument("--target", default="smollm2", help="the target")
-    shared.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="the target's type")
+    shared.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"], help="of the target")
     shared.add_argument("--draft-vocab-tokens", type=int, default=8192, help="the feature drafter's vocabulary")
     shared.add_argument("--config", type=Path, help="TOML file; its trainer section is used")
     shared.add_argument("--state-dir", type=Path, help="for recorded answers and runs (default: osd's)")
