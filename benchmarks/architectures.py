@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.tiny_models import CONTEXT_TOKENS, VOCAB_TOKENS, NotTinyError, tiny_model
+from osd.assembly.kernels import backend_for
 from osd.config.settings import Config, EngineConfig, SpeculationConfig
 from osd.engine.engine import Engine
 from osd.models.target import Target
@@ -100,6 +101,7 @@ def try_kind(kind: str, **options: Any) -> Row:
     try:
         target = Target(
             model,
+            backend_for(model.device),
             target_id=kind,
             eos_ids=frozenset(),
             num_slots=4,

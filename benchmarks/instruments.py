@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from osd.models.pass_output import PassOutput
+from osd.kernels.backend import PassOutput
 from osd.models.target import Target
 from osd.records.outcome import Outcome
 

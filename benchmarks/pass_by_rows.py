@@ -42,7 +42,6 @@ def main() -> None:
     from benchmarks.machine import describe_machine
     from benchmarks.random_models import SHAPES
     from benchmarks.shape_bench import feature_drafter
-    from osd.kernels.cpu.processor import describe
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -51,7 +50,7 @@ def main() -> None:
         shape = replace(SHAPES[options.shape], dtype=torch.float32 if dtype == "float32" else torch.bfloat16)
         target = _target(shape, dtype)
         passes_ms = _fastest_ms({num: partial(_read, target, num) for num in _TOKENS}, options.repeats)
-        run = {"computes": describe(target.lm), "dtype": dtype, "pass_ms_by_tokens": passes_ms}
+        run = {"computes": target.lm.computes, "dtype": dtype, "pass_ms_by_tokens": passes_ms}
         results["runs"].append(run)
         print(run["computes"])
         print("  tokens       " + "".join(f"{num:8d}" for num in _TOKENS))
@@ -89,10 +88,14 @@ def _target(shape: Any, dtype: str) -> Any:
     import torch
 
     from benchmarks.random_models import random_llama
+    from osd.assembly.kernels import backend_for
     from osd.models.target import Target
 
+    device = torch.device("cpu")
+
     return Target(
-        random_llama(shape, torch.device("cpu")),
+        random_llama(shape, device),
+        backend_for(device),
         target_id="random",
         eos_ids=frozenset(),
         num_slots=1,

@@ -13,11 +13,13 @@ from benchmarks.contenders import Run
 from benchmarks.machine import wait_for
 from benchmarks.random_models import Shape, character_codec, random_llama
 from benchmarks.synthetic_drafter import SyntheticDrafter
+from osd.assembly.kernels import backend_for
 from osd.config.settings import Config, EngineConfig, SpeculationConfig
 from osd.drafters.feature import FeatureDrafter
-from osd.drafters.feature_net import FeatureConfig, FeatureNet
 from osd.drafters.model import ModelDrafter
 from osd.engine.engine import Engine
+from osd.kernels.backend import Backend
+from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.records.query import Request, SamplingParams, TokenDelta
@@ -72,6 +74,7 @@ class ShapeBench:
         context_tokens: length of every prompt.
         answer_tokens: length of every answer.
         seed: of the drafter's weights, and of which tokens are wrong.
+        backend: what computes; None: the fastest on the model's device.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class ShapeBench:
         context_tokens: int,
         answer_tokens: int,
         seed: int = 0,
+        backend: Backend | None = None,
     ) -> None:
         if answer_tokens < 4 * (length + 1):
             raise ValueError(f"answers of {answer_tokens} tokens leave no rounds to time; take {4 * (length + 1)}")
@@ -93,6 +97,7 @@ class ShapeBench:
         most_tokens = context_tokens + answer_tokens + length + 1
         target = Target(
             model,
+            backend or backend_for(model.device),
             target_id="random",
             eos_ids=frozenset(),
             num_slots=max_rows,
@@ -106,6 +111,7 @@ class ShapeBench:
         else:
             drafter = ModelDrafter(
                 random_llama(drafter_shape, target.lm.device, seed),
+                target.backend,
                 num_slots=max_rows,
                 max_context_tokens=most_tokens,
                 target_vocab_tokens=shape.vocab_tokens,
@@ -181,6 +187,7 @@ def feature_drafter(target: Target, shape: Shape, num_slots: int, length: int, s
     drafter = FeatureDrafter(
         config,
         target.shared_rows(),
+        target.backend,
         num_slots=num_slots,
         max_context_tokens=target.max_context_tokens,
         max_length=length,

@@ -18,12 +18,12 @@ from typing import Any, Self
 import torch
 
 from osd.config.settings import OutcomesConfig, TrainerConfig
-from osd.drafters.feature_net import FeatureConfig
 from osd.io.weight_store import FileWeightStore
+from osd.kernels.reference.drafting.feature_net import FeatureConfig
 from osd.loading.causal_lm import choose_device
-from osd.models.shared_rows import SharedRows
 from osd.records.outcome import BONUS, Outcome
 from osd.records.outcome_arrays import pack_hidden, pack_top_k
+from osd.records.shared_rows import SharedRows
 from trainer.build import build_feature_student
 from trainer.loop import Trainer
 from trainer.spare import leaves_room, lower_priority

@@ -12,14 +12,14 @@ import torch
 from osd.config.paths import checkpoint_dir
 from osd.config.settings import Config, TrainerConfig
 from osd.drafters.create import new_drafter_model
-from osd.drafters.feature_net import FeatureConfig, FeatureNet
+from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.loading.causal_lm import choose_device, multiplies_bfloat16
 from osd.loading.shared_rows import load_shared_rows
-from osd.models.shared_rows import SharedRows
 from osd.ports.outcomes import OutcomeSource
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import OsdError
 from osd.records.events import Event
+from osd.records.shared_rows import SharedRows
 from osd.records.version import WeightManifest
 from trainer.feature_student import FeatureStudent
 from trainer.loop import Trainer

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osd.drafters.feature_net import AttentionInputs, FeatureConfig, FeatureNet, head_rows
 from osd.drafters.weights import check_state
-from osd.models.shared_rows import SharedRows
+from osd.kernels.reference.drafting.feature_net import AttentionInputs, FeatureConfig, FeatureNet, head_rows
+from osd.records.shared_rows import SharedRows
 from trainer.acceptance import ChainSums, chain_sums, emitted_log_probs, position_acceptance
 from trainer.batches import Batch
 from trainer.examples import Alignment

@@ -38,7 +38,7 @@ from benchmarks.adaptation.streams import mixed, read_stream, sharp, smooth
 from benchmarks.machine import describe_machine
 from benchmarks.plots import plot_arms
 from osd.assembly.assemble import ensure_first_version, open_store
-from osd.assembly.kernels import prepare_kernels
+from osd.assembly.kernels import prepare_backend
 from osd.config.paths import slug
 from osd.config.settings import Config, load_config
 from osd.loading.causal_lm import choose_dtype
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"{name}: {len(outcomes)} answers, {num_tokens:,} tokens")
         return
     torch.set_num_threads(config.trainer.threads)  # as the served trainer does
-    prepare_kernels(config.target, resolved.folder, may_serve_without=False, on_progress=console.print)
+    prepare_backend(config.target, resolved.folder, may_serve_without=False, on_progress=console.print)
     lab = Lab(
         config=config,
         resolved=resolved,

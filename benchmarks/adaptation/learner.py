@@ -12,13 +12,14 @@ import torch
 
 from benchmarks.adaptation.replay import LearnedProposer
 from osd.assembly.assemble import ensure_first_version, open_store
+from osd.assembly.kernels import backend_for
 from osd.config.paths import checkpoint_dir
 from osd.config.settings import Config
 from osd.drafters.create import new_drafter_model
 from osd.drafters.feature import FeatureDrafter
-from osd.drafters.feature_net import FeatureConfig
 from osd.drafters.model import ModelDrafter
 from osd.io.weight_store import FileWeightStore
+from osd.kernels.reference.drafting.feature_net import FeatureConfig
 from osd.loading.resolve import ResolvedTarget
 from osd.loading.shared_rows import load_shared_rows
 from osd.ports.drafter import Drafter
@@ -150,11 +151,13 @@ def open_bare_drafter(config: Config, resolved: ResolvedTarget, store: FileWeigh
     manifest, state = store.load(latest.number)
     dtype = hidden_dtype(config)
     shared = load_shared_rows(resolved.folder, dtype)
+    backend = backend_for(shared.embedding_VH.device)
     drafter: Drafter
     if manifest.kind == "feature":
         drafter = FeatureDrafter(
             FeatureConfig(**manifest.config),
             shared,
+            backend,
             num_slots=1,
             max_context_tokens=config.target.max_context_tokens,
             max_length=config.speculation.max_length,
@@ -162,6 +165,7 @@ def open_bare_drafter(config: Config, resolved: ResolvedTarget, store: FileWeigh
     else:
         drafter = ModelDrafter(
             new_drafter_model(config, resolved.folder).to(dtype),
+            backend,
             num_slots=1,
             max_context_tokens=config.target.max_context_tokens,
             target_vocab_tokens=len(shared.embedding_VH),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from osd.assembly.kernels import num_threads, prepare_kernels
+from osd.assembly.kernels import Prepared, load_backend, num_threads, prepare_backend
 from osd.config.paths import former_spill_path, spill_path, weights_dir
 from osd.config.settings import Config
 from osd.drafters.create import create_initial, open_drafter
@@ -22,11 +22,13 @@ from osd.io.outcome_stream import RedisOutcomeStream
 from osd.io.recorder import Recorder
 from osd.io.spill import SpillFile, adopt_spill
 from osd.io.weight_store import FileWeightStore
-from osd.kernels.cpu.compiling.building import Build
+from osd.kernels.backend import Backend
+from osd.kernels.cpu.backend.decoder import fits_kernels
+from osd.kernels.cpu.compiling.signatures import KernelSet
 from osd.loading.causal_lm import choose_device, choose_dtype, load_causal_lm
 from osd.loading.resolve import ResolvedTarget, resolve_target
 from osd.loading.stored import stored_in
-from osd.machine.memory import give_back, use_huge_pages
+from osd.machine.memory import give_back, keep, use_huge_pages
 from osd.models.context import rotary_boundary
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
@@ -95,24 +97,24 @@ def open_engine(
     config = config or Config()
     _use_threads(config)
     resolved = resolve_target(config.target.model, config.state_dir)
-    prepare_kernels(config.target, resolved.folder, may_serve_without=False, on_progress=_log.info)
-    return _open_engine(
-        config, resolved, open_store(config, resolved), recorder, on_event=on_event, on_regression=on_regression
-    )
+    prepared = prepare_backend(config.target, resolved.folder, may_serve_without=False, on_progress=_log.info)
+    store = open_store(config, resolved)
+    return _open_engine(config, resolved, prepared, store, recorder, on_event=on_event, on_regression=on_regression)
 
 
 def _open_engine(
     config: Config,
     resolved: ResolvedTarget,
+    prepared: Prepared,
     store: WeightStore,
     recorder: OutcomeRecorder | None,
     *,
     on_event: Callable[[Event], None],
     on_regression: Callable[[int, str], None],
     on_progress: Callable[[str], None] = lambda line: None,
-    is_for_now: bool = False,
 ) -> Engine:
-    """See `open_engine`. Where it is for now, until kernels take over, nothing is spent on what is done anew then."""
+    """See `open_engine`. Where kernels are to take over, nothing is spent on what is done anew then."""
+    is_for_now = prepared.build is not None
     on_progress("loading the target")
     device = choose_device(config.target.device)
     dtype = choose_dtype(config.target.dtype, device, stored_in(resolved.folder))
@@ -124,7 +126,7 @@ def _open_engine(
         config.target.max_context_tokens,
         special_tokens_in_messages=config.target.special_tokens_in_messages,
     )
-    target = _make_target(config, model, resolved.target_id, codec.eos_ids(resolved.folder))
+    target = _make_target(config, model, prepared.backend, resolved.target_id, codec.eos_ids(resolved.folder))
     on_progress("loading the drafter")
     drafter = _open_drafter(config, resolved, store, target)
     on_progress("measuring what drafting and verifying take")
@@ -140,7 +142,7 @@ def _open_engine(
         on_event=on_event,
         on_regression=on_regression,
         # A target that no kernels run stays, and what its passes cost is not measured again.
-        num_timings=1 if is_for_now and target.lm.fits_cpu_kernels else NUM_TIMINGS,
+        num_timings=1 if is_for_now and _awaits_kernels(target) else NUM_TIMINGS,
     )
 
 
@@ -171,11 +173,11 @@ def assemble_engine(
     """
     _use_threads(config)
     resolved = resolve_target(config.target.model, config.state_dir)
-    build = prepare_kernels(config.target, resolved.folder, may_serve_without=True, on_progress=on_progress)
+    prepared = prepare_backend(config.target, resolved.folder, may_serve_without=True, on_progress=on_progress)
     with ExitStack() as stack:
-        if build is not None:
-            stack.callback(build.stop)
-        assembly = _assemble(config, resolved, redis_url, deliver, on_event, on_progress, build)
+        if prepared.build is not None:
+            stack.callback(prepared.build.stop)
+        assembly = _assemble(config, resolved, prepared, redis_url, deliver, on_event, on_progress)
         stack.pop_all()
     return assembly
 
@@ -183,11 +185,11 @@ def assemble_engine(
 def _assemble(
     config: Config,
     resolved: ResolvedTarget,
+    prepared: Prepared,
     redis_url: str,
     deliver: Callable[[list[TokenDelta]], None],
     on_event: Callable[[Event], None],
     on_progress: Callable[[str], None],
-    build: Build | None,
 ) -> EngineAssembly:
     store = open_store(config, resolved)
     recorder = _open_recorder(config, redis_url) if config.outcomes.enabled else None
@@ -200,12 +202,12 @@ def _assemble(
     engine = _open_engine(
         config,
         resolved,
+        prepared,
         store,
         recorder,
         on_event=on_event,
         on_regression=on_regression,
         on_progress=on_progress,
-        is_for_now=build is not None,
     )
     loop = EngineLoop(engine, deliver)
     if engine.drafter is not None:
@@ -222,23 +224,35 @@ def _assemble(
     for watcher in watchers:
         watcher.start()
     kernel_swap = None
-    if build is not None:
+    if prepared.build is not None:
         on_progress("compiling kernels for this CPU in the background; serving with torch meanwhile")
-        remake = partial(_remake, config, resolved, store)
-        kernel_swap = KernelSwap(build, loop, remake, on_event=on_event, on_progress=on_progress)
+        remake = partial(_remake, config, resolved, store, prepared.build.kernels)
+        kernel_swap = KernelSwap(prepared.build, loop, remake, on_event=on_event, on_progress=on_progress)
         kernel_swap.start()
     hot_swap = watchers[0] if watchers else None
     return EngineAssembly(loop, store, engine.codec, hot_swap, recorder, kernel_swap)
 
 
+def _awaits_kernels(target: Target) -> bool:
+    """Whether compiled kernels are to take over this target's passes; else they only take over the drafter's."""
+    return target.lm.is_fused and fits_kernels(target.lm.model)
+
+
 def _remake(
-    config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target, drafter: Drafter | None
+    config: Config,
+    resolved: ResolvedTarget,
+    store: WeightStore,
+    these: KernelSet,
+    target: Target,
+    drafter: Drafter | None,
 ) -> tuple[Target, Drafter | None]:
     """See `osd.swap.kernel_swap`."""
-    if target.lm.fits_cpu_kernels:
-        target = _make_target(config, target.lm.model, target.target_id, target.eos_ids)
+    backend = load_backend(these)
+    keep()
+    if _awaits_kernels(target):
+        target = _make_target(config, target.lm.model, backend, target.target_id, target.eos_ids)
     if drafter is not None:
-        drafter = _open_version(config, resolved, store, target, drafter.version)
+        drafter = _open_version(config, resolved, store, target, drafter.version, backend)
     return target, drafter
 
 
@@ -261,9 +275,10 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
         store.publish(shipped.state, kind=kind, config=shapes, parent=None, gate=gate, note=note)
 
 
-def _make_target(config: Config, model: Any, target_id: str, eos_ids: frozenset[int]) -> Target:
+def _make_target(config: Config, model: Any, backend: Backend, target_id: str, eos_ids: frozenset[int]) -> Target:
     return Target(
         model,
+        backend,
         target_id=target_id,
         eos_ids=eos_ids,
         num_slots=config.engine.max_slots,
@@ -298,16 +313,18 @@ def _open_drafter(config: Config, resolved: ResolvedTarget, store: WeightStore, 
     refusals = []
     for candidate in (latest, *older):
         try:
-            return _open_version(config, resolved, store, target, candidate.number)
+            return _open_version(config, resolved, store, target, candidate.number, target.backend)
         except WeightsRefusedError as error:  # an engine that restarts must come up with what it served before
             _log.warning("drafter version %d refused, looking for an older one: %s", candidate.number, error)
             refusals.append(error)
     raise refusals[0]
 
 
-def _open_version(config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target, number: int) -> Drafter:
+def _open_version(
+    config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target, number: int, backend: Backend
+) -> Drafter:
     manifest, state = store.load(number)
-    drafter = open_drafter(config, manifest.config, target, resolved.folder)
+    drafter = open_drafter(config, manifest.config, target, resolved.folder, backend)
     drafter.prepare(state, manifest.number)()
     return drafter
 

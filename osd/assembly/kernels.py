@@ -1,4 +1,4 @@
-"""Which compiled kernels an engine calls, and making sure of them before it serves."""
+"""Which back end an engine computes with: chosen here, once. Compiled kernels are made sure of before it serves."""
 
 from __future__ import annotations
 
@@ -6,21 +6,51 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
 
 from osd.config.settings import TargetConfig
+from osd.kernels.backend import Backend
+from osd.kernels.cpu.backend.backend import CpuBackend
 from osd.kernels.cpu.compiling import store
 from osd.kernels.cpu.compiling.building import Build
 from osd.kernels.cpu.compiling.signatures import KernelSet
-from osd.kernels.cpu.kernels import load, most_threads, put_off
+from osd.kernels.cpu.kernels import kernels, load, most_threads
+from osd.kernels.gpu.backend import GpuBackend
+from osd.kernels.reference.backend import TorchBackend
 from osd.loading.causal_lm import choose_device, choose_dtype
 from osd.loading.stored import LLAMA_IN_BFLOAT16, Stored, stored_in
 from osd.records.errors import OsdError
 from osd.records.reason import reason
 
 _log = logging.getLogger(__name__)
+
+
+class Prepared(NamedTuple):
+    """What an engine computes with at its start."""
+
+    backend: Backend
+    build: Build | None
+    """Compiles kernels, which are to take over once they are there; None where nothing is awaited."""
+
+
+def backend_for(device: torch.device) -> Backend:
+    """The fastest that there is on a device; compiled kernels that are not there yet are compiled when first called."""
+    if device.type == "cuda":
+        return GpuBackend.on(device)
+    found = kernels() if device.type == "cpu" else None
+    return TorchBackend() if found is None else CpuBackend(found)
+
+
+def load_backend(these: KernelSet) -> Backend:
+    """Of kernels that were compiled.
+
+    Raises:
+        OsdError: they cannot be loaded.
+    """
+    return CpuBackend(load(these))
 
 
 def num_threads(target: TargetConfig) -> int:
@@ -63,8 +93,8 @@ def _stored_as(model: str) -> Stored:
 @contextmanager
 def early_build(target: TargetConfig) -> Iterator[None]:
     """Where kernels were never compiled before, begin while a start does other things; the engine's build shares in."""
-    kernels = kernels_for(target, _stored_as(target.model)) if store.is_empty() else None
-    build = None if kernels is None else Build(kernels)
+    these = kernels_for(target, _stored_as(target.model)) if store.is_empty() else None
+    build = None if these is None else Build(these)
     try:
         yield
     finally:
@@ -72,14 +102,14 @@ def early_build(target: TargetConfig) -> Iterator[None]:
             build.stop()
 
 
-def prepare_kernels(
+def prepare_backend(
     target: TargetConfig,
     folder: Path,
     *,
     may_serve_without: bool,
     on_progress: Callable[[str], None] = lambda line: None,
-) -> Build | None:
-    """See to it that no query waits for a compiler: kernels are loaded now, or put off until they are compiled.
+) -> Prepared:
+    """See to it that no query waits for a compiler: kernels are loaded now, or take over once they are compiled.
 
     Args:
         target: what is served; `int4` needs them.
@@ -87,31 +117,26 @@ def prepare_kernels(
         may_serve_without: start with torch's operations where the kernels are not compiled yet.
         on_progress: told how far they are, where they are waited for.
 
-    Returns:
-        What compiles them, where they are put off.
-
     Raises:
         OsdError: no such device; or the target needs kernels, and they cannot be had.
     """
-    kernels = kernels_for(target, stored_in(folder))
-    if kernels is None:
-        return None
+    device, these = choose_device(target.device), kernels_for(target, stored_in(folder))
+    if these is None:
+        return Prepared(GpuBackend.on(device) if device.type == "cuda" else TorchBackend(), None)
     must_wait = target.dtype == "int4" or target.wait_for_kernels or not may_serve_without
     try:
-        if not store.is_built(kernels):
-            build = Build(kernels)
+        if not store.is_built(these):
+            build = Build(these)
             if not must_wait:
-                put_off()
-                return build
+                return Prepared(TorchBackend(), build)
             try:
                 build.wait(on_progress)
             finally:
                 build.stop()
         on_progress("loading compiled kernels")
-        load(kernels)
+        return Prepared(load_backend(these), None)
     except (ImportError, OSError, OsdError) as error:
         if target.dtype == "int4":
             raise OsdError(f"target.dtype int4 needs compiled kernels: {reason(error)}") from error
         _log.warning("decoding will be slower: %s", reason(error))
-        put_off()
-    return None
+    return Prepared(TorchBackend(), None)

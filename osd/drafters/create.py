@@ -10,9 +10,10 @@ from torch import Tensor
 
 from osd.config.settings import Config, DrafterConfig
 from osd.drafters.feature import FeatureDrafter
-from osd.drafters.feature_net import FeatureConfig, FeatureNet
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
+from osd.kernels.backend import Backend
+from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.loading.causal_lm import load_causal_lm
 from osd.loading.resolve import resolve_target
 from osd.models.context import longest_context
@@ -76,7 +77,9 @@ def check_drafter_model(config: Config, target_folder: Path) -> Path:
     return folders[0]
 
 
-def open_drafter(config: Config, manifest_config: dict[str, Any], target: Target, target_folder: Path) -> Drafter:
+def open_drafter(
+    config: Config, manifest_config: dict[str, Any], target: Target, target_folder: Path, backend: Backend
+) -> Drafter:
     """The serving drafter for a version's configuration; its weights are loaded afterwards.
 
     Raises:
@@ -93,6 +96,7 @@ def open_drafter(config: Config, manifest_config: dict[str, Any], target: Target
         return FeatureDrafter(
             feature_config,
             target.shared_rows(),
+            backend,
             num_slots=num_slots,
             max_context_tokens=target.max_context_tokens,
             max_length=max_length,
@@ -106,6 +110,7 @@ def open_drafter(config: Config, manifest_config: dict[str, Any], target: Target
         )
     return ModelDrafter(
         model,
+        backend,
         num_slots=num_slots,
         max_context_tokens=target.max_context_tokens,
         target_vocab_tokens=target.lm.vocab_tokens,

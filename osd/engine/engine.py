@@ -22,7 +22,6 @@ from osd.machine.transfer import prepended
 from osd.meters.counters import Counters
 from osd.meters.round_clock import RoundClock
 from osd.meters.utilisation import Utilisation
-from osd.models.pass_output import Logits
 from osd.models.target import Target
 from osd.ports.drafter import Drafter, SwapIn
 from osd.ports.outcomes import OutcomeRecorder
@@ -37,6 +36,7 @@ from osd.speculation.cost import Costs
 from osd.speculation.length import GoodputPolicy
 from osd.speculation.watch import SwapWatch
 from osd.text.codec import TextCodec
+from osd.verify.logits import Logits
 from osd.verify.top_logprobs import TopLogprobs, wanted_top_logprobs
 from osd.verify.verdict import verify_rows
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence as Rows
 import numpy as np
 
 from osd.engine.sequence import Sequence
-from osd.models.pass_output import Logits
 from osd.models.target import Target
+from osd.verify.logits import Logits
 from osd.verify.verdict import verify_rows
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from osd.config.settings import Config
 from osd.engine.scheduler import Scheduler
-from osd.kernels.cpu.processor import describe
 from osd.meters.counters import Counters
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
@@ -38,7 +37,7 @@ def status_of(
         speculation_length=speculation_length,
         speculation_enabled=config.speculation.enabled and drafter is not None,
         uptime_s=uptime_s,
-        computes=describe(target.lm),
+        computes=target.lm.computes,
         counters={**counters.values, **recorded},
         acceptance_by_version={version: dict(counts) for version, counts in counters.by_version.items()},
     )

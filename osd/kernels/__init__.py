@@ -1,1 +1,1 @@
-"""What computes: torch's operations as the reference, and the kernels of a CPU and of a GPU."""
+"""What computes, behind one door (`backend.py`): the reference, and the kernels of a CPU and of a GPU held to it."""

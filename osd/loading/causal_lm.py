@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from osd.kernels.cpu.processor import Cpu, this_cpu, torch_multiplies_bfloat16
+from osd.kernels.processor import Cpu, this_cpu, torch_multiplies_bfloat16
 from osd.loading.resolve import check_model_folder
 from osd.loading.stored import LLAMA_IN_BFLOAT16, Stored
 from osd.records.errors import OsdError

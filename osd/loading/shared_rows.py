@@ -12,7 +12,7 @@ from torch import Tensor
 
 from osd.loading.causal_lm import load_causal_lm
 from osd.loading.resolve import check_model_folder
-from osd.models.shared_rows import SharedRows
+from osd.records.shared_rows import SharedRows
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

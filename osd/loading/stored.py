@@ -29,7 +29,7 @@ def stored_in(folder: Path) -> Stored:
     """Read from a folder's `config.json`; float32 without kernels if transformers cannot read it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from osd.models.fused import can_fuse
+    from osd.kernels.reference.llama import is_llama_kind
 
     try:
         config: Any = AutoConfig.from_pretrained(folder)
@@ -37,7 +37,7 @@ def stored_in(folder: Path) -> Stored:
         kind = kinds[type(config)].__name__
     except Exception:  # loading the model reports what is wrong
         return Stored(torch.float32, fits_kernels=False)
-    return Stored(_dtype_of(folder, config), can_fuse(kind, config))
+    return Stored(_dtype_of(folder, config), is_llama_kind(kind, config))
 
 
 def _dtype_of(folder: Path, config: Any) -> torch.dtype:

@@ -1,8 +1,4 @@
-"""Views of the same memory as a torch tensor and as a numpy array.
-
-The CPU's compiled kernels take numpy arrays: right after a forward pass, which has filled the processor's caches, each
-torch operation costs tens of microseconds.
-"""
+"""Numbers held as a torch tensor or as a numpy array, and memory for them."""
 
 from __future__ import annotations
 
@@ -21,19 +17,14 @@ _LINE_BYTES = 64
 
 
 def array(numbers: Numbers) -> NDArray[Any]:
-    """A numpy view; bfloat16, which numpy lacks, appears as its bits in uint16."""
-    if isinstance(numbers, np.ndarray):
-        return numbers
-    viewed: NDArray[Any] = (numbers.view(torch.uint16) if numbers.dtype == torch.bfloat16 else numbers.detach()).numpy()
-    return viewed
+    """A numpy view; of a tensor on the host, whose type numpy has."""
+    found: NDArray[Any] = numbers if isinstance(numbers, np.ndarray) else numbers.numpy()
+    return found
 
 
 def tensor(numbers: Numbers) -> Tensor:
-    """A torch view; uint16 is read as the bits of bfloat16. Undoes `array`."""
-    if isinstance(numbers, Tensor):
-        return numbers
-    found = torch.from_numpy(numbers)
-    return found.view(torch.bfloat16) if found.dtype == torch.uint16 else found
+    """A torch view."""
+    return numbers if isinstance(numbers, Tensor) else torch.from_numpy(numbers)
 
 
 def aligned(shape: tuple[int, ...], dtype: DTypeLike, *, zeros: bool = False) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.machine.arrays import Numbers, is_on_host, tensor
+from osd.machine.arrays import Numbers, array, is_on_host, tensor
 
 
 def upload(values: Any, device: torch.device) -> Tensor:
@@ -42,6 +42,16 @@ def prepended(first: Sequence[int], numbers_BK: Numbers | None) -> Numbers:
         return np.array([[one, *row] for one, row in zip(first, numbers_BK.tolist(), strict=True)])
     there_BK = tensor(numbers_BK)
     return torch.cat((upload(first, there_BK.device)[:, None], there_BK), dim=1)
+
+
+def in_columns(columns: Sequence[Numbers]) -> list[list[int]]:
+    """Columns `[B, …]` of whole numbers side by side, as a list a row; from a device in one copy, which is awaited."""
+    if is_on_host(columns[0]):
+        whole: Numbers = np.concatenate([array(one) for one in columns], axis=1)
+    else:
+        whole = torch.cat([tensor(one) for one in columns], dim=1)
+    rows: list[list[int]] = whole.tolist()
+    return rows
 
 
 def download(tensor: Tensor) -> Tensor:

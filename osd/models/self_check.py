@@ -5,31 +5,30 @@ Shapes: Q new positions, L positions of a row, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from osd.machine.arrays import Numbers, tensor
-from osd.models.pass_output import PassOutput
+from osd.kernels.backend import Sizes, Way
 
+_log = logging.getLogger(__name__)
 _NEW = 5
 """Positions of the last pass."""
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Of the norm; two right bfloat16 passes over the default target were measured 0.06 to 0.14 apart."""
 _MOST_OPERATIONS = 1e12
 """A CPU takes some seconds for so many; a longer check is left out there."""
-
-
-class Forward(Protocol):
-    """See `osd.models.slot_model.SlotModel.forward`."""
-
-    def __call__(
-        self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: str, by_kernels: bool
-    ) -> PassOutput:
-        """One pass."""
-        ...
+_STARTS = (11, 7, 2)
+"""Where the last pass begins, by row."""
+_CHUNK_TOKENS = 4
+"""A row's first chunk is of so many tokens, the next of twice as many, and so on."""
+_BEYOND = 8
+"""Positions past a window's size at which a row of the check ends, more than it reads last."""
+_LONG = 300
+"""Positions that kernels look back over: several of their steps."""
 
 
 class Row(NamedTuple):
@@ -51,64 +50,84 @@ class UnfitModelError(Exception):
     """Why a model cannot be checked, and so not be served."""
 
 
-@torch.no_grad()
-def plain_rows(model: Any, starts: Sequence[int], last_hidden: Callable[[], Tensor]) -> list[Row]:
-    """Rows that end `_NEW` positions after `starts`, each read by the plain model, without a cache.
+class SelfCheck:
+    """Rows that the plain model reads, and that passes over the slot cache have to read alike.
 
     Args:
         model: a causal LM of transformers.
-        starts: by row.
-        last_hidden: the last hidden states of the model's latest pass.
-
-    Raises:
-        UnfitModelError: logits or hidden states are not there or are no numbers.
+        reaches: by type of layer, how many positions back a query looks; None: all.
+        sizes: of the cache.
     """
-    head = model.get_output_embeddings()
-    vocab_tokens, hidden_size = head.weight.shape
-    rows = []
-    for row, start in enumerate(starts):
-        # Scattered over the vocabulary: control tokens in a row send some models where bfloat16 means little.
-        ids_L = (997 * (torch.arange(start + _NEW, device=head.weight.device) + 31 * row) + 5) % vocab_tokens
-        logits_QV = model(input_ids=ids_L[None], use_cache=False, logits_to_keep=_NEW).logits[0].float()
-        hidden_1LH = last_hidden()
-        if hidden_1LH.shape != (1, len(ids_L), hidden_size):
-            raise UnfitModelError("its last hidden states are not where other models have them")
-        if not bool(logits_QV.isfinite().all()):
-            raise UnfitModelError(f"its logits are NaN or infinite in {model.dtype}; take another target.dtype")
-        logits_QV -= logits_QV.mean(dim=-1, keepdim=True)
-        rows.append(Row(ids_L, logits_QV, _numbers(hidden_1LH[0])))
-    return rows
+
+    def __init__(self, model: Any, reaches: dict[str, int | None], sizes: Sizes) -> None:
+        self.model, self._reaches, self._sizes = model, reaches, sizes
+
+    def cases(self, last_hidden: Callable[[], Tensor]) -> list[list[Row]]:
+        """Rows near the beginning, and rows beyond each window that slides.
+
+        Args:
+            last_hidden: the last hidden states of the model's latest pass.
+
+        Raises:
+            UnfitModelError: logits or hidden states are not there or are no numbers.
+        """
+        starts = [_STARTS]
+        for reach in {reach for reach in self._reaches.values() if reach}:
+            beyond = reach + _BEYOND
+            if beyond <= self._sizes.max_positions and _is_affordable(self.model, beyond):
+                starts.append((beyond, *_STARTS[1:]))
+            else:
+                _log.info("not checked beyond its window of %d tokens: it would take long, or is not served", reach)
+        return [self._rows(some, last_hidden) for some in starts]
+
+    def long_cases(self, last_hidden: Callable[[], Tensor]) -> list[list[Row]]:
+        """Rows near the beginning, and a long one beside them; see `cases`."""
+        starts = _STARTS[: self._sizes.num_slots]
+        long = max(min(_LONG, self._sizes.max_positions - max(starts)), starts[0])
+        return [self._rows(some, last_hidden) for some in (starts, (long, *starts[1:]))]
+
+    @torch.no_grad()
+    def _rows(self, starts: Sequence[int], last_hidden: Callable[[], Tensor]) -> list[Row]:
+        """Rows that end `_NEW` positions after `starts`, each read by the plain model, without a cache."""
+        model, head = self.model, self.model.get_output_embeddings()
+        vocab_tokens, hidden_size = head.weight.shape
+        rows = []
+        for row, start in enumerate(starts[: self._sizes.num_slots]):
+            # Scattered over the vocabulary: control tokens in a row send some models where bfloat16 means little.
+            ids_L = (997 * (torch.arange(start + _NEW, device=head.weight.device) + 31 * row) + 5) % vocab_tokens
+            logits_QV = model(input_ids=ids_L[None], use_cache=False, logits_to_keep=_NEW).logits[0].float()
+            hidden_1LH = last_hidden()
+            if hidden_1LH.shape != (1, len(ids_L), hidden_size):
+                raise UnfitModelError("its last hidden states are not where other models have them")
+            if not bool(logits_QV.isfinite().all()):
+                raise UnfitModelError(f"its logits are NaN or infinite in {model.dtype}; take another target.dtype")
+            logits_QV -= logits_QV.mean(dim=-1, keepdim=True)
+            rows.append(Row(ids_L, logits_QV, _numbers(hidden_1LH[0])))
+        return rows
+
+    def problem_with(self, way: Way, cases: Sequence[Sequence[Row]]) -> str:
+        """What is wrong with a way of computing passes, or nothing."""
+        dtype = next(self.model.parameters()).dtype
+        return next(filter(None, (_problem_with(way, rows, dtype) for rows in cases)), "")
 
 
 @torch.no_grad()
-def problem_with(
-    forward: Forward, rows: Sequence[Row], dtype: torch.dtype, *, chunk_tokens: int, by_kernels: Sequence[bool]
-) -> str:
-    """What is wrong with a model's passes over the slot cache, or nothing.
-
-    Every row is read alone, in chunks, up to its last positions; those are read in one pass of all rows.
-
-    Args:
-        forward: reads some rows.
-        rows: what is right.
-        dtype: the model's.
-        chunk_tokens: a row's first chunk is of so many tokens, the next of twice as many, and so on.
-        by_kernels: for each row's chunks, and last for the pass of all rows: see `SlotModel.forward`.
-    """
+def _problem_with(way: Way, rows: Sequence[Row], dtype: torch.dtype) -> str:
+    """Every row is read alone, in chunks, up to its last positions; those are read in one pass of all rows."""
     hidden: list[list[Tensor]] = []
     for row, (ids_L, _, _) in enumerate(rows):
-        start, size, parts = 0, chunk_tokens, []
+        start, size, parts = 0, _CHUNK_TOKENS, []
         while start < rows[row].start:
             stop = min(start + size, rows[row].start)
-            read = forward(row, ids_L[None, start:stop], [start], logits="none", by_kernels=by_kernels[row])
-            parts.append(_numbers(tensor(read.hidden_BQH)[0]))
+            read = way.read(row, ids_L[None, start:stop], [start], logits="none")
+            parts.append(_numbers(read.hidden_BQH[0]))
             start, size = stop, 2 * size
         hidden.append(parts)
     new_BQ = torch.stack([row.ids_L[row.start :] for row in rows])
-    last = forward(0, new_BQ, [row.start for row in rows], logits="all", by_kernels=by_kernels[-1])
+    last = way.read(0, new_BQ, [row.start for row in rows], logits="all")
     ours_BQV = last.logits_BQV.float()
     ours_BQV = ours_BQV - ours_BQV.mean(dim=-1, keepdim=True)
-    hidden_BQH = _numbers(tensor(last.hidden_BQH))
+    hidden_BQH = _numbers(last.hidden_BQH)
     for what, pairs in (
         ("logits", [(ours_QV, row.logits_QV) for ours_QV, row in zip(ours_BQV, rows, strict=True)]),
         ("last hidden states", [
@@ -127,7 +146,7 @@ def _numbers(hidden: Tensor) -> Tensor:
     return hidden.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def is_affordable(model: Any, num_tokens: int) -> bool:
+def _is_affordable(model: Any, num_tokens: int) -> bool:
     """Whether reading so many tokens twice takes no longer than a start may wait."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     is_on_cpu: bool = next(model.parameters()).device.type == "cpu"

@@ -6,18 +6,15 @@ Shapes: S rows, L positions, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from osd.machine.arrays import Numbers, array, exchange, tensor
-from osd.machine.finite import with_zeros
-from osd.machine.transfer import arrival, upload
-from osd.models.pass_output import PassOutput
-from osd.models.shared_rows import SharedRows
-from osd.models.slot_model import SlotModel
+from osd.kernels.backend import Backend, PassOutput, Wanted
+from osd.machine.arrays import Numbers
+from osd.models.context import longest_context
+from osd.models.slot_model import SlotModel, head_of
+from osd.records.shared_rows import SharedRows
 
 
 class Target:
@@ -27,6 +24,7 @@ class Target:
 
     Args:
         model: a loaded causal LM in eval mode.
+        backend: what computes.
         target_id: what clients call it.
         eos_ids: tokens that end an answer.
         num_slots: rows.
@@ -39,6 +37,7 @@ class Target:
     def __init__(
         self,
         model: Any,
+        backend: Backend,
         *,
         target_id: str,
         eos_ids: frozenset[int],
@@ -48,40 +47,42 @@ class Target:
         max_round_tokens: int = 1,
         is_int4: bool = False,
     ) -> None:
+        self.backend, self.target_id, self.eos_ids = backend, target_id, eos_ids
+        self.max_context_tokens = longest_context(model.config.get_text_config(), max_context_tokens)
+        self._rows = backend.rows(num_slots, self.max_context_tokens + max_new_tokens, head_of(model))
         self.lm = SlotModel(
             model,
+            backend,
             num_slots=num_slots,
             max_context_tokens=max_context_tokens,
             max_new_tokens=max_new_tokens,
             frozen=True,
             max_round_tokens=max_round_tokens,
             is_int4=is_int4,
+            kept=self._rows,
         )
-        self.target_id = target_id
-        self.eos_ids = eos_ids
-        self.max_context_tokens = self.lm.max_context_tokens
-        length = self.max_context_tokens + max_new_tokens
-        self._is_on_cpu = self.lm.device.type == "cpu"
-        self._keep_in(
-            torch.zeros(num_slots, length, dtype=torch.long, device=self.lm.device),
-            torch.zeros(num_slots, length, self.lm.hidden_size, dtype=self.lm.dtype, device=self.lm.device),
-        )
+
+    @property
+    def tokens_SL(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
+        """Every row's known tokens; always the same memory."""
+        return self._rows.tokens_SL
+
+    @property
+    def hidden_SLH(self) -> Tensor:  # noqa: N802 - as above
+        """The last hidden states of what was read; always the same memory."""
+        return self._rows.hidden_SLH
 
     def adopt(self, other: Target, num_tokens: Sequence[int]) -> None:
         """Go on with the rows of another target of the same model, which is not used after this.
 
         Args:
-            other: its passes are by torch's operations, those of this one by compiled kernels.
-            num_tokens: by row, how many positions were read.
+            other: by another back end.
+            num_tokens: by row, how many positions are known.
         """
         self.lm.adopt(other.lm, num_tokens)
-        self._keep_in(other.tokens_SL, other.hidden_SLH)
-
-    def _keep_in(self, tokens_SL: Tensor, hidden_SLH: Tensor) -> None:
-        self.tokens_SL, self.hidden_SLH = tokens_SL, hidden_SLH
-        self.lm.kept_SLH = hidden_SLH
-        if self._is_on_cpu:  # where nothing writes faster than numpy
-            self._tokens, self._hidden = tokens_SL.numpy(), array(hidden_SLH)
+        for row, num in enumerate(num_tokens):
+            self.tokens_SL[row, :num] = other.tokens_SL[row, :num]
+            self.hidden_SLH[row, :num] = other.hidden_SLH[row, :num]
 
     def shared_rows(self) -> SharedRows:
         """The embedding and head, for a drafter to share."""
@@ -94,38 +95,15 @@ class Target:
 
     def write_tokens(self, row: int, start: int, ids: Sequence[int]) -> None:
         """Note known tokens of a row."""
-        self.tokens_SL[row, start : start + len(ids)] = upload(ids, self.lm.device)
+        self._rows.write(row, start, ids)
 
     def write_rows(self, starts: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Note known tokens of rows 0, 1, …, all at once."""
-        if self._is_on_cpu:
-            for row, (start, one) in enumerate(zip(starts, ids, strict=True)):
-                self._tokens[row, start : start + len(one)] = one
-            return
-        length, known = self.tokens_SL.shape[1], [token for one in ids for token in one]
-        if not known:
-            return
-        firsts = [row * length + start for row, start in enumerate(starts)]
-        places = [first + offset for first, one in zip(firsts, ids, strict=True) for offset in range(len(one))]
-        places_N, known_N = upload([places, known], self.lm.device)
-        self.tokens_SL.view(-1).scatter_(0, places_N, known_N)
+        self._rows.write_rows(starts, ids)
 
-    def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: str = "all") -> PassOutput:
-        """One pass (see SlotModel.forward) that also keeps the hidden states of what was read.
-
-        Of them zero is kept where they are not finite: a drafter would carry a NaN on, and so would training.
-        """
-        output = self.lm.forward(first_row, ids_BQ, starts, logits=logits)
-        window = self.lm.window
-        if output.is_kept:
-            return output
-        finite_BQH = with_zeros(output.hidden_BQH)
-        if self._is_on_cpu:
-            for row, (start, hidden_QH) in enumerate(zip(starts, array(finite_BQH), strict=True), first_row):
-                self._hidden[row, start : start + window.num_new] = hidden_QH
-        else:
-            self.hidden_SLH[window.rows_B1, window.positions_BQ] = tensor(finite_BQH)
-        return output
+    def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted = "all") -> PassOutput:
+        """One pass (see `osd.kernels.backend.Way.read`), which also keeps the hidden states of what was read."""
+        return self.lm.forward(first_row, ids_BQ, starts, logits=logits)
 
     def clear_row(self, row: int, start: int) -> None:
         """Zero what the cache holds of a row from a position on."""
@@ -133,29 +111,14 @@ class Target:
 
     def copy_hidden(self, row: int, start: int, stop: int) -> Callable[[], Tensor]:
         """Copy a row's hidden states of some positions to the CPU; what returns them once they are there, `[N, H]`."""
-        if self._is_on_cpu:
-            return partial(tensor, self._hidden[row, start:stop].copy())
-        on_their_way = self.hidden_SLH[row, start:stop].to("cpu", torch.bfloat16, copy=True, non_blocking=True)
-        wait = arrival(self.lm.device)
-
-        def arrived() -> Tensor:
-            wait()
-            return on_their_way
-
-        return arrived
+        return self._rows.copy_hidden(row, start, stop)
 
     def swap_rows(self, row: int, other: int, num_tokens: int) -> None:
         """Let two rows' first positions change places, and what is known of them."""
         self.lm.swap_rows(row, other, num_tokens)
-        for kept in self._kept:
-            exchange(kept[row, :num_tokens], kept[other, :num_tokens])
+        self._rows.swap(row, other, num_tokens)
 
     def copy_row(self, source: int, destination: int, num_tokens: int) -> None:
         """Write a row's first positions over another row's, with what is known of them."""
         self.lm.copy_row(source, destination, num_tokens)
-        for kept in self._kept:
-            kept[destination, :num_tokens] = kept[source, :num_tokens]
-
-    @property
-    def _kept(self) -> tuple[Any, Any]:
-        return (self._tokens, self._hidden) if self._is_on_cpu else (self.tokens_SL, self.hidden_SLH)
+        self._rows.copy(source, destination, num_tokens)

@@ -16,13 +16,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from osd.engine.engine import Engine
 from osd.engine.loop import EngineLoop
-from osd.kernels.cpu.compiling.building import Build
-from osd.kernels.cpu.kernels import load
-from osd.machine.memory import give_back, keep, use_huge_pages
+from osd.machine.memory import give_back, use_huge_pages
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.records.errors import OsdError
@@ -33,7 +31,19 @@ from osd.speculation.calibrate import calibration
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 Remake = Callable[[Target, Drafter | None], tuple[Target, Drafter | None]]
-"""Makes target and drafter again, now that there are kernels; the target itself where kernels do nothing for it."""
+"""Loads the kernels, and makes target and drafter again; the target itself where kernels do nothing for it."""
+
+
+class Build(Protocol):
+    """Compiles the kernels (`osd.kernels.cpu.compiling.building.Build`)."""
+
+    def wait(self, on_progress: Callable[[str], None]) -> bool:
+        """Wait until all is compiled; False: it was stopped before."""
+        ...
+
+    def stop(self) -> None:
+        """End it."""
+        ...
 
 
 class KernelSwap:
@@ -84,8 +94,6 @@ class KernelSwap:
         Raises:
             OsdError: they cannot be loaded, or give other logits than the plain model.
         """
-        load(self._build.kernels)
-        keep()
         with self._loop.changing:
             old_target, old_drafter = self._loop.call(lambda engine: (engine.target, engine.drafter)).result()
             target, drafter = self._remake(old_target, old_drafter)
@@ -102,7 +110,7 @@ class KernelSwap:
         self._on_progress("compiled kernels took over from torch")
 
     def _put_in_place(self, target: Target, drafter: Drafter | None, old_target: Target) -> None:
-        if target is not old_target and not target.lm.is_compiled:
+        if target is not old_target and not target.lm.is_fused:
             raise OsdError("the kernels compiled for this CPU give other logits than the plain model")
         use_huge_pages()
         config = self._loop.call(lambda engine: engine.config).result()

@@ -5,32 +5,15 @@ Shapes: B rows, Q positions, N committed positions, V vocabulary, K most likely.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from osd.kernels.cpu.arguments import Array
-from osd.kernels.cpu.verdicts import logits as compiled
-from osd.machine.transfer import arrival, download, has_arrived, upload
-from osd.models.pass_output import Logits
 from osd.records.query import TokenLogprob
-
-_CHUNK_TOKENS = 64
-
-
-class _Round(NamedTuple):
-    """Of a whole round's N committed positions, row after row."""
-
-    chosen_N: Tensor | Array
-    ids_NK: Tensor | Array
-    logprobs_NK: Tensor | Array
-    wait: Callable[[], None]
-    """To be called before the rest is read: it may still be on its way from the device."""
+from osd.verify.logits import Logits, RankedTokens
 
 
 class TopLogprobs(NamedTuple):
@@ -39,7 +22,7 @@ class TopLogprobs(NamedTuple):
     A place in the round's tensors: they are cut only when they are read, which for outcomes is on another thread.
     """
 
-    of_round: _Round
+    of_round: RankedTokens
     start: int
     stop: int
     top_k: int
@@ -92,36 +75,6 @@ def top_logprobs(logits: Logits, tokens: Sequence[Sequence[int]], top_k: int) ->
     num_positions, top_k = logits.num_positions, min(top_k, logits.vocab_tokens)
     places = [row * num_positions + position for row, one in enumerate(tokens) for position in range(len(one))]
     committed = [token for one in tokens for token in one]
-    of_round = _look(logits, places, committed, top_k)
+    of_round = logits.rank(places, committed, top_k)
     ends = list(accumulate((len(one) for one in tokens), initial=0))
     return [TopLogprobs(of_round, start, stop, top_k) for start, stop in pairwise(ends)]
-
-
-def _look(logits: Logits, places: list[int], chosen: list[int], top_k: int) -> _Round:
-    if logits.bits_RV is not None:
-        found = compiled.top_logprobs(logits.bits_RV, np.array(places, np.int64), np.array(chosen, np.int64), top_k)
-        return _Round(*found, has_arrived)
-    logits_RV = logits.tensor_BQV.flatten(0, 1)
-    rows_N, ids_N = upload([places, chosen], logits_RV.device)
-    logprobs_NV = torch.log_softmax(logits_RV[rows_N], dim=-1, dtype=torch.float32)
-    top_NK, ids_NK = _greatest(logprobs_NV, top_k)
-    chosen_N = logprobs_NV.gather(1, ids_N[:, None])[:, 0]
-    return _Round(download(chosen_N), download(ids_NK.int()), download(top_NK), arrival(logits_RV.device))
-
-
-def _greatest(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The greatest values of each row and their indices, best first, `[N, K]` each; what `topk` gives, but faster.
-
-    None of the K greatest lies outside the K chunks whose own greatest are greatest, so only those are looked through.
-    """
-    chunks_NCW = F.pad(values_NV, (0, -values_NV.shape[-1] % _CHUNK_TOKENS), value=-torch.inf).view(
-        len(values_NV), -1, _CHUNK_TOKENS
-    )
-    if chunks_NCW.shape[1] <= 2 * count:
-        top = values_NV.topk(count, dim=-1)
-        return top.values, top.indices
-    chunk_NK = chunks_NCW.amax(dim=-1).topk(count, dim=-1).indices
-    candidates_NKW = chunks_NCW.gather(1, chunk_NK[:, :, None].expand(-1, -1, _CHUNK_TOKENS))
-    top = candidates_NKW.flatten(1).topk(count, dim=-1)
-    ids_NK = chunk_NK.gather(1, top.indices // _CHUNK_TOKENS) * _CHUNK_TOKENS + top.indices % _CHUNK_TOKENS
-    return top.values, ids_NK

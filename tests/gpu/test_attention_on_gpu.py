@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from osd.kernels.gpu.decoder import GpuDecoder
 from tests.kit.attention_bench import AttentionBench
 from tests.kit.engine_kit import make_target, tiny_llama
 
@@ -28,4 +29,5 @@ def test_it_looks_where_torch_does(
 
 
 def test_a_captured_pass_may_choose_it() -> None:
-    assert make_target(tiny_llama().cuda()).lm.can_use_kernels(1)
+    decoder = make_target(tiny_llama().cuda()).lm.decoder
+    assert isinstance(decoder, GpuDecoder) and decoder.kernels is not None

@@ -11,7 +11,7 @@ from osd.kernels.gpu.attention import PiecewiseAttention
 from osd.kernels.reference.attention import Attention, SdpaAttention
 from osd.kernels.reference.flat_cache import FlatCache
 from osd.kernels.reference.rotary import rotation
-from osd.kernels.reference.slot_cache import PassWindow
+from osd.kernels.reference.window import PassWindow
 from tests.kit.rounding import attention_gap, gap_of_rows
 
 

@@ -15,10 +15,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from osd.config.settings import Config, EngineConfig, OutcomesConfig, SpeculationConfig, SwapConfig
 from osd.drafters.feature import FeatureDrafter
-from osd.drafters.feature_net import FeatureConfig, FeatureNet
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
 from osd.engine.engine import Engine
+from osd.kernels.backend import Backend
+from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.ports.outcomes import OutcomeRecorder
@@ -29,6 +30,7 @@ from osd.records.rules import AcceptRule
 from osd.records.version import WeightManifest
 from osd.speculation.cost import CostCurve, Costs
 from osd.text.codec import TextCodec
+from tests.kit.backends import fastest
 
 VOCAB_TOKENS = 24
 CONTEXT_TOKENS = 64
@@ -101,14 +103,16 @@ def perturbed(model: Any, noise: float, seed: int = 1) -> Any:
 def make_target(
     model: Any,
     *,
+    backend: Backend | None = None,
     eos_ids: Iterable[int] = (),
     num_slots: int = 4,
     context_tokens: int = CONTEXT_TOKENS,
     is_int4: bool = False,
 ) -> Target:
-    """Serves a copy: a target keeps its model's weights in a layout of its own."""
+    """Serves a copy: a target keeps its model's weights in a layout of its own. By the fastest back end, by default."""
     return Target(
         copy.deepcopy(model),
+        backend or fastest(model.device),
         target_id="tiny",
         eos_ids=frozenset(eos_ids),
         num_slots=num_slots,
@@ -119,10 +123,11 @@ def make_target(
     )
 
 
-def model_drafter(model: Any, target: Target, *, version: int = 1) -> ModelDrafter:
+def model_drafter(model: Any, target: Target, *, version: int = 1, backend: Backend | None = None) -> ModelDrafter:
     """Serves `model` (a copy of it is wise: a SlotModel hooks into its model) as the drafter."""
     drafter = ModelDrafter(
         model,
+        backend or target.backend,
         num_slots=target.tokens_SL.shape[0],
         max_context_tokens=target.max_context_tokens,
         target_vocab_tokens=target.lm.vocab_tokens,
@@ -132,13 +137,20 @@ def model_drafter(model: Any, target: Target, *, version: int = 1) -> ModelDraft
 
 
 def feature_drafter(
-    target: Target, *, seed: int = 0, vocab_tokens: int = 16, window_tokens: int = 8, version: int = 1
+    target: Target,
+    *,
+    seed: int = 0,
+    vocab_tokens: int = 16,
+    window_tokens: int = 8,
+    version: int = 1,
+    backend: Backend | None = None,
 ) -> FeatureDrafter:
     """A random `feature` drafter with a reduced vocabulary."""
     config = FeatureConfig.for_target(target.lm.hidden_size, target.lm.vocab_tokens, vocab_tokens, window_tokens)
     drafter = FeatureDrafter(
         config,
         target.shared_rows(),
+        backend or target.backend,
         num_slots=target.tokens_SL.shape[0],
         max_context_tokens=target.max_context_tokens,
         max_length=4,

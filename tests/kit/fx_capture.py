@@ -6,10 +6,6 @@ a tensor, or a decision that depends on one, gives wrong results or fails to tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import pytest
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -39,13 +35,3 @@ class FxCapture:
             return outputs  # overwritten by the next replay, as with a graph
 
         return replay
-
-
-@contextmanager
-def captured() -> Iterator[FxCapture]:
-    """All models and drafters made in this block capture their rounds."""
-    capture = FxCapture()
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("osd.models.slot_model", "osd.drafters.feature"):
-            patch.setattr(f"{module}.capture_for", lambda device: capture)
-        yield capture

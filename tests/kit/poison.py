@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from osd.kernels.cpu.arrays import tensor
 from osd.kernels.cpu.tiled_cache import TiledCache
 from osd.kernels.reference.flat_cache import FlatCache
-from osd.kernels.reference.slot_cache import SlotCache
-from osd.machine.arrays import tensor
+from osd.models.slot_cache import SlotCache
 from tests.kit.tiles import contents, fill
 
 Cache = SlotCache | FlatCache | TiledCache
@@ -18,9 +18,9 @@ Cache = SlotCache | FlatCache | TiledCache
 
 def caches_of(engine: Any) -> list[Cache]:
     """The target's cache, and the drafter's if there is one."""
-    found = [engine.target.lm._used_cache]
+    found = [engine.target.lm.cache]
     if engine.drafter is not None:
-        found.append(engine.drafter._cache if engine.drafter.kind == "feature" else engine.drafter._lm._used_cache)
+        found.append(engine.drafter.round.cache if engine.drafter.kind == "feature" else engine.drafter._lm.cache)
     return found
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from osd.config.settings import TrainerConfig
-from osd.drafters.feature_net import FeatureConfig, FeatureNet
-from osd.models.shared_rows import SharedRows
+from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.records.errors import OutcomeSinkError, WeightsRefusedError
 from osd.records.outcome import ACCEPTED, RECOVERED, Outcome, Sampling
 from osd.records.outcome_arrays import pack_hidden, pack_top_k
+from osd.records.shared_rows import SharedRows
 from osd.records.version import WeightManifest
 from trainer.feature_student import FeatureStudent
 from trainer.losses import LOSSES

@@ -1,7 +1,7 @@
 """Broken accept rules fail the test of `test_lossless.py`: they come out below 1e-10.
 
 In float32 the rules of `osd.verify.token_rule` and `osd.verify.block_rule` are broken, in bfloat16 a CPU's compiled
-verdict (`osd.kernels.cpu.verdicts.token_rule`).
+verdict (`osd.kernels.cpu.backend.logits`).
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from osd.kernels.cpu.verdicts.sampled_rows import verdicts
+from osd.kernels.cpu.backend.logits import CpuLogits
 from osd.machine.arrays import tensor
 from osd.records.rules import AcceptRule
 from osd.verify.block_rule import reject_blockwise
+from osd.verify.logits import SampledRows
 from osd.verify.shaping import draw
 from osd.verify.token_rule import reject_tokenwise
 from tests.statistical.emission import ALARM, emit, engine_with, fair_drafter, p_values
 from tests.statistical.exact import Exact
 
 _MUTANT_SAMPLES = 1000
+_judge = CpuLogits.judge
 _REJECT: dict[AcceptRule, Callable[..., tuple[Tensor, Tensor]]] = {"token": reject_tokenwise, "block": reject_blockwise}
 
 
@@ -70,47 +72,37 @@ def misstated_draft(
     return _REJECT[rule](target_probs_BQV, draft_probs_BKV.sqrt(), proposed_BK, lengths_B, uniform_BQ)
 
 
-def compiled_recovered_from_target(*case: Any, rule: AcceptRule) -> Any:
+def compiled_recovered_from_target(logits: CpuLogits, sampled: SampledRows) -> Any:
     """The same of the compiled verdict."""
-    return _with_bonus_at(verdicts(*case, rule=rule)[:, 0].tolist(), *case, rule=rule)
+    return _with_bonus_at(_judge(logits, sampled)[:, 0].tolist(), logits, sampled)
 
 
-def compiled_bonus_from_previous(*case: Any, rule: AcceptRule) -> Any:
+def compiled_bonus_from_previous(logits: CpuLogits, sampled: SampledRows) -> Any:
     """The same of the compiled verdict."""
-    found_S2, lengths = verdicts(*case, rule=rule), case[2]
+    found_S2, lengths = _judge(logits, sampled), sampled.lengths
     is_whole_S = found_S2[:, 0] == np.array(lengths)
-    early_S2 = _with_bonus_at([max(length - 1, 0) for length in lengths], *case, rule=rule)
+    early_S2 = _with_bonus_at([max(length - 1, 0) for length in lengths], logits, sampled)
     found_S2[is_whole_S, 1] = early_S2[is_whole_S, 1]
     return found_S2
 
 
-def _with_bonus_at(
-    kept_S: list[int],
-    logits: Any,
-    sampled: Any,
-    lengths: Any,
-    proposal: Any,
-    shapes: Any,
-    uniform_SQ: Any,
-    *,
-    rule: AcceptRule,
-) -> Any:
+def _with_bonus_at(kept_S: list[int], logits: CpuLogits, sampled: SampledRows) -> Any:
     """Keeps the first tokens of each row's proposal as though they were all of it, so that the target's own follows."""
     draws = [
-        [1e-7] * kept + [uniforms[length]] for kept, length, uniforms in zip(kept_S, lengths, uniform_SQ, strict=True)
+        [1e-7] * kept + [uniforms[length]]
+        for kept, length, uniforms in zip(kept_S, sampled.lengths, sampled.uniform_SQ, strict=True)
     ]
     width = max(map(len, draws))
     padded = [own + [0.0] * (width - len(own)) for own in draws]
-    return verdicts(logits, sampled, kept_S, proposal, shapes, padded, rule=rule)
+    return _judge(logits, sampled._replace(lengths=kept_S, uniform_SQ=padded))
 
 
-def compiled_misstated_draft(
-    logits: Any, sampled: Any, lengths: Any, proposal: Any, shapes: Any, uniform_SQ: Any, *, rule: AcceptRule
-) -> Any:
+def compiled_misstated_draft(logits: CpuLogits, sampled: SampledRows) -> Any:
     """The same of the compiled verdict."""
+    proposal = sampled.proposal
     if proposal is not None and proposal.draft_probs_BKV is not None:
         proposal = replace(proposal, draft_probs_BKV=tensor(proposal.draft_probs_BKV).sqrt().numpy())
-    return verdicts(logits, sampled, lengths, proposal, shapes, uniform_SQ, rule=rule)
+    return _judge(logits, sampled._replace(proposal=proposal))
 
 
 _BROKEN_RULES = [
@@ -133,9 +125,9 @@ def test_a_broken_rule_is_noticed(
 ) -> None:
     """Also: the verdict that was replaced is the one in use, or the sound one would pass."""
     if model.dtype == torch.bfloat16:
-        monkeypatch.setattr("osd.verify.verdict.verdicts", broken_compiled)
+        monkeypatch.setattr(CpuLogits, "judge", broken_compiled)
     else:
-        monkeypatch.setattr(f"osd.verify.verdict.{_REJECT[rule].__name__}", partial(broken, rule))
+        monkeypatch.setattr(f"osd.kernels.reference.logits.{_REJECT[rule].__name__}", partial(broken, rule))
     engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
     figures = p_values(emit(engine, lengths=lengths, samples=_MUTANT_SAMPLES), exact)
     assert max(figures.values()) < ALARM, figures

@@ -1,1 +1,1 @@
-"""A decoder's layers compiled for a CPU by numba; `layers.py` is the way in."""
+"""The CPU back end: loops compiled by numba, and `backend/`, which calls them; measured in MEASUREMENTS.md."""

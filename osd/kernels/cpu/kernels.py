@@ -1,8 +1,4 @@
-"""The compiled functions, loaded once a process: on one core, or on as many as torch may use.
-
-`kernels()` is the one door to them. While they are put off, since they are still being compiled, it says that there are
-none: torch's operations do the work then. They may come at any time between, but never go.
-"""
+"""The compiled functions, loaded once a process: on one core, or on as many as torch may use."""
 
 from __future__ import annotations
 
@@ -31,9 +27,10 @@ from osd.kernels.cpu.arguments import (
     Trial,
     chain_elements,
 )
+from osd.kernels.cpu.arrays import array
 from osd.kernels.cpu.compiling.signatures import KernelSet, samples
 from osd.kernels.cpu.compiling.store import stored_entries
-from osd.machine.arrays import aligned, array
+from osd.machine.arrays import aligned
 from osd.records.errors import OsdError
 from osd.records.reason import reason
 
@@ -111,7 +108,8 @@ class Kernels:
 
 
 @cache
-def _loaded() -> Kernels | None:
+def kernels() -> Kernels | None:
+    """This process's; None where numba does not run, of which the log says why."""
     try:
         return Kernels()
     except (ImportError, RuntimeError, OSError) as error:  # not installed, too old for this numpy, nowhere to keep them
@@ -119,32 +117,17 @@ def _loaded() -> Kernels | None:
         return None
 
 
-_is_put_off = False
-
-
-def kernels() -> Kernels | None:
-    """None while they are put off, and where numba does not run; the log says why."""
-    return None if _is_put_off else _loaded()
-
-
-def put_off() -> None:
-    """Let there be none from now on, until `load`. To be called before anything asked for them."""
-    global _is_put_off
-    _is_put_off = True
-
-
-def load(these: KernelSet) -> None:
-    """Load compiled kernels, so that no call has to, and let them be used from now on.
+def load(these: KernelSet) -> Kernels:
+    """Bring compiled kernels into memory, so that no call has to.
 
     Raises:
         OsdError: they cannot be loaded.
     """
-    global _is_put_off
-    found = _loaded()
+    found = kernels()
     if found is None:
         raise OsdError("the kernels for this CPU cannot be loaded; the log says why")
     found.load(these)
-    _is_put_off = False
+    return found
 
 
 def most_threads(numba: Any) -> int:

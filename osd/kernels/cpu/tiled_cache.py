@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from osd.kernels.cpu.arguments import Array
+from osd.kernels.cpu.arrays import array, tensor
 from osd.kernels.cpu.products.tiling import STEP_BYTES, WIDTH
-from osd.kernels.reference.slot_cache import clear_non_finite
-from osd.machine.arrays import aligned, array, tensor
+from osd.kernels.reference.window import clear_non_finite
+from osd.machine.arrays import aligned
 
 
 class TiledCache:
@@ -58,7 +59,7 @@ class TiledCache:
         self._values[:, destination, :, :, :steps] = self._values[:, source, :, :, :steps]
 
     def clear(self, row: int, start: int, held: int | None = None) -> None:
-        """See `SlotCache.clear`. Blocks that hold nothing are left alone: they take no memory yet."""
+        """Zero a row from position `start` on. Blocks that hold nothing are left alone: they take no memory yet."""
         slot, end = self.slots[row], None if held is None else _blocks(held)
         keys, values = self.keys_ASMCKW[:, slot], self.values_ASMHTW[:, slot]
         block, offset = divmod(start, WIDTH)
@@ -69,17 +70,34 @@ class TiledCache:
             values[:, :, :, step] &= np.uint32(0xFFFF)
         values[:, :, :, step + is_second : None if end is None else end * self._steps_of_block] = 0
 
+    def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """A row's keys and values at its first positions, in every layer: `[A, M, num_tokens, D]` each."""
+        keys, values = self._by_element(int(self.slots[row]), _blocks(num_tokens))
+        size = self._keys.shape[4] * self._per_step
+        return (
+            keys.transpose(3, 4).flatten(4).flatten(2, 3)[:, :, :num_tokens],
+            values.permute(0, 1, 3, 5, 2, 4).flatten(4).flatten(2, 3)[:, :, :num_tokens, :size],
+        )
+
     def write_row(self, row: int, keys_AMLD: Tensor, values_AMLD: Tensor) -> None:
         """Keep a row's first L positions as another cache has them, in every layer, bit for bit."""
-        slot, blocks, heads = int(self.slots[row]), _blocks(keys_AMLD.shape[2]), keys_AMLD.shape[:2]
+        blocks, heads = _blocks(keys_AMLD.shape[2]), keys_AMLD.shape[:2]
         steps, parts, elements = blocks * self._steps_of_block, self._values.shape[3], self._per_step
         to_block, to_part = -keys_AMLD.shape[2] % WIDTH, parts * WIDTH - values_AMLD.shape[3]
         keys = F.pad(keys_AMLD, (0, 0, 0, to_block)).reshape(*heads, blocks, WIDTH, -1, elements)
-        kept = tensor(self._keys[:, slot, :, :blocks])
-        kept.view(*kept.shape[:-1], WIDTH, elements).copy_(keys.transpose(3, 4))  # [A, M, C, K, W, E]
         values = F.pad(values_AMLD, (0, to_part, 0, to_block)).reshape(*heads, steps, elements, parts, WIDTH)
-        kept = tensor(self._values[:, slot, :, :, :steps])
-        kept.view(*kept.shape[:-1], WIDTH, elements).copy_(values.permute(0, 1, 4, 2, 5, 3))  # [A, M, H, T, W, E]
+        kept_keys, kept_values = self._by_element(int(self.slots[row]), blocks)
+        kept_keys.copy_(keys.transpose(3, 4))
+        kept_values.copy_(values.permute(0, 1, 4, 2, 5, 3))
+
+    def _by_element(self, slot: int, blocks: int) -> tuple[Tensor, Tensor]:
+        """A slot's first blocks: keys `[A, M, C, K, W, E]`, and values `[A, M, H, T, W, E]`."""
+        keys = tensor(self._keys[:, slot, :, :blocks])
+        values = tensor(self._values[:, slot, :, :, : blocks * self._steps_of_block])
+        return (
+            keys.view(*keys.shape[:-1], WIDTH, self._per_step),
+            values.view(*values.shape[:-1], WIDTH, self._per_step),
+        )
 
     def clear_non_finite(self) -> None:
         """See the function of this name."""

@@ -1,1 +1,1 @@
-"""Triton kernels for a GPU's rounds: what torch would do in many small launches, or by reading more than it needs."""
+"""The GPU back end: rounds captured as CUDA graphs, and Triton kernels in the place of many small ones."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from osd.kernels.reference.flat_cache import FlatCache
-from osd.kernels.reference.slot_cache import PassWindow
+from osd.kernels.reference.window import PassWindow
 
 _MOST_QUERY_ROWS = 128
 """Of a key head, in one pass; beyond that a tile of them does not fit a multiprocessor."""

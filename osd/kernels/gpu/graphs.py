@@ -64,11 +64,6 @@ def _seconds(replay: Work, inputs: tuple[Tensor, ...]) -> float:
     return time.perf_counter() - started_s
 
 
-def capture_for(device: torch.device) -> Capture | None:
-    """How work is captured on a device; None where replaying gains nothing."""
-    return CudaCapture(device) if device.type == "cuda" else None
-
-
 class CudaCapture:
     """Captures CUDA graphs, all in one memory pool.
 

@@ -1,5 +1,8 @@
 """A Llama-shaped model's layers by kernels: a few rows by products that read nothing twice, many by the library's.
 
+Both ways compute `osd.kernels.reference.llama.LlamaLayer`, layer after layer, and the norm after them; they differ in
+what is done in one launch.
+
 Shapes: R rows, H hidden size.
 """
 
@@ -61,6 +64,7 @@ def _are_few(rows_RI: Tensor) -> bool:
 
 
 def _read_few(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, next_norms: Sequence[Any]) -> Tensor:
+    """Norms, gates and sums are part of the products, by `osd.kernels.gpu.product`."""
     from osd.kernels.gpu.product import product, product_onto
     from osd.kernels.gpu.rows import enter, normed
 
@@ -78,6 +82,7 @@ def _read_few(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, next_
 
 
 def _read_many(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, next_norms: Sequence[Any]) -> Tensor:
+    """Products are torch's; what stands between two of them is one launch, by `osd.kernels.gpu.rows`."""
     from osd.kernels.gpu.rows import added_and_normed, gated, normed
 
     first = layers[0].attention_norm

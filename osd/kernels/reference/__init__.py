@@ -1,1 +1,1 @@
-"""Decoder layers and slot caches by torch's operations: what every kernel is held to."""
+"""The reference back end: all that is computed, readable and with its citations, by torch's operations."""

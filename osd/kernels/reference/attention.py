@@ -15,7 +15,7 @@ from torch import Tensor
 
 from osd.kernels.reference.flat_cache import FlatCache
 from osd.kernels.reference.rotary import rotate
-from osd.kernels.reference.slot_cache import PassWindow
+from osd.kernels.reference.window import PassWindow
 
 
 class Attention(Protocol):

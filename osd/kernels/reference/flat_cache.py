@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.kernels.reference.slot_cache import PassWindow, clear_non_finite
+from osd.kernels.reference.window import PassWindow, clear_non_finite
 from osd.machine.arrays import aligned, exchange
 
 
@@ -84,13 +84,18 @@ class FlatCache:
         self.all[:, destination, :, :num_tokens] = self.all[:, source, :, :num_tokens]
 
     def clear(self, row: int, start: int, held: int | None = None) -> None:
-        """See `SlotCache.clear`."""
+        """Zero a row from position `start` on; all of it, since a pass sees all rows equally far."""
         self.all[:, row, :, start:] = 0
 
     def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """A row's keys and values at its first positions, in every layer: `[layers, M, num_tokens, D]` each."""
         both = self.all[:, row, :, :num_tokens]
         return both[:, : self._num_key_heads], both[:, self._num_key_heads :]
+
+    def write_row(self, row: int, keys_AMLD: Tensor, values_AMLD: Tensor) -> None:
+        """Keep a row's first L positions as another cache has them, in every layer."""
+        both = self.all[:, row, :, : keys_AMLD.shape[2]]
+        both[:, : self._num_key_heads], both[:, self._num_key_heads :] = keys_AMLD, values_AMLD
 
     def clear_non_finite(self) -> None:
         """See the function of this name."""

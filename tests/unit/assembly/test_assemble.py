@@ -12,15 +12,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from osd.assembly.assemble import _remake, open_engine, open_store
+from osd.assembly.kernels import Prepared
 from osd.config.settings import Config, DrafterConfig, EngineConfig, TargetConfig
 from osd.drafters.create import open_drafter
 from osd.io.weight_store import FileWeightStore
-from osd.kernels.cpu.processor import describe
+from osd.kernels.cpu.compiling.signatures import KernelSet
 from osd.loading.resolve import resolve_target
 from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.query import Request, SamplingParams
 from osd.speculation.cost import Costs
 from osd.text.stream import unfinished_end
+from tests.kit.backends import TORCH
 from tests.kit.engine_kit import plain_greedy
 from tests.kit.saved_models import save_llama
 
@@ -59,8 +61,8 @@ def test_what_is_made_again_when_kernels_are_ready_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["feature", "model"]
 ) -> None:
     """Beside the first, of the same model in memory and of the version that serves. Kernels themselves are left out."""
-    monkeypatch.setattr("osd.kernels.cpu.kernels._is_put_off", True)
-    monkeypatch.setattr("osd.assembly.assemble.prepare_kernels", lambda *args, **options: None)
+    monkeypatch.setattr("osd.assembly.assemble.prepare_backend", lambda *args, **options: Prepared(TORCH, None))
+    monkeypatch.setattr("osd.assembly.assemble.load_backend", lambda these: TORCH)
     config = _config(folder, tmp_path, kind)
     engine = open_engine(config)
     assert engine.drafter is not None
@@ -73,7 +75,9 @@ def test_what_is_made_again_when_kernels_are_ready_goes_on(
     engine.submit(Request(request_id="r", prompt_ids=prompt, params=_GREEDY))
     found = [token for _ in range(3) for delta in engine.step() for token in delta.token_ids]
     resolved = resolve_target(config.target.model, config.state_dir)
-    target, drafter = _remake(config, resolved, store, before, engine.drafter)
+    target, drafter = _remake(
+        config, resolved, store, KernelSet(torch.float32, is_threaded=False), before, engine.drafter
+    )
     assert target is not before and drafter is not None and drafter is not engine.drafter
     assert drafter.version == 1
     assert [weight.data_ptr() for weight in target.lm.model.parameters()] == places, "weights are held twice"
@@ -94,7 +98,7 @@ def test_a_drafter_of_a_shorter_context_is_refused(folder: Path, tmp_path: Path)
     lm = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
     target: Any = SimpleNamespace(lm=lm, max_context_tokens=64)
     with pytest.raises(OsdError, match="reads at most 48 tokens, .* holds 64; set target.max_context_tokens to 48"):
-        open_drafter(config, {}, target, folder)
+        open_drafter(config, {}, target, folder, TORCH)
 
 
 @pytest.mark.parametrize("kind", ["feature", "model"])
@@ -109,7 +113,7 @@ def test_a_few_lines_answer_a_prompt(folder: Path, tmp_path: Path, kind: Literal
     latest = _store(config).latest()
     assert latest is not None
     assert (latest.number, latest.kind, latest.note) == (1, kind, "untrained")
-    assert engine.status().computes == describe(engine.target.lm)
+    assert engine.status().computes == engine.target.lm.computes
     assert engine.status().computes.startswith("CPU: ") and ", float32 weights by " in engine.status().computes
     assert engine.status().drafter_version == 1
     assert _text(open_engine(config), "hello") == answer

@@ -20,10 +20,10 @@ from osd.kernels.cpu.compiling import build, store
 from osd.kernels.cpu.compiling.building import Build
 from osd.kernels.cpu.compiling.signatures import KernelSet, samples
 from osd.kernels.cpu.kernels import Kernels, kernels
-from osd.models.pass_output import Logits
 from osd.models.slot_model import SlotModel
 from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
+from osd.verify.logits import SampledRows
 from osd.verify.shaping import Shape
 from osd.verify.top_logprobs import top_logprobs
 from tests.kit.engine_kit import feature_drafter, make_target, tiny_llama
@@ -249,12 +249,9 @@ def _use_everything(dtype: torch.dtype) -> None:
             drafter.propose(DraftBatch(*known))
     assert output.logits is not None
     top_logprobs(output.logits, [[1], [2]], 4)
-    looked_through = Logits(output.logits_BQV.clone())
+    looked_through = target.backend.logits(output.logits_BQV.clone())
     assert looked_through.best_BQ is not None
-    if dtype == torch.bfloat16:
-        from osd.kernels.cpu.verdicts.sampled_rows import verdicts
-
-        verdicts(output.logits, [0], [0], None, [Shape.of(SamplingParams())], [[0.5]])
+    output.logits.judge(SampledRows([0], [Shape.of(SamplingParams())], [0], [[0.5]], None, "token"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system does not group sessions")

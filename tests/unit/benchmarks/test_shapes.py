@@ -13,14 +13,18 @@ from benchmarks.random_models import SHAPES, random_llama, weight_bytes
 from benchmarks.shape_bench import ShapeBench
 from benchmarks.shape_peers import Assistance, assisted, generate, measure_peers
 from benchmarks.shapes import main
+from osd.kernels.backend import Backend
 from osd.records.proposal import DraftBatch
 from osd.records.query import QueryStats, Request, SamplingParams
-from tests.kit.fx_capture import captured
+from tests.kit.backends import captured_by
+from tests.kit.fx_capture import FxCapture
 
 _LENGTH = 3
 
 
-def make_bench(acceptance: float, *, kind: str = "feature", answer_tokens: int = 40) -> ShapeBench:
+def make_bench(
+    acceptance: float, *, kind: str = "feature", answer_tokens: int = 40, backend: Backend | None = None
+) -> ShapeBench:
     return ShapeBench(
         random_llama(SHAPES["tiny"], torch.device("cpu")),
         SHAPES["tiny"],
@@ -30,6 +34,7 @@ def make_bench(acceptance: float, *, kind: str = "feature", answer_tokens: int =
         acceptance=acceptance,
         context_tokens=6,
         answer_tokens=answer_tokens,
+        backend=backend,
     )
 
 
@@ -59,11 +64,11 @@ def test_as_much_is_accepted_as_was_asked_for(acceptance: float, kind: str) -> N
 @pytest.mark.parametrize("kind", ["feature", "model"])
 def test_captured_rounds_are_replaced_as_well(kind: str) -> None:
     """As on a GPU, where each replay overwrites the last proposal."""
-    with captured() as capture:
-        bench, prompts = make_bench(1.0, kind=kind), prompts_of(2)
-        plain = bench.decode(prompts, 0)
-        bench.drafter.remember(prompts, plain.answers)
-        fast = bench.decode(prompts, _LENGTH)
+    capture = FxCapture()
+    bench, prompts = make_bench(1.0, kind=kind, backend=captured_by(capture)), prompts_of(2)
+    plain = bench.decode(prompts, 0)
+    bench.drafter.remember(prompts, plain.answers)
+    fast = bench.decode(prompts, _LENGTH)
     assert capture.num_captured and fast.run.committed == fast.run.row_rounds * (1 + _LENGTH)
     assert all(answer == own[: len(answer)] for answer, own in zip(fast.answers, plain.answers, strict=True))
 

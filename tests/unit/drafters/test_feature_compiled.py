@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from osd.drafters.feature import FeatureDrafter
-from osd.drafters.feature_net import FeatureConfig, FeatureNet
+from osd.kernels.cpu.arrays import tensor
+from osd.kernels.cpu.backend.feature_round import CpuFeatureRound
 from osd.kernels.cpu.kernels import kernels
-from osd.machine.arrays import tensor
-from osd.models.shared_rows import SharedRows
+from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
+from osd.records.shared_rows import SharedRows
+from tests.kit.backends import fastest
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="numba is not installed")
 
@@ -33,12 +35,12 @@ def drafters(dtype: torch.dtype = torch.bfloat16) -> tuple[FeatureDrafter, Featu
     state = net.state_dict()
     state["vocab_ids_R"] = torch.randperm(_VOCAB, generator=generator)[:_KNOWN]
     chained, stepped = (
-        FeatureDrafter(config, shared, num_slots=_SLOTS, max_context_tokens=_LEN, max_length=4) for _ in "ab"
+        FeatureDrafter(config, shared, fastest(), num_slots=_SLOTS, max_context_tokens=_LEN, max_length=4) for _ in "ab"
     )
     for drafter in (chained, stepped):
         drafter.prepare(state, 1)()
-    assert stepped._compiled is not None
-    stepped._compiled.can_chain = False
+    assert isinstance(stepped.round, CpuFeatureRound)
+    stepped.round.is_one_call = False
     return chained, stepped
 
 
@@ -46,8 +48,7 @@ def drafters(dtype: torch.dtype = torch.bfloat16) -> tuple[FeatureDrafter, Featu
 def test_a_round_in_one_call_is_its_steps() -> None:
     """Rows of unlike length, with as many new entries as come; rounds with sampled rows between share the cache."""
     chained, stepped = drafters()
-    assert chained._compiled is not None
-    assert chained._compiled.can_chain
+    assert isinstance(chained.round, CpuFeatureRound) and chained.round.is_one_call
     generator = torch.Generator().manual_seed(4)
     tokens_SL = torch.randint(_VOCAB, (_SLOTS, _LEN), generator=generator)
     hidden_SLH = torch.randn(_SLOTS, _LEN, _HIDDEN, generator=generator).bfloat16()
@@ -87,5 +88,4 @@ def test_a_round_in_one_call_is_its_steps() -> None:
 
 def test_in_float32_the_steps_go_one_by_one() -> None:
     chained, _ = drafters(torch.float32)
-    assert chained._compiled is not None
-    assert not chained._compiled.can_chain
+    assert isinstance(chained.round, CpuFeatureRound) and not chained.round.is_one_call

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from osd.drafters.choose import ChainChoice, Draws
 from osd.engine.engine import Engine
 from osd.engine.loop import EngineLoop
+from osd.kernels.reference.drafting.chain_choice import ChainChoice, Draws
 from osd.records.errors import EngineUnavailableError, WeightsRefusedError
 from osd.records.events import Event
 from osd.records.proposal import DraftBatch, Proposal
@@ -109,12 +109,10 @@ def test_a_chain_draws_for_those_who_asked_only() -> None:
     choice = ChainChoice(3, Draws.of(batch, 3), 6, torch.tensor([1, 3, 5]))
     for _ in range(choice.num_steps):
         choice.take(torch.tensor([[0.0, 1.0, 2.0]] * 2))
-    proposal = choice.proposal(batch, 7)
-    assert proposal.drafter_version == 7
-    assert proposal.draft_probs_BKV is not None
-    assert proposal.draft_probs_BKV[1].sum(dim=-1).tolist() == pytest.approx([1.0, 1.0, 1.0])
-    assert not proposal.draft_probs_BKV[:, :, [0, 2, 4]].any()
-    assert (proposal.draft_probs_BKV[1] > 0).sum(dim=-1).tolist() == [2, 2, 2]  # the query's own top-k
+    assert choice.draft_probs_BKV is not None
+    assert choice.draft_probs_BKV[1].sum(dim=-1).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert not choice.draft_probs_BKV[:, :, [0, 2, 4]].any()
+    assert (choice.draft_probs_BKV[1] > 0).sum(dim=-1).tolist() == [2, 2, 2]  # the query's own top-k
     used = [Random(1) for _ in range(2)]
     uniforms(used[0], 1, 1)
     uniforms(used[1], 3, 3)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -14,11 +12,14 @@ import torch
 from torch import Tensor
 
 from osd.engine.engine import Engine
+from osd.kernels.backend import Backend
 from osd.kernels.gpu.graphs import Work
+from osd.models.target import Target
 from osd.records.events import Event
 from osd.records.proposal import DraftBatch, Proposal
 from osd.records.query import NOT_FINITE, Request, SamplingParams
 from osd.records.rules import AcceptRule
+from tests.kit.backends import TORCH, Undecoded, captured_by, fastest
 from tests.kit.engine_kit import (
     VOCAB_TOKENS,
     Answer,
@@ -45,6 +46,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+MakeTarget = Callable[[], Target]
+
+
 def _capture(work: Work, inputs: tuple[Tensor, ...]) -> Work:
     """Nothing is traced: that takes seconds a test. Outputs are overwritten by the next replay, as a graph's are."""
     with torch.no_grad():
@@ -59,29 +63,22 @@ def _capture(work: Work, inputs: tuple[Tensor, ...]) -> Work:
     return replay
 
 
-@contextmanager
-def _back_end(name: str) -> Iterator[torch.dtype]:
-    """Every model made within runs like this; its dtype."""
-    with ExitStack() as stack:
-        if name == "transformers":
-            stack.enter_context(patch("osd.models.slot_model.is_supported", lambda model: False))
-        if not name.startswith("compiled"):
-            for module in ("osd.models.fused", "osd.drafters.feature"):
-                stack.enter_context(patch(f"{module}.can_compile", lambda like: False))
-        if name == "captured":
-            for module in ("osd.models.slot_model", "osd.drafters.feature"):
-                stack.enter_context(patch(f"{module}.capture_for", lambda device: _capture))
-        yield torch.bfloat16 if name == "compiled bfloat16" else torch.float32
-
-
-_BACK_ENDS = ["transformers", "torch", "captured", "compiled", "compiled bfloat16"]
+_BACK_ENDS: dict[str, tuple[Backend, torch.dtype]] = {
+    "transformers": (Undecoded(), torch.float32),
+    "torch": (TORCH, torch.float32),
+    "captured": (captured_by(_capture), torch.float32),
+    "compiled": (fastest(), torch.float32),
+    "compiled bfloat16": (fastest(), torch.bfloat16),
+}
 """What a GPU's kernels read is tested in `test_gpu_attention`: its interpreter is too slow for whole answers."""
 
 
-@pytest.fixture(params=_BACK_ENDS)
-def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
-    with _back_end(request.param) as dtype:
-        yield dtype
+@pytest.fixture(params=list(_BACK_ENDS))
+def make_plain_target(request: pytest.FixtureRequest) -> MakeTarget:
+    """A target of three rows over the back end; always of the same model."""
+    backend, dtype = _BACK_ENDS[request.param]
+    model = tiny_llama(0).to(dtype)
+    return lambda: make_target(model, backend=backend, num_slots=3)
 
 
 @pytest.fixture(params=["feature", "model"])
@@ -93,15 +90,15 @@ MakeEngine = Callable[..., Engine]
 
 
 @pytest.fixture
-def make(dtype: torch.dtype, drafter_kind: str) -> MakeEngine:
-    """An engine of three rows over the back end."""
-    model = tiny_llama(0).to(dtype)
+def make(make_plain_target: MakeTarget, drafter_kind: str) -> MakeEngine:
+    """An engine over such a target."""
 
     def made(**options: Any) -> Engine:
-        target = make_target(copy.deepcopy(model), num_slots=3)
+        target = make_plain_target()
         if drafter_kind == "feature":
             return make_engine(target, feature_drafter(target), **options)
-        return make_engine(target, model_drafter(perturbed(model, 0.02), target), **options)
+        model = perturbed(tiny_llama(0).to(target.lm.dtype), 0.02)
+        return make_engine(target, model_drafter(model, target), **options)
 
     return made
 
@@ -182,24 +179,25 @@ def test_a_spoilt_drafter_costs_acceptance_only(make: MakeEngine) -> None:
     assert spoilt.counters.values["accepted_total"] - before == clean.counters.values["accepted_total"] - accepted
 
 
-def test_a_model_drafters_row_is_cleared_as_far_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_drafters_row_is_cleared_as_far_as_it_was_written() -> None:
     """Its proposals and padding, too, which lie beyond what it knows to be right."""
-    monkeypatch.setattr("osd.models.fused.can_compile", lambda like: False)
-    target = make_target(tiny_llama(0), num_slots=3)
+    target = make_target(tiny_llama(0), backend=TORCH, num_slots=3)
     drafter = model_drafter(tiny_llama(1), target)
     written, cleared = [0, 0, 0], [0, 0, 0]
-    forward, clear_row = drafter._lm.forward, drafter._lm.clear_row
+    passes = drafter._lm.decoder
+    assert passes is not None
+    read, clear_row = passes.read, drafter._lm.clear_row
 
-    def noted_forward(first_row: int, ids_BQ: Tensor, starts: list[int], **options: Any) -> Any:
+    def noted_read(first_row: int, ids_BQ: Tensor, starts: list[int], **options: Any) -> Any:
         for row, start in enumerate(starts, first_row):
             written[row] = max(written[row], start + ids_BQ.shape[1])
-        return forward(first_row, ids_BQ, starts, **options)
+        return read(first_row, ids_BQ, starts, **options)
 
     def noted_clear(row: int, start: int, held: int) -> None:
         cleared[row] = held
         clear_row(row, start, held)
 
-    with patch.object(drafter._lm, "forward", noted_forward), patch.object(drafter._lm, "clear_row", noted_clear):
+    with patch.object(passes, "read", noted_read), patch.object(drafter._lm, "clear_row", noted_clear):
         run(make_engine(target, drafter), _requests())
         assert min(written) > 0
         for row in range(3):
@@ -278,12 +276,11 @@ class _Insists:
 
 
 @pytest.mark.parametrize("rule", ["token", "block"])
-def test_a_proposed_token_that_overflows_costs_acceptance_only(dtype: torch.dtype, rule: AcceptRule) -> None:
-    model = tiny_llama(0).to(dtype)
+def test_a_proposed_token_that_overflows_costs_acceptance_only(make_plain_target: MakeTarget, rule: AcceptRule) -> None:
     [first, second, _] = _requests()
     sampled = _asked("sampled", 14, (5, 8, 5), temperature=1.0, top_k=2, seed=0)
-    expected = run(make_engine(make_target(copy.deepcopy(model), num_slots=3)), [first, second])
-    target = make_target(copy.deepcopy(model), num_slots=3)
+    expected = run(make_engine(make_plain_target()), [first, second])
+    target = make_plain_target()
     events: list[Event] = []
     engine = make_engine(target, _Insists(), on_event=events.append, accept_rule=rule)  # type: ignore[arg-type]  # it has no weights
     _spoil(engine)
@@ -304,16 +301,17 @@ def test_a_proposed_token_that_overflows_costs_acceptance_only(dtype: torch.dtyp
         ({"temperature": 0.9, "seed": 1, "top_p": 0.5, "top_k": 3}, -np.inf),
     ],
 )
-def test_logits_that_are_no_numbers_are_no_answer(dtype: torch.dtype, params: dict[str, Any], value: float) -> None:
+def test_logits_that_are_no_numbers_are_no_answer(
+    make_plain_target: MakeTarget, params: dict[str, Any], value: float
+) -> None:
     """Whatever the query asks for: no token of an answer comes from them."""
-    target = make_target(tiny_llama(0).to(dtype), num_slots=3)
+    target = make_plain_target()
     engine, read, calls = make_engine(target), target.read, iter(range(100))
 
     def spoilt(*args: Any, **options: Any) -> Any:
         output = read(*args, **options)
         if next(calls) > 2 and output.logits is not None:
-            output.logits.tensor_BQV.fill_(value)
-            output.logits._best_BQ = None
+            return output._replace(logits=target.backend.logits(output.logits.tensor_BQV.fill_(value)))
         return output
 
     with patch.object(target, "read", spoilt):

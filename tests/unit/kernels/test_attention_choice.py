@@ -10,6 +10,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, MambaConf
 
 from osd.loading.causal_lm import attention_for, load_causal_lm
 from osd.models.slot_model import SlotModel
+from tests.kit.backends import fastest
 from tests.kit.saved_models import save_tokenizer
 
 
@@ -39,4 +40,4 @@ def test_a_model_that_caps_its_scores_is_loaded_and_served(tmp_path: Path, dtype
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     model = load_causal_lm(tmp_path, dtype=dtype, device=torch.device("cpu"))
     assert model.config._attn_implementation == "eager"
-    assert not SlotModel(model, num_slots=2, max_context_tokens=40, max_new_tokens=16).is_fused
+    assert not SlotModel(model, fastest(), num_slots=2, max_context_tokens=40, max_new_tokens=16).is_fused

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from osd.kernels.cpu import layers as compiled
+from osd.kernels.cpu.arrays import array, tensor
+from osd.kernels.cpu.backend.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
 from osd.kernels.cpu.kernels import kernels
-from osd.kernels.cpu.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
 from osd.kernels.cpu.products.codes import MOST, rounded
 from osd.kernels.cpu.products.tiling import tiled, untiled
 from osd.kernels.cpu.tiled_cache import TiledCache
@@ -20,10 +20,13 @@ from osd.kernels.reference.attention import SdpaAttention
 from osd.kernels.reference.flat_cache import FlatCache
 from osd.kernels.reference.rotary import rotation
 from osd.kernels.reference.row_ops import rms_norm, silu_gate
-from osd.kernels.reference.slot_cache import PassWindow
-from osd.machine.arrays import array, tensor
+from osd.kernels.reference.window import PassWindow
 from tests.kit.tiles import contents, fill
 
+_FOUND = kernels()
+if _FOUND is None:
+    pytest.skip("numba is not installed", allow_module_level=True)
+_KERNELS = _FOUND
 _EPS = 1e-5
 _SLOTS, _LEN, _KEY_HEADS, _SIZE, _HIDDEN, _GATE = 5, 61, 2, 16, 64, 96
 _DTYPES = [torch.float32, torch.bfloat16]
@@ -49,7 +52,7 @@ def test_projection(dtype: torch.dtype, num_outputs: int, num_rows: int) -> None
     x = _random(num_rows, 1, 72, dtype=dtype, seed=2)
     for bias in (None, bias_O):
         expected = torch.nn.functional.linear(x.double(), weight_OI.double(), None if bias is None else bias.double())
-        _assert_close(TiledProjection(weight_OI, bias)(x), expected)
+        _assert_close(TiledProjection(_KERNELS, weight_OI, bias)(x), expected)
 
 
 @pytest.mark.parametrize("num_rows", [1, 8, 21])
@@ -59,13 +62,13 @@ def test_projection_of_codes(bits: int, num_inputs: int, num_rows: int) -> None:
     weight_OI, bias_O = _random(100, num_inputs, dtype=torch.bfloat16), _random(100, dtype=torch.bfloat16, seed=1)
     x_RI = _random(num_rows, num_inputs, dtype=torch.bfloat16, seed=2)
     weight_OI = rounded(weight_OI, bits)
-    project = TiledProjection(weight_OI, bias_O, bits=bits)
+    project = TiledProjection(_KERNELS, weight_OI, bias_O, bits=bits)
     _assert_close(project(x_RI), torch.nn.functional.linear(x_RI.double(), weight_OI.double(), bias_O.double()))
 
 
 def test_a_rows_product_does_not_depend_on_the_rows_beside_it() -> None:
     weight_OI, x_RI = _random(96, 64, dtype=torch.bfloat16), _random(11, 64, dtype=torch.bfloat16, seed=1)
-    project = TiledProjection(weight_OI)
+    project = TiledProjection(_KERNELS, weight_OI)
     together_RO = project(x_RI)
     for row in range(len(x_RI)):
         assert torch.equal(project(x_RI[row : row + 1]), together_RO[row : row + 1])
@@ -81,11 +84,9 @@ def test_tiles_hold_every_weight(dtype: torch.dtype, num_parts: int) -> None:
 
 @pytest.mark.parametrize("dtype", _DTYPES)
 def test_norm(dtype: torch.dtype) -> None:
-    found = kernels()
-    assert found is not None
     x_RH, weight_H = 3 * _random(3, 96, dtype=dtype), _random(96, dtype=torch.float32, seed=1)
     out = torch.empty(3, 2 * 96, dtype=dtype)
-    found.norm(x_RH, weight_H.numpy(), _EPS, out[:, 96:])
+    _KERNELS.norm(x_RH, weight_H.numpy(), _EPS, out[:, 96:])
     _assert_close(out[:, 96:], rms_norm(x_RH.double(), weight_H.double(), _EPS))
 
 
@@ -161,6 +162,7 @@ class _Layers:
             for one in self.weights
         ]
         self._compiled = CompiledLayers(
+            _KERNELS,
             tiles,
             self.final_norm_H,
             _EPS,
@@ -325,13 +327,9 @@ def test_torch_keeps_its_number_of_threads() -> None:
     code = """
 import torch
 torch.set_num_threads(1)
+from osd.kernels.cpu.arrays import array, tensor
 from osd.kernels.cpu.kernels import kernels
 assert kernels() is not None
 print(torch.get_num_threads())
 """
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"1\n"
-
-
-def test_where_numba_is_missing_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "kernels", lambda: None)
-    assert not compiled.can_compile(torch.empty(0))

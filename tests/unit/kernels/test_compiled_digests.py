@@ -14,14 +14,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from osd.kernels.cpu.arrays import array
 from osd.kernels.cpu.kernels import kernels
-from osd.kernels.cpu.verdicts.sampled_rows import verdicts
-from osd.machine.arrays import Numbers, array
-from osd.models.pass_output import Logits
+from osd.machine.arrays import Numbers
 from osd.models.slot_model import SlotModel
 from osd.records.query import SamplingParams
+from osd.verify.logits import SampledRows
 from osd.verify.shaping import Shape
 from osd.verify.top_logprobs import top_logprobs
+from tests.kit.backends import fastest
 
 _VOCAB_TOKENS = 33_000
 _SIZES = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3, "num_key_value_heads": 1}
@@ -56,7 +57,13 @@ def _results() -> Iterator[tuple[str, Numbers]]:
     plain = _model()
     for is_int4 in (False, True):
         model = SlotModel(
-            deepcopy(plain), num_slots=4, max_context_tokens=64, max_new_tokens=32, frozen=True, is_int4=is_int4
+            deepcopy(plain),
+            fastest(),
+            num_slots=4,
+            max_context_tokens=64,
+            max_new_tokens=32,
+            frozen=True,
+            is_int4=is_int4,
         )
         for num_rows, num_new in ((1, 30), (1, 1), (2, 3), (3, 5), (4, 8)):
             ids_BQ = torch.randint(_VOCAB_TOKENS, (num_rows, num_new))
@@ -64,13 +71,14 @@ def _results() -> Iterator[tuple[str, Numbers]]:
             name = f"{'codes' if is_int4 else 'weights'}, {num_rows} rows of {num_new} tokens:"
             yield f"{name} hidden states", output.hidden_BQH
             yield f"{name} logits", output.logits_BQV
-    logits = Logits((torch.randn(4, 1, _VOCAB_TOKENS) * 3).bfloat16())
+    logits = fastest().logits((torch.randn(4, 1, _VOCAB_TOKENS) * 3).bfloat16())
     for of_row in top_logprobs(logits, [[5], [6], [7], [8]], 16):
         for values in of_row.read():
             yield "log-probabilities", values
     for params in _PARAMS:
         for uniform_S1 in torch.rand(200, 1, 1).tolist():
-            yield f"a draw, {params}", verdicts(logits, [0], [0], None, [Shape.of(params)], uniform_S1)
+            case = SampledRows([0], [Shape.of(params)], [0], uniform_S1, None, "token")
+            yield f"a draw, {params}", logits.judge(case)
 
 
 if __name__ == "__main__":

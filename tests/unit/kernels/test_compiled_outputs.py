@@ -11,10 +11,10 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from osd.kernels.cpu.arrays import array
 from osd.kernels.cpu.products import outputs
 from osd.kernels.cpu.products.tiling import WIDTH
 from osd.kernels.cpu.products.vectors import FEATURES, FLOATS, Code
-from osd.machine.arrays import array
 
 _intrinsic: Any = intrinsic  # which is called without the first argument of what it decorates
 _WAYS = [

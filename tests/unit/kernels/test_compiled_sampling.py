@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from osd.kernels.cpu.backend.logits import shapes_of
 from osd.kernels.cpu.kernels import kernels
-from osd.models.pass_output import Logits
 from osd.records.proposal import Proposal
 from osd.records.query import SamplingParams
 from osd.records.rules import AcceptRule
 from osd.verify import shaping as sampling
-from osd.verify.block_rule import reject_blockwise
+from osd.verify.logits import SampledRows
 from osd.verify.shaping import Shape, Shaping, shape_probs
-from osd.verify.token_rule import reject_tokenwise
+from tests.kit.backends import fastest
 
 if kernels() is None:
     pytest.skip("numba is not installed", allow_module_level=True)
 
 from osd.kernels.cpu.verdicts.masses import Weights, draw, leave, room_for, weight
-from osd.kernels.cpu.verdicts.sampled_rows import shapes_of, verdicts
 from osd.kernels.cpu.verdicts.shaping import shape
 
 _VOCAB = 40_000
@@ -143,38 +140,16 @@ def _verdicts(
     """Of the sampled rows (all of them); `params` and `uniform_BQ` are of all."""
     sampled = list(range(len(logits_BQV))) if sampled is None else sampled
     lengths = [0] * len(logits_BQV) if proposal is None else proposal.lengths
-    found: list[list[int]] = verdicts(
-        Logits(logits_BQV),
-        sampled,
-        [lengths[row] for row in sampled],
-        proposal,
-        [Shape.of(params[row]) for row in sampled],
-        uniform_BQ[sampled].tolist(),
+    case = SampledRows(
+        rows=sampled,
+        shapes=[Shape.of(params[row]) for row in sampled],
+        lengths=[lengths[row] for row in sampled],
+        uniform_SQ=uniform_BQ[sampled].tolist(),
+        proposal=proposal,
         rule=rule,
-    ).tolist()
+    )
+    found: list[list[int]] = fastest().logits(logits_BQV).judge(case).tolist()
     return found
-
-
-@pytest.mark.parametrize(("rule", "reject"), [("token", reject_tokenwise), ("block", reject_blockwise)])
-@pytest.mark.usefixtures("num_threads")
-def test_verdicts_are_those_of_the_tensors(rule: AcceptRule, reject: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    """Some rows of a round are sampled, each in a manner and of a length of its own."""
-    params = [SamplingParams(temperature=t, min_p=p) for t, p in [(1.0, 0.0), (0.7, 0.0), (1.3, 0.01), (1.0, 0.05)]]
-    lengths, sampled = [3, 0, 1, 2], [0, 1, 3]
-    seen: set[int] = set()
-    for seed in range(12):
-        logits_BQV, draft_BKV, proposed_BK, uniform_BQ = _round(seed, lengths, params)
-        own = _verdicts(logits_BQV, params, uniform_BQ, Proposal(proposed_BK, lengths, draft_BKV, 1), sampled, rule)
-        expected = reject(
-            shape_probs(logits_BQV[sampled], _shaping([params[row] for row in sampled])),
-            draft_BKV[sampled],
-            proposed_BK[sampled],
-            torch.tensor([lengths[row] for row in sampled]),
-            uniform_BQ[sampled],
-        )
-        assert own == torch.stack(expected, dim=1).tolist()
-        seen.update(num_accepted for num_accepted, _ in own)
-    assert seen == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("rule", ["token", "block"])

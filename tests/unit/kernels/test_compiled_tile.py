@@ -12,13 +12,13 @@ from llvmlite.binding import get_host_cpu_features
 from numba import njit
 from torch import Tensor
 
+from osd.kernels.cpu.arrays import array
 from osd.kernels.cpu.products import amx
 from osd.kernels.cpu.products.amx import HAS_AMX
 from osd.kernels.cpu.products.blocking import BLOCKING, BLOCKINGS, Blocking, blocking_for
 from osd.kernels.cpu.products.tile import leave, ready, tile_of
 from osd.kernels.cpu.products.tiling import STEP_BYTES, WIDTH, tiled
 from osd.kernels.cpu.products.vectors import compiled_for
-from osd.machine.arrays import array
 from tests.kit.blockings import RUNNABLE
 
 _needs_amx = pytest.mark.skipif(not HAS_AMX, reason="needs a processor with AMX")

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from osd.kernels.gpu.attention import fits_kernels
-from osd.kernels.gpu.available import can_use_kernels
+from osd.kernels.gpu.backend import can_use_kernels
+from osd.kernels.gpu.decoder import GpuDecoder
 from osd.models.slot_model import SlotModel
 from tests.kit.attention_bench import AttentionBench
+from tests.kit.backends import captured_by
 from tests.kit.engine_kit import tiny_llama
 
 _CPU = torch.device("cpu")
@@ -81,11 +83,10 @@ def test_wrong_kernels_are_not_used(
             raise RuntimeError("no compiler")
         return heads_BQXD[:, :, :num_heads].flatten(2).flatten(0, 1)
 
-    monkeypatch.setattr("osd.models.fused.can_use_kernels", lambda device: True)
-    monkeypatch.setattr("osd.models.fused.can_compile", lambda weight: False)
     monkeypatch.setattr(pieces, "look_in_pieces", wrong)
-    model = SlotModel(tiny_llama(), num_slots=3, max_context_tokens=40, max_new_tokens=16)
-    assert not model.can_use_kernels(1) and model.is_fused
+    backend = captured_by(lambda work, inputs: work, has_kernels=True)
+    model = SlotModel(tiny_llama(), backend, num_slots=3, max_context_tokens=40, max_new_tokens=16)
+    assert isinstance(model.decoder, GpuDecoder) and model.decoder.kernels is None
     assert "the GPU's kernels are not used for LlamaForCausalLM" in caplog.text
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
 import torch
 
 from osd.drafters.feature import FeatureDrafter
+from osd.kernels.gpu.decoder import GpuDecoder
+from osd.kernels.gpu.feature_round import GpuFeatureRound
 from osd.kernels.gpu.graphs import Work
+from osd.kernels.reference.llama import Llama
 from osd.kernels.reference.projections import ByteCodes
 from osd.machine.arrays import tensor
 from osd.models.slot_model import SlotModel
 from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
+from tests.kit.backends import TORCH, captured_by
 from tests.kit.engine_kit import VOCAB_TOKENS, feature_drafter, feature_state, make_target, tiny_llama
 from tests.kit.product_bench import ProductBench
 from tests.kit.rounding import decoder_gap, gap_of_rows
@@ -55,51 +61,34 @@ def test_a_row_that_is_not_finite_has_a_place_within_it() -> None:
     assert highest(values_RV).tolist() == [0, 0, 2070, 40]
 
 
-@pytest.mark.parametrize("num_new", [2, 9])  # few rows, and many
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_pass_by_kernels_gives_the_models_logits(
-    num_new: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    got, exact = passes(num_new, dtype, monkeypatch)
-    for ours, theirs in zip(got, exact, strict=True):
-        assert gap_of_rows(ours, theirs) < decoder_gap(dtype, num_layers=2, num_terms=48)
-
-
 @pytest.mark.parametrize(("wrong", "num_new"), [("scores", 2), ("gates", 9)])
-def test_a_pass_that_is_slightly_wrong_is_told_from_rounding(
-    wrong: str, num_new: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_that_is_slightly_wrong_is_told_from_rounding(wrong: str, num_new: int) -> None:
     """Where scores, or one gate's outputs, are a tenth too great."""
 
-    def spoil(model: SlotModel) -> None:
-        assert model._fused is not None
+    def spoil(llama: Llama) -> None:
         if wrong == "scores":
-            model._fused._heads["scale"] *= 1.1
+            llama.heads = llama.heads._replace(scale=1.1 * llama.heads.scale)
         else:
-            model._fused._layers[0].dense["gate_up"].weight_OI[:4] *= 1.1
+            llama.layers[0].dense["gate_up"].weight_OI[:4] *= 1.1
 
-    got, exact = passes(num_new, torch.float16, monkeypatch, spoil)
+    got, exact = passes(num_new, torch.float16, spoil)
     for ours, theirs in zip(got, exact, strict=True):
         assert gap_of_rows(ours, theirs) > decoder_gap(torch.float16, num_layers=2, num_terms=48)
 
 
 def passes(
-    num_new: int,
-    dtype: torch.dtype,
-    monkeypatch: pytest.MonkeyPatch,
-    spoil: Callable[[SlotModel], None] = lambda model: None,
+    num_new: int, dtype: torch.dtype, spoil: Callable[[Llama], None] = lambda llama: None
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Hidden states and logits by kernels, and by torch in float64, with the same weights."""
     plain = tiny_llama().to(dtype)
-    exact = SlotModel(copy.deepcopy(plain).double(), num_slots=3, max_context_tokens=40, max_new_tokens=16)
-    monkeypatch.setattr("osd.models.fused.can_use_kernels", lambda device: True)
-    monkeypatch.setattr("osd.models.fused.can_compile", lambda weight: False)
-    model = SlotModel(plain, num_slots=3, max_context_tokens=40, max_new_tokens=16)
-    assert model.can_use_kernels(1)
-    spoil(model)
+    sizes: dict[str, Any] = {"num_slots": 3, "max_context_tokens": 40, "max_new_tokens": 16}
+    exact = SlotModel(copy.deepcopy(plain).double(), TORCH, **sizes)
+    decoder = SlotModel(plain, captured_by(run_at_once, has_kernels=True), **sizes).decoder
+    assert isinstance(decoder, GpuDecoder) and decoder.kernels is not None
+    spoil(decoder.torch.llama)
     ids_BQ = torch.randint(0, VOCAB_TOKENS, (3, num_new), generator=torch.Generator().manual_seed(0))
-    outputs = model.forward(0, ids_BQ, [0, 0, 0], by_kernels=True), exact.forward(0, ids_BQ, [0, 0, 0])
-    got, expected = ([tensor(output.hidden_BQH), output.logits_BQV] for output in outputs)
+    outputs = decoder.kernels.read(0, ids_BQ, [0, 0, 0], logits="all"), exact.forward(0, ids_BQ, [0, 0, 0])
+    got, expected = ([output.hidden_BQH, output.logits_BQV] for output in outputs)
     return got, expected
 
 
@@ -112,24 +101,27 @@ def test_a_drafters_features_by_codes_are_those_of_its_weights_but_for_rounding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drafter = drafter_that_reads(True, monkeypatch, dtype=torch.float16)
+    computes = drafter.round
+    assert isinstance(computes, GpuFeatureRound) and computes.kernels is not None
     generator = torch.Generator().manual_seed(0)
     tokens_BT = torch.randint(0, VOCAB_TOKENS, (3, 4), generator=generator)
     hidden_BTH = torch.randn(3, 4, drafter.config.hidden_size, generator=generator).half()
     inputs = tokens_BT, hidden_BTH, torch.tensor([0, 2, 5]), torch.tensor([0, 2, 5])
-    assert drafter._kernels is not None
-    expected, got = drafter._chain._pass(*inputs), drafter._kernels(*inputs)
+    expected, got = computes.torch.read(*inputs), computes.kernels.read(*inputs)
     gap = (got - expected).norm() / expected.norm()
     assert 1e-3 < gap < 3e-2
 
 
 def test_a_swap_brings_the_codes_along(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = drafter_that_reads(True, monkeypatch)
-    kernels = drafter._kernels
+    computes = drafter.round
+    assert isinstance(computes, GpuFeatureRound)
+    kernels = computes.kernels
     assert kernels is not None
     before = rounds_of(drafter)
     other = feature_state(drafter.config, seed=8)
     drafter.prepare(other, 2)()
-    assert drafter._kernels is kernels and not torch.equal(rounds_of(drafter), before)
+    assert computes.kernels is kernels and not torch.equal(rounds_of(drafter), before)
     expected = ByteCodes.of(other["qkv.weight"])
     codes = kernels.dense["qkv"].codes
     assert codes is not None and torch.equal(codes.codes_OI, expected.codes_OI)
@@ -142,14 +134,12 @@ def drafter_that_reads(
     """Its rounds are run as they are captured, by kernels or by torch's operations."""
     ways: Callable[[Work, Work, object], Work] = lambda first, second, inputs: second  # noqa: E731
     monkeypatch.setattr("osd.kernels.gpu.graphs.quickest", ways)
-    monkeypatch.setattr("osd.drafters.feature.can_use_kernels", lambda device: by_kernels)
-    monkeypatch.setattr(
-        "osd.drafters.feature.capture_for", lambda device: lambda work, inputs: run_at_once(work, device)
-    )
-    return feature_drafter(make_target(tiny_llama().to(device, dtype)))
+    target = make_target(tiny_llama().to(device, dtype), backend=TORCH)
+    backend = captured_by(partial(run_at_once, device=device), has_kernels=by_kernels)
+    return feature_drafter(target, backend=backend)
 
 
-def run_at_once(work: Work, device: torch.device) -> Work:
+def run_at_once(work: Work, inputs: object, device: str = "cpu") -> Work:
     return lambda *inputs: work(*(one.to(device) for one in inputs))
 
 

@@ -15,11 +15,12 @@ from osd.drafters.feature import FeatureDrafter
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
 from osd.engine.engine import Engine
+from osd.kernels.backend import Backend
 from osd.kernels.gpu.graphs import GraphPool, Work, bucket
-from osd.machine.arrays import tensor
 from osd.models.slot_model import SlotModel
 from osd.records.proposal import DraftBatch
 from osd.records.query import Request, SamplingParams
+from tests.kit.backends import TORCH, captured_by
 from tests.kit.engine_kit import (
     VOCAB_TOKENS,
     feature_drafter,
@@ -32,7 +33,7 @@ from tests.kit.engine_kit import (
     swap,
     tiny_llama,
 )
-from tests.kit.fx_capture import FxCapture, captured
+from tests.kit.fx_capture import FxCapture
 
 _SHAPE = (
     "vocab_size",
@@ -100,7 +101,7 @@ def test_sizes_are_rounded_up(value: int, size: int) -> None:
 
 @pytest.mark.parametrize("sliding_window", [None, 6])
 def test_a_captured_pass_is_the_pass(sliding_window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("osd.models.slot_model._SMALLEST_SEEN", 8)
+    monkeypatch.setattr("osd.kernels.gpu.decoder._SMALLEST_SEEN", 8)
     plain = tiny_llama()
     if sliding_window is not None:
         shape = {name: getattr(plain.config, name) for name in _SHAPE}
@@ -108,8 +109,8 @@ def test_a_captured_pass_is_the_pass(sliding_window: int | None, monkeypatch: py
         plain = MistralForCausalLM(config).eval().requires_grad_(False)
     capture = FxCapture()
     sizes: dict[str, Any] = {"num_slots": 5, "max_context_tokens": 40, "max_new_tokens": 16}
-    eager = SlotModel(copy.deepcopy(plain), **sizes)
-    replayed = SlotModel(copy.deepcopy(plain), **sizes, max_round_tokens=3, capture=capture)
+    eager = SlotModel(copy.deepcopy(plain), TORCH, **sizes)
+    replayed = SlotModel(copy.deepcopy(plain), captured_by(capture), **sizes, max_round_tokens=3)
     generator = torch.Generator().manual_seed(2)
     starts = [9, 2, 14]
     for row, start in enumerate(starts):
@@ -120,7 +121,7 @@ def test_a_captured_pass_is_the_pass(sliding_window: int | None, monkeypatch: py
         ids_BQ = torch.randint(0, VOCAB_TOKENS, (3, num_new), generator=generator)
         expected, got = eager.forward(0, ids_BQ, starts), replayed.forward(0, ids_BQ, starts)
         torch.testing.assert_close(got.logits_BQV, expected.logits_BQV, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(tensor(got.hidden_BQH), tensor(expected.hidden_BQH), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(got.hidden_BQH, expected.hidden_BQH, atol=1e-4, rtol=1e-4)
         starts = [start + num_new for start in starts]
     assert capture.num_captured < 7
 
@@ -156,15 +157,15 @@ def _rounds(drafter: Any, states: list[dict[str, Tensor]]) -> list[tuple[Tensor,
 
 @pytest.mark.parametrize("kind", ["feature", "model"])
 def test_a_captured_chain_is_the_chain(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = make_target(tiny_llama())
+    target, capture = make_target(tiny_llama(), backend=TORCH), FxCapture()
 
-    def make() -> FeatureDrafter | ModelDrafter:
-        return feature_drafter(target) if kind == "feature" else model_drafter(tiny_llama(seed=5), target)
+    def make(backend: Backend) -> FeatureDrafter | ModelDrafter:
+        if kind == "feature":
+            return feature_drafter(target, backend=backend)
+        return model_drafter(tiny_llama(seed=5), target, backend=backend)
 
     monkeypatch.setattr("osd.drafters.model._CATCH_UP_TOKENS", 7)
-    eager = make()
-    with captured() as capture:
-        replayed = make()
+    eager, replayed = make(TORCH), make(captured_by(capture))
     if isinstance(eager, FeatureDrafter):
         states = [feature_state(eager.config, seed) for seed in (1, 2)]
     else:
@@ -182,8 +183,8 @@ def test_a_captured_chain_is_the_chain(kind: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("kind", ["feature", "model"])
 def test_an_engine_of_captured_rounds_answers_the_same(kind: str) -> None:
-    def engine() -> Engine:
-        target = make_target(tiny_llama(sharpness=4.0))
+    def engine(backend: Backend) -> Engine:
+        target = make_target(tiny_llama(sharpness=4.0), backend=backend)
         drafter = feature_drafter(target) if kind == "feature" else model_drafter(tiny_llama(seed=5), target)
         return make_engine(target, drafter)
 
@@ -199,9 +200,8 @@ def test_an_engine_of_captured_rounds_answers_the_same(kind: str) -> None:
         )
         for number, prompt in enumerate(prompts)
     ]
-    expected = run(engine(), requests)
-    with captured() as capture:
-        replaying = engine()
+    capture = FxCapture()
+    expected, replaying = run(engine(TORCH), requests), engine(captured_by(capture))
     got = run(replaying, requests)
     assert {name: answer.ids for name, answer in got.items()} == {name: one.ids for name, one in expected.items()}
     assert capture.num_captured > 0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +16,9 @@ import transformers
 from rich.console import Console
 
 from benchmarks.pass_by_rows import _COMPILE_FOR, _fastest_ms
-from osd.kernels.cpu.processor import Cpu, describe, this_cpu
 from osd.kernels.cpu.products.blocking import blocking_for
 from osd.kernels.cpu.products.vectors import compiled_for
+from osd.kernels.processor import Cpu, describe, this_cpu
 from osd.loading.causal_lm import choose_dtype
 from osd.loading.stored import DEQUANTISED, Stored, stored_in
 from serving.cli.serve import _greet
@@ -96,27 +96,22 @@ def test_a_folder_that_names_no_type_holds_float32(tmp_path: Path) -> None:
     assert stored_in(tmp_path) == (torch.float32, True)
 
 
-class _Runs(NamedTuple):
-    dtype: torch.dtype = torch.bfloat16
-    is_int4: bool = False
-    is_compiled: bool = True
-    device: torch.device = torch.device("cpu")
-
-
 @pytest.mark.parametrize(
-    ("runs", "cpu", "line"),
+    ("dtype", "how", "cpu", "line"),
     [
-        (_Runs(), _AVX2, "CPU: AVX2, bfloat16 weights widened in registers"),
-        (_Runs(), _ZEN_4._replace(instructions="AVX-512"), "CPU: AVX-512, bfloat16 weights widened in registers"),
-        (_Runs(), _ZEN_4, "CPU: AVX512-BF16, bfloat16 weights multiplied as they are"),
-        (_Runs(), _ZEN_4._replace(instructions="AMX"), "CPU: AMX, bfloat16 weights multiplied as they are"),
-        (_Runs(torch.float32), _AVX2, "CPU: AVX2, float32 weights by compiled kernels"),
-        (_Runs(torch.float32, is_compiled=False), _AVX2, "CPU: AVX2, float32 weights by torch's operations"),
-        (_Runs(is_int4=True), _AVX2, "CPU: AVX2, int4 layers, the rest in bfloat16 widened in registers"),
+        (torch.bfloat16, {}, _AVX2, "AVX2, bfloat16 weights widened in registers"),
+        (torch.bfloat16, {}, _ZEN_4._replace(instructions="AVX-512"), "AVX-512, bfloat16 weights widened in registers"),
+        (torch.bfloat16, {}, _ZEN_4, "AVX512-BF16, bfloat16 weights multiplied as they are"),
+        (torch.bfloat16, {}, _ZEN_4._replace(instructions="AMX"), "AMX, bfloat16 weights multiplied as they are"),
+        (torch.float32, {}, _AVX2, "AVX2, float32 weights by compiled kernels"),
+        (torch.float32, {"is_compiled": False}, _AVX2, "AVX2, float32 weights by torch's operations"),
+        (torch.bfloat16, {"is_int4": True}, _AVX2, "AVX2, int4 layers, the rest in bfloat16 widened in registers"),
     ],
 )
-def test_an_operator_is_told_how_weights_are_read(runs: _Runs, cpu: Cpu, line: str) -> None:
-    assert describe(runs, cpu) == line
+def test_an_operator_is_told_how_weights_are_read(
+    dtype: torch.dtype, how: dict[str, bool], cpu: Cpu, line: str
+) -> None:
+    assert describe(torch.device("cpu"), dtype, **{"is_compiled": True, **how}, cpu=cpu) == f"CPU: {line}"
 
 
 def test_this_cpu_has_a_name_and_what_torch_says_of_it() -> None:

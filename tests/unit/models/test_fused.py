@@ -15,15 +15,16 @@ import transformers
 from torch import Tensor
 
 import osd.kernels.reference.attention as attention
-import osd.models.fused as fused
+from osd.kernels.backend import Backend
 from osd.kernels.cpu.arguments import Array
-from osd.kernels.cpu.layers import CompiledLayers
+from osd.kernels.cpu.backend.layers import CompiledLayers
 from osd.kernels.cpu.products import codes
 from osd.kernels.cpu.tiled_cache import TiledCache
 from osd.kernels.reference.flat_cache import FlatCache
-from osd.kernels.reference.slot_cache import PassWindow
+from osd.kernels.reference.window import PassWindow
 from osd.models.slot_model import SlotModel
 from osd.records.errors import OsdError
+from tests.kit.backends import TORCH, fastest
 from tests.kit.engine_kit import plain_logits
 from tests.kit.rounding import decoder_gap, gap_of_rows
 
@@ -50,8 +51,16 @@ def _llama(dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) ->
     return model.to(dtype).eval()
 
 
-def _slots(model: Any, *, frozen: bool = False) -> SlotModel:
-    return SlotModel(model, num_slots=2, max_context_tokens=64, max_new_tokens=16, frozen=frozen)
+def _slots(model: Any, *, frozen: bool = False, is_int4: bool = False, backend: Backend | None = None) -> SlotModel:
+    return SlotModel(
+        model,
+        backend or fastest(),
+        num_slots=2,
+        max_context_tokens=64,
+        max_new_tokens=16,
+        frozen=frozen,
+        is_int4=is_int4,
+    )
 
 
 def _logits(slots: SlotModel) -> Tensor:
@@ -111,21 +120,19 @@ def test_a_fused_pass_that_differs_is_not_used(
     if is_compiled:
         monkeypatch.setattr(CompiledLayers, "__call__", _untouched)
     else:
-        monkeypatch.setattr(fused, "can_compile", lambda like: False)
         monkeypatch.setattr(attention, "rotate", _unturned)
     model = _llama(dtype, attention_bias=True)
     exact = _exact_logits(model)
-    slots = _slots(model, frozen=frozen)
+    slots = _slots(model, frozen=frozen, backend=fastest() if is_compiled else TORCH)
     assert not slots.is_fused
     assert "the fused pass is not used for LlamaForCausalLM" in caplog.text
     assert gap_of_rows(_logits(slots), exact) < decoder_gap(dtype, num_layers=2, num_terms=48)
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3"])
-def test_without_a_compiler_torch_does_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "can_compile", lambda like: False)
+def test_without_a_compiler_torch_does_it(name: str) -> None:
     model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**_SHAPE)).eval()
-    slots = _slots(model, frozen=True)
+    slots = _slots(model, frozen=True, backend=TORCH)
     assert slots.is_fused
     torch.testing.assert_close(_logits(slots), plain_logits(model, _IDS.tolist()), atol=1e-4, rtol=1e-4)
 
@@ -177,7 +184,9 @@ def test_int4_is_the_model_of_the_nearest_four_bit_weights() -> None:
     for layer in rounded.model.layers:
         for linear in (one for one in layer.modules() if isinstance(one, torch.nn.Linear)):
             linear.weight.data.copy_(codes.rounded(linear.weight, 4))
-    slots = SlotModel(model, num_slots=2, max_context_tokens=64, max_new_tokens=16, frozen=True, is_int4=True)
+    slots = SlotModel(
+        model, fastest(), num_slots=2, max_context_tokens=64, max_new_tokens=16, frozen=True, is_int4=True
+    )
     expected = plain_logits(rounded, _IDS.tolist())
     gap = (_logits(slots).float() - expected).norm() / expected.norm()
     assert gap < 0.03
@@ -193,9 +202,7 @@ def test_int4_where_it_cannot_be(dtype: torch.dtype, changes: dict[str, Any] | N
     if dtype == torch.float32:
         shape["hidden_act"] = "silu"
     with pytest.raises(OsdError, match="target.dtype int4 needs a Llama-shaped model.*LlamaForCausalLM.*take auto"):
-        SlotModel(
-            _llama(dtype, **shape), num_slots=2, max_context_tokens=64, max_new_tokens=16, frozen=True, is_int4=True
-        )
+        _slots(_llama(dtype, **shape), frozen=True, is_int4=True)
 
 
 def test_rows_that_are_not_written_take_no_memory() -> None:

@@ -11,9 +11,10 @@ import transformers
 from torch import Tensor
 
 from osd.kernels.reference.attention import look_back
-from osd.machine.arrays import tensor
+from osd.models.plain_passes import PlainPasses
 from osd.models.slot_model import SlotModel
 from osd.records.errors import OsdError
+from tests.kit.backends import fastest
 from tests.kit.engine_kit import plain_hidden, plain_logits
 
 _VOCAB = 32
@@ -104,7 +105,7 @@ def slots(model: Any) -> SlotModel:
 
 
 def _slots(model: Any, num_slots: int = 3) -> SlotModel:
-    return SlotModel(model, num_slots=num_slots, max_context_tokens=40, max_new_tokens=16)
+    return SlotModel(model, fastest(), num_slots=num_slots, max_context_tokens=40, max_new_tokens=16)
 
 
 def _ids(length: int, seed: int) -> Tensor:
@@ -120,7 +121,7 @@ def _assert_plain(slots: SlotModel, output: Any, offset: int, ids: Tensor, start
     num_new = len(ids) - start
     expected_LV, expected_LH = plain_logits(slots.model, ids.tolist()), plain_hidden(slots.model, ids.tolist())
     torch.testing.assert_close(output.logits_BQV[offset, :num_new], expected_LV[start:], atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(tensor(output.hidden_BQH)[offset, :num_new], expected_LH[start:], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(output.hidden_BQH[offset, :num_new], expected_LH[start:], atol=2e-5, rtol=1e-4)
 
 
 def _ragged_pass(slots: SlotModel, rows: list[Tensor], starts: list[int], first_row: int = 0) -> Any:
@@ -252,7 +253,7 @@ def test_bfloat16_stays_close(name: str) -> None:
 
 
 def test_the_context_is_no_longer_than_the_model_allows() -> None:
-    slots = SlotModel(_tiny("llama"), num_slots=1, max_context_tokens=4096, max_new_tokens=8)
+    slots = SlotModel(_tiny("llama"), fastest(), num_slots=1, max_context_tokens=4096, max_new_tokens=8)
     assert slots.max_context_tokens == 64
 
 
@@ -278,7 +279,7 @@ def test_a_window_is_checked_beyond_its_end(monkeypatch: pytest.MonkeyPatch) -> 
         if parameter.ndim > 1:
             parameter.data.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
     assert not _slots(model).is_fused
-    monkeypatch.setattr("osd.models.slot_model.look_back", lambda window, reach: look_back(window, None))
+    monkeypatch.setattr("osd.models.plain_passes.look_back", lambda window, reach: look_back(window, None))
     with pytest.raises(
         OsdError, match="Starcoder2ForCausalLM cannot be served: its logits over the slot cache are off"
     ):
@@ -287,13 +288,13 @@ def test_a_window_is_checked_beyond_its_end(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_hidden_states_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A drafter reads them, and training does."""
-    right = SlotModel._read_plainly
+    right = PlainPasses.read
 
-    def doubled(self: SlotModel, ids_BQ: Tensor, logits: str) -> Any:
-        output = right(self, ids_BQ, logits)
-        return output._replace(hidden_BQH=2 * tensor(output.hidden_BQH))
+    def doubled(self: PlainPasses, *args: Any, **options: Any) -> Any:
+        output = right(self, *args, **options)
+        return output._replace(hidden=lambda: 2 * output.hidden_BQH)
 
-    monkeypatch.setattr(SlotModel, "_read_plainly", doubled)
+    monkeypatch.setattr(PlainPasses, "read", doubled)
     with pytest.raises(OsdError, match="its last hidden states over the slot cache are off by 1 of their norm"):
         _slots(_tiny("gpt2"))
 

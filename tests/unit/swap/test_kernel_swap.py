@@ -16,17 +16,20 @@ import numpy as np
 import pytest
 import torch
 
+from osd.assembly.kernels import load_backend
 from osd.drafters.model import ModelDrafter
 from osd.engine.engine import Engine
 from osd.engine.loop import EngineLoop
 from osd.io.weight_store import FileWeightStore
+from osd.kernels.backend import Backend
 from osd.kernels.cpu import kernels as door
+from osd.kernels.cpu.backend.decoder import CpuDecoder
+from osd.kernels.cpu.backend.layers import CompiledLayers
 from osd.kernels.cpu.compiling import store
 from osd.kernels.cpu.compiling.building import Build
 from osd.kernels.cpu.compiling.signatures import KernelSet
-from osd.kernels.cpu.layers import CompiledLayers
+from osd.kernels.reference.llama import Llama
 from osd.machine.memory import keep
-from osd.models.fused import FusedLM
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.records.events import Event
@@ -34,6 +37,7 @@ from osd.records.query import Request, TokenDelta
 from osd.speculation.cost import CostCurve, Costs
 from osd.swap.hot_swap import HotSwap
 from osd.swap.kernel_swap import KernelSwap
+from tests.kit.backends import TORCH, Undecoded
 from tests.kit.engine_kit import (
     Answers,
     feature_drafter,
@@ -83,12 +87,6 @@ def model() -> Any:
     return tiny_llama(0)
 
 
-@pytest.fixture
-def put_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process that was started before the kernels were compiled."""
-    monkeypatch.setattr(door, "_is_put_off", True)
-
-
 def _queries() -> list[Request]:
     """Rows of unlike length that wait, are read in several chunks and decode side by side, greedy and sampled."""
     prompts = [(3, 1, 4), _LONG, (5,), _LONG[:20], (9, 9, 9, 9)]
@@ -99,11 +97,10 @@ def _queries() -> list[Request]:
     return [*queries[:2], sampled("s", seed=5, max_tokens=12), *queries[2:]]
 
 
-@pytest.mark.usefixtures("put_off")
 @pytest.mark.parametrize("make", list(_DRAFTERS))
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3, 5, 8, 13, 21])
 def test_answers_go_on_where_they_are(model: Any, make: str, num_steps: int) -> None:
-    torch_target = make_target(model)
+    torch_target = make_target(model, backend=TORCH)
     engine = make_engine(torch_target, _DRAFTERS[make](model, torch_target), chunk_tokens=16)
     run(engine, [Request(request_id="before", prompt_ids=(*_LONG[:20], 1), params=greedy(6))])
     answers, queries = Answers(), _queries()
@@ -111,10 +108,8 @@ def test_answers_go_on_where_they_are(model: Any, make: str, num_steps: int) -> 
         engine.submit(query)
     for _ in range(num_steps):
         answers.add(engine.step())
-    assert not torch_target.lm.is_compiled
-    door.load(_THESE)
-    target = make_target(model)
-    assert target.lm.is_compiled
+    target = make_target(model, backend=load_backend(_THESE))
+    assert isinstance(target.lm.decoder, CpuDecoder)
     engine.take_over(target, _DRAFTERS[make](model, target), _COSTS)
     assert engine.target is target
     run(engine, [Request(request_id="after", prompt_ids=(*_LONG[:20], 2), params=greedy(6))], answers)
@@ -129,18 +124,16 @@ def test_answers_go_on_where_they_are(model: Any, make: str, num_steps: int) -> 
     assert len(answers["s"].ids) == 12
 
 
-@pytest.mark.usefixtures("put_off")
 def test_a_drafter_proposes_as_before(model: Any) -> None:
     """What it has read is read by its successor: the target's own weights are still always right."""
-    torch_target = make_target(model)
+    torch_target = make_target(model, backend=TORCH)
     engine = make_engine(torch_target, model_drafter(copy.deepcopy(model), torch_target))
     query = Request(request_id="g", prompt_ids=_LONG, params=greedy(16))
     engine.submit(query)
     answers = Answers()
     for _ in range(3):
         answers.add(engine.step())
-    door.load(_THESE)
-    target = make_target(model)
+    target = make_target(model, backend=load_backend(_THESE))
     engine.take_over(target, model_drafter(copy.deepcopy(model), target), _COSTS)
     run(engine, answers=answers)
     stats = answers["g"].stats
@@ -149,14 +142,21 @@ def test_a_drafter_proposes_as_before(model: Any) -> None:
     assert stats.accepted == stats.proposed
 
 
+def load_these() -> Backend:
+    return load_backend(_THESE)
+
+
 class Service:
     """An engine of torch's operations in its loop, with what it said."""
 
-    def __init__(self, model: Any, build: Any) -> None:
+    def __init__(
+        self, model: Any, build: Any, *, backend: Backend = TORCH, kernels: Callable[[], Backend] = load_these
+    ) -> None:
+        self._kernels = kernels
         self.model, self.events, self.progress, self.answers = model, list[Event](), list[str](), Answers()
         self._changed = threading.Condition()
         self.before_remake: Callable[[], None] = lambda: None
-        target = make_target(model)
+        target = make_target(model, backend=backend)
         engine = make_engine(target, model_drafter(copy.deepcopy(model), target), on_event=self._note)
         self.loop = EngineLoop(engine, self._deliver)
         self.kernel_swap = KernelSwap(
@@ -192,8 +192,9 @@ class Service:
     def _remake(self, target: Target, drafter: Drafter | None) -> tuple[Target, Drafter | None]:
         self.before_remake()
         assert drafter is not None
-        other = make_target(self.model) if target.lm.fits_cpu_kernels else target
-        made = model_drafter(copy.deepcopy(self.model), other)
+        backend = self._kernels()
+        other = make_target(self.model, backend=backend) if target.lm.is_fused else target
+        made = model_drafter(copy.deepcopy(self.model), other, backend=backend)
         made.prepare(drafter.state(), drafter.version)()
         return other, made
 
@@ -216,7 +217,7 @@ def build() -> Iterator[Build]:
 
 
 @pytest.fixture
-def service(model: Any, build: Build, put_off: None) -> Iterator[Service]:
+def service(model: Any, build: Build) -> Iterator[Service]:
     service = Service(model, build)
     yield service
     service.close()
@@ -227,7 +228,7 @@ def test_kernels_take_over_when_they_are_compiled(model: Any, service: Service) 
     service.kernel_swap.start()
     event = service.wait_for_event()
     assert (event.kind, event.message[:24]) == ("kernels", "compiled kernels took ov")
-    assert service.engine().target.lm.is_compiled
+    assert isinstance(service.engine().target.lm.decoder, CpuDecoder)
     queries += [service.ask(name) for name in ("dddd", "eeeee")]
     for query in queries:
         assert service.answer(query) == plain(model, query)
@@ -262,18 +263,15 @@ def test_kernels_that_compute_something_else_do_not_take_over(
     event = service.wait_for_event()
     assert event.kind == "error"
     assert "give other logits than the plain model" in event.message
-    assert not service.engine().target.lm.is_compiled
+    assert not isinstance(service.engine().target.lm.decoder, CpuDecoder)
     more = service.ask("bb")
     for one in (query, more):
         assert service.answer(one) == plain(model, one)
 
 
-@pytest.mark.usefixtures("put_off")
-def test_a_target_without_kernels_serves_on_with_its_rows(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_without_kernels_serves_on_with_its_rows(model: Any) -> None:
     """Only its drafter is made again. Nothing may be timed over rows that hold what queries have read."""
-    monkeypatch.setattr("osd.models.slot_model.is_supported", lambda model: False)
-    monkeypatch.setattr("osd.swap.kernel_swap.load", lambda these: None)
-    service = Service(model, FakeBuild(_THESE))
+    service = Service(model, FakeBuild(_THESE), backend=Undecoded(), kernels=Undecoded)
     try:
         target = service.engine().target
         for name in ("before", "after"):
@@ -306,14 +304,10 @@ class NotedLock:
         self._lock.release()
 
 
-@pytest.mark.usefixtures("put_off")
-def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(
-    model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(model: Any, tmp_path: Path) -> None:
     """Put into the drafter before, it would go with it."""
-    monkeypatch.setattr("osd.models.slot_model.is_supported", lambda model: False)
-    monkeypatch.setattr("osd.swap.kernel_swap.load", lambda these: None)
-    service, versions = Service(model, FakeBuild(_THESE)), FileWeightStore(tmp_path)
+    service = Service(model, FakeBuild(_THESE), backend=Undecoded(), kernels=Undecoded)
+    versions = FileWeightStore(tmp_path)
     service.loop.changing = lock = NotedLock()  # type: ignore[assignment]
     watcher = HotSwap(versions, service.loop, serving=0, poll_interval_s=60.0, on_event=service.events.append)
     looking = threading.Thread(target=watcher.check_now)
@@ -334,21 +328,20 @@ def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(
         service.close()
 
 
-@pytest.mark.usefixtures("put_off")
 def test_the_drafter_before_is_freed_at_once(model: Any) -> None:
     """Collections leave out what an engine's process has loaded, so nothing may hang on them."""
-    torch_target = make_target(model)
+    torch_target = make_target(model, backend=TORCH)
     engine = make_engine(torch_target, model_drafter(copy.deepcopy(model), torch_target))
     assert isinstance(engine.drafter, ModelDrafter)
     keep()
     before = weakref.ref(engine.drafter._lm)
-    target = make_target(model)
+    target = make_target(model, backend=load_these())
     engine.take_over(target, model_drafter(copy.deepcopy(model), target), _COSTS)
     assert before() is None
 
 
 def test_a_process_that_is_killed_leaves_torch_serving(
-    model: Any, put_off: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "_folder", lambda: tmp_path / "kernels")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
@@ -369,8 +362,7 @@ def test_a_process_that_is_killed_leaves_torch_serving(
 def test_weights_are_not_held_twice(model: Any) -> None:
     """A model that is fused already is fused again as it is: its matrices are views of the same memory."""
     shared = copy.deepcopy(model)
-    options: dict[str, Any] = {"num_slots": 1, "max_positions": 8, "max_len": 8, "compiled": False}
-    FusedLM(shared, **options)
+    Llama(shared, max_positions=8)
     places = [weight.data_ptr() for weight in shared.parameters()]
-    FusedLM(shared, **options)
+    Llama(shared, max_positions=8)
     assert [weight.data_ptr() for weight in shared.parameters()] == places

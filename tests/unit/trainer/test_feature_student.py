@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from osd.drafters.feature import FeatureDrafter
-from osd.drafters.feature_net import FeatureNet
+from osd.kernels.reference.drafting.feature_net import FeatureNet
 from osd.records.errors import WeightsRefusedError
 from osd.records.outcome import Outcome
 from osd.records.outcome_arrays import hidden_states
 from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
+from tests.kit.backends import fastest
 from tests.kit.trainer_fakes import HIDDEN_SIZE, VOCAB_TOKENS, feature_student, make_outcome, model_student, shared_rows
 from trainer.batches import make_batches
 from trainer.examples import make_examples
@@ -85,7 +86,9 @@ def test_the_serving_drafter_proposes_what_the_student_learnt() -> None:
     sums = student.acceptance(batches[0])
     assert (sums.accepted_BD / sums.reached_BD).tolist() == [[1.0, 1.0, 1.0]]
 
-    drafter = FeatureDrafter(student.net.config, shared_rows(), num_slots=1, max_context_tokens=32, max_length=3)
+    drafter = FeatureDrafter(
+        student.net.config, shared_rows(), fastest(), num_slots=1, max_context_tokens=32, max_length=3
+    )
     drafter.prepare(student.state(), 2)()
     tokens = outcome.prompt_ids + outcome.output_ids
     hidden_NH = hidden_states(outcome)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from osd.kernels.cpu.verdicts.sampled_rows import shapes_of
+from osd.kernels.cpu.backend.logits import shapes_of
 from osd.records.query import SamplingParams
 from osd.verify.shaping import Shape, Shaping, draw, penalise
 from osd.verify.shaping import shape_probs as shape_rows

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from osd.models.pass_output import Logits
 from osd.verify.top_logprobs import top_logprobs
+from tests.kit.backends import fastest
 
+_of = fastest().logits
 _VOCAB = 16
 
 
 def test_they_are_taken_before_temperature_and_filters() -> None:
     logits_BQV = torch.randn(3, 2, _VOCAB, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
     tokens = [[1, 0], [], [7]]
-    tops = list(top_logprobs(Logits(logits_BQV), tokens, 5))
+    tops = list(top_logprobs(_of(logits_BQV), tokens, 5))
     plain_BQV = logits_BQV.float().log_softmax(dim=-1)
     for row, (top, committed) in enumerate(zip(tops, tokens, strict=True)):
         plain_NV = plain_BQV[row, : len(committed)]
@@ -27,32 +28,15 @@ def test_they_are_taken_before_temperature_and_filters() -> None:
 
 
 def test_there_are_no_more_than_tokens() -> None:
-    assert top_logprobs(Logits(torch.zeros(1, 1, 3)), [[0]], 20)[0].read()[1].shape == (1, 3)
+    assert top_logprobs(_of(torch.zeros(1, 1, 3)), [[0]], 20)[0].read()[1].shape == (1, 3)
 
 
 def test_an_answer_that_ends_early_keeps_only_its_own() -> None:
     logits_BQV = torch.randn(1, 3, _VOCAB, generator=torch.Generator().manual_seed(5))
-    [whole] = top_logprobs(Logits(logits_BQV), [[4, 5, 6]], 8)
+    [whole] = top_logprobs(_of(logits_BQV), [[4, 5, 6]], 8)
     cut = whole.cut(2, 3)
     chosen_N, ids_NK, logprobs_NK = whole.read()
     expected = chosen_N[:2], ids_NK[:2, :3], logprobs_NK[:2, :3]
     assert all(torch.equal(*pair) for pair in zip(cut.read(), expected, strict=True))
     [first, second] = cut.for_client([4, 5])
     assert (first.token_id, second.token_id) == (4, 5) and len(first.top) == 3
-
-
-@pytest.mark.parametrize("vocab_tokens", [640, 6399, 6400, 6401])
-def test_a_large_vocabulary_is_looked_through_in_chunks(vocab_tokens: int) -> None:
-    generator = torch.Generator().manual_seed(vocab_tokens)
-    logits_BQV = torch.randn(3, 2, vocab_tokens, generator=generator)
-    logits_BQV[1, 0, -20:] += 9.0  # all in the last chunks
-    logits_BQV[2, 1] = -torch.inf
-    logits_BQV[2, 1, [5, vocab_tokens - 1]] = 1.0
-    tops = top_logprobs(Logits(logits_BQV), [[1, 2]] * 3, 20)
-    expected = torch.log_softmax(logits_BQV, dim=-1).topk(20)
-    for row, top in enumerate(tops):
-        _, ids_NK, logprobs_NK = top.read()
-        torch.testing.assert_close(logprobs_NK, expected.values[row])
-        finite = expected.values[row].isfinite()
-        assert torch.equal(ids_NK[finite].long(), expected.indices[row][finite])
-        assert bool((ids_NK < vocab_tokens).all())

@@ -8,15 +8,16 @@ import torch
 
 from osd.engine.sequence import Sequence
 from osd.machine.arrays import tensor
-from osd.models.pass_output import Logits
 from osd.records.proposal import Proposal
 from osd.records.query import Request, SamplingParams
 from osd.text.stop_strings import AnswerText
 from osd.verify.shaping import Shape, Shaping, penalise, shape_probs, uniforms
 from osd.verify.token_rule import match_greedy, reject_tokenwise
 from osd.verify.verdict import verify_rows
+from tests.kit.backends import fastest
 from tests.kit.engine_kit import char_codec
 
+_of = fastest().logits
 _VOCAB = 8
 
 
@@ -45,14 +46,14 @@ def test_greedy_rows_of_different_lengths() -> None:
         drafter_version=1,
     )
     logits = _logits([[1, 2, 3, 4], [4, 5, 1, 2], [6, 1, 1, 1], [1, 0, 1, 1]])
-    verdicts = verify_rows(Logits(logits), [_row(greedy, [0]) for _ in range(4)], proposal)
+    verdicts = verify_rows(_of(logits), [_row(greedy, [0]) for _ in range(4)], proposal)
     # All kept and a bonus; all of two kept, the padding never looked at; nothing proposed; one kept, one recovered.
     assert verdicts == [[1, 2, 3, 4], [4, 5, 1], [6], [1, 0]]
 
 
 def test_a_round_without_proposals() -> None:
     rows = [_row(SamplingParams(temperature=0.0), [0]), _row(SamplingParams(), [0])]
-    verdicts = verify_rows(Logits(_logits([[3], [5]])), rows, None)
+    verdicts = verify_rows(_of(_logits([[3], [5]])), rows, None)
     assert [len(tokens) for tokens in verdicts] == [1, 1]
     assert verdicts[0] == [3]
 
@@ -63,8 +64,8 @@ def test_greedy_rows_with_penalties_see_proposed_tokens() -> None:
     logits[0, :, 4], logits[0, :, 6] = 3.0, 2.5
     proposal = Proposal(token_ids_BK=torch.tensor([[4, 6]]), lengths=[2], draft_probs_BKV=None, drafter_version=1)
     # 4 is best until it was said, then 6; both said, 4 leads again.
-    assert verify_rows(Logits(logits), [_row(params, [0])], proposal) == [[4, 6, 4]]
-    assert verify_rows(Logits(logits), [_row(params, [4])], proposal) == [[6]]
+    assert verify_rows(_of(logits), [_row(params, [0])], proposal) == [[4, 6, 4]]
+    assert verify_rows(_of(logits), [_row(params, [4])], proposal) == [[6]]
 
 
 def test_sampled_rows_use_their_own_stream_and_shape() -> None:
@@ -84,7 +85,7 @@ def test_sampled_rows_use_their_own_stream_and_shape() -> None:
         draft_probs_BKV=draft_probs,
         drafter_version=1,
     )
-    verdicts = verify_rows(Logits(logits), rows, proposal)
+    verdicts = verify_rows(_of(logits), rows, proposal)
     for row in (0, 2, 3):
         length = proposal.lengths[row]
         ids = tensor(proposal.token_ids_BK)[row, :length]
@@ -102,7 +103,7 @@ def test_rows_without_penalties_keep_their_logits_beside_one_that_has_some() -> 
     plain, penalised = SamplingParams(temperature=0.0), SamplingParams(temperature=0.0, presence_penalty=2.0)
     logits = torch.zeros(2, 1, _VOCAB)
     logits[:, 0, 4], logits[:, 0, 6] = 3.0, 2.5
-    assert verify_rows(Logits(logits), [_row(plain, [4]), _row(penalised, [4])], None) == [[4], [6]]
+    assert verify_rows(_of(logits), [_row(plain, [4]), _row(penalised, [4])], None) == [[4], [6]]
 
 
 def test_a_sampled_row_that_proposes_less_than_a_greedy_one() -> None:
@@ -115,7 +116,7 @@ def test_a_sampled_row_that_proposes_less_than_a_greedy_one() -> None:
         drafter_version=1,
     )
     logits = 40.0 * torch.nn.functional.one_hot(torch.tensor([[1, 2, 3, 4], [4, 5, 6, 7], [7, 0, 0, 0]]), _VOCAB)
-    assert verify_rows(Logits(logits.float()), rows, proposal) == [[1, 2, 3, 4], [4, 5], [7]]
+    assert verify_rows(_of(logits.float()), rows, proposal) == [[1, 2, 3, 4], [4, 5], [7]]
 
 
 def test_a_proposal_of_the_first_rows_only() -> None:
@@ -124,7 +125,7 @@ def test_a_proposal_of_the_first_rows_only() -> None:
     assert proposal.draft_probs_BKV is not None and proposal.draft_probs_BKV.shape == (3, 2, _VOCAB)
     greedy = SamplingParams(temperature=0.0)
     verdicts = verify_rows(
-        Logits(_logits([[1, 2, 3], [4, 0, 0], [5, 0, 0]])), [_row(greedy, [0]) for _ in range(3)], proposal
+        _of(_logits([[1, 2, 3], [4, 0, 0], [5, 0, 0]])), [_row(greedy, [0]) for _ in range(3)], proposal
     )
     assert verdicts == [[1, 2, 3], [4], [5]]
 
@@ -141,5 +142,5 @@ def test_a_rows_verdict_does_not_depend_on_its_company() -> None:
         for count in (1, 3):
             rows = [_row(own, [2], seed), *[_row(params, [2], seed + 1) for params in neighbours]][:count]
             proposal = Proposal(ids[:count], [2] * count, probs[:count], 1)
-            committed.append(verify_rows(Logits(logits[:count]), rows, proposal)[0])
+            committed.append(verify_rows(_of(logits[:count]), rows, proposal)[0])
         assert committed[0] == committed[1]

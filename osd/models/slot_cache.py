@@ -1,82 +1,18 @@
-"""The slot KV cache: one preallocated row a query, written at per-row positions, rolled back by moving a length.
+"""The slot cache in the form that transformers' own models accept.
 
-A row's valid part is known to its owner (the engine's sequences, or a drafter); what lies beyond it is stale and is
-overwritten by the next pass, so a rejected token costs nothing to drop.
-
-Shapes: S slots, B rows of a pass, N key/value heads, Q new positions, L cached positions seen, D head size.
+Shapes: S slots, A layers, B rows of a pass, N key/value heads, Q new positions, L cached positions seen, D head size.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from osd.kernels.reference.window import PassWindow, clear_non_finite
 from osd.machine.arrays import exchange
-from osd.machine.transfer import upload
 
-
-def clear_non_finite(cached: Tensor) -> None:
-    """Zero what overflowing weights left in a cache.
-
-    Masked or not, a NaN there would turn everything computed over its row into NaN, for good.
-    """
-    if not bool(cached.sum().isfinite()):
-        cached.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-
-
-class PassWindow:
-    """Which rows and positions the current pass writes and sees; shared by every layer."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.first_row = 0
-        self.num_rows = 0
-        self.num_new = 0
-        self.num_seen = 0
-        self.starts: Sequence[int] | None = ()
-        """None where only the device knows them."""
-        self._starts_B: Tensor | None = None
-        self._rows_B1: Tensor | None = None
-        self._positions_BQ: Tensor | None = None
-
-    def set(self, first_row: int, starts: Sequence[int], num_new: int) -> None:
-        """The next pass writes `num_new` positions from `starts[b]` on in row `first_row + b`."""
-        self._place(first_row, len(starts), num_new, max(starts) + num_new)
-        self.starts, self._starts_B = starts, None
-
-    def set_on_device(self, starts_B: Tensor, num_new: int, num_seen: int) -> None:
-        """As `set` from row 0 on, with starts that the host does not know: what is seen has a fixed size instead."""
-        self._place(0, len(starts_B), num_new, num_seen)
-        self.starts, self._starts_B = None, starts_B
-
-    def _place(self, first_row: int, num_rows: int, num_new: int, num_seen: int) -> None:
-        self.first_row, self.num_rows, self.num_new, self.num_seen = first_row, num_rows, num_new, num_seen
-        self._rows_B1 = self._positions_BQ = None
-
-    @property
-    def rows_B1(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
-        """The rows of the pass; made when first asked for, since a compiled pass does not ask."""
-        if self._rows_B1 is None:
-            self._rows_B1 = torch.arange(self.first_row, self.first_row + self.num_rows, device=self.device)[:, None]
-        return self._rows_B1
-
-    @property
-    def positions_BQ(self) -> Tensor:  # noqa: N802 - as above
-        """Which positions are new; made when first asked for, too."""
-        if self._positions_BQ is None:
-            self._positions_BQ = self.starts_B[:, None] + torch.arange(self.num_new, device=self.device)
-        return self._positions_BQ
-
-    @property
-    def starts_B(self) -> Tensor:  # noqa: N802 - as above
-        """Each row's first new position."""
-        if self._starts_B is None:
-            assert self.starts is not None
-            self._starts_B = upload(self.starts, self.device)
-        return self._starts_B
+_KEPT = ("keys", "values")
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped for mypy
@@ -166,13 +102,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for myp
             layer.copy(source, destination, num_tokens)
 
     def clear(self, row: int, start: int, held: int | None = None) -> None:
-        """Zero a row from position `start` on, in every layer.
-
-        Args:
-            row: which.
-            start: its first position that is zeroed.
-            held: positions that were written at most. It is no bound here: a pass sees all rows as far as its longest.
-        """
+        """Zero a row from position `start` on, in every layer; all of it, since a pass sees all rows equally far."""
         for layer in self.layers:
             layer.clear(row, start)
 
@@ -182,3 +112,16 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for myp
             if layer.is_initialized:
                 clear_non_finite(layer.keys)
                 clear_non_finite(layer.values)
+
+    def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """A row's keys and values at its first positions, in every layer: `[A, N, num_tokens, D]` each."""
+        keys, values = ([getattr(layer, name)[row, :, :num_tokens] for layer in self.layers] for name in _KEPT)
+        return torch.stack(keys), torch.stack(values)
+
+    def write_row(self, row: int, keys_ANLD: Tensor, values_ANLD: Tensor) -> None:
+        """Keep a row's first L positions as another cache has them, in every layer."""
+        for layer, keys_NLD, values_NLD in zip(self.layers, keys_ANLD, values_ANLD, strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys_NLD[None], values_NLD[None])
+            for name, new_NLD in zip(_KEPT, (keys_NLD, values_NLD), strict=True):
+                getattr(layer, name)[row, :, : new_NLD.shape[1]] = new_NLD

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from osd.kernels.reference.rotary import rotate, rotation
 from osd.kernels.reference.row_ops import rms_norm, silu_gate
-from osd.models.shared_rows import SharedRows
+from osd.records.shared_rows import SharedRows
 
 
 @dataclass(frozen=True, slots=True)

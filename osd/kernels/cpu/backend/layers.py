@@ -13,19 +13,14 @@ import torch
 from torch import Tensor
 
 from osd.kernels.cpu.arguments import LAYER_PHASES, NONE, Array, Span, Stack, look_at
-from osd.kernels.cpu.kernels import kernels
+from osd.kernels.cpu.kernels import Kernels
 from osd.kernels.cpu.products.codes import tiled_codes
 from osd.kernels.cpu.products.tiling import tiled
 from osd.kernels.cpu.tiled_cache import TiledCache
-from osd.kernels.reference.slot_cache import PassWindow
+from osd.kernels.reference.window import PassWindow
 from osd.machine.arrays import aligned
 
 _EVERYWHERE = 2**40
-
-
-def can_compile(like: Tensor) -> bool:
-    """Whether there are compiled loops for tensors of this device and dtype."""
-    return like.device.type == "cpu" and like.dtype in (torch.bfloat16, torch.float32) and kernels() is not None
 
 
 def in_layout(weight_OI: Tensor, bias_O: Tensor | None, num_parts: int = 1, *, bits: int) -> Tensor:
@@ -36,16 +31,20 @@ def in_layout(weight_OI: Tensor, bias_O: Tensor | None, num_parts: int = 1, *, b
 
 
 class TiledProjection:
-    """See `osd.kernels.reference.projections.Projection`; the weights are copied. Not for gradients.
+    """See `osd.kernels.reference.projections.Projection`. Not for gradients.
+
+    Args:
+        kernels: the compiled loops.
+        weight_OI: the weights, which are copied.
+        bias_O: None: none.
+        bits: of a code; 0: the weights themselves.
 
     Raises:
         ValueError: the number of inputs is odd, in bfloat16.
     """
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, *, bits: int = 0) -> None:
-        found = kernels()
-        assert found is not None
-        self._kernels = found
+    def __init__(self, kernels: Kernels, weight_OI: Tensor, bias_O: Tensor | None = None, *, bits: int = 0) -> None:
+        self._kernels = kernels
         self._num_outputs, self._num_inputs = weight_OI.shape
         self._bits = bits
         self.tiles = in_layout(weight_OI, bias_O, bits=bits)
@@ -82,6 +81,7 @@ class CompiledLayers:
     """A stack of decoder layers over the slot cache, and the norm after them.
 
     Args:
+        kernels: the compiled loops.
         layers: their weights, which are not copied but for the norms.
         final_norm_H: of what comes out of the last layer.
         eps: of every norm.
@@ -97,6 +97,7 @@ class CompiledLayers:
 
     def __init__(
         self,
+        kernels: Kernels,
         layers: Sequence[LayerWeights],
         final_norm_H: Tensor,
         eps: float,
@@ -110,9 +111,7 @@ class CompiledLayers:
         reaches: Sequence[int | None],
         bits: int = 0,
     ) -> None:
-        found = kernels()
-        assert found is not None
-        self._kernels = found
+        self._kernels = kernels
         self._layers = layers  # the stack knows their tiles by address only
         self.slots = cache.slots
         empty_D = torch.empty(0)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from osd.kernels.most_likely import most_likely
+from osd.kernels.reference.logits import MostLikely, most_likely
 from osd.machine.transfer import upload
-from osd.records.proposal import DraftBatch, Proposal
+from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
 from osd.verify.shaping import Shape, Shaping, draw, shape_probs, uniforms
 
@@ -77,19 +77,27 @@ class ChainChoice:
         draws: for sampled rows; None where there are none.
         vocab_tokens: V.
         vocab_ids_R: the target's id of each token the drafter can say; None when it can say them all.
+        find: finds the most likely token.
     """
 
     def __init__(
-        self, num_steps: int, draws: Draws | None, vocab_tokens: int, vocab_ids_R: Tensor | None = None
+        self,
+        num_steps: int,
+        draws: Draws | None,
+        vocab_tokens: int,
+        vocab_ids_R: Tensor | None = None,
+        *,
+        find: MostLikely = most_likely,
     ) -> None:
+        self._find = find
         self.num_steps, self._draws = num_steps, draws
-        self._vocab_tokens, self._vocab_ids_R = vocab_tokens, vocab_ids_R
+        self.vocab_tokens, self._vocab_ids_R = vocab_tokens, vocab_ids_R
         self._tokens: list[Tensor] = []
         self._probs: list[Tensor] = []
 
     def take(self, logits_BR: Tensor) -> Tensor:
         """Choose the next token of every row, `[B]` target ids, and remember its distribution where it was drawn."""
-        choice_B = most_likely(logits_BR)
+        choice_B = self._find(logits_BR)
         if self._draws is not None:
             probs_BR = shape_probs(logits_BR[:, None], self._draws.shaping)[:, 0]
             drawn_B = draw(probs_BR, self._draws.uniform_BK[:, len(self._tokens)])
@@ -109,12 +117,8 @@ class ChainChoice:
         """The distributions they were drawn from; None where nothing was drawn."""
         return torch.stack(self._probs, dim=1) if self._probs else None
 
-    def proposal(self, batch: DraftBatch, version: int) -> Proposal:
-        """All chosen tokens, with their distributions."""
-        return Proposal(self.token_ids_BK, batch.lengths, self.draft_probs_BKV, version)
-
     def _over_vocabulary(self, probs_BR: Tensor) -> Tensor:
-        probs_BV = torch.zeros(probs_BR.shape[0], self._vocab_tokens, device=probs_BR.device)
+        probs_BV = torch.zeros(probs_BR.shape[0], self.vocab_tokens, device=probs_BR.device)
         if self._vocab_ids_R is None:
             probs_BV[:, : probs_BR.shape[1]] = probs_BR
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
@@ -20,26 +20,6 @@ class Cpu(NamedTuple):
     """Torch's operations have instructions for it; without, they take longer than in float32."""
     has_kernels: bool
     """Compiled kernels run here, which widen bfloat16 in registers where there are no instructions for it."""
-
-
-class Runs(Protocol):
-    """What there is to say of a target's passes (`osd.models.slot_model.SlotModel`)."""
-
-    @property
-    def device(self) -> torch.device: ...  # noqa: D102
-
-    @property
-    def dtype(self) -> torch.dtype: ...  # noqa: D102
-
-    @property
-    def is_int4(self) -> bool:
-        """The layers' weights are four-bit codes."""
-        ...
-
-    @property
-    def is_compiled(self) -> bool:
-        """Passes are by a CPU's compiled kernels."""
-        ...
 
 
 def torch_multiplies_bfloat16() -> bool:
@@ -62,17 +42,32 @@ def this_cpu() -> Cpu:
     return Cpu(kind, multiplies_bfloat16, has_kernels=True)
 
 
-def describe(lm: Runs, cpu: Cpu | None = None) -> str:
-    """Such as `CPU: AVX2, bfloat16 weights widened in registers`."""
-    weights = f"{str(lm.dtype).removeprefix('torch.')} weights"
-    if lm.device.type != "cpu":
-        return f"{_name_of(lm.device)}: {weights}"
+def describe(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    is_compiled: bool = False,
+    is_int4: bool = False,
+    cpu: Cpu | None = None,
+) -> str:
+    """How passes are computed, such as `CPU: AVX2, bfloat16 weights widened in registers`.
+
+    Args:
+        device: the model's.
+        dtype: the model's.
+        is_compiled: by a CPU's compiled kernels, else by torch's operations.
+        is_int4: the layers' weights are four-bit codes.
+        cpu: what a CPU can do; None: this one's.
+    """
+    weights = f"{str(dtype).removeprefix('torch.')} weights"
+    if device.type != "cpu":
+        return f"{_name_of(device)}: {weights}"
     cpu = cpu or this_cpu()
-    if lm.is_int4:
+    if is_int4:
         weights = "int4 layers, the rest in bfloat16"
-    if not lm.is_compiled:
+    if not is_compiled:
         how = "by torch's operations"
-    elif lm.dtype != torch.bfloat16:
+    elif dtype != torch.bfloat16:
         how = "by compiled kernels"
     else:
         by_instruction = cpu.instructions in ("AVX512-BF16", "AMX")

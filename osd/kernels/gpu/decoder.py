@@ -1,0 +1,235 @@
+"""A Llama-shaped decoder on a GPU: decoding rounds are captured once a shape, and then replayed.
+
+What is captured computes what `osd.kernels.reference.llama` does, by torch's operations or by Triton kernels, whichever
+is measured faster.
+
+Shapes: B rows, Q new positions, H hidden size, V vocabulary, K proposed tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from osd.kernels.backend import PassOutput, Proposed, Sizes, Wanted, Way
+from osd.kernels.gpu.attention import PiecewiseAttention, fits_kernels
+from osd.kernels.gpu.graphs import Capture, GraphPool, Work, bucket
+from osd.kernels.gpu.layers import project, read_layers
+from osd.kernels.reference.decoder import MakeLogits, TorchDecoder
+from osd.kernels.reference.drafting.chain_choice import ChainChoice, Draws
+from osd.kernels.reference.logits import MostLikely, TorchLogits
+from osd.kernels.reference.rows import TorchRows
+from osd.kernels.reference.window import PassWindow
+from osd.machine.arrays import Numbers
+from osd.machine.transfer import sent, staged
+from osd.records.proposal import DraftBatch
+
+_SMALLEST_SEEN = 256
+
+
+class KernelDecoder:
+    """A pass by Triton kernels, over the weights and cache of another one; where they do not fit, by that one.
+
+    Args:
+        decoder: by torch's operations.
+    """
+
+    name = "the GPU's kernels"
+
+    def __init__(self, decoder: TorchDecoder) -> None:
+        self._decoder, self._window = decoder, PassWindow(decoder.device)
+
+    def fits(self, num_new: int) -> bool:
+        """Whether a pass of so many new positions a row can be by kernels."""
+        heads = self._decoder.llama.heads
+        return fits_kernels(num_new, heads.num_heads, heads.num_key_heads)
+
+    def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted) -> PassOutput:
+        """See `Way`; hidden states are not kept."""
+        if not self.fits(ids_BQ.shape[1]):
+            return self._decoder.read(first_row, ids_BQ, starts, logits=logits)
+        self._window.set(first_row, starts, ids_BQ.shape[1])
+        logits_BQV, hidden_BQH = self.run(sent(ids_BQ, self._decoder.device), self._window, logits)
+        return PassOutput(None if logits_BQV is None else TorchLogits(logits_BQV), lambda: hidden_BQH)
+
+    @torch.no_grad()
+    def run(self, ids_BQ: Tensor, window: PassWindow, logits: Wanted) -> tuple[Tensor | None, Tensor]:
+        """See `TorchDecoder.run`."""
+        llama = self._decoder.llama
+        attend = PiecewiseAttention(self._decoder.cache, window, *llama.rotation, **llama.heads._asdict())
+        hidden_RH = read_layers(llama.layers, llama.embedding(ids_BQ.flatten()), attend, llama.norm)
+        hidden_BQH = hidden_RH.view(*ids_BQ.shape, -1)
+        if logits == "none":
+            return None, hidden_BQH
+        return project(llama.head, hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH
+
+
+class GpuDecoder:
+    """See `osd.kernels.backend.Decoder`.
+
+    Args:
+        model: a causal LM for which `is_llama` holds.
+        sizes: of the cache.
+        kept: where hidden states are kept.
+        make_logits: makes the logits of a pass from their tensor.
+        find: finds the most likely token.
+        capture: how a round is captured.
+        has_kernels: whether Triton kernels run here.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        sizes: Sizes,
+        *,
+        kept: TorchRows | None,
+        make_logits: MakeLogits,
+        find: MostLikely,
+        capture: Capture,
+        has_kernels: bool,
+    ) -> None:
+        self.torch = TorchDecoder(model, sizes, kept=kept, make_logits=make_logits, find=find)
+        self.cache = self.torch.cache
+        self.kernels = KernelDecoder(self.torch) if has_kernels else None
+        self._sizes, self._kept, self._find = sizes, kept, find
+        self._window = PassWindow(self.torch.device)
+        self._graphs = GraphPool(capture)
+
+    @property
+    def computes(self) -> str:
+        """See `Passes`."""
+        return self.torch.computes
+
+    @property
+    def ways(self) -> Sequence[Way]:
+        """See `Decoder`: none of them is captured."""
+        return [self.torch] if self.kernels is None else [self.torch, self.kernels]
+
+    def drop(self, way: Way) -> None:
+        """See `Decoder`."""
+        if way is self.kernels:
+            self.kernels = None
+
+    def pack(self) -> None:
+        """See `Decoder`: the weights are the model's own."""
+
+    def unpack(self) -> None:
+        """See `Decoder`."""
+
+    def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted) -> PassOutput:
+        """See `Way`."""
+        is_round = logits == "all" and first_row == 0 and ids_BQ.shape[1] <= self._sizes.max_round_tokens
+        return self._replay(ids_BQ, starts) if is_round else self.torch.read(first_row, ids_BQ, starts, logits=logits)
+
+    @torch.no_grad()
+    def _replay(self, numbers_BQ: Numbers, starts: Sequence[int]) -> PassOutput:
+        """A captured pass, which also keeps the hidden states and finds the most likely tokens."""
+        device, (num_rows, num_new) = self.torch.device, numbers_BQ.shape
+        ids_BQ = numbers_BQ if isinstance(numbers_BQ, Tensor) else staged(numbers_BQ, device)
+        padded, seen = self._bucketed(starts, num_new)
+        if len(padded) > num_rows:
+            ids_BQ = F.pad(ids_BQ, (0, 0, 0, len(padded) - num_rows))
+
+        def work_by(way: TorchDecoder | KernelDecoder) -> Work:
+            def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
+                logits_BQV, hidden_BQH = self._run(way, ids_BQ, starts_B, seen)
+                if self._kept is not None:
+                    self._kept.keep_at(self._window.rows_B1, self._window.positions_BQ, hidden_BQH)
+                return logits_BQV, hidden_BQH, self._find(logits_BQV)
+
+            return work
+
+        logits_BQV, hidden_BQH, best_BQ = self._graphs.run(
+            (len(padded), num_new, seen),
+            work_by(self.torch),
+            ids_BQ,
+            staged(padded, device),
+            instead=work_by(self.kernels) if self.kernels is not None and self.kernels.fits(num_new) else None,
+        )
+        found = TorchLogits(logits_BQV[:num_rows], best_BQ[:num_rows], find=self._find)
+        return PassOutput(found, lambda: hidden_BQH[:num_rows])
+
+    def _run(
+        self, way: TorchDecoder | KernelDecoder, ids_BQ: Tensor, starts_B: Tensor, seen: int
+    ) -> tuple[Tensor, Tensor]:
+        """A pass from row 0 on as a function of tensors alone: all logits, and last hidden states."""
+        self._window.set_on_device(starts_B, ids_BQ.shape[1], seen)
+        logits_BQV, hidden_BQH = way.run(ids_BQ, self._window, "all")
+        assert logits_BQV is not None
+        return logits_BQV, hidden_BQH
+
+    def _bucketed(self, starts: Sequence[int], num_new: int) -> tuple[list[int], int]:
+        """Every row's start, and how many positions are seen, for captured work over `num_new` positions.
+
+        Both are rounded up, so that few shapes do for all. Rows beyond the real ones write where no row of a query
+        reaches: past the longest context.
+        """
+        max_len = self._sizes.max_len
+        padding = bucket(len(starts), 1, self._sizes.num_slots) - len(starts)
+        seen = bucket(max(starts) + num_new, _SMALLEST_SEEN, max_len)
+        return [*starts, *[max_len - num_new] * padding], seen
+
+    @torch.no_grad()
+    def draft(self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int) -> Proposed:
+        """See `Passes`: the whole round is captured, choices and all."""
+        num_rows, num_steps = len(batch.lengths), max(batch.lengths)
+        num_new = bucket(max(counts), 1, self._sizes.max_round_tokens)
+        padded, seen = self._bucketed(starts, num_new + num_steps)
+        draws = Draws.of(batch, num_tokens, len(padded))
+        filters = () if draws is None else tuple(one is not None for one in draws.shaping)
+
+        def work_by(way: TorchDecoder | KernelDecoder) -> Work:
+            def work(places_2B: Tensor, *draws_tensors: Tensor) -> tuple[Tensor, ...]:
+                of_draws = None if draws is None else draws.like(draws_tensors)
+                choice = ChainChoice(num_steps, of_draws, num_tokens, find=self._find)
+                self._chain(way, batch.tokens_SL, places_2B, choice, num_new, seen)
+                probs_BKV = choice.draft_probs_BKV
+                return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)
+
+            return work
+
+        ids_BK, *probs = self._graphs.run(
+            ("draft", len(padded), num_new, num_steps, seen, filters),
+            work_by(self.torch),
+            staged([padded, [*counts, *[1] * (len(padded) - num_rows)]], self.torch.device),
+            *(() if draws is None else draws.tensors()),
+            instead=work_by(self.kernels) if self.kernels is not None and self.kernels.fits(num_new) else None,
+        )
+        return Proposed(ids_BK[:num_rows], probs[0][:num_rows] if probs else None)
+
+    def _chain(
+        self,
+        way: TorchDecoder | KernelDecoder,
+        tokens_SL: Tensor,
+        places_2B: Tensor,
+        choice: ChainChoice,
+        num_new: int,
+        seen: int,
+    ) -> None:
+        """Let `choice` take every token of a draft, as a function of tensors alone.
+
+        Args:
+            way: computes the passes.
+            tokens_SL: known tokens.
+            places_2B: each row's first position that was not read, and how many there are.
+            choice: chooses each step's tokens.
+            num_new: the most that there are.
+            seen: positions that the passes see.
+        """
+        starts_B, counts_B = places_2B
+        device = tokens_SL.device
+        rows_B1 = torch.arange(len(starts_B), device=device)[:, None]
+        columns_BQ = starts_B[:, None] + torch.arange(num_new, device=device)
+        ids_BQ = tokens_SL[rows_B1, columns_BQ.clamp(max=tokens_SL.shape[1] - 1)]
+        logits_BQV, _ = self._run(way, ids_BQ, starts_B, seen)
+        logits_BV = logits_BQV[rows_B1[:, 0], counts_B - 1]
+        ends_B = starts_B + counts_B
+        for step in range(choice.num_steps):
+            token_B = choice.take(logits_BV[:, : choice.vocab_tokens])
+            if step + 1 < choice.num_steps:
+                logits_BQV, _ = self._run(way, token_B[:, None], ends_B + step, seen)
+                logits_BV = logits_BQV[:, 0]

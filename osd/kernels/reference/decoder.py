@@ -1,0 +1,122 @@
+"""The reference decoder: `Llama` over a flat slot cache, by torch's operations on any device.
+
+Shapes: B rows, Q new positions, H hidden size, V vocabulary, K proposed tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osd.kernels.backend import PassOutput, Proposed, RowMemory, Sizes, Wanted, Way
+from osd.kernels.processor import describe
+from osd.kernels.reference.attention import SdpaAttention
+from osd.kernels.reference.drafting.chain_choice import ChainChoice, Draws
+from osd.kernels.reference.flat_cache import FlatCache
+from osd.kernels.reference.llama import Llama
+from osd.kernels.reference.logits import MostLikely
+from osd.kernels.reference.window import PassWindow
+from osd.machine.arrays import Numbers
+from osd.machine.transfer import sent, upload
+from osd.records.proposal import DraftBatch
+from osd.verify.logits import Logits
+
+MakeLogits = Callable[[Tensor], Logits]
+
+
+class TorchDecoder:
+    """See `osd.kernels.backend.Decoder`.
+
+    Args:
+        model: a causal LM for which `is_llama` holds.
+        sizes: of the cache.
+        kept: where hidden states are kept.
+        make_logits: makes the logits of a pass from their tensor.
+        find: finds the most likely token.
+    """
+
+    name = "the fused pass"
+
+    def __init__(
+        self, model: Any, sizes: Sizes, *, kept: RowMemory | None, make_logits: MakeLogits, find: MostLikely
+    ) -> None:
+        self.llama = Llama(model, sizes.max_positions)
+        self.cache = FlatCache(*self.llama.cache_shape(sizes.num_slots, sizes.max_len), like=self.llama.like)
+        self.device = self.llama.like.device
+        self._window = PassWindow(self.device)
+        self._kept, self._make_logits, self._find = kept, make_logits, find
+
+    @property
+    def computes(self) -> str:
+        """See `Passes`."""
+        return describe(self.llama.like.device, self.llama.like.dtype)
+
+    @property
+    def ways(self) -> Sequence[Way]:
+        """See `Decoder`."""
+        return [self]
+
+    def drop(self, way: Way) -> None:
+        """See `Decoder`: there is only one."""
+
+    def pack(self) -> None:
+        """See `Decoder`: the weights are the model's own."""
+
+    def unpack(self) -> None:
+        """See `Decoder`."""
+
+    def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted) -> PassOutput:
+        """See `Way`."""
+        window = self._window
+        window.set(first_row, starts, ids_BQ.shape[1])
+        logits_BQV, hidden_BQH = self.run(sent(ids_BQ, self.device), window, logits)
+        if self._kept is not None:
+            self._kept.keep(first_row, starts, hidden_BQH)
+        return PassOutput(None if logits_BQV is None else self._make_logits(logits_BQV), lambda: hidden_BQH)
+
+    @torch.no_grad()
+    def run(self, ids_BQ: Tensor, window: PassWindow, logits: Wanted) -> tuple[Tensor | None, Tensor]:
+        """Logits (see `Way.read`) and last hidden states, `[B, Q, H]`; with a window whose starts are on the device, a
+        function of tensors alone.
+        """
+        attend = SdpaAttention(self.cache, window, *self.llama.rotation, **self.llama.heads._asdict())
+        hidden_BQH = self.llama(ids_BQ, attend).view(*ids_BQ.shape, -1)
+        if logits == "none":
+            return None, hidden_BQH
+        return self.llama.head(hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH
+
+    def draft(self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int) -> Proposed:
+        """See `Passes`."""
+        return draft_by_passes(self, batch, starts, counts, num_tokens, self._find)
+
+
+@torch.no_grad()
+def draft_by_passes(
+    way: Way, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int, find: MostLikely
+) -> Proposed:
+    """See `Passes.draft`: one pass over what is new, then one a token.
+
+    Args:
+        way: computes the passes.
+        batch: see there.
+        starts: see there.
+        counts: see there.
+        num_tokens: see there.
+        find: finds the most likely token.
+    """
+    device = batch.tokens_SL.device
+    choice = ChainChoice(max(batch.lengths), Draws.of(batch, num_tokens), num_tokens, find=find)
+    rows_B, counts_B = torch.arange(len(starts), device=device), upload(counts, device)
+    columns_BQ = upload(starts, device)[:, None] + torch.arange(max(counts), device=device)
+    ids_BQ = batch.tokens_SL[rows_B[:, None], columns_BQ.clamp(max=batch.tokens_SL.shape[1] - 1)]
+    logits_BV = way.read(0, ids_BQ, starts, logits="all").logits_BQV[rows_B, counts_B - 1]
+    ends = [start + count for start, count in zip(starts, counts, strict=True)]
+    for step in range(choice.num_steps):
+        token_B = choice.take(logits_BV[:, :num_tokens])
+        if step + 1 < choice.num_steps:
+            output = way.read(0, token_B[:, None], [end + step for end in ends], logits="all")
+            logits_BV = output.logits_BQV[:, 0]
+    return Proposed(choice.token_ids_BK, choice.draft_probs_BKV)

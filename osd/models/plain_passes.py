@@ -1,0 +1,105 @@
+"""Passes of any causal LM by transformers' own forward, over the slot cache: explicit positions, explicit masks.
+
+Shapes: B rows, Q new positions (padded to the longest row), L cached positions seen, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osd.kernels.backend import Backend, PassOutput, Proposed, RowMemory, Sizes, Wanted
+from osd.kernels.processor import describe
+from osd.kernels.reference.attention import look_back
+from osd.kernels.reference.decoder import draft_by_passes
+from osd.kernels.reference.window import PassWindow
+from osd.machine.arrays import Numbers
+from osd.machine.transfer import sent
+from osd.models.slot_cache import SlotCache
+from osd.records.proposal import DraftBatch
+
+
+class PlainPasses:
+    """See `osd.kernels.backend.Passes`.
+
+    Args:
+        model: a loaded causal LM in eval mode.
+        reaches: by type of layer, how many positions back a query looks, with its own; None: all.
+        backend: makes the logits.
+        sizes: of the cache.
+        kept: where hidden states are kept.
+    """
+
+    name = "transformers' own forward"
+
+    def __init__(
+        self, model: Any, reaches: dict[str, int | None], backend: Backend, sizes: Sizes, kept: RowMemory | None
+    ) -> None:
+        self._model, self._reaches, self._backend, self._kept = model, reaches, backend, kept
+        weight = model.get_output_embeddings().weight
+        self._device, self._dtype, self._hidden_size = weight.device, weight.dtype, weight.shape[1]
+        self._max_positions = sizes.max_positions
+        self._window = PassWindow(self._device)
+        num_layers = model.config.get_text_config().num_hidden_layers
+        self.cache = SlotCache(self._window, num_layers, sizes.num_slots, sizes.max_len)
+        # By its name since transformers 5.24, or by the one before.
+        name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+        self._cache_argument = {name: self.cache}
+        self.latest_hidden_BQH = torch.empty(0)
+        """Of the model's latest pass, over this cache or not."""
+        # Some models call their base's decoder past the base; of others, what is called decoder is the head.
+        modules = {model.base_model, model.get_decoder()} - {None, model}
+        self._hooks = [module.register_forward_hook(self._note_hidden) for module in modules]
+
+    def close(self) -> None:
+        """Leave the model to others; there are no passes after this."""
+        for hook in self._hooks:
+            hook.remove()
+
+    @property
+    def computes(self) -> str:
+        """See `Passes`."""
+        return describe(self._device, self._dtype)
+
+    @torch.no_grad()
+    def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted) -> PassOutput:
+        """See `Way`; where no logits are wanted, the last position's are computed and dropped."""
+        self._window.set(first_row, starts, ids_BQ.shape[1])
+        output = self._model(
+            input_ids=sent(ids_BQ, self._device),
+            attention_mask=self._mask(),
+            # Padding may stand beyond the positions that the model knows.
+            position_ids=self._window.positions_BQ.clamp(max=self._max_positions - 1),
+            use_cache=True,
+            logits_to_keep=0 if logits == "all" else 1,
+            **self._cache_argument,
+        )
+        hidden_BQH = self.latest_hidden_BQH
+        if self._kept is not None:
+            self._kept.keep(first_row, starts, hidden_BQH)
+        return PassOutput(None if logits == "none" else self._backend.logits(output.logits), lambda: hidden_BQH)
+
+    def draft(self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int) -> Proposed:
+        """See `Passes`."""
+        return draft_by_passes(self, batch, starts, counts, num_tokens, self._backend.most_likely)
+
+    def _note_hidden(self, _module: object, _args: object, output: Any) -> None:
+        hidden = output[0]
+        if isinstance(hidden, Tensor) and hidden.ndim == 3 and hidden.shape[2] == self._hidden_size:
+            self.latest_hidden_BQH = hidden
+
+    def _mask(self) -> Any:
+        """As transformers' models take it: `[B, 1, Q, L]`, or a dictionary of that by layer type."""
+        masks = {kind: self._looks(reach)[:, None] for kind, reach in self._reaches.items()}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _looks(self, reach: int | None) -> Tensor:
+        """Where queries may look, `[B, Q, L]`: true, or zero where the model adds the mask to its scores."""
+        mask_BQL = look_back(self._window, reach)
+        if self._model.config._attn_implementation != "eager":
+            return mask_BQL
+        return torch.zeros_like(mask_BQL, dtype=self._dtype).masked_fill_(~mask_BQL, torch.finfo(self._dtype).min)
