@@ -1,1 +1,1 @@
-"""How a drafter adapts to a stream of queries, replayed from recorded answers; `python -m benchmarks.adaptation`."""
+"""Experiments on a drafter's adaptation to a stream of queries, replayed from recorded answers."""

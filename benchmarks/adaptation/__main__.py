@@ -1,17 +1,17 @@
 """Experiments on how a drafter adapts, replayed from recorded answers.
 
-Greedy decoding is lossless: the drafter never changes an answer. So each stream's answers are recorded once, and then
-every arm of every experiment is replayed against them without the target; `check` proves that a live run has the same
-rounds. A query is always scored before anything is learnt from it.
+Greedy decoding is lossless, so the drafter never changes an answer. Each stream's answers are therefore recorded once,
+and every arm of every experiment is replayed against them without the target; `check` verifies that a live run has the
+same rounds. A query is always scored before anything is learnt from it.
 
     python -m benchmarks.adaptation record STREAM…
     python -m benchmarks.adaptation check STREAM [--queries 100]
     python -m benchmarks.adaptation run STREAM… [--order ORDER] [--arms frozen,online,…] [--seeds 3]
 
 STREAM is "bfcl", "humaneval", "chatterbot" or a JSONL file of `{"domain": …, "messages": […]}` lines. ORDER is "sharp"
-(one stream after the other; one that is named again goes on with its next queries), "smooth" (the second of two takes
-over from the first bit by bit) or "mixed". Runs that are done are kept under the state folder: an experiment that was
-killed goes on with the arms and seeds that are missing.
+(one stream after the other; a stream named again continues with its next queries), "smooth" (the second of two streams
+gradually replaces the first) or "mixed". Finished runs are stored in the state folder, so a killed experiment continues
+with the missing arms and seeds.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _target(args: argparse.Namespace) -> tuple[Config, ResolvedTarget]:
-    """The configuration, on the CPU and with the weights' type decided, and the target."""
+    """The configuration (on the CPU, with the dtype chosen), and the target."""
     flags: dict[str, Any] = {
         "target": {"model": args.target, "device": "cpu"},
         "drafter": {"vocab_tokens": args.draft_vocab_tokens},
@@ -112,7 +112,7 @@ def _recorded(
 def _check(
     args: argparse.Namespace, lab: Lab, streams: dict[str, list[Outcome]], console: Console
 ) -> dict[str, object]:
-    """Live rounds against replayed ones, with the drafter version that the state folder would serve."""
+    """Compare live rounds with replayed ones, for the drafter version that the state folder would serve."""
     outcomes = [outcome for own in streams.values() for outcome in own[: args.queries]]
     store = open_store(lab.config, lab.resolved)
     ensure_first_version(lab.config, lab.resolved, store)
@@ -178,7 +178,7 @@ def _run(args: argparse.Namespace, lab: Lab, streams: dict[str, list[Outcome]], 
 def _order(
     args: argparse.Namespace, streams: dict[str, list[Outcome]], seed: int
 ) -> tuple[list[Outcome], list[Outcome]]:
-    """The stream of this seed, and the recorded answers that are no part of it."""
+    """The stream for this seed, and the recorded answers that are not in it."""
     num = {name: args.queries * args.streams.count(name) for name in streams}
     drawn = {name: draw_order(own, num[name], seed) for name, own in streams.items()}
     if short := [name for name in streams if len(drawn[name][0]) < num[name]]:
@@ -201,7 +201,7 @@ def _kept_run(
     seed: int,
     console: Console,
 ) -> Run:
-    """One run, from its file where it was done before."""
+    """One run, read from its file if it was done before."""
     trainer = lab.config.trainer.model_dump_json()
     asked = [
         arm,
@@ -236,7 +236,7 @@ def _kept_run(
 
 
 def _running(runs: Sequence[Run], window: int) -> list[float]:
-    """Acceptance length over the last `window` queries of all seeds, query by query."""
+    """Acceptance length over the last `window` queries of all seeds, for each query."""
     sums = [total([run.scores[number] for run in runs]) for number in range(len(runs[0].scores))]
     return [total(sums[max(0, end - window) : end]).length for end in range(1, len(sums) + 1)]
 

@@ -1,4 +1,4 @@
-"""The target's answers to a stream, recorded once: greedy decoding is lossless, so no drafter changes them."""
+"""Records the target's answers to a stream once; greedy decoding is lossless, so no drafter changes them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def record(
     temperature: float = 0.0,
     on_progress: Callable[[int], None] = lambda made: None,
 ) -> list[Outcome]:
-    """One answer to every prompt, from the cache under the state folder; what is missing there is made now.
+    """One answer to every prompt, from the cache in the state folder; missing ones are made now.
 
-    The outcomes carry all that a drafter of any kind reads and learns from: hidden states and the target's top-K.
+    The outcomes include all that any kind of drafter reads and learns from: hidden states and the target's top-K.
 
     Args:
         config: target, engine and outcomes sections are used.
         resolved: the target.
         prompts: in order.
         max_tokens: longest answer.
-        temperature: 0: greedy.
-        on_progress: told how many answers there are.
+        temperature: 0 is greedy.
+        on_progress: called with the number of answers made so far.
 
     Raises:
-        OsdError: the target cannot be had.
+        OsdError: the target cannot be loaded.
     """
     codec = TextCodec.open(resolved.folder, resolved.target_id, config.target.max_context_tokens)
     ids = [codec.encode_chat(prompt.messages) for prompt in prompts]

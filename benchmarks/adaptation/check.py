@@ -1,4 +1,4 @@
-"""Proof of the replay: the same queries decoded live, by an engine with its target, round for round."""
+"""Verifies the replay: decodes the same queries live, with an engine and its target, and compares every round."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from trainer.answers import Collector
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How far a replay and a live run agree."""
+    """The agreement of a replay with a live run."""
 
     queries: int
     equal_answers: int
     equal_rounds: int
-    """Queries with the same answer, and the same numbers of proposed and accepted tokens in every round."""
+    """Number of queries with the same answer, and with equal proposed and accepted counts in every round."""
     replayed_rounds: int
     live_rounds: int
 
     @property
     def is_equal(self) -> bool:
-        """Whether no query differs."""
+        """Whether all queries agree."""
         return self.equal_rounds == self.queries
 
 
@@ -38,7 +38,7 @@ def decode_live(
     max_tokens: int,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Outcome]:
-    """The same prompts, one at a time, by an engine that drafts `length` tokens every round; its outcomes."""
+    """Decode the prompts one at a time with an engine that drafts `length` tokens per round; returns the outcomes."""
     fixed = config.speculation.model_copy(update={"fixed_length": length, "enabled": True})
     collector = Collector()
     engine = open_engine(config.model_copy(update={"speculation": fixed}), recorder=collector)
@@ -54,7 +54,7 @@ def decode_live(
 def compare(
     proposer: Proposer, recorded: Sequence[Outcome], live: Sequence[Outcome], *, length: int, max_tokens: int
 ) -> Comparison:
-    """Replay the recorded answers, and hold the rounds against those of the live run."""
+    """Replay the recorded answers, and compare the rounds with those of the live run."""
     equal_answers = equal_rounds = num_replayed = num_live = 0
     for outcome, own in zip(recorded, live, strict=True):
         rounds = [

@@ -1,4 +1,4 @@
-"""One run of an experiment: an arm, that is a way of drafting and learning, over one order of recorded answers."""
+"""Runs an experiment: one arm (a way of drafting and learning) over recorded answers in one order."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from osd.records.outcome import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """How is drafted and learnt."""
+    """One way of drafting and learning."""
 
     kind: str = "feature"
-    """Of the learned drafter; "" for none."""
+    """Kind of the learned drafter; "" for none."""
     pretrained: bool = True
-    """Begins with the shipped drafter, where there is one of its kind."""
+    """Starts with the shipped drafter of its kind, if there is one."""
     is_online: bool = False
     """Learns from each query after it was scored."""
     is_tuned: bool = False
-    """Was trained offline on other queries of the same streams before the first one."""
+    """Is trained offline on other queries of the same streams before the first query."""
     suffix: bool = False
-    """Proposes what followed before, where that promises more."""
+    """Uses the suffix proposal when it promises more accepted tokens."""
     by_domain: bool = False
-    """A drafter and a trainer for each domain; else one for all."""
+    """One drafter and trainer per domain; otherwise one for all."""
 
 
 ARMS: Mapping[str, Arm] = {
@@ -54,7 +54,7 @@ ARMS: Mapping[str, Arm] = {
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """What all runs share."""
+    """The settings that all runs share."""
 
     config: Config
     resolved: ResolvedTarget
@@ -65,12 +65,12 @@ class Lab:
     """Longest answer."""
     steps_per_query: float
     passes: float
-    """Over the other queries, of an arm that is tuned offline."""
+    """Passes over the other queries, for an arm that is tuned offline."""
     pool_bytes: int
-    """Memory of the suffix arm's recent answers."""
+    """Memory for the suffix arm's recent answers."""
 
     def described(self) -> dict[str, float]:
-        """The numbers that decide what a run yields."""
+        """The settings that affect a run's result."""
         return {
             "length": self.length,
             "max_tokens": self.max_tokens,
@@ -82,22 +82,22 @@ class Lab:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of one arm with one seed."""
+    """The result of one arm with one seed."""
 
     arm: str
     seed: int
     domains: list[str]
-    """Of each query."""
+    """The domain of each query."""
     scores: list[Score]
     spent: Spent
 
     def as_json(self) -> dict[str, object]:
-        """For a file."""
+        """The run as JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, object]) -> Run:
-        """The inverse."""
+        """The inverse of `as_json`."""
         return cls(
             arm=str(data["arm"]),
             seed=int(str(data["seed"])),

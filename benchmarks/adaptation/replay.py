@@ -1,7 +1,7 @@
-"""Replaying an answer: a drafter proposes, the known answer says what is accepted; the target is never asked.
+"""Replays an answer: a drafter proposes, and the recorded answer determines what is accepted, without the target.
 
-Greedy decoding is lossless, so the answer is the same whatever the drafter proposes, and at every round the target's
-hidden states of all earlier positions are those that were recorded. `check.py` holds live runs against this.
+Greedy decoding is lossless, so the answer does not depend on the proposals, and in every round the target's hidden
+states of all earlier positions are the recorded ones. `check.py` compares live runs with this.
 
 Shapes: L positions, H hidden size.
 """
@@ -27,28 +27,28 @@ _GREEDY = SamplingParams(temperature=0.0)
 
 
 class Proposer(Protocol):
-    """Guesses an answer's next tokens, one query at a time."""
+    """Proposes an answer's next tokens, one query at a time."""
 
     @property
     def version(self) -> int:
-        """Of the drafter, noted with each round."""
+        """The drafter's version, recorded with each round."""
         ...
 
     def begin(self, outcome: Outcome) -> None:
-        """The next calls are about this query; of its answer, only the known tokens may be looked at."""
+        """Begin a query; of its answer, only the known tokens may be read."""
         ...
 
     def propose(self, num_known: int, max_tokens: int) -> list[int]:
-        """The tokens that may follow the query's first `num_known` ones, prompt included."""
+        """Propose tokens to follow the query's first `num_known` tokens, prompt included."""
         ...
 
 
 def replay(proposer: Proposer, outcome: Outcome, *, length: int, max_tokens: int) -> list[Round]:
-    """The rounds in which an engine would have decoded an answer.
+    """The rounds in which an engine would decode an answer.
 
     Args:
-        proposer: proposes tokens that are certain to it: by a greedy draft for a greedy answer, or, for a sampled one,
-            from a distribution of one token; there, such a token is accepted just where it is the emitted one.
+        proposer: its tokens must be certain: greedy for a greedy answer; for a sampled one, from a distribution with
+            one token, which is accepted exactly if it is the emitted one.
         outcome: the recorded answer.
         length: speculation length.
         max_tokens: the longest answer that was asked for.
@@ -66,10 +66,10 @@ def replay(proposer: Proposer, outcome: Outcome, *, length: int, max_tokens: int
 
 
 def score(rounds: Sequence[Round], num_output_tokens: int) -> Score:
-    """What a query's rounds come to."""
+    """The score of a query's rounds."""
     accepted = sum(one.accepted for one in rounds)
     committed, last = max(num_output_tokens - 1, 0), len(rounds) - 1
-    # The last round's proposal may have been cut by the end of the answer rather than rejected.
+    # The end of the answer, rather than a rejection, may have cut the last round's proposal.
     cut = bool(rounds) and accepted + len(rounds) > committed
     rejected = sum(one.accepted < one.proposed and not (cut and number == last) for number, one in enumerate(rounds))
     return Score(
@@ -83,10 +83,10 @@ def score(rounds: Sequence[Round], num_output_tokens: int) -> Score:
 
 
 class LearnedProposer:
-    """A served drafter of any kind, with one row.
+    """A drafter as it is served, of any kind, with one row.
 
     Args:
-        drafter: it keeps its own cache; it may skip rounds, and catches up when it is next asked.
+        drafter: has its own cache; it may skip rounds, and then catches up.
         hidden_size: H.
         max_context_tokens: longest prompt and answer.
         dtype: of the target's hidden states.
@@ -100,7 +100,7 @@ class LearnedProposer:
 
     @property
     def version(self) -> int:
-        """That drafts now."""
+        """The version in use."""
         return self.drafter.version
 
     def begin(self, outcome: Outcome) -> None:
@@ -128,7 +128,7 @@ class LearnedProposer:
 
 
 class SuffixProposer:
-    """What followed the same tokens before, in the query itself or in the answers that `pool` was given.
+    """Proposes what followed the same tokens before, in the query's own text or in the pool's answers.
 
     Args:
         pool: recent answers.
@@ -139,7 +139,7 @@ class SuffixProposer:
     def __init__(self, pool: AnswerPool) -> None:
         self._pool = pool
         self.score = 0.0
-        """Of the latest proposal: how many of its tokens are expected to be accepted."""
+        """Expected number of accepted tokens of the latest proposal."""
 
     def begin(self, outcome: Outcome) -> None:
         """See `Proposer`."""
@@ -156,15 +156,15 @@ class SuffixProposer:
 
 
 class EitherProposer:
-    """The suffix proposal where it promises more accepted tokens than the learned drafter's rounds brought lately.
+    """Uses the suffix proposal if it promises more accepted tokens than the learned drafter's recent rounds had.
 
     Args:
-        suffix: asked every round.
-        learned: asked where the suffix promises less; a round that skips it costs no pass of it.
+        suffix: proposes in every round.
+        learned: proposes when the suffix proposal promises less; other rounds do not cost a pass.
     """
 
     _NEWEST = 0.02
-    """Weight of a round in the running mean of what the learned drafter's rounds bring."""
+    """Weight of a round in the running mean of the learned drafter's accepted tokens."""
 
     def __init__(self, suffix: SuffixProposer, learned: Proposer) -> None:
         self._suffix, self._learned = suffix, learned
@@ -173,7 +173,7 @@ class EitherProposer:
 
     @property
     def version(self) -> int:
-        """Of the learned one."""
+        """The learned drafter's version."""
         return self._learned.version
 
     def begin(self, outcome: Outcome) -> None:
@@ -195,13 +195,13 @@ class EitherProposer:
         return proposed
 
     def _observe(self, num_known: int, proposed: list[int]) -> None:
-        """Count what the learned drafter's last proposal brought; the answer is known up to there by now."""
+        """Count how much of the learned drafter's last proposal was accepted; the answer is known so far by now."""
         rest = self._outcome.output_ids[num_known - len(self._outcome.prompt_ids) :]
         self._expected += self._NEWEST * (num_common(proposed, rest) - self._expected)
 
 
 def num_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
+    """Length of the longest common prefix."""
     return next(
         (n for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), min(len(one), len(other))
     )

@@ -1,4 +1,4 @@
-"""An experiment's tables and its JSON."""
+"""Makes an experiment's tables and JSON."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SHARE = 0.8
 
 
 def summarise(runs: Mapping[str, Sequence[Run]], window: int) -> dict[str, Any]:
-    """Figures by arm: over all queries, by window, by block of one domain; gains are over the first arm.
+    """Figures by arm: over all queries, by window, by block of one domain; gains are relative to the first arm.
 
     Args:
-        runs: by arm, one by seed, over the same queries.
-        window: queries that a running figure is taken over.
+        runs: by arm, one per seed, over the same queries.
+        window: number of queries for running figures.
     """
     base, *_ = runs.values()
     return {arm: _of_arm(own, base, window) for arm, own in runs.items()}
@@ -65,7 +65,7 @@ def _rounded(score: Score) -> dict[str, Any]:
 
 
 def _blocks(domains: Sequence[str], window: int) -> list[tuple[int, int]]:
-    """Where one domain lasts for at least a window."""
+    """The ranges in which one domain lasts for at least a window."""
     bounds, start = [], 0
     for _, group in groupby(domains):
         num = len(list(group))
@@ -80,7 +80,7 @@ def _of_domain(runs: Sequence[Run], domain: str) -> list[Score]:
 
 
 def show(console: Console, summary: Mapping[str, dict[str, Any]], num_seeds: int) -> None:
-    """Two tables: each arm over all queries, and by window."""
+    """Print two tables: each arm over all queries, and by window."""
     first = next(iter(summary))
     table = Table(title=f"over all queries, {num_seeds} seeds; gain over {first!r} with its 95% interval")
     for column in ("arm", "length", "first token", "alpha", "gain", "queries to 80%", "trained tokens", "core-minutes"):

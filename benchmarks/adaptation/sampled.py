@@ -1,10 +1,10 @@
-"""Scoring a sampled answer (temperature 1) without the target: in expectation, and exactly so.
+"""Scores a sampled answer (temperature 1) without the target, by exact expectations.
 
-Speculative sampling couples the proposed token with the emitted one so that they agree as often as they can (Leviathan
-et al. 2023, arXiv 2211.17192): a proposal drawn from q is accepted, and is the emitted token y, with probability
+Speculative sampling couples the proposed with the emitted token so that they agree as often as possible (Leviathan et
+al. 2023, arXiv 2211.17192): a proposal drawn from q is accepted, and equals the emitted token y, with probability
 min(p(y), q(y)). The emitted token is drawn from p in any case, so given y the proposal was accepted with probability
-min(1, q(y) / p(y)). An answer that was sampled once therefore says how any drafter would have fared on it; the average
-over rounds is taken exactly.
+min(1, q(y) / p(y)). One sampled answer thus gives the acceptance of any drafter on it; the expectation over rounds is
+computed exactly.
 
 Shapes: D depths of a chain, O output tokens.
 """
@@ -26,14 +26,14 @@ Probabilities = NDArray[np.float64]
 
 
 def acceptance(student: Student, outcome: Outcome) -> Probabilities:
-    """The probability that a chain's proposal for output o is accepted at depth d, given that it was reached, [D, O].
+    """The probability that a chain's proposal for output o is accepted at depth d, given that it is reached, [D, O].
 
     Args:
         student: the drafter's weights, with as many depths as the speculation length.
         outcome: a recorded answer, sampled at temperature 1 without filters.
 
     Raises:
-        OsdError: it was sampled otherwise.
+        OsdError: it was sampled with other parameters.
     """
     if outcome.sampling.temperature != 1.0 or outcome.sampling.top_p != 1.0 or outcome.sampling.top_k:
         raise OsdError(f"answer {outcome.request_id} was not sampled at temperature 1 without filters; record it anew")
@@ -47,8 +47,8 @@ def acceptance(student: Student, outcome: Outcome) -> Probabilities:
 def emitted_probabilities(outcome: Outcome) -> Probabilities:
     """The target's probability of each emitted token, [O].
 
-    For one beyond the recorded top K, the most that it can be: the K-th's, or all that is left; so acceptance is
-    understated there.
+    For a token beyond the recorded top K an upper bound is used: the K-th probability, or all remaining mass.
+    Acceptance is underestimated there.
     """
     ids_OK, log_probs_OK = top_k_arrays(outcome)
     probs_OK = np.exp(log_probs_OK.astype(np.float64))
@@ -60,7 +60,7 @@ def emitted_probabilities(outcome: Outcome) -> Probabilities:
 
 
 def expected_score(acceptance_DO: Probabilities, *, max_tokens: int) -> Score:
-    """A query's rounds in expectation; for an acceptance of zeros and ones, its rounds.
+    """A query's expected rounds; with acceptances of 0 and 1, its actual rounds.
 
     Args:
         acceptance_DO: see `acceptance`; D is the speculation length.

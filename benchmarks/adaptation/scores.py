@@ -1,4 +1,4 @@
-"""What a replayed query is scored by, and how sure a difference between two arms is."""
+"""Scores of replayed queries, and confidence intervals for the difference between two arms."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _NUM_RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One query's rounds, summed; under sampling their expectations. Sums of scores are scores."""
+    """The sums over one query's rounds; with sampling, their expectations. Scores can be added."""
 
     rounds: float = 0.0
     committed: float = 0.0
-    """Tokens of the answer that rounds committed: all but the first, which the prefill yields."""
+    """Tokens of the answer that rounds committed: all but the first, which comes from prefill."""
     drafted: float = 0.0
-    """Rounds that proposed something."""
+    """Rounds with a proposal."""
     first_accepted: float = 0.0
-    """Of those, how many kept the first proposed token."""
+    """How many of those accepted the first proposed token."""
     accepted: float = 0.0
     examined: float = 0.0
-    """Proposed tokens that were compared: those accepted, and the first rejected one of each round."""
+    """Proposed tokens that were verified: accepted ones, and the first rejected one of each round."""
 
     def __add__(self, other: Score) -> Score:
-        """Both queries' rounds."""
+        """The sum of both queries."""
         return Score(*(a + b for a, b in zip(self.values(), other.values(), strict=True)))
 
     def values(self) -> tuple[float, ...]:
-        """In the order of the fields."""
+        """The fields' values, in order."""
         return tuple(asdict(self).values())
 
     @property
@@ -45,21 +45,21 @@ class Score:
 
     @property
     def alpha(self) -> float:
-        """Token acceptance rate as *Online Speculative Decoding* defines it (arXiv 2310.07177): the mean, over the
-        tokens examined, of the sum over x of min(p(x), q(x)), p being the target's distribution and q the drafter's.
-        That is the probability of acceptance, of which `accepted` adds up what came of it.
+        """Token acceptance rate as defined in *Online Speculative Decoding* (arXiv 2310.07177): the mean, over examined
+        tokens, of the sum over x of min(p(x), q(x)), with the target's distribution p and the drafter's q. That is the
+        probability of acceptance, of which `accepted` counts the successes.
         """
         return self.accepted / self.examined if self.examined else 0.0
 
 
 def total(scores: Sequence[Score]) -> Score:
-    """All queries' rounds; ratios are taken of sums."""
+    """The sum of all queries; ratios are ratios of sums."""
     return Score(*np.sum([score.values() for score in scores], axis=0).tolist()) if scores else Score()
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How much longer one arm's acceptance length is than another's, on the same answers."""
+    """The difference between two arms' acceptance lengths on the same answers."""
 
     mean: float
     low: float
@@ -68,10 +68,10 @@ class Gain:
 
 
 def length_gain(arm: Sequence[Sequence[Score]], base: Sequence[Sequence[Score]], seed: int = 0) -> Gain:
-    """By how much the arm's acceptance length is above the base's: paired bootstrap over queries and runs.
+    """The arm's acceptance length minus the base's, by a paired bootstrap over queries and runs.
 
-    Both saw the same answers, so a resample takes the same queries of both. Rounds of one query are not independent
-    of one another; whole queries are drawn.
+    Both arms saw the same answers, so a resample draws the same queries for both. Whole queries are drawn, since rounds
+    of one query are not independent.
 
     Args:
         arm: by run (that is, seed of the experiment), scores in the order of its queries.
@@ -98,15 +98,15 @@ def _gain(sums: np.ndarray | float) -> float:
 
 
 def queries_to_gain(arm: Sequence[Score], base: Sequence[Score], *, share: float, window: int) -> int | None:
-    """How many queries were seen when the gain, over a window, first reached a share of the final window's.
+    """After how many queries the gain, over a window, first reached a share of the final window's gain.
 
-    None where there is no gain at the end.
+    None if there is no gain at the end.
 
     Args:
         arm: scores in order.
         base: the same queries.
         share: of the eventual gain.
-        window: queries that a running figure is taken over.
+        window: number of queries for running figures.
     """
     gains = [
         total(arm[end - window : end]).length - total(base[end - window : end]).length

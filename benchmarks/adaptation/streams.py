@@ -1,4 +1,4 @@
-"""Streams of prompts, each with its domain, and the orders in which domains follow one another."""
+"""Streams of prompts with domains, and orders in which domains follow one another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGED: Mapping[str, Callable[[], list[Messages]]] = {
 
 
 class Prompt(NamedTuple):
-    """One query to be."""
+    """A query to ask."""
 
     domain: str
     messages: Messages
@@ -31,13 +31,13 @@ def read_stream(name: str, num_prompts: int) -> list[Prompt]:
     """The first prompts of a stream.
 
     Args:
-        name: "bfcl", "humaneval" or "chatterbot" (of installed packages), or a JSONL file of
-            `{"domain": …, "messages": […]}` lines; where a line names no domain, the file's name is it.
-        num_prompts: most that are read.
+        name: "bfcl", "humaneval" or "chatterbot" (from installed packages), or a JSONL file of
+            `{"domain": …, "messages": […]}` lines; the default domain is the file's name.
+        num_prompts: most prompts to read.
 
     Raises:
-        OsdError: the file cannot be read, or a line is no prompt.
-        SystemExit: the package that holds it is not installed.
+        OsdError: the file cannot be read, or a line is not a prompt.
+        SystemExit: the package with the stream is not installed.
     """
     if name in _PACKAGED:
         return [Prompt(name, messages) for messages in _PACKAGED[name]()[:num_prompts]]
@@ -49,16 +49,16 @@ def read_stream(name: str, num_prompts: int) -> list[Prompt]:
 
 
 def sharp(blocks: Sequence[Sequence[T]]) -> list[T]:
-    """One block after the other, as given."""
+    """One block after the other."""
     return [one for block in blocks for one in block]
 
 
 def smooth(fading: Sequence[T], rising: Sequence[T], seed: int) -> list[T]:
-    """Two streams; the chance of the second rises from 0.1 to 0.9. The stream ends when either has no more.
+    """Mix two streams; the probability of the second rises from 0.1 to 0.9. Ends when either is exhausted.
 
     Args:
-        fading: the stream that leads at first, in order.
-        rising: the stream that leads at last, in order.
+        fading: the stream that is frequent at first, in order.
+        rising: the stream that is frequent at last, in order.
         seed: of the choices.
     """
     rng, total = random.Random(seed), min(len(fading), len(rising))

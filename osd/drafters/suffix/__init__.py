@@ -1,1 +1,1 @@
-"""The `suffix` drafter, which has no weights: it proposes what followed the same tokens before."""
+"""The `suffix` drafter, which has no weights: it proposes the tokens that followed the same context before."""

@@ -1,9 +1,9 @@
-"""Finding where the end of a text occurred before, in the text itself or in others.
+"""Finds earlier occurrences of the end of a context, in the same text or in others.
 
-A position stands for the tokens before it. Positions are kept sorted by those tokens read backwards, at most
-`max_match_tokens` of them: a suffix array (Manber and Myers 1993) of the reversed text. All positions that end in the
-same tokens are then neighbours, and bisection finds them. SuffixDecoding (Oliaro et al. 2024, arXiv 2411.04975) keeps
-the same matches in a suffix tree; the sorted array needs 8 bytes a token where a tree needs some hundreds.
+Each position stands for the tokens before it. Positions are sorted by those tokens in reverse order, at most
+`max_match_tokens` of them: a suffix array (Manber and Myers 1993) of the reversed text. Positions after equal tokens
+are adjacent, and found by bisection. SuffixDecoding (Oliaro et al. 2024, arXiv 2411.04975) stores the same matches in a
+suffix tree; the array needs 8 bytes per token, a tree some hundreds.
 """
 
 from __future__ import annotations
@@ -17,61 +17,61 @@ from typing import NamedTuple
 import numpy as np
 
 _FIRST_BOUNDARY = 1 << 31
-"""Token ids are smaller. A document begins with a number from here on, unlike that of any other document, so that the
-order of two positions never depends on what precedes their documents."""
+"""Above all token ids. Each document begins with a number of its own from here on, so that comparing two positions
+never goes beyond the beginnings of their documents."""
 _NUM_BOUNDARIES = (1 << 31) - 1
 _ABOVE_ALL = (1 << 32) - 1
 _MAX_PLACES = 64
-"""Most occurrences that one proposal looks at."""
+"""Most occurrences that a proposal uses."""
 _UNSEEN_VOTES = 3.0
-"""With 3, as many tokens are accepted as scores say (GSM8K, Spider, MBPP; docs/adaptation.md)."""
+"""With 3, scores predict the number of accepted tokens (measured on GSM8K, Spider and MBPP; docs/adaptation.md)."""
 _LEAST_PROBABILITY = 0.1
-"""Of the whole proposal: it ends before a token that would fall below."""
+"""A proposal ends before a token that would reduce the probability of the whole proposal below this."""
 
 
 class SuffixProposal(NamedTuple):
-    """What followed before."""
+    """A proposal of tokens that followed the same context before."""
 
     token_ids: tuple[int, ...]
     score: float
-    """How many of them are expected to be accepted: the sum, over the tokens, of the estimated probability that the
-    proposal holds up to there."""
+    """Expected number of accepted tokens: the sum, over the tokens, of the estimated probability that all tokens up to
+    that one are accepted."""
     match_tokens: int
-    """Length of the longest end of the context that occurred before."""
+    """Length of the longest match of the context's end."""
 
 
 NOTHING = SuffixProposal((), 0.0, 0)
 
 
 class SuffixIndex:
-    """Documents of token ids, searchable by what precedes a position.
+    """Documents of token ids, indexed by the tokens before each position.
 
-    Appending a token takes one bisection and one insertion into a sorted array of 4-byte numbers, so its time grows
-    with the logarithm of the text's length, but for a copy of memory that is small up to some 100,000 tokens.
+    Appending a token takes one bisection and one insertion into a sorted array of 4-byte numbers: logarithmic time in
+    the text's length, plus a copy of memory that is short up to some 100,000 tokens.
 
     Args:
-        max_match_tokens: longest match that is told from a longer one.
-        half_life_tokens: an occurrence counts half as much for every so many tokens appended after it.
+        max_match_tokens: matches are compared up to this length.
+        half_life_tokens: an occurrence's weight halves with each further this many tokens.
     """
 
     def __init__(self, max_match_tokens: int = 32, half_life_tokens: float = float("inf")) -> None:
         self._max_match_tokens, self._half_life_tokens = max_match_tokens, half_life_tokens
         self._tokens = array("I")
         self._places = array("I")
-        """Positions in `_tokens`, sorted by the tokens before them, the last one first."""
+        """Positions in `_tokens`, sorted by the reversed tokens before them."""
         self._num_documents = 0
 
     def __len__(self) -> int:
-        """Tokens kept, boundaries of documents included."""
+        """Number of tokens stored, including the documents' boundaries."""
         return len(self._tokens)
 
     @property
     def size_bytes(self) -> int:
-        """Memory of both arrays, with what they hold in reserve."""
+        """Memory of both arrays, including spare capacity."""
         return sys.getsizeof(self._tokens) + sys.getsizeof(self._places)
 
     def begin_document(self) -> None:
-        """What is appended from here on does not continue what was appended before."""
+        """Begin a new document; matches do not extend across its beginning."""
         self._tokens.append(_FIRST_BOUNDARY + self._num_documents % _NUM_BOUNDARIES)
         self._num_documents += 1
 
@@ -83,7 +83,7 @@ class SuffixIndex:
             insort(self._places, place, key=self._before)
 
     def drop_oldest(self, num_tokens: int) -> None:
-        """Forget the oldest documents, whole ones, until at least so many tokens are gone or all are."""
+        """Remove the oldest documents as a whole, until at least this many tokens are removed or none is left."""
         boundaries = np.flatnonzero(np.frombuffer(self._tokens, dtype=np.uint32) >= _FIRST_BOUNDARY)
         later = boundaries[boundaries >= num_tokens]
         dropped = int(later[0]) if len(later) else len(self._tokens)
@@ -92,14 +92,14 @@ class SuffixIndex:
         self._tokens = self._tokens[dropped:]
 
     def find(self, context: Sequence[int]) -> tuple[int, list[int]]:
-        """Where the longest end of the context occurred before.
+        """The occurrences of the longest end of the context that occurred before.
 
         Args:
-            context: token ids; only its last `max_match_tokens` count.
+            context: token ids; only its last `max_match_tokens` are used.
 
         Returns:
-            Its length, and the positions of the tokens that followed it, at most `_MAX_PLACES` of them, evenly out of
-            all. (0, []) where not even the last token occurred with another after it.
+            The match's length, and the positions of the tokens that followed it: at most `_MAX_PLACES`, evenly chosen
+            among all. (0, []) if not even the last token occurred before another.
         """
         wanted = array("I", context[: -self._max_match_tokens - 1 : -1])
         near = bisect_left(self._places, wanted, key=self._before)
@@ -114,12 +114,12 @@ class SuffixIndex:
         return match_tokens, list(self._places[first : end : 1 + (end - first - 1) // _MAX_PLACES])
 
     def propose(self, context: Sequence[int], max_tokens: int) -> SuffixProposal:
-        """What most often followed the longest end of the context that occurred before.
+        """The tokens that most often followed the longest match of the context's end.
 
-        Token after token, the occurrences that agree with the proposal so far vote with their weights. The estimate
-        of each token's probability is its share of the votes, where what was never seen has
-        `_UNSEEN_VOTES` votes for a match of one token, half as many for one of two, and so on: few occurrences of a
-        short match say little. The match grows with each proposed token.
+        At each token, the occurrences that agree with the proposal so far vote with their weights. A token's estimated
+        probability is its share of the votes, where unseen continuations have `_UNSEEN_VOTES` votes for a match of one
+        token, half as many for a match of two, and so on, since few occurrences of a short match say little. The match
+        grows with each proposed token.
 
         Args:
             context: all known tokens; the proposal continues them.
@@ -129,7 +129,7 @@ class SuffixIndex:
         if not match_tokens:
             return NOTHING
         tokens, newest = self._tokens, len(self._tokens)
-        places.sort(reverse=True)  # of equal votes, the newest occurrence's token wins
+        places.sort(reverse=True)  # newest first: at equal votes, the newest occurrence's token is proposed
         alive = [(place, 0.5 ** ((newest - place) / self._half_life_tokens)) for place in places]
         proposed: list[int] = []
         probability, score = 1.0, 0.0
@@ -150,13 +150,13 @@ class SuffixIndex:
         return SuffixProposal(tuple(proposed), score, match_tokens)
 
     def _before(self, place: int) -> array[int]:
-        """The tokens before a position, the last one first."""
+        """The tokens before a position, in reverse order."""
         end = place - 1 - self._max_match_tokens
         return self._tokens[place - 1 : end if end >= 0 else None : -1]
 
 
 def _num_common(one: array[int], other: array[int]) -> int:
-    """Length of the longest common beginning."""
+    """Length of the longest common prefix."""
     for number, (token, another) in enumerate(zip(one, other, strict=False)):
         if token != another:
             return number

@@ -1,4 +1,4 @@
-"""Recent answers by domain, for the `suffix` drafter: bounded in bytes, the older the less they count."""
+"""Recent answers by domain for the `suffix` drafter, in bounded memory; older answers count less."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from osd.drafters.suffix.index import NOTHING, SuffixIndex, SuffixProposal
 
 _BYTES_PER_TOKEN = 9
-"""Two 4-byte numbers, and what a growing array holds in reserve: a sixteenth."""
+"""Two 4-byte numbers, plus a growing array's spare capacity of a sixteenth."""
 _BYTES_BESIDE = 1024
-"""What a domain takes beside its index's two arrays: objects, its name, its place in the dictionary."""
+"""Memory of a domain besides its index's two arrays: objects, name, dictionary entry."""
 _BYTES_PER_DOMAIN = _BYTES_BESIDE + 512
-"""With the arrays as they are for a handful of tokens."""
+"""Including the arrays' size for a few tokens."""
 _HALF_LIFE_TOKENS = 50_000.0
 _LEAST_DROPPED = 1 / 16
-"""Share of the pool that is forgotten at once, so that forgetting costs little a token."""
+"""Share of the pool that is dropped at a time, so that dropping costs little per token."""
 
 
 class AnswerPool:
     """Recent answers by domain.
 
-    When a new answer needs room, the domain that has the most tokens forgets its oldest answers: no domain can push out
-    another that is smaller.
+    If a new answer needs room, the domain with the most tokens drops its oldest answers, so a large domain cannot
+    displace a smaller one.
 
     Args:
-        max_bytes: memory that is never exceeded.
+        max_bytes: limit of the memory used.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -33,28 +33,28 @@ class AnswerPool:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of all indices."""
+        """Memory of all indices, in bytes."""
         return sum(_BYTES_BESIDE + index.size_bytes for index in self._indices.values())
 
     @property
     def num_tokens(self) -> int:
-        """Tokens kept, one more an answer."""
+        """Number of tokens stored, plus one per answer."""
         return sum(map(len, self._indices.values()))
 
     def add(self, domain: str, token_ids: Sequence[int]) -> None:
-        """Remember an answer; one that is longer than the whole pool is cut to its end."""
-        room_tokens = (self._max_bytes - _BYTES_PER_DOMAIN) // _BYTES_PER_TOKEN - 1  # one is the document's beginning
+        """Add an answer; of one that is larger than the pool, only the end is stored."""
+        room_tokens = (self._max_bytes - _BYTES_PER_DOMAIN) // _BYTES_PER_TOKEN - 1  # one for the document's boundary
         if room_tokens <= 0 or not token_ids:
             return
         kept = token_ids[-room_tokens:]
         index = self._indices.pop(domain, None) or SuffixIndex(half_life_tokens=_HALF_LIFE_TOKENS)
-        self._indices[domain] = index  # last in the dictionary: of equally large domains, the stalest forgets first
+        self._indices[domain] = index  # moved to the end: among domains of equal size, the least recent one drops first
         self._make_room(len(kept) + 1, keep=domain)
         index.begin_document()
         index.extend(kept)
 
     def propose(self, domain: str, context: Sequence[int], max_tokens: int) -> SuffixProposal:
-        """What followed the end of the context in this domain's answers; see `SuffixIndex.propose`."""
+        """A proposal from this domain's answers; see `SuffixIndex.propose`."""
         index = self._indices.get(domain)
         return NOTHING if index is None else index.propose(context, max_tokens)
 
@@ -67,5 +67,5 @@ class AnswerPool:
                 del self._indices[domain]
 
     def _num_bytes(self, added_tokens: int) -> int:
-        """Most that the pool takes with so many tokens more."""
+        """Upper bound of the pool's memory with this many more tokens."""
         return _BYTES_PER_DOMAIN * len(self._indices) + _BYTES_PER_TOKEN * (self.num_tokens + added_tokens)

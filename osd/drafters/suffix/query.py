@@ -1,4 +1,4 @@
-"""What the `suffix` drafter proposes for one query: from its own text, or from recent answers of its domain."""
+"""The `suffix` drafter's state for one query: proposes from its own text, or from recent answers of its domain."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _CONTEXT_TOKENS = 32
 
 
 class SuffixQuery:
-    """One query's text so far.
+    """The text of one query so far.
 
     Args:
-        pool: recent answers; read, never written.
-        domain: the query's.
-        prompt_ids: its prompt.
+        pool: recent answers, which are only read.
+        domain: the query's domain.
+        prompt_ids: the query's prompt.
     """
 
     def __init__(self, pool: AnswerPool, domain: str, prompt_ids: Iterable[int]) -> None:
@@ -27,13 +27,13 @@ class SuffixQuery:
         self.extend(prompt_ids)
 
     def extend(self, token_ids: Iterable[int]) -> None:
-        """The query's next tokens are known."""
+        """Append the query's next committed tokens."""
         known = list(token_ids)
         self._own.extend(known)
         self._tail = [*self._tail, *known][-_CONTEXT_TOKENS:]
 
     def propose(self, max_tokens: int) -> SuffixProposal:
-        """The proposal of which more tokens are expected to be accepted; of equal ones, that of the query's own text.
+        """The proposal with the larger expected number of accepted tokens; if equal, that from the query's own text.
 
         Args:
             max_tokens: most tokens proposed.
