@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from osd.kernels.backend import adopt_rows
 from osd.kernels.cpu.arrays import array, tensor
 from osd.kernels.cpu.backend.layers import CompiledLayers, LayerWeights, TiledProjection, in_layout
 from osd.kernels.cpu.kernels import kernels
@@ -21,7 +22,6 @@ from osd.kernels.reference.flat_cache import FlatCache
 from osd.kernels.reference.rotary import rotation
 from osd.kernels.reference.row_ops import rms_norm, silu_gate
 from osd.kernels.reference.window import PassWindow
-from tests.kit.tiles import contents, fill
 
 _FOUND = kernels()
 if _FOUND is None:
@@ -149,7 +149,7 @@ class _Layers:
         shape, like = (2, _SLOTS, max_len, _KEY_HEADS, size), torch.empty(0, dtype=dtype)
         self.tiled, self.flat = TiledCache(*shape, like=like), FlatCache(*shape, like=like)
         self.flat.all.copy_(_random(*self.flat.all.shape, dtype=dtype, seed=7))
-        fill(self.tiled, self.flat.all)
+        self.fill()
         tiles = [
             LayerWeights(
                 **{
@@ -175,6 +175,10 @@ class _Layers:
             reaches=self._reaches,
             bits=bits,
         )
+
+    def fill(self) -> None:
+        """Let both caches hold the same."""
+        adopt_rows(self.tiled, self.flat, [self.flat.all.shape[3]] * _SLOTS)
 
     def compiled(self, x_RH: Tensor, window: PassWindow, firsts: list[int] | None = None) -> Tensor:
         return tensor(self._compiled(array(x_RH.clone()), window, firsts))
@@ -232,9 +236,9 @@ def test_layers(
     window.set(first_row, starts, num_new)
     x_RH = _random(len(starts) * num_new, _HIDDEN, dtype=dtype, seed=3)
     _assert_close(layers.compiled(x_RH, window), layers.reference(x_RH, window))
-    kept = contents(layers.tiled, layers.flat.all)
     for row, start in enumerate(starts, first_row):
-        _assert_close(kept[:, row, :, : start + num_new], layers.flat.all[:, row, :, : start + num_new])
+        rows = (torch.cat(cache.row(row, start + num_new), dim=1) for cache in (layers.tiled, layers.flat))
+        _assert_close(*rows)
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
@@ -285,7 +289,7 @@ def test_it_looks_no_further_back_than_the_first_position() -> None:
         layers = _Layers(torch.float32)
         layers.flat.all[:, 0, :, :28] = before
         layers.flat.all[:, 1, :, :20] = before
-        fill(layers.tiled, layers.flat.all)
+        layers.fill()
         seen.append(layers.compiled(x_RH, window, [28, 20]))
     assert torch.equal(*seen)
 
@@ -301,7 +305,7 @@ def test_what_another_query_left_beyond_a_row_is_not_seen(dtype: torch.dtype) ->
         layers = _Layers(dtype)
         for row, start in enumerate((30, 32, 12)):
             layers.flat.all[:, row, :, start:] = left
-        fill(layers.tiled, layers.flat.all)
+        layers.fill()
         seen.append(layers.compiled(x_RH, window))
     assert torch.equal(*seen)
 
@@ -327,6 +331,7 @@ def test_torch_keeps_its_number_of_threads() -> None:
     code = """
 import torch
 torch.set_num_threads(1)
+from osd.kernels.backend import adopt_rows
 from osd.kernels.cpu.arrays import array, tensor
 from osd.kernels.cpu.kernels import kernels
 assert kernels() is not None
