@@ -16,8 +16,9 @@ from serving.guards.cors import ApiCors
 from serving.head import HeadAsGet
 from serving.observing.observe import Observe
 from serving.openapi import Api
+from serving.responses.store import ResponseStore
 from serving.route_path import UnderRootPath
-from serving.routes import admin, admin_page, chat, completions, health, models, openapi, tokenize
+from serving.routes import admin, admin_page, chat, completions, health, messages, models, openapi, responses, tokenize
 from serving.services import Services
 from serving.wire.errors import install_error_handlers
 
@@ -37,6 +38,7 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
         config=config,
         client=client,
         codec=codec,
+        responses=ResponseStore(config.server.stored_responses_bytes),
         api_keys=ApiKeys(config.server.api_keys_sha256),
         admin=AdminSignIn(admin_token_sha256),
     )
@@ -57,7 +59,7 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
     app.state.services = services
     app.state.created_s = int(time.time())
     install_error_handlers(app)
-    for part in (chat, completions, models, tokenize, health, openapi, admin_page, admin):
+    for part in (chat, completions, messages, models, responses, tokenize, health, openapi, admin_page, admin):
         app.include_router(part.router)
     app.include_router(health.metrics_router)
     app.include_router(admin.public_router)

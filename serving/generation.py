@@ -23,6 +23,7 @@ class Choice:
     """The part of one query's answer that has arrived."""
 
     text: str = ""
+    token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stats: QueryStats = field(default_factory=QueryStats)
@@ -30,6 +31,7 @@ class Choice:
     def add(self, delta: TokenDelta) -> None:
         """Append the next delta."""
         self.text += delta.text
+        self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
         self.finish_reason = delta.finish_reason
         self.stats = delta.stats or self.stats

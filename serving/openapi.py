@@ -9,12 +9,14 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from osd.config.settings import Config
+from serving.messages.answers import AnthropicError, MessageEvent
+from serving.responses.answers import ResponseEvent
 from serving.wire.answers import ChatCompletionChunk, CompletionChunk, ErrorAnswer
 
 API_KEY, ADMIN_TOKEN, ADMIN_SESSION = "ApiKey", "AdminToken", "AdminSession"
 Responses = dict[int | str, dict[str, Any]]
 
-_NAMED = (ErrorAnswer, ChatCompletionChunk, CompletionChunk)
+_NAMED = (ErrorAnswer, ChatCompletionChunk, CompletionChunk, AnthropicError, MessageEvent, ResponseEvent)
 """Models that responses only refer to by name."""
 _REF = "#/components/schemas/{model}"
 _SECURITY_SCHEMES = {
@@ -47,12 +49,17 @@ _HEADERS = {
 }
 
 
-def errors(*statuses: int) -> Responses:
+def anthropic_errors(*statuses: int) -> Responses:
+    """Error responses of a route of Anthropic's API."""
+    return errors(*statuses, model=AnthropicError)
+
+
+def errors(*statuses: int, model: type = ErrorAnswer) -> Responses:
     """Error answers for `responses=` of a router or a route."""
     return {
         status: {
             "description": _MEANINGS[status],
-            "content": {"application/json": {"schema": {"$ref": _REF.format(model=ErrorAnswer.__name__)}}},
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}},
             **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
         }
         for status in statuses

@@ -16,6 +16,7 @@ from serving.codec import Codec
 from serving.engine_client import EngineClient
 from serving.guards.api_keys import ApiKeys
 from serving.observing.metrics import Metrics
+from serving.responses.store import ResponseStore
 
 _STATUS_TIMEOUT_S = 5.0
 
@@ -29,6 +30,7 @@ class Services:
     codec: Codec
     api_keys: ApiKeys
     admin: AdminSignIn
+    responses: ResponseStore
     metrics: Metrics = field(default_factory=Metrics)
 
     async def status_or_none(self) -> ServiceStatus | None:

@@ -191,6 +191,11 @@ class ServerConfig(_Section):
     ping_interval_s: float = Field(
         10.0, gt=0, description="Silence after which a stream sends a ping; a queued query's stream then begins."
     )
+    stored_responses_bytes: int = Field(
+        32 << 20,
+        ge=0,
+        description="Memory for the newest responses of /v1/responses, to retrieve and continue; 0 keeps none.",
+    )
     allowed_origins: tuple[str, ...] = Field(
         (),
         description="Sites whose pages may use the API from a browser (CORS), such as 'https://a.example'; '*' is any.",

@@ -192,8 +192,9 @@ def _param(location: Sequence[str | int], body: Any) -> str | None:
     if source != "body":
         return ".".join(map(str, steps)) or None
     value, path = body, ""
-    for step in steps:
-        if isinstance(step, str) and isinstance(value, dict):
+    for number, step in enumerate(steps, start=1):
+        is_field = isinstance(value, dict) and (step in value or number == len(steps))  # a missing field comes last
+        if isinstance(step, str) and is_field:
             value, path = value.get(step), f"{path}.{step}"
         elif isinstance(step, int) and isinstance(value, list) and step < len(value):
             value, path = value[step], f"{path}[{step}]"

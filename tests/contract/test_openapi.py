@@ -28,16 +28,22 @@ from tests.kit.http_client import CHAT, COMPLETION, http_client
 KEY, TOKEN = "a-key", "a-long-admin-token"
 CSRF = {"X-OSD-Admin": "1"}
 CHATS, COMPLETIONS, MODELS, MODEL = "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}"
+MESSAGES, COUNT, RESPONSES = "/v1/messages", "/v1/messages/count_tokens", "/v1/responses"
+RESPONSE = "/v1/responses/{response_id}"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 TOOL = {"type": "function", "function": {"name": "add"}}
+OF_RESPONSES = [("GET", RESPONSE), ("DELETE", RESPONSE)]
 CALLING: dict[str, Any] = {
     "engine": FakeEngineClient(answer='<think>x</think>y<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'),
     "codec": FakeCodec(features=ChatFeatures(tools=True, calls=True, call_format="hermes", reasoning=True)),
 }
 ADMIN = "/admin/api"
-POSTS = {
+POSTS: dict[str, dict[str, Any]] = {
     CHATS: CHAT,
     COMPLETIONS: COMPLETION,
+    MESSAGES: {**CHAT, "max_tokens": 100},
+    COUNT: CHAT,
+    RESPONSES: {"model": "fake-model", "input": "hi"},
     TOKENIZE: {"prompt": "hi"},
     DETOKENIZE: {"tokens": [104]},
     f"{ADMIN}/login": {"token": TOKEN},
@@ -138,6 +144,11 @@ def healthy() -> FakeEngineClient:
 
 def cases() -> list[Case]:
     generation: list[tuple[str, dict[str, Any]]] = [(CHATS, {**CHAT}), (COMPLETIONS, {**COMPLETION})]
+    blocks: list[tuple[str, dict[str, Any]]] = [(path, POSTS[path]) for path in (MESSAGES, RESPONSES)]
+    tools: dict[str, dict[str, Any]] = {
+        MESSAGES: {"tools": [{"name": "add", "input_schema": {}}]},
+        RESPONSES: {"tools": [{"type": "function", "name": "add"}]},
+    }
     logprobs: dict[str, dict[str, Any]] = {CHATS: {"logprobs": True, "top_logprobs": 2}, COMPLETIONS: {"logprobs": 2}}
     options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     found = [
@@ -186,6 +197,32 @@ def cases() -> list[Case]:
             Case(status=503, path=path, engine=FakeEngineClient(refuse=EngineUnavailableError("gone"))),
             Case(status=504, path=path, engine=FakeEngineClient(pause_after=0), server={"request_timeout_s": 0.01}),
         ]
+    for path, body in blocks:
+        broken = FakeEngineClient(fail_after=(2, KeyError()))
+        found += [
+            Case(status=200, path=path),
+            Case(status=200, path=path, body={**body, **tools[path]}, **CALLING),
+            Case(status=200, path=path, body={**body, **tools[path], "stream": True}, **CALLING),
+            Case(status=200, path=path, body={**body, "stream": True}, engine=broken),
+            Case(status=400, path=path, body={**body, "temperature": "x"}),
+            Case(status=404, path=path, body={**body, "model": "other"}),
+            Case(status=429, path=path, engine=FakeEngineClient(refuse=QueueFullError("full"))),
+            Case(status=500, path=path, engine=FakeEngineClient(refuse=KeyError("secret"))),
+            Case(status=503, path=path, engine=FakeEngineClient(refuse=EngineUnavailableError("gone"))),
+            Case(status=504, path=path, engine=FakeEngineClient(pause_after=0), server={"request_timeout_s": 0.01}),
+        ]
+    found += [
+        Case(status=200, path=COUNT),
+        Case(status=400, path=COUNT, body={}),
+        Case(status=404, path=COUNT, body={**CHAT, "model": "other"}),
+        Case(status=200, method="GET", path=RESPONSE, url="stored"),
+        Case(status=400, method="GET", path=RESPONSE, url=f"{RESPONSES}/x?stream=true"),
+        Case(status=404, method="GET", path=RESPONSE, url=f"{RESPONSES}/x"),
+        Case(status=200, method="DELETE", path=RESPONSE, url="stored"),
+        Case(status=404, method="DELETE", path=RESPONSE, url=f"{RESPONSES}/x"),
+        Case(status=413, method="DELETE", path=RESPONSE, body="x" * 2000, server={"max_body_bytes": 1024}),
+        Case(status=408, method="DELETE", path=RESPONSE, stalls=True, server={"receive_timeout_s": 0.01}),
+    ]
     for path in POSTS:
         signed_in = CSRF if path.endswith("/login") else None
         found += [
@@ -207,9 +244,13 @@ def cases() -> list[Case]:
             ),
         ]
     found.append(Case(status=204, path=f"{ADMIN}/logout"))
-    for method, path in [("GET", MODELS), ("GET", MODEL), *(("POST", path) for path in POSTS), ("GET", "/metrics")] + [
-        ("GET", f"{ADMIN}/{name}") for name in ("status", "events", "history", "versions")
-    ]:
+    for method, path in [
+        ("GET", MODELS),
+        ("GET", MODEL),
+        *OF_RESPONSES,
+        *(("POST", path) for path in POSTS),
+        ("GET", "/metrics"),
+    ] + [("GET", f"{ADMIN}/{name}") for name in ("status", "events", "history", "versions")]:
         if path.endswith("/login"):
             continue
         guess = {"Authorization": "Bearer guess"}
@@ -239,12 +280,16 @@ async def answer_of(case: Case) -> httpx.Response:
             await client.post(f"{ADMIN}/login", json={"token": TOKEN}, headers=CSRF)
             headers = {}
         content: Any = None
-        if case.method == "POST":
-            body = POSTS[case.path] if case.body is None else case.body
+        url = case.url or case.path
+        if url == "stored":
+            made = await client.post(RESPONSES, json=POSTS[RESPONSES], headers={"Authorization": f"Bearer {KEY}"})
+            url = f"{RESPONSES}/{made.json()['id']}"
+        if case.method == "POST" or case.body is not None or case.stalls:
+            body = POSTS.get(case.path) if case.body is None else case.body
             content = stalling() if case.stalls else json.dumps(body)
             headers = {"Content-Type": "application/json", **headers}
         for _ in range(case.times):
-            answer = await client.request(case.method, case.url or case.path, content=content, headers=headers)
+            answer = await client.request(case.method, url, content=content, headers=headers)
         return answer
 
 
@@ -252,9 +297,10 @@ def bodies(answer: httpx.Response) -> list[Any]:
     """The JSON documents of an answer; each event of a stream is one."""
     media_type = answer.headers.get("content-type", "").partition(";")[0]
     if media_type == "text/event-stream":
-        *events, end, _ = answer.text.split("\n\n")
-        assert end == "data: [DONE]"
-        return [json.loads(event.removeprefix("data: ")) for event in events]
+        *events, _ = answer.text.split("\n\n")
+        if "chat/completions" in answer.request.url.path or "/v1/completions" in answer.request.url.path:
+            assert events.pop() == "data: [DONE]"
+        return [json.loads(event.rpartition("data: ")[2]) for event in events]
     return [answer.json()] if media_type == "application/json" else [answer.text]
 
 
@@ -277,8 +323,9 @@ async def test_answers_are_as_documented(case: Case) -> None:
     media_type = answer.headers["content-type"].partition(";")[0]
     schema = response["content"][media_type]["schema"]
     for body in bodies(answer):
-        is_error = media_type == "text/event-stream" and "error" in body
-        assert problems(body, {"$ref": "#/components/schemas/ErrorAnswer"} if is_error else schema) == []
+        is_error = media_type == "text/event-stream" and "error" in body and case.path != RESPONSES
+        error = {"$ref": f"#/components/schemas/{'AnthropicError' if case.path == MESSAGES else 'ErrorAnswer'}"}
+        assert problems(body, error if is_error else schema) == []
 
 
 def test_every_documented_response_is_brought_about() -> None:
@@ -289,7 +336,8 @@ def test_every_documented_response_is_brought_about() -> None:
         media_type = "text/event-stream" if is_stream else next(iter(content))
         brought_about.add((str(case.status), case.method, case.path, media_type))
     # Of these, only a bug of ours would be the cause.
-    faults = {("500", method, path) for _, method, path, _ in DOCUMENTED if path in (MODELS, MODEL)}
+    faults = {("500", method, path) for _, method, path, _ in DOCUMENTED if path in (MODELS, MODEL, RESPONSE)}
+    faults |= {("500", "DELETE", RESPONSE), ("500", "POST", COUNT)}
     faults |= {("500", "POST", path) for path in (TOKENIZE, DETOKENIZE)}
     faults |= {("500", "POST", f"{ADMIN}/{name}") for name in ("login", "logout")}
     missing = {one for one in DOCUMENTED if one[:3] not in faults} - brought_about

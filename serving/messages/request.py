@@ -1,0 +1,228 @@
+"""The body of POST /v1/messages, Anthropic's API, and the chat request that it amounts to."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from serving.wire.chat_request import ChatRequest
+from serving.wire.inert_fields import UNSUPPORTED, NoEffect, Unsupported, WireModel
+from serving.wire.request_base import OsdOptions
+from serving.wire.text import Text
+from serving.wire.tools import JsonSchema, ToolName, unclashing
+
+CacheControl = Annotated[
+    None,
+    NoEffect({"type": "ephemeral"}, {"type": "ephemeral", "ttl": "5m"}, {"type": "ephemeral", "ttl": "1h"}),
+]
+_Id = Annotated[Text, Field(min_length=1, max_length=256)]
+
+
+class TextBlock(WireModel):
+    """Text."""
+
+    type: Literal["text"]
+    text: Text
+    cache_control: CacheControl = None
+    citations: Annotated[None, NoEffect([])] = None
+
+
+def _blocks(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+Texts = Annotated[list[TextBlock], BeforeValidator(_blocks, json_schema_input_type=str | list[TextBlock])]
+
+
+class ThinkingBlock(WireModel):
+    """The model's reasoning in an earlier answer."""
+
+    type: Literal["thinking"]
+    thinking: Text
+    signature: Annotated[str, Field(description="Accepted and not used.")] = ""
+
+
+class ToolUseBlock(WireModel):
+    """A tool call of an earlier answer."""
+
+    type: Literal["tool_use"]
+    id: _Id
+    name: ToolName
+    input: JsonSchema
+    cache_control: CacheControl = None
+    caller: Annotated[None, NoEffect({"type": "direct"})] = None
+
+
+class ToolResultBlock(WireModel):
+    """What a tool call led to."""
+
+    type: Literal["tool_result"]
+    tool_use_id: _Id
+    content: Texts = []
+    is_error: Annotated[bool, Field(description="Accepted and not used: the content tells.")] = False
+    cache_control: CacheControl = None
+
+
+Block = Annotated[TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
+_OF_ASSISTANT = (ThinkingBlock, ToolUseBlock)
+
+
+class Turn(WireModel):
+    """One message of the conversation."""
+
+    role: Literal["user", "assistant"]
+    content: Annotated[list[Block], BeforeValidator(_blocks, json_schema_input_type=str | list[Block])]
+
+    @field_validator("content")
+    @classmethod
+    def _of_the_role(cls, value: list[Block], info: ValidationInfo) -> list[Block]:
+        role = info.data.get("role")
+        for block in value:
+            if role == "user" and isinstance(block, _OF_ASSISTANT):
+                raise ValueError(f"a user's message holds no {block.type}")
+            if role == "assistant" and isinstance(block, ToolResultBlock):
+                raise ValueError("an assistant's message holds no tool_result")
+        return value
+
+    def as_chat(self) -> list[dict[str, Any]]:
+        """The messages of a chat request: results of tools are messages of their own there."""
+        texts = [{"type": "text", "text": block.text} for block in self.content if isinstance(block, TextBlock)]
+        results = [
+            {"role": "tool", "tool_call_id": block.tool_use_id, "content": _parts(block.content)}
+            for block in self.content
+            if isinstance(block, ToolResultBlock)
+        ]
+        if self.role == "user":
+            return [*results, {"role": "user", "content": texts}] if texts or not results else results
+        calls = [
+            {
+                "id": block.id,
+                "type": "function",
+                "function": {"name": block.name, "arguments": json.dumps(block.input, ensure_ascii=False)},
+            }
+            for block in self.content
+            if isinstance(block, ToolUseBlock)
+        ]
+        thoughts = [block.thinking for block in self.content if isinstance(block, ThinkingBlock)]
+        content = texts or (None if calls else "")
+        return [
+            {"role": "assistant", "content": content, "tool_calls": calls, "reasoning_content": "\n".join(thoughts)}
+        ]
+
+
+class MessagesTool(WireModel):
+    """A tool that the model may use."""
+
+    name: ToolName
+    description: Text | None = None
+    input_schema: JsonSchema
+    type: Annotated[None, NoEffect("custom")] = None
+    cache_control: CacheControl = None
+    strict: Annotated[None, NoEffect(False)] = None
+
+    def as_chat(self) -> dict[str, Any]:
+        """The tool of a chat request."""
+        function = {"name": self.name, "description": self.description, "parameters": self.input_schema}
+        return {"type": "function", "function": function}
+
+
+def _unclashing(tools: list[MessagesTool]) -> list[MessagesTool]:
+    unclashing([tool.name for tool in tools])
+    return tools
+
+
+def _without_grammar(value: Any) -> Any:
+    if value in ("auto", "none"):
+        return value
+    raise PydanticCustomError(
+        UNSUPPORTED, 'is not supported by osd: only "auto" and "none" are, since a call cannot be enforced yet'
+    )
+
+
+class MessagesToolChoice(WireModel):
+    """Whether the model may use tools."""
+
+    type: Annotated[Literal["auto", "none"], BeforeValidator(_without_grammar)]
+    disable_parallel_tool_use: bool = False
+
+
+class MessagesMetadata(WireModel):
+    """Accepted and not used."""
+
+    user_id: str | None = None
+
+
+class PromptFields(WireModel):
+    """What makes up the prompt: of /v1/messages and /v1/messages/count_tokens."""
+
+    model: str
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    system: Texts = []
+    tools: Annotated[list[MessagesTool], AfterValidator(_unclashing)] = []
+    tool_choice: MessagesToolChoice = MessagesToolChoice(type="auto")
+    thinking: Annotated[None, NoEffect({"type": "disabled"})] = None
+    cache_control: CacheControl = None
+    context_management: Annotated[None, NoEffect({})] = None
+    mcp_servers: Annotated[None, NoEffect([])] = None
+    output_config: Annotated[None, NoEffect({})] = None
+    output_format: Unsupported = None
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_the_user(cls, value: list[Turn]) -> list[Turn]:
+        if value[-1].role == "assistant":
+            raise ValueError("the last one is the assistant's; osd does not continue an answer, so end with a user's")
+        return value
+
+    def as_chat(self) -> dict[str, Any]:
+        """The fields of a chat request with the same prompt."""
+        system = [{"role": "system", "content": _parts(self.system)}] if self.system else []
+        return {
+            "model": self.model,
+            "messages": [*system, *(message for turn in self.messages for message in turn.as_chat())],
+            "tools": [tool.as_chat() for tool in self.tools],
+            "tool_choice": self.tool_choice.type,
+            "parallel_tool_calls": not self.tool_choice.disable_parallel_tool_use,
+        }
+
+
+class MessagesRequest(PromptFields):
+    """A conversation to answer.
+
+    Example: `{"model": "smollm2", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]}`
+    """
+
+    max_tokens: int = Field(ge=1, description="Most tokens of the answer; cut to what the context holds.")
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=-1)
+    stop_sequences: Annotated[list[Annotated[Text, Field(min_length=1)]], Field(max_length=4)] = []
+    stream: bool = False
+    store: bool = True
+    osd: OsdOptions = OsdOptions()
+    metadata: Annotated[MessagesMetadata | None, Field(description="Accepted and not used.")] = None
+    service_tier: Annotated[None, NoEffect("auto", "standard_only")] = None
+    container: Unsupported = None
+    inference_geo: Unsupported = None
+
+    def chat_request(self) -> ChatRequest:
+        """The chat request with the same answer."""
+        sampling = self.model_dump(include={"temperature", "top_p", "top_k", "store", "max_tokens"})
+        return ChatRequest.model_validate(
+            {**self.as_chat(), **sampling, "stop": self.stop_sequences, "osd": self.osd.model_dump()}
+        )
+
+
+class CountRequest(PromptFields):
+    """A conversation whose tokens are counted."""
+
+    def chat_request(self) -> ChatRequest:
+        """The chat request with the same prompt."""
+        return ChatRequest.model_validate(self.as_chat())
+
+
+def _parts(blocks: list[TextBlock]) -> list[dict[str, str]]:
+    return [{"type": "text", "text": block.text} for block in blocks]

@@ -1,0 +1,55 @@
+"""From a chat request, in whichever API it came, to the engine's queries and the parser of their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from osd.records.query import Request
+from serving.parsing.choose import parser_maker
+from serving.parsing.pieces import AnswerParser
+from serving.queries import build_queries, check_model, encode_messages
+from serving.services import Services
+from serving.wire.chat_request import ChatRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedChat:
+    """A chat request, ready to be run."""
+
+    queries: list[Request]
+    prompt_tokens: int
+    new_parser: Callable[[], AnswerParser]
+    """Makes a parser for one choice."""
+
+
+async def prepare_chat(
+    body: ChatRequest, services: Services, answer_id: str, *, param: str = "messages"
+) -> PreparedChat:
+    """Check the model, render the conversation and build the queries.
+
+    Args:
+        body: the request.
+        services: of the app.
+        answer_id: the queries are numbered after it.
+        param: the field that holds the conversation, for errors.
+
+    Raises:
+        ApiError: the model is another, or its template or context cannot take the conversation or the tools.
+    """
+    codec = services.codec
+    check_model(body.model, codec)
+    prompt_ids = await encode_messages(codec, body.messages, body.offered_tools, param)
+    new_parser = parser_maker(body, codec, prompt_ids, services.config.target.tool_call_format)
+    is_chat = param == "messages"
+    queries = build_queries(
+        body,
+        [prompt_ids],
+        max_tokens=body.answer_limit,
+        logprobs=body.num_logprobs,
+        codec=codec,
+        answer_id=answer_id,
+        param=param,
+        texts={f"messages[{at}].content": message.text for at, message in enumerate(body.messages)} if is_chat else {},
+    )
+    return PreparedChat(queries, len(prompt_ids), new_parser)

@@ -1,0 +1,161 @@
+"""The body of POST /v1/responses, and the chat request that it amounts to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from serving.responses.items import Item, conversation
+from serving.wire.chat_request import ChatRequest
+from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
+from serving.wire.request_base import Label, OsdOptions, Stop
+from serving.wire.text import Text
+from serving.wire.tools import JsonSchema, ToolChoice, ToolName, unclashing
+
+
+def _input_items(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+class FunctionTool(WireModel):
+    """A function that the model may call; no other tools are supported."""
+
+    type: Literal["function"]
+    name: ToolName
+    description: Text | None = None
+    parameters: JsonSchema | None = None
+    strict: Annotated[None, NoEffect(False)] = None
+
+    def as_chat(self) -> dict[str, Any]:
+        """The tool of a chat request."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+    def as_sent(self) -> dict[str, Any]:
+        """The tool as the answer repeats it."""
+        return {
+            "type": "function",
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters or {},
+            "strict": False,
+        }
+
+
+def _unclashing(tools: list[FunctionTool]) -> list[FunctionTool]:
+    unclashing([tool.name for tool in tools])
+    return tools
+
+
+class TextFormat(WireModel):
+    """Only plain text."""
+
+    type: Literal["text"]
+
+
+class TextOptions(WireModel):
+    """The form of the answer's text."""
+
+    format: TextFormat | None = None
+    verbosity: Annotated[None, NoEffect("medium")] = None
+
+
+class ReasoningOptions(WireModel):
+    """How to reason: as the model does."""
+
+    effort: Annotated[None, NoEffect("none")] = None
+    generate_summary: Unsupported = None
+    summary: Annotated[None, NoEffect("auto")] = None
+
+
+class ResponsesStreamOptions(WireModel):
+    """How a stream is sent."""
+
+    include_obfuscation: Annotated[None, NoEffect(False)] = None
+
+
+class ResponsesRequest(WireModel):
+    """Something to answer, perhaps after a past response.
+
+    `store` defaults to true: the response can be retrieved and continued, and osd learns from it. With false it leaves
+    no trace but counters.
+
+    Example: `{"model": "smollm2", "input": "Hello", "max_output_tokens": 64}`
+    """
+
+    model: str
+    input: Annotated[
+        list[Item],
+        Field(min_length=1),
+        BeforeValidator(_input_items, json_schema_input_type=str | list[Item]),
+    ]
+    instructions: Text | None = Field(default=None, description="The system message; not carried over.")
+    previous_response_id: Annotated[str | None, Field(max_length=256)] = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    tools: Annotated[list[FunctionTool], AfterValidator(_unclashing)] = []
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    stream: bool = False
+    stream_options: ResponsesStreamOptions | None = None
+    store: bool = True
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16, description="Sent back.")] = {}
+    # Of osd and vLLM
+    top_k: int = Field(default=0, ge=-1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**62)
+    stop: Stop = []
+    ignore_eos: bool = False
+    osd: OsdOptions = OsdOptions()
+
+    prompt_cache_key: Label = None
+    safety_identifier: Label = None
+    user: Label = None
+    background: Annotated[None, NoEffect(False)] = None
+    context_management: Annotated[None, NoEffect([])] = None
+    conversation: Unsupported = None
+    include: Annotated[None, NoEffect([])] = None
+    max_tool_calls: Unsupported = None
+    moderation: Unsupported = None
+    prompt: Unsupported = None
+    prompt_cache_options: Annotated[None, NoEffect({})] = None
+    prompt_cache_retention: Annotated[None, NoEffect("in_memory", "in-memory")] = None
+    service_tier: Annotated[None, NoEffect("auto", "default")] = None
+    top_logprobs: Annotated[None, NoEffect(0)] = None
+    truncation: Annotated[None, NoEffect("disabled")] = None
+
+    def chat_request(self, past: list[Item]) -> ChatRequest:
+        """The chat request with the same answer, after what was said in past responses."""
+        system = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        sampling = self.model_dump(
+            include={
+                "model",
+                "temperature",
+                "top_p",
+                "top_k",
+                "min_p",
+                "presence_penalty",
+                "frequency_penalty",
+                "seed",
+                "stop",
+                "ignore_eos",
+                "store",
+                "osd",
+                "tool_choice",
+                "parallel_tool_calls",
+            }
+        )
+        return ChatRequest.model_validate(
+            {
+                **sampling,
+                "messages": [*system, *conversation([*past, *self.input])],
+                "max_completion_tokens": self.max_output_tokens,
+                "tools": [tool.as_chat() for tool in self.tools],
+            }
+        )

@@ -1,0 +1,80 @@
+"""Past responses, which may be retrieved and continued."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.responses.items import ITEMS, Item
+from serving.wire.errors import ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    owner: str
+    response: str
+    """JSON."""
+    items: bytes
+    """All that was said up to the response's end, as JSON."""
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.response) + len(self.items)
+
+
+class ResponseStore:
+    """The newest responses, in this process's memory, up to a number of bytes.
+
+    A response belongs to the API key that asked for it, and is not found with another.
+
+    Args:
+        max_bytes: when more are held, the least recently used are forgotten; 0 stores nothing.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._stored: OrderedDict[str, _Stored] = OrderedDict()
+
+    def put(self, owner: str, response: dict[str, Any], items: Sequence[Item]) -> None:
+        """Store a finished response; one that is larger than the store is left out."""
+        items_json = ITEMS.dump_json(list(items), exclude_none=True)
+        stored = _Stored(owner, json.dumps(response), items_json)
+        if stored.num_bytes > self._max_bytes:
+            return
+        self._stored[response["id"]] = stored
+        self._num_bytes += stored.num_bytes
+        while self._num_bytes > self._max_bytes:
+            self._num_bytes -= self._stored.popitem(last=False)[1].num_bytes
+
+    def items(self, owner: str, response_id: str, param: str) -> list[Item]:
+        """All that was said up to this response's end.
+
+        Raises:
+            ApiError: 404, it is not stored, or belongs to somebody else.
+        """
+        return ITEMS.validate_json(self._get(owner, response_id, param).items)
+
+    def response(self, owner: str, response_id: str) -> dict[str, Any]:
+        """The response as it was sent. Raises as `items` does."""
+        response: dict[str, Any] = json.loads(self._get(owner, response_id, "response_id").response)
+        return response
+
+    def delete(self, owner: str, response_id: str) -> None:
+        """Forget a response. Raises as `items` does."""
+        self._num_bytes -= self._get(owner, response_id, "response_id").num_bytes
+        del self._stored[response_id]
+
+    def _get(self, owner: str, response_id: str, param: str) -> _Stored:
+        stored = self._stored.get(response_id)
+        if stored is None or stored.owner != owner:
+            message = (
+                f"There is no response '{response_id}': it was never stored, or has been forgotten; "
+                "send the conversation as 'input'."
+            )
+            raise ApiError(404, message, param=param, code="response_not_found")
+        self._stored.move_to_end(response_id)
+        return stored

@@ -1,0 +1,51 @@
+"""POST /v1/messages and /v1/messages/count_tokens, Anthropic's API."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from serving.answer import respond
+from serving.guards.admission import admits
+from serving.guards.routes import with_api_key
+from serving.messages.answer import MessagesAnswer
+from serving.messages.answers import AnthropicMessage, MessageEvent, TokenCount
+from serving.messages.request import CountRequest, MessagesRequest
+from serving.openapi import API_KEY, anthropic_errors, whole_or_streamed
+from serving.prepare import prepare_chat
+from serving.queries import check_model, encode_messages
+from serving.services import ServicesDep
+
+router = APIRouter(route_class=admits(with_api_key, API_KEY))
+
+
+@router.post(
+    "/v1/messages",
+    responses=whole_or_streamed(AnthropicMessage, MessageEvent)
+    | anthropic_errors(400, 401, 404, 408, 413, 429, 500, 503, 504),
+)
+async def create_message(body: MessagesRequest, http: Request, services: ServicesDep) -> Response:
+    """Answer a conversation, streamed or whole."""
+    answer_id = f"msg_{http.state.answer_id}"
+    chat = await prepare_chat(body.chat_request(), services, answer_id)
+    answer = MessagesAnswer(
+        answer_id=answer_id,
+        model=body.model,
+        codec=services.codec,
+        parser=chat.new_parser(),
+        prompt_tokens=chat.prompt_tokens,
+        stop_sequences=body.stop_sequences,
+    )
+    return await respond(http, services, answer, chat.queries, stream=body.stream)
+
+
+@router.post(
+    "/v1/messages/count_tokens",
+    responses={200: {"model": TokenCount}, **anthropic_errors(400, 401, 404, 408, 413, 429, 500)},
+)
+async def count_tokens(body: CountRequest, services: ServicesDep) -> Response:
+    """How many tokens the prompt of a conversation has."""
+    chat = body.chat_request()
+    check_model(chat.model, services.codec)
+    prompt_ids = await encode_messages(services.codec, chat.messages, chat.offered_tools)
+    return JSONResponse({"input_tokens": len(prompt_ids)})
