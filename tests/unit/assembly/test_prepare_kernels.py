@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from osd.assembly.kernels import prepare_backend
+from osd.assembly.kernels import backend_for, prepare_backend
 from osd.config.settings import TargetConfig
 from osd.kernels.cpu import kernels as door
+from osd.kernels.cpu.backend.backend import CpuBackend
 from osd.kernels.cpu.compiling import store
 from osd.kernels.cpu.compiling.signatures import KernelSet
 from osd.kernels.reference.backend import TorchBackend
@@ -47,3 +48,23 @@ def test_other_types_start_without_them(tmp_path: Path) -> None:
     target = TargetConfig(dtype="float32", device="cpu", threads=1)
     prepared = prepare_backend(target, tmp_path, may_serve_without=True)
     assert isinstance(prepared.backend, TorchBackend) and prepared.build is not None
+
+
+def test_kernels_that_cannot_be_loaded_leave_the_reference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(these: KernelSet) -> None:
+        raise OsdError("a torn file")
+
+    monkeypatch.setattr(store, "is_built", lambda kernels: True)
+    monkeypatch.setattr("osd.assembly.kernels.load", broken)
+    target = TargetConfig(dtype="float32", device="cpu", threads=1)
+    prepared = prepare_backend(target, tmp_path, may_serve_without=True)
+    assert isinstance(prepared.backend, TorchBackend) and prepared.build is None
+    assert "decoding will be slower: a torn file" in caplog.text
+
+
+def test_where_numba_is_missing_the_reference_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(backend_for(torch.device("cpu")), CpuBackend)
+    monkeypatch.setattr("osd.assembly.kernels.kernels", lambda: None)
+    assert isinstance(backend_for(torch.device("cpu")), TorchBackend)

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from random import Random
+from typing import NamedTuple
 
 import torch
 
-from osd.engine.sequence import Sequence
 from osd.machine.arrays import tensor
 from osd.records.proposal import Proposal
 from osd.records.query import Request, SamplingParams
-from osd.text.stop_strings import AnswerText
 from osd.verify.shaping import Shape, Shaping, penalise, shape_probs, uniforms
 from osd.verify.token_rule import match_greedy, reject_tokenwise
 from osd.verify.verdict import verify_rows
 from tests.kit.backends import fastest
-from tests.kit.engine_kit import char_codec
 
 _of = fastest().logits
 _VOCAB = 8
 
 
-def _row(params: SamplingParams, output: list[int], seed: int = 1) -> Sequence:
+class _Row(NamedTuple):
+    """All that verification asks of a query."""
+
+    request: Request
+    shape: Shape
+    generator: Random
+    output_ids: list[int]
+
+
+def _row(params: SamplingParams, output: list[int], seed: int = 1) -> _Row:
     request = Request(request_id="r", prompt_ids=(1,), params=params)
-    row = Sequence(request=request, answer=AnswerText(char_codec()), generator=Random(seed), row=0)
-    row.output_ids = list(output)
-    return row
+    return _Row(request, Shape.of(params), Random(seed), list(output))
 
 
 def _logits(best: list[list[int]]) -> torch.Tensor:
