@@ -1,4 +1,4 @@
-"""Making a drafter: its first weights, and the object that serves them."""
+"""Creates drafters: a new drafter's initial weights, and the object that serves a version."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from osd.records.errors import OsdError
 
 
 def create_initial(config: Config, target_folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and the first weights of a new drafter, before any training.
+    """The configuration and initial weights of a new drafter, before any training.
 
     Raises:
-        OsdError: the drafter's model cannot be had, or has another vocabulary than the target.
+        OsdError: the drafter's model cannot be loaded, or its vocabulary differs from the target's.
     """
     if config.drafter.kind == "feature":
         feature_config = feature_config_for(config.drafter, target_folder)
@@ -38,7 +38,7 @@ def create_initial(config: Config, target_folder: Path) -> tuple[dict[str, Any],
 
 
 def feature_config_for(drafter: DrafterConfig, target_folder: Path) -> FeatureConfig:
-    """Shapes of a `feature` drafter for a target."""
+    """The sizes of a `feature` drafter for a target."""
     from transformers import AutoConfig
 
     target = AutoConfig.from_pretrained(target_folder).get_text_config()
@@ -46,10 +46,10 @@ def feature_config_for(drafter: DrafterConfig, target_folder: Path) -> FeatureCo
 
 
 def new_drafter_model(config: Config, target_folder: Path) -> Any:
-    """The causal LM of a `model` drafter, float32 on the CPU: the one named, else the target's first layers.
+    """The causal LM of a `model` drafter, float32 on the CPU: the configured one, or else the target's first layers.
 
     Raises:
-        OsdError: it cannot be had, or has another vocabulary than the target.
+        OsdError: it cannot be loaded, or its vocabulary differs from the target's.
     """
     if not config.drafter.model:
         return _first_layers(target_folder, config.drafter.layers)
@@ -58,10 +58,10 @@ def new_drafter_model(config: Config, target_folder: Path) -> Any:
 
 
 def check_drafter_model(config: Config, target_folder: Path) -> Path:
-    """See, without loading it, that the causal LM named as drafter shares the target's tokenizer; its folder.
+    """Check, without loading it, that the configured causal LM shares the target's tokenizer; returns its folder.
 
     Raises:
-        OsdError: it cannot be had, or has another vocabulary than the target.
+        OsdError: it cannot be found, or its vocabulary differs from the target's.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -80,7 +80,7 @@ def check_drafter_model(config: Config, target_folder: Path) -> Path:
 def open_drafter(
     config: Config, manifest_config: dict[str, Any], target: Target, target_folder: Path, backend: Backend
 ) -> Drafter:
-    """The serving drafter for a version's configuration; its weights are loaded afterwards.
+    """The drafter for a version's configuration; its weights are loaded afterwards.
 
     Raises:
         OsdError: the configuration does not fit the target.
@@ -118,7 +118,7 @@ def open_drafter(
 
 
 def _first_layers(target_folder: Path, num_layers: int) -> Any:
-    """A small LM out of the target's embedding, first layers and head: it starts far better than random weights."""
+    """A small LM made of the target's embedding, first layers and head, which drafts far better than random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(target_folder)

@@ -1,1 +1,1 @@
-"""What computes, behind one door (`backend.py`): the reference, and the kernels of a CPU and of a GPU held to it."""
+"""The back ends behind one interface (`backend.py`): the reference, and CPU and GPU kernels tested against it."""

@@ -1,8 +1,8 @@
-"""The door to the kernels: what osd asks of whatever computes, one `Backend` for a process.
+"""The interface to everything that computes: one `Backend` per process.
 
-The reference (`osd.kernels.reference`) does it all with torch's operations, on any device, and is what the others are
-held to; `osd.kernels.cpu` has loops compiled for this CPU, `osd.kernels.gpu` captured rounds and Triton kernels.
-`osd.assembly.kernels` chooses one; nobody else asks which it is.
+The reference (`osd.kernels.reference`) does all with torch's operations, on any device, and the others are tested
+against it: `osd.kernels.cpu` with loops compiled for this CPU, `osd.kernels.gpu` with captured rounds and Triton
+kernels. `osd.assembly.kernels` chooses one; no other module asks which one it is.
 
 Shapes: S slots, B rows of a pass, Q new positions, L positions of a row, H hidden size, V vocabulary, K proposed
 tokens, A layers, M key/value heads, D head size.
@@ -23,72 +23,72 @@ from osd.records.shared_rows import SharedRows
 from osd.verify.logits import Logits
 
 Wanted = Literal["all", "last", "none"]
-"""Of which new positions a pass gives logits."""
+"""For which of the new positions a pass computes logits."""
 
 
 class Sizes(NamedTuple):
-    """How much a model's rows may hold."""
+    """The sizes of a model's cache."""
 
     num_slots: int
     """S."""
     max_positions: int
     """Most positions of a row."""
     max_len: int
-    """L: positions allocated for a row, since padding may be written beyond its end."""
+    """L: positions allocated per row; more than `max_positions`, since padding may be written beyond a row's end."""
     max_round_tokens: int = 0
-    """New positions of a row up to which a pass over all logits, from row 0 on, is one of a decoding round."""
+    """Most new positions per row in a decoding round, which is a pass from row 0 on with all logits."""
 
 
 class PassOutput(NamedTuple):
-    """What a pass leaves."""
+    """The result of a pass."""
 
     logits: Logits | None
-    """At `[B, Q]` or, of the last position only, `[B, 1]`; None when they were not asked for."""
+    """For `[B, Q]` positions, or for the last ones, `[B, 1]`; None if none were requested."""
     hidden: Callable[[], Tensor]
-    """Gives the last hidden states as a tensor: a round has no use for one."""
+    """Returns the last hidden states as a tensor; a function, since a round does not need one."""
 
     @property
-    def logits_BQV(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
-        """As a tensor, where they were asked for."""
+    def logits_BQV(self) -> Tensor:  # noqa: N802 - named by its shape
+        """The logits as a tensor; they must have been requested."""
         assert self.logits is not None
         return self.logits.tensor_BQV
 
     @property
-    def hidden_BQH(self) -> Tensor:  # noqa: N802 - as above
+    def hidden_BQH(self) -> Tensor:  # noqa: N802 - named by its shape
         """The last hidden states."""
         return self.hidden()
 
 
 class Proposed(NamedTuple):
-    """A round's tokens, and the distributions they were drawn from (`osd.records.proposal.Proposal`)."""
+    """A round's tokens and the distributions they were drawn from, as in `osd.records.proposal.Proposal`."""
 
     token_ids_BK: Numbers
     draft_probs_BKV: Numbers | None
 
 
 class Cache(Protocol):
-    """A slot cache: keys and values by row and position, in every layer. What lies beyond a row's length is stale."""
+    """A slot cache: all layers' keys and values by row and position. What lies beyond a row's length is stale."""
 
     def swap(self, row: int, other: int, num_tokens: int) -> None:
-        """Let two rows' first positions change places."""
+        """Exchange two rows' first positions."""
         ...
 
     def copy(self, source: int, destination: int, num_tokens: int) -> None:
-        """Write a row's first positions over another row's."""
+        """Copy a row's first positions to another row."""
         ...
 
     def clear(self, row: int, start: int, held: int | None = None) -> None:
         """Zero a row from position `start` on.
 
         Args:
-            row: which.
-            start: its first position that is zeroed.
-            held: positions that were written at most; None: not known.
+            row: the row.
+            start: the first position that is zeroed.
+            held: number of positions ever written; None: unknown.
         """
         ...
 
     def clear_non_finite(self) -> None:
-        """Zero what overflowing weights left: masked or not, a NaN would spoil all that is computed over its row."""
+        """Zero NaN and infinite values; even where it is masked, a NaN would spoil everything computed over its row."""
         ...
 
     def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:
@@ -96,17 +96,17 @@ class Cache(Protocol):
         ...
 
     def write_row(self, row: int, keys_AMLD: Tensor, values_AMLD: Tensor) -> None:
-        """Keep a row's first L positions as another cache has them, bit for bit."""
+        """Copy a row's first L positions from another cache, bit for bit."""
         ...
 
 
 def adopt_rows(cache: Cache, other: Cache, num_tokens: Sequence[int]) -> None:
-    """Copy another cache's rows.
+    """Copy rows from another cache.
 
     Args:
-        cache: where to.
-        other: of the same layers and heads.
-        num_tokens: by row, how many positions are copied.
+        cache: the destination.
+        other: the source, with the same layers and heads.
+        num_tokens: positions to copy, by row.
     """
     for row, num in enumerate(num_tokens):
         if num:
@@ -114,75 +114,75 @@ def adopt_rows(cache: Cache, other: Cache, num_tokens: Sequence[int]) -> None:
 
 
 class RowMemory(Protocol):
-    """Every row's tokens, and the last hidden states of those that were read; drafters and outcomes need them."""
+    """Every row's tokens, and the last hidden states that the target computed; for drafters and outcomes."""
 
     @property
-    def tokens_SL(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
-        """By position; always the same memory."""
+    def tokens_SL(self) -> Tensor:  # noqa: N802 - named by its shape
+        """Tokens by position; always the same memory."""
         ...
 
     @property
-    def hidden_SLH(self) -> Tensor:  # noqa: N802 - as above
-        """By position; always the same memory."""
+    def hidden_SLH(self) -> Tensor:  # noqa: N802 - named by its shape
+        """Hidden states by position; always the same memory."""
         ...
 
     def write(self, row: int, start: int, ids: Sequence[int]) -> None:
-        """Note known tokens of a row."""
+        """Write known tokens of a row."""
         ...
 
     def write_rows(self, starts: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
-        """Note known tokens of rows 0, 1, …, all at once."""
+        """Write known tokens of rows 0, 1, …, all at once."""
         ...
 
     def keep(self, first_row: int, starts: Sequence[int], hidden_BQH: Tensor) -> None:
-        """Keep the last hidden states of a pass, with zero for what is not finite: a drafter would carry a NaN on."""
+        """Store a pass's last hidden states, with zero for NaN and infinity, which a drafter would spread."""
         ...
 
     def copy_hidden(self, row: int, start: int, stop: int) -> Callable[[], Tensor]:
-        """Copy some hidden states of a row to the host; what returns them once they are there, `[N, H]`."""
+        """Start copying hidden states to the host; the returned function waits for them and returns `[N, H]`."""
         ...
 
     def swap(self, row: int, other: int, num_tokens: int) -> None:
-        """Let two rows' first positions change places."""
+        """Exchange two rows' first positions."""
         ...
 
     def copy(self, source: int, destination: int, num_tokens: int) -> None:
-        """Write a row's first positions over another row's."""
+        """Copy a row's first positions to another row."""
         ...
 
 
 class Way(Protocol):
-    """One way of computing a pass; checked against the plain model before it is used."""
+    """One implementation of a pass; it is checked against the plain model before it is used."""
 
     @property
     def name(self) -> str:
-        """For the log, such as "the fused pass"."""
+        """Its name in the log, such as "the fused pass"."""
         ...
 
     def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted) -> PassOutput:
-        """Read `ids_BQ[b]` into row `first_row + b` from position `starts[b]` on.
+        """Run a pass that writes `ids_BQ[b]` to row `first_row + b` from position `starts[b]` on.
 
         Args:
             first_row: the pass covers rows `first_row .. first_row + B - 1`.
             ids_BQ: new tokens, on the device or the host; rows shorter than Q are padded with any id, whose output is
-                meaningless.
-            starts: positions already cached, by row.
-            logits: "all" positions, the "last" one only, or "none".
+                undefined.
+            starts: number of positions cached before, by row.
+            logits: for "all" new positions, only the "last" one, or "none".
         """
         ...
 
 
 class Passes(Protocol):
-    """A model over its slot cache. `read` also keeps the hidden states in the row memory that it was made with."""
+    """A model over its slot cache. `read` also stores hidden states in the row memory that it was made with."""
 
     @property
     def cache(self) -> Cache:
-        """Keys and values of what was read."""
+        """Keys and values of all positions that were read."""
         ...
 
     @property
     def computes(self) -> str:
-        """On what, with which weights and how, in one line for the operator."""
+        """Device, dtype and implementation in one line, for the operator."""
         ...
 
     def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted) -> PassOutput:
@@ -190,13 +190,13 @@ class Passes(Protocol):
         ...
 
     def draft(self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int) -> Proposed:
-        """A draft model's round: read what is new, then choose tokens one after the other.
+        """A draft model's round: read the new tokens, then choose tokens one after the other.
 
         Args:
             batch: the rows.
-            starts: each row's first position that was not read.
-            counts: how many there are, at least one.
-            num_tokens: size of the vocabulary that is proposed from, at most V.
+            starts: each row's first position that is not cached.
+            counts: number of new tokens per row, at least one.
+            num_tokens: size of the vocabulary to propose from, at most V.
         """
         ...
 
@@ -205,108 +205,108 @@ class Decoder(Passes, Protocol):
     """Passes of a Llama-shaped model by a back end's own layers."""
 
     def pack(self) -> None:
-        """Copy the weights into the layout that is read fastest; to be called before the first pass and after every
-        change of the weights. Frozen ones are then kept in this layout only.
+        """Copy the weights into the fastest layout. Must be called before the first pass and after every change of the
+        weights. Frozen weights are afterwards only stored in that layout.
         """
         ...
 
     def unpack(self) -> None:
-        """Give the model back the weights that `pack` did not keep."""
+        """Restore the weights that `pack` removed from the model."""
         ...
 
     @property
     def ways(self) -> Sequence[Way]:
-        """How passes are computed; the first is always needed, the others are used where they are faster."""
+        """The implementations of a pass. The first one is required; others are used where they are faster."""
         ...
 
     def drop(self, way: Way) -> None:
-        """Do without one of the others."""
+        """Stop using one of the others."""
         ...
 
 
 class FeatureRound(Protocol):
-    """The `feature` drafter's network over a cache of its own: all that its rounds compute.
+    """The computations of a `feature` drafter's rounds: its network over a cache of its own.
 
     Entry t of a row reads the token at t + 1 and the target's hidden state at t (`FeatureNet`).
     """
 
     @property
     def cache(self) -> Cache:
-        """Keys and values of the entries that were read."""
+        """Keys and values of all entries that were read."""
         ...
 
     @property
     def net(self) -> FeatureNet:
-        """The weights that serve."""
+        """The network in use."""
         ...
 
     def lay_out(self, net: FeatureNet) -> Callable[[], None]:
-        """Bring new weights into the form that serves, on any thread; what is returned puts them to use."""
+        """Bring new weights into the layout of rounds, on any thread; the returned function puts them in use."""
         ...
 
     def read_ahead(self, batch: DraftBatch, row: int, start: int, stop: int, first: int) -> None:
-        """Read the entries `start .. stop - 1` of one row, looking back to entry `first` at most."""
+        """Read the entries `start .. stop - 1` of one row, attending to entries from `first` on."""
         ...
 
     def propose(
         self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], firsts: Sequence[int]
     ) -> Proposed:
-        """Read what is new of rows 0, 1, …, then propose `max(batch.lengths)` tokens for each.
+        """Read the new entries of rows 0, 1, …, then propose `max(batch.lengths)` tokens for each.
 
         Args:
             batch: the rows.
             starts: each row's first new entry.
-            counts: how many are new, at least one.
-            firsts: the first entry that may be looked at.
+            counts: number of new entries per row, at least one.
+            firsts: each row's first entry that may be attended to.
         """
         ...
 
 
 class Backend(Protocol):
-    """Makes what computes."""
+    """Creates the objects that compute."""
 
     def rows(self, num_slots: int, length: int, like: Tensor) -> RowMemory:
-        """A memory of rows of so many positions.
+        """A row memory.
 
         Args:
             num_slots: S.
             length: L.
-            like: `[…, H]`, of the device and type of the hidden states.
+            like: `[…, H]`, with the device and dtype of the hidden states.
         """
         ...
 
     def logits(self, logits_BQV: Tensor) -> Logits:
-        """The logits of a pass that was not computed by this back end."""
+        """Wrap the logits of a pass that this back end did not compute."""
         ...
 
     def most_likely(self, logits: Tensor) -> Tensor:
-        """The index of the greatest logit along the last dimension, int64; of equal ones, the first."""
+        """The index of the largest logit along the last dimension, int64, the first if there are several."""
         ...
 
     def decoder(
         self, model: Any, sizes: Sizes, *, kept: RowMemory | None, frozen: bool, is_int4: bool
     ) -> Decoder | None:
-        """A decoder that runs a causal LM of transformers; None where its architecture is not one that it knows.
+        """A decoder that runs a causal LM of transformers; None if it does not support the architecture.
 
         Args:
             model: its projections may become views of fused ones.
             sizes: of the cache.
-            kept: where `read` keeps hidden states; None: nowhere.
-            frozen: the weights never change.
-            is_int4: round the layers' weights to four bits first: the model is another one then.
+            kept: where `read` stores hidden states; None: nowhere.
+            frozen: whether the weights never change.
+            is_int4: quantise the layers' weights to four bits first, which makes it another model.
 
         Raises:
-            OsdError: it cannot be rounded to four bits.
+            OsdError: the weights cannot be quantised to four bits.
         """
         ...
 
     def feature_round(
         self, net: FeatureNet, shared: SharedRows, *, num_slots: int, max_context_tokens: int, max_length: int
     ) -> FeatureRound:
-        """A `feature` drafter's rounds.
+        """The computations of a `feature` drafter's rounds.
 
         Args:
-            net: its weights, of the device and type that serve.
+            net: its network, with the device and dtype to serve in.
             shared: the target's embedding and head.
             num_slots: S.
             max_context_tokens: longest row.
@@ -316,6 +316,6 @@ class Backend(Protocol):
 
 
 def int4_refusal(model: Any) -> OsdError:
-    """Why a model's weights cannot be rounded to four bits."""
+    """The error for a model whose weights cannot be quantised to four bits."""
     needs = "a Llama-shaped model in bfloat16 on a CPU, of sizes that are multiples of 32, and numba"
     return OsdError(f"target.dtype int4 needs {needs}; {type(model).__name__} cannot have it here: take auto")

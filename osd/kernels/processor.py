@@ -1,4 +1,4 @@
-"""What a CPU does with numbers, and how a target's weights are read on it, in one line for the operator."""
+"""The CPU's instruction sets, and the line that tells the operator how a target's weights are processed."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from osd.records.reason import reason
 
 
 class Cpu(NamedTuple):
-    """What matters for the choice of a type."""
+    """The properties of a CPU that determine dtypes."""
 
     instructions: str
-    """The widest kind that is used: `AVX2`, `AVX-512`, `AVX512-BF16` or `AMX`; elsewhere the machine's name."""
+    """The widest instruction set in use: `AVX2`, `AVX-512`, `AVX512-BF16` or `AMX`; or else the machine's name."""
     multiplies_bfloat16: bool
-    """Torch's operations have instructions for it; without, they take longer than in float32."""
+    """Whether torch has bfloat16 instructions here; without them bfloat16 is slower than float32 in torch."""
     has_kernels: bool
-    """Compiled kernels run here, which widen bfloat16 in registers where there are no instructions for it."""
+    """Whether compiled kernels run here; they widen bfloat16 in registers where it has no instructions."""
 
 
 def torch_multiplies_bfloat16() -> bool:
-    """See `Cpu.multiplies_bfloat16`; `ONEDNN_MAX_CPU_ISA` is followed."""
+    """See `Cpu.multiplies_bfloat16`; respects `ONEDNN_MAX_CPU_ISA`."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache
 def this_cpu() -> Cpu:
-    """This machine's; numba's settings for another processor are followed."""
+    """This machine's CPU, or the one that numba is set to compile for."""
     multiplies_bfloat16 = torch_multiplies_bfloat16()
     machine = platform.machine()
     try:
         from osd.kernels.cpu.products.amx import HAS_AMX
         from osd.kernels.cpu.products.blocking import BLOCKING
-    except (ImportError, RuntimeError):  # numba is not installed, or is too old for this numpy
+    except (ImportError, RuntimeError):  # numba is not installed, or incompatible with this numpy
         return Cpu(machine, multiplies_bfloat16, has_kernels=False)
     is_x86 = machine.lower() in ("x86_64", "amd64")
     kind = ("AMX" if HAS_AMX else BLOCKING.name) if is_x86 else machine
@@ -55,9 +55,9 @@ def describe(
     Args:
         device: the model's.
         dtype: the model's.
-        is_compiled: by a CPU's compiled kernels, else by torch's operations.
-        is_int4: the layers' weights are four-bit codes.
-        cpu: what a CPU can do; None: this one's.
+        is_compiled: by compiled kernels rather than torch's operations.
+        is_int4: with the layers' weights quantised to four bits.
+        cpu: the CPU; None: this machine's.
     """
     weights = f"{str(dtype).removeprefix('torch.')} weights"
     if device.type != "cpu":
@@ -78,5 +78,5 @@ def describe(
 def _name_of(device: torch.device) -> str:
     try:
         return f"GPU: {torch.cuda.get_device_name(device)}"
-    except (AssertionError, RuntimeError, ValueError) as error:  # a device of another kind has no such name
+    except (AssertionError, RuntimeError, ValueError) as error:  # a device other than CUDA
         return f"{device.type} ({reason(error)})"

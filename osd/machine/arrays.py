@@ -17,7 +17,7 @@ _LINE_BYTES = 64
 
 
 def array(numbers: Numbers) -> NDArray[Any]:
-    """A numpy view; of a tensor on the host, whose type numpy has."""
+    """A numpy view of a tensor on the host whose dtype numpy has."""
     found: NDArray[Any] = numbers if isinstance(numbers, np.ndarray) else numbers.numpy()
     return found
 

@@ -45,7 +45,7 @@ def prepended(first: Sequence[int], numbers_BK: Numbers | None) -> Numbers:
 
 
 def in_columns(columns: Sequence[Numbers]) -> list[list[int]]:
-    """Columns `[B, …]` of whole numbers side by side, as a list a row; from a device in one copy, which is awaited."""
+    """Combine columns `[B, …]` of integers into one list per row; from a device in one copy, which is waited for."""
     if is_on_host(columns[0]):
         whole: Numbers = np.concatenate([array(one) for one in columns], axis=1)
     else:

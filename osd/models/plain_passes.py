@@ -1,4 +1,4 @@
-"""Passes of any causal LM by transformers' own forward, over the slot cache: explicit positions, explicit masks.
+"""Passes of any causal LM by transformers' own forward, over the slot cache, with explicit positions and masks.
 
 Shapes: B rows, Q new positions (padded to the longest row), L cached positions seen, H hidden size, V vocabulary.
 """
@@ -28,10 +28,10 @@ class PlainPasses:
 
     Args:
         model: a loaded causal LM in eval mode.
-        reaches: by type of layer, how many positions back a query looks, with its own; None: all.
-        backend: makes the logits.
+        reaches: how many positions the attention of each type of layer spans, the query's own included; None: all.
+        backend: wraps the logits.
         sizes: of the cache.
-        kept: where hidden states are kept.
+        kept: where hidden states are stored.
     """
 
     name = "transformers' own forward"
@@ -46,17 +46,17 @@ class PlainPasses:
         self._window = PassWindow(self._device)
         num_layers = model.config.get_text_config().num_hidden_layers
         self.cache = SlotCache(self._window, num_layers, sizes.num_slots, sizes.max_len)
-        # By its name since transformers 5.24, or by the one before.
+        # The parameter's name since transformers 5.24, or the name before.
         name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
         self._cache_argument = {name: self.cache}
         self.latest_hidden_BQH = torch.empty(0)
-        """Of the model's latest pass, over this cache or not."""
-        # Some models call their base's decoder past the base; of others, what is called decoder is the head.
+        """The last hidden states of the model's latest pass, over this cache or not."""
+        # Some models call their base's decoder directly, not the base; in others, get_decoder() returns the head.
         modules = {model.base_model, model.get_decoder()} - {None, model}
         self._hooks = [module.register_forward_hook(self._note_hidden) for module in modules]
 
     def close(self) -> None:
-        """Leave the model to others; there are no passes after this."""
+        """Remove the hooks from the model; no passes are possible afterwards."""
         for hook in self._hooks:
             hook.remove()
 
@@ -67,12 +67,12 @@ class PlainPasses:
 
     @torch.no_grad()
     def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted) -> PassOutput:
-        """See `Way`; where no logits are wanted, the last position's are computed and dropped."""
+        """See `Way`; without requested logits, the last position's are computed and dropped."""
         self._window.set(first_row, starts, ids_BQ.shape[1])
         output = self._model(
             input_ids=sent(ids_BQ, self._device),
             attention_mask=self._mask(),
-            # Padding may stand beyond the positions that the model knows.
+            # Padding may lie beyond the model's positions.
             position_ids=self._window.positions_BQ.clamp(max=self._max_positions - 1),
             use_cache=True,
             logits_to_keep=0 if logits == "all" else 1,
@@ -93,12 +93,12 @@ class PlainPasses:
             self.latest_hidden_BQH = hidden
 
     def _mask(self) -> Any:
-        """As transformers' models take it: `[B, 1, Q, L]`, or a dictionary of that by layer type."""
+        """The mask in transformers' form: `[B, 1, Q, L]`, or a dictionary of that by layer type."""
         masks = {kind: self._looks(reach)[:, None] for kind, reach in self._reaches.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _looks(self, reach: int | None) -> Tensor:
-        """Where queries may look, `[B, Q, L]`: true, or zero where the model adds the mask to its scores."""
+        """The causal mask `[B, Q, L]`: boolean, or additive where the model adds it to its scores."""
         mask_BQL = look_back(self._window, reach)
         if self._model.config._attn_implementation != "eager":
             return mask_BQL

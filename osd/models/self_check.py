@@ -1,4 +1,4 @@
-"""The check at the start: does a model give, over the slot cache, what it gives by itself?
+"""The check at start: a model's outputs over the slot cache must equal its plain outputs.
 
 Shapes: Q new positions, L positions of a row, H hidden size, V vocabulary.
 """
@@ -16,46 +16,46 @@ from osd.kernels.backend import Sizes, Way
 
 _log = logging.getLogger(__name__)
 _NEW = 5
-"""Positions of the last pass."""
+"""New positions of the last pass."""
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
-"""Of the norm; two right bfloat16 passes over the default target were measured 0.06 to 0.14 apart."""
+"""Relative to the norm; two correct bfloat16 passes over the default target differ by 0.06 to 0.14."""
 _MOST_OPERATIONS = 1e12
-"""A CPU takes some seconds for so many; a longer check is left out there."""
+"""Number of operations that takes a CPU some seconds; a longer check is skipped there."""
 _STARTS = (11, 7, 2)
-"""Where the last pass begins, by row."""
+"""Where each row's last pass begins."""
 _CHUNK_TOKENS = 4
-"""A row's first chunk is of so many tokens, the next of twice as many, and so on."""
+"""Tokens of a row's first prefill chunk; each further chunk has twice as many."""
 _BEYOND = 8
-"""Positions past a window's size at which a row of the check ends, more than it reads last."""
+"""How far beyond a sliding window's size a row of the check ends, before its last pass."""
 _LONG = 300
-"""Positions that kernels look back over: several of their steps."""
+"""Length of a row over which kernels need several steps."""
 
 
 class Row(NamedTuple):
-    """A row of the check: its tokens, and what the plain model makes of them."""
+    """A row of the check: its tokens, and the plain model's outputs for them."""
 
     ids_L: Tensor
     logits_QV: Tensor
-    """At the last positions; float32, less their mean, for what is added to every logit says nothing."""
+    """At the last positions; float32, minus their mean, since a constant added to all logits has no meaning."""
     hidden_LH: Tensor
-    """float32, with zero for what is not finite: some models overflow where no later position looks."""
+    """float32, with NaN and infinity as zero: some models overflow at positions that no later one attends to."""
 
     @property
     def start(self) -> int:
-        """The last pass's first position."""
+        """The first position of the last pass."""
         return len(self.ids_L) - _NEW
 
 
 class UnfitModelError(Exception):
-    """Why a model cannot be checked, and so not be served."""
+    """The reason why a model cannot be checked, and so cannot be served."""
 
 
 class SelfCheck:
-    """Rows that the plain model reads, and that passes over the slot cache have to read alike.
+    """Compares passes over the slot cache with the plain model on a few rows.
 
     Args:
-        model: a causal LM of transformers.
-        reaches: by type of layer, how many positions back a query looks; None: all.
+        model: a transformers causal LM.
+        reaches: how many positions the attention of each type of layer spans; None: all.
         sizes: of the cache.
     """
 
@@ -63,13 +63,13 @@ class SelfCheck:
         self.model, self._reaches, self._sizes = model, reaches, sizes
 
     def cases(self, last_hidden: Callable[[], Tensor]) -> list[list[Row]]:
-        """Rows near the beginning, and rows beyond each window that slides.
+        """Rows near the beginning, and rows beyond each sliding window.
 
         Args:
-            last_hidden: the last hidden states of the model's latest pass.
+            last_hidden: returns the last hidden states of the model's latest pass.
 
         Raises:
-            UnfitModelError: logits or hidden states are not there or are no numbers.
+            UnfitModelError: logits or hidden states are missing, or hold NaN or infinity.
         """
         starts = [_STARTS]
         for reach in {reach for reach in self._reaches.values() if reach}:
@@ -81,19 +81,19 @@ class SelfCheck:
         return [self._rows(some, last_hidden) for some in starts]
 
     def long_cases(self, last_hidden: Callable[[], Tensor]) -> list[list[Row]]:
-        """Rows near the beginning, and a long one beside them; see `cases`."""
+        """Rows near the beginning, with a long row beside them; see `cases`."""
         starts = _STARTS[: self._sizes.num_slots]
         long = max(min(_LONG, self._sizes.max_positions - max(starts)), starts[0])
         return [self._rows(some, last_hidden) for some in (starts, (long, *starts[1:]))]
 
     @torch.no_grad()
     def _rows(self, starts: Sequence[int], last_hidden: Callable[[], Tensor]) -> list[Row]:
-        """Rows that end `_NEW` positions after `starts`, each read by the plain model, without a cache."""
+        """Rows that end `_NEW` positions after `starts`, with the plain model's outputs, without a cache."""
         model, head = self.model, self.model.get_output_embeddings()
         vocab_tokens, hidden_size = head.weight.shape
         rows = []
         for row, start in enumerate(starts[: self._sizes.num_slots]):
-            # Scattered over the vocabulary: control tokens in a row send some models where bfloat16 means little.
+            # Ids spread over the vocabulary: some models give meaningless bfloat16 output for runs of control tokens.
             ids_L = (997 * (torch.arange(start + _NEW, device=head.weight.device) + 31 * row) + 5) % vocab_tokens
             logits_QV = model(input_ids=ids_L[None], use_cache=False, logits_to_keep=_NEW).logits[0].float()
             hidden_1LH = last_hidden()
@@ -106,14 +106,14 @@ class SelfCheck:
         return rows
 
     def problem_with(self, way: Way, cases: Sequence[Sequence[Row]]) -> str:
-        """What is wrong with a way of computing passes, or nothing."""
+        """What is wrong with an implementation of passes; empty if nothing is."""
         dtype = next(self.model.parameters()).dtype
         return next(filter(None, (_problem_with(way, rows, dtype) for rows in cases)), "")
 
 
 @torch.no_grad()
 def _problem_with(way: Way, rows: Sequence[Row], dtype: torch.dtype) -> str:
-    """Every row is read alone, in chunks, up to its last positions; those are read in one pass of all rows."""
+    """Prefills each row alone, in chunks, up to its last positions; those are read in one pass over all rows."""
     hidden: list[list[Tensor]] = []
     for row, (ids_L, _, _) in enumerate(rows):
         start, size, parts = 0, _CHUNK_TOKENS, []
@@ -147,7 +147,7 @@ def _numbers(hidden: Tensor) -> Tensor:
 
 
 def _is_affordable(model: Any, num_tokens: int) -> bool:
-    """Whether reading so many tokens twice takes no longer than a start may wait."""
+    """Whether two passes over this many tokens are quick enough for a start."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     is_on_cpu: bool = next(model.parameters()).device.type == "cpu"
     return not is_on_cpu or 4 * num_parameters * num_tokens <= _MOST_OPERATIONS

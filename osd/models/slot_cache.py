@@ -1,4 +1,4 @@
-"""The slot cache in the form that transformers' own models accept.
+"""The slot cache as a transformers cache, for models that run by transformers' own forward.
 
 Shapes: S slots, A layers, B rows of a pass, N key/value heads, Q new positions, L cached positions seen, D head size.
 """
@@ -55,13 +55,13 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         return seen[0], seen[1]
 
     def swap(self, row: int, other: int, num_tokens: int) -> None:
-        """Let two rows' first positions change places."""
+        """Exchange two rows' first positions."""
         if self.is_initialized:
             for cached in (self.keys, self.values):
                 exchange(cached[row, :, :num_tokens], cached[other, :, :num_tokens])
 
     def copy(self, source: int, destination: int, num_tokens: int) -> None:
-        """Write a row's first positions over another row's."""
+        """Copy a row's first positions to another row."""
         if self.is_initialized:
             for cached in (self.keys, self.values):
                 cached[destination, :, :num_tokens] = cached[source, :, :num_tokens]
@@ -73,11 +73,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
                 cached[row, :, start:] = 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """(cached positions seen, offset)."""
+        """(cached positions read, offset)."""
         return self.window.num_seen, 0
 
     def get_seq_length(self) -> int:
-        """Positions before this pass; models that ask are given explicit positions anyway."""
+        """Cached positions before the new ones; models are given explicit positions anyway."""
         return self.window.num_seen - self.window.num_new
 
     def get_max_length(self) -> int:
@@ -86,28 +86,28 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for mypy
-    """All layers' slots, in the form that transformers' models accept as their cache."""
+    """All layers' slots, as a transformers cache."""
 
     def __init__(self, window: PassWindow, num_layers: int, num_slots: int, max_len: int) -> None:
         super().__init__(layers=[SlotLayer(window, num_slots, max_len) for _ in range(num_layers)])
 
     def swap(self, row: int, other: int, num_tokens: int) -> None:
-        """Let two rows' first positions change places, in every layer."""
+        """Exchange two rows' first positions, in every layer."""
         for layer in self.layers:
             layer.swap(row, other, num_tokens)
 
     def copy(self, source: int, destination: int, num_tokens: int) -> None:
-        """Write a row's first positions over another row's, in every layer."""
+        """Copy a row's first positions to another row, in every layer."""
         for layer in self.layers:
             layer.copy(source, destination, num_tokens)
 
     def clear(self, row: int, start: int, held: int | None = None) -> None:
-        """Zero a row from position `start` on, in every layer; all of it, since a pass sees all rows equally far."""
+        """Zero a row from position `start` to its end, in every layer; a pass reads all rows as far as the longest."""
         for layer in self.layers:
             layer.clear(row, start)
 
     def clear_non_finite(self) -> None:
-        """See the function of this name."""
+        """See `osd.kernels.backend.Cache`."""
         for layer in self.layers:
             if layer.is_initialized:
                 clear_non_finite(layer.keys)
@@ -119,7 +119,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for myp
         return torch.stack(keys), torch.stack(values)
 
     def write_row(self, row: int, keys_ANLD: Tensor, values_ANLD: Tensor) -> None:
-        """Keep a row's first L positions as another cache has them, in every layer."""
+        """Copy a row's first L positions from another cache, in every layer."""
         for layer, keys_NLD, values_NLD in zip(self.layers, keys_ANLD, values_ANLD, strict=True):
             if not layer.is_initialized:
                 layer.lazy_initialization(keys_NLD[None], values_NLD[None])

@@ -1,7 +1,7 @@
-"""Any causal LM of transformers, run over a slot cache: ragged rows, explicit positions, explicit masks.
+"""Any transformers causal LM, run over a slot cache: rows of different lengths, explicit positions and masks.
 
-A back end's own decoder computes the passes of models that it knows, transformers' own forward those of others. Both
-are checked at the start against the plain model; a decoder that differs is not used.
+The back end's decoder runs the models that it supports, transformers' own forward the others. Both are checked at start
+against the plain model; a decoder that differs is not used.
 
 Shapes: B rows, Q new positions (padded to the longest row), H hidden size, V vocabulary.
 """
@@ -38,7 +38,7 @@ from osd.records.reason import reason
 
 _log = logging.getLogger(__name__)
 _KINDS = {"full_attention", "sliding_attention"}
-"""Of layers that the slot cache can serve."""
+"""Types of layers that the slot cache supports."""
 
 
 class SlotModel:
@@ -46,18 +46,18 @@ class SlotModel:
 
     Args:
         model: a loaded causal LM in eval mode, with SDPA attention.
-        backend: what computes.
+        backend: creates what computes.
         num_slots: rows of the cache.
         max_context_tokens: most positions of a row.
-        max_new_tokens: most new positions of one pass (padding may be written that far beyond a row's end).
-        frozen: the weights never change, so they may be kept in a faster layout instead of the model's own.
-        max_round_tokens: new positions of a row up to which a pass is one of a decoding round.
-        is_int4: round the layers' weights to four bits: the model is another one then.
-        kept: where the last hidden states of all passes are kept; None: nowhere.
+        max_new_tokens: most new positions of a pass; padding may be written that far beyond a row's end.
+        frozen: whether the weights never change, so that they may be stored in a faster layout only.
+        max_round_tokens: most new positions per row in a decoding round.
+        is_int4: quantise the layers' weights to four bits, which makes it another model.
+        kept: where the last hidden states of all passes are stored; None: nowhere.
 
     Raises:
-        OsdError: the model's output over this cache differs from its plain output; it cannot be served correctly. Or it
-            cannot be rounded to four bits.
+        OsdError: the model's outputs over this cache differ from its plain outputs, so it cannot be served correctly;
+            or its weights cannot be quantised to four bits.
     """
 
     def __init__(
@@ -85,42 +85,42 @@ class SlotModel:
         self._plain = PlainPasses(model, reaches, backend, sizes, kept)
         decoder = backend.decoder(model, sizes, kept=kept, frozen=frozen, is_int4=is_int4)
         self.decoder = _checked(self._plain, decoder, SelfCheck(model, reaches, sizes), is_int4=is_int4)
-        """Computes the passes, unless the back end has none for this model or it was found wrong."""
+        """Runs the passes; None if the back end does not support the model, or gave wrong outputs."""
         self._passes: Passes = self.decoder or self._plain
 
     @property
     def is_fused(self) -> bool:
-        """Whether passes are by the back end's own decoder."""
+        """Whether the back end's own decoder runs the passes."""
         return self.decoder is not None
 
     @property
     def computes(self) -> str:
-        """On what, with which weights and how, in one line for the operator."""
+        """Device, dtype and implementation in one line, for the operator."""
         return self._passes.computes
 
     def adopt(self, other: SlotModel, num_tokens: Sequence[int]) -> None:
-        """Copy another one's rows, which it has read with the same weights.
+        """Copy the rows of another `SlotModel` with the same weights.
 
         Args:
-            other: of the same shapes; by another back end.
-            num_tokens: by row, how many positions are copied.
+            other: with the same shapes, by another back end.
+            num_tokens: positions to copy, by row.
         """
         adopt_rows(self.cache, other.cache, num_tokens)
 
     def close(self) -> None:
-        """Leave the model to others; there are no passes after this."""
+        """Remove the hooks from the model; no passes are possible afterwards."""
         self._plain.close()
 
     def forward(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted = "all") -> PassOutput:
-        """One pass: see `osd.kernels.backend.Way.read`."""
+        """Run one pass; see `osd.kernels.backend.Way.read`."""
         return self._passes.read(first_row, ids_BQ, starts, logits=logits)
 
     def draft(self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int) -> Proposed:
-        """A draft model's round: see `osd.kernels.backend.Passes.draft`."""
+        """Run a draft model's round; see `osd.kernels.backend.Passes.draft`."""
         return self._passes.draft(batch, starts, counts, num_tokens)
 
     def weights_changed(self) -> None:
-        """To be called after the model's weights were copied over, if they are not frozen."""
+        """Call this after copying new values into the model's weights, if they are not frozen."""
         if self.decoder is not None:
             self.decoder.pack()
 
@@ -130,19 +130,19 @@ class SlotModel:
         return self._passes.cache
 
     def swap_rows(self, row: int, other: int, num_tokens: int) -> None:
-        """Let two rows' first `num_tokens` positions change places."""
+        """Exchange two rows' first `num_tokens` positions."""
         self.cache.swap(row, other, num_tokens)
 
     def copy_row(self, source: int, destination: int, num_tokens: int) -> None:
-        """Write a row's first `num_tokens` positions over another row's."""
+        """Copy a row's first `num_tokens` positions to another row."""
         self.cache.copy(source, destination, num_tokens)
 
     def clear_row(self, row: int, start: int, held: int | None = None) -> None:
-        """Zero what the cache holds of a row from position `start` on; see `Cache.clear`."""
+        """Zero a row's cache from position `start` on; see `Cache.clear`."""
         self.cache.clear(row, start, held)
 
     def clear_non_finite(self) -> None:
-        """Zero what overflowing weights left in the cache."""
+        """Zero NaN and infinite values in the cache."""
         self.cache.clear_non_finite()
 
 
@@ -160,10 +160,10 @@ def head_of(model: Any) -> Tensor:
 
 
 def _reaches(model: Any) -> dict[str, int | None]:
-    """By type of layer, how many positions back a query looks, with its own; None: all.
+    """How many positions the attention of each type of layer spans, the query's own included; None: all.
 
     Raises:
-        OsdError: it has layers of a type that the slot cache cannot serve.
+        OsdError: it has layers of a type that the slot cache does not support.
     """
     config = model.config.get_text_config()
     sliding_window: int | None = getattr(config, "sliding_window", None)
@@ -175,15 +175,15 @@ def _reaches(model: Any) -> dict[str, int | None]:
 
 
 def _checked(plain: PlainPasses, decoder: Decoder | None, check: SelfCheck, *, is_int4: bool) -> Decoder | None:
-    """The decoder, if it gives what the plain model gives, with those of its ways that do.
+    """The decoder, if its outputs equal the plain model's, with those of its implementations for which that holds.
 
     Raises:
-        OsdError: the plain passes, which take its place, do not either; or there is no taking its place.
+        OsdError: the plain passes, which would replace it, fail as well; or nothing can replace it.
     """
     model, name = check.model, type(check.model).__name__
     try:
         cases = check.cases(lambda: plain.latest_hidden_BQH)
-    except Exception as error:  # a foreign architecture may fail in any way; the reason is passed on
+    except Exception as error:  # unknown architectures may raise anything; the reason is passed on
         raise _refusal(model, _reason(error)) from error
     if decoder is not None:
         decoder.pack()
@@ -207,10 +207,10 @@ def _checked(plain: PlainPasses, decoder: Decoder | None, check: SelfCheck, *, i
 
 
 def _problem(check: SelfCheck, way: Way, cases: Sequence[Sequence[Row]], *, or_else: str = "") -> str:
-    """What is wrong with a way of computing passes, or nothing; what it raises comes after `or_else`."""
+    """What is wrong with an implementation of passes, or empty; exceptions are described after `or_else`."""
     try:
         return check.problem_with(way, cases)
-    except Exception as error:  # as above
+    except Exception as error:  # unknown architectures may raise anything
         return or_else + _reason(error)
 
 

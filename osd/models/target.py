@@ -1,4 +1,4 @@
-"""The target: the model whose output is served, with what it keeps of every row.
+"""The target: the model that is served, with each row's tokens and hidden states.
 
 Shapes: S rows, L positions, H hidden size.
 """
@@ -20,18 +20,18 @@ from osd.records.shared_rows import SharedRows
 class Target:
     """A causal LM over the slot cache, with each row's tokens and last hidden states.
 
-    The hidden states are kept because drafters read them and outcomes carry them: no pass is ever run for them.
+    Hidden states are stored because drafters and outcomes need them; no pass is run just for them.
 
     Args:
         model: a loaded causal LM in eval mode.
-        backend: what computes.
-        target_id: what clients call it.
+        backend: creates what computes.
+        target_id: the name under which it is served.
         eos_ids: tokens that end an answer.
         num_slots: rows.
         max_context_tokens: longest row.
         max_new_tokens: most positions of one pass.
-        max_round_tokens: most positions of a row in a decoding pass.
-        is_int4: round the layers' weights to four bits.
+        max_round_tokens: most positions of a row in a decoding round.
+        is_int4: quantise the layers' weights to four bits.
     """
 
     def __init__(
@@ -63,21 +63,21 @@ class Target:
         )
 
     @property
-    def tokens_SL(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
+    def tokens_SL(self) -> Tensor:  # noqa: N802 - named by its shape
         """Every row's known tokens; always the same memory."""
         return self._rows.tokens_SL
 
     @property
-    def hidden_SLH(self) -> Tensor:  # noqa: N802 - as above
-        """The last hidden states of what was read; always the same memory."""
+    def hidden_SLH(self) -> Tensor:  # noqa: N802 - named by its shape
+        """The last hidden states by row and position; always the same memory."""
         return self._rows.hidden_SLH
 
     def adopt(self, other: Target, num_tokens: Sequence[int]) -> None:
-        """Go on with the rows of another target of the same model, which is not used after this.
+        """Take over the rows of another target of the same model, which is not used afterwards.
 
         Args:
             other: by another back end.
-            num_tokens: by row, how many positions are known.
+            num_tokens: known positions, by row.
         """
         self.lm.adopt(other.lm, num_tokens)
         for row, num in enumerate(num_tokens):
@@ -94,31 +94,31 @@ class Target:
         )
 
     def write_tokens(self, row: int, start: int, ids: Sequence[int]) -> None:
-        """Note known tokens of a row."""
+        """Write known tokens of a row."""
         self._rows.write(row, start, ids)
 
     def write_rows(self, starts: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
-        """Note known tokens of rows 0, 1, …, all at once."""
+        """Write known tokens of rows 0, 1, …, all at once."""
         self._rows.write_rows(starts, ids)
 
     def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted = "all") -> PassOutput:
-        """One pass (see `osd.kernels.backend.Way.read`), which also keeps the hidden states of what was read."""
+        """Run one pass (see `osd.kernels.backend.Way.read`), and store its last hidden states."""
         return self.lm.forward(first_row, ids_BQ, starts, logits=logits)
 
     def clear_row(self, row: int, start: int) -> None:
-        """Zero what the cache holds of a row from a position on."""
+        """Zero a row's cache from a position on."""
         self.lm.clear_row(row, start)
 
     def copy_hidden(self, row: int, start: int, stop: int) -> Callable[[], Tensor]:
-        """Copy a row's hidden states of some positions to the CPU; what returns them once they are there, `[N, H]`."""
+        """Start copying a row's hidden states to the CPU; the returned function waits for and returns them `[N, H]`."""
         return self._rows.copy_hidden(row, start, stop)
 
     def swap_rows(self, row: int, other: int, num_tokens: int) -> None:
-        """Let two rows' first positions change places, and what is known of them."""
+        """Exchange two rows' first positions, with their tokens and hidden states."""
         self.lm.swap_rows(row, other, num_tokens)
         self._rows.swap(row, other, num_tokens)
 
     def copy_row(self, source: int, destination: int, num_tokens: int) -> None:
-        """Write a row's first positions over another row's, with what is known of them."""
+        """Copy a row's first positions to another row, with their tokens and hidden states."""
         self.lm.copy_row(source, destination, num_tokens)
         self._rows.copy(source, destination, num_tokens)

@@ -1,6 +1,6 @@
-"""What verification asks of the logits of a pass, whichever back end computed them.
+"""What verification asks of a pass's logits; each back end implements it.
 
-Shapes: B rows, Q positions, S sampled rows, N positions looked at, V vocabulary, K most likely tokens.
+Shapes: B rows, Q positions, S sampled rows, N places, V vocabulary, K most likely tokens.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from osd.verify.shaping import Shape
 
 
 class SampledRows(NamedTuple):
-    """The sampled rows of a pass, and what their proposals are judged by; S elements each."""
+    """The sampled rows of a pass, and what is needed to verify their proposals; S elements each."""
 
     rows: Sequence[int]
-    """Which rows of the logits and of the proposal."""
+    """Indices of the rows, in the logits and in the proposal."""
     shapes: Sequence[Shape]
-    """Of the target's distributions."""
+    """Shaping parameters of the target's distributions."""
     lengths: Sequence[int]
-    """How many tokens each row proposes."""
+    """Number of tokens that each row proposes."""
     uniform_SQ: Sequence[Sequence[float]]
-    """Uniform draws in (0, 1): a row's `length` acceptance tests, then the draw of its last token."""
+    """Uniform draws in (0, 1): a row's `length` acceptance tests, then the draw of the token that follows."""
     proposal: Proposal | None
-    """Of all rows of the pass; None where none proposes."""
+    """The proposal of all rows of the pass; None if none proposes."""
     rule: AcceptRule
 
 
 class RankedTokens(NamedTuple):
-    """Log-probabilities at N positions: of the tokens chosen there, and of the K most likely."""
+    """Log-probabilities at N places: of the chosen tokens, and of the K most likely."""
 
     chosen_N: Numbers
     ids_NK: Numbers
     """int32, most likely first."""
     logprobs_NK: Numbers
     wait: Callable[[], None]
-    """To be called before the rest is read: it may still be on its way from the device."""
+    """Call this before reading the other fields, which may still be in transfer from the device."""
 
 
 class Logits(Protocol):
-    """The logits of a pass, `[B, Q, V]`, where the back end has them."""
+    """The logits of a pass, `[B, Q, V]`, in the back end's form."""
 
     num_positions: int
     """Q."""
@@ -52,25 +52,25 @@ class Logits(Protocol):
     """V."""
 
     @property
-    def tensor_BQV(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
-        """The logits themselves; writing to them changes all later answers but `best_BQ`."""
+    def tensor_BQV(self) -> Tensor:  # noqa: N802 - named by its shape
+        """The logits as a tensor; writing to it changes all later answers except `best_BQ`."""
         ...
 
     @property
-    def best_BQ(self) -> Numbers:  # noqa: N802 - as above
-        """The index of each greatest logit, int64; of equal ones, the first."""
+    def best_BQ(self) -> Numbers:  # noqa: N802 - named by its shape
+        """The index of the largest logit at each position, int64, the first if there are several."""
         ...
 
     @property
-    def is_finite_BQ(self) -> Numbers:  # noqa: N802 - as above
-        """Whether each position's greatest logit is neither NaN nor infinite, bool.
+    def is_finite_BQ(self) -> Numbers:  # noqa: N802 - named by its shape
+        """Whether each position's largest logit is neither NaN nor infinite, bool.
 
-        A hidden state that is not finite makes all of its logits NaN or infinite, so the greatest tells of every one.
+        A hidden state with NaN or infinity makes all of its logits NaN or infinite, so the largest one suffices.
         """
         ...
 
     def judge(self, sampled: SampledRows) -> Numbers:
-        """How many proposed tokens each sampled row keeps, and the token that follows them, int64 `[S, 2]`.
+        """How many proposed tokens each sampled row accepts, and the token that follows them, int64 `[S, 2]`.
 
         The reference of both rules is `osd.verify.token_rule` and `osd.verify.block_rule`.
         """
@@ -80,16 +80,16 @@ class Logits(Protocol):
         """Log-probabilities, before temperature and filters.
 
         Args:
-            places: N positions of the flattened `[B * Q]`.
-            chosen: a token of each.
-            top_k: how many of the most likely, at most V.
+            places: N indices into the flattened `[B * Q]` positions.
+            chosen: a token for each place.
+            top_k: number of most likely tokens, at most V.
         """
         ...
 
     def replaced(self, logits_BQV: Tensor) -> Logits:
-        """Other values in the place of these: the logits with penalties, in float32."""
+        """A copy with other values: the logits with penalties, in float32."""
         ...
 
     def replace_first(self, row: int, other: Logits) -> None:
-        """Take the first position of another pass over this row alone in place of this pass's."""
+        """Replace this pass's logits of a row by the first position of another pass, over that row alone."""
         ...

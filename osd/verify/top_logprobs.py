@@ -1,4 +1,4 @@
-"""The target's most likely tokens at committed positions, taken for all rows at once.
+"""The target's most likely tokens at committed positions, computed for all rows at once.
 
 Shapes: B rows, Q positions, N committed positions, V vocabulary, K most likely.
 """
@@ -17,9 +17,9 @@ from osd.verify.logits import Logits, RankedTokens
 
 
 class TopLogprobs(NamedTuple):
-    """The target's own log-probabilities at one row's N positions, before temperature and filters; on the CPU.
+    """The target's log-probabilities at one row's N positions, before temperature and filters; on the CPU.
 
-    A place in the round's tensors: they are cut only when they are read, which for outcomes is on another thread.
+    It refers to the round's tensors, which are only sliced when read; for outcomes that is on another thread.
     """
 
     of_round: RankedTokens
@@ -28,14 +28,14 @@ class TopLogprobs(NamedTuple):
     top_k: int
 
     def cut(self, num_tokens: int, top_k: int) -> TopLogprobs:
-        """Of the first tokens only, and no more than `top_k` of the most likely."""
+        """The first `num_tokens` positions, with at most `top_k` of the most likely tokens."""
         stop = min(self.start + num_tokens, self.stop)
         if stop == self.stop and top_k >= self.top_k:
             return self
         return TopLogprobs(self.of_round, self.start, stop, min(top_k, self.top_k))
 
     def read(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities of the committed, `[N]`; the most likely, `[N, K]` int32, best first; and theirs."""
+        """Log-probabilities of the committed tokens, `[N]`; the most likely tokens, `[N, K]` int32, and theirs."""
         whole, here = self.of_round, slice(self.start, self.stop)
         whole.wait()
         of_row = whole.chosen_N[here], whole.ids_NK[here, : self.top_k], whole.logprobs_NK[here, : self.top_k]
@@ -43,7 +43,7 @@ class TopLogprobs(NamedTuple):
         return chosen_N, ids_NK, logprobs_NK
 
     def for_client(self, tokens: Sequence[int]) -> tuple[TokenLogprob, ...]:
-        """As a delta carries them."""
+        """In the form of a delta."""
         rows = zip(tokens, *(one.tolist() for one in self.read()), strict=True)
         return tuple(
             TokenLogprob(token, logprob, tuple(zip(ids, values, strict=True))) for token, logprob, ids, values in rows
@@ -53,24 +53,24 @@ class TopLogprobs(NamedTuple):
 def wanted_top_logprobs(
     logits: Logits, tokens: Sequence[Sequence[int]], wanted: Sequence[int]
 ) -> Sequence[TopLogprobs | None]:
-    """By row, at its committed positions; None for every row where no row wants any.
+    """For each row, its log-probabilities at committed positions; None for all rows if no row wants any.
 
     Args:
         logits: of every position.
-        tokens: what each row commits.
-        wanted: how many log-probabilities a row's outcome or client wants; 0: none.
+        tokens: the committed tokens of each row.
+        wanted: number of log-probabilities that each row's outcome or client wants; 0: none.
     """
     looked_at = [one if num else [] for one, num in zip(tokens, wanted, strict=True)]
     return top_logprobs(logits, looked_at, max(wanted)) if any(looked_at) else [None] * len(tokens)
 
 
 def top_logprobs(logits: Logits, tokens: Sequence[Sequence[int]], top_k: int) -> list[TopLogprobs]:
-    """By row, at its first `len(tokens[row])` positions: one operation each over all of them.
+    """For each row, its log-probabilities at its first `len(tokens[row])` positions, computed together.
 
     Args:
         logits: of every position.
-        tokens: what each row commits; a row whose log-probabilities nobody wants commits nothing here.
-        top_k: how many; at most V.
+        tokens: the committed tokens of each row; empty for a row that wants no log-probabilities.
+        top_k: number of most likely tokens, at most V.
     """
     num_positions, top_k = logits.num_positions, min(top_k, logits.vocab_tokens)
     places = [row * num_positions + position for row, one in enumerate(tokens) for position in range(len(one))]

@@ -1,1 +1,1 @@
-"""The CPU back end: loops compiled by numba, and `backend/`, which calls them; measured in MEASUREMENTS.md."""
+"""The CPU back end: loops compiled by numba, and `backend/`, which calls them. MEASUREMENTS.md has their figures."""

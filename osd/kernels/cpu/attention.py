@@ -1,9 +1,9 @@
-"""Attention over the slot cache, one row's queries of one key head at a time, as two products of tiles.
+"""Attention over the slot cache as two tile products, for the queries of one row that share a key head.
 
-Keys and values are kept as such tiles (`osd.kernels.cpu.tiled_cache`): 32 keys are to 32 scores what a tile's
-weights are to its outputs, and so are all values to what is seen of them. They are read once, in order.
+Keys and values are stored as tiles (`osd.kernels.cpu.tiled_cache`): a tile of 32 keys yields 32 scores, as a tile of
+weights yields 32 outputs, and a tile of values yields 32 elements of the result. Tiles are read once, in order.
 
-Shapes: Q new positions, L positions looked at, N query heads, M key/value heads, G = N / M, P = Q * G, X = N + 2M,
+Shapes: Q new positions, L positions attended to, N query heads, M key/value heads, G = N / M, P = Q * G, X = N + 2M,
 D head size; C, W, H, K and T of the cache.
 """
 
@@ -17,9 +17,9 @@ from osd.kernels.cpu.products.tiling import STEP_BYTES, WIDTH
 from osd.kernels.cpu.rows import norm
 
 _LOWEST = np.float32(-1e30)
-"""Below every score; fast maths knows no infinity."""
+"""Below every score; used for minus infinity, which `fastmath` does not support."""
 _NEAR = 4
-"""Blocks of keys that the nearest cache holds."""
+"""Number of key blocks that stay in the L1 cache."""
 _FLOATS: Array = np.empty(0, np.float32)
 
 
@@ -35,7 +35,7 @@ def keep(
     key_head: int,
     start: int,
 ) -> None:
-    """Write one key head's new keys, turned, and values from position `start` on."""
+    """Write one key head's new keys, after rotary embedding, and new values from position `start` on."""
     num_key_heads = len(keys_MCKW)
     num_heads = heads_QXD.shape[1] - 2 * num_key_heads
     keys_CKW, values_HTW = keys_MCKW[key_head], values_MHTW[key_head]
@@ -43,13 +43,13 @@ def keep(
     key_K = key_D.view(np.uint32)
     for q in range(len(heads_QXD)):
         at = start + q
-        known = min(at, len(cos_LD) - 1)  # padding may stand beyond the positions that the model knows
+        known = min(at, len(cos_LD) - 1)  # padding may lie beyond the model's positions
         _turned(heads_QXD[q, num_heads + key_head], cos_LD[known], sin_LD[known], key_norm_D, eps, key_D)
         block_KW = keys_CKW[at // WIDTH]
         for k in range(len(key_K)):
             block_KW[k, at % WIDTH] = key_K[k]
         _keep_value(heads_QXD[q, num_heads + num_key_heads + key_head], values_HTW, at)
-    # Zeros to the end of the last block: a share of nothing is nothing of any number, but not of what is none.
+    # Zero the rest of the last block: masked scores have weight 0, but 0 times NaN or infinity would be NaN.
     per_step = STEP_BYTES // heads_QXD.itemsize
     high = start + len(heads_QXD)
     for h in range(len(values_HTW)):
@@ -60,7 +60,7 @@ def keep(
 
 @inner
 def _keep_value(value_D: Array, values_HTW: Array, at: int) -> None:
-    """The first of a step's two bfloat16 makes the other zero."""
+    """Write one value. Where a step holds two bfloat16, writing the first zeroes the second."""
     for h in range(len(values_HTW)):
         part_W = value_D[h * WIDTH : (h + 1) * WIDTH]
         if value_D.itemsize == STEP_BYTES:
@@ -77,13 +77,13 @@ def _keep_value(value_D: Array, values_HTW: Array, at: int) -> None:
 
 @inner
 def num_blocks(num_positions: int) -> int:
-    """That hold so many."""
+    """The number of blocks that hold these positions."""
     return (num_positions + WIDTH - 1) // WIDTH
 
 
 @inner
 def _turned(head_D: Array, cos_D: Array, sin_D: Array, norm_D: Array, eps: np.float32, out_D: Array) -> None:
-    """A head, normed where the model does that, turned by its position's angles; the sines are signed."""
+    """Normalise a head where the model does, then apply rotary embedding; the sines are signed."""
     if len(norm_D) > 0:
         normed_D = np.empty_like(head_D)
         norm(head_D, norm_D, eps, normed_D)
@@ -112,7 +112,7 @@ def look(
     scale: np.float32,
     out_QND: Array,
 ) -> None:
-    """What one key head's queries, from position `start` on, see from position `first` on, `reach` back at most."""
+    """Attention of one key head's queries, from position `start` on, to positions from `first` on within `reach`."""
     num_new, num_heads, size = out_QND.shape
     group = num_heads // len(keys_MCKW)
     query_PD = room(num_new * group, size, heads_QXD)
@@ -140,7 +140,7 @@ def look(
 
 @apart
 def _scores(query_PD: Array, keys_CKW: Array, score_PL: Array) -> None:
-    """Every query's product with every key; what is beyond the last key is meaningless."""
+    """The dot products of all queries and keys; scores beyond the last key are undefined."""
     at_once, num_ready, zeros_W = rows_at_once(query_PD), 0, np.zeros(WIDTH, np.float32)
     for near in range(0, len(keys_CKW), _NEAR):
         for p in range(0, len(query_PD), at_once):
@@ -154,8 +154,8 @@ def _scores(query_PD: Array, keys_CKW: Array, score_PL: Array) -> None:
 
 @inner
 def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Array) -> None:
-    """Of entries `low .. high - 1`; the others' share is zero."""
-    seen_L, seen_share_L = score_L[low:high], share_L[low:high]  # for all the compiler knows, an index may be negative
+    """Softmax of the entries `low .. high - 1`; the others become zero."""
+    seen_L, seen_share_L = score_L[low:high], share_L[low:high]  # plain slices: indices might be negative to LLVM
     order = _ordered(_LOWEST)
     for at in range(len(seen_L)):
         order = max(order, _ordered(seen_L[at]))
@@ -173,19 +173,19 @@ def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Ar
 
 @inner
 def _ordered(value: np.float32) -> np.int32:
-    """A float32's bits as a whole number in the same order: vectors compare those, but floats one by one."""
+    """A float32's bits as an int32 of the same order; integer maxima are vectorised, float ones are not."""
     return _flipped(np.float32(value).view(np.int32))
 
 
 @inner
 def _flipped(bits: np.int32) -> np.int32:
-    """There, and back again."""
+    """Map a float's bits to that order, or back."""
     return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
 @apart
 def _mix(share_PL: Array, values_HTW: Array, mixed_PD: Array) -> None:
-    """The values' mean by their shares."""
+    """The sum of the values, weighted by their softmax shares."""
     at_once, num_ready, zeros_W = rows_at_once(share_PL), 0, np.zeros(WIDTH, np.float32)
     for p in range(0, len(share_PL), at_once):
         some_PL = share_PL[p : p + at_once]

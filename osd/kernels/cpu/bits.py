@@ -1,4 +1,4 @@
-"""bfloat16 in compiled loops: numba does not know it, so it is handled as the upper half of a float32, in uint16."""
+"""Elementary operations of compiled kernels; bfloat16, which numba lacks, is stored as its bits in uint16."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ LOG2_E = np.float32(1.4426950408889634)
 
 _config: Any = config
 if _config.CPU_FEATURES is None and FEATURES.get("avx512f"):
-    # LLVM halves vectors on many Intel processors, once slower after wide ones; products here are wide anyway.
+    # On many Intel processors LLVM prefers 256-bit vectors, because wide ones used to reduce the clock frequency.
     _config.CPU_FEATURES = f"{get_host_cpu_features().flatten()},-prefer-256-bit"
-# numpy's error model: a check for division by zero would keep loops from being vectorised, and garbage must not raise.
+# The numpy error model does not check for division by zero, which would prevent vectorisation and raise on padding.
 inner = njit(fastmath=True, error_model="numpy", forceinline=True)
-"""For what is called of compiled functions: it becomes a part of its caller, sums and all."""
+"""For functions called from compiled ones: inlined, so the caller's optimisation includes them."""
 apart = njit(error_model="numpy")
-"""For what would be there too often. The process that compiles runs such a function as it was compiled by itself, later
-ones as it was stored with its caller: so nothing in it is left to the compiler that changes last bits.
+"""For functions that are too large to inline everywhere. Such a function's machine code may be its own compilation's or
+the stored one of a caller, so it is compiled without fastmath, whose last bits could differ between the two.
 """
 loose = njit(fastmath=True, error_model="numpy")
-"""Such a function as well, but its last bits may differ: for proposals and for distributions that are drawn from, since
-no greedy answer hangs on them.
+"""As `apart`, but with fastmath: for proposals and for distributions that tokens are drawn from, whose last bits may
+differ, since greedy answers do not depend on them.
 """
 
 
 @apart
 def room(num_rows: int, num_columns: int, like: Array) -> Array:
-    """For rows of such elements. Where they are whole cache lines, each begins where one does."""
+    """Uninitialised rows of the element type of `like`, each aligned to a cache line if rows are whole cache lines."""
     size, line = num_rows * num_columns, 64 // like.itemsize
     elements = np.empty(size + line, like.dtype)
     before = -elements.ctypes.data % 64 // like.itemsize
@@ -54,7 +54,7 @@ def _widen(stored):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - la
 
 
 def narrow(value: Any, like: Array) -> Any:
-    """A float32 as the array's elements are stored."""
+    """Convert a float32 to the element type of `like`."""
     raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
@@ -67,21 +67,21 @@ def _narrow(value, like):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
 
 @inner
 def is_finite(value: np.float32) -> bool:
-    """Told from the bits: `fastmath` takes for granted that every float is a number."""
+    """Whether the value is neither NaN nor infinite, by its bits: `fastmath` assumes that no such values exist."""
     exponent = np.int32(0x7F800000)
     return bool((np.float32(value).view(np.int32) & exponent) != exponent)
 
 
 @njit(inline="always")
 def _rounded(value: np.float32) -> Any:
-    """To bfloat16's bits: to nearest, ties to even."""
+    """Round to bfloat16's bits: to nearest, ties to even."""
     bits = np.float32(value).view(np.uint32)
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
 @njit(fastmath=True, error_model="numpy", inline="always")
 def exp(x: np.float32) -> Any:
-    """To float32's accuracy, without a branch: 2 to the whole part by its exponent bits, the rest by a polynomial."""
+    """The exponential to float32 accuracy without branches: integer powers of 2 by exponent bits, and a polynomial."""
     y = min(max(x, np.float32(-87.0)), np.float32(88.0)) * LOG2_E
     whole = np.floor(y + np.float32(0.5))
     rest = y - whole
@@ -96,15 +96,15 @@ def exp(x: np.float32) -> Any:
 
 @njit(fastmath=True, error_model="numpy", inline="always")
 def exp_below(x: np.float32) -> Any:
-    """Of a number that is not above 0, to 3e-6 of the result: in two thirds of the time."""
+    """The exponential of x <= 0 with a relative error of 3e-6, in two thirds of the time of `exp`."""
     return exp2_below(x * LOG2_E)
 
 
 @njit(fastmath=True, error_model="numpy", inline="always")
 def exp2_below(x: np.float32) -> Any:
-    """Two to the power of a number that is not above 0, likewise; of 0, exactly 1."""
+    """2 ** x for x <= 0 with a relative error of 3e-6; exactly 1 for x = 0."""
     y = max(x, np.float32(-126.0))
-    whole = np.int32(y)  # toward zero, so that the rest is within -1 .. 0
+    whole = np.int32(y)  # rounds toward zero, so that the rest is in -1 .. 0
     rest = y - np.float32(whole)
     power = np.float32(6.8325368e-3)
     power = power * rest + np.float32(5.3224843e-2)

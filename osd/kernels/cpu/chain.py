@@ -1,4 +1,4 @@
-"""A drafter's whole round: each step's token and feature are what the next one reads.
+"""A `feature` drafter's whole round: a chain of steps, each reading the token and feature of the one before.
 
 The network is `osd.drafters.feature_net`'s. Shapes: those of `osd.kernels.cpu.arguments`.
 """
@@ -19,7 +19,7 @@ from osd.kernels.cpu.verdicts.shaping import shape
 
 @apart
 def _pass_in(scratch_E: Array, stack: Stack, num_rows: int, size: int) -> Scratch:
-    """The part of a pass over so many rows, which begins the room."""
+    """The scratch of a pass over `num_rows` rows, at the beginning of the round's scratch."""
     middle, end = num_rows * size, 2 * num_rows * size
     x_RH, normed_RH = scratch_E[:middle].reshape(num_rows, size), scratch_E[middle:end].reshape(num_rows, size)
     return scratch_in(scratch_E[end:], stack, x_RH, normed_RH)
@@ -29,16 +29,16 @@ def _pass_in(scratch_E: Array, stack: Stack, num_rows: int, size: int) -> Scratc
 def run_chain(
     stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, turns: Turns
 ) -> None:
-    """One thread's part of all steps.
+    """One thread's share of all steps.
 
     Args:
         stack: the layers.
-        chain: what is round them.
-        known: what the first step reads.
-        choice: how rows choose, and what.
+        chain: the drafter's parts outside the layers.
+        known: the first step's input.
+        choice: how rows choose tokens, and where the results go.
         shapes: of the distributions that sampled rows draw from.
-        scratch_E: `chain_elements` of them.
-        turns: the thread's, from the first phase on.
+        scratch_E: scratch memory of `chain_elements` elements.
+        turns: the thread's turns, at the first phase.
     """
     num_rows, size = len(known.starts_B), chain.embedding_VH.shape[1]
     num_read, pass_size = num_rows * known.num_new, 2 * size + stack.num_elements
@@ -71,7 +71,7 @@ def run_chain(
 
 @loose
 def _choose(b: int, step: int, logits_R: Array, vocab_ids_R: Array, choice: Choice, shapes: Shapes) -> int:
-    """The most likely token, or a draw."""
+    """Choose row b's token of one step: the most likely one, or a draw."""
     index, most = np.empty(1, np.int32), np.empty(1, np.float32)
     highest(logits_R, index, most)
     if len(choice.greedy_B) == 0 or choice.greedy_B[b]:
@@ -84,7 +84,7 @@ def _choose(b: int, step: int, logits_R: Array, vocab_ids_R: Array, choice: Choi
 
 @loose
 def _read_in(n: int, step: int, stack: Stack, chain: Chain, known: Known, choice: Choice, kept: Kept) -> None:
-    """What an entry reads: the embedding of the token after it beside the hidden state, or the feature, at it."""
+    """Write entry n's input: the next token's embedding beside the hidden state (first step) or the last feature."""
     both_F, size = kept.both_RF[n], kept.feature_BH.shape[1]
     if step == 0:
         b, offset = n // known.num_new, n % known.num_new

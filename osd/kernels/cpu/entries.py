@@ -1,4 +1,4 @@
-"""What is called of all the compiled loops: each for one thread, and for several.
+"""The compiled functions that Python calls, each in a version for one thread and one for several.
 
 Shapes: those of `osd.kernels.cpu.arguments`.
 """
@@ -25,21 +25,22 @@ _Entry: TypeAlias = Callable[..., None]
 
 @inner
 def _find(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, turns: Turns) -> None:
-    """A product, and what is highest in it."""
+    """A product, and a query to its result."""
     project_rows(weights, bits, x_RI, out_RO, False, turns)
     for n in shared(later(turns, 1), len(look.places_N)):
         answer(n, out_RO, look)
 
 
 def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
-    """The kernels by name, not yet compiled: the stack (the norm's result is in `normed_RH`), a chain, one product, one
-    whose greatest are looked for, the highest logits, verdicts on proposals, a norm. All but the last for one thread,
-    then for several; they are given counters for their phases, all zero. Their arguments' types are in
+    """The kernels by name, not yet compiled: layer stack (its normalised result is in `normed_RH`), drafting chain,
+    product, product with the largest outputs, largest logits, verdicts on proposals, norm. All but the norm in a
+    version for one thread and one for several; they take counters for their phases, all zero. Argument types are in
     `osd.kernels.cpu.compiling.signatures`.
 
     Args:
-        sources: a digest of the files that all this is compiled from. numba looks for what it compiled before by this
-            file's time of change and by the values that a function closes over, and would not see another change.
+        sources: a digest of all source files. numba validates its cache by this file's modification time and the values
+            in a function's closure, so every function refers to the digest, to be compiled anew after a change of
+            another file.
     """
     options: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
@@ -49,7 +50,7 @@ def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
         scratch = scratch_in(scratch_E, stack, x_RH, normed_RH)
         run_layers(stack, span, scratch, turns_at(counters, 0, 1))
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # numba is untyped
     def pass_together(
         stack: Stack, span: Span, x_RH: Array, normed_RH: Array, scratch_E: Array, counters: Array, num_threads: int
     ) -> None:
@@ -58,14 +59,14 @@ def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
             scratch = scratch_in(scratch_E, stack, x_RH, normed_RH)
             run_layers(stack, span, scratch, turns_at(counters, thread, num_threads))
 
-    @njit(**options)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
     def chain_alone(
         stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, counters: Array
     ) -> None:
         sources  # noqa: B018
         run_chain(stack, chain, known, choice, shapes, scratch_E, turns_at(counters, 0, 1))
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # numba is untyped
     def chain_together(
         stack: Stack,
         chain: Chain,
@@ -80,12 +81,12 @@ def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
         for thread in prange(num_threads):
             run_chain(stack, chain, known, choice, shapes, scratch_E, turns_at(counters, thread, num_threads))
 
-    @njit(**options)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
     def project_alone(weights: int, bits: int, x_RI: Array, out_RO: Array, counters: Array) -> None:
         sources  # noqa: B018
         project_rows(weights, bits, x_RI, out_RO, False, turns_at(counters, 0, 1))
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # numba is untyped
     def project_together(
         weights: int, bits: int, x_RI: Array, out_RO: Array, counters: Array, num_threads: int
     ) -> None:
@@ -93,12 +94,12 @@ def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
         for thread in prange(num_threads):
             project_rows(weights, bits, x_RI, out_RO, False, turns_at(counters, thread, num_threads))
 
-    @njit(**options)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
     def find_alone(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array) -> None:
         sources  # noqa: B018
         _find(weights, bits, x_RI, out_RO, look, turns_at(counters, 0, 1))
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # numba is untyped
     def find_together(
         weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array, num_threads: int
     ) -> None:
@@ -106,33 +107,33 @@ def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
         for thread in prange(num_threads):
             _find(weights, bits, x_RI, out_RO, look, turns_at(counters, thread, num_threads))
 
-    @njit(**options)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
     def highest_alone(logits_RV: Array, look: Look, counters: Array) -> None:
         sources  # noqa: B018
         for n in range(len(look.places_N)):
             answer(n, logits_RV, look)
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # numba is untyped
     def highest_together(logits_RV: Array, look: Look, counters: Array, num_threads: int) -> None:
         sources  # noqa: B018
         for thread in prange(num_threads):
             for n in shared(turns_at(counters, thread, num_threads), len(look.places_N)):
                 answer(n, logits_RV, look)
 
-    @njit(**options)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
     def judge_alone(logits_RV: Array, trial: Trial, shapes: Shapes, counters: Array) -> None:
         sources  # noqa: B018
         for s in range(len(trial.rows_S)):
             judge(s, logits_RV, trial, shapes)
 
-    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # numba is untyped
     def judge_together(logits_RV: Array, trial: Trial, shapes: Shapes, counters: Array, num_threads: int) -> None:
         sources  # noqa: B018
         for thread in prange(num_threads):
             for s in shared(turns_at(counters, thread, num_threads), len(trial.rows_S)):
                 judge(s, logits_RV, trial, shapes)
 
-    @njit(**options)  # type: ignore[untyped-decorator]  # as above
+    @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
     def norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array) -> None:
         sources  # noqa: B018
         for row in range(len(x_RH)):

@@ -1,4 +1,4 @@
-"""The compiled functions, loaded once a process: on one core, or on as many as torch may use."""
+"""The compiled functions, loaded once per process, on as many threads as torch may use."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Kernels:
-    """See `osd.kernels.cpu.entries`. What numba is told here of threads holds for the calling one."""
+    """Calls the functions of `osd.kernels.cpu.entries`. Settings of numba's threads apply to the calling thread."""
 
     def __init__(self) -> None:
         import numba
@@ -52,10 +52,10 @@ class Kernels:
         if self._most_threads > 1:
             num_threads = torch.get_num_threads()
             numba.set_num_threads(self._most_threads)
-            torch.set_num_threads(num_threads)  # when numba starts its threads, it sets OpenMP's number to all cores
+            torch.set_num_threads(num_threads)  # restored, since numba's start sets OpenMP's number to all cores
 
     def load(self, these: KernelSet) -> None:
-        """Bring these into memory. What is not stored is compiled, which takes minutes."""
+        """Load a set of kernels. Those that are not stored are compiled, which takes minutes."""
         from numba import typeof
 
         for name in these.names:
@@ -64,34 +64,34 @@ class Kernels:
                 entry.compile(tuple(map(typeof, arguments)))  # type: ignore[attr-defined]  # a dispatcher of numba's
 
     def run_pass(self, stack: Stack, span: Span, x_RH: Array, normed_RH: Array) -> None:
-        """All layers, which overwrite what goes in, and the norm after them."""
+        """Run all layers, which overwrite `x_RH`, and the norm after them."""
         scratch_E = aligned((len(x_RH) * stack.num_elements,), x_RH.dtype)
         self._run(self._pass, stack.num_phases, stack, span, x_RH, normed_RH, scratch_E)
 
     def run_chain(self, stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes) -> None:
-        """All steps of a drafter's round."""
+        """Run all steps of a drafter's round."""
         scratch_E = aligned((chain_elements(stack, chain, known),), chain.embedding_VH.dtype)
         num_phases = len(choice.ids_KB) * (stack.num_phases + CHAIN_PHASES)
         self._run(self._chain, num_phases, stack, chain, known, choice, shapes, scratch_E)
 
     def project(self, tiles: Tensor, bits: int, x_RI: Tensor, out_RO: Tensor) -> None:
-        """`x @ weight.T + bias`; `bits` of a code, or 0."""
+        """Compute `x @ weight.T + bias`; `bits` of a quantised weight, or 0."""
         self._run(self._project, 1, tiles.data_ptr(), bits, array(x_RI), array(out_RO))
 
     def find(self, tiles: Tensor, bits: int, x_RI: Array, out_RO: Array, look: Look) -> None:
-        """As `project`, bfloat16, and what is highest in it."""
+        """Compute a product in bfloat16, and answer a query to its result."""
         self._run(self._find, 2, tiles.data_ptr(), bits, x_RI, out_RO, look)
 
     def highest(self, logits_RV: Array, look: Look) -> None:
-        """The K greatest of some rows, bfloat16."""
+        """Find the K largest logits of some rows, in bfloat16."""
         self._run(self._highest, 1, logits_RV, look)
 
     def judge(self, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
-        """Verdicts on sampled rows' proposals."""
+        """Compute verdicts on sampled rows' proposals."""
         self._run(self._judge, 1, logits_RV, trial, shapes)
 
     def norm(self, x_RH: Tensor, weight_H: Array, eps: float, out_RH: Tensor) -> None:
-        """RMS norm by row; the weight in float32."""
+        """Compute the RMS norm of each row; the weight is float32."""
         self._norm(array(x_RH), weight_H, eps, array(out_RH))
 
     def _run(self, alone_and_together: Sequence[Any], num_phases: int, *args: object) -> None:
@@ -109,16 +109,16 @@ class Kernels:
 
 @cache
 def kernels() -> Kernels | None:
-    """This process's; None where numba does not run, of which the log says why."""
+    """This process's compiled functions; None where numba does not work (the log says why)."""
     try:
         return Kernels()
-    except (ImportError, RuntimeError, OSError) as error:  # not installed, too old for this numpy, nowhere to keep them
+    except (ImportError, RuntimeError, OSError) as error:  # not installed, incompatible with numpy, or no cache folder
         _log.warning("decoding will be slower: numba cannot be used (%s)", reason(error))
         return None
 
 
 def load(these: KernelSet) -> Kernels:
-    """Bring compiled kernels into memory, so that no call has to.
+    """Load compiled kernels ahead of their first call.
 
     Raises:
         OsdError: they cannot be loaded.
@@ -131,9 +131,9 @@ def load(these: KernelSet) -> Kernels:
 
 
 def most_threads(numba: Any) -> int:
-    """How many threads kernels may use; decides which kind they are.
+    """The number of threads that kernels may use, which also decides whether threaded kernels are used.
 
-    With numba's OpenMP layer the threads are torch's own, which wait spinning: others would have to share cores.
+    With numba's OpenMP layer the threads are torch's own. They wait spinning, so separate ones would compete for cores.
     """
     try:
         import_module("numba.np.ufunc.omppool")

@@ -1,4 +1,4 @@
-"""What a decoder layer does to each token's vector."""
+"""The operations of a decoder layer on single vectors."""
 
 from __future__ import annotations
 

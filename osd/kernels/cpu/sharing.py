@@ -1,7 +1,8 @@
-"""Work shared by threads that stay together through a whole pass, as llama.cpp's do: no start and end per operation.
+"""Distributes a pass's work over threads that stay together for the whole pass, as in llama.cpp: no start and join per
+operation.
 
-A phase is a number of tasks; whoever is free draws another, and nobody goes on before all are done. So a thread that
-was held up (another process has its core) holds up one task, and even one thread alone would get everything done.
+A phase is a number of tasks. A free thread draws the next one; no thread goes on before all tasks are done. A thread
+whose core is taken by another process thus delays one task only, and a single thread would complete all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _added(typing: Any, address: Any) -> Any:
-    """Add one to the int64 there; what it was before."""
+    """Atomically add one to the int64 at an address; returns its former value."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = builder.inttoptr(args[0], _INT64.as_pointer())
@@ -33,7 +34,7 @@ def _added(typing: Any, address: Any) -> Any:
 
 
 def _seen(typing: Any, address: Any) -> Any:
-    """The int64 there, once more; on x86 the core is told that this is waiting."""
+    """Read the int64 at an address again; on x86 with the hint that this is a waiting loop."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _IS_X86:
@@ -54,36 +55,36 @@ _MOST_PARTS = COUNTERS - 1
 
 
 class Turns(NamedTuple):
-    """A thread's turns at the tasks of a phase.
+    """A thread's view of a phase's counters.
 
-    Numbers, always of one type: for every other type all that is called is compiled once more. They keep nothing alive:
-    whoever is called from Python must have the counters from there, where they outlast the call.
+    The fields are always of the same types, since numba would compile all callees again for others. They do not keep
+    the counters' array alive: the Python caller must hold it until the call returns.
     """
 
     counters: int
-    """Address of the phase's, all zero at first: how many tasks are done, then how many are drawn of each part."""
+    """Address of the phase's counters, all zero at first: tasks done, then tasks drawn of each part."""
     thread: int
     num_threads: int
 
 
 @inner
 def turns_at(counters: Array, thread: int, num_threads: int) -> Turns:
-    """At the first phase that an array has counters of."""
+    """The turns at the first phase of an array of counters."""
     return Turns(np.int64(counters.ctypes.data), np.int64(thread), np.int64(num_threads))  # type: ignore[arg-type]
 
 
 @inner
 def later(turns: Turns, num_phases: int) -> Turns:
-    """So many phases later."""
+    """The turns `num_phases` phases later."""
     return Turns(turns.counters + num_phases * (COUNTERS * _COUNTER_BYTES), turns.thread, turns.num_threads)
 
 
 @inner
 def shared(turns: Turns, num_tasks: int) -> Iterator[int]:
-    """The tasks of a phase that nobody else has drawn; ends when all are done, by whomever.
+    """The tasks of a phase that this thread draws; ends when all tasks of all threads are done.
 
-    Every thread begins with a part of its own, the same in every phase of as many tasks: what it reads lies in a row,
-    and where it writes was its own before, too. Only then it helps others.
+    Every thread begins with its own part, the same in every phase with as many tasks: it reads contiguous memory, and
+    writes where it wrote before. Then it helps with the other parts.
     """
     num_parts = min(turns.num_threads, _MOST_PARTS)
     for offset in range(num_parts):

@@ -1,4 +1,4 @@
-"""The whole stack of a Llama-shaped decoder's layers, by threads that stay together from the first to the last.
+"""The whole stack of layers of a Llama-shaped decoder, by threads that stay together from the first layer to the last.
 
 Shapes: those of `osd.kernels.cpu.arguments`.
 """
@@ -16,7 +16,7 @@ from osd.kernels.cpu.rows import norm
 from osd.kernels.cpu.sharing import Turns, later, shared
 
 _LOOK_ROWS = 32
-"""New positions of a row whose attention is one task."""
+"""Number of a row's new positions whose attention is one task."""
 
 
 @inner
@@ -27,7 +27,7 @@ def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, tur
 
 @apart
 def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Turns) -> None:
-    """One thread's part of a product with weights, or with codes of so many bits."""
+    """One thread's share of a product with weights, quantised to `bits` bits unless that is 0."""
     if bits > 0:
         project_codes(weights, bits, x_RI, out_RO, is_added, turns)
     else:
@@ -36,7 +36,9 @@ def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: 
 
 @inner
 def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, turns: Turns) -> None:
-    """Whoever looks keeps, too, while it is near; but what several look at must have been kept before."""
+    """Attention of one layer. A row with one task writes its keys and values in that task, while they are in the cache;
+    a row with several tasks writes them in a phase before.
+    """
     num_key_heads = stack.keys_ASMCKW.shape[2]
     num_parts = (span.num_new + _LOOK_ROWS - 1) // _LOOK_ROWS
     if num_parts > 1:
@@ -68,7 +70,7 @@ def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, turns: Turns
 
 @inner
 def _keep_new(layer: int, stack: Stack, span: Span, scratch: Scratch, b: int, m: int) -> None:
-    """A row's new positions, of one key head."""
+    """Write the keys and values of a row's new positions, for one key head."""
     keep(
         scratch.heads_RXD[b * span.num_new : (b + 1) * span.num_new],
         stack.cos_LD,
@@ -84,7 +86,7 @@ def _keep_new(layer: int, stack: Stack, span: Span, scratch: Scratch, b: int, m:
 
 @apart
 def scratch_in(scratch_E: Array, stack: Stack, x_RH: Array, normed_RH: Array) -> Scratch:
-    """A pass's scratch in memory that all threads know: one array, since numba hands them no tuple it made."""
+    """A pass's scratch as views of one array that all threads share, since numba cannot pass them a tuple made here."""
     num_rows, num_heads, head_size = len(x_RH), stack.num_heads, stack.cos_LD.shape[1]
     num_projected = num_heads + 2 * stack.keys_ASMCKW.shape[2]
     attended = num_rows * num_projected * head_size
@@ -103,7 +105,7 @@ def scratch_in(scratch_E: Array, stack: Stack, x_RH: Array, normed_RH: Array) ->
 
 @inner
 def run_layers(stack: Stack, span: Span, scratch: Scratch, turns: Turns) -> None:
-    """One thread's part of all layers and of the norm that follows them."""
+    """One thread's share of all layers and of the norm after them."""
     x_RH, normed_RH, gated_RI, bits = scratch.x_RH, scratch.normed_RH, scratch.gated_RI, stack.bits
     for layer in range(len(stack.qkv_A)):
         begin = later(turns, layer * LAYER_PHASES)

@@ -1,7 +1,7 @@
-"""The slot KV cache of compiled layers: keys and values laid out as tiles, so that attention reads them as they are.
+"""The slot KV cache of compiled layers: keys and values in the layout of tiles, which attention reads directly.
 
-Of keys, 32 positions are a tile: its steps are a key's elements, its outputs positions. Of values, 32 elements are one:
-its steps are positions, its outputs elements. See `osd.kernels.cpu.products.tiling`; these tiles have no biases.
+A tile of keys has 32 positions as its outputs and a key's elements as its steps. A tile of values has 32 elements as
+its outputs and positions as its steps. See `osd.kernels.cpu.products.tiling`; these tiles have no biases.
 
 Shapes: A layers, S slots, M key/value heads, D head size, C blocks of W = 32 positions, H parts of W elements,
 E elements of a step (two bfloat16, one float32), K = D / E steps of a key, T = C * W / E steps of values.
@@ -21,7 +21,7 @@ from osd.machine.arrays import aligned
 
 
 class TiledCache:
-    """Preallocated for all layers and slots: zeros, which take no memory until they are written.
+    """The preallocated cache of all layers and slots, initially zero; it takes no memory until it is written.
 
     Args:
         num_layers: A.
@@ -44,14 +44,14 @@ class TiledCache:
         self.keys_ASMCKW: Array = self._keys.view(np.uint32)
         self.values_ASMHTW: Array = self._values.view(np.uint32)
         self.slots = np.arange(num_slots)
-        """By row, where it is."""
+        """Each row's slot."""
 
     def swap(self, row: int, other: int, num_tokens: int) -> None:
-        """Let two rows change places, in every layer."""
+        """Exchange two rows, in every layer."""
         self.slots[[row, other]] = self.slots[[other, row]]
 
     def copy(self, source: int, destination: int, num_tokens: int) -> None:
-        """Write a row's first positions over another row's, in every layer."""
+        """Copy a row's first positions to another row, in every layer."""
         source, destination = self.slots[[source, destination]].tolist()
         blocks = _blocks(num_tokens)
         self._keys[:, destination, :, :blocks] = self._keys[:, source, :, :blocks]
@@ -59,14 +59,14 @@ class TiledCache:
         self._values[:, destination, :, :, :steps] = self._values[:, source, :, :, :steps]
 
     def clear(self, row: int, start: int, held: int | None = None) -> None:
-        """Zero a row from position `start` on. Blocks that hold nothing are left alone: they take no memory yet."""
+        """Zero a row from position `start` on. Blocks that were never written are skipped: they take no memory yet."""
         slot, end = self.slots[row], None if held is None else _blocks(held)
         keys, values = self.keys_ASMCKW[:, slot], self.values_ASMHTW[:, slot]
         block, offset = divmod(start, WIDTH)
         keys[:, :, block : block + 1, :, offset:] = 0
         keys[:, :, block + 1 : end] = 0
         step, is_second = divmod(start, WIDTH // self._steps_of_block)
-        if is_second:  # of a step's two bfloat16, the first is kept
+        if is_second:  # of a step's two bfloat16 the first is before `start`
             values[:, :, :, step] &= np.uint32(0xFFFF)
         values[:, :, :, step + is_second : None if end is None else end * self._steps_of_block] = 0
 
@@ -80,7 +80,7 @@ class TiledCache:
         )
 
     def write_row(self, row: int, keys_AMLD: Tensor, values_AMLD: Tensor) -> None:
-        """Keep a row's first L positions as another cache has them, in every layer, bit for bit."""
+        """Copy a row's first L positions from another cache, in every layer, bit for bit."""
         blocks, heads = _blocks(keys_AMLD.shape[2]), keys_AMLD.shape[:2]
         steps, parts, elements = blocks * self._steps_of_block, self._values.shape[3], self._per_step
         to_block, to_part = -keys_AMLD.shape[2] % WIDTH, parts * WIDTH - values_AMLD.shape[3]
@@ -91,7 +91,7 @@ class TiledCache:
         kept_values.copy_(values.permute(0, 1, 4, 2, 5, 3))
 
     def _by_element(self, slot: int, blocks: int) -> tuple[Tensor, Tensor]:
-        """A slot's first blocks: keys `[A, M, C, K, W, E]`, and values `[A, M, H, T, W, E]`."""
+        """Views of a slot's first blocks: keys `[A, M, C, K, W, E]`, values `[A, M, H, T, W, E]`."""
         keys = tensor(self._keys[:, slot, :, :blocks])
         values = tensor(self._values[:, slot, :, :, : blocks * self._steps_of_block])
         return (
@@ -100,12 +100,12 @@ class TiledCache:
         )
 
     def clear_non_finite(self) -> None:
-        """See the function of this name."""
+        """See `osd.kernels.backend.Cache`."""
         for cached in (self._keys, self._values):
             for layer in cached:
                 clear_non_finite(tensor(layer))
 
 
 def _blocks(num: int) -> int:
-    """Of W, that hold so many."""
+    """The number of blocks of W that hold `num` positions or elements."""
     return -(-num // WIDTH)

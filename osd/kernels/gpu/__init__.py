@@ -1,1 +1,1 @@
-"""The GPU back end: rounds captured as CUDA graphs, and Triton kernels in the place of many small ones."""
+"""The GPU back end: rounds captured as CUDA graphs, and Triton kernels that fuse many small operations."""

@@ -1,4 +1,4 @@
-"""A pass of few new positions over the slot cache, by Triton kernels: the same as `SdpaAttention`, the reference.
+"""Attention of few new positions over the slot cache, by Triton kernels; the reference is `SdpaAttention`.
 
 Shapes: Q new positions, N query heads, M key/value heads, X = N + 2M, D head size.
 """
@@ -13,19 +13,19 @@ from osd.kernels.reference.flat_cache import FlatCache
 from osd.kernels.reference.window import PassWindow
 
 _MOST_QUERY_ROWS = 128
-"""Of a key head, in one pass; beyond that a tile of them does not fit a multiprocessor."""
+"""Most query rows per key head and pass; a tile of more does not fit a multiprocessor."""
 
 
 def fits_kernels(num_new: int, num_heads: int, num_key_heads: int) -> bool:
-    """Whether a pass has few enough new positions."""
+    """Whether a pass has few enough new positions for the kernels."""
     return num_new * (num_heads // num_key_heads) <= _MOST_QUERY_ROWS
 
 
 class PiecewiseAttention:
-    """See `SdpaAttention`, whose arguments and results it has. It reads each row only as far as that row reaches.
+    """Attention with the interface of `SdpaAttention`, which reads each row of the cache only as far as it is filled.
 
     Args:
-        firsts_B: each row's first position that may be looked at; None: 0.
+        firsts_B: each row's first position that may be attended to; None: 0.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PiecewiseAttention:
 
     def __call__(self, layer: int, heads: Tensor) -> Tensor:
         """See `Attention`."""
-        # Only where there is Triton is this ever called.
+        # Imported here, since Triton may not be installed.
         from osd.kernels.gpu.pieces import look_in_pieces
 
         return look_in_pieces(

@@ -1,4 +1,4 @@
-"""The back end of a GPU: captured rounds, and Triton kernels where there are Triton and the C compiler it needs."""
+"""The GPU back end's entry point: captured rounds, and Triton kernels if Triton and a C compiler are there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GpuBackend:
     """See `osd.kernels.backend.Backend`.
 
     Args:
-        new_capture: makes what captures one model's rounds.
+        new_capture: creates a capture function for one model's rounds.
         has_kernels: whether Triton kernels run on the device.
     """
 
@@ -40,11 +40,11 @@ class GpuBackend:
 
     @classmethod
     def on(cls, device: torch.device) -> GpuBackend:
-        """With CUDA graphs."""
+        """The back end with CUDA graphs."""
         return cls(partial(CudaCapture, device), has_kernels=can_use_kernels(device))
 
     def rows(self, num_slots: int, length: int, like: Tensor) -> RowMemory:
-        """See `Backend`; hidden states go to the host in half as many bytes as float32 takes."""
+        """See `Backend`. Hidden states are copied to the host in a two-byte dtype rather than float32."""
         return TorchRows(num_slots, length, like, copied_as=torch.bfloat16)
 
     def logits(self, logits_BQV: Tensor) -> Logits:
@@ -100,7 +100,7 @@ def most_likely(logits: Tensor) -> Tensor:
 
 
 def can_use_kernels(device: torch.device) -> bool:
-    """Whether Triton kernels run there; tried once a device, with the smallest of them."""
+    """Whether Triton kernels run on this device; tries the smallest one, once per device."""
     return device.type == "cuda" and find_spec("triton") is not None and _works(device)
 
 
@@ -111,7 +111,7 @@ def _works(device: torch.device) -> bool:
     values_RV = torch.tensor([[1.0, 3.0, 3.0, 2.0]], device=device)
     try:
         is_right = highest(values_RV).tolist() == [1]
-    except Exception as error:  # a compiler may fail in any way; torch's operations do the same work
+    except Exception as error:  # compilers fail in many ways; torch's operations are used instead
         _log.warning("no kernels on %s, decoding is slower: %s: %s", device, type(error).__name__, error)
         return False
     if not is_right:

@@ -1,7 +1,7 @@
-"""A Llama-shaped decoder on a GPU: decoding rounds are captured once a shape, and then replayed.
+"""A Llama-shaped decoder on a GPU: decoding rounds are captured once per shape, then replayed.
 
-What is captured computes what `osd.kernels.reference.llama` does, by torch's operations or by Triton kernels, whichever
-is measured faster.
+What is captured computes the same as `osd.kernels.reference.llama`, by torch's operations or by Triton kernels,
+whichever is measured to be faster.
 
 Shapes: B rows, Q new positions, H hidden size, V vocabulary, K proposed tokens.
 """
@@ -32,10 +32,10 @@ _SMALLEST_SEEN = 256
 
 
 class KernelDecoder:
-    """A pass by Triton kernels, over the weights and cache of another one; where they do not fit, by that one.
+    """A pass by Triton kernels, over the weights and cache of a torch decoder, which runs passes that do not fit.
 
     Args:
-        decoder: by torch's operations.
+        decoder: the torch decoder.
     """
 
     name = "the GPU's kernels"
@@ -44,12 +44,12 @@ class KernelDecoder:
         self._decoder, self._window = decoder, PassWindow(decoder.device)
 
     def fits(self, num_new: int) -> bool:
-        """Whether a pass of so many new positions a row can be by kernels."""
+        """Whether kernels can run a pass with this many new positions per row."""
         heads = self._decoder.llama.heads
         return fits_kernels(num_new, heads.num_heads, heads.num_key_heads)
 
     def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted) -> PassOutput:
-        """See `Way`; hidden states are not kept."""
+        """See `Way`; does not store hidden states."""
         if not self.fits(ids_BQ.shape[1]):
             return self._decoder.read(first_row, ids_BQ, starts, logits=logits)
         self._window.set(first_row, starts, ids_BQ.shape[1])
@@ -74,11 +74,11 @@ class GpuDecoder:
     Args:
         model: a causal LM for which `is_llama` holds.
         sizes: of the cache.
-        kept: where hidden states are kept.
-        make_logits: makes the logits of a pass from their tensor.
+        kept: where hidden states are stored.
+        make_logits: wraps the logits of a pass.
         find: finds the most likely token.
-        capture: how a round is captured.
-        has_kernels: whether Triton kernels run here.
+        capture: captures a round.
+        has_kernels: whether Triton kernels run on the device.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class GpuDecoder:
 
     @property
     def ways(self) -> Sequence[Way]:
-        """See `Decoder`: none of them is captured."""
+        """See `Decoder`; captured rounds are not among them."""
         return [self.torch] if self.kernels is None else [self.torch, self.kernels]
 
     def drop(self, way: Way) -> None:
@@ -115,7 +115,7 @@ class GpuDecoder:
             self.kernels = None
 
     def pack(self) -> None:
-        """See `Decoder`: the weights are the model's own."""
+        """See `Decoder`; nothing to do, since the model's own weights are used."""
 
     def unpack(self) -> None:
         """See `Decoder`."""
@@ -127,7 +127,7 @@ class GpuDecoder:
 
     @torch.no_grad()
     def _replay(self, numbers_BQ: Numbers, starts: Sequence[int]) -> PassOutput:
-        """A captured pass, which also keeps the hidden states and finds the most likely tokens."""
+        """A captured pass, which also stores the hidden states and finds the most likely tokens."""
         device, (num_rows, num_new) = self.torch.device, numbers_BQ.shape
         ids_BQ = numbers_BQ if isinstance(numbers_BQ, Tensor) else staged(numbers_BQ, device)
         padded, seen = self._bucketed(starts, num_new)
@@ -156,17 +156,17 @@ class GpuDecoder:
     def _run(
         self, way: TorchDecoder | KernelDecoder, ids_BQ: Tensor, starts_B: Tensor, seen: int
     ) -> tuple[Tensor, Tensor]:
-        """A pass from row 0 on as a function of tensors alone: all logits, and last hidden states."""
+        """A pass from row 0 on as a function of tensors only: all logits, and last hidden states."""
         self._window.set_on_device(starts_B, ids_BQ.shape[1], seen)
         logits_BQV, hidden_BQH = way.run(ids_BQ, self._window, "all")
         assert logits_BQV is not None
         return logits_BQV, hidden_BQH
 
     def _bucketed(self, starts: Sequence[int], num_new: int) -> tuple[list[int], int]:
-        """Every row's start, and how many positions are seen, for captured work over `num_new` positions.
+        """Row starts and number of positions read, for captured work over `num_new` positions.
 
-        Both are rounded up, so that few shapes do for all. Rows beyond the real ones write where no row of a query
-        reaches: past the longest context.
+        Both the number of rows and of positions are rounded up, so that few shapes are captured. Padding rows write
+        beyond the longest context, where no query's row reaches.
         """
         max_len = self._sizes.max_len
         padding = bucket(len(starts), 1, self._sizes.num_slots) - len(starts)
@@ -175,7 +175,7 @@ class GpuDecoder:
 
     @torch.no_grad()
     def draft(self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int) -> Proposed:
-        """See `Passes`: the whole round is captured, choices and all."""
+        """See `Passes`; the whole round is captured, including the choice of tokens."""
         num_rows, num_steps = len(batch.lengths), max(batch.lengths)
         num_new = bucket(max(counts), 1, self._sizes.max_round_tokens)
         padded, seen = self._bucketed(starts, num_new + num_steps)
@@ -210,15 +210,15 @@ class GpuDecoder:
         num_new: int,
         seen: int,
     ) -> None:
-        """Let `choice` take every token of a draft, as a function of tensors alone.
+        """Let `choice` choose all tokens of a draft, as a function of tensors only.
 
         Args:
-            way: computes the passes.
+            way: runs the passes.
             tokens_SL: known tokens.
-            places_2B: each row's first position that was not read, and how many there are.
+            places_2B: each row's first position that is not cached, and its number of new tokens.
             choice: chooses each step's tokens.
-            num_new: the most that there are.
-            seen: positions that the passes see.
+            num_new: the largest number of new tokens.
+            seen: number of positions that the passes read.
         """
         starts_B, counts_B = places_2B
         device = tokens_SL.device

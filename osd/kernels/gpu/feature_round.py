@@ -1,7 +1,7 @@
-"""The `feature` drafter's rounds on a GPU: each is captured once a shape, and then replayed.
+"""The `feature` drafter's rounds on a GPU: captured once per shape, then replayed.
 
-What is captured computes what `osd.kernels.reference.drafting.feature_round` does, by torch's operations or by Triton
-kernels, whichever is measured faster.
+What is captured computes the same as `osd.kernels.reference.drafting.feature_round`, by torch's operations or by Triton
+kernels, whichever is measured to be faster.
 
 Shapes: B rows, T entries, K proposed, H hidden size, R reduced vocabulary.
 """
@@ -34,14 +34,14 @@ class GpuFeatureRound:
     """See `osd.kernels.backend.FeatureRound`.
 
     Args:
-        net: the weights. Captured work reads their very memory, so that others are copied into it.
+        net: the network. Captured work reads its memory, so new weights are copied into it.
         shared: the target's embedding and head.
         num_slots: rows.
         length: entries of a row.
         max_length: most tokens proposed per round.
         find: finds the most likely token.
-        capture: how a round is captured.
-        has_kernels: whether Triton kernels run here.
+        capture: captures a round.
+        has_kernels: whether Triton kernels run on the device.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class GpuFeatureRound:
     def propose(
         self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], firsts: Sequence[int]
     ) -> Proposed:
-        """See `FeatureRound`; rows are rounded up, so that few shapes do for all."""
+        """See `FeatureRound`. The number of rows is rounded up, so that few shapes are captured."""
         config, num_rows, num_steps = self.net.config, len(batch.lengths), max(batch.lengths)
         rows = bucket(num_rows, 1, self._num_slots)
-        # Rows beyond the real ones write where no row of a query reaches.
+        # Padding rows write beyond the longest context, where no query's row reaches.
         padding, nowhere = rows - num_rows, self._length - self._num_new - num_steps
         placed = [[*starts, *[nowhere] * padding], [*counts, *[1] * padding], [*firsts, *[0] * padding]]
         draws = Draws.of(batch, config.vocab_tokens, rows)
@@ -125,15 +125,16 @@ _MATRICES = ("qkv", "attention_out", "gate_up", "down")
 
 
 class KernelFeature:
-    """The layer by Triton kernels, with its weights as codes of eight bits where rows are few: half as many bytes are
-    read for each proposed token, and what the drafter says it drew from is the distribution of the rounded weights. See
-    `osd.kernels.reference.drafting.feature_round.FeatureLayer`.
+    """The feature layer by Triton kernels (a `osd.kernels.reference.drafting.feature_round.FeatureLayer`).
+
+    For few rows the weights are quantised to eight bits, which halves the bytes read per proposed token; the recorded
+    draft distribution is that of the quantised weights.
 
     Args:
-        net: the layer; its memory is read, not a copy.
+        net: the network; its memory is read, not copied.
         shared: the target's embedding.
-        head_rows: the head's rows, and their bias, for the net's vocabulary.
-        cache: the drafter's, of one layer.
+        head_rows: rows and bias of the head for the reduced vocabulary.
+        cache: the drafter's cache, of one layer.
         rotation: cosines and signed sines by entry.
     """
 
@@ -156,7 +157,7 @@ class KernelFeature:
     def read(
         self, tokens_BT: Tensor, hidden_BTH: Tensor, starts_B: Tensor, firsts_B: Tensor, first_row: int = 0
     ) -> Tensor:
-        """See `FeatureLayer`; of rows from 0 on."""
+        """See `FeatureLayer`; only for rows from 0 on."""
         from osd.kernels.gpu.rows import joined
 
         assert first_row == 0
@@ -183,11 +184,11 @@ class KernelFeature:
         return project(self._head, feature_BH)
 
     def norm_heads(self, heads: Tensor) -> Tensor:
-        """There is no such norm."""
+        """No norm: the feature layer has none for heads."""
         return heads
 
     def copy_codes(self, other: KernelFeature) -> None:
-        """Take another's codes, in the same memory."""
+        """Copy another layer's quantised weights into this one's memory."""
         for place, new in zip(self._codes(), other._codes(), strict=True):
             place.codes_OI.copy_(used_here(new.codes_OI))
             place.steps_O.copy_(used_here(new.steps_O))

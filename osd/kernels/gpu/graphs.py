@@ -1,8 +1,8 @@
-"""Replaying a fixed piece of work instead of launching its operations one by one.
+"""Captures work as CUDA graphs and replays it, instead of launching its operations one by one.
 
-A pass over a few tokens is hundreds of small operations; on a GPU launching them takes longer than running them. Work
-of one shape is therefore captured once as a CUDA graph and replayed. What is captured must be a function of tensors
-alone: its addresses are fixed, its shapes are fixed, and no value is ever asked for by the host.
+A pass over a few tokens is hundreds of small operations, which take longer to launch than to run. Work of one shape is
+captured once and then replayed. It must be a function of tensors only: addresses and shapes are fixed, and the host
+must not read any value.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 Work: TypeAlias = Callable[..., tuple[Tensor, ...]]
-"""Tensors in, tensors out; it may also write to tensors that it owns, the same for the same input."""
+"""A function from tensors to tensors; it may also write to tensors of its own, the same for the same input."""
 Capture: TypeAlias = Callable[[Work, tuple[Tensor, ...]], Work]
-"""Makes a replay of a piece of work, given example inputs of the shapes it will get."""
+"""Captures work, given example inputs of the right shapes; returns the replay."""
 _TRIALS = 5
 
 
 class GraphPool:
-    """Captured pieces of work, by shape.
+    """Captured work by shape.
 
     Args:
         capture: how work is captured.
@@ -33,13 +33,13 @@ class GraphPool:
         self._replays: dict[Hashable, Work] = {}
 
     def run(self, key: Hashable, work: Work, *inputs: Tensor, instead: Work | None = None) -> tuple[Tensor, ...]:
-        """What `work(*inputs)` gives; the tensors are overwritten by the next run of the same key.
+        """The outputs of `work(*inputs)`; they are overwritten by the next run with the same key.
 
         Args:
-            key: names the work and everything of its shape.
-            work: captured when the key is new.
-            inputs: of the shapes that the key stands for; on the device, or ready to be copied there (`staged`).
-            instead: does the same in another way; the faster of both is kept.
+            key: identifies the work and all shapes.
+            work: captured if the key is new.
+            inputs: of the key's shapes; on the device, or pinned (`staged`).
+            instead: an alternative with the same result; the faster of both is kept.
         """
         replay = self._replays.get(key)
         if replay is None:
@@ -51,7 +51,7 @@ class GraphPool:
 
 
 def quickest(first: Work, second: Work, inputs: tuple[Tensor, ...]) -> Work:
-    """Which of two replays takes less time, by running them in turns; the least counts, for noise only adds."""
+    """The faster of two replays: both run several times in turn, and their minima are compared."""
     times = [[_seconds(replay, inputs) for replay in (first, second)] for _ in range(_TRIALS)]
     first_s, second_s = (min(column) for column in zip(*times, strict=True))
     return first if first_s <= second_s else second
@@ -60,14 +60,14 @@ def quickest(first: Work, second: Work, inputs: tuple[Tensor, ...]) -> Work:
 def _seconds(replay: Work, inputs: tuple[Tensor, ...]) -> float:
     started_s = time.perf_counter()
     outputs = replay(*inputs)
-    outputs[0].view(-1)[0].item()  # waits for the device
+    outputs[0].view(-1)[0].item()  # synchronises with the device
     return time.perf_counter() - started_s
 
 
 class CudaCapture:
     """Captures CUDA graphs, all in one memory pool.
 
-    A replay's outputs hold until the same graph is replayed: they are kept, so no other graph is given their memory.
+    Outputs of a replay are valid until the same graph is replayed; other graphs do not reuse their memory.
     """
 
     _WARM_UPS = 3
@@ -77,7 +77,7 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Work, inputs: tuple[Tensor, ...]) -> Work:
-        """Run the work a few times, so that libraries choose their kernels, then record it."""
+        """Run the work a few times, so that libraries select their kernels, then capture it."""
         fixed = tuple(one.to(self._device, copy=True) for one in inputs)
         aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch left it untyped
         aside.wait_stream(torch.cuda.current_stream(self._device))
@@ -86,7 +86,7 @@ class CudaCapture:
                 work(*fixed)
         torch.cuda.current_stream(self._device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        # Other threads go on meanwhile: one loads weights, one waits for copies.
+        # "thread_local", since other threads use the device meanwhile: to load weights, and to wait for copies.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = work(*fixed)
 
@@ -100,7 +100,7 @@ class CudaCapture:
 
 
 def bucket(value: int, smallest: int, largest: int) -> int:
-    """The least of `smallest`, twice that, …, `largest` that holds the value."""
+    """The smallest of `smallest`, 2 * `smallest`, 4 * `smallest`, …, `largest` that is at least `value`."""
     size = smallest
     while size < value:
         size *= 2

@@ -1,4 +1,4 @@
-"""The place of the greatest value of each row, when rows are few and long: torch gives each to one multiprocessor.
+"""The index of each row's maximum for few long rows; torch would use only one multiprocessor per row.
 
 Shapes: R rows, V values.
 """
@@ -15,11 +15,11 @@ _CHUNK = 2048
 
 @triton.jit
 def _highest_of_chunk(values, row_stride, size, highest, places, num_chunks, CHUNK: tl.constexpr):
-    """Programs `[R, chunks]`."""
+    """The maximum of one chunk of a row. Programs `[R, chunks]`."""
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     v = chunk * CHUNK + tl.arange(0, CHUNK)
     value = tl.load(values + row * row_stride + v, mask=v < size, other=-float("inf")).to(tl.float32)
-    # Of NaN every comparison is false, and the place found could be one of padding.
+    # NaN counts as infinity: comparisons with NaN are false, so padding could win.
     value = tl.where(value == value, value, float("inf"))
     best, place = tl.max(value, 0, return_indices=True, return_indices_tie_break_left=True)
     tl.store(highest + row * num_chunks + chunk, best)
@@ -28,7 +28,7 @@ def _highest_of_chunk(values, row_stride, size, highest, places, num_chunks, CHU
 
 @triton.jit
 def _highest_of_chunks(highest, places, chosen, num_chunks, CHUNKS: tl.constexpr):
-    """Programs `[R]`."""
+    """The maximum over a row's chunks. Programs `[R]`."""
     row, c = tl.program_id(0), tl.arange(0, CHUNKS)
     value = tl.load(highest + row * num_chunks + c, mask=c < num_chunks, other=-float("inf"))
     _, chunk = tl.max(value, 0, return_indices=True, return_indices_tie_break_left=True)
@@ -36,7 +36,7 @@ def _highest_of_chunks(highest, places, chosen, num_chunks, CHUNKS: tl.constexpr
 
 
 def highest(values_RV: Tensor) -> Tensor:
-    """Of equal ones, the first: `[R]` int64. NaN counts as infinity.
+    """The index of each row's maximum, `[R]` int64, the first if there are several. NaN counts as infinity.
 
     Args:
         values_RV: contiguous along V.

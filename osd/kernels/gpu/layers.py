@@ -1,7 +1,7 @@
-"""A Llama-shaped model's layers by kernels: a few rows by products that read nothing twice, many by the library's.
+"""A Llama-shaped model's layers on a GPU: few rows by our fused kernels, many rows by library products.
 
-Both ways compute `osd.kernels.reference.llama.LlamaLayer`, layer after layer, and the norm after them; they differ in
-what is done in one launch.
+Both variants compute `osd.kernels.reference.llama.LlamaLayer`, layer after layer, and the norm after them; they differ
+in which operations one launch fuses.
 
 Shapes: R rows, H hidden size.
 """
@@ -24,22 +24,22 @@ class Layer(Protocol):
     dense: dict[str, DenseProjection]
     """`qkv`, `attention_out`, `gate_up` and `down`."""
     attention_norm: Any
-    """A `Norm`, or a module of transformers that has the same."""
+    """A `Norm`, or a transformers module with the same attributes."""
     mlp_norm: Any
 
     def norm_heads(self, heads: Tensor, /) -> Tensor:
-        """What a layer does to projected queries and keys before they are turned."""
+        """Normalise projected queries and keys, where the model does, before rotary embedding."""
         ...
 
 
 def read_layers(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, last_norm: Any) -> Tensor:
-    """The last hidden states, normed, `[R, H]`.
+    """Run all layers; returns the last hidden states after the final norm, `[R, H]`.
 
     Args:
-        layers: all of them.
+        layers: all layers.
         rows_RH: embedded tokens.
-        attend: looks back.
-        last_norm: the model's.
+        attend: the attention of the pass.
+        last_norm: the model's final norm.
     """
     norms = [*(layer.attention_norm for layer in layers[1:]), last_norm]
     read = _read_few if _are_few(rows_RH) and layers[0].dense["gate_up"].bias_O is None else _read_many
@@ -47,7 +47,7 @@ def read_layers(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, las
 
 
 def project(projection: DenseProjection, rows: Tensor) -> Tensor:
-    """A projection of rows `[..., I]`."""
+    """Apply a projection to rows `[..., I]`."""
     if not _are_few(rows.flatten(0, -2)):
         return projection(rows)
     from osd.kernels.gpu.product import product
@@ -57,14 +57,14 @@ def project(projection: DenseProjection, rows: Tensor) -> Tensor:
 
 
 def _are_few(rows_RI: Tensor) -> bool:
-    """Whether their products are made by `osd.kernels.gpu.product`."""
+    """Whether our product kernels are used for this number of rows."""
     from osd.kernels.gpu.product import MOST_ROWS
 
     return len(rows_RI) <= MOST_ROWS and rows_RI.dtype in (torch.bfloat16, torch.float16)
 
 
 def _read_few(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, next_norms: Sequence[Any]) -> Tensor:
-    """Norms, gates and sums are part of the products, by `osd.kernels.gpu.product`."""
+    """Norms, gates and residual additions are fused with the products (`osd.kernels.gpu.product`)."""
     from osd.kernels.gpu.product import product, product_onto
     from osd.kernels.gpu.rows import enter, normed
 
@@ -82,7 +82,7 @@ def _read_few(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, next_
 
 
 def _read_many(layers: Sequence[Layer], rows_RH: Tensor, attend: Attention, next_norms: Sequence[Any]) -> Tensor:
-    """Products are torch's; what stands between two of them is one launch, by `osd.kernels.gpu.rows`."""
+    """Products are torch's; the operations between two of them are one launch (`osd.kernels.gpu.rows`)."""
     from osd.kernels.gpu.rows import added_and_normed, gated, normed
 
     first = layers[0].attention_norm

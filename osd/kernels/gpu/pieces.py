@@ -1,8 +1,8 @@
-"""Attention of few new positions over a long cache, in pieces that are read at once: as far as each row reaches.
+"""Attention of few new positions over a long cache, in pieces that are processed in parallel (Flash-Decoding).
 
-Flash-Decoding (Dao, Haziza, Massa and Sizov 2023): the cached positions are cut into pieces, each is looked at by a
-program with a running softmax (Milakov and Gimelshein 2018, arXiv 1805.02867), and what they say is weighed together.
-Rotary embedding, and keeping the new positions' keys and values, are done on the way.
+Flash-Decoding (Dao, Haziza, Massa and Sizov 2023) splits the cached positions into pieces; one program processes each
+with an online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867), and a second kernel combines them. Rotary
+embedding and writing new keys and values are part of the first kernel. Each row is read only as far as it is filled.
 
 Shapes: B rows, Q new positions, N query heads, M key/value heads, G = N / M query heads that share one key head,
 P = Q * G query rows of a key head, X = N + 2M, L cached positions, D head size, C pieces.
@@ -18,28 +18,28 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK, _BLOCK_OF_MANY = 128, 64
-"""Positions that a program looks at in one step: few steps, for each waits for the one before.
+"""Positions per step of a program: a large number, since each step waits for the previous one.
 
-Many query rows leave too few registers for that."""
+The second is for many query rows, which leave too few registers for the first."""
 _MANY_ROWS = 64
 _NUM_STAGES = 2
 _SHORTEST_PIECE = 256
 _FEWEST_NEW = 8
 _SMALLEST_TILE = 16
-"""That a product of tiles takes."""
+"""Smallest tile of a tensor-core product."""
 _ENOUGH_PROGRAMS = 264
-"""Two for each of an H200's 132 multiprocessors: more pieces than that only add to what is weighed together."""
+"""Two for each of an H200's 132 multiprocessors; more pieces would only add work to combining them."""
 _FAR = 1 << 30
 
 
 @triton.jit
 def _turned(x, swapped, angle, cos, sin, is_there):
-    """Heads turned by their positions' angles, in their own precision."""
+    """Apply rotary embedding to heads, in their own dtype."""
     turned = x.to(tl.float32) * tl.load(cos + angle, mask=is_there, other=0.0).to(tl.float32)
     return (turned + swapped.to(tl.float32) * tl.load(sin + angle, mask=is_there, other=0.0).to(tl.float32)).to(x.dtype)
 
 
-# Not compiled anew for every number of new positions or pieces.
+# Not specialised, so that kernels are not recompiled for every number of new positions or pieces.
 _SIZES = ["num_new", "num_seen", "num_known", "num_pieces"]
 
 
@@ -50,10 +50,10 @@ def _look_at_piece(
     GROUP: tl.constexpr, ROWS: tl.constexpr, NEW: tl.constexpr, SIZE: tl.constexpr, SIZE_UP: tl.constexpr,
     BLOCK: tl.constexpr, HAS_FIRSTS: tl.constexpr, IS_ALONE: tl.constexpr
 ):  # fmt: skip
-    """What one key head's query rows see in one piece: programs `[B, M, C]`."""
+    """Attention of one key head's query rows to one piece. Programs `[B, M, C]`."""
     row, head, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + row)
-    # A row of padding stands beyond what is seen: it looks at nothing.
+    # A padding row starts beyond `num_seen`: it attends to nothing.
     end = tl.where(start < num_seen, tl.minimum(start + num_new, num_seen), 0)
     oldest = start + 1 - reach
     if HAS_FIRSTS:
@@ -65,11 +65,11 @@ def _look_at_piece(
     is_within = (d < SIZE)[None, :]
     of_row, cached = heads + row * num_new * ((GROUP + 2) * NUM_KEY_HEADS * SIZE), row.to(tl.int64) * row_stride
     cached += head * head_stride
-    # The new positions that lie in this piece are kept by it, before it is looked at.
+    # Write the new positions that lie in this piece before it is read.
     new = tl.arange(0, NEW)
     kept = (start + new).to(tl.int64)
     is_kept = ((new < num_new) & (kept >= piece * piece_tokens) & (kept < stop))[:, None] & is_within
-    angle = tl.minimum(kept, num_known - 1)[:, None] * SIZE + d[None, :]  # padding may stand beyond what is known
+    angle = tl.minimum(kept, num_known - 1)[:, None] * SIZE + d[None, :]  # padding may lie beyond the known positions
     key_head = of_row + (new * ((GROUP + 2) * NUM_KEY_HEADS) + GROUP * NUM_KEY_HEADS + head)[:, None] * SIZE
     new_key = tl.load(key_head + d[None, :], mask=is_kept, other=0.0)
     new_key = _turned(
@@ -91,9 +91,9 @@ def _look_at_piece(
     top = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sum_ = tl.zeros([ROWS, SIZE_UP], tl.float32)
-    tl.debug_barrier()  # what other threads of this program have kept is there now
+    tl.debug_barrier()  # makes what this program's other threads have written visible
     for first in range(begin, stop, BLOCK):
-        l = first + l_first  # noqa: E741 - a position, as in the shapes
+        l = first + l_first  # noqa: E741 - L is a position, as in the list of shapes
         entry = cached + l[:, None] * position_stride + d[None, :]
         is_entry = (l < stop)[:, None] & is_within
         key = tl.load(keys + entry, mask=is_entry, other=0.0)
@@ -127,7 +127,7 @@ def _weigh_pieces(
     NUM_KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, SIZE_UP: tl.constexpr, PIECES: tl.constexpr,
     HAS_FIRSTS: tl.constexpr
 ):  # fmt: skip
-    """All pieces of one query row together: programs `[B, M, P]`."""
+    """Combine all pieces of one query row. Programs `[B, M, P]`."""
     row, head, p = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(starts + row)
     end = tl.where(start < num_seen, tl.minimum(start + num_new, num_seen), 0)
@@ -136,7 +136,7 @@ def _weigh_pieces(
         oldest = tl.maximum(oldest, tl.load(firsts + row))
     c, d = tl.arange(0, PIECES), tl.arange(0, SIZE_UP)
     is_within = d < SIZE
-    # As above: the pieces that had something to say.
+    # The pieces that were not empty, by the same bounds as in `_look_at_piece`.
     begin = tl.maximum(c * piece_tokens, oldest)
     is_said = begin < tl.minimum((c + 1) * piece_tokens, end)
     said = ((row * NUM_KEY_HEADS + head) * num_pieces + c) * (num_new * GROUP) + p
@@ -163,19 +163,19 @@ def look_in_pieces(
     reach: int | None,
     firsts_B: Tensor | None = None,
 ) -> Tensor:
-    """What each query looks at, `[B * Q, N * D]`; the new positions' keys and values are kept.
+    """The attention's result, `[B * Q, N * D]`; also writes the new positions' keys and values to the cache.
 
     Args:
-        heads_BQXD: projected queries, keys and values of the new positions, contiguous, not turned yet.
-        keys_BMLD: cached; L bounds what is read and kept of any row, the rest is left alone.
-        values_BMLD: as the keys, in the same strides.
-        starts_B: each row's first new position; a row that starts beyond L looks at nothing, which gives zeros.
-        cos_ED: cosines by position; positions beyond E are turned as the last one.
+        heads_BQXD: projected queries, keys and values of the new positions, contiguous, before rotary embedding.
+        keys_BMLD: the cache's keys; no row is read or written beyond L.
+        values_BMLD: the cache's values, with the same strides.
+        starts_B: each row's first new position; a row that starts beyond L attends to nothing and yields zeros.
+        cos_ED: cosines by position; positions beyond E use the last one.
         sin_ED: signed sines by position.
         num_heads: N.
         scale: of the scores.
-        reach: how many positions back a query looks, with its own; None: all.
-        firsts_B: each row's first position that may be looked at; None: 0.
+        reach: how many positions the attention spans, the query's own included; None: all.
+        firsts_B: each row's first position that may be attended to; None: 0.
     """
     num_rows, num_new, _, size = heads_BQXD.shape
     num_key_heads, num_seen = keys_BMLD.shape[1:3]
@@ -213,5 +213,5 @@ def look_in_pieces(
 
 
 def _tile(size: int) -> int:
-    """The side of a tile that holds so many."""
+    """The side of a tile that holds `size` elements."""
     return max(1 << (size - 1).bit_length(), _SMALLEST_TILE)

@@ -1,9 +1,9 @@
-"""Matrix products of few rows, as fast as the weights can be read, with what stands before and after them in a layer.
+"""Matrix products of few rows at memory bandwidth, fused with the operations before and after them in a layer.
 
-A decoding pass multiplies a handful of rows with every weight, so that reading the weights is all that takes time. Each
-program has a few outputs; its warps share the inputs among them, so that many loads are on their way at once and no
-program waits for another's part. A norm before the product is two factors: its weights were multiplied in by whoever
-wrote the rows, and the rows' sizes are only needed at the end.
+A decoding pass multiplies few rows with every weight, so its time is that of reading the weights. Each program computes
+a few outputs; its warps divide the inputs among them, so that many loads are in flight, and no program waits for
+another. A norm before the product is split into two factors: its weights were multiplied in by the kernel that wrote
+the rows, and the rows' norms are only needed at the end.
 
 Shapes: R rows, I inputs, O outputs, T tiles of outputs, H hidden size.
 """
@@ -20,42 +20,42 @@ from torch import Tensor
 from osd.kernels.reference.projections import DenseProjection
 
 MOST_ROWS = 16
-"""Beyond that, a library's product is faster."""
+"""With more rows, a library's product is faster."""
 _NUM_WARPS = 4
 
 
 class Residual(NamedTuple):
-    """The residual stream between two products, ready for the norm that the next one begins with."""
+    """The residual stream between two products, prepared for the norm at the beginning of the next one."""
 
     rows_RH: Tensor
     scaled_RH: Tensor
-    """Times that norm's weights."""
+    """The stream times that norm's weights."""
     squares_TR: Tensor
-    """float32: sums of squares, of each tile of a row; rows are padded to a tile's."""
+    """float32: the sum of squares of each tile of a row; rows are padded to whole tiles."""
 
 
 class _Tile(NamedTuple):
-    """What a program reads in one step: so many outputs' weights for `4 * inputs` inputs."""
+    """Tile sizes: a program reads, in one step, the weights of `outputs` outputs for `4 * inputs` inputs."""
 
     outputs: int
     inputs: int
     num_stages: int
 
 
-# Measured on an H200, from 4,096 to 14,336 inputs and 1 to 16 rows.
+# Fastest on an H200, with 4,096 to 14,336 inputs and 1 to 16 rows.
 _TILE, _GATED_TILE, _WIDE_TILE = _Tile(16, 128, 3), _Tile(8, 128, 3), _Tile(32, 64, 4)
 _WIDE_OUTPUTS = 32_768
 
 
 @triton.jit
 def _weights(place, is_there, IS_EVEN: tl.constexpr):
-    """Each is read once, so none needs to stay in the cache."""
+    """Load weights with a hint that they are read only once."""
     if IS_EVEN:
         return tl.load(place, eviction_policy="evict_first")
     return tl.load(place, mask=is_there, other=0.0, eviction_policy="evict_first")
 
 
-# Not compiled anew for every number of rows.
+# Not specialised, so that kernels are not recompiled for every number of rows.
 @triton.jit(do_not_specialize=["num_rows", "num_tiles"])
 def _product(
     inputs, weights, steps, bias, squares, residual, next_norm, outputs, next_scaled, next_squares, num_rows,
@@ -64,7 +64,7 @@ def _product(
     HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr, IS_GATED: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     HAS_NEXT: tl.constexpr
 ):  # fmt: skip
-    """Some outputs of all rows: programs `[O / OUTPUTS]`; the weights of a gated product's second half stand below."""
+    """Some outputs of all rows. Programs `[O / OUTPUTS]`; a gated product's second half of weights is further down."""
     o = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     r = tl.arange(0, ROWS)
     i = tl.arange(0, PARTS)[:, None] * INPUTS + tl.arange(0, INPUTS)[None, :]
@@ -74,7 +74,7 @@ def _product(
     to_second = num_outputs.to(tl.int64) * num_inputs
     place = r[:, None] * num_outputs + o[None, :]
     is_place = is_row[:, None] & is_output[None, :]
-    # What is needed at the end is asked for now, and is there by then.
+    # Loads that are needed at the end are issued early.
     if HAS_STEPS:
         step = tl.load(steps + o, mask=is_output, other=0.0)[None, :]
         if IS_GATED:
@@ -134,10 +134,10 @@ def product(
 
     Args:
         inputs_RI: at most `MOST_ROWS` rows, contiguous.
-        projection: its codes are read where it has them, its weights otherwise; contiguous.
-        squares_TR: of a `Residual`, whose scaled rows the inputs are: they are normalised, with `eps`.
+        projection: contiguous; its quantised weights are used if it has them.
+        squares_TR: of a `Residual` whose scaled rows are the inputs: applies the norm, with `eps`.
         eps: of that norm.
-        is_gated: the outputs' first half says how much of the second passes: `[R, O / 2]`. There is no bias then.
+        is_gated: the outputs are `silu(first half) * second half`, `[R, O / 2]`; there must be no bias.
     """
     return _launch(inputs_RI, projection, squares_TR=squares_TR, eps=eps, is_gated=is_gated).rows_RH
 
@@ -145,7 +145,7 @@ def product(
 def product_onto(
     inputs_RI: Tensor, projection: DenseProjection, residual_RH: Tensor | None, next_norm_H: Tensor
 ) -> Residual:
-    """A product added to the residual stream (None: that begins with it), ready for the next norm."""
+    """A product added to the residual stream (None: it starts the stream), prepared for the next norm."""
     return _launch(inputs_RI, projection, residual=residual_RH, next_norm=next_norm_H)
 
 
@@ -171,10 +171,10 @@ def _launch(
         next_scaled = torch.empty_like(outputs_RO)
         next_squares = inputs_RI.new_empty(num_programs, rows, dtype=torch.float32)
     num_tiles = most_tiles = 1
-    if squares_TR is not None:  # of however many tiles, or it would be compiled for each
+    if squares_TR is not None:  # the number of tiles is rounded up, so that few variants are compiled
         num_tiles, most_tiles = len(squares_TR), triton.next_power_of_2(triton.cdiv(num_inputs, _TILE.outputs))
     steps = None if codes is None else codes.steps_O
-    # Where there is nothing to point to, a pointer is not used.
+    # Pointers to absent tensors are never used, but must be valid arguments.
     read = [outputs_RO if one is None else one for one in (steps, bias, squares_TR, residual, next_norm)]
     _product[(num_programs,)](
         inputs_RI, weights_OI, *read, outputs_RO, next_scaled, next_squares, num_rows, num_outputs, num_inputs,
@@ -188,5 +188,5 @@ def _launch(
 
 
 def padded_rows(num_rows: int) -> int:
-    """The side of a tile that holds so many rows."""
+    """The side of a tile that holds `num_rows` rows."""
     return 8 if num_rows <= 8 else 16

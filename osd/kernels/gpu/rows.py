@@ -1,4 +1,4 @@
-"""What a layer does to each row between its matrix products, in one launch each.
+"""The operations of a layer on rows between its matrix products, each in one launch.
 
 Shapes: R rows, H hidden size, I size of the MLP, V vocabulary.
 """
@@ -18,7 +18,7 @@ _GATE_BLOCK = 1024
 
 @triton.jit
 def _enter(rows, next_norm, scaled, squares, size, SIZE_UP: tl.constexpr):
-    """Programs `[R]`."""
+    """Scaled rows and sums of squares of a new residual stream. Programs `[R]`."""
     row, h = tl.program_id(0), tl.arange(0, SIZE_UP)
     is_within = h < size
     x = tl.load(rows + row * size + h, mask=is_within, other=0.0).to(tl.float32)
@@ -29,7 +29,7 @@ def _enter(rows, next_norm, scaled, squares, size, SIZE_UP: tl.constexpr):
 
 @triton.jit
 def _norm(rows, added, norm, kept, normed, size, eps, SIZE_UP: tl.constexpr, HAS_ADDED: tl.constexpr):
-    """Programs `[R]`."""
+    """RMS norm of the rows, or of their sum with others. Programs `[R]`."""
     row, h = tl.program_id(0), tl.arange(0, SIZE_UP)
     is_within = h < size
     x = tl.load(rows + row * size + h, mask=is_within, other=0.0)
@@ -47,7 +47,7 @@ def _join(
     tokens, embedding, hidden, embedding_norm, hidden_norm, joined, size, embedding_eps, hidden_eps,
     SIZE_UP: tl.constexpr
 ):  # fmt: skip
-    """Programs `[R, 2]`: the token's half, and the hidden state's."""
+    """Norms of the token's embedding and of the hidden state. Programs `[R, 2]`."""
     row, half, h = tl.program_id(0), tl.program_id(1), tl.arange(0, SIZE_UP)
     is_within = h < size
     source = hidden + row * size
@@ -63,7 +63,7 @@ def _join(
 
 @triton.jit
 def _gate(gate_up, gated, size, BLOCK: tl.constexpr):
-    """Programs `[R, I / BLOCK]`."""
+    """`silu(gate) * up`. Programs `[R, I / BLOCK]`."""
     row, i = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_within = i < size
     gate = tl.load(gate_up + row * 2 * size + i, mask=is_within, other=0.0)
@@ -74,7 +74,7 @@ def _gate(gate_up, gated, size, BLOCK: tl.constexpr):
 
 
 def enter(rows_RH: Tensor, next_norm_H: Tensor) -> Residual:
-    """The residual stream's beginning: see `osd.kernels.gpu.product`; at most as many rows as that takes."""
+    """Start the residual stream (see `osd.kernels.gpu.product`); at most `MOST_ROWS` rows."""
     num_rows, size = rows_RH.shape
     scaled_RH = torch.empty_like(rows_RH)
     squares_1R = rows_RH.new_empty(1, padded_rows(num_rows), dtype=torch.float32)
@@ -83,14 +83,14 @@ def enter(rows_RH: Tensor, next_norm_H: Tensor) -> Residual:
 
 
 def normed(rows_RH: Tensor, norm_H: Tensor, eps: float) -> Tensor:
-    """The rows' RMS norm."""
+    """The RMS norm of each row."""
     out_RH = torch.empty_like(rows_RH)
     _launch_norm(rows_RH, None, norm_H, rows_RH, out_RH, eps)
     return out_RH
 
 
 def added_and_normed(rows_RH: Tensor, added_RH: Tensor, norm_H: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The sum, and its RMS norm."""
+    """The sum of both, and its RMS norm."""
     kept_RH, normed_RH = torch.empty_like(rows_RH), torch.empty_like(rows_RH)
     _launch_norm(rows_RH, added_RH, norm_H, kept_RH, normed_RH, eps)
     return kept_RH, normed_RH
@@ -102,13 +102,13 @@ def joined(
     hidden_RH: Tensor,
     norms: tuple[Norm, Norm],
 ) -> Tensor:
-    """`[norm of each token's embedding ; norm of each hidden state]`, `[R, 2H]`.
+    """`[norm of the token's embedding ; norm of the hidden state]` for each row, `[R, 2H]`.
 
     Args:
         tokens_R: int64.
         embedding_VH: contiguous.
         hidden_RH: contiguous.
-        norms: of the embedding, and of the hidden state.
+        norms: of the embedding and of the hidden state.
     """
     num_rows, size = hidden_RH.shape
     joined_RJ = hidden_RH.new_empty(num_rows, 2 * size)
@@ -120,7 +120,7 @@ def joined(
 
 
 def gated(gate_up_RX: Tensor) -> Tensor:
-    """See `osd.kernels.reference.row_ops.silu_gate`: `[R, 2I]` to `[R, I]`."""
+    """`silu(gate) * up` (see `osd.kernels.reference.row_ops.silu_gate`): `[R, 2I]` to `[R, I]`."""
     num_rows, size = len(gate_up_RX), gate_up_RX.shape[1] // 2
     gated_RI = gate_up_RX.new_empty(num_rows, size)
     _gate[(num_rows, triton.cdiv(size, _GATE_BLOCK))](gate_up_RX, gated_RI, size, BLOCK=_GATE_BLOCK)

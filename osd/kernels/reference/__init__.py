@@ -1,1 +1,1 @@
-"""The reference back end: all that is computed, readable and with its citations, by torch's operations."""
+"""The reference back end: all computations by torch's operations, readable and with citations."""

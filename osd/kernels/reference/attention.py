@@ -1,6 +1,6 @@
-"""How a pass of a fused model looks back over its slot cache: the interface, and torch's way, which any device has.
+"""Attention of a fused model over its slot cache: the interface, and torch's implementation for any device.
 
-Shapes: B rows, Q new positions, L cached positions seen, N query heads, M key/value heads, G = N / M query heads that
+Shapes: B rows, Q new positions, L cached positions read, N query heads, M key/value heads, G = N / M query heads that
 share one key head, P = Q * G query rows of a key head, X = N + 2M, D head size.
 """
 
@@ -19,15 +19,15 @@ from osd.kernels.reference.window import PassWindow
 
 
 class Attention(Protocol):
-    """Of one pass: rotate the new queries and keys, keep keys and values, and let each query look back."""
+    """The attention of one pass: rotary embedding, writing keys and values to the cache, and attending to it."""
 
     def __call__(self, layer: int, heads: Tensor) -> Tensor:
-        """Projected queries, keys and values `[B * Q, X * D]` of a layer to what was looked at, `[B * Q, N * D]`."""
+        """A layer's projected queries, keys and values `[B * Q, X * D]` to the attention's result `[B * Q, N * D]`."""
         ...
 
 
 def look_back(window: PassWindow, reach: int | None) -> Tensor:
-    """`[B, Q, L]`: True where a query may look: at its own position and before, at most `reach` positions in all."""
+    """The causal mask `[B, Q, L]`: True at a query's own and earlier positions, at most `reach` of them."""
     queries_BQ1 = window.positions_BQ[:, :, None]
     keys_L = torch.arange(window.num_seen, device=window.device)
     mask_BQL = keys_L <= queries_BQ1
@@ -35,7 +35,7 @@ def look_back(window: PassWindow, reach: int | None) -> Tensor:
 
 
 def _hides(window: PassWindow, reach: int | None) -> bool:
-    """Whether some query of the pass may not look at all that is seen, as far as the host knows."""
+    """Whether any position is masked for any query, as far as the host knows."""
     if window.starts is None:
         return True
     is_level = min(window.starts) == max(window.starts)
@@ -43,17 +43,17 @@ def _hides(window: PassWindow, reach: int | None) -> bool:
 
 
 class SdpaAttention:
-    """torch's scaled dot-product attention, with one mask a pass for layers of the same reach.
+    """Torch's scaled dot-product attention; layers of the same reach share one mask per pass.
 
     Args:
-        cache: where keys and values are kept.
-        window: which of its entries are written and seen.
+        cache: the KV cache.
+        window: the entries that the pass writes and reads.
         cos_LD: cosines by position.
         sin_LD: signed sines by position.
         num_heads: N.
         num_key_heads: M.
         scale: of the scores.
-        reaches: by layer, how many positions back a query looks, with its own; None: all.
+        reaches: how many positions each layer's attention spans, the query's own included; None: all.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class SdpaAttention:
         self._shape = window.num_rows, window.num_new
         self._num_heads, self._num_key_heads, self._scale = num_heads, num_key_heads, scale
         self._layers = list(cache.at(window))
-        # Padding may stand beyond the positions that the model knows.
+        # Padding may lie beyond the model's positions.
         known_BQ = window.positions_BQ.clamp(max=len(cos_LD) - 1)
         self._turn_BQXD = self._rotation(cos_LD[known_BQ], sin_LD[known_BQ])
         biases = {
@@ -87,7 +87,7 @@ class SdpaAttention:
         cached = self._layers[layer]
         heads_BQXD = rotate(heads.view(num_rows, num_new, -1, self._turn_BQXD[0].shape[-1]), *self._turn_BQXD)
         cached.write(heads_BQXD[:, :, self._num_heads :])
-        # The queries that share a key head stand side by side as further query rows of it: no key is repeated.
+        # Query heads that share a key head become further query rows of it, so that no key is repeated.
         query_BQMGD = heads_BQXD[:, :, : self._num_heads].view(
             num_rows, num_new, self._num_key_heads, -1, heads_BQXD.shape[-1]
         )
@@ -102,7 +102,7 @@ class SdpaAttention:
         return attended_BMQGD.transpose(1, 2).reshape(num_rows * num_new, -1)
 
     def _rotation(self, cos_BQD: Tensor, sin_BQD: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of every head, `[B, Q, X, D]`; values are turned by nothing."""
+        """Cosines and signed sines for every head, `[B, Q, X, D]`; for values the identity rotation."""
         cos_BQ1D, sin_BQ1D = cos_BQD[:, :, None], sin_BQD[:, :, None]
         num_turned = self._num_heads + self._num_key_heads
         still = cos_BQ1D.new_ones((*cos_BQ1D.shape[:2], self._num_key_heads, cos_BQ1D.shape[-1]))
@@ -110,7 +110,7 @@ class SdpaAttention:
         return cos_BQXD, torch.cat((sin_BQ1D.expand(-1, -1, num_turned, -1), torch.zeros_like(still)), dim=2)
 
     def _additive(self, mask_BQL: Tensor, dtype: torch.dtype) -> Tensor:
-        """0 where a query row may look, -inf elsewhere, `[B, 1, P, L]`; made once a pass, not once a layer."""
+        """The mask as 0 and -inf by query row, `[B, 1, P, L]`; made once per pass, not per layer."""
         bias_BQL = torch.zeros(mask_BQL.shape, dtype=dtype, device=mask_BQL.device)
         bias_BQL.masked_fill_(~mask_BQL, -torch.inf)
         return bias_BQL.repeat_interleave(self._num_heads // self._num_key_heads, dim=1)[:, None]

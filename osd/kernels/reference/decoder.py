@@ -33,8 +33,8 @@ class TorchDecoder:
     Args:
         model: a causal LM for which `is_llama` holds.
         sizes: of the cache.
-        kept: where hidden states are kept.
-        make_logits: makes the logits of a pass from their tensor.
+        kept: where hidden states are stored.
+        make_logits: wraps the logits of a pass.
         find: finds the most likely token.
     """
 
@@ -63,7 +63,7 @@ class TorchDecoder:
         """See `Decoder`: there is only one."""
 
     def pack(self) -> None:
-        """See `Decoder`: the weights are the model's own."""
+        """See `Decoder`; nothing to do, since the model's own weights are used."""
 
     def unpack(self) -> None:
         """See `Decoder`."""
@@ -79,8 +79,8 @@ class TorchDecoder:
 
     @torch.no_grad()
     def run(self, ids_BQ: Tensor, window: PassWindow, logits: Wanted) -> tuple[Tensor | None, Tensor]:
-        """Logits (see `Way.read`) and last hidden states, `[B, Q, H]`; with a window whose starts are on the device, a
-        function of tensors alone.
+        """Logits (see `Way.read`) and last hidden states, `[B, Q, H]`. If the window's starts are on the device, this
+        is a function of tensors only.
         """
         attend = SdpaAttention(self.cache, window, *self.llama.rotation, **self.llama.heads._asdict())
         hidden_BQH = self.llama(ids_BQ, attend).view(*ids_BQ.shape, -1)
@@ -97,14 +97,14 @@ class TorchDecoder:
 def draft_by_passes(
     way: Way, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int, find: MostLikely
 ) -> Proposed:
-    """See `Passes.draft`: one pass over what is new, then one a token.
+    """A draft model's round: one pass over the new tokens, then one per proposed token.
 
     Args:
-        way: computes the passes.
-        batch: see there.
-        starts: see there.
-        counts: see there.
-        num_tokens: see there.
+        way: runs the passes.
+        batch: see `Passes.draft`.
+        starts: see `Passes.draft`.
+        counts: see `Passes.draft`.
+        num_tokens: see `Passes.draft`.
         find: finds the most likely token.
     """
     device = batch.tokens_SL.device

@@ -1,8 +1,8 @@
-"""The slot KV cache of a fused model: every layer's keys and values in one tensor, addressed once a pass.
+"""The slot KV cache of a fused model: all layers' keys and values in one tensor.
 
-What a pass writes and sees is the same in every layer, so the views are made once for all of them.
+A pass writes and reads the same positions in every layer, so the views are made once for all layers.
 
-Shapes: S slots, B rows of a pass, Q new positions, L cached positions seen, M key/value heads, D head size.
+Shapes: S slots, B rows of a pass, Q new positions, L cached positions read, M key/value heads, D head size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from osd.machine.arrays import aligned, exchange
 
 @dataclass(frozen=True, slots=True)
 class LayerWindow:
-    """One layer's cache, as a pass writes and sees it."""
+    """One layer's cache, as views that a pass writes and reads."""
 
     keys_BMLD: Tensor
     values_BMLD: Tensor
@@ -29,7 +29,7 @@ class LayerWindow:
     _positions_BQ: Tensor
 
     def write(self, heads_BQYD: Tensor) -> None:
-        """Keep the new positions' keys, then values: Y = 2M heads."""
+        """Write the new positions' keys, then values: Y = 2M heads."""
         if self._rows_B1 is None:
             self._written.copy_(heads_BQYD[0])
         else:
@@ -37,15 +37,15 @@ class LayerWindow:
 
 
 class FlatCache:
-    """Preallocated for all layers and slots: `[layers, S, 2M, max_len, D]`.
+    """The preallocated cache of all layers and slots: `[layers, S, 2M, max_len, D]`.
 
     Args:
-        num_layers: of them.
+        num_layers: number of layers.
         num_slots: S.
         max_len: positions of a row.
         num_key_heads: M.
         head_size: D.
-        like: its dtype and device are the cache's.
+        like: gives the cache's dtype and device.
     """
 
     def __init__(
@@ -64,27 +64,27 @@ class FlatCache:
         self._num_key_heads = num_key_heads
 
     def at(self, window: PassWindow) -> Iterator[LayerWindow]:
-        """Every layer's cache."""
+        """Every layer's views for a pass."""
         seen = self.all[:, window.first_row : window.first_row + window.num_rows, :, : window.num_seen]
         keys, values = seen[:, :, : self._num_key_heads].unbind(0), seen[:, :, self._num_key_heads :].unbind(0)
         rows_B1: Tensor | None = window.rows_B1
         written = self.by_position
-        if window.num_rows == 1 and window.starts is not None:  # a slice is written faster than an index
+        if window.num_rows == 1 and window.starts is not None:  # writing a slice is faster than indexing
             start = window.starts[0]
             written, rows_B1 = written[:, window.first_row, start : start + window.num_new], None
         for layer in zip(keys, values, written.unbind(0), strict=True):
             yield LayerWindow(*layer, rows_B1, window.positions_BQ)
 
     def swap(self, row: int, other: int, num_tokens: int) -> None:
-        """Let two rows' first positions change places, in every layer."""
+        """Exchange two rows' first positions, in every layer."""
         exchange(self.all[:, row, :, :num_tokens], self.all[:, other, :, :num_tokens])
 
     def copy(self, source: int, destination: int, num_tokens: int) -> None:
-        """Write a row's first positions over another row's, in every layer."""
+        """Copy a row's first positions to another row, in every layer."""
         self.all[:, destination, :, :num_tokens] = self.all[:, source, :, :num_tokens]
 
     def clear(self, row: int, start: int, held: int | None = None) -> None:
-        """Zero a row from position `start` on; all of it, since a pass sees all rows equally far."""
+        """Zero a row from position `start` on, to its end, since a pass reads all rows as far as the longest."""
         self.all[:, row, :, start:] = 0
 
     def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:
@@ -93,18 +93,18 @@ class FlatCache:
         return both[:, : self._num_key_heads], both[:, self._num_key_heads :]
 
     def write_row(self, row: int, keys_AMLD: Tensor, values_AMLD: Tensor) -> None:
-        """Keep a row's first L positions as another cache has them, in every layer."""
+        """Copy a row's first L positions from another cache, in every layer."""
         both = self.all[:, row, :, : keys_AMLD.shape[2]]
         both[:, : self._num_key_heads], both[:, self._num_key_heads :] = keys_AMLD, values_AMLD
 
     def clear_non_finite(self) -> None:
-        """See the function of this name."""
+        """See `osd.kernels.backend.Cache`."""
         for layer in self.all:
             clear_non_finite(layer)
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros that take no memory on a CPU until they are written: most rows never reach their longest."""
+    """Zeros; on a CPU they take no memory until written, since most rows never reach their full length."""
     if like.device.type != "cpu":
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
     in_bytes = *shape[:-1], shape[-1] * like.dtype.itemsize

@@ -1,9 +1,9 @@
 """A Llama-shaped decoder as few, large operations: fused projections, one rotary table, one cache for all layers.
 
-This is the mathematics that every back end's decoder computes: Llama (Touvron et al. 2023, arXiv 2302.13971), with the
-biases of Qwen2 and the norms of queries and keys of Qwen3. At a few positions a pass, transformers' own forward spends
-more time between its matrix products than in them. The weights are the transformers model's: its projections become
-views of the fused ones.
+This defines what every back end's decoder computes: Llama (Touvron et al. 2023, arXiv 2302.13971), with Qwen2's biases
+and Qwen3's norms of queries and keys. With few positions per pass, transformers' own forward spends more time between
+its matrix products than in them. The weights are those of the transformers model, whose projections become views of the
+fused ones.
 
 Shapes: R = B * Q rows, H hidden size, N query heads, M key/value heads, X = N + 2M, D head size.
 """
@@ -23,20 +23,20 @@ from osd.kernels.reference.row_ops import rms_norm, silu_gate
 
 _FAMILIES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 _STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
-"""Rotary embeddings that depend on the position only: a table says it all."""
+"""Types of rotary embedding that depend on the position only, so that a table suffices."""
 
 
 def is_llama(model: Any) -> bool:
-    """Whether a causal LM of transformers has the shape of `Llama`."""
+    """Whether a transformers causal LM has the shape of `Llama`."""
     return is_llama_kind(type(model).__name__, model.config)
 
 
 def is_llama_kind(kind: str, config: Any) -> bool:
-    """The same of a model that is not loaded yet.
+    """Whether a model that is not loaded yet has the shape of `Llama`.
 
     Args:
-        kind: the name of transformers' class.
-        config: the model's.
+        kind: name of its transformers class.
+        config: its configuration.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     return (
@@ -48,16 +48,16 @@ def is_llama_kind(kind: str, config: Any) -> bool:
 
 
 class Heads(NamedTuple):
-    """What attention is told of a model's heads."""
+    """A model's attention parameters."""
 
     num_heads: int
     """N."""
     num_key_heads: int
     """M."""
     scale: float
-    """Of the scores."""
+    """Factor of the attention scores."""
     reaches: Sequence[int | None]
-    """By layer, how many positions back a query looks, with its own; None: all."""
+    """How many positions each layer's attention spans, the query's own included; None: all."""
 
 
 class Llama:
@@ -87,7 +87,7 @@ class Llama:
 
     @property
     def like(self) -> Tensor:
-        """A tensor of its device and type."""
+        """A tensor with the model's device and dtype."""
         return self.embedding.weight
 
     def cache_shape(self, num_slots: int, max_len: int) -> tuple[int, int, int, int, int]:
@@ -95,7 +95,7 @@ class Llama:
         return len(self.layers), num_slots, max_len, self.heads.num_key_heads, self.rotation[0].shape[-1]
 
     def __call__(self, ids_BQ: Tensor, attend: Attention) -> Tensor:
-        """The last hidden states, normed, `[R, H]`."""
+        """Run all layers; returns the last hidden states after the final norm, `[R, H]`."""
         x_RH = self.embedding(ids_BQ.flatten())
         for index, layer in enumerate(self.layers):
             x_RH = layer(index, x_RH, attend)
@@ -103,7 +103,7 @@ class Llama:
 
 
 def _reaches(config: Any, num_layers: int) -> list[int | None]:
-    """By layer, how many positions back a query looks."""
+    """How many positions each layer's attention spans; None: all."""
     window: int | None = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     kinds = kinds or ["full_attention" if window is None else "sliding_attention"] * num_layers
@@ -125,17 +125,17 @@ class LlamaLayer:
             "gate_up": (mlp.gate_proj, mlp.up_proj),
             "down": (mlp.down_proj,),
         }
-        """What is fused, by the name that it has in `dense`."""
+        """The fused linears, by their names in `dense`."""
         self.dense: dict[str, DenseProjection] = {name: fuse(*linears) for name, linears in self.linears.items()}
 
     def __call__(self, index: int, x_RH: Tensor, attend: Attention) -> Tensor:
-        """The residual stream after this layer, from that before it."""
+        """The residual stream after this layer, given that before it."""
         heads = self.dense["qkv"](_normed(x_RH, self.attention_norm))
         x_RH = x_RH + self.dense["attention_out"](attend(index, self.norm_heads(heads)))
         return x_RH + self.dense["down"](silu_gate(self.dense["gate_up"](_normed(x_RH, self.mlp_norm))))
 
     def norm_heads(self, heads: Tensor) -> Tensor:
-        """Qwen3 normalises each query and each key, others do not."""
+        """Normalise each query and key, as Qwen3 does; otherwise return them unchanged."""
         if self.query_norm is None:
             return heads
         heads_RXD = heads.view(len(heads), -1, self._head_size)

@@ -1,6 +1,6 @@
-"""The logits of a pass as a tensor: the reference of what a back end answers about them.
+"""The logits of a pass as a tensor: the reference for what back ends answer about logits.
 
-Shapes: R rows, B rows with Q positions each, S sampled rows, N positions looked at, V vocabulary, K most likely tokens.
+Shapes: R rows, B rows with Q positions each, S sampled rows, N places, V vocabulary, K most likely tokens.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from osd.verify.verdict import proposed_ids
 
 _CHUNK_TOKENS = 64
 MostLikely = Callable[[Tensor], Tensor]
-"""The index of the greatest logit along the last dimension; of equal ones, the first."""
+"""The index of the largest logit along the last dimension, the first if there are several."""
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """See `MostLikely`. On a CPU torch looks through float32 four times as fast as through bfloat16."""
+    """See `MostLikely`. Converts to float32 on a CPU, where torch searches it four times as fast as bfloat16."""
     return (logits.float() if logits.device.type == "cpu" else logits).argmax(dim=-1)
 
 
@@ -34,8 +34,8 @@ class TorchLogits:
 
     Args:
         logits_BQV: the logits.
-        best_BQ: the index of each greatest one, where the pass found it on its way.
-        find: finds it otherwise.
+        best_BQ: the index of each largest logit, if the pass computed it.
+        find: computes it otherwise.
     """
 
     def __init__(self, logits_BQV: Tensor, best_BQ: Tensor | None = None, *, find: MostLikely = most_likely) -> None:
@@ -44,14 +44,14 @@ class TorchLogits:
         self.vocab_tokens: int = logits_BQV.shape[2]
 
     @property
-    def best_BQ(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
+    def best_BQ(self) -> Tensor:  # noqa: N802 - named by its shape
         """See `Logits`."""
         if self._best_BQ is None:
             self._best_BQ = self._find(self.tensor_BQV)
         return self._best_BQ
 
     @property
-    def is_finite_BQ(self) -> Tensor:  # noqa: N802 - as above
+    def is_finite_BQ(self) -> Tensor:  # noqa: N802 - named by its shape
         """See `Logits`."""
         return self.tensor_BQV.gather(2, self.best_BQ[:, :, None])[:, :, 0].isfinite()
 
@@ -63,7 +63,7 @@ class TorchLogits:
         shaping = Shaping.of(sampled.shapes, self.vocab_tokens, device)
         target_probs_SQV = shape_probs(logits_BQV[index_S], shaping)
         proposed_SK = proposed_ids(proposal, logits_BQV)[index_S]
-        # Where no sampled row proposes, there is nothing to test: these are only shaped like it.
+        # If no sampled row proposes, there is nothing to test, and any tensor of the right shape will do.
         draft_probs_SKV = target_probs_SQV[:, : proposed_SK.shape[1]]
         if proposal is not None and proposal.draft_probs_BKV is not None:
             draft_probs_SKV = tensor(proposal.draft_probs_BKV)[index_S, : proposed_SK.shape[1]]
@@ -91,9 +91,9 @@ class TorchLogits:
 
 
 def greatest(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The greatest values of each row and their indices, best first, `[N, K]` each; what `topk` gives, but faster.
+    """The K largest values of each row and their indices, largest first, `[N, K]` each; as `topk`, but faster.
 
-    None of the K greatest lies outside the K chunks whose own greatest are greatest, so only those are looked through.
+    The K largest lie in the K chunks with the largest maxima, so only those are searched.
     """
     chunks_NCW = F.pad(values_NV, (0, -values_NV.shape[-1] % _CHUNK_TOKENS), value=-torch.inf).view(
         len(values_NV), -1, _CHUNK_TOKENS
@@ -105,6 +105,6 @@ def greatest(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     candidates_NKW = chunks_NCW.gather(1, chunk_NK[:, :, None].expand(-1, -1, _CHUNK_TOKENS))
     top = candidates_NKW.flatten(1).topk(count, dim=-1)
     ids_NK = chunk_NK.gather(1, top.indices // _CHUNK_TOKENS) * _CHUNK_TOKENS + top.indices % _CHUNK_TOKENS
-    if values_NV.shape[-1] % _CHUNK_TOKENS:  # where fewer are above -inf, padding may be among them
+    if values_NV.shape[-1] % _CHUNK_TOKENS:  # with fewer than K values above -inf, padding may be selected
         ids_NK = ids_NK.clamp(max=values_NV.shape[-1] - 1)
     return top.values, ids_NK

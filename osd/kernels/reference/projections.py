@@ -1,4 +1,4 @@
-"""Linear projections of a fused model: several of transformers' in one matrix product.
+"""Linear projections of a fused model, which combine several of transformers' in one matrix product.
 
 Shapes: O outputs, I inputs.
 """
@@ -17,43 +17,43 @@ class Projection(Protocol):
     """`x @ weight.T + bias`."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of any number of rows."""
+        """Apply it to any number of rows."""
         ...
 
 
 class ByteCodes(NamedTuple):
-    """Weights rounded to eight bits: `codes * steps`."""
+    """Weights quantised to eight bits: `codes * steps`."""
 
     codes_OI: Tensor
     steps_O: Tensor
-    """float32: one a row."""
+    """float32: one per output."""
 
     @classmethod
     def of(cls, weight_OI: Tensor) -> ByteCodes:
-        """The nearest there are."""
+        """Quantise weights, to nearest."""
         steps_O = weight_OI.abs().amax(dim=1).float().clamp(min=torch.finfo(torch.float32).tiny) / 127
         return cls((weight_OI / steps_O[:, None]).round_().to(torch.int8), steps_O)
 
 
 class DenseProjection:
-    """In torch's own layout.
+    """A projection in torch's own layout.
 
     Args:
         weight_OI: the weights.
-        bias_O: None: none.
-        codes: the same weights, rounded; who multiplies few rows may read these instead.
+        bias_O: the bias, if any.
+        codes: the same weights quantised; products of few rows may use these instead.
     """
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, codes: ByteCodes | None = None) -> None:
         self.weight_OI, self.bias_O, self.codes = weight_OI, bias_O, codes
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of any number of rows."""
+        """Apply it to any number of rows."""
         return F.linear(x, self.weight_OI, self.bias_O)
 
 
 def fuse(*linears: nn.Linear) -> DenseProjection:
-    """One projection for all of them. Their own weights become views of its rows, so nothing is held twice."""
+    """One projection for several linears. Their weights become views of its rows, so no memory is used twice."""
     if len(linears) == 1:
         bias = linears[0].bias
         return DenseProjection(linears[0].weight.detach(), None if bias is None else bias.detach())
@@ -65,7 +65,7 @@ def fuse(*linears: nn.Linear) -> DenseProjection:
 
 
 def _whole(linears: Sequence[nn.Linear]) -> Tensor:
-    """Their weights, one after the other: a copy, unless `share` has made them parts of one tensor already."""
+    """The linears' weights concatenated: a copy, unless `share` made them parts of one tensor before."""
     weights = [linear.weight.detach() for linear in linears]
     first, num_outputs, end = weights[0], 0, weights[0].data_ptr()
     for one in weights:
@@ -77,7 +77,7 @@ def _whole(linears: Sequence[nn.Linear]) -> Tensor:
 
 
 def share(fused: DenseProjection, linears: Sequence[nn.Linear]) -> None:
-    """Let the linears' weights be the projection's rows, in turn."""
+    """Make the linears' weights views of the projection's rows, in order."""
     start = 0
     for linear in linears:
         end = start + linear.out_features

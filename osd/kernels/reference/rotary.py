@@ -1,6 +1,6 @@
-"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves convention, as two products and a sum.
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the convention of rotated halves.
 
-Shapes: D head size; cosines and sines broadcast over everything else.
+Shapes: D head size; cosines and sines broadcast over all other dimensions.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn heads `[..., D]` by their positions' angles; the sines are `signed`."""
+    """Rotate heads `[..., D]` by their positions' angles; the sines are those of `signed`."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def signed(sin: Tensor) -> Tensor:
-    """Sines `[..., D]` with the sign that the first half of a rotation has."""
+    """Sines `[..., D]`, negated in the first half as the rotation needs."""
     first, second = sin.chunk(2, dim=-1)
     return torch.cat((-first, second), dim=-1)
 

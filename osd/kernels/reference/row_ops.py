@@ -1,4 +1,4 @@
-"""What a decoder layer does to each token's vector between its matrix products, on any device and with gradients.
+"""The operations of a decoder layer on each token's vector between matrix products, on any device, with gradients.
 
 Shapes: H the size of a vector, I that of the MLP.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Norm(NamedTuple):
-    """An RMS norm, by the names that transformers has."""
+    """An RMS norm, with transformers' attribute names."""
 
     weight: Tensor
     variance_epsilon: float
@@ -24,8 +24,8 @@ def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     size = x.shape[-1]
     if x.device.type != "cpu":
         return F.rms_norm(x, (size,), weight_H, eps)
-    # On a CPU torch has one kernel for a layer norm and ten for this. The mean of [x ; -x] is zero, so that its layer
-    # norm begins with the RMS norm of x.
+    # On a CPU torch has one kernel for layer norm, but ten for this formula. The mean of [x ; -x] is zero, so the first
+    # half of its layer norm is the RMS norm of x.
     return F.layer_norm(torch.cat((x, -x), dim=-1), (2 * size,), eps=eps)[..., :size] * weight_H
 
 

@@ -1,4 +1,4 @@
-"""Every row's tokens and last hidden states by position, kept by torch's operations on any device.
+"""Every row's tokens and last hidden states by position, as torch tensors on any device.
 
 Shapes: S rows, L positions, B rows of a pass, Q new positions, H hidden size, N positions copied.
 """
@@ -21,7 +21,7 @@ class TorchRows:
         num_slots: S.
         length: L.
         like: `[…, H]`, of the device and type of the hidden states.
-        copied_as: type of the hidden states that are copied to the host; None: their own.
+        copied_as: dtype in which hidden states are copied to the host; None: their own.
     """
 
     def __init__(self, num_slots: int, length: int, like: Tensor, *, copied_as: torch.dtype | None = None) -> None:
@@ -34,7 +34,7 @@ class TorchRows:
         self.tokens_SL[row, start : start + len(ids)] = upload(ids, self.tokens_SL.device)
 
     def write_rows(self, starts: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
-        """See `RowMemory`: one operation for all."""
+        """See `RowMemory`; writes all rows in one operation."""
         length, known = self.tokens_SL.shape[1], [token for one in ids for token in one]
         if not known:
             return
@@ -50,7 +50,7 @@ class TorchRows:
         self.keep_at(rows_B1, upload(starts, device)[:, None] + torch.arange(num_new, device=device), hidden_BQH)
 
     def keep_at(self, rows_B1: Tensor, positions_BQ: Tensor, hidden_BQH: Tensor) -> None:
-        """As `keep`, as a function of tensors alone."""
+        """As `keep`, as a function of tensors only."""
         self.hidden_SLH[rows_B1, positions_BQ] = hidden_BQH.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
     def copy_hidden(self, row: int, start: int, stop: int) -> Callable[[], Tensor]:

@@ -1,8 +1,8 @@
-"""Which rows and positions of a slot cache a pass writes and sees.
+"""Which rows and positions of a slot cache a pass writes and reads.
 
-A slot cache has one preallocated row a query, written at per-row positions and rolled back by moving a length. A row's
-valid part is known to its owner (the engine's sequences, or a drafter); what lies beyond it is stale and is
-overwritten by the next pass, so a rejected token costs nothing to drop.
+A slot cache has one preallocated row per query, written at per-row positions and rolled back by reducing a length. A
+row's valid length is known to its owner (the engine's sequences, or a drafter). What lies beyond it is stale and will
+be overwritten by a later pass, so dropping rejected tokens costs nothing.
 
 Shapes: B rows of a pass, Q new positions.
 """
@@ -18,16 +18,16 @@ from osd.machine.transfer import upload
 
 
 def clear_non_finite(cached: Tensor) -> None:
-    """Zero what overflowing weights left in a cache.
+    """Zero the NaN and infinite values in a cache, in place.
 
-    Masked or not, a NaN there would turn everything computed over its row into NaN, for good.
+    Even where it is masked, a NaN would make everything computed over its row NaN.
     """
     if not bool(cached.sum().isfinite()):
         cached.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class PassWindow:
-    """Which rows and positions the current pass writes and sees; shared by every layer."""
+    """The rows and positions that the current pass writes and reads; shared by all layers."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -36,7 +36,7 @@ class PassWindow:
         self.num_new = 0
         self.num_seen = 0
         self.starts: Sequence[int] | None = ()
-        """None where only the device knows them."""
+        """Each row's first new position; None if only the device knows them."""
         self._starts_B: Tensor | None = None
         self._rows_B1: Tensor | None = None
         self._positions_BQ: Tensor | None = None
@@ -47,7 +47,7 @@ class PassWindow:
         self.starts, self._starts_B = starts, None
 
     def set_on_device(self, starts_B: Tensor, num_new: int, num_seen: int) -> None:
-        """As `set` from row 0 on, with starts that the host does not know: what is seen has a fixed size instead."""
+        """As `set` from row 0 on, for starts that only the device knows; a fixed `num_seen` positions are read."""
         self._place(0, len(starts_B), num_new, num_seen)
         self.starts, self._starts_B = None, starts_B
 
@@ -56,21 +56,21 @@ class PassWindow:
         self._rows_B1 = self._positions_BQ = None
 
     @property
-    def rows_B1(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
-        """The rows of the pass; made when first asked for, since a compiled pass does not ask."""
+    def rows_B1(self) -> Tensor:  # noqa: N802 - named by its shape
+        """The rows of the pass; created on first use, since compiled passes do not use it."""
         if self._rows_B1 is None:
             self._rows_B1 = torch.arange(self.first_row, self.first_row + self.num_rows, device=self.device)[:, None]
         return self._rows_B1
 
     @property
-    def positions_BQ(self) -> Tensor:  # noqa: N802 - as above
-        """Which positions are new; made when first asked for, too."""
+    def positions_BQ(self) -> Tensor:  # noqa: N802 - named by its shape
+        """The new positions; created on first use."""
         if self._positions_BQ is None:
             self._positions_BQ = self.starts_B[:, None] + torch.arange(self.num_new, device=self.device)
         return self._positions_BQ
 
     @property
-    def starts_B(self) -> Tensor:  # noqa: N802 - as above
+    def starts_B(self) -> Tensor:  # noqa: N802 - named by its shape
         """Each row's first new position."""
         if self._starts_B is None:
             assert self.starts is not None

@@ -1,1 +1,1 @@
-"""The CPU back end as osd calls it: tensors and plain values in, arguments of compiled loops out."""
+"""The CPU back end as osd calls it: converts between tensors and the arguments of compiled loops."""

@@ -1,4 +1,4 @@
-"""The back end of loops compiled for this CPU; what it has none for, the reference computes."""
+"""The CPU back end's entry point: compiled loops, or the reference for whatever they do not support."""
 
 from __future__ import annotations
 

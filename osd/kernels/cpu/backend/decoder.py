@@ -1,6 +1,6 @@
-"""A Llama-shaped decoder by loops compiled for this CPU: all layers are one call, over a cache in their own layout.
+"""A Llama-shaped decoder by compiled loops: one call for all layers, over a cache in the layout of tiles.
 
-It computes what `osd.kernels.reference.llama` does.
+It computes the same as `osd.kernels.reference.llama`.
 
 Shapes: B rows, Q new positions, R = B * Q, H hidden size, V vocabulary.
 """
@@ -35,11 +35,11 @@ from osd.records.proposal import DraftBatch
 from osd.verify.logits import Logits
 
 _NUM_PARTS = {"gate_up": 2}
-"""Of a layer's matrices in tiles: which are read side by side."""
+"""Number of parts of a layer's matrices that are read in parallel; the others have one."""
 
 
 def fits_kernels(model: Any) -> bool:
-    """Whether compiled loops can run a Llama-shaped model: its device, its type, and sizes that come in pairs."""
+    """Whether compiled loops can run a Llama-shaped model: its device, its dtype, and even sizes."""
     weight = model.get_input_embeddings().weight
     is_known = weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float32)
     return is_known and not (weight.shape[1] | model.config.intermediate_size) % 2
@@ -52,12 +52,12 @@ class CpuDecoder:
         kernels: the compiled loops.
         model: a causal LM for which `is_llama` and `fits_kernels` hold.
         sizes: of the cache.
-        kept: where hidden states are kept.
-        frozen: the weights never change.
-        is_int4: round the layers' weights to four bits; not the embedding's, nor the head's.
+        kept: where hidden states are stored.
+        frozen: whether the weights never change.
+        is_int4: quantise the layers' weights (not the embedding's and the head's) to four bits.
 
     Raises:
-        OsdError: they cannot be.
+        OsdError: the weights cannot be quantised.
     """
 
     name = "the fused pass"
@@ -113,7 +113,7 @@ class CpuDecoder:
         self._head = TiledProjection(self._kernels, llama.head.weight_OI, llama.head.bias_O)
 
     def unpack(self) -> None:
-        """See `Decoder`: of weights that are not frozen all were kept."""
+        """See `Decoder`. Weights that are not frozen were never removed."""
         if self._frozen:
             for layer, tiles in zip(self._llama.layers, self._tiles, strict=True):
                 _take_back(layer, tiles)
@@ -150,12 +150,12 @@ class CpuDecoder:
 
 
 def _has_whole_blocks(layer: LlamaLayer) -> bool:
-    """Whether every matrix's inputs can share steps, so many at a time."""
+    """Whether the number of inputs of every matrix is a multiple of a quantisation block."""
     return all(dense.weight_OI.shape[1] % BLOCK == 0 for dense in layer.dense.values())
 
 
 def _tiles(layer: LlamaLayer, *, keep: bool, bits: int) -> LayerWeights:
-    """A layer's weights in the compiled layout; its own are freed unless they are to be kept."""
+    """A layer's weights as tiles; frees the layer's own weights unless `keep`."""
     tiles = {
         name: in_layout(dense.weight_OI, dense.bias_O, _NUM_PARTS.get(name, 1), bits=bits)
         for name, dense in layer.dense.items()
@@ -175,7 +175,7 @@ def _tiles(layer: LlamaLayer, *, keep: bool, bits: int) -> LayerWeights:
 
 
 def _take_back(layer: LlamaLayer, weights: LayerWeights) -> None:
-    """Give a layer its own weights again, from their tiles."""
+    """Restore a layer's own weights from its tiles."""
     dtype = layer.attention_norm.weight.dtype
     for name, linears in layer.linears.items():
         num_outputs = sum(linear.out_features for linear in linears)

@@ -1,11 +1,11 @@
-"""The `feature` drafter's rounds by the compiled loops of a CPU.
+"""The `feature` drafter's rounds by compiled loops.
 
-They compute what `osd.kernels.reference.drafting.feature_round` does.
+They compute the same as `osd.kernels.reference.drafting.feature_round`.
 
-In bfloat16 a whole round is one call (`osd.kernels.cpu.chain`), and the weights are rounded to codes of eight bits: a
-step reads all of them, in a cache that the target's pass has just emptied, so that half as many bytes are half the
-time. What the drafter says is only a guess, and its distribution is that of the rounded weights. In float32 the layer
-is compiled, and a round goes step by step.
+In bfloat16 a whole round is one call (`osd.kernels.cpu.chain`), with weights quantised to eight bits: each step reads
+all weights from memory, since the target's pass has evicted them from the processor's caches, so half of the bytes take
+half of the time. Quantising changes only the drafter's distribution, which is recorded as such. In float32 the layer is
+compiled, and a round calls it step by step.
 
 Shapes: B rows, T entries, K proposed, H hidden size, D head size, L entries of the cache, R reduced vocabulary,
 V the target's.
@@ -46,7 +46,7 @@ _NO_SHAPES = Shapes(_NO_FLOATS, _NO_FLOATS, NONE, _NO_FLOATS)
 
 
 class _Weights(NamedTuple):
-    """A network's weights in the compiled layout."""
+    """A network's weights as tiles."""
 
     net: FeatureNet
     input_norms_2H: Array
@@ -76,14 +76,14 @@ class CpuFeatureRound:
         self._rotation = net.rotation(torch.arange(length), like.dtype)
         self._window = PassWindow(like.device)
         self._array = lru_cache(maxsize=2)(array)
-        """Of what is known, the same tensors in every round."""
+        """`array`, cached for the tensors of known tokens and hidden states, which are the same in every round."""
         self.is_one_call = like.dtype == torch.bfloat16
-        """Whether a round is one call, rather than one a step."""
+        """Whether a round is one call, or one per step."""
         self._use(self._laid_out(net))
 
     def _use(self, weights: _Weights) -> None:
         self._weights, self.net = weights, weights.net
-        # Another version may know other tokens, and what this one wrote for them is no zero.
+        # Another version may have another vocabulary, outside of which the distributions must be zero.
         self._probs_NV = np.empty((0, len(self._shared.embedding_VH)), np.float32)
 
     def lay_out(self, net: FeatureNet) -> Callable[[], None]:
@@ -92,7 +92,7 @@ class CpuFeatureRound:
         return lambda: self._use(weights)
 
     def _laid_out(self, net: FeatureNet) -> _Weights:
-        """The weights are copied."""
+        """Copies the weights."""
         assert net.feature_norm.eps is not None
         config, embedding_VH = net.config, self._shared.embedding_VH
         input_norms_2H = torch.stack((net.embedding_norm.weight, net.hidden_norm.weight)).float().numpy()
@@ -140,7 +140,7 @@ class CpuFeatureRound:
     def propose(
         self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], firsts: Sequence[int]
     ) -> Proposed:
-        """See `FeatureRound`. The next round writes over the distributions; a greedy row's are anything."""
+        """See `FeatureRound`. The next round overwrites the distributions; a greedy row's are undefined."""
         if not self.is_one_call:
             return propose_by_steps(self, self.net, batch, starts, counts, firsts, most_likely)
         weights = self._weights
@@ -179,8 +179,8 @@ class CpuFeatureRound:
         return self._weights.head(feature_BH)
 
     def _probs_of(self, num_rows: int, num_steps: int) -> Array:
-        """Room for a round's distributions. A sampled row writes the probabilities of all the drafter's tokens, and no
-        others: zeros are filled in once, not in every round.
+        """Memory for a round's distributions. A sampled row writes the probabilities of the drafter's whole vocabulary
+        and of no other tokens, so the zeros are written once, not in every round.
         """
         num_vectors, vocab_tokens = num_rows * num_steps, self._probs_NV.shape[1]
         if len(self._probs_NV) < num_vectors:

@@ -1,4 +1,4 @@
-"""Projections and decoder layers of a CPU model, in the layout and by the loops that read them fastest.
+"""Projections and decoder layers by compiled kernels, with weights in their tile layout.
 
 Shapes: R rows, O outputs, I inputs, H hidden size, A layers, D head size, L positions.
 """
@@ -24,20 +24,20 @@ _EVERYWHERE = 2**40
 
 
 def in_layout(weight_OI: Tensor, bias_O: Tensor | None, num_parts: int = 1, *, bits: int) -> Tensor:
-    """As tiles of weights, or of codes of so many bits."""
+    """The weights as tiles, quantised to `bits` bits unless that is 0."""
     if bits:
         return tiled_codes(weight_OI, bias_O, num_parts, bits=bits)
     return tiled(weight_OI, bias_O, num_parts)
 
 
 class TiledProjection:
-    """See `osd.kernels.reference.projections.Projection`. Not for gradients.
+    """A `osd.kernels.reference.projections.Projection` by compiled loops. Without gradients.
 
     Args:
         kernels: the compiled loops.
         weight_OI: the weights, which are copied.
-        bias_O: None: none.
-        bits: of a code; 0: the weights themselves.
+        bias_O: the bias, if any.
+        bits: quantise the weights to this many bits; 0: do not.
 
     Raises:
         ValueError: the number of inputs is odd, in bfloat16.
@@ -50,14 +50,14 @@ class TiledProjection:
         self.tiles = in_layout(weight_OI, bias_O, bits=bits)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of any number of rows."""
+        """Apply it to any number of rows."""
         x_RI = x.reshape(-1, self._num_inputs)
         out_RO = x.new_empty((len(x_RI), self._num_outputs))
         self._kernels.project(self.tiles, self._bits, x_RI, out_RO)
         return out_RO.view(*x.shape[:-1], self._num_outputs)
 
     def find(self, x_RI: Array) -> tuple[Array, Array]:
-        """The product, bfloat16, and the index of each row's greatest output `[R]`; of equal ones, the first."""
+        """The product in bfloat16, and the index of each row's largest output `[R]`, the first if there are several."""
         out_RO, look = np.empty((len(x_RI), self._num_outputs), x_RI.dtype), look_at(np.arange(len(x_RI)), NONE, 1)
         self._kernels.find(self.tiles, self._bits, x_RI, out_RO, look)
         return out_RO, look.ids_NK[:, 0].astype(np.int64)
@@ -73,7 +73,7 @@ class LayerWeights(NamedTuple):
     attention_out: Tensor
     mlp_norm_H: Tensor
     gate_up: Tensor
-    """In two parts."""
+    """Gate and up projection as two parts."""
     down: Tensor
 
 
@@ -82,17 +82,17 @@ class CompiledLayers:
 
     Args:
         kernels: the compiled loops.
-        layers: their weights, which are not copied but for the norms.
-        final_norm_H: of what comes out of the last layer.
+        layers: their weights; only the norms are copied.
+        final_norm_H: weight of the norm after the last layer.
         eps: of every norm.
-        cache: where keys and values are kept.
+        cache: the KV cache.
         cos_LD: cosines by position.
         sin_LD: signed sines by position.
         num_heads: N.
         gate_size: I.
-        scale: of the scores.
-        reaches: by layer, how many positions back a query looks, with its own; None: all.
-        bits: of a code in the tiles; 0 where they hold weights.
+        scale: of the attention scores.
+        reaches: how many positions each layer's attention spans, the query's own included; None: all.
+        bits: of the quantised weights in the tiles; 0 if they are not quantised.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class CompiledLayers:
         bits: int = 0,
     ) -> None:
         self._kernels = kernels
-        self._layers = layers  # the stack knows their tiles by address only
+        self._layers = layers  # keeps the tiles alive, which the stack refers to by address
         self.slots = cache.slots
         empty_D = torch.empty(0)
         head_norms = [
@@ -142,13 +142,13 @@ class CompiledLayers:
         )
 
     def __call__(self, x_RH: Array, window: PassWindow, firsts: Sequence[int] | None = None) -> Array:
-        """Run a pass. Arrays: a pass leaves nothing in a processor's caches, and every kind of tensor's operation that
-        follows it costs tens of microseconds.
+        """Run a pass. It takes and returns arrays: after a pass the processor's caches are full of weights, and each
+        torch operation would cost tens of microseconds.
 
         Args:
-            x_RH: what goes into the first layer; it is overwritten.
-            window: which positions are new.
-            firsts: by row, the first position that may be looked at.
+            x_RH: the first layer's input; it is overwritten.
+            window: the new positions.
+            firsts: each row's first position that may be attended to.
         """
         assert window.starts is not None
         starts_B = np.array(window.starts, np.int64)

@@ -1,8 +1,8 @@
-"""The logits of a pass as bfloat16's bits, which compiled loops read once for each question.
+"""A pass's logits as bfloat16 bits, which compiled loops read once per question.
 
-`osd.kernels.reference.logits` gives the same answers with torch's operations.
+`osd.kernels.reference.logits` gives the same answers by torch's operations.
 
-Shapes: R = B * Q rows of logits, S sampled rows, N positions looked at, V vocabulary, K most likely tokens.
+Shapes: R = B * Q rows of logits, S sampled rows, N places, V vocabulary, K most likely tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from osd.verify.logits import Logits, RankedTokens, SampledRows
 from osd.verify.shaping import Shape
 
 _FEW = 1 << 15
-"""Logits that torch has looked through before a compiled loop is called."""
+"""With fewer logits than this, torch is faster than calling a compiled loop."""
 _NO_TOKENS: Array = np.empty((0, 0), np.int64)
 _NO_PROBS: Array = np.empty((0, 0, 0), np.float32)
 
@@ -36,7 +36,7 @@ class CpuLogits:
         kernels: the compiled loops.
         bits_RV: the logits, row after row.
         num_positions: Q.
-        best_BQ: the index of each greatest one, where the pass found it on its way.
+        best_BQ: the index of each largest logit, if the pass computed it.
     """
 
     def __init__(self, kernels: Kernels, bits_RV: Array, num_positions: int, best_BQ: Array | None = None) -> None:
@@ -45,23 +45,23 @@ class CpuLogits:
 
     @classmethod
     def of(cls, kernels: Kernels, logits_BQV: Tensor) -> CpuLogits:
-        """Of a tensor in bfloat16, which is copied if it is not contiguous."""
+        """From a bfloat16 tensor, which is copied if it is not contiguous."""
         return cls(kernels, array(logits_BQV.contiguous()).reshape(-1, logits_BQV.shape[2]), logits_BQV.shape[1])
 
     @cached_property
-    def tensor_BQV(self) -> Tensor:  # noqa: N802 - its shape, as everywhere
+    def tensor_BQV(self) -> Tensor:  # noqa: N802 - named by its shape
         """See `Logits`: the same memory."""
         return tensor(self._bits_RV).view(-1, self.num_positions, self.vocab_tokens)
 
     @property
-    def best_BQ(self) -> Array:  # noqa: N802 - as above
+    def best_BQ(self) -> Array:  # noqa: N802 - named by its shape
         """See `Logits`."""
         if self._best_BQ is None:
             self._best_BQ = array(most_likely(self._kernels, self.tensor_BQV))
         return self._best_BQ
 
     @property
-    def is_finite_BQ(self) -> Array:  # noqa: N802 - as above
+    def is_finite_BQ(self) -> Array:  # noqa: N802 - named by its shape
         """See `Logits`."""
         best_R = self.best_BQ.reshape(-1)
         return is_finite(self._bits_RV[np.arange(len(best_R)), best_R]).reshape(-1, self.num_positions)
@@ -91,7 +91,7 @@ class CpuLogits:
         return RankedTokens(look.chosen_N, look.ids_NK, look.values_NK, has_arrived)
 
     def replaced(self, logits_BQV: Tensor) -> TorchLogits:
-        """See `Logits`: in float32 torch's operations answer."""
+        """See `Logits`; in float32, by torch's operations."""
         return TorchLogits(logits_BQV)
 
     def replace_first(self, row: int, other: Logits) -> None:
@@ -111,6 +111,6 @@ def most_likely(kernels: Kernels, logits: Tensor) -> Tensor:
 
 
 def shapes_of(rows: Sequence[Shape]) -> Shapes:
-    """The shapes of some rows' distributions, as arrays."""
+    """The rows' shaping parameters as arrays."""
     kinds = np.float32, np.float32, np.int64, np.float32
     return Shapes(*(np.array(column, kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)))

@@ -1,4 +1,4 @@
-"""Every row's tokens and last hidden states by position, kept by numpy: on a CPU nothing writes faster.
+"""Every row's tokens and last hidden states by position, as numpy arrays, which are the fastest to write on a CPU.
 
 Shapes: S rows, L positions, B rows of a pass, Q new positions, H hidden size.
 """
@@ -17,7 +17,7 @@ from osd.machine.arrays import exchange
 
 
 class CpuRows:
-    """See `osd.kernels.backend.RowMemory`; `osd.kernels.reference.rows` does the same with torch's operations.
+    """See `osd.kernels.backend.RowMemory`; the reference is `osd.kernels.reference.rows`.
 
     Args:
         num_slots: S.
@@ -44,7 +44,7 @@ class CpuRows:
         self.keep_array(first_row, starts, array(hidden_BQH))
 
     def keep_array(self, first_row: int, starts: Sequence[int], hidden_BQH: Array) -> None:
-        """As `keep`."""
+        """As `keep`, for an array."""
         num_new = hidden_BQH.shape[1]
         for row, (start, hidden_QH) in enumerate(zip(starts, with_zeros(hidden_BQH), strict=True), first_row):
             self._hidden[row, start : start + num_new] = hidden_QH

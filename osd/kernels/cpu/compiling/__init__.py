@@ -1,1 +1,1 @@
-"""Compiling the kernels of `osd.kernels.cpu` before they are needed, and keeping them."""
+"""Compiles the kernels of `osd.kernels.cpu` ahead of time, and stores them."""

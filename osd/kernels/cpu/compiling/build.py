@@ -1,7 +1,7 @@
-"""Compiling kernels before they are needed: `python -m osd.kernels.cpu.compiling.build bfloat16-threaded`.
+"""The program that compiles kernels: `python -m osd.kernels.cpu.compiling.build bfloat16-threaded`.
 
-Several such processes share the work: each takes the next kernel that nobody is compiling, and in the end they wait for
-one another. They have the lowest priority, and end with the process that started them.
+Several such processes share the work: each takes the next kernel that no other is compiling, and finally they wait for
+one another. They have the lowest priority, and end when the process that started them ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOOK_S = 0.5
 
 
 def build(kernels: KernelSet) -> None:
-    """Compile and store what is not there yet."""
+    """Compile and store the kernels that are not stored yet."""
     missing = list(kernels.names)
     for wait in (False, True):
         for name in missing:
@@ -32,10 +32,10 @@ def build(kernels: KernelSet) -> None:
 
 
 def compile_one(kernels: KernelSet, name: str) -> None:
-    """Compile one kernel for all types that it is called with, and store it; its lock is held."""
+    """Compile one kernel for all its argument types and store it; the caller holds its lock."""
     import numba
 
-    most_threads(numba)  # chooses the kind of threads, which must be done before anything is compiled for them
+    most_threads(numba)  # selects numba's threading layer, which must happen before anything is compiled
     entry = store.stored_entries()[name][-1 if kernels.is_threaded else 0]
     for arguments in samples(name, kernels):
         entry.compile(tuple(map(numba.typeof, arguments)))  # type: ignore[attr-defined]  # a dispatcher of numba's
@@ -43,9 +43,9 @@ def compile_one(kernels: KernelSet, name: str) -> None:
 
 
 def step_back() -> None:
-    """Give this process, which leads a session of its own, the lowest priority.
+    """Give this process, which leads its own session, the lowest priority.
 
-    Where Linux shares a processor between sessions first (autogroup), niceness counts only within one.
+    Where Linux shares processors between sessions first (autogroup), niceness only counts within a session.
     """
     os.nice(19)
     with suppress(OSError):  # a system without autogroups
@@ -59,7 +59,7 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """What the arguments name; the second one is the parent's process id."""
+    """Compile the kernels named by the first argument; the second is the parent's process id."""
     label, parent = sys.argv[1:]
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     step_back()

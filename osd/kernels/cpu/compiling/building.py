@@ -1,4 +1,4 @@
-"""The process that compiles kernels, as seen by the one that waits for them."""
+"""Starts the process that compiles kernels, and waits for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Build:
     """Compiles a set of kernels in a process of the lowest priority.
 
     Args:
-        kernels: which.
+        kernels: the set.
     """
 
     def __init__(self, kernels: KernelSet) -> None:
@@ -44,17 +44,17 @@ class Build:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The compiling process's id."""
         return self._process.pid
 
     def wait(self, on_progress: Callable[[str], None] = lambda stage: None) -> bool:
-        """Wait until all is compiled; False: it was stopped before.
+        """Wait until all kernels are compiled; False if `stop` was called before.
 
         Args:
-            on_progress: told how far it is, when that changes and every ten seconds.
+            on_progress: called with the progress when it changes, and every ten seconds.
 
         Raises:
-            OsdError: the process ended without that, and why.
+            OsdError: compilation failed; the message says why.
         """
         num_told, told_s, started_s = -1, 0.0, time.monotonic()
         while self._process.poll() is None:
@@ -71,7 +71,7 @@ class Build:
         return True
 
     def stop(self) -> None:
-        """End the process, if it still runs. What it has compiled is kept, and later ones go on from there."""
+        """End the process if it still runs. Kernels compiled so far stay stored, and are not compiled again."""
         self._stopping.set()
         self._process.terminate()
         try:

@@ -1,8 +1,8 @@
-"""Where compiled kernels are kept: a folder for one state of the sources, one numba and one kind of CPU.
+"""Where compiled kernels are stored: one folder per state of the sources, numba version and kind of CPU.
 
-numba writes its cache there. It does not notice all that its code depends on, nor does it expect two processes that
-write about one function, or one that is killed between its index and its data. So a folder is used for one state only,
-a function is compiled under its lock, and a marker says that all of it was written.
+numba writes its cache there. numba's cache does not track all that its code depends on, and is not safe against two
+processes that write the same function, or one that is killed between index and data. A folder is therefore used for one
+state only, a function is compiled under its lock, and a marker file records that it was written completely.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ Entries = dict[str, tuple[Callable[..., None], ...]]
 
 
 def root() -> Path:
-    """`NUMBA_CACHE_DIR`, or osd's part of the user's cache folder."""
+    """`NUMBA_CACHE_DIR`, or osd's folder in the user's cache folder."""
     if named := os.environ.get("NUMBA_CACHE_DIR"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "osd" / "kernels"
 
 
 def is_empty() -> bool:
-    """Whether nothing was ever compiled for this user; told without importing numba."""
+    """Whether nothing was ever compiled for this user; does not import numba."""
     return not any(root().glob("*/*.done"))
 
 
 def is_built(kernels: KernelSet) -> bool:
-    """Whether all of these are there."""
+    """Whether all kernels of a set are stored."""
     return num_built(kernels) == len(kernels.names)
 
 
 def num_built(kernels: KernelSet) -> int:
-    """How many of them are there."""
+    """The number of stored kernels of a set."""
     return sum(marker(kernels, name).is_file() for name in kernels.names)
 
 
 def marker(kernels: KernelSet, name: str) -> Path:
-    """The file that is there once one kernel is compiled and stored."""
+    """The file whose existence says that a kernel is compiled and stored."""
     return _folder() / f"{name}.{kernels.label}.done"
 
 
 @contextmanager
 def lock(name: str, *, wait: bool) -> Iterator[bool]:
-    """Be the one process that compiles this kernel; the system frees the lock of one that is killed.
+    """Hold a kernel's lock; the system releases the lock of a process that is killed. Yields whether it is held.
 
     Args:
         name: of the kernel.
-        wait: for another process that has it; else False is yielded then.
+        wait: wait for another process that holds it; otherwise yields False in that case.
     """
     _folder().mkdir(parents=True, exist_ok=True)
     with (_folder() / f"{name}.lock").open("w") as file:
@@ -73,11 +73,11 @@ def lock(name: str, *, wait: bool) -> Iterator[bool]:
 
 
 def stored_entries() -> Entries:
-    """The kernels, which numba loads from the folder when they are called, or compiles and keeps there.
+    """The kernels, which numba loads from the folder at their first call, or compiles and stores there.
 
     Raises:
         ImportError: numba is not installed.
-        RuntimeError, OSError: nothing can be kept.
+        RuntimeError, OSError: nothing can be stored.
     """
     from numba import config
 
@@ -99,10 +99,10 @@ def _folder() -> Path:
 
 @cache
 def _digest() -> str:
-    """Of all that the compiled code depends on, and of what numba goes by: the place and time of a file."""
+    """A digest of all that the compiled code depends on, and of the path and time of the file that numba checks."""
     from llvmlite import binding
 
-    from osd.kernels.cpu.products.amx import HAS_AMX  # the same processor may be allowed it or not
+    from osd.kernels.cpu.products.amx import HAS_AMX  # the same processor may or may not permit it
     from osd.kernels.cpu.products.blocking import BLOCKING
 
     here = Path(cpu.__file__).parent
@@ -125,12 +125,12 @@ def _digest() -> str:
 
 
 def _compiled_from(entries: Path) -> list[Path]:
-    """A file and all files of its package that it imports."""
+    """A file and all files of its package that it imports, directly or not."""
     package, found, new = entries.parent, set[Path](), {entries}
     while new:
         found |= new
         imports = [one for path in new for one in _IMPORTED.findall(path.read_text())]
-        # What is imported may be a module, or a name in one.
+        # An import may name a module, or an object in one.
         modules = {parent for parent, _ in imports}
         modules |= {f"{parent}.{name}" for parent, names in imports for name in names.split(", ")}
         paths = {package.joinpath(*module.split(".")).with_suffix(".py") for module in modules}

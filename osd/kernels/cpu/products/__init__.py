@@ -1,1 +1,1 @@
-"""Matrix products of few rows: weights in tiles, dense or as codes, by vector or matrix instructions."""
+"""Matrix products of few rows with weights in tiles, quantised or not, by vector or matrix instructions."""

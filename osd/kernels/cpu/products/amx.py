@@ -1,11 +1,11 @@
-"""A tile's sums by the matrix instructions that some x86 processors have (Intel's AMX): 32 rows at once.
+"""Tile products by Intel's matrix instructions (AMX), for up to 32 rows at once.
 
-Its registers hold sixteen rows of 64 bytes each. The layout of `osd.kernels.cpu.products.tiling` is what they
-multiply with: sixteen steps of sixteen outputs, 128 bytes apart. As elsewhere, a row's result does not depend on the
-rows beside it.
+An AMX register holds sixteen rows of 64 bytes. The tile layout of `osd.kernels.cpu.products.tiling` suits it directly:
+sixteen steps of sixteen outputs, 128 bytes apart. A row's result does not depend on the other rows.
 
-What a register holds is said before it is used: that takes longer than a short product, so it is done once for many.
-Rows that begin where a cache line does are read in half the time (`aligned` in `osd.machine.arrays`, `room` in `bits`).
+Registers must be configured before use, which takes longer than a short product, so one configuration serves many
+products. Rows aligned to cache lines are loaded in half of the time (`aligned` in `osd.machine.arrays`, `room` in
+`bits`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _INT8, _INT16 = ir.IntType(8), ir.IntType(16)
 _CONFIG = ir.ArrayType(_INT8, 64)
 _POINTER = _INT8.as_pointer()
 _COLUMN_BYTES, _NUM_ROWS = 16, 48
-"""Where a configuration says, register by register, how long rows are, and how many."""
+"""Offsets in the configuration of each register's row length in bytes, and of its number of rows."""
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 _SUMS, _MORE_SUMS, _X, _MORE_X, _WEIGHTS = (0, 1), (2, 3), 4, 5, (6, 7)
-"""Registers: of the first sixteen rows and of those after them, and of the tile's halves."""
+"""Registers of sums and inputs for the first sixteen rows and the next, and of weights for the tile's two halves."""
 _LAST_X, _LAST_WEIGHTS = 5, (2, 3)
-"""The last steps may be fewer than sixteen, so theirs are other ones: then there is no room for more rows."""
+"""Registers for a last group of fewer than sixteen steps. They leave no registers for more than sixteen rows."""
 
 
 def _is_allowed() -> bool:
-    """Linux gives a process these registers only when it asks."""
+    """Whether Linux permits these registers to this process, which has to ask for them."""
     if not FEATURES.get("amx-bf16") or platform.system() != "Linux":
         return False
     return int(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)) == 0
@@ -46,8 +46,8 @@ HAS_AMX = _is_allowed()
 
 
 def make_ready(builder: Any, num_rows: Any, num_steps: Any) -> None:
-    """Say what `write_tile` keeps in registers, for up to `ROWS` rows; up to `REGISTER_ROWS` if steps are no multiple
-    of `STEPS`. It holds until it is said anew, or `leave`.
+    """Configure the registers for `write_tile`: for up to `ROWS` rows, or up to `REGISTER_ROWS` if the number of steps
+    is not a multiple of `STEPS`. Lasts until the next configuration or `leave`.
     """
     has_more = builder.icmp_signed(">", num_rows, int64(REGISTER_ROWS))
     first = builder.select(has_more, int64(REGISTER_ROWS), num_rows)
@@ -66,12 +66,12 @@ def make_ready(builder: Any, num_rows: Any, num_steps: Any) -> None:
 
 
 def leave(builder: Any) -> None:
-    """Keep nothing in registers: a thread that does is put aside more slowly."""
+    """Release the registers; a thread that uses them takes longer to switch."""
     MatrixCode(builder).call("tilerelease")
 
 
 def write_tile(builder: Any, args: Any) -> None:
-    """The body of `tile` in `osd.kernels.cpu.products.tile`, for rows of bfloat16, as many as was said."""
+    """Generate the body of `tile` in `osd.kernels.cpu.products.tile`, for as many bfloat16 rows as are configured."""
     has_more = builder.icmp_signed(">", args[-1], int64(REGISTER_ROWS))
     with builder.if_else(has_more) as (then, otherwise):
         with then:
@@ -81,7 +81,7 @@ def write_tile(builder: Any, args: Any) -> None:
 
 
 def _write_first(builder: Any, args: Any) -> None:
-    """Of up to sixteen rows."""
+    """For up to sixteen rows."""
     biases, steps, x, x_stride, out, out_stride, num_steps, _ = args
     code = MatrixCode(builder)
     whole, last = builder.udiv(num_steps, int64(STEPS)), builder.urem(num_steps, int64(STEPS))
@@ -101,7 +101,7 @@ def _write_first(builder: Any, args: Any) -> None:
 
 
 def _write_all(builder: Any, args: Any) -> None:
-    """Of more: what is filled into a register is multiplied twice."""
+    """For more rows: each loaded register of weights is multiplied twice."""
     biases, steps, x, x_stride, out, out_stride, num_steps, _ = args
     code = MatrixCode(builder)
     more_x, more_out = (code.plus(start, stride, REGISTER_ROWS) for start, stride in ((x, x_stride), (out, out_stride)))
@@ -120,21 +120,21 @@ def _write_all(builder: Any, args: Any) -> None:
 
 
 def int64(number: int) -> Any:
-    """A constant."""
+    """An int64 constant."""
     return ir.Constant(INT64, number)
 
 
 class MatrixCode(Code):
-    """With the matrix instructions."""
+    """Code with matrix instructions."""
 
     def pointer(self, address: Any) -> Any:
-        """As instructions take it."""
+        """An address as a pointer for instructions."""
         return self.builder.inttoptr(address, _POINTER)
 
     def configure(self, shapes: dict[int, tuple[Any, Any]]) -> None:
-        """Give registers their rows, and bytes of a row."""
+        """Configure registers: for each its number of rows and the bytes of a row."""
         config = cgutils.alloca_once(self.builder, _CONFIG)
-        self.builder.store(ir.Constant(_CONFIG, [1] + [0] * 63), config)  # the first byte names the way they are used
+        self.builder.store(ir.Constant(_CONFIG, [1] + [0] * 63), config)  # the first byte is the palette
         base = self.builder.ptrtoint(config, INT64)
         for register, (num_rows, column_bytes) in shapes.items():
             self._put(self.plus(base, _NUM_ROWS + register), num_rows, _INT8)
@@ -142,26 +142,26 @@ class MatrixCode(Code):
         self.call("ldtilecfg", self.pointer(base))
 
     def fill(self, register: int, address: Any, stride: Any) -> None:
-        """A register's rows, so many bytes apart."""
+        """Load a register's rows, which are `stride` bytes apart."""
         self.call("tileloadd64", register, self.pointer(address), stride)
 
     def fill_half(self, register: int, steps: Any, index: Any, half: int) -> None:
-        """With the half of a tile's sixteen steps."""
+        """Load one half of sixteen steps of a tile."""
         block = self.plus(steps, index, STEPS * WIDTH * STEP_BYTES)
         self.fill(register, self.plus(block, half, VECTOR_BYTES), int64(WIDTH * STEP_BYTES))
 
     def begin(self, sums: tuple[int, int], biases: Any) -> None:
-        """Every row's begin with the biases."""
+        """Initialise all rows' sums with the biases."""
         for half, register in enumerate(sums):
             self.fill(register, self.plus(biases, half, VECTOR_BYTES), int64(0))
 
     def end(self, sums: tuple[int, int], out: Any, out_stride: Any) -> None:
-        """Write them."""
+        """Store the sums."""
         for half, register in enumerate(sums):
             self.call("tilestored64", register, self.pointer(self.plus(out, half, VECTOR_BYTES)), out_stride)
 
     def call(self, name: str, *args: Any) -> None:
-        """An instruction; numbers are registers."""
+        """Call an instruction; int arguments are register numbers."""
         values = [ir.Constant(_INT8, one) if isinstance(one, int) else one for one in args]
         kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
         self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.x86.{name}"), values)

@@ -1,7 +1,7 @@
-"""A tile's sums by matrix instructions (`osd.kernels.cpu.products.amx`) where the weights are codes: 32 rows at once.
+"""Tile products of quantised weights by matrix instructions (`osd.kernels.cpu.products.amx`), up to 32 rows at once.
 
-A block's 32 inputs fill a row of a register, so a block is multiplied at once. Codes become bfloat16 on their way, once
-for all rows; what comes out is scaled and added by vectors.
+A block's 32 inputs fill a row of a register, so one instruction multiplies a whole block. Quantised weights are
+expanded to bfloat16 once for all rows; the products are scaled and added by vector instructions.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ROWS = amx.ROWS
 _STEPS = BLOCK // 2
 _ROW_BYTES = NUM_HALVES * VECTOR_BYTES
 _SUMS, _X, _PAIRS = ((0, 1), (2, 3)), (4, 5), (6, 7)
-"""Registers: of the first sixteen rows and of those after them, and of the tile's halves."""
+"""Registers of sums and inputs for the first sixteen rows and the next, and of weights for the tile's two halves."""
 
 
 def write_tile(builder: Any, args: Any, bits: int) -> None:
-    """The body of `tile` in `osd.kernels.cpu.products.tile_codes`, for up to `ROWS` rows."""
+    """Generate the body of `tile` in `osd.kernels.cpu.products.tile_codes`, for up to `ROWS` rows."""
     weights, x, x_stride, x_sums, x_sums_stride, out, out_stride, num_blocks, num_rows = args
     code = MatrixCode(builder)
     has_more = builder.icmp_signed(">", num_rows, int64(amx.REGISTER_ROWS))
@@ -77,7 +77,7 @@ def write_tile(builder: Any, args: Any, bits: int) -> None:
 
 
 def _expand(code: MatrixCode, codes: Any, pairs: Any, bits: int) -> None:
-    """A block's codes as pairs, step by step, first those of the one half and then those of the other."""
+    """Expand a block's quantised weights to pairs of bfloat16, step by step, first for one half, then for the other."""
     in_lane = 16 // bits
     for group in range(_STEPS // in_lane):
         for half in range(NUM_HALVES):
@@ -88,12 +88,12 @@ def _expand(code: MatrixCode, codes: Any, pairs: Any, bits: int) -> None:
 
 
 def _room(builder: Any, num_vectors: int) -> Any:
-    """The address of so many vectors on the stack."""
+    """The address of `num_vectors` vectors on the stack."""
     room = cgutils.alloca_once(builder, ir.ArrayType(FLOATS, num_vectors))
     return builder.ptrtoint(room, INT64)
 
 
 def _vectors(code: MatrixCode, address: Any, stride: Any, row: Any) -> list[Any]:
-    """Where a row's are."""
+    """The addresses of a row's vectors."""
     start = code.builder.add(address, code.builder.mul(stride, row))
     return [code.plus(start, half, VECTOR_BYTES) for half in range(NUM_HALVES)]

@@ -1,6 +1,6 @@
-"""How a product is cut into blocks, so that what is summed stays in the registers that a kind of processor has.
+"""How a product is divided into blocks, so that the sums stay in the processor's registers.
 
-A tile of 32 outputs takes two vectors of sixteen float32 a row: two of AVX-512's 32 registers, or four of AVX2's 16.
+A row of a tile of 32 outputs takes two vectors of sixteen float32: two of AVX-512's 32 registers, or four of AVX2's 16.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import NamedTuple
 from osd.kernels.cpu.products.vectors import FEATURES
 
 BLOCK_STEPS = 16
-"""Steps of a tile (see `tiling.py`) that are summed for one half of its outputs, then for the other."""
+"""Steps of a tile (see `tiling.py`) that are added for one half of its outputs before the other half."""
 
 
 class Blocking(NamedTuple):
-    """Sizes of blocks, by kind of processor. Results do not depend on them: a row's terms are added in one order."""
+    """Block sizes for an instruction set. Results do not depend on them: a row's terms are added in one order."""
 
     name: str
     dots_pairs: bool
-    """An instruction multiplies pairs of bfloat16; else they are widened to float32 in registers."""
+    """Whether an instruction multiplies pairs of bfloat16; otherwise they are widened to float32 in registers."""
     rows: int
-    """Most rows of a product that are summed at once: a tile's weights are read once for them."""
+    """Most rows per block: a tile's weights are read once for them."""
     whole_rows: int
-    """Up to so many rows are summed for all 32 outputs at once. More are summed for sixteen of them, then for the
-    others, `BLOCK_STEPS` steps at a time; their inputs are widened once a block instead of once a vector.
+    """Up to this many rows are summed for all 32 outputs at once. With more rows, sixteen outputs are summed and then
+    the other sixteen, `BLOCK_STEPS` steps at a time, and inputs are widened once per block instead of once per vector.
     """
     ahead_bytes: int
-    """How far ahead weights are brought near where several rows are summed; 0: the processor does it well enough."""
+    """Distance at which weights are prefetched when several rows are summed; 0 leaves it to the processor."""
 
 
 BLOCKINGS = (
@@ -38,7 +38,7 @@ BLOCKINGS = (
 
 
 def blocking_for(features: Mapping[str, bool]) -> Blocking:
-    """The blocks for a processor with such instructions; without AVX2, too, there are sixteen registers."""
+    """The block sizes for a processor with these instruction sets; one without AVX2 also has sixteen registers."""
     if not features.get("avx512f"):
         return BLOCKINGS[2]
     return BLOCKINGS[0 if features.get("avx512bf16") else 1]

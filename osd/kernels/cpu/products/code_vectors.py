@@ -1,8 +1,9 @@
-"""Codes (`codes.py`) in vectors: how they are multiplied, and what products with them are scaled by.
+"""Vector operations on quantised weights (`codes.py`): expansion to bfloat16, and the scales of their products.
 
-A weight is `low + code * step`, the same low and step for 32 inputs. So a row's sum over them is
-`step * sum(code * x) + low * sum(x)`: the codes are multiplied as they are, and scaled once for 32. As bfloat16, a code
-costs a shift, a mask and an or: with exponent bits set it reads as 128 + code, and what is too much is part of the low.
+A weight is `low + code * step`, with the same low and step for 32 inputs, so a row's sum over them is
+`step * sum(code * x) + low * sum(x)`: codes are multiplied unscaled, and scaled once per 32 inputs. Expanding a code to
+bfloat16 takes a shift, a mask and an or: with suitable exponent bits it reads as 128 + code, and the excess of 128 is
+subtracted from the low.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from osd.kernels.cpu.products.tiling import WIDTH
 from osd.kernels.cpu.products.vectors import FLOATS, HALVES, INTS, VECTOR_BYTES, Code
 
 NUM_HALVES = 2
-"""Vectors of a tile's outputs."""
+"""Number of vectors for a tile's outputs."""
 AHEAD_BYTES = 4608
-"""A processor looks ahead by itself, but not far enough past work of this kind: a fifth more bytes a second."""
+"""Prefetch distance: the processor's own is too short for this loop. It raises the bandwidth by a fifth."""
 _EXCESS = 128.0
 _EXPONENT, _ONES = 0x4300_4300, 0x0001_0001
-"""Two bfloat16 of 128, whose last seven bits count ones."""
+"""Two bfloat16 with value 128, whose last seven bits count units."""
 
 
 def block_bytes(bits: int) -> int:
-    """Of a tile's block."""
+    """Size of one block of a tile."""
     return SCALES_BYTES + WIDTH * BLOCK * bits // 8
 
 
 def as_pairs(code: Code, codes: Any, bits: int) -> list[Any]:
-    """The steps that a vector holds, as pairs of bfloat16 of `128 + code`."""
+    """The steps held in a vector, as pairs of bfloat16 with the value `128 + code`."""
     builder, vectors = code.builder, []
     for number in range(16 // bits):
         shifted = builder.lshr(codes, ir.Constant(INTS, [bits * number] * 16))
@@ -40,7 +41,7 @@ def as_pairs(code: Code, codes: Any, bits: int) -> list[Any]:
 
 
 def scales(code: Code, block: Any, half: int) -> tuple[Any, Any]:
-    """What sums of `(128 + code) * x` and of `x` alone are multiplied by."""
+    """The factors of the sums of `(128 + code) * x` and of `x`."""
     step, low = (
         code.builder.fpext(code.load(code.plus(block, part + half * VECTOR_BYTES // 2), HALVES), FLOATS)
         for part in (0, VECTOR_BYTES)

@@ -1,4 +1,4 @@
-"""What becomes of a tile's sums, by vector instructions: stored, added or gated.
+"""Writes a tile's sums to the output by vector instructions: stored, added, or gated.
 
 Shapes: R rows, W = 32.
 """
@@ -19,31 +19,31 @@ from osd.kernels.cpu.products.vectors import FLOAT, FLOATS, INTS, VECTOR_BYTES, 
 
 _NUM_HALVES = WIDTH * 4 // VECTOR_BYTES
 _EXP2 = (1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
-"""A polynomial's coefficients, the highest first: 2 to a power within half of 0."""
+"""Coefficients, highest power first, of a polynomial for 2 ** x with x in -0.5 .. 0.5."""
 
 _Half = Callable[[Code, Any, Any, int], Any]
-"""Of a half row's sums, and the place where its outputs are, in so many bits: what those are then."""
+"""From (code, address of half a row's sums, address of its outputs, bits of an output) to the vector to store."""
 
 
 def write(sums_RW: Array, out_RW: Array) -> None:
-    """As many rows as there are of outputs."""
+    """Store the sums of as many rows as `out_RW` has."""
     raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 def add(sums_RW: Array, out_RW: Array) -> None:
-    """To what is there."""
-    raise NotImplementedError("compiled only")  # as above
+    """Add the sums to `out_RW`."""
+    raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 def gate(gates_RW: Array, ups_RW: Array, out_RW: Array) -> None:
-    """`silu(gate) * up` (Shazeer 2020, arXiv 2002.05202)."""
-    raise NotImplementedError("compiled only")  # as above
+    """Store `silu(gate) * up` (Shazeer 2020, arXiv 2002.05202)."""
+    raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 def _stored(bits: int, half_of: _Half) -> Any:
     @intrinsic
     def stored(typing: Any, sums: Any, out: Any, out_stride: Any, num_rows: Any) -> Any:
-        """Addresses, and a stride in bytes."""
+        """Takes addresses, and a stride in bytes."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             _for_each_half(builder, args, bits, half_of)
@@ -65,7 +65,7 @@ def _added(code: Code, source: Any, place: Any, bits: int) -> Any:
 def _gated(bits: int) -> Any:
     @intrinsic
     def gated(typing: Any, gates: Any, ups: Any, out: Any, out_stride: Any, num_rows: Any) -> Any:
-        """Likewise; gates and ups are laid out alike."""
+        """Takes addresses, and a stride in bytes; gates and ups have the same layout."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             gates, ups, *places = args
@@ -85,7 +85,7 @@ def _gated(bits: int) -> Any:
 
 
 def _for_each_half(builder: Any, args: Sequence[Any], bits: int, half_of: _Half) -> None:
-    """Store what `half_of` makes of each half of each row, in numbers of so many bits."""
+    """Store the result of `half_of` for each half of each row, in elements of `bits` bits."""
     sums, out, out_stride, num_rows = args
     code = Code(builder)
     with cgutils.for_range(builder, num_rows) as rows:
@@ -97,7 +97,7 @@ def _for_each_half(builder: Any, args: Sequence[Any], bits: int, half_of: _Half)
 
 
 def _exp(code: Code, x: Any) -> Any:
-    """To float32's accuracy, as `osd.kernels.cpu.bits.exp`."""
+    """exp(x) to float32 accuracy, as `osd.kernels.cpu.bits.exp`."""
     builder = code.builder
     y = builder.fmul(code.at_most(code.at_least(x, _constant(-87.0)), _constant(88.0)), _constant(float(LOG2_E)))
     whole = code.floor(builder.fadd(y, _constant(0.5)))
@@ -123,7 +123,7 @@ def _bits(array: Any) -> int:
 
 
 def _compiled(stores: dict[int, Any]) -> Any:
-    """What numba puts in a function's place."""
+    """The implementation that numba uses in place of a function."""
 
     def typed(sums_RW, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see `bits`
         store = stores[_bits(out_RW)]
@@ -156,7 +156,7 @@ def _gate_compiled(gates_RW, ups_RW, out_RW):  # type: ignore[no-untyped-def]  #
 
 @inner
 def _whole(out_RW: Array) -> Array:
-    """Outputs of a whole tile: of a copy, where there are fewer."""
+    """The outputs as rows of whole tiles: a temporary copy if there are fewer outputs."""
     if out_RW.shape[1] == WIDTH:
         return out_RW
     whole_RW = room(len(out_RW), WIDTH, out_RW)
@@ -166,14 +166,14 @@ def _whole(out_RW: Array) -> Array:
 
 @inner
 def _cut(whole_RW: Array, out_RW: Array) -> None:
-    """Those that there are, where they belong."""
+    """Copy the existing outputs back from the temporary."""
     if out_RW.shape[1] < WIDTH:
         _copy(whole_RW, out_RW, out_RW.shape[1])
 
 
 @apart
 def _copy(source_RW: Array, out_RW: Array, num_columns: int) -> None:
-    """By element: numba takes many seconds to compile anything shorter."""
+    """Copy element by element; numba would take many seconds to compile a slice assignment."""
     for row in range(len(out_RW)):
         for column in range(num_columns):
             out_RW[row, column] = source_RW[row, column]

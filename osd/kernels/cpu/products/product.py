@@ -1,4 +1,4 @@
-"""A thread's part of a matrix product: the outputs of one tile after the other, for all rows of a pass.
+"""A thread's share of a matrix product: tile by tile, the outputs for all rows of a pass.
 
 Shapes: R rows, O outputs, I inputs, W = 32.
 """
@@ -19,7 +19,7 @@ _BYTES_OF_A_STEP = WIDTH * STEP_BYTES
 
 @apart
 def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Turns) -> None:
-    """The product with the tiles at an address, written or added; at a phase's turns."""
+    """Write (or with `is_added` add) the product with the tiles at address `weights`, by one phase's turns."""
     at_once, num_ready = rows_at_once(x_RI), 0
     sums_RW = room(at_once, WIDTH, _FLOATS)
     for tile in shared(turns, num_tiles(out_RO)):
@@ -37,7 +37,7 @@ def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Tur
 
 @apart
 def project_gated(weights: int, x_RI: Array, out_RO: Array, turns: Turns) -> None:
-    """`silu(gate) * up` (Shazeer 2020, arXiv 2002.05202); the ups' tiles follow the gates'."""
+    """Write `silu(gate) * up` (Shazeer 2020, arXiv 2002.05202); the up projection's tiles follow the gate's."""
     at_once, num_ready = rows_at_once(x_RI), 0
     gates_RW, ups_RW = room(at_once, WIDTH, _FLOATS), room(at_once, WIDTH, _FLOATS)
     to_ups = num_tiles(out_RO) * _num_bytes(x_RI)
@@ -55,15 +55,15 @@ def project_gated(weights: int, x_RI: Array, out_RO: Array, turns: Turns) -> Non
 
 @inner
 def _of_tile(x_RI: Array, address: int, ahead: int, out_RW: Array) -> None:
-    """Of the tile at an address; so many bytes further on is what to bring near."""
+    """The product with the tile at an address; prefetches what lies `ahead` bytes after its steps."""
     steps = address + _BYTES_OF_A_STEP
     sums(x_RI, address, steps, out_RW, steps + ahead)
 
 
 @inner
 def _half_ahead(start: int, x_RI: Array) -> int:
-    """How far on that is, for the rows from `start` on: the next tile's halves while the first two times as many rows
-    as are summed at once are; else what is near already. Only the first rows of a tile wait for the memory.
+    """The prefetch distance for the rows from `start` on. The first block of rows waits for the memory, the next ones
+    for arithmetic; each of the first two blocks prefetches half of the next tile. 0 for no prefetching.
     """
     at_once, size = rows_at_once(x_RI), _num_bytes(x_RI)
     if len(x_RI) <= at_once or start > at_once:
@@ -73,13 +73,13 @@ def _half_ahead(start: int, x_RI: Array) -> int:
 
 @inner
 def num_tiles(out_RO: Array) -> int:
-    """That make so many outputs; the last one may make fewer."""
+    """Number of tiles for these outputs; the last one may have fewer than 32."""
     num_outputs: int = out_RO.shape[1]
     return (num_outputs + WIDTH - 1) // WIDTH
 
 
 @inner
 def _num_bytes(x_RI: Array) -> int:
-    """Of a tile for such inputs."""
+    """Bytes of a tile for inputs of this size."""
     num_steps: int = x_RI.shape[1] * x_RI.itemsize // STEP_BYTES
     return (1 + num_steps) * _BYTES_OF_A_STEP

@@ -1,4 +1,4 @@
-"""The same as `osd.kernels.cpu.products.product` where the weights are codes.
+"""A thread's share of a matrix product with quantised weights; see `osd.kernels.cpu.products.product`.
 
 Shapes: R rows, O outputs, I inputs, B blocks, W = 32.
 """
@@ -20,7 +20,7 @@ _FLOATS: Array = np.empty(0, np.float32)
 
 @apart
 def project_codes(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Turns) -> None:
-    """See `project`; codes are of so many bits."""
+    """As `project`, with weights quantised to `bits` bits."""
     at_once, sums_RB = code_rows_at_once(), block_sums(x_RI)
     sums_RW = room(at_once, WIDTH, _FLOATS)
     for tile in shared(turns, num_tiles(out_RO)):
@@ -37,7 +37,7 @@ def project_codes(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added:
 
 @apart
 def project_codes_gated(weights: int, bits: int, x_RI: Array, out_RO: Array, turns: Turns) -> None:
-    """See `project_gated`."""
+    """As `project_gated`, with weights quantised to `bits` bits."""
     at_once, sums_RB = code_rows_at_once(), block_sums(x_RI)
     gates_RW, ups_RW = room(at_once, WIDTH, _FLOATS), room(at_once, WIDTH, _FLOATS)
     to_ups = num_tiles(out_RO) * _num_bytes(x_RI, bits)
@@ -52,12 +52,12 @@ def project_codes_gated(weights: int, bits: int, x_RI: Array, out_RO: Array, tur
 
 @apart
 def _sums(x_RI: Array, sums_RB: Array, bits: int, address: int, out_RW: Array) -> None:
-    """Of the tile at an address: much code, for every kind of codes and number of rows."""
+    """The product with the tile at an address. Not inlined: its code has variants for all bits and numbers of rows."""
     sums_codes(x_RI, sums_RB, bits, address, out_RW)
 
 
 @inner
 def _num_bytes(x_RI: Array, bits: int) -> int:
-    """Of a tile for such inputs."""
+    """Bytes of a tile for inputs of this size."""
     num_inputs: int = x_RI.shape[1]
     return WIDTH * STEP_BYTES + num_inputs // BLOCK * (SCALES_BYTES + WIDTH * BLOCK * bits // 8)

@@ -1,7 +1,7 @@
-"""A tile's sums for a few rows: its weights are read once, in order, at the memory's speed.
+"""The product of a tile with a few rows, by vector instructions; its weights are read once, in order.
 
-The layout is that of `tiling.py`. A row's result does not depend on the rows beside it: each is summed alone, in one
-order.
+The layout is that of `tiling.py`. A row's result does not depend on the other rows: each is summed separately, always
+in the same order.
 
 Shapes: R rows, I inputs, W = 32.
 """
@@ -35,7 +35,7 @@ _HALVES = WIDTH * STEP_BYTES // VECTOR_BYTES
 
 
 def tile_of(*, is_float32: bool, has_amx: bool, blocking: Blocking = BLOCKING) -> Any:
-    """What sums a tile's products with one kind of numbers, by one kind of instructions."""
+    """The intrinsic that multiplies a tile with rows of one dtype, by one kind of instructions."""
 
     @intrinsic
     def tile(
@@ -50,7 +50,7 @@ def tile_of(*, is_float32: bool, has_amx: bool, blocking: Blocking = BLOCKING) -
         num_rows: Any,
         ahead: Any,
     ) -> Any:
-        """Addresses and strides in bytes; `out` takes `[num_rows, WIDTH]` float32."""
+        """Takes addresses, and strides in bytes; `out` receives `[num_rows, WIDTH]` float32."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             if has_amx:
@@ -67,7 +67,7 @@ def tile_of(*, is_float32: bool, has_amx: bool, blocking: Blocking = BLOCKING) -
 
 
 class _Tile(NamedTuple):
-    """What is compiled by vector instructions, for some number of rows; addresses and strides as in `tile_of`."""
+    """Generates a tile's product by vector instructions; addresses and strides as in `tile_of`."""
 
     is_float32: bool
     blocking: Blocking
@@ -81,7 +81,7 @@ class _Tile(NamedTuple):
     ahead: Any
 
     def write(self, code: Code, rows: int) -> None:
-        """All sums of so many rows."""
+        """Generate the sums for a number of rows known at compile time."""
         sums, begin = code.variables(rows, _HALVES), ir.Constant(INT64, 0)
         start_from_biases(code, sums, self.biases)
         if rows > self.blocking.whole_rows:
@@ -92,7 +92,7 @@ class _Tile(NamedTuple):
         store_sums(code, sums, self.out, self.out_stride)
 
     def _add_steps(self, code: Code, sums: list[list[Any]], begin: Any) -> None:
-        """One step after the other from `begin` on, each for all outputs."""
+        """Add all steps from `begin` on, each for all outputs."""
         builder, rows = code.builder, len(sums)
         with cgutils.for_range_slice(builder, begin, self.num_steps, ir.Constant(INT64, 1)) as (index, _):
             step = code.plus(self.steps, index, _HALVES * VECTOR_BYTES)
@@ -112,10 +112,10 @@ class _Tile(NamedTuple):
         return code.dot_pairs(left, right, sums, by_instruction=self.blocking.dots_pairs)
 
     def _add_blocks(self, code: Code, rows: int) -> Any:
-        """As many whole blocks of steps as there are, half by half, to the sums in `out`.
+        """Add all whole blocks of steps to the sums in `out`, each for one half of the outputs and then for the other.
 
         Returns:
-            How many steps those were.
+            The number of steps added.
         """
         builder, size = code.builder, ir.Constant(INT64, BLOCK_STEPS)
         places = places_of(code, self.out, self.out_stride, rows)
@@ -136,7 +136,7 @@ class _Tile(NamedTuple):
         return builder.mul(num_blocks, size)
 
     def _add_block(self, code: Code, sums: list[list[Any]], block: Any, inputs: list[Any], half: int) -> None:
-        """One block's steps, for this half of the outputs; inputs are float32."""
+        """Add one block's steps for one half of the outputs; inputs are float32."""
         builder = code.builder
         of_step = (code.as_floats,) if self.is_float32 else (code.first_of, code.second_of)
         with cgutils.for_range(builder, ir.Constant(INT64, BLOCK_STEPS)) as loop:
@@ -151,36 +151,36 @@ class _Tile(NamedTuple):
                     builder.store(code.add_product(left, right, builder.load(variable)), variable)
 
     def _bring_near(self, code: Code, step: Any, rows: int, halves: range) -> None:
-        """What will be wanted soon, where a step takes longer than the memory does to answer."""
+        """Prefetch weights, where a step takes longer to compute than to read."""
         if rows > 1 and self.blocking.ahead_bytes:
             for half in halves:
                 code.prefetch(code.plus(step, self.blocking.ahead_bytes + half * VECTOR_BYTES), VECTOR_BYTES)
 
 
 def start_from_biases(code: Code, sums: list[list[Any]], biases: Any) -> None:
-    """Every row's sums begin with the tile's biases, at that address."""
+    """Initialise every row's sums with the tile's biases at that address."""
     for halves in sums:
         for half, variable in enumerate(halves):
             code.builder.store(code.load(code.plus(biases, half, VECTOR_BYTES), FLOATS), variable)
 
 
 def places_of(code: Code, out: Any, out_stride: Any, rows: int) -> list[list[Any]]:
-    """The addresses of every row's halves, rows `out_stride` bytes apart."""
+    """The addresses of every row's halves; rows are `out_stride` bytes apart."""
     starts = [code.plus(out, out_stride, row) for row in range(rows)]
     return [[code.plus(start, half, VECTOR_BYTES) for half in range(_HALVES)] for start in starts]
 
 
 def store_sums(code: Code, sums: list[list[Any]], out: Any, out_stride: Any) -> None:
-    """Rows `out_stride` bytes apart."""
+    """Store sums; rows are `out_stride` bytes apart."""
     code.stored(sums, places_of(code, out, out_stride, len(sums)))
 
 
-_intrinsic: Any = intrinsic  # which is called without the first argument of what it decorates
+_intrinsic: Any = intrinsic  # numba passes the first argument of a decorated function itself
 
 
 @_intrinsic  # type: ignore[untyped-decorator]  # numba is untyped
 def _make_ready(typing: Any, num_rows: Any, num_steps: Any) -> Any:
-    """See `osd.kernels.cpu.products.amx`."""
+    """Configure AMX registers; see `osd.kernels.cpu.products.amx`."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         amx.make_ready(builder, *args)
@@ -189,9 +189,9 @@ def _make_ready(typing: Any, num_rows: Any, num_steps: Any) -> Any:
     return types.void(types.intp, types.intp), generate
 
 
-@_intrinsic  # type: ignore[untyped-decorator]  # as above
+@_intrinsic  # type: ignore[untyped-decorator]  # numba is untyped
 def _leave(typing: Any) -> Any:
-    """Likewise."""
+    """Release AMX registers; see `osd.kernels.cpu.products.amx`."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         amx.leave(builder)
@@ -202,7 +202,7 @@ def _leave(typing: Any) -> Any:
 
 @inner
 def rows_at_once(x_RI: Array) -> int:
-    """How many rows `sums` takes."""
+    """The most rows that `sums` accepts."""
     if not (HAS_AMX and x_RI.itemsize == 2):
         return BLOCKING.rows
     is_whole = x_RI.shape[1] * x_RI.itemsize % (amx.STEPS * STEP_BYTES) == 0
@@ -211,11 +211,11 @@ def rows_at_once(x_RI: Array) -> int:
 
 @inner
 def ready(x_RI: Array, num_ready: int) -> int:
-    """To be called before `sums` of these rows: how many it is ready for then, to be handed on to the next call.
+    """Prepare for `sums` of these rows. Returns the number of rows prepared for, to pass to the next call.
 
     Args:
-        x_RI: as many as are summed at once.
-        num_ready: of the same kind, what the last call returned; 0 at first.
+        x_RI: the rows of the next `sums`.
+        num_ready: what the previous call returned; 0 at first.
     """
     if HAS_AMX and x_RI.itemsize == 2 and len(x_RI) != num_ready:
         _make_ready(len(x_RI), x_RI.shape[1] * x_RI.itemsize // STEP_BYTES)
@@ -224,7 +224,7 @@ def ready(x_RI: Array, num_ready: int) -> int:
 
 @inner
 def leave(x_RI: Array) -> None:
-    """To be called after the last `sums` of such rows."""
+    """Call this after the last `sums` of such rows; it releases AMX registers."""
     if HAS_AMX and x_RI.itemsize == 2:
         _leave()
 
@@ -234,10 +234,10 @@ _tile_bfloat16 = tile_of(is_float32=False, has_amx=HAS_AMX)
 
 
 def sums(x_RI: Array, biases: int, steps: int, out_RW: Array, ahead: int) -> None:
-    """Of up to `rows_at_once` rows and the tile whose biases and steps are at these addresses, in float32.
+    """The product of up to `rows_at_once` rows with the tile whose biases and steps are at these addresses, in float32.
 
-    With AVX-512, `BLOCKING.rows` rows take longer than their weights: what is at `ahead` is brought near meanwhile,
-    half as many bytes as the steps are. At `steps` themselves there is nothing to bring.
+    With AVX-512, a block of `BLOCKING.rows` rows takes longer to compute than its weights take to read; meanwhile it
+    prefetches from address `ahead` half as many bytes as the steps have. `ahead == steps` prefetches nothing.
     """
     raise NotImplementedError("compiled only")  # the overload below takes its place
 

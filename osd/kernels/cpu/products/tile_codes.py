@@ -1,4 +1,4 @@
-"""A tile's sums where the weights are codes, as `osd.kernels.cpu.products.codes` lays them out.
+"""The product of a tile of quantised weights (`osd.kernels.cpu.products.codes`) with a few rows.
 
 Shapes: R rows, I inputs, B = I / 32 blocks, W = 32.
 """
@@ -34,15 +34,15 @@ from osd.kernels.cpu.products.vectors import (
 )
 
 _Vectors: TypeAlias = list[list[Any]]
-"""By row, by half; of variables or values."""
+"""Vectors by row and half; variables or values."""
 _SumCodes: TypeAlias = Callable[[Code, Any, list[Any], int, range], _Vectors]
 _Add: TypeAlias = Callable[[list[Any], Callable[[Any, int], Any]], None]
 _FEW = 1
-"""So many rows take longer by matrix instructions."""
+"""Up to this many rows, vector instructions are faster than matrix instructions."""
 
 
 def tile_of(bits: int, *, has_amx: bool, blocking: Blocking = BLOCKING) -> Any:
-    """What sums a tile's products with codes of so many bits, by one kind of instructions."""
+    """The intrinsic that multiplies a tile of `bits`-bit weights with rows, by one kind of instructions."""
 
     @intrinsic
     def tile(
@@ -57,7 +57,7 @@ def tile_of(bits: int, *, has_amx: bool, blocking: Blocking = BLOCKING) -> Any:
         num_blocks: Any,
         num_rows: Any,
     ) -> Any:
-        """As in `osd.kernels.cpu.products.tile`; `sums` are the rows' own over each block."""
+        """Takes addresses, and strides in bytes, as in `tile.py`; `sums` are each row's input sums by block."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             if has_amx:
@@ -78,13 +78,13 @@ def tile_of(bits: int, *, has_amx: bool, blocking: Blocking = BLOCKING) -> Any:
 
 
 def _write_tile(builder: Any, args: Any, bits: int, blocking: Blocking, most: int, sum_codes: _SumCodes) -> None:
-    """By vectors, for up to `most` rows."""
+    """Generate the product by vector instructions, for up to `most` rows."""
     weights, x, x_stride, x_sums, x_sums_stride, out, out_stride, num_blocks, num_rows = args
 
     def add(
         code: Code, sums: list[list[Any]], block: Any, index: Any, in_block: list[list[Any]], halves: range
     ) -> None:
-        """A block's products, scaled."""
+        """Add a block's products, scaled."""
         for number, half in enumerate(halves):
             step, low = scales(code, block, half)
             for row, variables in enumerate(sums):
@@ -122,12 +122,12 @@ def _write_tile(builder: Any, args: Any, bits: int, blocking: Blocking, most: in
 
 
 def _sum_by_instruction(code: Code, codes: Any, inputs: list[Any], bits: int, halves: range) -> _Vectors:
-    """Every row's sums of `(128 + code) * x` over one block, by half."""
+    """Every row's sums of `(128 + code) * x` over one block, by half, with the instruction for pairs of bfloat16."""
     return _sum_pairs(code, codes, inputs, bits, halves, by_instruction=True)
 
 
 def _sum_widened(code: Code, codes: Any, inputs: list[Any], bits: int, halves: range) -> _Vectors:
-    """The same where no instruction multiplies pairs: they become float32, the inputs for every vector anew."""
+    """The same sums without that instruction: pairs become float32, and inputs are widened for every vector."""
     return _sum_pairs(code, codes, inputs, bits, halves, by_instruction=False)
 
 
@@ -148,7 +148,7 @@ def _sum_pairs(
 
 
 def _sum_floats(code: Code, codes: Any, inputs: list[Any], bits: int, halves: range) -> _Vectors:
-    """The same, to the last bit, of inputs that were widened before."""
+    """The same sums, bit for bit, from inputs that were widened before."""
     sums = code.variables(len(inputs), len(halves))
 
     def add(left: list[Any], place_in: Callable[[Any, int], Any]) -> None:
@@ -165,7 +165,7 @@ def _sum_floats(code: Code, codes: Any, inputs: list[Any], bits: int, halves: ra
 
 
 def _sum_apart(code: Code, codes: Any, inputs: list[Any], bits: int, halves: range) -> _Vectors:
-    """The same as matrix instructions do it, to the last bit: the first and the second inputs of steps apart."""
+    """The same sums, bit for bit, as matrix instructions compute them: a step's first and second inputs separately."""
     builder, sums = code.builder, code.variables(len(inputs), 2 * len(halves))
 
     def add(left: list[Any], place_in: Callable[[Any, int], Any]) -> None:
@@ -182,9 +182,9 @@ def _sum_apart(code: Code, codes: Any, inputs: list[Any], bits: int, halves: ran
 
 
 def _each_step(code: Code, codes: Any, bits: int, halves: range, sums: _Vectors, add: _Add) -> None:
-    """From zero on, `add(pairs of codes by half, place_in)` for each step of a block.
+    """Starting from zero, call `add(pairs of codes by half, place_in)` for each step of a block.
 
-    `place_in(address, size)` is where the step's inputs are among a row's, which take so many bytes a step.
+    `place_in(address, size)` is the address of the step's inputs in a row that takes `size` bytes per step.
     """
     builder, in_lane = code.builder, 16 // bits
     for variables in sums:
@@ -206,18 +206,18 @@ _tile_4, _tile_8 = tile_of(4, has_amx=HAS_AMX), tile_of(8, has_amx=HAS_AMX)
 
 @inner
 def code_rows_at_once() -> int:
-    """How many rows `sums_codes` takes."""
+    """The most rows that `sums_codes` accepts."""
     return amx_codes.ROWS if HAS_AMX else BLOCKING.rows
 
 
 def sums_codes(x_RI: Array, x_sums_RB: Array, bits: int, weights: int, out_RW: Array) -> None:
-    """Of up to `code_rows_at_once` rows and the tile at an address, in float32."""
+    """The product of up to `code_rows_at_once` rows with the tile at an address, in float32."""
     raise NotImplementedError("compiled only")  # the overload below takes its place
 
 
 @overload(sums_codes)
 def _sums_codes(x_RI, x_sums_RB, bits, weights, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - see `bits`
-    if isinstance(x_RI.dtype, types.Float):  # never called: codes are multiplied as bfloat16
+    if isinstance(x_RI.dtype, types.Float):  # never called: inputs of quantised products are bfloat16
         return lambda x_RI, x_sums_RB, bits, weights, out_RW: None
 
     def either(x_RI, x_sums_RB, bits, weights, out_RW):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - as above
@@ -234,7 +234,7 @@ def _sums_codes(x_RI, x_sums_RB, bits, weights, out_RW):  # type: ignore[no-unty
 
 @apart
 def block_sums(x_RI: Array) -> Array:
-    """Every row's sum over each block, `[R, B]`, by halves."""
+    """Every row's sum of inputs over each block, `[R, B]`; computed by halves."""
     sums_RB = np.empty((len(x_RI), x_RI.shape[1] // BLOCK), np.float32)
     sums_K = np.empty(BLOCK, np.float32)
     for row in range(len(x_RI)):

@@ -1,7 +1,7 @@
-"""The layout of weights that compiled products read: tiles of 32 outputs, in the order in which they are needed.
+"""The weight layout of compiled products: tiles of 32 outputs, stored in the order in which they are read.
 
-A tile holds 32 biases, then, step by step, what the 32 outputs multiply a step with. A step is four bytes of a row:
-a pair of bfloat16, as AVX512-BF16's dot product takes them, or one float32.
+A tile holds 32 biases and then, step by step, the 32 outputs' weights for that step's inputs. A step is four bytes of a
+row: a pair of bfloat16, as AVX512-BF16's dot product takes them, or one float32.
 
 Shapes: O outputs, I inputs, T tiles, S steps.
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WIDTH = 32
-"""Outputs of a tile: two vectors of sixteen."""
+"""Outputs per tile: two vectors of sixteen."""
 STEP_BYTES = 4
 
 
@@ -23,7 +23,7 @@ def tiled(weight_OI: Tensor, bias_O: Tensor | None, num_parts: int = 1) -> Tenso
     Args:
         weight_OI: I is even in bfloat16.
         bias_O: None is zeros.
-        num_parts: equal parts of the outputs that begin with a tile each; they are rounded up with zeros.
+        num_parts: equal parts of the outputs, each beginning with a new tile; padded with zeros.
     """
     bias_O = weight_OI.new_zeros(len(weight_OI)) if bias_O is None else bias_O
     parts = zip(weight_OI.chunk(num_parts), bias_O.chunk(num_parts), strict=True)
@@ -38,7 +38,7 @@ def _tiled(weight_PI: Tensor, bias_P: Tensor) -> Tensor:
 
 
 def untiled(tiles: Tensor, dtype: torch.dtype, num_outputs: int, num_parts: int = 1) -> tuple[Tensor, Tensor]:
-    """What `tiled` was given: weights `[O, I]` and biases `[O]`."""
+    """Undo `tiled`: weights `[O, I]` and biases `[O]`."""
     size = num_outputs // num_parts
     parts = tiles.view(num_parts, -1, *tiles.shape[1:])
     weight_NPI = parts[:, :, 1:].transpose(2, 3).flatten(1, 2)[:, :size].contiguous().view(dtype)

@@ -1,4 +1,4 @@
-"""Vector instructions for numba's compiler, which has no words for them.
+"""Vector instructions generated as LLVM code, since numba has no functions for them.
 
 Addresses are integers; vectors hold sixteen float32, or as many steps (see `osd.kernels.cpu.products.tiling`).
 """
@@ -16,11 +16,11 @@ _config: Any = config
 
 
 def compiled_for(cpu_name: str | None, cpu_features: str | None) -> dict[str, bool]:
-    """The instructions that numba's compiler may use: this processor's, unless numba was told of another one.
+    """The instruction sets that numba compiles for: this processor's, unless numba is set to another.
 
     Args:
-        cpu_name: `NUMBA_CPU_NAME`. What such a processor has is known to LLVM alone, so nothing is taken for granted.
-        cpu_features: `NUMBA_CPU_FEATURES`, as `+avx2,-avx512f`.
+        cpu_name: `NUMBA_CPU_NAME`. Only LLVM knows what a named processor has, so no instruction set is assumed.
+        cpu_features: `NUMBA_CPU_FEATURES`, such as `+avx2,-avx512f`.
     """
     if cpu_features is not None:
         return {one[1:]: one[0] == "+" for one in cpu_features.replace(" ", "").split(",") if one}
@@ -50,29 +50,29 @@ _PAIRS, _BFLOATS = ir.VectorType(_BFloat(), 32), ir.VectorType(_BFloat(), 16)
 
 
 class Code:
-    """What is written goes where `builder` stands."""
+    """Generates instructions at the builder's position."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
 
     def plus(self, address: Any, number: Any, size: int = 1) -> Any:
-        """`address + number * size`; the number is a constant or a value."""
+        """The address `address + number * size`; the number is a constant or a value."""
         if isinstance(number, int):
             return self.builder.add(address, ir.Constant(INT64, number * size))
         return self.builder.add(address, self.builder.mul(number, ir.Constant(INT64, size)))
 
     def load(self, address: Any, kind: Any) -> Any:
-        """A value of that kind."""
+        """Load a value of LLVM type `kind`."""
         loaded = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
         loaded.align = 2 if kind in (HALVES, SHORTS) else 4
         return loaded
 
     def store(self, vector: Any, address: Any) -> None:
-        """A vector of floats."""
+        """Store a vector of floats."""
         self.builder.store(vector, self.builder.inttoptr(address, FLOATS.as_pointer())).align = 4
 
     def load_numbers(self, address: Any, bits: int) -> Any:
-        """Sixteen numbers of so many bits, as floats."""
+        """Load sixteen numbers of `bits` bits as floats."""
         if bits == 32:
             return self.load(address, FLOATS)
         loaded = self.builder.load(self.builder.inttoptr(address, _SIXTEEN_SHORTS.as_pointer()))
@@ -81,7 +81,7 @@ class Code:
         return self.builder.bitcast(upper, FLOATS)
 
     def store_numbers(self, vector: Any, address: Any, bits: int) -> None:
-        """The other way round: to nearest, ties to even."""
+        """Store sixteen floats as numbers of `bits` bits: to nearest, ties to even."""
         if bits == 32:
             self.store(vector, address)
             return
@@ -89,7 +89,7 @@ class Code:
         self.builder.store(numbers, self.builder.inttoptr(address, numbers.type.as_pointer())).align = 2
 
     def rounded(self, vector: Any, *, by_instruction: bool) -> Any:
-        """To bfloat16; without the instruction, LLVM would look for a function that is not there."""
+        """Round to bfloat16. Integer operations replace a missing instruction, for which LLVM would call a library."""
         if by_instruction:
             return self.builder.fptrunc(vector, _BFLOATS)
         builder, bits = self.builder, self.builder.bitcast(vector, INTS)
@@ -98,17 +98,17 @@ class Code:
         return builder.trunc(builder.lshr(bits, _SIXTEENS), _SIXTEEN_SHORTS)
 
     def repeated(self, number: Any, kind: Any) -> Any:
-        """One number sixteen times."""
+        """One number in all sixteen lanes."""
         nothing = ir.Constant(kind, ir.Undefined)
         first = self.builder.insert_element(nothing, number, ir.Constant(INT32, 0))
         return self.builder.shuffle_vector(first, nothing, ir.Constant(INTS, [0] * 16))
 
     def variables(self, rows: int, columns: int) -> list[list[Any]]:
-        """Vectors of floats that loops change; the compiler keeps them in registers."""
+        """Vectors of floats that loops modify; the compiler keeps them in registers."""
         return [[cgutils.alloca_once(self.builder, FLOATS) for _ in range(columns)] for _ in range(rows)]
 
     def loaded(self, places: list[list[Any]]) -> list[list[Any]]:
-        """Variables that begin with the vectors at these addresses."""
+        """Variables initialised with the vectors at these addresses."""
         variables = self.variables(len(places), len(places[0]))
         for row, row_places in zip(variables, places, strict=True):
             for variable, place in zip(row, row_places, strict=True):
@@ -116,24 +116,24 @@ class Code:
         return variables
 
     def stored(self, variables: list[list[Any]], places: list[list[Any]]) -> None:
-        """What variables hold, to these addresses."""
+        """Store the variables at these addresses."""
         for row, row_places in zip(variables, places, strict=True):
             for variable, place in zip(row, row_places, strict=True):
                 self.store(self.builder.load(variable), place)
 
     def widened(self, address: Any) -> Any:
-        """The address, on the stack, of the 32 bfloat16 there as float32."""
+        """Widen 32 bfloat16 to float32 on the stack; returns their address there."""
         room = self.builder.ptrtoint(cgutils.alloca_once(self.builder, ir.ArrayType(FLOATS, 2)), INT64)
         for number in range(2):
             self.store(self.load_numbers(self.plus(address, number, 32), 16), self.plus(room, number, VECTOR_BYTES))
         return room
 
     def prefetch(self, address: Any, num_bytes: int) -> None:
-        """Bring that many bytes near, into the second cache; nothing waits for them, and no address is wrong."""
+        """Prefetch into the L2 cache; this never waits and never faults."""
         pointer = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        how = [ir.Constant(INT32, number) for number in (0, 2, 1)]  # to read, the second cache, data
+        how = [ir.Constant(INT32, number) for number in (0, 2, 1)]  # for reading, into L2, data
         for start in range(0, num_bytes, VECTOR_BYTES):
             self.builder.call(function, [self.builder.inttoptr(self.plus(address, start), pointer), *how])
 
@@ -142,23 +142,23 @@ class Code:
         return self._call("llvm.fma.v16f32", [FLOATS] * 3, [left, right, sums])
 
     def at_least(self, floats: Any, least: Any) -> Any:
-        """The greater of each two."""
+        """The element-wise maximum."""
         return self.builder.select(self.builder.fcmp_ordered(">", floats, least), floats, least)
 
     def at_most(self, floats: Any, most: Any) -> Any:
-        """The lesser."""
+        """The element-wise minimum."""
         return self.builder.select(self.builder.fcmp_ordered("<", floats, most), floats, most)
 
     def floor(self, floats: Any) -> Any:
-        """Whole numbers below."""
+        """Round down to integers."""
         return self._call("llvm.floor.v16f32", [FLOATS], [floats])
 
     def dot_floats(self, left: Any, right: Any, sums: Any) -> Any:
-        """Steps of one float32 each: products, added to the sums."""
+        """For steps of one float32: add the products to the sums."""
         return self.add_product(self.as_floats(left), self.as_floats(right), sums)
 
     def dot_pairs(self, left: Any, right: Any, sums: Any, *, by_instruction: bool) -> Any:
-        """Steps of two bfloat16 each: products of both, added to the sums; the first's first, if not by instruction."""
+        """For steps of two bfloat16: add both products to the sums; without the instruction, the first one first."""
         if by_instruction:
             pairs = [self.builder.bitcast(one, _PAIRS) for one in (left, right)]
             return self._call("llvm.x86.avx512bf16.dpbf16ps.512", [FLOATS, _PAIRS, _PAIRS], [sums, *pairs])
@@ -170,11 +170,11 @@ class Code:
         return self.builder.bitcast(numbers, FLOATS)
 
     def first_of(self, pairs: Any) -> Any:
-        """Of each two bfloat16 the first, as floats."""
+        """The first bfloat16 of each pair, as floats."""
         return self.as_floats(self.builder.shl(pairs, _SIXTEENS))
 
     def second_of(self, pairs: Any) -> Any:
-        """Of each two bfloat16 the second, as floats."""
+        """The second bfloat16 of each pair, as floats."""
         return self.as_floats(self.builder.and_(pairs, ir.Constant(INTS, [-65536] * 16)))
 
     def _call(self, name: str, kinds: list[Any], args: list[Any]) -> Any:
@@ -183,7 +183,7 @@ class Code:
 
 
 def for_each_number_of_rows(builder: Any, num_rows: Any, write: Callable[[Code, int], None], most: int) -> None:
-    """Code of its own for 1 .. `most` rows, since how many sums are in registers must be known when it is compiled."""
+    """Generate separate code for 1 .. `most` rows, since the number of sums in registers must be a constant."""
     for rows in range(1, most + 1):
         with builder.if_then(builder.icmp_signed("==", num_rows, ir.Constant(num_rows.type, rows))):
             write(Code(builder), rows)

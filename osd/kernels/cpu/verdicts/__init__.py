@@ -1,1 +1,1 @@
-"""What is asked of logits in bfloat16: the greatest, log-probabilities, and verdicts on sampled proposals."""
+"""Operations on bfloat16 logits: the largest, log-probabilities, and verdicts on sampled rows' proposals."""

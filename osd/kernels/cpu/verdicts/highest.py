@@ -1,4 +1,4 @@
-"""The greatest of a row of logits, in bfloat16, and the logarithm of its exponentials' sum: no copy is made of it.
+"""The K largest of a row of bfloat16 logits, and the logarithm of the sum of exponentials, without copying the row.
 
 Shapes: V vocabulary, K greatest, R rows.
 """
@@ -12,17 +12,17 @@ from osd.kernels.cpu.bits import Array, apart, exp_below, inner, widen
 
 _CHUNK = 128
 _PART = 32
-"""Of a chunk, looked through only where it holds something."""
+"""Size of the parts of a chunk that are searched only if they contain a candidate."""
 _SUMMED = 512
-"""In float32, before they are added in float64."""
+"""Terms that are added in float32 before the sum is added in float64."""
 _LOWEST = np.int16(-32768)
 
 
 @apart
 def highest(logits_V: Array, ids_K: Array, values_K: Array) -> None:
-    """The K greatest of bfloat16 with their indices, best first; of equal ones, the first.
+    """The K largest values with their indices, largest first; equal ones in order of index.
 
-    None of them is below the least of the K greatest that chunks have, so that few chunks are looked through.
+    A lower bound for them, the K-th largest of the chunks' maxima, allows most chunks to be skipped.
     """
     bits_V, last = logits_V.view(np.int16), len(ids_K) - 1
     most_C = np.empty((len(bits_V) + _CHUNK - 1) // _CHUNK, np.int16)
@@ -45,7 +45,7 @@ def highest(logits_V: Array, ids_K: Array, values_K: Array) -> None:
 
 @inner
 def _most(bits_N: Array) -> np.int16:
-    """The greatest."""
+    """The maximum."""
     most = _LOWEST
     for n in range(len(bits_N)):
         most = max(most, _flipped(bits_N[n]))
@@ -54,7 +54,7 @@ def _most(bits_N: Array) -> np.int16:
 
 @inner
 def _below(most_C: Array, count: int) -> np.int16:
-    """What at least so many of them are above, by bisection; the lowest of all where there are not so many."""
+    """A value that at least `count` chunk maxima exceed, by bisection; the lowest value if there are fewer chunks."""
     low, high = int(_LOWEST), 32767
     while low < high:
         middle = (low + high + 1) // 2
@@ -70,13 +70,13 @@ def _below(most_C: Array, count: int) -> np.int16:
 
 @inner
 def _flipped(bits: np.int16) -> np.int16:
-    """bfloat16's bits as whole numbers in the same order, of which a vector holds twice as many."""
+    """bfloat16's bits as int16 of the same order, of which a vector register holds twice as many."""
     return np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF)))
 
 
 @apart
 def _insert(order: np.int16, index: int, ids_K: Array, order_K: Array) -> None:
-    """Where it belongs; the last one drops out."""
+    """Insert a value into the sorted list; the last one drops out."""
     place = len(order_K) - 1
     while place > 0 and order_K[place - 1] < order:
         order_K[place], ids_K[place] = order_K[place - 1], ids_K[place - 1]
@@ -86,7 +86,7 @@ def _insert(order: np.int16, index: int, ids_K: Array, order_K: Array) -> None:
 
 @inner
 def log_total(logits_V: Array, most: np.float32) -> np.float64:
-    """`log(sum(exp(logits)))`, of which `most` is the greatest; exact enough to be taken from large logits."""
+    """`log(sum(exp(logits)))`, given the maximum `most`; accurate enough to subtract it from large logits."""
     total = np.float64(0)
     for start in range(0, len(logits_V), _SUMMED):
         chunk = logits_V[start : start + _SUMMED]
@@ -99,7 +99,7 @@ def log_total(logits_V: Array, most: np.float32) -> np.float64:
 
 @inner
 def answer(n: int, logits_RV: Array, look: Look) -> None:
-    """What is asked of the n-th place."""
+    """Answer the n-th place of a query."""
     logits_V, values_K = logits_RV[look.places_N[n]], look.values_NK[n]
     highest(logits_V, look.ids_NK[n], values_K)
     if len(look.chosen_N) > 0:

@@ -1,6 +1,6 @@
-"""From a row of logits to the distribution that is drawn from: what `osd.verify.shaping` does with tensors.
+"""From a row of logits to the distribution that tokens are drawn from; the reference is `osd.verify.shaping`.
 
-Shapes: V vocabulary, N tokens looked at.
+Shapes: V vocabulary, N candidates.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from osd.kernels.cpu.bits import LOG2_E, Array, exp2_below, is_finite, loose, wi
 from osd.kernels.cpu.verdicts.masses import CHUNK, Weights, add_up, sum_from
 
 _PART = 32
-"""Of a chunk, looked through only where it holds something."""
+"""Size of the parts of a chunk that are searched only if they contain a candidate."""
 _CANDIDATES = 2048
-"""Tokens that filters decide among; where more may pass, the whole vocabulary is looked through."""
+"""Most candidates that are collected for filters; with more, filters go over the whole vocabulary."""
 _LIKELY = np.float32(1e-2)
-"""Of the whole: tokens that top-p is decided among; if they are too few, a tenth of it, and so on."""
+"""Top-p first considers tokens of at least this share of the mass; if those are too few, a tenth of it, and so on."""
 _NEVER = np.float32(-115)
-"""Powers of two below which a weight is none: such a token cannot be drawn, and `exp2_below` has no zero."""
+"""Exponents of 2 below this give weight 0: such a token cannot be drawn, and `exp2_below` never returns 0."""
 _TWO_BITS = np.int64(0x40000000)
 
 
 @loose
 def shape(logits_V: Array, most: np.float32, shapes: Shapes, b: int, weights: Weights) -> np.float32:
-    """The distribution after a row's temperature, min-p, top-k and top-p (of equal ones at its cut, the first).
+    """The distribution after a row's temperature, min-p, top-k and top-p; of equal values at a cut, the first stay.
 
     Args:
         logits_V: bfloat16.
-        most: the greatest of them; where it is no number, all weights are NaN.
-        shapes: of rows.
+        most: the largest logit; if it is not finite, all weights become NaN.
+        shapes: shaping parameters of all rows.
         b: the row.
-        weights: written.
+        weights: output.
 
     Returns:
-        What they add up to.
+        The sum of the weights.
     """
     values_V, scale = weights.values_V, LOG2_E / shapes.temperature_B[b]
     if not is_finite(most):
@@ -50,7 +50,7 @@ def shape(logits_V: Array, most: np.float32, shapes: Shapes, b: int, weights: We
             total += value
             greatest = max(greatest, _bits(value))
         weights.sums_C[c], weights.most_C[c] = total, greatest
-    floor, top_k, top_p = shapes.min_p_B[b], shapes.top_k_B[b], shapes.top_p_B[b]  # the greatest weighs 1
+    floor, top_k, top_p = shapes.min_p_B[b], shapes.top_k_B[b], shapes.top_p_B[b]  # the largest weight is 1
     if top_k < len(values_V):
         floor = _kth(weights, floor, top_k)
     if floor > 0 or top_p < np.float32(1):
@@ -60,9 +60,9 @@ def shape(logits_V: Array, most: np.float32, shapes: Shapes, b: int, weights: We
 
 @loose
 def _kth(weights: Weights, floor: np.float32, top_k: int) -> np.float32:
-    """The k-th greatest, or the floor where it is less."""
+    """The k-th largest weight, but at least the floor."""
     limit = np.float32(top_k)
-    if top_k <= len(weights.most_C):  # as many chunks hold such a value, so it is none too great
+    if top_k <= len(weights.most_C):  # the k-th largest chunk maximum is a lower bound
         floor = _bound(weights.most_C.view(np.float32), floor, limit, False)
     ids_N, values_N = np.empty(_CANDIDATES, np.int32), np.empty(_CANDIDATES, np.float32)
     num = _collect(weights, floor, ids_N, values_N)
@@ -71,15 +71,15 @@ def _kth(weights: Weights, floor: np.float32, top_k: int) -> np.float32:
 
 @loose
 def _keep(weights: Weights, floor: np.float32, top_p: np.float32) -> None:
-    """Of those that are no less than the floor, the fewest greatest that reach a share of their mass.
+    """Keep the smallest set of largest weights, all at least `floor`, whose share of the mass reaches `top_p`.
 
     Top-p: Holtzman et al. 2020, arXiv 1904.09751.
     """
     total = _mass(weights, floor)
-    limit = np.float32(2) * total  # more than all
+    limit = np.float32(2) * total  # never reached
     if top_p < np.float32(1):
         limit, likely = top_p * total, _LIKELY * total
-        # Tokens less likely than this are together less than what top-p leaves out.
+        # All tokens below this floor together have less mass than top-p leaves out.
         floor = max(floor, np.float32(0.99) * (total - limit) / np.float32(len(weights.values_V)))
         while likely > floor and _mass(weights, likely) <= limit:
             likely *= np.float32(0.1)
@@ -96,7 +96,7 @@ def _keep(weights: Weights, floor: np.float32, top_p: np.float32) -> None:
 
 @loose
 def _put_back(weights: Weights, ids_N: Array, values_N: Array) -> None:
-    """Only these, in order of their ids."""
+    """Set the weights of these ids, in ascending order, and zero all others."""
     last = -1
     weights.sums_C[:] = 0
     for n in range(len(ids_N)):
@@ -110,7 +110,7 @@ def _put_back(weights: Weights, ids_N: Array, values_N: Array) -> None:
 
 @loose
 def _cut(values_N: Array, floor: np.float32, limit: np.float32) -> None:
-    """Zero all but the fewest greatest that reach a mass; of equal ones, the first are kept."""
+    """Zero all but the smallest set of largest values that reaches a mass; of equal ones the first are kept."""
     least = _bound(values_N, floor, limit, True)
     missing = limit - _above(values_N, least, True)
     num_equal = 0
@@ -127,7 +127,7 @@ def _cut(values_N: Array, floor: np.float32, limit: np.float32) -> None:
 
 @loose
 def _bound(values_N: Array, floor: np.float32, limit: np.float32, is_mass: bool) -> np.float32:
-    """The least value, up to 2, above which there is less than the limit: by bisection of float32's bits."""
+    """The least value, at most 2, with less than `limit` above it (mass or count), by bisection of float32's bits."""
     low, high = np.int64(_bits(floor)), _TWO_BITS
     while low < high:
         middle = (low + high) // 2
@@ -140,7 +140,7 @@ def _bound(values_N: Array, floor: np.float32, limit: np.float32, is_mass: bool)
 
 @loose
 def _above(values_N: Array, bound: np.float32, is_mass: bool) -> np.float32:
-    """The sum, or the number, of those that are greater."""
+    """The sum, or the number, of the values greater than `bound`."""
     total = np.float32(0)
     for i in range(len(values_N)):
         amount = values_N[i] if is_mass else np.float32(1)
@@ -150,7 +150,7 @@ def _above(values_N: Array, bound: np.float32, is_mass: bool) -> np.float32:
 
 @loose
 def _mass(weights: Weights, floor: np.float32) -> np.float32:
-    """The sum of those that are no less."""
+    """The sum of the weights that are at least `floor`."""
     if floor <= 0:
         return np.float32(weights.sums_C.sum())
     total, least = np.float32(0), _bits(floor)
@@ -162,7 +162,7 @@ def _mass(weights: Weights, floor: np.float32) -> np.float32:
 
 @loose
 def _collect(weights: Weights, floor: np.float32, ids_N: Array, values_N: Array) -> int:
-    """Those that are no less, in order; how many, or N + 1 where there are more than N."""
+    """Collect the weights that are at least `floor`, in order; returns their number, or N + 1 if more than N."""
     num, values_V, bits_V, least = 0, weights.values_V, weights.values_V.view(np.int32), _bits(floor)
     for c in range(len(weights.most_C)):
         if weights.most_C[c] >= least:
@@ -179,7 +179,7 @@ def _collect(weights: Weights, floor: np.float32, ids_N: Array, values_N: Array)
 
 @loose
 def _most(bits_N: Array) -> np.int32:
-    """The greatest: of positive numbers the bits are in the same order, and vectors compare them."""
+    """The maximum, by bits: those of positive floats have the same order, and integer maxima are vectorised."""
     most = np.int32(0)
     for n in range(len(bits_N)):
         most = max(most, bits_N[n])

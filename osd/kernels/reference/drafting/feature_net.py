@@ -1,12 +1,12 @@
 """The network of the `feature` drafter: one decoder layer over [token embedding ; target's last hidden state].
 
-Of the EAGLE family (Li et al. 2024, arXiv 2401.15077), with the reduced output vocabulary of FR-Spec (Zhao et al.
-2025, arXiv 2502.14856). The embedding and the rows of the head are the target's own and are not trained, so a
-version carries only this layer and the list of token ids it can say.
+It belongs to the EAGLE family (Li et al. 2024, arXiv 2401.15077), with the reduced output vocabulary of FR-Spec (Zhao
+et al. 2025, arXiv 2502.14856). Embedding and head are the target's and are not trained, so a version holds only this
+layer and the ids of its vocabulary.
 
-Entry t reads (embedding of token t+1, hidden state at position t) and yields a *feature*, the drafter's guess of the
-target's hidden state at position t+1, from which the head predicts token t+2. Chained, a feature stands in for the
-hidden state that the target has not computed yet.
+Entry t reads the embedding of token t+1 and the hidden state at position t. It yields a *feature*, an estimate of the
+target's hidden state at position t+1, from which the head predicts token t+2. In a chain, features take the place of
+hidden states that the target has not computed yet.
 
 Shapes: B rows, T entries, H hidden size, N heads, D head size, R reduced vocabulary, V vocabulary.
 """
@@ -26,13 +26,13 @@ from osd.records.shared_rows import SharedRows
 
 @dataclass(frozen=True, slots=True)
 class FeatureConfig:
-    """What fixes the shapes of a `feature` drafter; part of every manifest."""
+    """The sizes of a `feature` drafter; part of every manifest."""
 
     hidden_size: int
     num_heads: int
     intermediate_size: int
     vocab_tokens: int
-    """R: how many token ids it can propose."""
+    """R: size of its vocabulary."""
     window_tokens: int
     """Entry t attends to entries t - window_tokens + 1 .. t."""
     target_vocab_tokens: int
@@ -42,7 +42,7 @@ class FeatureConfig:
     def for_target(
         cls, hidden_size: int, target_vocab_tokens: int, vocab_tokens: int, window_tokens: int
     ) -> FeatureConfig:
-        """Heads of 64 where they fit, an MLP three times as wide as the target's hidden state."""
+        """Head size 64 where it fits, and an MLP three times as wide as the target's hidden state."""
         num_heads = next(n for n in range(max(1, hidden_size // 64), 0, -1) if hidden_size % (2 * n) == 0)
         return cls(
             hidden_size=hidden_size,
@@ -54,12 +54,12 @@ class FeatureConfig:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The configuration as stored in manifests."""
         return asdict(self)
 
 
 class AttentionInputs(NamedTuple):
-    """One pass's queries, keys and values, with the residual they came from."""
+    """A pass's queries, keys and values, and the residual that they were computed from."""
 
     residual_BTH: Tensor
     query_BNTD: Tensor
@@ -68,7 +68,7 @@ class AttentionInputs(NamedTuple):
 
 
 class FeatureNet(nn.Module):
-    """The trained layer. Attention itself is the caller's: serving has a slot cache, training a packed batch."""
+    """The trained layer, without attention: serving attends over a slot cache, training over a packed batch."""
 
     vocab_ids_R: Tensor
 
@@ -86,13 +86,13 @@ class FeatureNet(nn.Module):
         self.gate_up = nn.Linear(size, 2 * config.intermediate_size, bias=False)
         self.down = nn.Linear(config.intermediate_size, size, bias=False)
         self.feature_norm = nn.RMSNorm(size, eps=1e-6)
-        # In most BPE vocabularies a low id means an early merge, so a frequent token: a fair start before any traffic.
+        # In most BPE vocabularies low ids are early merges, hence frequent tokens: a good start before any traffic.
         self.register_buffer("vocab_ids_R", torch.arange(config.vocab_tokens))
 
     def reset_parameters(self, seed: int) -> None:
-        """Seeded initial weights that learn fast (benchmarks/log.md has the measurements).
+        """Seeded initial weights that train fast (measured: benchmarks/log.md).
 
-        The layer starts out passing the hidden state on: it holds most of what follows, the token only bends it.
+        Initially the layer passes the hidden state through, which holds most of the information on the next tokens.
         """
         generator = torch.Generator().manual_seed(seed)
         small = {"fuse": 0.25, "attention_out": 0.2, "down": 0.2}
@@ -126,7 +126,7 @@ class FeatureNet(nn.Module):
         return AttentionInputs(residual_BTH, query, key, value.transpose(1, 2))
 
     def feature(self, residual: Tensor, attended: Tensor) -> Tensor:
-        """The rest of the layer, after attention: the predicted hidden states. All are `[..., H]`."""
+        """The rest of the layer after attention; returns the predicted hidden states. All are `[..., H]`."""
         mixed = residual + self.attention_out(attended)
         gated = silu_gate(self.gate_up(_normed(mixed, self.mlp_norm)))
         return _normed(mixed + self.down(gated), self.feature_norm)

@@ -1,11 +1,11 @@
 """The reference of a `feature` drafter's round: a chain of one-layer steps from the target's last hidden state.
 
-First the entries are read whose hidden states the target has computed since the last round, then the drafter feeds
-itself its own features. Every row gathers its own window of entries, so that no shape depends on how long a row is:
-the same functions are what a GPU captures (`osd.kernels.gpu.feature_round`).
+A round first reads the entries whose hidden states the target has computed since the last round, then feeds the drafter
+its own features. Every row gathers its own window of entries, so no shape depends on a row's length, and a GPU can
+capture the same functions (`osd.kernels.gpu.feature_round`).
 
-Shapes: S slots, B rows, T new entries (padded), W entries of a window with the new ones, H hidden size, N heads, D head
-size, R reduced vocabulary.
+Shapes: S slots, B rows, T new entries (padded), W entries of a window including the new ones, H hidden size, N heads,
+D head size, R reduced vocabulary.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from osd.records.shared_rows import SharedRows
 
 
 class FeatureLayer(Protocol):
-    """A feature network over a cache, one pass at a time."""
+    """A feature network over a cache, one pass per call."""
 
     def read(
         self, tokens_BT: Tensor, hidden_BTH: Tensor, starts_B: Tensor, firsts_B: Tensor, first_row: int = 0
@@ -40,7 +40,7 @@ class FeatureLayer(Protocol):
             tokens_BT: the token after each entry.
             hidden_BTH: the hidden state, or feature, at each entry.
             starts_B: each row's first new entry.
-            firsts_B: the first entry that may be looked at.
+            firsts_B: each row's first entry that may be attended to.
             first_row: the rows are `first_row .. first_row + B - 1`.
         """
         ...
@@ -51,7 +51,7 @@ class FeatureLayer(Protocol):
 
 
 def cache_entries(config: FeatureConfig, max_context_tokens: int, max_length: int) -> int:
-    """Entries of a row: beyond its known ones a round writes padding, then its own steps."""
+    """Entries allocated per row: a round writes padding and its own steps beyond the known ones."""
     return max_context_tokens + config.window_tokens + 2 * (max_length + 1)
 
 
@@ -132,15 +132,15 @@ def propose_by_steps(
     firsts: Sequence[int],
     find: MostLikely,
 ) -> Proposed:
-    """See `FeatureRound.propose`: one operation after the other.
+    """A round as a sequence of torch operations.
 
     Args:
-        layer: computes the passes.
-        net: whose vocabulary it is.
-        batch: see there.
-        starts: see there.
-        counts: see there.
-        firsts: see there.
+        layer: runs the passes.
+        net: the network, for its vocabulary.
+        batch: see `FeatureRound.propose`.
+        starts: see `FeatureRound.propose`.
+        counts: see `FeatureRound.propose`.
+        firsts: see `FeatureRound.propose`.
         find: finds the most likely token.
     """
     config = net.config
@@ -155,15 +155,15 @@ def propose_by_steps(
 def run_chain(
     layer: FeatureLayer, tokens_SL: Tensor, hidden_SLH: Tensor, places_3B: Tensor, choice: ChainChoice, num_new: int
 ) -> None:
-    """Let `choice` take every token of a chain, as a function of tensors alone.
+    """Let `choice` choose all tokens of a chain, as a function of tensors only.
 
     Args:
-        layer: computes the passes.
+        layer: runs the passes.
         tokens_SL: known tokens.
         hidden_SLH: the target's hidden states.
-        places_3B: by row the first new entry, how many are new, and the first entry that may be looked at.
+        places_3B: per row: the first new entry, the number of new entries, the first entry that may be attended to.
         choice: chooses each step's tokens.
-        num_new: T, no less than the most that are new.
+        num_new: T, at least the largest number of new entries.
     """
     starts_B, counts_B, firsts_B = places_3B
     device = starts_B.device
