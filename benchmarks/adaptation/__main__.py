@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"{name}: {len(outcomes)} answers, {num_tokens:,} tokens")
         return
     torch.set_num_threads(config.trainer.threads)  # as the served trainer does
-    prepare_backend(config.target, resolved.folder, may_serve_without=False, on_progress=console.print)
+    if args.command == "check" or any(ARMS[arm].kind for arm in args.arms):
+        prepare_backend(config.target, resolved.folder, may_serve_without=False, on_progress=console.print)
     lab = Lab(
         config=config,
         resolved=resolved,
