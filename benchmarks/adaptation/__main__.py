@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Record, check or run."""
     args = _arguments(arguments)
     console = Console(stderr=True)
+    console.width = max(console.width, 128)  # wide enough where the output is not a terminal
     config, resolved = _target(args)
     streams = {name: _recorded(args, config, resolved, name, console) for name in dict.fromkeys(args.streams)}
     if args.command == "record":
@@ -62,8 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"{name}: {len(outcomes)} answers, {num_tokens:,} tokens")
         return
     torch.set_num_threads(config.trainer.threads)  # as the served trainer does
-    if args.command == "check" or any(ARMS[arm].kind for arm in args.arms):
-        prepare_backend(config.target, resolved.folder, may_serve_without=False, on_progress=console.print)
     lab = Lab(
         config=config,
         resolved=resolved,
@@ -115,6 +114,7 @@ def _check(
 ) -> dict[str, object]:
     """Compare live rounds with replayed ones, for the drafter version that the state folder would serve."""
     outcomes = [outcome for own in streams.values() for outcome in own[: args.queries]]
+    _prepare(lab, console)
     store = open_store(lab.config, lab.resolved)
     ensure_first_version(lab.config, lab.resolved, store)
     drafter = open_bare_drafter(lab.config, lab.resolved, store)
@@ -218,6 +218,8 @@ def _kept_run(
     path = lab.config.state_dir / "adaptation" / "runs" / f"{slug(arm)}-{key}.json"
     if path.exists():
         return Run.from_json(json.loads(path.read_text()))
+    if ARMS[arm].kind:
+        _prepare(lab, console)
     scores: list[Score] = []
     started_s = time.perf_counter()
 
@@ -234,6 +236,10 @@ def _kept_run(
     scratch.write_text(json.dumps(run.as_json()))
     scratch.replace(path)
     return run
+
+
+def _prepare(lab: Lab, console: Console) -> None:
+    prepare_backend(lab.config.target, lab.resolved.folder, may_serve_without=False, on_progress=console.print)
 
 
 def _running(runs: Sequence[Run], window: int) -> list[float]:
