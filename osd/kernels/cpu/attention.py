@@ -1,7 +1,8 @@
 """Attention over the slot cache as two tile products, for the queries of one row that share a key head.
 
 Keys and values are stored as tiles (`osd.kernels.cpu.tiled_cache`): a tile of 32 keys yields 32 scores, as a tile of
-weights yields 32 outputs, and a tile of values yields 32 elements of the result. Tiles are read once, in order.
+weights yields 32 outputs, and a tile of values yields 32 elements of the result. Tiles are read once, in order. The
+reference is `osd.kernels.reference.attention.SdpaAttention`.
 
 Shapes: Q new positions, L positions attended to, N query heads, M key/value heads, G = N / M, P = Q * G, X = N + 2M,
 D head size; C, W, H, K and T of the cache.

@@ -1,6 +1,6 @@
 """A `feature` drafter's whole round: a chain of steps, each reading the token and feature of the one before.
 
-The network is `osd.drafters.feature_net`'s. Shapes: those of `osd.kernels.cpu.arguments`.
+The reference is `osd.kernels.reference.drafting.feature_round.run_chain`. Shapes: those of `osd.kernels.cpu.arguments`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The whole stack of layers of a Llama-shaped decoder, by threads that stay together from the first layer to the last.
 
-Shapes: those of `osd.kernels.cpu.arguments`.
+The reference is `osd.kernels.reference.llama.Llama`, after its embedding. Shapes: those of `osd.kernels.cpu.arguments`.
 """
 
 from __future__ import annotations

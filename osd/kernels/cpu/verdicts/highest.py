@@ -1,6 +1,6 @@
 """The K largest of a row of bfloat16 logits, and the logarithm of the sum of exponentials, without copying the row.
 
-Shapes: V vocabulary, K greatest, R rows.
+The reference is `osd.kernels.reference.logits`. Shapes: V vocabulary, K greatest, R rows.
 """
 
 from __future__ import annotations
