@@ -27,7 +27,7 @@ FRAMING = Framing(
 
 @dataclass(kw_only=True)
 class MessagesAnswer:
-    """One answer under way (see `serving.answer.Answer`)."""
+    """One answer in progress (see `serving.answer.Answer`)."""
 
     answer_id: str
     model: str
@@ -48,20 +48,20 @@ class MessagesAnswer:
         return {**self._head(), "content": content, **self._stop(), "usage": self._usage(), "osd": self._osd()}
 
     def begin(self) -> Iterator[Payload]:
-        """The message without content."""
+        """The message, still without content."""
         nothing_yet = {"stop_reason": None, "stop_sequence": None}
         usage_so_far = {"input_tokens": self.prompt_tokens, "output_tokens": 0}
         message = {**self._head(), "content": [], **nothing_yet, "usage": usage_so_far}
         yield {"type": "message_start", "message": message}
 
     def read(self, index: int, delta: TokenDelta) -> Iterator[Payload]:
-        """Blocks as they begin, grow and end."""
+        """Events for blocks that begin, grow and end."""
         self._choice.add(delta)
         for change in self._blocks.take(self.parser.read(delta.text)):
             yield self._event(change)
 
     def end(self) -> Iterator[Payload]:
-        """The last blocks, why the answer ended, and the counts."""
+        """Events for the last blocks, the stop reason, and the token counts."""
         for change in [*self._blocks.take(self.parser.end()), *self._blocks.end()]:
             yield self._event(change)
         yield {"type": "message_delta", "delta": self._stop(), "usage": self._usage(), "osd": self._osd()}
@@ -98,7 +98,7 @@ class MessagesAnswer:
         return {"stop_reason": _reason(self._choice.finish_reason, matched, has_calls), "stop_sequence": matched}
 
     def _matched_stop(self) -> str | None:
-        """The stop sequence that ended the answer: what the last tokens spell beyond its text begins with it."""
+        """The stop sequence that ended the answer: the text of the last tokens beyond the answer begins with it."""
         if not self.stop_sequences or self._choice.finish_reason != "stop":
             return None
         spelt = self.codec.decode(self._choice.token_ids).lstrip(" ")
@@ -134,7 +134,7 @@ def _reason(reason: FinishReason | None, matched_stop: str | None, has_calls: bo
 
 
 def _json_object(text: str) -> Any:
-    """The arguments of a call; those that are no JSON object (cut off, say) are kept as text, under `arguments`."""
+    """A call's arguments; if they are not a JSON object (cut off, for instance), they are text under `arguments`."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What /v1/messages sends, for the OpenAPI schema."""
+"""Models of /v1/messages' answers, for the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ThinkingContent(BaseModel):
 
 
 class ToolUseContent(BaseModel):
-    """A tool call. Arguments that are no JSON object are kept as text, under `arguments`."""
+    """A tool call. Arguments that are not a JSON object are text under `arguments`."""
 
     type: Literal["tool_use"]
     id: str
@@ -39,7 +39,7 @@ ContentBlock = Annotated[TextContent | ThinkingContent | ToolUseContent, Field(d
 
 
 class MessageUsage(BaseModel):
-    """Token counts; cached ones are not among the input tokens."""
+    """Token counts; input tokens do not include cached ones."""
 
     input_tokens: int
     output_tokens: int
@@ -62,14 +62,14 @@ class AnthropicMessage(BaseModel):
 
 
 class Stopped(BaseModel):
-    """Why the answer ended."""
+    """The reason why the answer ended."""
 
     stop_reason: StopReason
     stop_sequence: str | None
 
 
 class BlockDelta(BaseModel):
-    """What an event adds to a block: one of the texts, as `type` says."""
+    """What an event adds to a block; which field is set depends on `type`."""
 
     type: Literal["text_delta", "thinking_delta", "input_json_delta"]
     text: str | None = None
@@ -78,7 +78,7 @@ class BlockDelta(BaseModel):
 
 
 class MessageEvent(BaseModel):
-    """One event of a stream; its fields are those of its type, as Anthropic's. An error is an AnthropicError."""
+    """One event of a stream, with the fields of its type, as in Anthropic's API. An error is an AnthropicError."""
 
     type: Literal[
         "message_start",
@@ -104,14 +104,14 @@ class TokenCount(BaseModel):
 
 
 class AnthropicErrorDetail(BaseModel):
-    """What went wrong."""
+    """An error."""
 
     type: str
     message: str
 
 
 class AnthropicError(BaseModel):
-    """Every answer of /v1/messages other than 2xx, and an event in mid-stream."""
+    """The body of every answer of /v1/messages other than 2xx, and of an error event in a stream."""
 
     type: Literal["error"]
     error: AnthropicErrorDetail

@@ -1,4 +1,4 @@
-"""The body of POST /v1/messages, Anthropic's API, and the chat request that it amounts to."""
+"""The body of POST /v1/messages (Anthropic's API), and its conversion to a chat request."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ThinkingBlock(WireModel):
 
 
 class ToolUseBlock(WireModel):
-    """A tool call of an earlier answer."""
+    """A tool call in an earlier answer."""
 
     type: Literal["tool_use"]
     id: _Id
@@ -57,7 +57,7 @@ class ToolUseBlock(WireModel):
 
 
 class ToolResultBlock(WireModel):
-    """What a tool call led to."""
+    """The result of a tool call."""
 
     type: Literal["tool_result"]
     tool_use_id: _Id
@@ -88,7 +88,7 @@ class Turn(WireModel):
         return value
 
     def as_chat(self) -> list[dict[str, Any]]:
-        """The messages of a chat request: results of tools are messages of their own there."""
+        """The messages of a chat request, where tool results are messages of their own."""
         texts = [{"type": "text", "text": block.text} for block in self.content if isinstance(block, TextBlock)]
         results = [
             {"role": "tool", "tool_call_id": block.tool_use_id, "content": _parts(block.content)}
@@ -150,13 +150,13 @@ class MessagesToolChoice(WireModel):
 
 
 class MessagesMetadata(WireModel):
-    """Accepted and not used."""
+    """Accepted, but not used."""
 
     user_id: str | None = None
 
 
 class PromptFields(WireModel):
-    """What makes up the prompt: of /v1/messages and /v1/messages/count_tokens."""
+    """The fields that make up the prompt; shared by /v1/messages and /v1/messages/count_tokens."""
 
     model: str
     messages: Annotated[list[Turn], Field(min_length=1)]
@@ -209,7 +209,7 @@ class MessagesRequest(PromptFields):
     inference_geo: Unsupported = None
 
     def chat_request(self) -> ChatRequest:
-        """The chat request with the same answer."""
+        """The chat request that yields the same answer."""
         sampling = self.model_dump(include={"temperature", "top_p", "top_k", "store", "max_tokens"})
         return ChatRequest.model_validate(
             {**self.as_chat(), **sampling, "stop": self.stop_sequences, "osd": self.osd.model_dump()}
@@ -217,7 +217,7 @@ class MessagesRequest(PromptFields):
 
 
 class CountRequest(PromptFields):
-    """A conversation whose tokens are counted."""
+    """A conversation whose tokens are to be counted."""
 
     def chat_request(self) -> ChatRequest:
         """The chat request with the same prompt."""

@@ -1,1 +1,1 @@
-"""Splits an answer's text into reasoning, content and tool calls, as it comes."""
+"""Splits an answer's text into reasoning, content and tool calls while it is generated."""

@@ -1,4 +1,4 @@
-"""An answer as a sequence of blocks, each of one kind: how the Responses and the Messages API see it."""
+"""An answer as a sequence of blocks, each of one kind, as in the Responses and the Messages API."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ BlockKind = Literal["content", "reasoning", "call"]
 
 @dataclass(slots=True)
 class Block:
-    """Text, reasoning, or one tool call, of which `text` are the arguments."""
+    """Text, reasoning, or one tool call, whose arguments are in `text`."""
 
     index: int
-    """Within the answer, from 0."""
+    """Index within the answer, from 0."""
     kind: BlockKind
     name: str = ""
-    """Of the tool that is called."""
+    """Name of the tool, for a call."""
     parts: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        """All that it holds so far."""
+        """Its text so far."""
         return "".join(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A block begins, grows by a text, or ends."""
+    """A block begins, grows, or ends."""
 
     kind: Literal["begin", "grow", "end"]
     block: Block
@@ -38,14 +38,14 @@ class Change:
 
 
 class Blocks:
-    """The blocks of one answer, in the order in which the model wrote them."""
+    """The blocks of one answer, in the model's order."""
 
     def __init__(self) -> None:
         self.done: list[Block] = []
         self._open: Block | None = None
 
     def take(self, pieces: Iterable[Piece]) -> list[Change]:
-        """What further pieces change."""
+        """Add pieces; returns the changes to blocks."""
         changes: list[Change] = []
         for piece in pieces:
             match piece:
@@ -60,7 +60,7 @@ class Blocks:
         return changes
 
     def end(self) -> list[Change]:
-        """End the block that is open, if any."""
+        """End the open block, if any."""
         block, self._open = self._open, None
         if block is None:
             return []

@@ -1,4 +1,4 @@
-"""Reads one tool call, `{"name": …, "arguments": {…}}`, as its text comes."""
+"""Reads one tool call, `{"name": …, "arguments": {…}}`, while its text is generated."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from serving.parsing.pieces import CallArguments, CallStart, Piece
 
 _BLANK = " \t\r\n"
 _ARGUMENTS = ("arguments", "parameters")
-"""Hermes' and Mistral's name, and Llama's."""
+"""The keys of Hermes and Mistral, and of Llama."""
 State = Literal["reading", "done", "failed"]
 
 
 class CallReader:
-    """A small JSON reader, which gives out the arguments while they are still being written.
+    """An incremental JSON reader that returns the arguments while they are still being written.
 
-    The name is given out once it is known to be a tool's. A JSON object without such a name is no call: the state
-    becomes `failed`, and `text` is all that was read, to be treated as content. Once the name was given out, arguments
-    are passed on as they stand, up to the end of the object or of the answer.
+    The name is returned once it is known to be a tool's. A JSON object without such a name is not a call: the state
+    becomes `failed`, and `text` is all that was read, to be treated as content. Once the name was returned, arguments
+    are returned unchanged, up to the end of the object or of the answer.
 
     Args:
         index: of the call within the answer.
@@ -33,28 +33,28 @@ class CallReader:
         self._read: list[str] = []
         self._name: str | None = None
         self._early: list[str] = []
-        """Arguments that came before the name."""
+        """Arguments that preceded the name."""
         self._has_arguments = self._is_passing_on = False
         self._key: str | None = None
-        """Of the value that is being read; None before a key."""
+        """The key of the value being read; None before a key."""
         self._token: list[str] = []
-        """The letters of the key or value so far; of arguments that are passed on only the first."""
+        """The characters of the key or value so far; of arguments that are returned at once, only the first."""
         self._depth = 0
-        """Of braces and brackets: 1 within the object, more within a value."""
+        """Depth of braces and brackets: 1 within the object, more within a value."""
         self._in_string = self._is_escaped = False
 
     @property
     def is_call(self) -> bool:
-        """Whether the name was given out."""
+        """Whether the name was returned."""
         return self._name in self._names
 
     @property
     def text(self) -> str:
-        """All that was read, as long as it is not known to be a call."""
+        """All that was read, while it is not known to be a call."""
         return "".join(self._read)
 
     def read(self, text: str) -> tuple[list[Piece], int]:
-        """The pieces of more text, and how much of it was read: less than all once the state is not `reading`."""
+        """The pieces of more text, and how much of it was read: not all of it once the state is not `reading`."""
         pieces: list[Piece] = []
         for at, letter in enumerate(text):
             if not self.is_call:
@@ -100,11 +100,11 @@ class CallReader:
             self._in_string = False
 
     def _is_after_value(self) -> bool:
-        """Whether a string, object or list has ended, after which only a comma, colon or the end may come."""
+        """Whether a string, object or list has ended, so that only a comma, a colon or the end may follow."""
         return self._depth == 1 and bool(self._token) and self._token[0] in '"{['
 
     def _close(self, letter: str, pieces: list[Piece]) -> None:
-        """A key (letter is a colon) or a value, and perhaps the object, ends."""
+        """End a key (`letter` is a colon) or a value, and possibly the object."""
         token, self._token = "".join(self._token), []
         if letter == ":":
             self._key = _string(token) if self._key is None else None
@@ -120,7 +120,7 @@ class CallReader:
             if self._early:
                 pieces.append(CallArguments(self._index, "".join(self._early)))
         elif self._key in _ARGUMENTS and not self._has_arguments and token not in ("", "null"):
-            # Some models write the arguments' JSON as a string.
+            # Some models write the arguments as a JSON string that contains JSON.
             self._pass_on(_string(token) or token, pieces)
         self._key, self._is_passing_on = None, False
         if letter == "}":
@@ -143,7 +143,7 @@ class CallReader:
 
 
 def _merged(pieces: list[Piece]) -> list[Piece]:
-    """Arguments, which were read letter by letter, in one piece."""
+    """Merge arguments, which were read character by character, into one piece."""
     merged: list[Piece] = []
     for is_arguments, group in groupby(pieces, lambda piece: isinstance(piece, CallArguments)):
         together = list(group)

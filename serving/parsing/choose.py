@@ -1,4 +1,4 @@
-"""Which parser an answer needs."""
+"""Chooses the parser of an answer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _PROMPT_END_TOKENS = 8
 def parser_maker(
     body: ChatRequest, codec: Codec, prompt_ids: Sequence[int], call_format: CallFormat | Literal["auto"]
 ) -> Callable[[], AnswerParser]:
-    """Makes a new parser for each choice of an answer.
+    """A function that makes a new parser, one for each choice of an answer.
 
     Args:
-        body: which tools there are.
+        body: the request, for its tools.
         codec: knows the chat template.
-        prompt_ids: the prompt, whose end tells whether the answer begins within its reasoning.
-        call_format: as configured.
+        prompt_ids: the prompt, whose end shows whether the answer begins with open reasoning.
+        call_format: the configured format.
 
     Raises:
+        ApiError: 400, there are tools but no known call format.
         ApiError: 400, there are tools and no known format of calls.
     """
     names = [tool.name for tool in body.offered_tools]

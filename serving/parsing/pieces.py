@@ -1,4 +1,4 @@
-"""What an answer consists of, and the Protocol of what splits its text."""
+"""The pieces that an answer consists of, and the Protocol of parsers that split its text into them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """A call of a tool begins; its arguments follow."""
+    """The beginning of a tool call; its arguments follow."""
 
     index: int
-    """Of the call within the answer, from 0."""
+    """Index of the call within the answer, from 0."""
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """A further part of a call's arguments, as the JSON that the model wrote."""
+    """More of a call's arguments, as the JSON that the model wrote."""
 
     index: int
     json: str
@@ -42,19 +42,19 @@ Piece = Content | Reasoning | CallStart | CallArguments
 
 
 class AnswerParser(Protocol):
-    """Splits one answer's text. However the text is cut up, the pieces are the same when merged."""
+    """Splits one answer's text. The merged pieces do not depend on how the text is divided into calls of `read`."""
 
     def read(self, text: str) -> list[Piece]:
-        """The pieces that more text completes; what may be the beginning of a mark is held back."""
+        """The pieces that this text completes; a possible beginning of a mark is held back."""
         ...
 
     def end(self) -> list[Piece]:
-        """The pieces that were held back, once the answer has ended."""
+        """The pieces that were held back, at the end of the answer."""
         ...
 
 
 class PlainText:
-    """An answer that is content and nothing else."""
+    """The parser of an answer that is all content."""
 
     def read(self, text: str) -> list[Piece]:
         """See `AnswerParser`."""
@@ -67,23 +67,23 @@ class PlainText:
 
 @dataclass(slots=True)
 class Call:
-    """A finished call of a tool."""
+    """A complete tool call."""
 
     name: str
     arguments: str = ""
-    """JSON, unless the answer was cut off in its midst."""
+    """JSON, unless the answer was cut off within it."""
 
 
 @dataclass(slots=True)
 class Parts:
-    """Pieces, merged."""
+    """All pieces of an answer, merged."""
 
     content: str = ""
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
 
     def add(self, pieces: Iterable[Piece]) -> None:
-        """Take in the next pieces."""
+        """Add pieces."""
         for piece in pieces:
             match piece:
                 case Content(text):
@@ -97,7 +97,7 @@ class Parts:
 
 
 def parts_of(parser: AnswerParser, text: str) -> Parts:
-    """A whole answer's parts. The parser must be new."""
+    """Split a whole answer by a new parser."""
     parts = Parts()
     parts.add(parser.read(text))
     parts.add(parser.end())

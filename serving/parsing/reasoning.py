@@ -1,4 +1,4 @@
-"""Reasoning, which some models write before their answer: `<think>…</think>`."""
+"""Splits off reasoning, which some models write before their answer: `<think>…</think>`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 
 class ReasoningFirst:
-    """Reasoning at the beginning of an answer, and another parser's pieces after it.
+    """Reads reasoning at the beginning of an answer, then passes the rest to another parser.
 
-    Blanks around the reasoning belong to neither.
+    Whitespace around the reasoning is dropped.
 
     Args:
-        rest: splits what follows.
-        is_open: the prompt itself ended with `<think>`, so that the answer begins within it.
+        rest: splits the rest of the answer.
+        is_open: whether the prompt ended with `<think>`, so that the answer begins within the reasoning.
     """
 
     def __init__(self, rest: AnswerParser, *, is_open: bool) -> None:

@@ -1,4 +1,4 @@
-"""The public formats in which models write tool calls.
+"""Parsers for the published formats in which models write tool calls.
 
 `hermes` (Hermes, Qwen, SmolLM): `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number, amid content;
 `llama3_json` (Llama 3.1 and later): the answer is `{"name": …, "parameters": {…}}`, or several with `;` between them;
@@ -15,18 +15,18 @@ from serving.parsing.pieces import AnswerParser, Content, Piece
 
 
 def held_back(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `mark`."""
+    """Length of the longest end of `text` that may be the beginning of `mark`."""
     return next((size for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])), 0)
 
 
 class _Calls:
-    """What the formats share: calls are numbered, and blanks around them are left out of the content."""
+    """What the formats share: numbering calls, and dropping whitespace around them from the content."""
 
     def __init__(self, names: Collection[str], max_calls: int | None) -> None:
         self._names, self._max_calls = names, max_calls
         self._num_calls = 0
         self._blanks = ""
-        """Not given out yet: content's if other text follows."""
+        """Whitespace held back; it is content if other text follows."""
         self._has_content = False
 
     def _new_reader(self) -> CallReader:
@@ -52,11 +52,11 @@ class _Calls:
 
 
 class HermesCalls(_Calls):
-    """`<tool_call>…</tool_call>` amid content.
+    """`<tool_call>…</tool_call>` within content.
 
     Args:
-        names: of the tools; what calls anything else is content.
-        max_calls: further ones are left out.
+        names: of the tools; a call of anything else is content.
+        max_calls: further calls are dropped.
     """
 
     _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
@@ -105,10 +105,10 @@ class HermesCalls(_Calls):
         return pieces
 
     def _read_close(self) -> None:
-        """Pass over the closing mark, which some models forget."""
+        """Skip the closing mark, which some models omit."""
         seen = self._pending.lstrip()
         if len(seen) < len(self._CLOSE) and self._CLOSE.startswith(seen):
-            return  # more is needed to know
+            return  # undecided until more text comes
         self._is_closing = False
         if seen.startswith(self._CLOSE):
             self._pending = seen.removeprefix(self._CLOSE)
@@ -127,20 +127,20 @@ class HermesCalls(_Calls):
 
 
 class LeadingCalls(_Calls):
-    """An answer that is nothing but calls, or else nothing but content.
+    """An answer that consists of calls only, or of content only.
 
     Args:
         names: of the tools; an answer that begins with anything else is content.
-        max_calls: further ones are left out.
-        mark: what may stand before the calls. It often is a special token, which leaves no text.
-        bracket: what opens the list of calls; empty if they are no list.
+        max_calls: further calls are dropped.
+        mark: optional text before the calls; often a special token, which has no text.
+        bracket: opens the list of calls; empty if they are not a list.
     """
 
     def __init__(self, names: Collection[str], max_calls: int | None, *, mark: str, bracket: str) -> None:
         super().__init__(names, max_calls)
         self._opening = [mark, bracket] if bracket else [mark]
         self._head = ""
-        """Read so far and not yet known to be a call."""
+        """Text read so far that may be the beginning of a call."""
         self._reader: CallReader | None = None
         self._is_content = False
 
@@ -166,13 +166,13 @@ class LeadingCalls(_Calls):
         return pieces
 
     def _seek(self, text: str) -> tuple[CallReader | None, str]:
-        """Pass over what stands before a call. Returns its reader, if there is a call, and the text left to be read."""
+        """Skip what precedes a call; returns the call's reader, if there is a call, and the text left to read."""
         self._head += text
         seen = self._head.lstrip(" \t\r\n,;]" if self._num_calls else None)
         if not self._num_calls:
             for mark in self._opening:
                 if len(seen) < len(mark) and mark.startswith(seen):
-                    return None, ""  # more is needed to know
+                    return None, ""  # undecided until more text comes
                 seen = seen.removeprefix(mark).lstrip()
         if not seen:
             return None, ""

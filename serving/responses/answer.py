@@ -24,15 +24,15 @@ _PREFIXES = {"content": "msg", "reasoning": "rs", "call": "fc"}
 
 @dataclass(kw_only=True)
 class ResponsesAnswer:
-    """One answer under way (see `serving.answer.Answer`).
+    """One answer in progress (see `serving.answer.Answer`).
 
     Args:
-        answer_id: of the response.
+        answer_id: id of the response.
         body: the request.
         codec: counts the reasoning's tokens.
-        parser: of the answer's text.
-        prompt_tokens: of the prompt.
-        keep: told of the finished response.
+        parser: splits the answer's text.
+        prompt_tokens: number of prompt tokens.
+        keep: called with the finished response.
     """
 
     answer_id: str
@@ -59,18 +59,18 @@ class ResponsesAnswer:
         return self._finished()
 
     def begin(self) -> Iterator[Payload]:
-        """The response without output."""
+        """The response, still without output."""
         for name in ("created", "in_progress"):
             yield self._event(f"response.{name}", response=self._response("in_progress"))
 
     def read(self, index: int, delta: TokenDelta) -> Iterator[Payload]:
-        """Items as they begin, grow and end."""
+        """Events for items that begin, grow and end."""
         self._choice.add(delta)
         for change in self._blocks.take(self.parser.read(delta.text)):
             yield from self._events(change)
 
     def end(self) -> Iterator[Payload]:
-        """The last items, and the whole response."""
+        """Events for the last items, and the whole response."""
         for change in [*self._blocks.take(self.parser.end()), *self._blocks.end()]:
             yield from self._events(change)
         response = self._finished()
@@ -185,7 +185,7 @@ class ResponsesAnswer:
         return {"type": kind, "sequence_number": number, **fields}
 
     def _error(self, error: ApiError) -> Payload:
-        """An event of OpenAI's shape; `error` beside it is what its clients raise an exception of."""
+        """An error event in OpenAI's shape, with `error`, from which its clients raise an exception."""
         shape = error.body()["error"]
         return self._event("error", code=shape["code"], message=shape["message"], param=shape["param"], error=shape)
 

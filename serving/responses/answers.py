@@ -1,4 +1,4 @@
-"""What /v1/responses sends, for the OpenAPI schema."""
+"""Models of /v1/responses' answers, for the OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ OutputItem = Annotated[OutputMessage | OutputCall | OutputReasoning, Field(discr
 
 
 class InputTokensDetails(BaseModel):
-    """Of the input."""
+    """Details of the input tokens."""
 
     cached_tokens: int
     cache_write_tokens: int
 
 
 class OutputTokensDetails(BaseModel):
-    """Of the output."""
+    """Details of the output tokens."""
 
     reasoning_tokens: int
 
@@ -85,7 +85,7 @@ class ResponseUsage(BaseModel):
 
 
 class IncompleteDetails(BaseModel):
-    """Why the response is cut off."""
+    """Why the response is incomplete."""
 
     reason: Literal["max_output_tokens"]
 
@@ -123,7 +123,7 @@ class ResponseObject(BaseModel):
 
 
 class ResponseEvent(BaseModel):
-    """One event of a stream; its fields are those of its type, as OpenAI's. The type `error` carries an ErrorAnswer."""
+    """One event of a stream, with the fields of its type, as in OpenAI's API. An `error` event is an ErrorAnswer."""
 
     type: str
     sequence_number: int

@@ -1,4 +1,4 @@
-"""Items, of which the input and output of a response consist, and the conversation that they make."""
+"""The items that a response's input and output consist of, and their conversion to a conversation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Texts = Annotated[list[ItemText], BeforeValidator(_texts, json_schema_input_type
 
 
 class MessageItem(WireModel):
-    """A message, of an input or of an earlier output."""
+    """A message of the input or of an earlier output."""
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
@@ -45,7 +45,7 @@ class MessageItem(WireModel):
 
 
 class CallItem(WireModel):
-    """A tool call that the model made."""
+    """A tool call by the model."""
 
     type: Literal["function_call"]
     call_id: _Id
@@ -58,7 +58,7 @@ class CallItem(WireModel):
 
 
 class CallOutputItem(WireModel):
-    """What a tool call led to."""
+    """The result of a tool call."""
 
     type: Literal["function_call_output"]
     call_id: _Id
@@ -86,7 +86,7 @@ class ReasoningItem(WireModel):
 
 
 def _type(value: Any) -> Any:
-    """A message may leave its type out."""
+    """The type of an item; messages may omit it."""
     return value.get("type", "message") if isinstance(value, dict) else getattr(value, "type", None)
 
 
@@ -101,10 +101,10 @@ ITEMS: TypeAdapter[list[Item]] = TypeAdapter(list[Item])
 
 
 def conversation(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """The messages of a chat request. Reasoning, text and calls that follow one another are one assistant's message."""
+    """The messages of a chat request. Consecutive reasoning, text and calls become one assistant message."""
     messages: list[dict[str, Any]] = []
     assistant: dict[str, Any] | None = None
-    """The last message, as long as it may take more."""
+    """The last message, while it can be extended."""
 
     def of_assistant(takes_text: bool = False) -> dict[str, Any]:
         nonlocal assistant

@@ -1,4 +1,4 @@
-"""The body of POST /v1/responses, and the chat request that it amounts to."""
+"""The body of POST /v1/responses, and its conversion to a chat request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _input_items(value: Any) -> Any:
 
 
 class FunctionTool(WireModel):
-    """A function that the model may call; no other tools are supported."""
+    """A function that the model may call; the only supported kind of tool."""
 
     type: Literal["function"]
     name: ToolName
@@ -33,7 +33,7 @@ class FunctionTool(WireModel):
         return {"type": "function", "function": function}
 
     def as_sent(self) -> dict[str, Any]:
-        """The tool as the answer repeats it."""
+        """The tool as repeated in the answer."""
         return {
             "type": "function",
             "name": self.name,
@@ -49,7 +49,7 @@ def _unclashing(tools: list[FunctionTool]) -> list[FunctionTool]:
 
 
 class TextFormat(WireModel):
-    """Only plain text."""
+    """The text format; only plain text is supported."""
 
     type: Literal["text"]
 
@@ -62,7 +62,7 @@ class TextOptions(WireModel):
 
 
 class ReasoningOptions(WireModel):
-    """How to reason: as the model does."""
+    """Reasoning options; only the model's default is supported."""
 
     effort: Annotated[None, NoEffect("none")] = None
     generate_summary: Unsupported = None
@@ -76,10 +76,10 @@ class ResponsesStreamOptions(WireModel):
 
 
 class ResponsesRequest(WireModel):
-    """Something to answer, perhaps after a past response.
+    """Input to answer, optionally after an earlier response.
 
-    `store` defaults to true: the response can be retrieved and continued, and osd learns from it. With false it leaves
-    no trace but counters.
+    `store` defaults to true: the response can be retrieved and continued, and osd learns from it. With false, the query
+    only counts in the counters.
 
     Example: `{"model": "smollm2", "input": "Hello", "max_output_tokens": 64}`
     """
@@ -104,7 +104,7 @@ class ResponsesRequest(WireModel):
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16, description="Sent back.")] = {}
-    # Of osd and vLLM
+    # osd's and vLLM's
     top_k: int = Field(default=0, ge=-1)
     min_p: float = Field(default=0.0, ge=0, le=1)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
@@ -131,7 +131,7 @@ class ResponsesRequest(WireModel):
     truncation: Annotated[None, NoEffect("disabled")] = None
 
     def chat_request(self, past: list[Item]) -> ChatRequest:
-        """The chat request with the same answer, after what was said in past responses."""
+        """The chat request that yields the same answer, after the items of earlier responses."""
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         sampling = self.model_dump(
             include={

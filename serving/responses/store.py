@@ -1,4 +1,4 @@
-"""Past responses, which may be retrieved and continued."""
+"""Stores past responses, which can be retrieved and continued."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Stored:
     response: str
     """JSON."""
     items: bytes
-    """All that was said up to the response's end, as JSON."""
+    """All items up to the response's end, as JSON."""
 
     @property
     def num_bytes(self) -> int:
@@ -26,12 +26,12 @@ class _Stored:
 
 
 class ResponseStore:
-    """The newest responses, in this process's memory, up to a number of bytes.
+    """The newest responses, in this process's memory, limited in bytes.
 
-    A response belongs to the API key that asked for it, and is not found with another.
+    A response belongs to the API key that requested it; other keys do not find it.
 
     Args:
-        max_bytes: when more are held, the least recently used are forgotten; 0 stores nothing.
+        max_bytes: beyond this, the least recently used responses are dropped; 0 stores nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -40,7 +40,7 @@ class ResponseStore:
         self._stored: OrderedDict[str, _Stored] = OrderedDict()
 
     def put(self, owner: str, response: dict[str, Any], items: Sequence[Item]) -> None:
-        """Store a finished response; one that is larger than the store is left out."""
+        """Store a finished response, unless it is larger than the store."""
         items_json = ITEMS.dump_json(list(items), exclude_none=True)
         stored = _Stored(owner, json.dumps(response), items_json)
         if stored.num_bytes > self._max_bytes:
@@ -51,10 +51,10 @@ class ResponseStore:
             self._num_bytes -= self._stored.popitem(last=False)[1].num_bytes
 
     def items(self, owner: str, response_id: str, param: str) -> list[Item]:
-        """All that was said up to this response's end.
+        """All items up to this response's end.
 
         Raises:
-            ApiError: 404, it is not stored, or belongs to somebody else.
+            ApiError: 404, it is not stored, or belongs to another key.
         """
         return ITEMS.validate_json(self._get(owner, response_id, param).items)
 
@@ -64,7 +64,7 @@ class ResponseStore:
         return response
 
     def delete(self, owner: str, response_id: str) -> None:
-        """Forget a response. Raises as `items` does."""
+        """Delete a response. Raises as `items` does."""
         self._num_bytes -= self._get(owner, response_id, "response_id").num_bytes
         del self._stored[response_id]
 
