@@ -1,4 +1,4 @@
-"""Answers an HTTP request from the engine's deltas, streamed or whole; the shape is that of one of the APIs."""
+"""Answers an HTTP request from the engine's deltas, streamed or whole, in the shape of one of the APIs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Payload = dict[str, Any]
 
 
 class Answer(Protocol):
-    """One API's shape of an answer. Made for one request, so it may remember what it has sent."""
+    """Builds an answer in one API's shape. One instance serves one request, so it may hold state."""
 
     framing: Framing
 
@@ -29,15 +29,15 @@ class Answer(Protocol):
         ...
 
     def begin(self) -> Iterable[Payload]:
-        """What a stream sends before the first token."""
+        """The events of a stream before the first token."""
         ...
 
     def read(self, index: int, delta: TokenDelta) -> Iterable[Payload]:
-        """What a stream sends for a delta of one choice."""
+        """The events of a stream for a delta of one choice."""
         ...
 
     def end(self) -> Iterable[Payload]:
-        """What a stream sends after the last delta."""
+        """The events of a stream after the last delta."""
         ...
 
 

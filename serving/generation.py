@@ -38,7 +38,7 @@ class Choice:
 
 
 Deltas = AsyncGenerator[tuple[int, TokenDelta] | None, None]
-"""(index of the request, delta) as they come; None where nothing has come for a while."""
+"""(index of the request, delta) as they arrive; None when there was none for `ping_interval_s`."""
 
 
 async def run_queries(
@@ -56,9 +56,9 @@ async def run_queries(
     Args:
         client: the engine.
         requests: the queries.
-        timeout_s: the longest that all may take together.
-        on_first_token: called once, when the first token has come.
-        ping_interval_s: yield None when nothing has come for so long; None never does.
+        timeout_s: limit for all queries together.
+        on_first_token: called once, at the first token.
+        ping_interval_s: yield None after this long without a delta; None: never.
 
     Raises:
         OsdError: raised by the engine client.

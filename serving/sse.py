@@ -21,7 +21,7 @@ DONE = b"data: [DONE]\n\n"
 _LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 Events = AsyncGenerator[Mapping[str, Any] | None, None]
-"""What a stream sends; None where a ping keeps the connection open."""
+"""The events of a stream; None stands for a ping, which keeps the connection open."""
 
 
 def frame(payload: Mapping[str, Any]) -> bytes:
@@ -31,28 +31,28 @@ def frame(payload: Mapping[str, Any]) -> bytes:
 
 
 def named_frame(payload: Mapping[str, Any]) -> bytes:
-    """One event whose `type` is its name, too."""
+    """One event, named by its `type`."""
     return f"event: {payload['type']}\n".encode() + frame(payload)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framing:
-    """How one API sends events."""
+    """The framing of one API's events."""
 
     frame: Callable[[Mapping[str, Any]], bytes] = frame
     ping: bytes = b": ping\n\n"
-    """Sent while there is nothing to tell; clients pass over it."""
+    """Sent during silence; clients ignore it."""
     error: Callable[[ApiError], Mapping[str, Any]] = ApiError.body
-    """The event that tells an error in mid-stream."""
+    """The event for an error during a stream."""
     end: bytes = DONE
 
 
 async def frames(events: Events, framing: Framing) -> AsyncGenerator[bytes, None]:
-    """Frame every event. An error is an event too, for the status has long been sent; the end mark follows it."""
+    """Frame every event, then the end mark. An error becomes an event, since the status has been sent already."""
     try:
         async for event in events:
             yield framing.ping if event is None else framing.frame(event)
-    except Exception as error:  # the boundary to the client, who gets only what `to_api_error` tells
+    except Exception as error:  # `to_api_error` decides what the client may see of it
         yield framing.frame(framing.error(to_api_error(error)))
     finally:
         await events.aclose()

@@ -1,4 +1,4 @@
-"""Which other sites' pages may use the API from a browser (CORS)."""
+"""CORS: lets pages of other sites use the API from a browser."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from serving.route_path import route_path
 class ApiCors:
     """CORS headers for the listed origins, on every route but the admin page's.
 
-    Pages may send any header but no cookies: the API knows none, and the admin page's session must stay out of reach.
+    Pages may send any header but no cookies: the API uses none, and the admin page's session must not be used.
 
     Args:
-        app: what is behind it.
-        origins: such as `https://chat.example.org`; `*` is any. Without one there are no such headers at all.
+        app: the wrapped ASGI app.
+        origins: such as `https://chat.example.org`; `*` is any. Without origins no CORS headers are sent.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -35,6 +35,6 @@ class ApiCors:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle a request (ASGI)."""
         is_admin = scope["type"] == "http" and f"{route_path(scope)}/".startswith("/admin/")
         await (self.app if is_admin else self._with_cors)(scope, receive, send)

@@ -17,28 +17,28 @@ Payload = dict[str, Any]
 
 
 class View(Protocol):
-    """How choices look on the wire. Made for one request, so it may remember what was sent of each choice."""
+    """Builds the JSON of choices in one API's shape. One instance serves one request, so it may hold state."""
 
     object: str
     chunk_object: str
     id_prefix: str
 
     def choice(self, index: int, choice: Choice) -> Payload:
-        """A finished choice."""
+        """The JSON of a finished choice."""
         ...
 
     def opening(self, index: int) -> Payload | None:
-        """What a stream begins a choice with, if anything."""
+        """The JSON with which a stream opens a choice; None for nothing."""
         ...
 
     def pieces(self, index: int, delta: TokenDelta) -> Sequence[Payload]:
-        """What a stream sends for a delta; a finish reason is always sent, in the last piece."""
+        """The JSON that a stream sends for a delta; a finish reason is always sent, in the last piece."""
         ...
 
 
 @dataclass(kw_only=True)
 class ChoicesAnswer:
-    """One answer under way (see `serving.answer.Answer`)."""
+    """One answer in progress (see `serving.answer.Answer`)."""
 
     answer_id: str
     model: str
@@ -50,7 +50,7 @@ class ChoicesAnswer:
     framing: Framing = field(default_factory=Framing)
     _opened: set[int] = field(default_factory=set)
     _stats: list[QueryStats] = field(default_factory=list)
-    """Of the choices that have finished."""
+    """Statistics of the finished choices."""
     _output_tokens: int = 0
 
     def whole(self, choices: Sequence[Choice]) -> Payload:
