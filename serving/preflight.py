@@ -15,21 +15,30 @@ from osd.records.errors import OsdError
 
 
 def check_machine(config: Config) -> None:
-    """Check that the state folder can be written and the device exists.
+    """Check that the state folder is writable and the device exists.
 
     Raises:
         OsdError: one line that says what is wrong and what to do.
     """
+    check_state_folder(config.state_dir)
+    if not config.cluster.address:  # otherwise the engine may be placed on another machine
+        choose_device(config.target.device)
+
+
+def check_state_folder(folder: Path) -> None:
+    """Check that the state folder exists, or can be made, and is writable.
+
+    Raises:
+        OsdError: it cannot be written to.
+    """
     try:
-        config.state_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=config.state_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OsdError(
-            f"cannot write to the state folder {config.state_dir}: {error.strerror}; choose another with --state-dir"
+            f"cannot write to the state folder {folder}: {error.strerror}; choose another with --state-dir"
         ) from None
-    if not config.cluster.address:  # in a joined cluster the engine may run on another machine
-        choose_device(config.target.device)
 
 
 def check_certificate(config: Config) -> None:

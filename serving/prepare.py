@@ -38,7 +38,7 @@ async def prepare_chat(
         ApiError: the model is another, or its template or context cannot take the conversation or the tools.
     """
     codec = services.codec
-    check_model(body.model, codec)
+    check_model(body.model, services.model_names)
     prompt_ids = await encode_messages(codec, body.messages, body.offered_tools, param)
     new_parser = parser_maker(body, codec, prompt_ids, services.config.target.tool_call_format)
     is_chat = param == "messages"

@@ -71,10 +71,11 @@ def _no_tools(codec: Codec, what: str, param: str) -> ApiError:
     return ApiError(400, message, param=param, code="unsupported_parameter")
 
 
-def check_model(model: str | None, codec: Codec) -> None:
-    """404 for any model but the one served; None is that one."""
-    if model not in (None, codec.model_id):
-        message = f"The model '{model}' does not exist; this server serves '{codec.model_id}'."
+def check_model(model: str | None, names: Sequence[str]) -> None:
+    """404 for any model but the one served, which may have several names; None is that one."""
+    if model is not None and model not in names:
+        served = ", ".join(f"'{name}'" for name in names)
+        message = f"The model '{model}' does not exist; this server serves {served}."
         raise ApiError(404, message, param="model", code="model_not_found")
 
 

@@ -109,6 +109,7 @@ def _serve_target(
             resolved.target_id,
             config.target.max_context_tokens,
             special_tokens_in_messages=config.target.special_tokens_in_messages,
+            chat_template=config.target.chat_template,
         )
         topology = stack.enter_context(start(config, progress, resolved=resolved, on_news=on_news))
         codec = opening.result()

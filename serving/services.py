@@ -33,6 +33,11 @@ class Services:
     responses: ResponseStore
     metrics: Metrics = field(default_factory=Metrics)
 
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names that clients may use for the one model."""
+        return self.config.server.model_names or (self.codec.model_id,)
+
     async def status_or_none(self) -> ServiceStatus | None:
         """A snapshot of the engine; None if it does not answer soon."""
         try:

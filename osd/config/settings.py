@@ -41,6 +41,7 @@ class TargetConfig(_Section):
         False, description="Serve only once the CPU's kernels are compiled; False serves with torch until then."
     )
     max_context_tokens: int = Field(2048, ge=16, description="Longest prompt + output of one query, in tokens.")
+    chat_template: str = Field("", description="Jinja template of chats: a file, or the text; empty: the model's own.")
     tool_call_format: Literal["auto", "hermes", "llama3_json", "mistral"] = Field(
         "auto", description="How the target writes tool calls; auto finds it in the chat template."
     )
@@ -177,6 +178,7 @@ class ServerConfig(_Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model_names: tuple[str, ...] = Field((), description="Names that clients may use; empty: the target's own.")
     api_keys_sha256: tuple[str, ...] = Field((), description="SHA-256 (hex) of API keys; empty asks for none.")
     admin_token_sha256: str = Field("", description="SHA-256 (hex) of the admin token; empty makes one per start.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body.")
@@ -203,6 +205,13 @@ class ServerConfig(_Section):
     ssl_certfile: str = Field("", description="PEM file of the TLS certificate (and chain); empty serves plain HTTP.")
     ssl_keyfile: str = Field("", description="PEM file of the certificate's key; empty: it is in ssl_certfile.")
     root_path: str = Field("", description="Path under which a reverse proxy serves this, such as '/llm'.")
+
+    @field_validator("model_names")
+    @classmethod
+    def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not name.strip() or len(name) > 256 for name in names):
+            raise ValueError("a name has 1 to 256 characters")
+        return names
 
     @field_validator("allowed_origins")
     @classmethod

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from jinja2 import TemplateError, TemplateSyntaxError
+
+from osd.records.errors import OsdError
 
 Content = str | Sequence[Mapping[str, str]]
 """The text of a message, or parts of it: `{"type": "text", "text": …}`."""
@@ -131,6 +136,28 @@ class ChatTemplate:
         others = {"role": "user", "content": "hi" if role == "user" else self._adapted("user", "hi")}
         chats = {"user": [message], "system": [message, others], "assistant": [others, message, others]}
         return self._try_render(chats.get(role, [others, message]))
+
+
+def replace_template(tokenizer: Any, template: str) -> None:
+    """Have a tokenizer use another chat template.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        template: Jinja text, or the path of a file that holds it.
+
+    Raises:
+        OsdError: there is no such file, or the text is no Jinja template.
+    """
+    is_text = "{" in template
+    try:
+        tokenizer.chat_template = template if is_text else Path(template).expanduser().read_text(encoding="utf-8")
+        ChatTemplate(tokenizer).render([{"role": "user", "content": "hi"}])
+    except TemplateSyntaxError as error:
+        raise OsdError(f"setting 'target.chat_template' is no Jinja template: {error}") from None
+    except TemplateError:
+        pass  # it refuses this conversation, and will say of others what it wants
+    except (OSError, UnicodeDecodeError) as error:
+        raise OsdError(f"setting 'target.chat_template': cannot read {template}: {error}") from None
 
 
 def _as_part(text: str) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from osd.models.context import longest_context
 from osd.records.errors import OsdError
 from osd.records.reason import reason
-from osd.text.chat_template import ChatFeatures, ChatTemplate, Message, Tools
+from osd.text.chat_template import ChatFeatures, ChatTemplate, Message, Tools, replace_template
 from osd.text.end_tokens import end_token_ids
 from osd.text.offsets import TextOffsets
 from osd.text.plain_content import PlainContent
@@ -61,9 +61,22 @@ class TextCodec:
 
     @classmethod
     def open(
-        cls, folder: Path, model_id: str, max_context_tokens: int, *, special_tokens_in_messages: bool = False
+        cls,
+        folder: Path,
+        model_id: str,
+        max_context_tokens: int,
+        *,
+        special_tokens_in_messages: bool = False,
+        chat_template: str = "",
     ) -> TextCodec:
         """Load the tokenizer of a model folder.
+
+        Args:
+            folder: the model's.
+            model_id: the name under which the model is served.
+            max_context_tokens: longest prompt + output of one query, as far as the model allows.
+            special_tokens_in_messages: as for the codec itself.
+            chat_template: Jinja text, or a file of it, to be used instead of the model's own.
 
         Raises:
             OsdError: it cannot be loaded.
@@ -75,6 +88,8 @@ class TextCodec:
             config = AutoConfig.from_pretrained(folder).get_text_config()
         except Exception as error:
             raise OsdError(f"cannot load the tokenizer of {folder}: {reason(error)}") from error
+        if chat_template:
+            replace_template(tokenizer, chat_template)
         return cls(
             tokenizer,
             model_id=model_id,

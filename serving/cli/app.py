@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from importlib.metadata import version as installed_version
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from osd.records.errors import OsdError
-from serving.cli import chat, config_show, drafter, serve, status
+from serving.cli import chat, config_show, doctor, drafter, serve, status
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"osd {installed_version('osd')}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     help="Online speculative decoding: serve a model with a drafter that learns from its traffic.",
@@ -21,8 +29,19 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
 app.add_typer(drafter.app, name="drafter")
 app.add_typer(config_show.app, name="config")
+
+
+@app.callback()
+def osd(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Online speculative decoding: serve a model with a drafter that learns from its traffic."""
+
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 """Typer's click, which newer releases bundle and older ones import as a package."""

@@ -49,6 +49,7 @@ def distill(
         resolved.target_id,
         settings.target.max_context_tokens,
         special_tokens_in_messages=settings.target.special_tokens_in_messages,
+        chat_template=settings.target.chat_template,
     )
     console = Console()
     columns = (

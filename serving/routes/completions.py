@@ -27,7 +27,7 @@ router = APIRouter(route_class=admits(with_api_key, API_KEY))
 async def create_completion(body: CompletionRequest, http: Request, services: ServicesDep) -> Response:
     """Continue one or several texts, streamed or whole."""
     codec = services.codec
-    check_model(body.model, codec)
+    check_model(body.model, services.model_names)
     check_num_choices(len(body.prompt), body.n)
     num_chars = sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str))
     prompts = [

@@ -46,6 +46,6 @@ async def create_message(body: MessagesRequest, http: Request, services: Service
 async def count_tokens(body: CountRequest, services: ServicesDep) -> Response:
     """How many tokens the prompt of a conversation has."""
     chat = body.chat_request()
-    check_model(chat.model, services.codec)
+    check_model(chat.model, services.model_names)
     prompt_ids = await encode_messages(services.codec, chat.messages, chat.offered_tools)
     return JSONResponse({"input_tokens": len(prompt_ids)})

@@ -21,20 +21,21 @@ router = APIRouter(route_class=admits(with_api_key, API_KEY), responses=errors(4
 @router.get("/v1/models", responses={200: {"model": ModelList}})
 async def list_models(http: Request, services: ServicesDep) -> Response:
     """The list of models: the one that is served."""
-    return JSONResponse({"object": "list", "data": [_card(services.codec, http.app.state.created_s)]})
+    cards = [_card(name, services.codec, http.app.state.created_s) for name in services.model_names]
+    return JSONResponse({"object": "list", "data": cards})
 
 
 @router.get("/v1/models/{model_id:path}", responses={200: {"model": ModelCard}, **errors(404)})
 async def retrieve_model(model_id: str, http: Request, services: ServicesDep) -> Response:
     """The served model; its id may contain slashes."""
-    check_model(model_id, services.codec)
-    return JSONResponse(_card(services.codec, http.app.state.created_s))
+    check_model(model_id, services.model_names)
+    return JSONResponse(_card(model_id, services.codec, http.app.state.created_s))
 
 
-def _card(codec: Codec, created_s: int) -> dict[str, Any]:
+def _card(name: str, codec: Codec, created_s: int) -> dict[str, Any]:
     """With vLLM's fields, which clients look for: `max_model_len` is the context in tokens."""
     return {
-        "id": codec.model_id,
+        "id": name,
         "object": "model",
         "created": created_s,
         "owned_by": "osd",

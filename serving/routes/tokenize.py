@@ -73,7 +73,7 @@ class DetokenizeRequest(WireModel):
 async def tokenize(body: TokenizeRequest, services: ServicesDep) -> Response:
     """The token ids of a text, as /v1/completions reads it, or of a conversation, as /v1/chat/completions does."""
     codec = services.codec
-    check_model(body.model, codec)
+    check_model(body.model, services.model_names)
     if body.messages is not None:
         ids = await encode_messages(codec, body.messages, [tool.function for tool in body.tools])
     elif body.prompt is None:
@@ -100,6 +100,6 @@ async def tokenize(body: TokenizeRequest, services: ServicesDep) -> Response:
 async def detokenize(body: DetokenizeRequest, services: ServicesDep) -> Response:
     """The text of token ids, special tokens included."""
     codec = services.codec
-    check_model(body.model, codec)
+    check_model(body.model, services.model_names)
     check_token_ids(body.tokens, codec, "tokens")
     return JSONResponse({"prompt": await asyncio.to_thread(codec.decode_all, body.tokens)})

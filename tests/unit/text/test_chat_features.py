@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from osd.text.chat_template import ChatFeatures, ChatTemplate
+from osd.records.errors import OsdError
+from osd.text.chat_template import ChatFeatures, ChatTemplate, replace_template
 from osd.text.codec import TextCodec
 from tests.kit.tokenizer_kit import CHATML, tokenizer_of
 
@@ -95,3 +97,15 @@ def test_special_tokens_spelt_in_tools_and_calls_are_plain_text() -> None:
     ids = codec.encode_chat(messages, [TOOL])
     assert ids.count(end) == 3, "one for the tools, one for each message"
     assert codec.decode_all(ids) == ChatTemplate(codec.tokenizer).render(messages, [TOOL])
+
+
+def test_another_template_in_place_of_the_models(tmp_path: Path) -> None:
+    file = tmp_path / "chat.jinja"
+    file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    for given in (str(file), file.read_text()):
+        codec = codec_of(CHATML)
+        replace_template(codec.tokenizer, given)
+        assert codec.decode_all(codec.encode_chat([{"role": "user", "content": "hi"}])) == "[hi]"
+    for wrong in (str(tmp_path / "none.jinja"), "{% for m in messages %}"):
+        with pytest.raises(OsdError, match="target.chat_template"):
+            replace_template(codec_of(CHATML).tokenizer, wrong)

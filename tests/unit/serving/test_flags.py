@@ -1,0 +1,167 @@
+"""The options of `osd serve`: one for every setting, and vLLM's names."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import ValidationError
+
+from osd.config.settings import Config
+from serving.cli.flags import SHORT, VLLM, all_settings
+from tests.kit.cli_kit import the_error
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
+
+@pytest.fixture
+def served(osd: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`osd serve …`, up to the configuration that it would serve with."""
+    configs: list[Config] = []
+    monkeypatch.setattr("serving.serve.run_server", lambda config, **_: configs.append(config))
+
+    def serve(*arguments: object) -> Config:
+        status, _, err = osd("serve", *arguments)
+        assert status == 0, err
+        return configs.pop()
+
+    return serve
+
+
+def value_of(config: Config, setting: str) -> Any:
+    section, field = setting.split(".")
+    return getattr(getattr(config, section), field)
+
+
+def other_value(setting: str) -> tuple[list[str], Any]:
+    """Some value that is not the default, as arguments and as it is read."""
+    section, field = setting.split(".")
+    kind = type(Config.model_fields[section].default)
+    info = kind.model_fields[field]
+    default, annotation = info.get_default(call_default_factory=True), info.annotation
+    special: dict[str, Any] = {
+        "server.root_path": "/x",
+        "server.allowed_origins": ("https://a.example",),
+        "speculation.fixed_length": 3,
+    }
+    if setting in special:
+        value = special[setting]
+    elif get_origin(annotation) is Literal:
+        value = get_args(annotation)[-1]
+    elif get_origin(annotation) is dict:
+        return [f"--{setting}", '{"a": 1}'], {"a": 1}
+    elif get_origin(annotation) is tuple:
+        value = ("x",)
+    elif isinstance(default, bool):
+        return [f"--{'no-' if default else ''}{setting}"], not default
+    elif isinstance(default, int | float):
+        value = next(one for one in (default - 1, default + 1, default / 2) if fits(kind, field, one))
+    else:
+        value = "x"
+    values = value if isinstance(value, tuple) else (value,)
+    return [argument for one in values for argument in (f"--{setting}", str(one))], value
+
+
+def fits(kind: Any, field: str, value: float) -> bool:
+    try:
+        kind.model_validate({field: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def test_every_setting_has_an_option(served: Any) -> None:
+    assert len(all_settings()) > 70
+    for setting in all_settings():
+        arguments, value = other_value(setting)
+        if setting == "server.ssl_keyfile":
+            arguments += ["--ssl-certfile", "x"]
+        assert value_of(served(*arguments), setting) == value != value_of(Config(), setting), setting
+
+
+def test_short_options_and_vllms_names_are_of_settings() -> None:
+    assert set(SHORT.values()) | set(VLLM.values()) <= set(all_settings())
+    assert not SHORT.keys() & VLLM.keys()
+
+
+def test_vllms_names(served: Any) -> None:
+    config = served(
+        *("--model", "m", "--max-model-len", 99, "--max-num-seqs", 3, "--no-enable-prefix-caching"),
+        *("--tool-call-parser", "hermes", "--served-model-name", "a", "--served-model-name", "b"),
+        *("--api-key", "one", "--api-key", "two"),
+    )
+    assert (config.target.model, config.target.max_context_tokens, config.engine.max_slots) == ("m", 99, 3)
+    assert not config.engine.prefix_caching and config.target.tool_call_format == "hermes"
+    assert config.server.model_names == ("a", "b")
+    assert config.server.api_keys_sha256 == tuple(sha256(key.encode()).hexdigest() for key in ("one", "two"))
+
+
+def test_the_model_by_its_place(served: Any) -> None:
+    assert served("owner/name").target.model == "owner/name"
+    assert served("m", "--model", "m").target.model == "m"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--port", "1", "--server.port", "2"), "server.port"),
+        (("m", "--target", "n"), "target.model"),
+        (("--trainer.optimizer_options", "{"), "--trainer.optimizer_options"),
+        (("--trainer.nice", "20"), "trainer.nice"),
+        (("--server.prt", "1"), "--server.prt"),
+        (("--trust-remote-code",), "--trust-remote-code"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(osd: Any, arguments: tuple[str, ...], named: str) -> None:
+    assert named in the_error(osd("serve", *arguments))
+
+
+def test_the_file_is_below_the_options(served: Any, tmp_path: Path) -> None:
+    file = tmp_path / "osd.toml"
+    file.write_text('[server]\nport = 1\nhost = "::1"\n')
+    config = served("--config", file, "--server.port", 2, "--state-dir", tmp_path / "state")
+    assert (config.server.port, config.server.host, config.state_dir) == (2, "::1", tmp_path / "state")
+
+
+def test_the_version(osd: Any) -> None:
+    status, out, err = osd("--version")
+    assert (status, err) == (0, "") and out.startswith("osd ") and out.count("\n") == 1
+
+
+def findings(out: str) -> dict[str, str]:
+    """Subject to state."""
+    lines = [line.partition(":")[0].split(None, 1) for line in out.splitlines()]
+    return {subject: state for state, subject in lines}
+
+
+class TestDoctor:
+    def test_a_sound_machine(self, osd: Any, tmp_path: Path) -> None:
+        file = tmp_path / "osd.toml"
+        file.write_text("[server]\nport = 0\n")
+        status, out, _ = osd("doctor", "--config", file, "--state-dir", tmp_path)
+        found = findings(out)
+        assert {"software", "CPU", "device", "memory", "state folder", "target", "address", "Redis"} <= set(found)
+        assert found["address"] == found["device"] == "ok"
+        assert status == int("wrong" in found.values())
+
+    def test_what_is_wrong_is_told_with_its_fix(self, osd: Any, tmp_path: Path) -> None:
+        file = tmp_path / "osd.toml"
+        settings = {
+            "server": {"host": "192.0.2.1", "ssl_certfile": "/nowhere.pem"},
+            "target": {"model": "/nowhere", "device": "cuda:99"},
+            "outcomes": {"redis_url": "redis://127.0.0.1:9"},
+        }
+        lines = [
+            f"[{section}]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
+            for section, values in settings.items()
+        ]
+        file.write_text("\n".join(lines))
+        status, out, _ = osd("doctor", "--config", file, "--state-dir", tmp_path)
+        found = findings(out)
+        assert status == 1
+        wrong = {subject for subject, state in found.items() if state == "wrong"}
+        assert wrong == {"address", "TLS", "target", "device", "Redis"}
+        assert "--ssl-certfile" in out and "/nowhere does not exist" in out
