@@ -84,14 +84,16 @@ def test_the_trainer_trains_when_its_mode_says_so(tmp_path: Path, monkeypatch: p
             wait_for(lambda: len(modes.said) > begun + 3, "the trainer to look four times")
         return int(shared.steps.value - before)
 
-    assert steps_in(Mode.PAUSED, utilisation=0.0) == 0
-    assert steps_in(Mode.ALWAYS, utilisation=1.0, at_least=3) >= 3  # past a gate
-    assert steps_in(Mode.PAUSED, utilisation=0.0) == 0
-    assert steps_in(Mode.YIELDING, utilisation=0.6) == 0
-    assert steps_in(Mode.YIELDING, utilisation=0.4, at_least=1) >= 1
-    assert shared.trained_tokens.value > 0 and any((tmp_path / "checkpoint").iterdir())
-    shared.mode.value = Mode.STOPPED
-    thread.join(60)
+    try:
+        assert steps_in(Mode.PAUSED, utilisation=0.0) == 0
+        assert steps_in(Mode.ALWAYS, utilisation=1.0, at_least=3) >= 3  # past a gate
+        assert steps_in(Mode.PAUSED, utilisation=0.0) == 0
+        assert steps_in(Mode.YIELDING, utilisation=0.6) == 0
+        assert steps_in(Mode.YIELDING, utilisation=0.4, at_least=1) >= 1
+        assert shared.trained_tokens.value > 0 and any((tmp_path / "checkpoint").iterdir())
+    finally:
+        shared.mode.value = Mode.STOPPED
+        thread.join(60)
     assert not thread.is_alive()
 
 
