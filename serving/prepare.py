@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from osd.records.query import Request
+from serving.answering.queries import build_queries, check_model, encode_messages
 from serving.parsing.choose import parser_maker
 from serving.parsing.pieces import AnswerParser
-from serving.queries import build_queries, check_model, encode_messages
 from serving.services import Services
 from serving.wire.chat_request import ChatRequest
 

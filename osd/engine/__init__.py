@@ -1,1 +1,1 @@
-"""The step loop: continuous batching with rounds of propose, verify and commit. No Ray, Redis or HTTP."""
+"""The step loop: continuous batching with rounds of propose, verify and commit; it knows no Ray, Redis or HTTP."""

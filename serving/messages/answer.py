@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from osd.records.query import FinishReason, QueryStats, TokenDelta
+from serving.answering.generation import Choice
+from serving.answering.sse import Framing, named_frame
 from serving.codec import Codec
-from serving.generation import Choice
 from serving.parsing.blocks import Block, Blocks, Change
 from serving.parsing.pieces import AnswerParser
-from serving.sse import Framing, named_frame
 from serving.wire.errors import ApiError
 from serving.wire.stats import osd_field, usage
 
@@ -27,7 +27,7 @@ FRAMING = Framing(
 
 @dataclass(kw_only=True)
 class MessagesAnswer:
-    """One answer in progress (see `serving.answer.Answer`)."""
+    """One answer in progress (see `serving.answering.answer.Answer`)."""
 
     answer_id: str
     model: str

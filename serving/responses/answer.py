@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from osd.records.query import TokenDelta
+from serving.answering.generation import Choice
+from serving.answering.sse import Framing, named_frame
 from serving.codec import Codec
-from serving.generation import Choice
 from serving.parsing.blocks import Block, Blocks, Change
 from serving.parsing.pieces import AnswerParser
 from serving.responses.request import ResponsesRequest
-from serving.sse import Framing, named_frame
 from serving.wire.chat_view import new_call_id
 from serving.wire.errors import ApiError
 from serving.wire.stats import osd_field, usage
@@ -24,7 +24,7 @@ _PREFIXES = {"content": "msg", "reasoning": "rs", "call": "fc"}
 
 @dataclass(kw_only=True)
 class ResponsesAnswer:
-    """One answer in progress (see `serving.answer.Answer`).
+    """One answer in progress (see `serving.answering.answer.Answer`).
 
     Args:
         answer_id: id of the response.

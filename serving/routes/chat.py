@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from serving.answer import respond
+from serving.answering.answer import respond
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed

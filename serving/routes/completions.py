@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from serving.answer import respond
+from serving.answering.answer import respond
+from serving.answering.queries import build_queries, check_model, check_num_choices, encode_aside
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
-from serving.queries import build_queries, check_model, check_num_choices, encode_aside
 from serving.services import ServicesDep
 from serving.wire.answers import Completion, CompletionChunk
 from serving.wire.choices import ChoicesAnswer

@@ -7,11 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from serving.answering.queries import check_model
 from serving.codec import Codec
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors
-from serving.queries import check_model
 from serving.services import ServicesDep
 from serving.wire.answers import ModelCard, ModelList
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from serving.answer import respond
+from serving.answering.answer import respond
 from serving.guards.admission import admits
 from serving.guards.api_keys import api_key
 from serving.guards.routes import with_api_key

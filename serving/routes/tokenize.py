@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, ValidationInfo, field_validator
 
+from serving.answering.queries import check_model, check_token_ids, encode_aside, encode_messages
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors
-from serving.queries import check_model, check_token_ids, encode_aside, encode_messages
 from serving.services import ServicesDep
 from serving.wire.answers import Detokenized, Tokens
 from serving.wire.chat_request import Message

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from osd.records.query import TokenDelta, TokenLogprob
+from serving.answering.generation import Choice
 from serving.codec import Codec
-from serving.generation import Choice
 from serving.parsing.pieces import (
     AnswerParser,
     CallArguments,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from osd.records.query import QueryStats, TokenDelta
-from serving.generation import Choice
-from serving.sse import Framing
+from serving.answering.generation import Choice
+from serving.answering.sse import Framing
 from serving.wire.request_base import StreamOptions
 from serving.wire.stats import counts, osd_field, usage
 
@@ -38,7 +38,7 @@ class View(Protocol):
 
 @dataclass(kw_only=True)
 class ChoicesAnswer:
-    """One answer in progress (see `serving.answer.Answer`)."""
+    """One answer in progress (see `serving.answering.answer.Answer`)."""
 
     answer_id: str
     model: str

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from osd.records.query import TokenDelta, TokenLogprob
+from serving.answering.generation import Choice
 from serving.codec import Codec
-from serving.generation import Choice
 from serving.wire.chat_view import MIN_LOGPROB
 
 

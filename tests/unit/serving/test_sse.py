@@ -10,8 +10,8 @@ from starlette.types import Message
 
 from osd.config.settings import load_config
 from osd.records.errors import EngineUnavailableError
+from serving.answering.sse import DONE, Framing, frame, frames
 from serving.app import create_app
-from serving.sse import DONE, Framing, frame, frames
 from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_client import CHAT, COMPLETION, http_client, post_scope
 

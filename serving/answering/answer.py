@@ -11,10 +11,10 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
 from osd.records.query import Request, TokenDelta
-from serving.generation import Choice, Deltas, run_queries
+from serving.answering.generation import Choice, Deltas, run_queries
+from serving.answering.sse import Events, EventStream, Framing
 from serving.guards.disconnect import unless_disconnected
 from serving.services import Services
-from serving.sse import Events, EventStream, Framing
 
 Payload = dict[str, Any]
 
