@@ -1,1 +1,1 @@
-"""The CPU back end: loops compiled by numba, and `backend/`, which calls them. MEASUREMENTS.md has their figures."""
+"""The CPU back end: loops compiled by numba, `backend/`, which calls them, and MEASUREMENTS.md with their figures."""
