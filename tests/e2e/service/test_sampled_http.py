@@ -37,7 +37,8 @@ def _classes(known_R: Tensor, vocab_tokens: int) -> Tensor:
 @torch.no_grad()
 def _probs(model: Any, contexts: Sequence[Sequence[int]]) -> Tensor:
     """The distribution of the next token, by plain passes, `[N, V]`."""
-    parts = torch.tensor(contexts).split(4096)
+    ids_NL = torch.tensor(contexts)
+    parts = (ids_NL[start : start + 4096] for start in range(0, len(ids_NL), 4096))
     logits = [model(input_ids=part_NL, use_cache=False, logits_to_keep=1).logits[:, -1] for part_NL in parts]
     return torch.cat(logits).double().softmax(dim=-1)
 
