@@ -6,10 +6,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serving.answering.answer import respond
+from serving.answering.prepare import prepare_chat
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
-from serving.prepare import prepare_chat
 from serving.services import ServicesDep
 from serving.wire.answers import ChatCompletion, ChatCompletionChunk
 from serving.wire.chat_request import ChatRequest

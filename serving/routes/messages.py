@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from serving.answering.answer import respond
+from serving.answering.prepare import prepare_chat
 from serving.answering.queries import check_model, encode_messages
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
@@ -13,7 +14,6 @@ from serving.messages.answer import MessagesAnswer
 from serving.messages.answers import AnthropicMessage, MessageEvent, TokenCount
 from serving.messages.request import CountRequest, MessagesRequest
 from serving.openapi import API_KEY, anthropic_errors, whole_or_streamed
-from serving.prepare import prepare_chat
 from serving.services import ServicesDep
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY))

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from serving.answering.answer import respond
+from serving.answering.prepare import prepare_chat
 from serving.guards.admission import admits
 from serving.guards.api_keys import api_key
 from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
-from serving.prepare import prepare_chat
 from serving.responses.answer import ResponsesAnswer
 from serving.responses.answers import DeletedResponse, ResponseEvent, ResponseObject
 from serving.responses.items import ITEMS
