@@ -92,6 +92,21 @@ def test_streamed_calls_are_the_same_however_many_tokens_a_round_commits(
     assert calls == [("get_weather", {"city": "Köln"}), ("add", {"a": 1, "b": 2})]
 
 
+def test_choices_of_one_stream_are_split_apart(client: openai.OpenAI, engine: FakeEngineClient) -> None:
+    engine.answer = TWO_CALLS
+    arguments = {(choice, call): "" for choice in range(3) for call in range(2)}
+    finished = []
+    for chunk in client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS, n=3, stream=True):
+        for choice in chunk.choices:
+            finished += [choice.finish_reason] if choice.finish_reason else []
+            for call in choice.delta.tool_calls or ():
+                assert call.function is not None
+                arguments[choice.index, call.index] += call.function.arguments or ""
+    assert finished == ["tool_calls"] * 3
+    assert {text for (_, call), text in arguments.items() if call == 0} == {'{"city": "Köln"}'}
+    assert {text for (_, call), text in arguments.items() if call == 1} == {'{"a": 1, "b": 2}'}
+
+
 def test_a_loop_of_two_tools_to_its_end(client: openai.OpenAI, engine: FakeEngineClient) -> None:
     messages: Any = list(ASK)
     script = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import httpx
 import pytest
@@ -97,13 +99,19 @@ class TestRootPath:
 
 
 class TestPings:
-    async def stream(self, engine: FakeEngineClient) -> list[bytes]:
+    async def stream(
+        self,
+        engine: FakeEngineClient,
+        path: str = "/v1/chat/completions",
+        body_fields: Mapping[str, Any] = CHAT,
+        ping: bytes = b": ping\n\n",
+    ) -> list[bytes]:
         """The body's pieces; the engine goes on after the third ping."""
         app = create_app(
             load_config(flags={"server": {"ping_interval_s": 0.01}}), engine, FakeCodec(), admin_token_sha256=""
         )
         sent: list[bytes] = []
-        body = json.dumps({**CHAT, "stream": True}).encode()
+        body = json.dumps({**body_fields, "stream": True}).encode()
         pending = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> dict[str, object]:
@@ -116,10 +124,10 @@ class TestPings:
             assert isinstance(message, dict)
             if message.get("body"):
                 sent.append(message["body"])
-                if sent.count(b": ping\n\n") == 3:
+                if sent.count(ping) == 3:
                     engine.go_on.set()
 
-        await asyncio.wait_for(app(post_scope("/v1/chat/completions"), receive, send), 10)
+        await asyncio.wait_for(app(post_scope(path), receive, send), 10)
         return sent
 
     async def test_a_queued_stream_begins_with_pings(self) -> None:
@@ -128,6 +136,22 @@ class TestPings:
         assert sent[-1] == b"data: [DONE]\n\n"
         events = [json.loads(one.removeprefix(b"data: ")) for one in sent[3:-1] if one != b": ping\n\n"]
         assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == "Hello world"
+
+    async def test_a_queued_message_begins_with_its_head_and_anthropics_pings(self) -> None:
+        ping = b'event: ping\ndata: {"type":"ping"}\n\n'
+        body = {**CHAT, "max_tokens": 50}
+        sent = await self.stream(FakeEngineClient(pause_after=0), "/v1/messages", body, ping)
+        assert sent[0].startswith(b"event: message_start\n") and sent[1:4] == [ping] * 3
+        assert sent[-1] == b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+    async def test_a_queued_response_begins_with_its_head(self) -> None:
+        body = {"model": "fake-model", "input": "hi"}
+        sent = await self.stream(FakeEngineClient(pause_after=0), "/v1/responses", body)
+        assert [one.partition(b"\n")[0] for one in sent[:2]] == [
+            b"event: response.created",
+            b"event: response.in_progress",
+        ]
+        assert sent[2:5] == [b": ping\n\n"] * 3 and sent[-1].startswith(b"event: response.completed\n")
 
     async def test_a_silent_stream_has_pings_in_its_midst(self) -> None:
         sent = await self.stream(FakeEngineClient(pause_after=2))
