@@ -18,17 +18,17 @@ def upload(values: Any, device: torch.device) -> Tensor:
 
     The copy goes through pinned memory: from pageable memory the host would wait for all work queued on the device.
     """
-    return sent(staged(values, device), device)
+    return to_device(pinned(values, device), device)
 
 
-def sent(numbers: Numbers, device: torch.device) -> Tensor:
+def to_device(numbers: Numbers, device: torch.device) -> Tensor:
     """The numbers on the device, copied without blocking if they are elsewhere."""
     if isinstance(numbers, np.ndarray):
         return upload(numbers, device)
     return numbers if numbers.device == device else numbers.to(device, non_blocking=True)
 
 
-def staged(values: Any, device: torch.device) -> Tensor:
+def pinned(values: Any, device: torch.device) -> Tensor:
     """The numbers as a host tensor, pinned if the device is a GPU, so that copying it does not block."""
     on_host = values if isinstance(values, Tensor) else _tensor(values)
     return on_host.pin_memory() if device.type == "cuda" else on_host
@@ -62,7 +62,7 @@ def download(tensor: Tensor) -> Tensor:
 def arrival(device: torch.device) -> Callable[[], None]:
     """A function that waits, on any thread, for all work queued on the device so far."""
     if device.type != "cuda":
-        return has_arrived
+        return no_wait
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch left it untyped
     event.record(torch.cuda.current_stream(device))
     wait: Callable[[], None] = event.synchronize
@@ -94,5 +94,5 @@ def _tensor(values: Any) -> Tensor:
     return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array)
 
 
-def has_arrived() -> None:
+def no_wait() -> None:
     """Nothing to wait for: the data is on the host already."""

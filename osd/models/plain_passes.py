@@ -18,7 +18,7 @@ from osd.kernels.reference.attention import look_back
 from osd.kernels.reference.decoder import draft_by_passes
 from osd.kernels.reference.window import PassWindow
 from osd.machine.arrays import Numbers
-from osd.machine.transfer import sent
+from osd.machine.transfer import to_device
 from osd.models.slot_cache import SlotCache
 from osd.records.proposal import DraftBatch
 
@@ -70,7 +70,7 @@ class PlainPasses:
         """See `Way`; without requested logits, the last position's are computed and dropped."""
         self._window.set(first_row, starts, ids_BQ.shape[1])
         output = self._model(
-            input_ids=sent(ids_BQ, self._device),
+            input_ids=to_device(ids_BQ, self._device),
             attention_mask=self._mask(),
             # Padding may lie beyond the model's positions.
             position_ids=self._window.positions_BQ.clamp(max=self._max_positions - 1),

@@ -25,7 +25,7 @@ from osd.kernels.reference.logits import MostLikely, TorchLogits
 from osd.kernels.reference.rows import TorchRows
 from osd.kernels.reference.window import PassWindow
 from osd.machine.arrays import Numbers
-from osd.machine.transfer import sent, staged
+from osd.machine.transfer import pinned, to_device
 from osd.records.proposal import DraftBatch
 
 _SMALLEST_SEEN = 256
@@ -53,7 +53,7 @@ class KernelDecoder:
         if not self.fits(ids_BQ.shape[1]):
             return self._decoder.read(first_row, ids_BQ, starts, logits=logits)
         self._window.set(first_row, starts, ids_BQ.shape[1])
-        logits_BQV, hidden_BQH = self.run(sent(ids_BQ, self._decoder.device), self._window, logits)
+        logits_BQV, hidden_BQH = self.run(to_device(ids_BQ, self._decoder.device), self._window, logits)
         return PassOutput(None if logits_BQV is None else TorchLogits(logits_BQV), lambda: hidden_BQH)
 
     @torch.no_grad()
@@ -129,7 +129,7 @@ class GpuDecoder:
     def _replay(self, numbers_BQ: Numbers, starts: Sequence[int]) -> PassOutput:
         """A captured pass, which also stores the hidden states and finds the most likely tokens."""
         device, (num_rows, num_new) = self.torch.device, numbers_BQ.shape
-        ids_BQ = numbers_BQ if isinstance(numbers_BQ, Tensor) else staged(numbers_BQ, device)
+        ids_BQ = numbers_BQ if isinstance(numbers_BQ, Tensor) else pinned(numbers_BQ, device)
         padded, seen = self._bucketed(starts, num_new)
         if len(padded) > num_rows:
             ids_BQ = F.pad(ids_BQ, (0, 0, 0, len(padded) - num_rows))
@@ -147,7 +147,7 @@ class GpuDecoder:
             (len(padded), num_new, seen),
             work_by(self.torch),
             ids_BQ,
-            staged(padded, device),
+            pinned(padded, device),
             instead=work_by(self.kernels) if self.kernels is not None and self.kernels.fits(num_new) else None,
         )
         found = TorchLogits(logits_BQV[:num_rows], best_BQ[:num_rows], find=self._find)
@@ -195,7 +195,7 @@ class GpuDecoder:
         ids_BK, *probs = self._graphs.run(
             ("draft", len(padded), num_new, num_steps, seen, filters),
             work_by(self.torch),
-            staged([padded, [*counts, *[1] * (len(padded) - num_rows)]], self.torch.device),
+            pinned([padded, [*counts, *[1] * (len(padded) - num_rows)]], self.torch.device),
             *(() if draws is None else draws.tensors()),
             instead=work_by(self.kernels) if self.kernels is not None and self.kernels.fits(num_new) else None,
         )

@@ -25,7 +25,7 @@ from osd.kernels.reference.logits import MostLikely
 from osd.kernels.reference.projections import ByteCodes, DenseProjection
 from osd.kernels.reference.row_ops import Norm
 from osd.kernels.reference.window import PassWindow
-from osd.machine.transfer import staged, used_here
+from osd.machine.transfer import pinned, used_here
 from osd.records.proposal import DraftBatch
 from osd.records.shared_rows import SharedRows
 
@@ -114,7 +114,7 @@ class GpuFeatureRound:
         ids_BK, *probs = self._graphs.run(
             (rows, num_steps, filters),
             work_by(self.torch),
-            staged(placed, batch.tokens_SL.device),
+            pinned(placed, batch.tokens_SL.device),
             *(() if draws is None else draws.tensors()),
             instead=None if self.kernels is None else work_by(self.kernels),
         )

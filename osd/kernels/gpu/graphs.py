@@ -38,7 +38,7 @@ class GraphPool:
         Args:
             key: identifies the work and all shapes.
             work: captured if the key is new.
-            inputs: of the key's shapes; on the device, or pinned (`staged`).
+            inputs: of the key's shapes; on the device, or made by `pinned`.
             instead: an alternative with the same result; the faster of both is kept.
         """
         replay = self._replays.get(key)

@@ -20,7 +20,7 @@ from osd.kernels.reference.llama import Llama
 from osd.kernels.reference.logits import MostLikely
 from osd.kernels.reference.window import PassWindow
 from osd.machine.arrays import Numbers
-from osd.machine.transfer import sent, upload
+from osd.machine.transfer import to_device, upload
 from osd.records.proposal import DraftBatch
 from osd.verify.logits import Logits
 
@@ -72,7 +72,7 @@ class TorchDecoder:
         """See `Way`."""
         window = self._window
         window.set(first_row, starts, ids_BQ.shape[1])
-        logits_BQV, hidden_BQH = self.run(sent(ids_BQ, self.device), window, logits)
+        logits_BQV, hidden_BQH = self.run(to_device(ids_BQ, self.device), window, logits)
         if self._kept is not None:
             self._kept.keep(first_row, starts, hidden_BQH)
         return PassOutput(None if logits_BQV is None else self._make_logits(logits_BQV), lambda: hidden_BQH)

@@ -19,7 +19,7 @@ from osd.kernels.cpu.arrays import array, is_finite, tensor
 from osd.kernels.cpu.kernels import Kernels
 from osd.kernels.reference.logits import TorchLogits
 from osd.kernels.reference.logits import most_likely as most_likely_by_torch
-from osd.machine.transfer import has_arrived
+from osd.machine.transfer import no_wait
 from osd.verify.logits import Logits, RankedTokens, SampledRows
 from osd.verify.shaping import Shape
 
@@ -88,7 +88,7 @@ class CpuLogits:
         """See `Logits`."""
         look = look_at(np.array(places, np.int64), np.array(chosen, np.int64), top_k)
         self._kernels.highest(self._bits_RV, look)
-        return RankedTokens(look.chosen_N, look.ids_NK, look.values_NK, has_arrived)
+        return RankedTokens(look.chosen_N, look.ids_NK, look.values_NK, no_wait)
 
     def replaced(self, logits_BQV: Tensor) -> TorchLogits:
         """See `Logits`; in float32, by torch's operations."""
