@@ -10,8 +10,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from osd.config.settings import Config
+from osd.io.url_folder import open_folder
 from osd.loading.causal_lm import choose_device
 from osd.records.errors import OsdError
+from osd.records.reason import reason
 
 
 def check_machine(config: Config) -> None:
@@ -21,6 +23,7 @@ def check_machine(config: Config) -> None:
         OsdError: one line that says what is wrong and what to do.
     """
     check_state_folder(config.state_dir)
+    check_store(config)
     if not config.cluster.address:  # otherwise the engine may be placed on another machine
         choose_device(config.target.device)
 
@@ -60,6 +63,28 @@ def check_certificate(config: Config) -> None:
         raise OsdError(
             f"cannot serve TLS with {files}: {error}; give --ssl-certfile a PEM certificate and --ssl-keyfile its key, "
             "which has no passphrase"
+        ) from None
+
+
+def check_store(config: Config) -> None:
+    """See that the store of `store.url` can be opened and read.
+
+    Raises:
+        OsdError: it cannot, or it is one that engine and distiller, two processes, cannot share.
+    """
+    if not config.store.url:
+        return
+    folder = open_folder(config, "weights")
+    if config.store.url.startswith("memory:"):
+        raise OsdError(
+            f"store.url is {config.store.url!r}, which every process has for itself; give a folder, or a URL such as "
+            "s3://bucket/osd, that engine and distiller share"
+        )
+    try:
+        folder.names()
+    except OSError as error:
+        raise OsdError(
+            f"cannot read the store {folder}: {reason(error)}; see that store.url can be reached with store.options"
         ) from None
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from osd.config.paths import checkpoint_dir
+from osd.config.paths import checkpoint_path
 from osd.config.settings import Config, TrainerConfig
 from osd.drafters.create import new_drafter_model
+from osd.io.url_folder import open_folder
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.loading.causal_lm import choose_device, multiplies_bfloat16
 from osd.loading.shared_rows import load_shared_rows
@@ -66,7 +67,7 @@ def build_trainer(
         build_student(config, manifest, target_folder),
         source,
         store,
-        checkpoint_dir(config.state_dir, target_id, config.drafter.kind),
+        open_folder(config, checkpoint_path(target_id, config.drafter.kind)),
         target_id=target_id,
         may_train=may_train,
         on_event=on_event,

@@ -1,11 +1,11 @@
-"""The trainer's checkpoint: one safetensors file, replaced atomically, and files with the outcomes of its replay.
+"""The trainer's checkpoint: one safetensors file, replaced as a whole, and files with the outcomes of its replay.
 
 The checkpoint holds tensors (the student's, the optimizer's, token counts) and JSON metadata for the rest; no pickle.
 An outcome is written once, by the first save after it arrived, to a file that the JSON lists. Outcomes may therefore be
 acknowledged as soon as a save is done, and a restarted trainer has the same replay as the one that was killed.
 
-Order of a save: write new outcomes, fsync; write the checkpoint under a temporary name, fsync, rename; remove files of
-outcomes that are no longer listed. A crash at any point leaves the previous checkpoint intact.
+Order of a save: write new outcomes; write the checkpoint, which lists them; remove files of outcomes that are no longer
+listed. Each file is written as a whole (`osd.io.folder`), so a crash at any point leaves the previous one intact.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,14 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from osd.io.codec import OutcomeFormatError, decode, encode
+from osd.io.folder import Folder, as_folder
+from osd.records.errors import OsdError
 from osd.records.outcome import Outcome
 
 _log = logging.getLogger(__name__)
@@ -48,10 +50,14 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """Saves and loads the newest checkpoint in its own folder."""
+    """Saves and loads the newest checkpoint in its own folder.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        folder: it, or its path on a local disk.
+    """
+
+    def __init__(self, folder: Path | Folder) -> None:
+        self._folder = as_folder(folder)
         self._listed: dict[str, list[int]] = {}
         """File of outcomes to the sequence numbers in it."""
 
@@ -76,36 +82,32 @@ class CheckpointFolder:
         Raises:
             OSError: it cannot be written; the previous checkpoint is intact.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         listed = {name: numbers for name, numbers in self._listed.items() if numbers[-1] >= oldest}
-        if new_records:
-            numbers = [number for number, _ in new_records]
-            name = f"outcomes-{numbers[0]:012d}.msgpack"
-            content = msgspec.msgpack.encode([encode(outcome) for _, outcome in new_records])
-            _replace_with(self._folder / name, lambda path: path.write_bytes(content))
-            listed[name] = numbers
-        flat = {f"tensors/{name}": tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        body = {"progress": progress, "outcomes": listed, "oldest": oldest, "optimizer": _flatten(optimizer, flat)}
-        text = json.dumps(body)
-        metadata = {"format": _FORMAT, "body": text, "digest": _digest(flat, text)}
-        try:
-            _replace_with(self._folder / _NAME, lambda path: save_file(flat, path, metadata=metadata))
-        except SafetensorError as error:  # safetensors' way to report a full disk
-            raise OSError(str(error)) from error
-        self._listed = listed
-        for path in self._folder.glob("outcomes-*"):
-            if path.name not in listed:
-                path.unlink(missing_ok=True)
+        with self._folder.writing():
+            if new_records:
+                numbers = [number for number, _ in new_records]
+                name = f"outcomes-{numbers[0]:012d}.msgpack"
+                self._folder.write(name, msgspec.msgpack.encode([encode(outcome) for _, outcome in new_records]))
+                listed[name] = numbers
+            flat = {f"tensors/{name}": tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            body = {"progress": progress, "outcomes": listed, "oldest": oldest, "optimizer": _flatten(optimizer, flat)}
+            text = json.dumps(body)
+            metadata = {"format": _FORMAT, "body": text, "digest": _digest(flat, text)}
+            self._folder.write(_NAME, tensors_to_bytes(flat, metadata))
+            self._listed = listed
+            for name in self._folder.names():
+                if name.startswith("outcomes-") and name not in listed:
+                    self._folder.remove(name)
 
     def load(self) -> Checkpoint | None:
-        """The newest checkpoint; None if there is none, or (with a warning that says why) if it is damaged."""
-        path = self._folder / _NAME
-        if not path.exists():
-            return None
+        """The newest checkpoint; None if there is none, or (with a warning that says why) if it is damaged.
+
+        Raises:
+            OsdError: it cannot be read now, so nobody knows whether it is whole.
+        """
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            data = self._folder.read(_NAME)
+            flat, metadata = tensors_from_bytes(data), _metadata(data)
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
             if metadata["digest"] != _digest(flat, metadata["body"]):
@@ -113,39 +115,37 @@ class CheckpointFolder:
             body = json.loads(metadata["body"])
             records = self._load_records(body["outcomes"], body["oldest"])
             optimizer = _unflatten(body["optimizer"], flat)
-        except (SafetensorError, OutcomeFormatError, msgspec.DecodeError, OSError, ValueError, KeyError) as error:
-            _log.warning("checkpoint %s is ignored, training starts from the published weights: %s", path, error)
+        except FileNotFoundError as error:
+            if _NAME in self._folder.names():
+                self._ignore(error)
+            return None
+        except OSError as error:
+            where = f"{self._folder}/{_NAME}"
+            raise OsdError(f"cannot read the checkpoint {where} now: {error}; see that it can be reached") from None
+        except (SafetensorError, OutcomeFormatError, msgspec.DecodeError, ValueError, KeyError) as error:
+            self._ignore(error)
             return None
         self._listed = body["outcomes"]
         tensors = {name.removeprefix("tensors/"): flat[name] for name in flat if name.startswith("tensors/")}
         return Checkpoint(tensors, optimizer, body["progress"], records)
 
+    def _ignore(self, error: Exception) -> None:
+        where = f"{self._folder}/{_NAME}"
+        _log.warning("checkpoint %s is ignored, training starts from the published weights: %s", where, error)
+
     def _load_records(self, listed: Mapping[str, list[int]], oldest: int) -> list[tuple[int, Outcome]]:
         records: list[tuple[int, Outcome]] = []
         for name, numbers in listed.items():
-            packed = msgspec.msgpack.decode((self._folder / name).read_bytes(), type=list[bytes])
+            packed = msgspec.msgpack.decode(self._folder.read(name), type=list[bytes])
             records += [(number, decode(data)) for number, data in zip(numbers, packed, strict=True)]
         return sorted((record for record in records if record[0] >= oldest), key=lambda record: record[0])
 
 
-def _replace_with(path: Path, write: Any) -> None:
-    """Write a temporary file, fsync it, rename it to `path`, and fsync the folder."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    try:
-        write(scratch)
-        _sync(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _metadata(data: bytes) -> dict[str, str]:
+    """Metadata of a safetensors file: eight bytes of length (little-endian), then a JSON header that holds it."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    return metadata
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from osd.config.settings import TrainerConfig
+from osd.io.folder import Folder
 from osd.ports.outcomes import OutcomeSource
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import WeightsRefusedError
@@ -60,7 +61,7 @@ class Trainer:
         student: the drafter to train; loads the store's latest version, or the checkpoint if that descends from it.
         source: the outcome stream.
         store: where versions are published.
-        checkpoint_dir: this trainer's own folder.
+        checkpoint_folder: this trainer's own folder, or its path on a local disk.
         target_id: outcomes of other targets are skipped.
         may_train: False while the engine needs the machine.
         on_event: called on publishes, refusals, restarts, pauses and errors, on the thread where they happen.
@@ -77,7 +78,7 @@ class Trainer:
         student: Student,
         source: OutcomeSource,
         store: WeightStore,
-        checkpoint_dir: Path,
+        checkpoint_folder: Path | Folder,
         *,
         target_id: str,
         may_train: Callable[[], bool] = lambda: True,
@@ -91,7 +92,7 @@ class Trainer:
         self._counts = TokenCounts(student.alignment.vocab_tokens)
         self._intake = Intake(source, self._replay, self._counts, student.alignment, target_id, clock)
         self._publisher = Publisher(store, student, config.gate_margin, self)
-        self._folder = CheckpointFolder(checkpoint_dir)
+        self._folder = CheckpointFolder(checkpoint_folder)
         self._checkpoint_every_s, self._checkpointed_at_s = checkpoint_every_s, clock()
         self._num_saved = 0
         """How many of all records ever seen the checkpoint contains."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from osd.assembly.kernels import Prepared, load_backend, num_threads, prepare_backend
-from osd.config.paths import former_spill_path, spill_path, weights_dir
+from osd.config.paths import former_spill_path, spill_path, weights_path
 from osd.config.settings import Config
 from osd.drafters.create import create_initial, open_drafter
 from osd.drafters.shipped import find_shipped
@@ -21,11 +21,13 @@ from osd.engine.loop import EngineLoop
 from osd.io.outcome_stream import RedisOutcomeStream
 from osd.io.recorder import Recorder
 from osd.io.spill import SpillFile, adopt_spill
+from osd.io.url_folder import open_folder
 from osd.io.weight_store import FileWeightStore
 from osd.kernels.backend import Backend
 from osd.kernels.cpu.backend.decoder import fits_kernels
 from osd.kernels.cpu.compiling.signatures import KernelSet
 from osd.loading.causal_lm import choose_device, choose_dtype, load_causal_lm
+from osd.loading.fit import check_fits
 from osd.loading.resolve import ResolvedTarget, resolve_target
 from osd.loading.stored import stored_in
 from osd.machine.memory import give_back, keep, use_huge_pages
@@ -118,6 +120,7 @@ def _open_engine(
     on_progress("loading the target")
     device = choose_device(config.target.device)
     dtype = choose_dtype(config.target.dtype, device, stored_in(resolved.folder))
+    check_fits(resolved.folder, config.target.dtype, dtype, device)
     model = load_causal_lm(resolved.folder, dtype=dtype, device=device)
     _check_context(config, model)
     codec = TextCodec.open(
@@ -258,7 +261,7 @@ def _remake(
 
 def open_store(config: Config, resolved: ResolvedTarget) -> FileWeightStore:
     """The versions of the configured kind of drafter for a target."""
-    return FileWeightStore(weights_dir(config.state_dir, resolved.target_id, config.drafter.kind))
+    return FileWeightStore(open_folder(config, weights_path(resolved.target_id, config.drafter.kind)))
 
 
 def ensure_first_version(config: Config, resolved: ResolvedTarget, store: WeightStore) -> None:

@@ -13,12 +13,22 @@ def slug(text: str) -> str:
 
 def weights_dir(state_dir: Path, target_id: str, drafter_kind: str) -> Path:
     """The drafter versions of one kind for one target."""
-    return state_dir / "weights" / slug(target_id) / drafter_kind
+    return state_dir / weights_path(target_id, drafter_kind)
+
+
+def weights_path(target_id: str, drafter_kind: str) -> str:
+    """The same, relative to the store (`store.url`, else the state folder)."""
+    return f"weights/{slug(target_id)}/{drafter_kind}"
 
 
 def checkpoint_dir(state_dir: Path, target_id: str, drafter_kind: str) -> Path:
     """The trainer's checkpoint for one kind of drafter of one target."""
-    return state_dir / "checkpoints" / slug(target_id) / drafter_kind
+    return state_dir / checkpoint_path(target_id, drafter_kind)
+
+
+def checkpoint_path(target_id: str, drafter_kind: str) -> str:
+    """The same, relative to the store (`store.url`, else the state folder)."""
+    return f"checkpoints/{slug(target_id)}/{drafter_kind}"
 
 
 def answers_dir(state_dir: Path, target_id: str, key: str) -> Path:

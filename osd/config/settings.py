@@ -159,6 +159,19 @@ class TrainerConfig(_Section):
     seed: int = Field(0, description="Seed of replay sampling.")
 
 
+class StoreConfig(_Section):
+    """Where drafter versions and the trainer's checkpoint are kept."""
+
+    url: str = Field(
+        "",
+        description="Folder, or URL that fsspec knows (s3://bucket/osd), which every node reaches; "
+        "empty: the state folder.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of fsspec's file system: { endpoint_url = '…' } for S3, say."
+    )
+
+
 class SwapConfig(_Section):
     """What happens around a hot swap."""
 
@@ -267,6 +280,7 @@ class Config(BaseSettings):
     drafter: DrafterConfig = DrafterConfig()
     outcomes: OutcomesConfig = OutcomesConfig()
     trainer: TrainerConfig = TrainerConfig()
+    store: StoreConfig = StoreConfig()
     swap: SwapConfig = SwapConfig()
     server: ServerConfig = ServerConfig()
     cluster: ClusterConfig = ClusterConfig()

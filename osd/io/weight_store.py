@@ -1,17 +1,17 @@
 """Drafter versions on disk: `v000003.safetensors`, its manifest `v000003.json`, and the pointer file `latest`.
 
-A version exists once its manifest does, and is served once the pointer names it. Tensors, manifest and pointer are
-written in that order, each to a temporary name, synced and renamed. A writer holds the lock file, so any unfinished
-file that it finds belongs to a writer that died.
+Tensors, manifest and pointer are written in that order, each file as a whole (`osd.io.folder`). A version exists once
+its manifest does, which holds the digest of its tensors, and is served once the pointer names it. So a writer may die,
+and a reader may look, at any time. On a disk, one writer at a time holds a lock. An object store has no locks: the
+writer that is first to create the tensors' file has the number, and any other takes the next one; of two that publish
+at once, the pointer names either.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -26,13 +26,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
+from osd.io.folder import Folder, as_folder
 from osd.records.errors import OsdError, UnknownVersionError, WeightsRefusedError
+from osd.records.reason import reason as reason_of
 from osd.records.version import WeightManifest
 
 logger = logging.getLogger(__name__)
 
-_MANIFEST_NAME = re.compile(r"v(\d+)\.json")
-_TEMPORARY = ".tmp"
+_MANIFEST, _TENSORS, _POINTER = "json", "safetensors", "latest"
+_FILE_NAME = re.compile(rf"v(\d+)\.({_MANIFEST}|{_TENSORS})")
 
 
 def config_hash(kind: str, config: Mapping[str, Any]) -> str:
@@ -50,18 +52,18 @@ class _Pointer(msgspec.Struct):
 
 
 class FileWeightStore:
-    """Implements `osd.ports.WeightStore`; any number of processes may use one folder."""
+    """Implements `osd.ports.WeightStore`; any number of processes, on any number of machines, may use one folder."""
 
-    def __init__(self, root: Path, *, keep: int = 20) -> None:
+    def __init__(self, root: Path | Folder, *, keep: int = 20) -> None:
         """Use a folder; the first publish creates it.
 
         Args:
-            root: The folder.
+            root: The folder, or its path on a local disk.
             keep: How many of the newest versions are kept; the latest and its parent always are.
         """
         if keep < 1:
             raise ValueError("keep must be at least 1")
-        self._root = root
+        self._folder = as_folder(root)
         self._keep = keep
 
     def publish(
@@ -80,7 +82,7 @@ class FileWeightStore:
 
         Raises:
             WeightsRefusedError: a tensor holds NaN or infinity; nothing was written.
-            OsdError: the disk cannot be written; the previous version stays the latest.
+            OsdError: the store cannot be written; the previous version stays the latest.
         """
         _refuse_non_finite(state, "the new version")
         # clone: safetensors refuses tensors that share memory, such as tied weights.
@@ -88,7 +90,7 @@ class FileWeightStore:
             {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in state.items()}
         )
         with self._writing():
-            number = max([0, *self._numbers(), *(pointer.newest for pointer in [self._pointer()] if pointer)]) + 1
+            number = self._write_tensors(data)
             manifest = WeightManifest(
                 number=number,
                 kind=kind,
@@ -102,7 +104,6 @@ class FileWeightStore:
                 created_at_s=time.time(),
                 note=note,
             )
-            self._write(self._tensors_path(number), data)
             self._write_manifest(manifest)
             self._write_pointer(_Pointer(latest=number, newest=number))
             self._prune(manifest)
@@ -111,8 +112,11 @@ class FileWeightStore:
     def latest(self) -> WeightManifest | None:
         """The version to serve; None if nothing was published.
 
-        If the pointer or its manifest cannot be read, or a roll back was interrupted, it is the newest version that
-        was not rolled back.
+        If the pointer or its manifest is torn or missing, or a roll back was interrupted, it is the newest version
+        that was not rolled back.
+
+        Raises:
+            OsdError: the store cannot be read now.
         """
         pointer = self._pointer()
         if pointer:
@@ -130,12 +134,14 @@ class FileWeightStore:
 
         Raises:
             WeightsRefusedError: it is missing or incomplete, holds NaN or infinity, or does not match its manifest.
+            OsdError: the store cannot be read now.
         """
-        manifest, path = self._manifest(number), self._tensors_path(number)
+        manifest, name = self._manifest(number), _name(number, _TENSORS)
+        path = f"{self._folder}/{name}"
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise WeightsRefusedError(f"cannot read weights {path}: {error.strerror}") from None
+            data = self._read(name)
+        except FileNotFoundError:
+            raise WeightsRefusedError(f"cannot read weights {path}: there is no such file") from None
         if hashlib.sha256(data).hexdigest() != manifest.digest:
             raise WeightsRefusedError(f"weights {path} are torn or altered: they do not match their manifest's digest")
         try:
@@ -167,7 +173,7 @@ class FileWeightStore:
 
         Raises:
             WeightsRefusedError: there is no version to go back to; nothing was changed.
-            OsdError: the disk cannot be written.
+            OsdError: the store cannot be read or written.
         """
         with self._writing():
             current = self.latest()
@@ -202,13 +208,12 @@ class FileWeightStore:
         return manifest
 
     def _manifest(self, number: int) -> WeightManifest:
-        path = self._manifest_path(number)
+        name = _name(number, _MANIFEST)
+        path = f"{self._folder}/{name}"
         try:
-            manifest = msgspec.convert(json.loads(path.read_bytes()), WeightManifest)
+            manifest = msgspec.convert(json.loads(self._read(name)), WeightManifest)
         except FileNotFoundError:
             raise UnknownVersionError(f"there is no drafter version {number}") from None
-        except OSError as error:
-            raise WeightsRefusedError(f"cannot read version {number}'s manifest {path}: {error.strerror}") from None
         except ValueError as error:  # of JSON, Unicode and msgspec's validation
             raise WeightsRefusedError(f"manifest {path} is torn or foreign: {error}") from None
         if manifest.number != number:
@@ -219,78 +224,87 @@ class FileWeightStore:
 
     def _pointer(self) -> _Pointer | None:
         try:
-            return msgspec.json.decode(self._pointer_path.read_bytes(), type=_Pointer)
+            return msgspec.json.decode(self._read(_POINTER), type=_Pointer)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
-            logger.warning("cannot read %s: %s", self._pointer_path, error)
+        except msgspec.DecodeError as error:
+            logger.warning("cannot read %s/%s: %s", self._folder, _POINTER, error)
             return None
 
-    def _numbers(self) -> tuple[int, ...]:
-        """Numbers of the versions that have a manifest, ascending."""
-        paths = self._root.iterdir() if self._root.is_dir() else ()
-        return tuple(sorted(int(match[1]) for path in paths if (match := _MANIFEST_NAME.fullmatch(path.name))))
+    def _numbers(self, kind: str = _MANIFEST) -> tuple[int, ...]:
+        """Of the versions that have a manifest (or tensors), ascending."""
+        try:
+            names = self._folder.names()
+        except OSError as error:
+            raise self._unreadable(error) from None
+        matches = (_FILE_NAME.fullmatch(name) for name in names)
+        return tuple(sorted(int(match[1]) for match in matches if match and match[2] == kind))
 
-    @property
-    def _pointer_path(self) -> Path:
-        return self._root / "latest"
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._folder.read(name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._unreadable(error) from None
 
-    def _manifest_path(self, number: int) -> Path:
-        return self._root / f"v{number:06d}.json"
+    def _unreadable(self, error: OSError) -> OsdError:
+        return OsdError(
+            f"cannot read weights in {self._folder} now: {_why(error)}; see that it can be reached and read"
+        )
 
-    def _tensors_path(self, number: int) -> Path:
-        return self._root / f"v{number:06d}.safetensors"
+    def _write_tensors(self, data: bytes) -> int:
+        """Write a new version's tensors, and so take its number: one above the highest ever given."""
+        pointer = self._pointer()
+        number = max([0, *self._numbers(), *self._numbers(_TENSORS), pointer.newest if pointer else 0]) + 1
+        while True:
+            try:
+                self._folder.write(_name(number, _TENSORS), data, create=True)
+            except FileExistsError:  # another writer was faster
+                number += 1
+            else:
+                return number
 
     def _write_manifest(self, manifest: WeightManifest) -> None:
-        self._write(self._manifest_path(manifest.number), json.dumps(asdict(manifest), indent=2).encode())
+        self._folder.write(_name(manifest.number, _MANIFEST), json.dumps(asdict(manifest), indent=2).encode())
 
     def _write_pointer(self, pointer: _Pointer) -> None:
-        self._write(self._pointer_path, msgspec.json.encode(pointer))
-
-    def _write(self, path: Path, data: bytes) -> None:
-        """Replace a file atomically: a reader sees the old or the new content, even after a power failure."""
-        temporary = path.with_name(path.name + _TEMPORARY)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)  # it may be what filled the disk
-            raise
-        folder = os.open(self._root, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        self._folder.write(_POINTER, msgspec.json.encode(pointer))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the folder's lock, and remove what a writer that died left unfinished."""
+        """Write to the folder, and remove what a writer that died left unfinished."""
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            with (self._root / "lock").open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._clean()
+            with self._folder.writing():
+                self._remove_orphans()
                 yield
         except OSError as error:
-            raise OsdError(
-                f"cannot write weights to {self._root}: {error.strerror}; free space or fix access"
-            ) from None
+            raise OsdError(f"cannot write weights to {self._folder}: {_why(error)}; free space or fix access") from None
 
-    def _clean(self) -> None:
-        for path in self._root.glob(f"*{_TEMPORARY}"):
-            path.unlink()
-        for path in self._root.glob("v*.safetensors"):
-            if not path.with_suffix(".json").exists():
-                path.unlink()
+    def _remove_orphans(self) -> None:
+        """Remove tensors without a manifest.
+
+        Where writers do not exclude one another, only old ones: a writer may be between its tensors and its manifest.
+        """
+        versions = self._numbers()
+        newest_to_go = max(versions, default=0) - self._keep
+        for number in set(self._numbers(_TENSORS)) - set(versions):
+            if self._folder.excludes_writers or number <= newest_to_go:
+                self._folder.remove(_name(number, _TENSORS))
 
     def _prune(self, latest: WeightManifest) -> None:
         for number in self._numbers()[: -self._keep]:
             if number != latest.number and number != latest.parent:
-                self._manifest_path(number).unlink()  # first: without it the version does not exist
-                self._tensors_path(number).unlink(missing_ok=True)
+                self._folder.remove(_name(number, _MANIFEST))  # first: without it the version does not exist
+                self._folder.remove(_name(number, _TENSORS))
+
+
+def _name(number: int, kind: str) -> str:
+    return f"v{number:06d}.{kind}"
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or reason_of(error)
 
 
 def _canonical_json(value: Any) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from osd.engine.loop import EngineLoop
 from osd.ports.weight_store import WeightStore
-from osd.records.errors import WeightsRefusedError
+from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.events import Event, EventKind
 
 _log = logging.getLogger(__name__)
@@ -139,9 +139,15 @@ class HotSwap:
         self._event("roll_back", f"drafter version {version} -> {to}{why}", version=version, to=to)
 
     def _run(self) -> None:
+        trouble = ""
         while not self._stopping.is_set():
             try:
                 self.check_now()
+                trouble = ""
+            except OsdError as error:  # the store is away: said once, and the version in use serves on
+                if str(error) != trouble:
+                    _log.warning("cannot look for new drafter weights: %s", error)
+                trouble = str(error)
             except Exception:
                 _log.exception("looking for new drafter weights failed; trying again")
             self._wake.wait(self._poll_interval_s)

@@ -20,7 +20,7 @@ from osd.assembly.assemble import EngineAssembly
 from osd.config.settings import SwapConfig
 from osd.engine.loop import EngineLoop
 from osd.io.weight_store import FileWeightStore
-from osd.records.errors import UnknownVersionError, WeightsRefusedError
+from osd.records.errors import OsdError, UnknownVersionError, WeightsRefusedError
 from osd.records.events import Event, EventKind
 from osd.records.query import Request, SamplingParams, TokenDelta
 from osd.records.version import WeightManifest
@@ -333,6 +333,32 @@ def test_an_unsound_version_is_refused_once_and_the_old_one_serves_on(
     service.publish(service.good)
     service.watcher.check_now()
     assert service.serving() == 3
+
+
+def test_a_store_that_is_away_is_told_of_once_and_looked_at_again(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(model, tmp_path / "weights", poll_interval_s=0.01)
+    service.publish(service.good)
+    latest, num_looks = service.store.latest, 0
+
+    def away() -> WeightManifest | None:
+        nonlocal num_looks
+        num_looks += 1
+        if num_looks <= 5:
+            raise OsdError("cannot read weights in s3://a now")
+        return latest()
+
+    monkeypatch.setattr(service.store, "latest", away)
+    try:
+        service.watcher.start()
+        service.wait_for_event("swap")
+        assert service.serving() == 2
+    finally:
+        service.close()
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "cannot look for new drafter weights: cannot read weights in s3://a now"
+    ]
 
 
 def test_a_refused_version_on_top_does_not_keep_a_worse_one_serving(service: Service) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +102,18 @@ def test_a_save_that_fails_leaves_the_previous_one_whole(tmp_path: Path, monkeyp
     folder = CheckpointFolder(tmp_path)
     _save(folder, new_records=_records(0, 2))
 
-    def full(*args: Any, **options: Any) -> None:
-        Path(args[1]).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    real_sync, num_files = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal num_files
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            num_files += 1
+            if num_files == 2:  # the new outcomes have found room, the checkpoint has not
+                raise OSError(errno.ENOSPC, "No space left on device")
+        real_sync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.checkpoint.save_file", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             _save(folder, progress={"steps": 8}, new_records=_records(2, 3))
     loaded = CheckpointFolder(tmp_path).load()
@@ -112,7 +121,7 @@ def test_a_save_that_fails_leaves_the_previous_one_whole(tmp_path: Path, monkeyp
     _save(folder, progress={"steps": 9}, new_records=_records(2, 4))
     loaded = CheckpointFolder(tmp_path).load()
     assert loaded is not None and loaded.progress == {"steps": 9} and len(loaded.records) == 4
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_an_optimizer_state_that_needs_pickle_is_refused(tmp_path: Path) -> None:

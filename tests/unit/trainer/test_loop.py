@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from osd.io.folder import LocalFolder
 from tests.kit.trainer_bench import Bench
 from tests.kit.trainer_fakes import feature_student, learnable_outcome, make_outcome, model_student
 from tests.kit.waiting import wait_for
@@ -214,7 +215,7 @@ def test_a_full_disk_is_an_event_and_training_goes_on(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.checkpoint.save_file", full)
+        patch.setattr(LocalFolder, "write", full)
         bench.run(22)
     assert bench.kinds().count("error") == 2  # once for the version, once for the checkpoint
     assert bench.trainer.status().steps == 22 and not bench.source.acked
