@@ -21,6 +21,7 @@ from functools import partial
 
 import psutil
 
+from actors.cluster import check_cluster, nodes_of_cluster
 from actors.handle import ActorHandle
 from actors.link import Answer, Call, Ended, Link, Order, Ready, Stage
 from actors.local_ray import check_closed, check_version
@@ -51,6 +52,8 @@ def main() -> None:
             start_ray(order.config, stack)
             if is_local:
                 watch_ray(link, stack)
+            else:
+                check_cluster(order.config, order.redis_url, nodes_of_cluster())
             link.send(Stage("starting the engine", 0.5))
             actors, engine = start_actors(order, stack, lambda line: link.send(Stage(line, 0.6)))
             if is_local:

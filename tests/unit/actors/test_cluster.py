@@ -1,0 +1,80 @@
+"""What a cluster cannot run is refused in one line, before any actor is created."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.cluster import Node, check_cluster
+from osd.config.settings import Config, load_config
+from osd.records.errors import OsdError
+
+_ONE = [Node("10.0.0.1", 0)]
+_THREE = [Node("10.0.0.1", 0), Node("10.0.0.2", 1), Node("10.0.0.3", 2)]
+_REDIS = {"redis_url": "redis://redis:6379/0"}
+_STORE = {"url": "s3://bucket/osd"}
+
+
+def _config(**sections: dict[str, Any]) -> Config:
+    return load_config(flags={"state_dir": Path("/state"), **sections})
+
+
+def _check(nodes: list[Node], **sections: dict[str, Any]) -> None:
+    config = _config(**sections)
+    check_cluster(config, config.outcomes.redis_url or "unix:///state/redis/redis.sock", nodes)
+
+
+def test_one_node_needs_nothing_shared() -> None:
+    _check(_ONE)
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({}, "the cluster has 3 nodes, and the embedded Redis can be reached from one of them only; set outcomes"),
+        ({"outcomes": {"redis_url": "unix:///run/redis.sock"}, "store": _STORE}, "names a Unix socket"),
+        ({"outcomes": {"redis_url": "redis://127.0.0.1:6379"}, "store": _STORE}, "names 127.0.0.1, which is another"),
+        ({"outcomes": {"redis_url": "redis://:pw@localhost"}, "store": _STORE}, "names localhost"),
+        ({"outcomes": _REDIS}, "drafter versions would be in the folder /state of each; set store.url"),
+    ],
+)
+def test_state_on_one_of_several_nodes_is_refused(sections: dict[str, Any], says: str) -> None:
+    with pytest.raises(OsdError, match=says) as told:
+        _check(_THREE, **sections)
+    assert "\n" not in str(told.value) and "pw" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"outcomes": _REDIS, "store": _STORE},
+        {"outcomes": _REDIS, "store": {"url": "/mnt/shared"}},
+        {"outcomes": {"enabled": False}, "store": _STORE},
+    ],
+)
+def test_several_nodes_that_share_their_state_are_fine(sections: dict[str, Any]) -> None:
+    _check(_THREE, **sections)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sections", "says"),
+    [
+        (_ONE, {"target": {"device": "cuda"}}, "target.device is 'cuda', and no node of the cluster has a GPU; add"),
+        (_ONE, {"trainer": {"device": "cuda:0"}}, "trainer.device is 'cuda:0', and no node"),
+        (
+            _THREE,
+            {"target": {"device": "cuda:2"}, "outcomes": _REDIS, "store": _STORE},
+            "no node of the cluster has more than 2 GPUs",
+        ),
+    ],
+)
+def test_a_gpu_that_no_node_has_is_refused(nodes: list[Node], sections: dict[str, Any], says: str) -> None:
+    with pytest.raises(OsdError, match=says):
+        _check(nodes, **sections)
+
+
+def test_a_gpu_that_a_node_has_is_fine() -> None:
+    _check(_THREE, target={"device": "cuda:1"}, outcomes=_REDIS, store=_STORE)
+    _check(_ONE, trainer={"device": "cuda", "enabled": False})
