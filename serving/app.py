@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
@@ -23,7 +25,14 @@ from serving.services import Services
 from serving.wire.errors import install_error_handlers
 
 
-def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_token_sha256: str) -> FastAPI:
+def create_app(
+    config: Config,
+    client: EngineClient,
+    codec: Codec,
+    *,
+    admin_token_sha256: str,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+) -> FastAPI:
     """The OpenAI routes, health, metrics and the admin page over one engine.
 
     Args:
@@ -31,6 +40,7 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
         client: the engine.
         codec: its target's tokenizer.
         admin_token_sha256: SHA-256 (hex) of the admin token; empty disables the admin API.
+        lifespan: entered before the first request, and left when the server stops.
 
     Example: `uvicorn.run(create_app(config, client, codec, admin_token_sha256=digest), host="127.0.0.1", port=8000)`
     """
@@ -49,6 +59,7 @@ def create_app(config: Config, client: EngineClient, codec: Codec, *, admin_toke
         openapi_url=None,  # served by serving.routes.openapi, to whom the configuration allows
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=lifespan,
         middleware=[
             Middleware(UnderRootPath, root_path=config.server.root_path),
             Middleware(ApiCors, origins=config.server.allowed_origins),

@@ -126,6 +126,7 @@ def _serve_target(
                 app,
                 http=impatient(config.server.receive_timeout_s),
                 ws="none",
+                loop="asyncio",
                 log_level="warning",
                 access_log=False,
                 timeout_graceful_shutdown=_GRACE_S,

@@ -32,6 +32,7 @@ def serve(
             log_config=None,
             lifespan="off",
             ws="none",
+            loop="asyncio",
             timeout_graceful_shutdown=1,
             ssl_certfile=ssl_certfile,
             ssl_keyfile=ssl_keyfile,

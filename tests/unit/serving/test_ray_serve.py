@@ -1,0 +1,32 @@
+"""Arguments of the Ray Serve application are osd's settings, but for those that are Serve's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from osd.config.settings import ConfigError
+from serving.ray_serve import settings_of
+
+
+def test_arguments_are_settings() -> None:
+    config = settings_of({"state_dir": "/state", "engine": {"max_slots": 3}, "outcomes": {"redis_url": "redis://r"}})
+    assert (str(config.state_dir), config.engine.max_slots, config.outcomes.redis_url) == ("/state", 3, "redis://r")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({"engine": {"max_slot": 3}}, "unknown setting 'engine.max_slot'"),
+        (
+            {"server": {"port": 8000}},
+            "'server.port' has no effect under Ray Serve .Serve's http_options hold it.; remove",
+        ),
+        ({"server": {"host": "::"}}, "'server.host' has no effect"),
+        ({"cluster": {"address": "auto"}}, "'cluster.address' has no effect .* it is the cluster|is the cluster"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(args: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        settings_of(args)
