@@ -1,0 +1,140 @@
+"""The Kubernetes objects: schemas of what Kubernetes, KubeRay and Ray Serve know, and what refers to what."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from serving.ray_serve import settings_of
+from tests.kit.deploy_files import DEPLOY, documents
+
+_KUBERNETES = DEPLOY / "kubernetes"
+_BASE = _KUBERNETES / "base"
+_OBJECTS: list[dict[str, Any]] = [
+    document
+    for path in sorted(_BASE.glob("*.yaml"))
+    for document in documents(path)
+    if path.name != "kustomization.yaml"
+]
+_BY_KIND = {document["kind"]: document for document in _OBJECTS}
+_RAY_SERVICE = _BY_KIND["RayService"]
+_HEAD = _RAY_SERVICE["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
+_SERVE_CONFIGS = {
+    "RayService": yaml.safe_load(_RAY_SERVICE["spec"]["serveConfigV2"]),
+    "serve.yaml": documents(DEPLOY / "ray" / "serve.yaml")[0],
+}
+
+
+@pytest.mark.parametrize(
+    "document", _OBJECTS, ids=lambda document: f"{document['kind']}/{document['metadata']['name']}"
+)
+def test_an_object_has_kubernetes_schema(document: dict[str, Any]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="not installed (osd[deploy])")
+    if document["apiVersion"].startswith("ray.io/"):  # its pod is one of Kubernetes' own kinds
+        document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "head"}, "spec": _HEAD["spec"]}
+    kubernetes_validate.validate(document, "1.33", strict=True)
+
+
+def _closed(schema: Any) -> Any:
+    """A CRD's schema as the API server reads it: fields that it does not name are refused."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(one) for name, one in schema.items()}
+    if closed.get("x-kubernetes-int-or-string"):
+        closed = {"type": ["integer", "string"]}
+    if "properties" in closed and not closed.get("x-kubernetes-preserve-unknown-fields"):
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def test_the_ray_service_has_kuberays_schema() -> None:
+    crd = os.environ.get("KUBERAY_RAYSERVICE_CRD", "")
+    if not crd:
+        pytest.skip("KUBERAY_RAYSERVICE_CRD names no file (KubeRay's ray.io_rayservices.yaml)")
+    (definition,) = documents(Path(crd))
+    (schema,) = (one["schema"]["openAPIV3Schema"] for one in definition["spec"]["versions"] if one["name"] == "v1")
+    schema = _closed(schema)
+    schema["properties"]["metadata"] = {"type": "object"}
+    jsonschema.Draft7Validator(schema).validate(_RAY_SERVICE)
+
+
+@pytest.mark.parametrize("name", _SERVE_CONFIGS)
+def test_ray_serve_takes_the_configuration(name: str) -> None:
+    schema = pytest.importorskip("ray.serve.schema", reason="not installed (osd[serve])", exc_type=ImportError)
+    (application,) = schema.ServeDeploySchema.model_validate(_SERVE_CONFIGS[name]).applications
+    assert application.import_path == "serving.ray_serve:build"
+
+
+@pytest.mark.parametrize("name", _SERVE_CONFIGS)
+def test_osd_takes_the_arguments(name: str) -> None:
+    (application,) = _SERVE_CONFIGS[name]["applications"]
+    assert settings_of(application["args"]).target.model == "smollm2"
+    (deployment,) = application["deployments"]
+    assert (deployment["name"], deployment["num_replicas"]) == ("osd", 1)
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("kustomization.yaml")), ids=lambda path: path.parent.name)
+def test_a_kustomization_names_what_is_there(path: Path) -> None:
+    (kustomization,) = documents(path)
+    named = [
+        *kustomization.get("resources", []),
+        *kustomization.get("configurations", []),
+        *(patch["path"] for patch in kustomization.get("patches", [])),
+        *(file for generator in kustomization.get("configMapGenerator", []) for file in generator["files"]),
+    ]
+    assert named
+    for name in named:
+        there = path.parent / name
+        assert (there / "kustomization.yaml").is_file() if there.is_dir() else there.is_file(), name
+
+
+def test_every_file_of_the_base_is_named() -> None:
+    (kustomization,) = documents(_BASE / "kustomization.yaml")
+    files = {path.name for path in _BASE.glob("*.yaml")} - {"kustomization.yaml"}
+    assert files == {name for name in kustomization["resources"] if "/" not in name}
+
+
+def _follow(document: Any, pointer: str) -> Any:
+    """The parent of what a JSON pointer names, and its last step."""
+    *steps, last = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
+    for step in steps:
+        document = document[int(step) if isinstance(document, list) else step]
+    return document, last
+
+
+def test_the_gpu_overlay_patches_what_the_base_has() -> None:
+    (patch,) = documents(_KUBERNETES / "overlays" / "gpu" / "rayservice.yaml")
+    for operation in patch:
+        parent, last = _follow(_RAY_SERVICE, operation["path"])
+        assert last == "-" if isinstance(parent, list) else isinstance(parent, dict)
+
+
+def test_the_image_is_where_the_overlays_look_for_it() -> None:
+    (fields,) = documents(_KUBERNETES / "overlays" / "rayservice-fields.yaml")
+    (field,) = fields["images"]
+    value: Any = _RAY_SERVICE
+    for step in field["path"].split("/"):
+        value = value[0][step] if isinstance(value, list) else value[step]
+    assert value == "osd:cpu"
+
+
+def test_secrets_volumes_and_services_fit_together() -> None:
+    text = "\n".join(path.read_text() for path in _BASE.glob("*.yaml"))
+    claim = _BY_KIND["PersistentVolumeClaim"]["metadata"]["name"]
+    volumes = {volume["name"]: volume for volume in _HEAD["spec"]["volumes"]}
+    assert volumes["cache"]["persistentVolumeClaim"]["claimName"] == claim
+    (container,) = _HEAD["spec"]["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
+    redis = _BY_KIND["Service"]
+    assert redis["spec"]["selector"] == _BY_KIND["StatefulSet"]["spec"]["selector"]["matchLabels"]
+    assert f"{redis['metadata']['name']}:6379" in text
+    guide = (DEPLOY.parent / "docs" / "deployment.md").read_text()
+    for secret in ("osd-redis", "osd-admin"):
+        assert f"name: {secret}" in text and f"create secret generic {secret}" in guide
