@@ -194,7 +194,7 @@ def _build(
     stop: threading.Event,
 ) -> Trainer:
     """The trainer in service (see `BuildTrainer`)."""
-    from osd.assembly.assemble import open_store
+    from osd.assembly.drafter import open_store
     from osd.io.outcome_stream import RedisOutcomeStream
     from osd.loading.resolve import resolve_target
     from trainer.build import build_trainer

@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from benchmarks.tiny_models import CONTEXT_TOKENS, VOCAB_TOKENS, NotTinyError, tiny_model
+from osd.assembly.engine import make_engine, measure
 from osd.assembly.kernels import backend_for
 from osd.config.settings import Config, EngineConfig, SpeculationConfig
-from osd.engine.engine import Engine
 from osd.models.target import Target
-from osd.ports.drafter import Drafter, SwapIn
+from osd.ports.drafter import Drafter
+from osd.records.drafter_id import DrafterId
 from osd.records.errors import OsdError
 from osd.records.proposal import DraftBatch, Proposal
 from osd.records.query import Request, SamplingParams
@@ -134,15 +134,12 @@ def _generate(model: Any, prompt: Sequence[int]) -> list[int]:
 
 def _serve(target: Target, expected: Sequence[Sequence[int]]) -> list[list[int]]:
     """The engine's answers to all prompts, submitted at once; there are more prompts than rows."""
-    engine = Engine(
-        Config(
-            engine=EngineConfig(max_slots=len(target.tokens_SL), prefill_chunk_tokens=7),
-            speculation=SpeculationConfig(max_length=3, fixed_length=3),
-        ),
-        target,
-        _codec(),
-        _Foresight([[*prompt, *answer] for prompt, answer in zip(_PROMPTS, expected, strict=True)]),
+    config = Config(
+        engine=EngineConfig(max_slots=len(target.tokens_SL), prefill_chunk_tokens=7),
+        speculation=SpeculationConfig(max_length=3, fixed_length=3),
     )
+    drafter = _Foresight([[*prompt, *answer] for prompt, answer in zip(_PROMPTS, expected, strict=True)])
+    engine = make_engine(config, target, _codec(), [drafter], measure(config, target, [drafter]))
     answers: list[list[int]] = [[] for _ in _PROMPTS]
     params = SamplingParams(temperature=0.0, max_tokens=_NEW_TOKENS, ignore_eos=True)
     for number, prompt in enumerate(_PROMPTS):
@@ -156,7 +153,8 @@ def _serve(target: Target, expected: Sequence[Sequence[int]]) -> list[list[int]]
 class _Foresight:
     """A drafter that knows the answers and proposes every third token wrong, so that some proposals are rejected."""
 
-    kind, version = "foresight", 1
+    id = DrafterId("foresight", 1)
+    needs_hidden = False
 
     def __init__(self, texts: Sequence[Sequence[int]]) -> None:
         self._texts = texts
@@ -164,7 +162,7 @@ class _Foresight:
     def propose(self, batch: DraftBatch) -> Proposal:
         num_steps = max(batch.lengths)
         rows = [self._after(batch.tokens_SL[row, :num].tolist(), num_steps) for row, num in enumerate(batch.num_tokens)]
-        return Proposal(torch.tensor(rows), batch.lengths, None, self.version)
+        return Proposal(torch.tensor(rows), batch.lengths, None, self.id)
 
     def _after(self, known: list[int], num_steps: int) -> list[int]:
         [text] = [text for text in self._texts if list(text[: len(known)]) == known] or [()]
@@ -181,12 +179,6 @@ class _Foresight:
 
     def adopt(self, other: Drafter) -> None:
         pass
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
-        raise NotImplementedError
 
 
 def _codec() -> TextCodec:

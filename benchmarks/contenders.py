@@ -118,7 +118,7 @@ class Osd:
         self, setting: Setting, *, speculate: bool = True, kind: str = "feature", untrained: bool = False
     ) -> None:
         from benchmarks.instruments import DiscardingRecorder, PassClock
-        from osd.assembly.assemble import open_engine
+        from osd.assembly.engine import open_engine
         from osd.config.settings import load_config
 
         state_dir = Path(setting.state_dir)

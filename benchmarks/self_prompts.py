@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.prompts import EvaluationPrompts
-from osd.assembly.assemble import open_engine
+from osd.assembly.engine import open_engine
 from osd.config.settings import load_config
 from osd.engine.engine import Engine
 from osd.records.query import Request, SamplingParams

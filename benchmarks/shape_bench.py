@@ -13,11 +13,11 @@ from benchmarks.contenders import Run
 from benchmarks.machine import wait_for
 from benchmarks.random_models import Shape, character_codec, random_llama
 from benchmarks.synthetic_drafter import SyntheticDrafter
+from osd.assembly.engine import make_engine, measure
 from osd.assembly.kernels import backend_for
 from osd.config.settings import Config, EngineConfig, SpeculationConfig
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.model import ModelDrafter
-from osd.engine.engine import Engine
 from osd.kernels.backend import Backend
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.models.target import Target
@@ -133,7 +133,9 @@ class ShapeBench:
             ),
             speculation=SpeculationConfig(max_length=length),
         )
-        self.engine = Engine(config, target, character_codec(shape.vocab_tokens, most_tokens), self.drafter)
+        codec = character_codec(shape.vocab_tokens, most_tokens)
+        costs = measure(config, target, [self.drafter])
+        self.engine = make_engine(config, target, codec, [self.drafter], costs)
 
     def compare(self, prompts: Sequence[Sequence[int]], repeats: int) -> Comparison:
         """Alternate plain and speculative runs; the first one warms up and gives the drafter the answers."""

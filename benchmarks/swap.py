@@ -22,11 +22,12 @@ from torch import Tensor
 
 from benchmarks.instruments import DiscardingRecorder
 from benchmarks.machine import describe_machine
-from osd.assembly.assemble import open_engine, open_store
+from osd.assembly.drafter import open_store
+from osd.assembly.engine import open_engine
 from osd.config.settings import Config, default_state_dir, load_config
 from osd.engine.engine import Engine
 from osd.loading.resolve import resolve_target
-from osd.ports.drafter import SwapIn
+from osd.ports.drafter import SwapIn, Swappable
 from osd.records.query import Request, SamplingParams
 from osd.records.version import WeightManifest
 
@@ -111,30 +112,26 @@ def main() -> None:
 
 
 def _measure(config: Config, rows: int, swaps: int) -> Stall:
-    engine, recorder = open_engine(config), DiscardingRecorder()
+    engine, recording = open_engine(config), open_engine(config, recorder=DiscardingRecorder())
     resolved = resolve_target(config.target.model, config.state_dir)
     store = open_store(config, resolved)
     latest = store.latest()
     assert latest is not None
     manifest, state = store.load(latest.number)
-    _fill(engine, rows, swaps)
+    for one in (engine, recording):
+        _fill(one, rows, swaps)
     plain, recorded, prepared, swap_ms, next_ms = [], [], [], [], []
     watcher = ThreadPoolExecutor(1)
     for _ in range(swaps):
         for _ in range(_STEPS_BETWEEN_SWAPS):
-            engine.recorder = None
             plain.append(_timed_ms(engine.step))
-            engine.recorder = recorder
-            recorded.append(_timed_ms(engine.step))
-        engine.recorder = None
+            recorded.append(_timed_ms(recording.step))
         beside = _prepare(watcher, engine, manifest, state)
         prepared.append(beside)
         swap_ms.append(_timed_ms(partial(engine.load_drafter, manifest, beside.swap_in, watch=False)))
         next_ms.append(_timed_ms(engine.step))
-    engine.recorder = recorder
-    with_outcome = _timed_ms(lambda: engine.cancel("0"))
-    engine.recorder = None
-    without = _timed_ms(lambda: engine.cancel("1")) if rows > 1 else 0.0
+    with_outcome = _timed_ms(lambda: recording.cancel("0"))
+    without = _timed_ms(lambda: engine.cancel("0"))
     step_ms = statistics.median(plain)
     return Stall(
         rows=rows,
@@ -161,8 +158,8 @@ class _Prepared(NamedTuple):
 def _prepare(
     watcher: ThreadPoolExecutor, engine: Engine, manifest: WeightManifest, state: dict[str, Tensor]
 ) -> _Prepared:
-    drafter = engine.drafter
-    assert drafter is not None
+    drafter = engine.policy.arms[0].drafter
+    assert isinstance(drafter, Swappable)
 
     def prepare() -> tuple[SwapIn, float]:
         started_s = time.perf_counter()

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from osd.machine.arrays import tensor
 from osd.machine.transfer import upload
-from osd.ports.drafter import Drafter, SwapIn
+from osd.ports.drafter import Drafter, SwapIn, Swappable
+from osd.records.drafter_id import DrafterId
 from osd.records.proposal import DraftBatch, Proposal
 
 _NOT_LOOKED_UP, _NO_ANSWER = -2, -1
@@ -44,12 +45,12 @@ class SyntheticDrafter:
         seed: of which tokens are wrong.
     """
 
-    kind = "synthetic"
+    needs_hidden = False
 
     def __init__(
         self, drafter: Drafter, *, device: torch.device, num_slots: int, vocab_tokens: int, acceptance: float, seed: int
     ) -> None:
-        self.version = drafter.version
+        self.id = DrafterId("synthetic", drafter.id.version)
         self._drafter, self._device = drafter, device
         self._vocab_tokens, self._acceptance = vocab_tokens, acceptance
         self._generator = torch.Generator().manual_seed(seed)
@@ -97,7 +98,7 @@ class SyntheticDrafter:
             told_BK = self._spoilt_NL[self._index_B1, positions_BK.clamp(max=self._spoilt_NL.shape[1] - 1)]
             is_told = _NO_ANSWER not in answers
             ids_BK = told_BK if is_told else torch.where(self._index_B1 >= 0, told_BK, ids_BK)
-        return replace(proposal, token_ids_BK=ids_BK)
+        return replace(proposal, token_ids_BK=ids_BK, drafter=self.id)
 
     def _answers(self, batch: DraftBatch) -> list[int]:
         """The index of each row's answer. Reads from the device only in a query's first round."""
@@ -125,14 +126,16 @@ class SyntheticDrafter:
 
     def state(self) -> dict[str, Tensor]:
         """The wrapped drafter's state."""
+        assert isinstance(self._drafter, Swappable)
         return self._drafter.state()
 
     def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
         """The wrapped drafter's swap."""
+        assert isinstance(self._drafter, Swappable)
         swap_in = self._drafter.prepare(state, version)
 
         def both() -> None:
             swap_in()
-            self.version = version
+            self.id = DrafterId("synthetic", version)
 
         return both

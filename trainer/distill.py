@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from osd.assembly.assemble import ensure_first_version, open_engine, open_store
+from osd.assembly.drafter import ensure_first_version, open_store
+from osd.assembly.engine import open_engine
 from osd.config.paths import answers_dir, checkpoint_dir
 from osd.config.settings import Config
 from osd.loading.resolve import ResolvedTarget

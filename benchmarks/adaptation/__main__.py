@@ -37,7 +37,7 @@ from benchmarks.adaptation.scores import Score, total
 from benchmarks.adaptation.streams import mixed, read_stream, sharp, smooth
 from benchmarks.machine import describe_machine
 from benchmarks.plots import plot_arms
-from osd.assembly.assemble import ensure_first_version, open_store
+from osd.assembly.drafter import ensure_first_version, open_store
 from osd.assembly.kernels import prepare_backend
 from osd.config.paths import slug
 from osd.config.settings import Config, load_config

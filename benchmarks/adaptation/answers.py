@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from benchmarks.adaptation.streams import Prompt
-from osd.assembly.assemble import open_engine
+from osd.assembly.engine import open_engine
 from osd.config.paths import answers_dir
 from osd.config.settings import Config
 from osd.loading.resolve import ResolvedTarget

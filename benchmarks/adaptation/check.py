@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.adaptation.replay import Proposer, replay
-from osd.assembly.assemble import open_engine
+from osd.assembly.engine import open_engine
 from osd.config.settings import Config
 from osd.records.outcome import Outcome
 from osd.records.query import Request, SamplingParams

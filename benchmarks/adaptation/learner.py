@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.adaptation.replay import LearnedProposer
-from osd.assembly.assemble import ensure_first_version, open_store
+from osd.assembly.drafter import ensure_first_version, open_store
 from osd.assembly.kernels import backend_for
 from osd.config.paths import checkpoint_dir
 from osd.config.settings import Config
@@ -22,7 +22,7 @@ from osd.io.weight_store import FileWeightStore
 from osd.kernels.reference.drafting.feature_net import FeatureConfig
 from osd.loading.resolve import ResolvedTarget
 from osd.loading.shared_rows import load_shared_rows
-from osd.ports.drafter import Drafter
+from osd.ports.drafter import Drafter, Swappable
 from osd.records.events import Event
 from osd.records.outcome import Outcome
 from trainer.build import build_student, build_trainer
@@ -139,7 +139,8 @@ class Learner:
 
     def _follow(self) -> None:
         latest = self._store.latest()
-        if latest is not None and latest.number != self.drafter.version:
+        if latest is not None and latest.number != self.drafter.id.version:
+            assert isinstance(self.drafter, Swappable)
             self.drafter.prepare(self._store.load(latest.number)[1], latest.number)()
             self.spent.versions += 1
 

@@ -101,7 +101,7 @@ class LearnedProposer:
     @property
     def version(self) -> int:
         """The version in use."""
-        return self.drafter.version
+        return self.drafter.id.version
 
     def begin(self, outcome: Outcome) -> None:
         """See `Proposer`."""

@@ -14,6 +14,7 @@ import torch
 from osd.config.settings import TargetConfig
 from osd.kernels.backend import Backend
 from osd.kernels.cpu.backend.backend import CpuBackend
+from osd.kernels.cpu.backend.decoder import fits_kernels
 from osd.kernels.cpu.compiling import store
 from osd.kernels.cpu.compiling.building import Build
 from osd.kernels.cpu.compiling.signatures import KernelSet
@@ -22,6 +23,7 @@ from osd.kernels.gpu.backend import GpuBackend
 from osd.kernels.reference.backend import TorchBackend
 from osd.loading.causal_lm import choose_device, choose_dtype
 from osd.loading.stored import LLAMA_IN_BFLOAT16, Stored, stored_in
+from osd.models.target import Target
 from osd.records.errors import OsdError
 from osd.records.reason import reason
 
@@ -140,3 +142,8 @@ def prepare_backend(
             raise OsdError(f"target.dtype int4 needs compiled kernels: {reason(error)}") from error
         _log.warning("decoding will be slower: %s", reason(error))
     return Prepared(TorchBackend(), None)
+
+
+def awaits_kernels(target: Target) -> bool:
+    """Whether compiled kernels are to take over this target's passes; else they only take over the drafters'."""
+    return target.lm.is_fused and fits_kernels(target.lm.model)

@@ -17,6 +17,7 @@ from osd.kernels.backend import Backend, adopt_rows
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.machine.transfer import beside
 from osd.ports.drafter import Drafter, SwapIn
+from osd.records.drafter_id import DrafterId
 from osd.records.errors import WeightsRefusedError
 from osd.records.proposal import DraftBatch, Proposal
 from osd.records.shared_rows import SharedRows
@@ -34,7 +35,7 @@ class FeatureDrafter:
         max_length: most tokens proposed per round.
     """
 
-    kind = "feature"
+    needs_hidden = True
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class FeatureDrafter:
         max_context_tokens: int,
         max_length: int,
     ) -> None:
-        self.version = 0
+        self.id = DrafterId("feature", 0)
         self.config = config
         self.device = shared.embedding_VH.device
         with self.device:  # a large one's first weights take seconds to draw on a CPU
@@ -93,7 +94,7 @@ class FeatureDrafter:
         def swap_in() -> None:
             put_to_use()
             self.round.cache.clear_non_finite()
-            self.version = version
+            self.id = DrafterId("feature", version)
 
         return swap_in
 
@@ -111,7 +112,7 @@ class FeatureDrafter:
                 self._read_ahead(row, batch)
         starts, counts = self._new_entries(batch.num_tokens)
         ids_BK, probs_BKV = self.round.propose(batch, starts, counts, self._first[: len(starts)])
-        return Proposal(ids_BK, batch.lengths, probs_BKV, self.version)
+        return Proposal(ids_BK, batch.lengths, probs_BKV, self.id)
 
     def _new_entries(self, num_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
         """By row, the first entry that was not read yet, and how many there are."""

@@ -16,6 +16,7 @@ from osd.kernels.backend import Backend
 from osd.machine.transfer import beside, used_here
 from osd.models.slot_model import SlotModel
 from osd.ports.drafter import Drafter, SwapIn
+from osd.records.drafter_id import DrafterId
 from osd.records.proposal import DraftBatch, Proposal
 
 _CATCH_UP_TOKENS = 256
@@ -36,12 +37,12 @@ class ModelDrafter:
         target_vocab_tokens: size of the target's output.
     """
 
-    kind = "model"
+    needs_hidden = False
 
     def __init__(
         self, model: Any, backend: Backend, *, num_slots: int, max_context_tokens: int, target_vocab_tokens: int
     ) -> None:
-        self.version = 0
+        self.id = DrafterId("model", 0)
         self._lm = SlotModel(
             model,
             backend,
@@ -87,7 +88,7 @@ class ModelDrafter:
             self._lm.model.load_state_dict({name: used_here(tensor) for name, tensor in copies.items()}, strict=False)
             self._lm.weights_changed()
             self._lm.clear_non_finite()
-            self.version = version
+            self.id = DrafterId("model", version)
 
         return swap_in
 
@@ -98,7 +99,7 @@ class ModelDrafter:
         counts = [num - start for num, start in zip(batch.num_tokens, starts, strict=True)]
         ids_BK, probs_BKV = self._lm.draft(batch, starts, counts, self._vocab_tokens)
         self._end[: len(starts)] = batch.num_tokens
-        return Proposal(ids_BK, batch.lengths, probs_BKV, self.version)
+        return Proposal(ids_BK, batch.lengths, probs_BKV, self.id)
 
     def _read_ahead(self, batch: DraftBatch) -> None:
         """Bring rows with more to read than a round adds (a query's first, or after a pause) up to their last token."""

@@ -42,8 +42,8 @@ class EngineLoop:
         self._stopping = False
         self._room = Room()
         self.changing = threading.Lock()
-        """Held by whoever makes something for the drafter or target that serves, until it is put in its place: what
-        another thread made for the one before would be lost. Never taken by the loop's own thread."""
+        """Held by a thread that makes something for the target or drafter that serves now, until that is in its place:
+        what another thread made for the one before would be lost. Never taken by the engine's own thread."""
         self._thread = threading.Thread(target=self._run, name="osd-engine", daemon=True)
 
     def start(self) -> None:

@@ -20,7 +20,7 @@ def outcome_maker(
     target: Target,
     *,
     drafter_kind: str,
-    prompt_hidden_tokens: int,
+    prompt_hidden_tokens: int | None,
     engine_id: str,
 ) -> Callable[[], Outcome]:
     """Copy a finishing query's row now; return what makes the outcome of it later, on another thread.
@@ -29,14 +29,17 @@ def outcome_maker(
         sequence: the query, still holding its row.
         stats: its.
         target: where its hidden states are.
-        drafter_kind: a `feature` drafter's outcomes carry hidden states.
-        prompt_hidden_tokens: prompt positions whose hidden states are kept.
+        drafter_kind: whose weights are trained on it.
+        prompt_hidden_tokens: prompt positions whose hidden states are kept beside the answer's; None: no drafter needs
+            any.
         engine_id: see `Outcome`.
     """
     request = sequence.request
     prompt_len, num_read = len(request.prompt_ids), len(request.prompt_ids) + len(sequence.output_ids) - 1
-    start = max(prompt_len - prompt_hidden_tokens, 0)
-    copied = target.copy_hidden(sequence.row, start, num_read) if drafter_kind == "feature" else _no_hidden
+    start, copied = 0, _no_hidden
+    if prompt_hidden_tokens is not None:
+        start = max(prompt_len - prompt_hidden_tokens, 0)
+        copied = target.copy_hidden(sequence.row, start, num_read)
     tops = tuple(sequence.tops)
     output_ids, kinds, rounds = tuple(sequence.output_ids), bytes(sequence.kinds), tuple(sequence.rounds)
     reason, created_at_s = sequence.finish_reason or "cancelled", time.time()

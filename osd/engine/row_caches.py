@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from osd.config.settings import EngineConfig
 from osd.engine.prefix_cache import PrefixCache
 from osd.engine.sequence import Sequence
 from osd.models.target import Target
@@ -15,22 +16,21 @@ class RowCaches:
 
     Args:
         target: the model served.
-        drafter: if there is one.
-        num_rows: of them.
-        prefix_caching: False reads every prompt whole.
+        drafters: each keeps something by row.
+        config: how many rows there are, and whether queries begin with what others have read.
     """
 
-    def __init__(self, target: Target, drafter: Drafter | None, num_rows: int, *, prefix_caching: bool) -> None:
-        self._target, self._drafter = target, drafter
-        self._num_rows, self._prefixes = num_rows, PrefixCache(num_rows)
-        self._prefix_caching = prefix_caching
+    def __init__(self, target: Target, drafters: list[Drafter], config: EngineConfig) -> None:
+        self._target, self._drafters = target, drafters
+        self._num_rows, self._prefixes = config.max_slots, PrefixCache(config.max_slots)
+        self._prefix_caching = config.prefix_caching
 
-    def adopt(self, target: Target, drafter: Drafter | None, live: Iterable[Sequence]) -> None:
-        """Have another target and drafter keep these rows, with all that is in them.
+    def adopt(self, target: Target, drafters: list[Drafter], live: Iterable[Sequence]) -> None:
+        """Have another target and other drafters keep these rows, with all that is in them.
 
         Args:
             target: of the same model; the present one where it stays.
-            drafter: with the weights of the present one.
+            drafters: with the weights of the present ones, in their order; of those that stay, the present ones.
             live: the queries that are being read or decoded.
         """
         if target is not self._target:
@@ -38,9 +38,10 @@ class RowCaches:
             for sequence in live:
                 num_tokens[sequence.row] = max(num_tokens[sequence.row], sequence.num_tokens)
             target.adopt(self._target, num_tokens)
-        if drafter is not None and self._drafter is not None:
-            drafter.adopt(self._drafter)
-        self._target, self._drafter = target, drafter
+        for drafter, before in zip(drafters, self._drafters, strict=True):
+            if drafter is not before:
+                drafter.adopt(before)
+        self._target, self._drafters = target, drafters
 
     def begin(self, sequence: Sequence) -> None:
         """Make a query's row ready to read what no row holds of it. All rows from its own on are free."""
@@ -52,9 +53,9 @@ class RowCaches:
             used = max(place.num_tokens, self._prefixes.num_tokens(place.row), self._prefixes.num_tokens(sequence.row))
             self.swap(place.row, sequence.row, used)
         self._target.write_tokens(sequence.row, 0, ids)
-        if self._drafter:
+        for drafter in self._drafters:
             # It reads little, and maybe with other weights than the last query in this row.
-            self._drafter.reset_row(sequence.row)
+            drafter.reset_row(sequence.row)
         sequence.num_cached = sequence.num_reused = place.num_tokens
 
     def hold(self, sequence: Sequence) -> None:
@@ -70,8 +71,8 @@ class RowCaches:
     def swap(self, row: int, other: int, num_tokens: int) -> None:
         """Let two rows change places, of which so many positions are used."""
         self._target.swap_rows(row, other, num_tokens)
-        if self._drafter:
-            self._drafter.swap_rows(row, other)
+        for drafter in self._drafters:
+            drafter.swap_rows(row, other)
         self._prefixes.swap(row, other)
 
     def clear(self) -> None:

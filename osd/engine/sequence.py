@@ -7,11 +7,13 @@ import time
 from dataclasses import dataclass, field
 from random import Random
 
+from osd.ports.constraint import RowConstraint
+from osd.records.drafter_id import DrafterId
 from osd.records.errors import PromptTooLongError
 from osd.records.outcome import ACCEPTED, BONUS, RECOVERED, Round
 from osd.records.query import FinishReason, QueryStats, Request
 from osd.records.status import AcceptancePoint
-from osd.speculation.length import RowBudget
+from osd.speculation.budget import RowBudget
 from osd.text.codec import TextCodec
 from osd.text.stop_strings import AnswerText
 from osd.verify.shaping import Shape
@@ -26,8 +28,10 @@ class Sequence:
     """
 
     request: Request
-    answer: AnswerText
+    text: AnswerText
     generator: Random
+    constraint: RowConstraint | None = None
+    """Which tokens it may go on with; None: all."""
     num_recorded: int = 0
     """Log-probabilities a position that its outcome keeps; 0: none is recorded."""
     shape: Shape = field(init=False)
@@ -79,14 +83,48 @@ class Sequence:
         """Output tokens the query may still have."""
         return self.request.params.max_tokens - len(self.output_ids)
 
-    def commit(self, tokens: list[int], num_proposed: int, num_accepted: int, version: int) -> None:
-        """Append one round's tokens: `num_accepted` accepted ones, then the recovered or bonus one if not cut off."""
-        self.rounds.append(Round(version if num_proposed else 0, num_proposed, num_accepted))
-        last = BONUS if num_accepted == num_proposed else RECOVERED
-        self.kinds.extend([ACCEPTED] * num_accepted + [last] * (len(tokens) - num_accepted))
-        self.output_ids.extend(tokens)
+    def set_budget(self, max_length: int, context_tokens: int) -> None:
+        """Say how many tokens may be proposed now.
+
+        Args:
+            max_length: the most for any query.
+            context_tokens: longest prompt and output.
+        """
+        room = min(self.num_left, context_tokens - self.num_tokens) - 1  # the recovered or bonus token comes after them
+        self.budget.limit = max(min(room, max_length), 0)
+        self.budget.num_tokens = self.num_tokens
+
+    def begin(self, tokens: list[int], top: TopLogprobs | None) -> None:
+        """Append the token that the prompt's last position yields, which belongs to no round."""
+        self._append(tokens, [BONUS] * len(tokens), top)
+
+    def commit(self, tokens: list[int], round_: Round, top: TopLogprobs | None) -> Round:
+        """Append one round's tokens: the accepted ones, then the recovered or bonus one if not cut off.
+
+        Args:
+            tokens: up to where the query ends.
+            round_: as verified.
+            top: the target's log-probabilities at the round's positions.
+
+        Returns:
+            The round as it counts: with no more accepted tokens than were appended.
+        """
+        if round_.accepted > len(tokens):
+            round_ = Round(round_.drafter_version, round_.proposed, len(tokens), round_.drafter_name)
+        last = BONUS if round_.accepted == round_.proposed else RECOVERED
+        self.rounds.append(round_)
+        self._append(tokens, [ACCEPTED] * round_.accepted + [last] * (len(tokens) - round_.accepted), top)
         self.committed += len(tokens)
         self.num_cached += len(tokens)
+        return round_
+
+    def _append(self, tokens: list[int], kinds: list[int], top: TopLogprobs | None) -> None:
+        self.output_ids.extend(tokens)
+        self.kinds.extend(kinds)
+        if self.constraint is not None:
+            self.constraint.advance(tokens)
+        if top is not None and self.num_recorded:
+            self.tops.append(top.cut(len(tokens), self.num_recorded))
 
     def cut(
         self, tokens: list[int], eos_ids: frozenset[int], context_tokens: int
@@ -102,7 +140,7 @@ class Sequence:
         for count, token in enumerate(tokens, start=1):
             if token in eos_ids and not self.request.params.ignore_eos:
                 return tokens[:count], "stop"
-            if self.answer.push(token):
+            if self.text.push(token):
                 return tokens[:count], "stop"
             if count >= room:
                 return tokens[:count], "length"
@@ -111,7 +149,7 @@ class Sequence:
     def reason_to_finish(self, eos_ids: frozenset[int], context_tokens: int) -> FinishReason | None:
         """Why a query that has output ends as it is; None: it goes on. See `cut`."""
         ended = self.output_ids[-1] in eos_ids and not self.request.params.ignore_eos
-        if ended or self.answer.stopped:
+        if ended or self.text.stopped:
             return "stop"
         if self.num_left <= 0 or self.num_tokens >= context_tokens:
             return "length"
@@ -124,7 +162,7 @@ class Sequence:
 
     def stats(self) -> QueryStats:
         """What the query cost and gained so far."""
-        versions = tuple(dict.fromkeys(r.drafter_version for r in self.rounds if r.proposed))
+        drafters = dict.fromkeys(DrafterId(r.drafter_name, r.drafter_version) for r in self.rounds if r.proposed)
         return QueryStats(
             prompt_tokens=len(self.request.prompt_ids),
             reused_tokens=min(self.num_reused, len(self.request.prompt_ids)),
@@ -133,8 +171,7 @@ class Sequence:
             proposed=sum(r.proposed for r in self.rounds),
             accepted=sum(r.accepted for r in self.rounds),
             committed=self.committed,
-            drafter_version=versions[-1] if versions else 0,
-            drafter_versions=versions,
+            drafters=tuple(drafters),
             queue_ms=max(self.admitted_s - self.submitted_s, 0.0) * 1e3 if self.admitted_s else 0.0,
             prefill_ms=self.prefill_ms,
             draft_ms=self.draft_ms,
@@ -161,27 +198,34 @@ def check_prompt(request: Request, vocab_tokens: int, max_context_tokens: int) -
         )
 
 
-def new_sequence(request: Request, codec: TextCodec, num_recorded: int) -> Sequence:
+def new_sequence(
+    request: Request, codec: TextCodec, num_recorded: int, constraint: RowConstraint | None = None
+) -> Sequence:
     """A query as it enters the queue; a resumed one with what its client already has.
 
     Args:
         request: the query.
         codec: the target's tokenizer.
         num_recorded: log-probabilities a position that outcomes keep; 0: nothing is recorded.
+        constraint: which tokens its answer may consist of; None: all.
     """
     # Of a resumed query nothing is: what its first tokens' verification said died with its engine.
     num_recorded = num_recorded if request.store and not request.resume_ids else 0
     seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
     # A resumed query must not meet the draws again that its earlier tokens used up.
     generator = Random((seed + 7919 * len(request.resume_ids)) % 2**63)
-    answer = AnswerText(codec, request.params.stop, request.prompt_ids)
-    sequence = Sequence(request=request, answer=answer, generator=generator, num_recorded=num_recorded)
+    text = AnswerText(codec, request.params.stop, request.prompt_ids)
+    sequence = Sequence(
+        request=request, text=text, generator=generator, num_recorded=num_recorded, constraint=constraint
+    )
     sequence.budget.fixed = request.speculation_length
     sequence.output_ids = list(request.resume_ids)
     sequence.kinds = bytearray([BONUS] * len(request.resume_ids))
     for token in request.resume_ids:
-        sequence.answer.push(token)
-    sequence.answer.skip(request.resume_chars)
+        sequence.text.push(token)
+    sequence.text.skip(request.resume_chars)
+    if constraint is not None:
+        constraint.advance(request.resume_ids)
     return sequence
 
 
@@ -192,6 +236,7 @@ def acceptance_point(sequence: Sequence, stats: QueryStats, query: int) -> Accep
         at_s=time.time(),
         domain=sequence.request.domain,
         drafter_version=stats.drafter_version,
+        drafter_name=stats.drafters[-1].name if stats.drafters else "",
         rounds=stats.rounds,
         proposed=stats.proposed,
         accepted=stats.accepted,

@@ -6,38 +6,43 @@ from osd.config.settings import Config
 from osd.engine.scheduler import Scheduler
 from osd.meters.counters import Counters
 from osd.models.target import Target
-from osd.ports.drafter import Drafter
 from osd.ports.outcomes import OutcomeRecorder
-from osd.records.status import EngineStatus
+from osd.records.drafter_id import DrafterId
+from osd.records.status import DrafterCounts, EngineStatus
+from osd.speculation.length import GoodputPolicy
 
 
 def status_of(
     config: Config,
     target: Target,
-    drafter: Drafter | None,
+    policy: GoodputPolicy,
     scheduler: Scheduler,
     counters: Counters,
     recorder: OutcomeRecorder | None,
     *,
     utilisation: float,
-    speculation_length: int,
     uptime_s: float,
 ) -> EngineStatus:
     """What an engine of these parts serves, how busy it is, and all that it has counted."""
     recorded = recorder.counters() if recorder else {}
+    first = policy.arms[0].drafter.id if policy.arms else DrafterId("none", 0)
+    counts = [DrafterCounts(name=one.name, version=one.version, **own) for one, own in counters.by_drafter.items()]
     return EngineStatus(
         target=target.target_id,
-        drafter_kind=drafter.kind if drafter else "none",
-        drafter_version=drafter.version if drafter else 0,
+        drafter_kind=first.name,
+        drafter_version=first.version,
         running=len(scheduler.decoding) + (scheduler.prefilling is not None),
         waiting=len(scheduler.waiting),
         max_slots=config.engine.max_slots,
         context_tokens=target.max_context_tokens,
         utilisation=utilisation,
-        speculation_length=speculation_length,
-        speculation_enabled=config.speculation.enabled and drafter is not None,
+        speculation_length=policy.chosen,
+        speculation_enabled=config.speculation.enabled and bool(policy.arms),
         uptime_s=uptime_s,
         computes=target.lm.computes,
         counters={**counters.values, **recorded},
-        acceptance_by_version={version: dict(counts) for version, counts in counters.by_version.items()},
+        acceptance_by_version={
+            one.version: dict(own) for one, own in counters.by_drafter.items() if one.name == first.name
+        },
+        drafters=tuple(counts),
     )

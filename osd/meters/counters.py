@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from osd.records.drafter_id import DrafterId
+from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats
 
 MEANINGS = {
@@ -37,7 +39,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.values: dict[str, float] = dict.fromkeys(MEANINGS, 0.0)
-        self.by_version: dict[int, dict[str, int]] = defaultdict(
+        self.by_drafter: dict[DrafterId, dict[str, int]] = defaultdict(
             lambda: {"rounds": 0, "proposed": 0, "accepted": 0, "committed": 0}
         )
 
@@ -56,8 +58,9 @@ class Counters:
         if manual:
             self.add("manual_roll_backs_total")
 
-    def add_round(self, version: int, proposed: int, accepted: int, committed: int) -> None:
-        """Count one row's round. A round that proposed nothing is a plain round, and belongs to no version."""
+    def add_round(self, round_: Round, committed: int) -> None:
+        """Count one row's round. A round that proposed nothing is a plain round, and belongs to no drafter."""
+        proposed, accepted = round_.proposed, round_.accepted
         values = self.values
         values["rounds_total"] += 1
         values["committed_total"] += committed
@@ -66,7 +69,7 @@ class Counters:
         else:
             values["proposed_total"] += proposed
             values["accepted_total"] += accepted
-            counts = self.by_version[version]
+            counts = self.by_drafter[DrafterId(round_.drafter_name, round_.drafter_version)]
             counts["rounds"] += 1
             counts["proposed"] += proposed
             counts["accepted"] += accepted

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from osd.records.drafter_id import DrafterId
 
 if TYPE_CHECKING:
     import torch
@@ -16,13 +18,15 @@ SwapIn = Callable[[], None]
 
 
 class Drafter(Protocol):
-    """Guesses the target's next tokens for every decoding row. Serving side; training is `trainer`'s.
+    """Guesses the target's next tokens. Serving side; training is `trainer`'s.
 
-    Rows are the engine's compact row numbers 0..B-1; the drafter keeps its own cache by row.
+    Rows are the engine's compact row numbers 0..B-1; the drafter keeps its own cache by row, if it has one.
     """
 
-    kind: str
-    version: int
+    id: DrafterId
+    """Changes when other weights are swapped in."""
+    needs_hidden: bool
+    """Whether it is trained on the target's last hidden states, so that outcomes must carry them."""
 
     def propose(self, batch: DraftBatch) -> Proposal:
         """Propose up to `batch.lengths[b]` tokens for each row. Called between steps' target passes only."""
@@ -37,12 +41,17 @@ class Drafter(Protocol):
         ...
 
     def adopt(self, other: Drafter) -> None:
-        """Go on with the rows of another one of the same kind and weights, which is not used after this.
+        """Go on with the rows of another one of the same name and weights, which is not used after this.
 
         Args:
             other: it computes by torch's operations, this one by compiled kernels.
         """
         ...
+
+
+@runtime_checkable
+class Swappable(Protocol):
+    """A drafter whose weights can be replaced while it serves; one that looks tokens up has none."""
 
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors that a weight version carries."""

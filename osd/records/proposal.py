@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from osd.machine.arrays import Numbers
+from osd.machine.arrays import Numbers, tensor
+from osd.records.drafter_id import DrafterId
 from osd.records.query import SamplingParams
 
 
@@ -20,6 +22,11 @@ class DraftBatch:
 
     Row b holds `num_tokens[b]` known tokens, the last of which the target has not read yet, so `hidden_SLH[b, t]`
     (the target's last hidden state at position t) is set for t <= num_tokens[b] - 2.
+
+    `tokens_SL` and `hidden_SLH` are the memory in which the target keeps its rows, not copies, and stay the same for as
+    long as the target serves. Drafters on a GPU rely on that: a round that was captured reads the memory of the batch
+    that it was captured with in every later round, so a drafter there must be given batches of one target only. On a
+    CPU a target that takes over another's rows takes over their memory too, and drafters look at each batch's own.
     """
 
     tokens_SL: Tensor
@@ -34,24 +41,35 @@ class DraftBatch:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Tokens offered by one drafter version, with the very distributions they were drawn from.
+    """Tokens offered for rows 0..B-1, with the very distributions they were drawn from.
 
-    `draft_probs_BKV[b, i]` is the distribution of `token_ids_BK[b, i]`, over the whole vocabulary (zero outside a
-    reduced one). None when every row is greedy: a greedy proposal is matched, not tested.
+    Shapes: B rows, K tokens of the longest proposal, V vocabulary.
     """
 
     token_ids_BK: Numbers
     lengths: Sequence[int]
+    """How many tokens each row is offered, at most K."""
     draft_probs_BKV: Numbers | None
-    drafter_version: int
+    """`[b, i]` is the distribution of `token_ids_BK[b, i]`, over the whole vocabulary (zero outside a reduced one).
+    None where no row's tokens were drawn: each was its drafter's only candidate, which is to say that it was drawn
+    from a distribution that gives it probability 1. Of rows that decode greedily no distribution is ever read.
+    """
+    drafter: DrafterId | None
+    """Who made it; None where it was put together from several drafters' proposals."""
+    certain_rows: frozenset[int] = frozenset()
+    """Rows whose tokens were not drawn although `draft_probs_BKV` is there for others; theirs means nothing."""
 
     def of_length(self, num_proposed: int) -> Numbers:
-        """The first so many of each row, `[B, K]`."""
+        """The first `num_proposed` tokens of each row, `[B, num_proposed]`."""
         ids_BK = self.token_ids_BK
         return ids_BK if ids_BK.shape[1] == num_proposed else ids_BK[:, :num_proposed]
 
+    def is_drawn(self, row: int) -> bool:
+        """Whether a row's tokens were drawn from `draft_probs_BKV`."""
+        return self.draft_probs_BKV is not None and row not in self.certain_rows
+
     def padded(self, num_rows: int) -> Proposal:
-        """With rows at the end that propose nothing, `num_rows` in all."""
+        """With rows at the end that are offered nothing, `num_rows` in all."""
         added, probs_BKV = num_rows - len(self.lengths), self.draft_probs_BKV
         if not added:
             return self
@@ -59,12 +77,35 @@ class Proposal:
             _padded(self.token_ids_BK, added),
             [*self.lengths, *[0] * added],
             None if probs_BKV is None else _padded(probs_BKV, added),
-            self.drafter_version,
+            self.drafter,
+            self.certain_rows,
         )
 
 
+def merge(proposals: Sequence[Proposal], num_rows: int) -> Proposal:
+    """One proposal for `num_rows` rows out of several, each of which offers tokens to other rows."""
+    if len(proposals) == 1:
+        return proposals[0].padded(num_rows)
+    width, device = max(max(one.lengths) for one in proposals), tensor(proposals[0].token_ids_BK).device
+    drawn = [tensor(one.draft_probs_BKV) for one in proposals if one.draft_probs_BKV is not None]
+    ids_BK = torch.zeros(num_rows, width, dtype=torch.long, device=device)
+    probs_BKV = drawn[0].new_zeros(num_rows, width, drawn[0].shape[2]) if drawn else None
+    lengths, certain = [0] * num_rows, set[int]()
+    for one in proposals:
+        rows = [row for row, length in enumerate(one.lengths) if length]
+        most = max(one.lengths)
+        ids_BK[rows, :most] = tensor(one.token_ids_BK)[rows, :most].long()
+        for row in rows:
+            lengths[row] = one.lengths[row]
+            if not one.is_drawn(row):
+                certain.add(row)
+        if probs_BKV is not None and one.draft_probs_BKV is not None:
+            probs_BKV[rows, :most] = tensor(one.draft_probs_BKV)[rows, :most]
+    return Proposal(ids_BK, lengths, probs_BKV, None, frozenset(certain) if drawn else frozenset())
+
+
 def _padded(numbers: Numbers, added: int) -> Numbers:
-    """With so many rows of zeros at the end."""
+    """With `added` rows of zeros at the end."""
     if isinstance(numbers, Tensor):
         return F.pad(numbers, [0, 0] * (numbers.ndim - 1) + [0, added])
     return np.concatenate((numbers, np.zeros((added, *numbers.shape[1:]), numbers.dtype)))

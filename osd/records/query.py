@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from osd.records.drafter_id import DrafterId
+
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -109,15 +111,18 @@ class QueryStats:
     proposed: int = 0
     accepted: int = 0
     committed: int = 0
-    drafter_version: int = 0
-    """The version that proposed last."""
-    drafter_versions: tuple[int, ...] = ()
-    """Every version that proposed for this query, in order."""
+    drafters: tuple[DrafterId, ...] = ()
+    """Every drafter and version that proposed for this query, in the order in which they came."""
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     draft_ms: float = 0.0
     verify_ms: float = 0.0
     total_ms: float = 0.0
+
+    @property
+    def drafter_version(self) -> int:
+        """The version that came last; 0 where nothing was proposed."""
+        return self.drafters[-1].version if self.drafters else 0
 
 
 class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):

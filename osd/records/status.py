@@ -18,12 +18,26 @@ class AcceptancePoint:
     at_s: float
     domain: str
     drafter_version: int
+    """With `drafter_name`, who proposed last; 0 where nothing was proposed."""
     rounds: int
     proposed: int
     accepted: int
     committed: int
     output_tokens: int
     decode_ms: float
+    drafter_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterCounts:
+    """What became of one drafter version's proposals."""
+
+    name: str
+    version: int
+    rounds: int
+    proposed: int
+    accepted: int
+    committed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +46,9 @@ class EngineStatus:
 
     target: str
     drafter_kind: str
+    """The name of the first drafter, which is the one that learns; "none" where there is none."""
     drafter_version: int
+    """The first drafter's."""
     running: int
     waiting: int
     max_slots: int
@@ -48,7 +64,9 @@ class EngineStatus:
     counters: dict[str, float] = field(default_factory=dict)
     """Name to monotone count, as listed in osd/meters/counters.py and osd/io/recorder.py."""
     acceptance_by_version: dict[int, dict[str, int]] = field(default_factory=dict)
-    """Drafter version to {rounds, proposed, accepted, committed}."""
+    """Of the first drafter: version to {rounds, proposed, accepted, committed}."""
+    drafters: tuple[DrafterCounts, ...] = ()
+    """Of every drafter and version that has proposed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,9 @@
-"""Measuring, at start, what drafting and verifying cost on this machine."""
+"""Measuring, before an engine serves, what drafting and verifying cost on this machine."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from random import Random
 
@@ -14,21 +13,24 @@ from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
-from osd.speculation.cost import CostCurve, Costs
+from osd.speculation.cost import ArmCosts, CostCurve, Costs
 
 NUM_TIMINGS = 6
+"""How often each kind of pass is timed; the fastest counts."""
 _ENOUGH_S = 2.0
 """On a slow or busy machine, fewer repeats must do: nobody is served meanwhile."""
 _CONTEXT_TOKENS = 32
 _PROMPT_TOKENS = 128
 _LEAST_MS = 1e-3
+_Timings = dict[tuple[int, int], float]
+"""Milliseconds by (rows, tokens a row)."""
 
 
 def calibrate(
-    target: Target, drafter: Drafter | None, *, num_slots: int, max_length: int, num_timings: int = NUM_TIMINGS
+    target: Target, drafters: Sequence[Drafter], *, num_slots: int, max_length: int, num_timings: int = NUM_TIMINGS
 ) -> Costs:
-    """Time passes over dummy rows, each so often: one row and all rows, every speculation length."""
-    timings = calibration(target, drafter, num_slots=num_slots, max_length=max_length, num_timings=num_timings)
+    """Time passes over dummy rows: one row and all rows, every speculation length. See `calibration`."""
+    timings = calibration(target, drafters, num_slots=num_slots, max_length=max_length, num_timings=num_timings)
     while True:
         try:
             next(timings)
@@ -39,7 +41,7 @@ def calibrate(
 
 def calibration(
     target: Target,
-    drafter: Drafter | None,
+    drafters: Sequence[Drafter],
     *,
     num_slots: int,
     max_length: int,
@@ -50,16 +52,15 @@ def calibration(
 
     Args:
         target: its passes are timed over its own rows, whose first positions are overwritten.
-        drafter: if there is one; its rows are emptied.
+        drafters: their rows are emptied.
         num_slots: rows.
         max_length: longest speculation.
         num_timings: of each kind.
         verify: what the target's passes cost, where that is known: they are not timed then, and no row is touched.
     """
-    device = target.lm.device
     context = max(min(_CONTEXT_TOKENS, target.max_context_tokens - max_length - 2), 2)
-    verify_ms: dict[tuple[int, int], float] = defaultdict(lambda: float("inf"))
-    draft_ms: dict[tuple[int, int], float] = defaultdict(lambda: float("inf"))
+    verify_ms: _Timings = {}
+    draft_ms: list[_Timings] = [{} for _ in drafters]
     for rows in sorted({1, num_slots}):
         started_s = time.perf_counter()
         # Lengths take turns, so that a disturbance does not hit all runs of one; of each the fastest run counts.
@@ -68,22 +69,29 @@ def calibration(
                 break
             for length in range(max_length + 1):
                 if verify is None:
-                    ids_BQ = torch.zeros(rows, length + 1, dtype=torch.long, device=device)
-                    took_ms = _time_ms(device, partial(target.lm.forward, 0, ids_BQ, [context] * rows))
-                    verify_ms[rows, length + 1] = min(verify_ms[rows, length + 1], took_ms)
-                if drafter is not None and length > 0:
-                    took_ms = _time_drafter_ms(target, drafter, rows, length, context)
-                    draft_ms[rows, length] = min(draft_ms[rows, length], took_ms)
+                    ids_BQ = torch.zeros(rows, length + 1, dtype=torch.long, device=target.lm.device)
+                    work = partial(target.lm.forward, 0, ids_BQ, [context] * rows)
+                    _note(verify_ms, (rows, length + 1), _time_ms(target.lm.device, work))
+                for drafter, own_ms in zip(drafters, draft_ms, strict=True):
+                    if length:
+                        _note(own_ms, (rows, length), _time_drafter_ms(target, drafter, rows, length, context))
                 yield
-    verify = verify or CostCurve(verify_ms)
-    if drafter is None:
-        nothing = CostCurve({(1, 1): 0.0})
-        return Costs(verify, nothing, nothing)
+    arms = []
+    for drafter, own_ms in zip(drafters, draft_ms, strict=True):
+        arms.append(ArmCosts(CostCurve(own_ms), _reading_curve(target, drafter, own_ms[1, 1], num_timings)))
+    return Costs(verify or CostCurve(verify_ms), tuple(arms))
+
+
+def _note(timings_ms: _Timings, key: tuple[int, int], took_ms: float) -> None:
+    timings_ms[key] = min(timings_ms.get(key, took_ms), took_ms)
+
+
+def _reading_curve(target: Target, drafter: Drafter, draft_ms: float, num_timings: int) -> CostCurve:
+    """What a drafter takes to read a prompt, by (1, tokens); `draft_ms` is for the one token that it proposes then."""
     num_read = max(min(_PROMPT_TOKENS, target.max_context_tokens - 2), 2)
     took_ms = min(_time_reading_ms(target, drafter, num_read) for _ in range(-(-num_timings // 2)))
-    read_ms = max(took_ms - draft_ms[1, 1], _LEAST_MS)
-    reading = CostCurve({(1, 1): read_ms / num_read, (1, num_read): read_ms})
-    return Costs(verify, CostCurve(draft_ms), reading)
+    read_ms = max(took_ms - draft_ms, _LEAST_MS)
+    return CostCurve({(1, 1): read_ms / num_read, (1, num_read): read_ms})
 
 
 def _time_drafter_ms(target: Target, drafter: Drafter, rows: int, length: int, context: int) -> float:

@@ -57,15 +57,22 @@ class CostCurve:
         return low + share * (self._points_ms[rows, high_tokens] - low)
 
 
-class Costs(NamedTuple):
-    """What a round is made of."""
+class ArmCosts(NamedTuple):
+    """What one drafter takes."""
 
-    verify: CostCurve
-    """By (rows, tokens a row)."""
     draft: CostCurve
     """By (rows, speculation length), of rows the drafter has read up to the last round."""
     reading: CostCurve
     """By (1, tokens): what a drafter has to read first of a query that is new to it, or that it was not asked about."""
+
+
+class Costs(NamedTuple):
+    """What the parts of a round take."""
+
+    verify: CostCurve
+    """By (rows, tokens a row)."""
+    arms: tuple[ArmCosts, ...]
+    """One for each of an engine's drafters."""
 
 
 def _bracket(grid: list[int], value: int) -> tuple[int, int, float]:

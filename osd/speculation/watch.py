@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import sqrt
-from typing import Literal
 
 from osd.config.settings import SwapConfig
-from osd.speculation.acceptance_window import AcceptanceWindow
-
-Verdict = Literal["undecided", "sound", "worse"]
+from osd.records.acceptance_figures import Verdict
+from osd.speculation.first_token_window import FirstTokenWindow
 
 _MIN_QUERIES = 3
 _LEAST_CORRELATION = 0.1
@@ -27,10 +25,11 @@ class SwapWatch:
 
     def __init__(self, config: SwapConfig) -> None:
         self.config = config
-        self._before: AcceptanceWindow | None = None
-        self._after = AcceptanceWindow(config.watch_rounds)
+        self._before: FirstTokenWindow | None = None
+        self._after = FirstTokenWindow(config.watch_rounds)
         self._correlation = _LEAST_CORRELATION
         self._watching = False
+        self._verdict: Verdict = "sound"
 
     def swapped(self, *, watch: bool) -> None:
         """Another version serves from now on; `watch` is False after a roll back, which is not judged again."""
@@ -39,31 +38,28 @@ class SwapWatch:
             self._before = self._after
             # How much queries differ is read from the version that is known well.
             self._correlation = max(self._before.correlation(), _LEAST_CORRELATION)
-        self._after = AcceptanceWindow(self.config.watch_rounds)
+        self._after = FirstTokenWindow(self.config.watch_rounds)
         self._watching = watch and self._before is not None
+        self._verdict = "undecided" if self._watching else "sound"
 
     def wants_rounds(self, queries: Iterable[str]) -> bool:
         """True while the new version is being judged and one of these could help: speculate at least a little."""
         return self._watching and any(self._after.takes(query) for query in queries)
 
     def observe(self, query: str, first_accepted: bool) -> None:
-        """One row's round that proposed at least one token."""
-        if self._after.takes(query):
+        """One row's round that proposed at least one token. Of a version found worse nothing more is needed."""
+        if self._verdict != "worse" and self._after.takes(query):
             self._after.add(query, first_accepted)
 
     def verdict(self) -> Verdict:
-        """Judged after every round once there are enough; sound after `watch_rounds`."""
-        if not self._watching:
-            return "sound"
-        if not self._is_known:
-            return "undecided"
-        if self.fall_z() > self.config.roll_back_z:
-            self._watching = False
-            return "worse"
-        if len(self._after) == self.config.watch_rounds:
-            self._watching = False
-            return "sound"
-        return "undecided"
+        """To be asked after every round: a version is judged once there are enough, and sound after `watch_rounds`."""
+        if self._watching and self._is_known:
+            if self.fall_z() > self.config.roll_back_z:
+                self._verdict = "worse"
+            elif len(self._after) == self.config.watch_rounds:
+                self._verdict = "sound"
+            self._watching = self._verdict == "undecided"
+        return self._verdict
 
     def rates(self) -> tuple[float, float]:
         """First-token acceptance (before, after) the swap."""

@@ -1,8 +1,8 @@
 """Hot swap: watches the weight store, loads and prepares a version beside the old one, swaps it in between two steps.
 
-consumes: the store's `latest` pointer; regressions that the engine reports; roll-backs by hand, seen in the manifests
+consumes: the store's `latest` pointer; the engine's acceptance figures; roll-backs by hand, seen in the manifests
 waits for: the poll interval
-is unblocked by: a reported regression, `stop`
+is unblocked by: `wake`, `stop`
 on failure: a version that is torn or does not fit is refused once, with the reason; the old one serves on
 """
 
@@ -13,8 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from osd.engine.loop import EngineLoop
+from osd.ports.swap import SwapPort
 from osd.ports.weight_store import WeightStore
+from osd.records.acceptance_figures import AcceptanceFigures
+from osd.records.drafter_id import DrafterId
 from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.events import Event, EventKind
 
@@ -22,31 +24,29 @@ _log = logging.getLogger(__name__)
 
 
 class HotSwap:
-    """Keeps the engine's drafter at the store's latest sound version.
+    """Keeps one drafter of an engine at the store's latest sound version.
 
     Args:
         store: where versions appear.
-        loop: the engine.
-        serving: the version the engine serves now.
-        poll_interval_s: how often the store is looked at.
+        engine: which serves the drafter.
+        poll_interval_s: how often the store and the engine's figures are looked at.
         on_event: told of refusals and roll-backs.
     """
 
     def __init__(
         self,
         store: WeightStore,
-        loop: EngineLoop,
+        engine: SwapPort,
         *,
-        serving: int,
         poll_interval_s: float,
         on_event: Callable[[Event], None],
     ) -> None:
-        self._store, self._loop, self._on_event = store, loop, on_event
+        self._store, self._engine, self._on_event = store, engine, on_event
         self._poll_interval_s = poll_interval_s
-        self._serving = serving
         self._refused: dict[int, str] = {}
         self._rolled_back = self._marked_versions()
-        self._regression: tuple[int, str] | None = None
+        self._judged: DrafterId | None = None
+        """The last version that was found worse, and dealt with."""
         self._is_asked = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -63,11 +63,6 @@ class HotSwap:
         if self._thread.is_alive():
             self._thread.join()
 
-    def report_regression(self, version: int, reason: str) -> None:
-        """The engine found that a swapped-in version is accepted less; called on the engine's thread."""
-        self._regression = (version, reason)
-        self._wake.set()
-
     def wake(self) -> None:
         """Look at the store now instead of at the next poll: a version was published or rolled back."""
         self._is_asked = True
@@ -79,47 +74,47 @@ class HotSwap:
 
     def check_now(self) -> None:
         """Look at the store once, in the caller's thread."""
-        if (regression := self._regression) is not None:
-            self._roll_back(*regression)
-            if self._regression is regression:  # only now: a disk that refused it is asked again
-                self._regression = None
-        manifest = self._store.latest()
+        figures = self._engine.figures()
+        is_news = figures.verdict == "worse" and figures.drafter != self._judged
+        if is_news and self._roll_back(figures):
+            self._judged = figures.drafter
+        manifest, serving = self._store.latest(), figures.drafter
         if manifest is None:
             return
-        if self._is_asked or manifest.number != self._serving:
+        if self._is_asked or manifest.number != serving.version:
             self._is_asked = False
             self._report_manual_roll_backs(manifest.number)
-        if manifest.number == self._serving or manifest.number in self._refused:
+        if manifest.number == serving.version or manifest.number in self._refused:
             return
         try:
             manifest, state = self._store.load(manifest.number)
-            with self._loop.changing:
-                drafter = self._loop.call(lambda engine: engine.drafter).result()
-                assert drafter is not None
-                swap_in = drafter.prepare(state, manifest.number)  # not between two steps, where every row would wait
-                # Going back to an older version undoes a swap; judging that against the newer one would make no sense.
-                watch = manifest.number > self._serving
-                self._loop.call(lambda engine: engine.load_drafter(manifest, swap_in, watch=watch)).result()
+            self._engine.prepare(manifest, state)
         except WeightsRefusedError as error:
             self._refused[manifest.number] = str(error)
             self._event("refuse", f"drafter version {manifest.number} refused: {error}", version=manifest.number)
             return
-        self._serving = manifest.number
+        # Going back to an older version undoes a swap; judging that against the newer one would make no sense.
+        self._engine.commit(watch=manifest.number > serving.version)
+        self._judged = None
 
-    def _roll_back(self, version: int, reason: str) -> None:
+    def _roll_back(self, figures: AcceptanceFigures) -> bool:
+        """Go back to the version before; False where that is put off, since a newer one has yet to be tried."""
+        version = figures.drafter.version
+        reason = f"first-token acceptance fell from {figures.before:.2f} to {figures.after:.2f} after the swap"
         latest = self._store.latest()
         try:
             if latest is not None and latest.number in self._refused:
                 latest = self._store.roll_back(reason="refused by the engine")  # it would shield the one below it
             if latest is None or latest.number != version:
-                return  # something newer was published meanwhile, and will be judged itself
+                return False
             restored = self._store.roll_back(reason=reason)
         except WeightsRefusedError as error:
             self._event("error", f"drafter version {version} is worse but cannot be rolled back: {error}")
-            return
+            return True
         finally:
             self._rolled_back = self._marked_versions()
         self._report_roll_back(version, restored.number, f": {reason}", manual=False)
+        return True
 
     def _report_manual_roll_backs(self, to: int) -> None:
         """Count and report what was rolled back since the last look; roll-backs of our own are known already."""
@@ -135,7 +130,7 @@ class HotSwap:
         return {manifest.number: manifest.rolled_back for manifest in self._store.list() if manifest.rolled_back}
 
     def _report_roll_back(self, version: int, to: int, why: str, *, manual: bool) -> None:
-        self._loop.call(lambda engine: engine.counters.add_roll_back(manual=manual))
+        self._engine.count_roll_back(manual=manual)
         self._event("roll_back", f"drafter version {version} -> {to}{why}", version=version, to=to)
 
     def _run(self) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, TypeVar
 
 from osd.engine.engine import Engine
@@ -30,8 +30,8 @@ from osd.speculation.calibrate import calibration
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-Remake = Callable[[Target, Drafter | None], tuple[Target, Drafter | None]]
-"""Loads the kernels, and makes target and drafter again; the target itself where kernels do nothing for it."""
+Remake = Callable[[Target, Sequence[Drafter]], tuple[Target, list[Drafter]]]
+"""Loads the kernels, and makes target and drafters again; the target itself where kernels do nothing for it."""
 
 
 class Build(Protocol):
@@ -95,21 +95,21 @@ class KernelSwap:
             OsdError: they cannot be loaded, or give other logits than the plain model.
         """
         with self._loop.changing:
-            old_target, old_drafter = self._loop.call(lambda engine: (engine.target, engine.drafter)).result()
-            target, drafter = self._remake(old_target, old_drafter)
+            old_target, old_drafters = self._loop.call(_serving).result()
+            target, drafters = self._remake(old_target, old_drafters)
             try:
-                self._put_in_place(target, drafter, old_target)
+                self._put_in_place(target, drafters, old_target)
             except BaseException:
                 if target is not old_target:
                     target.lm.close()
                 raise
         if target is not old_target:
             old_target.lm.close()
-        del old_target, old_drafter
+        del old_target, old_drafters
         give_back()
         self._on_progress("compiled kernels took over from torch")
 
-    def _put_in_place(self, target: Target, drafter: Drafter | None, old_target: Target) -> None:
+    def _put_in_place(self, target: Target, drafters: list[Drafter], old_target: Target) -> None:
         if target is not old_target and not target.lm.is_fused:
             raise OsdError("the kernels compiled for this CPU give other logits than the plain model")
         use_huge_pages()
@@ -118,11 +118,11 @@ class KernelSwap:
         # The rows of a target that stays hold what queries have read, and its passes cost what they did.
         verify = self._loop.call(lambda engine: engine.policy.verify).result() if target is old_target else None
         costs = self._between_steps(
-            calibration(target, drafter, num_slots=num_slots, max_length=max_length, verify=verify)
+            calibration(target, drafters, num_slots=num_slots, max_length=max_length, verify=verify)
         )
 
         def take_over(engine: Engine) -> None:
-            engine.take_over(target, drafter, costs)
+            engine.take_over(target, drafters, costs)
 
         self._loop.call(take_over).result()
 
@@ -143,3 +143,7 @@ class KernelSwap:
     def _event(self, kind: EventKind, message: str) -> None:
         self._on_event(Event(at_s=time.time(), kind=kind, message=message))
         self._on_progress(message)
+
+
+def _serving(engine: Engine) -> tuple[Target, list[Drafter]]:
+    return engine.target, [arm.drafter for arm in engine.policy.arms]

@@ -99,7 +99,7 @@ def _write(
     out: Path, settings: Config, resolved: ResolvedTarget, manifest: WeightManifest, card: Mapping[str, str]
 ) -> None:
     """A published version as one file, with what it was made from."""
-    from osd.assembly.assemble import open_store
+    from osd.assembly.drafter import open_store
     from osd.drafters.portable import write_drafter
 
     _, state = open_store(settings, resolved).load(manifest.number)

@@ -33,7 +33,7 @@ def init(
     config: ConfigFile = None,
 ) -> None:
     """Make the first version: shipped with osd, or untrained (kind 'model': the target's first layers)."""
-    from osd.assembly.assemble import ensure_first_version, open_store
+    from osd.assembly.drafter import ensure_first_version, open_store
     from osd.loading.resolve import resolve_target
 
     chosen = {"drafter__pretrained": False} if untrained else {}
@@ -131,7 +131,7 @@ def _open(
     target: str | None, drafter: str | None, state_dir: Path | None, config: Path | None
 ) -> tuple[str, WeightStore]:
     """The target's id, and the store of its drafter versions."""
-    from osd.assembly.assemble import open_store
+    from osd.assembly.drafter import open_store
     from osd.loading.resolve import resolve_target
 
     settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)

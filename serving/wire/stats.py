@@ -46,7 +46,7 @@ def osd_field(stats: Sequence[QueryStats]) -> dict[str, Any]:
         "acceptance_rate": accepted / proposed if proposed else None,
         "acceptance_length": committed / rounds if rounds else None,
         "drafter_version": stats[-1].drafter_version,
-        "drafter_versions": list(dict.fromkeys(version for one in stats for version in one.drafter_versions)),
+        "drafter_versions": list(dict.fromkeys(drafter.version for one in stats for drafter in one.drafters)),
         "queue_ms": round(sum(one.queue_ms for one in stats), 3),
         "prefill_ms": round(sum(one.prefill_ms for one in stats), 3),
         "draft_ms": round(sum(one.draft_ms for one in stats), 3),

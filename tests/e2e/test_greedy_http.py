@@ -24,7 +24,7 @@ from openai import OpenAI
 
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.server import osd_server
-from osd.assembly.assemble import ensure_first_version, open_store
+from osd.assembly.drafter import ensure_first_version, open_store
 from osd.config.paths import models_dir, weights_dir
 from osd.config.settings import default_state_dir, load_config
 from osd.drafters.create import create_initial

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from osd.assembly.assemble import open_engine
+from osd.assembly.engine import open_engine
 from osd.config.paths import models_dir
 from osd.config.settings import default_state_dir, load_config
 from osd.engine.engine import Engine

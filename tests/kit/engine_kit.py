@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from osd.assembly import engine as assembly
 from osd.config.settings import Config, EngineConfig, OutcomesConfig, SpeculationConfig, SwapConfig
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.model import ModelDrafter
@@ -21,14 +20,15 @@ from osd.engine.engine import Engine
 from osd.kernels.backend import Backend
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.models.target import Target
-from osd.ports.drafter import Drafter
+from osd.ports.drafter import Drafter, Swappable
 from osd.ports.outcomes import OutcomeRecorder
+from osd.records.drafter_id import DrafterId
 from osd.records.events import Event
 from osd.records.outcome import Outcome
 from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
 from osd.records.rules import AcceptRule
 from osd.records.version import WeightManifest
-from osd.speculation.cost import CostCurve, Costs
+from osd.speculation.cost import ArmCosts, CostCurve, Costs
 from osd.text.codec import TextCodec
 from tests.kit.backends import fastest
 
@@ -132,7 +132,7 @@ def model_drafter(model: Any, target: Target, *, version: int = 1, backend: Back
         max_context_tokens=target.max_context_tokens,
         target_vocab_tokens=target.lm.vocab_tokens,
     )
-    drafter.version = version
+    drafter.id = DrafterId("model", version)
     return drafter
 
 
@@ -172,9 +172,10 @@ def manifest_of(number: int, kind: str = "model", gate: Mapping[str, float] | No
 
 
 def swap(engine: Engine, manifest: WeightManifest, state: Mapping[str, Tensor]) -> None:
-    """Another drafter version from here on."""
-    assert engine.drafter is not None
-    engine.load_drafter(manifest, engine.drafter.prepare(state, manifest.number))
+    """Another version of the first drafter from here on."""
+    drafter = engine.policy.arms[0].drafter
+    assert isinstance(drafter, Swappable)
+    engine.load_drafter(replace(manifest, kind=drafter.id.name), drafter.prepare(state, manifest.number))
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:
@@ -197,8 +198,7 @@ class ListRecorder:
 
 def make_engine(
     target: Target,
-    drafter: Drafter | None = None,
-    *,
+    *drafters: Drafter | None,
     fixed_length: int | None = 3,
     max_length: int = 4,
     chunk_tokens: int = 32,
@@ -209,12 +209,11 @@ def make_engine(
     swap: SwapConfig | None = None,
     recorder: OutcomeRecorder | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
-    on_regression: Callable[[int, str], None] = lambda version, reason: None,
     codec: TextCodec | None = None,
     calibrated: bool = False,
     accept_rule: AcceptRule = "token",
 ) -> Engine:
-    """An engine whose costs are made up unless `calibrated`: a pass 1 ms, a token drafted 0.1 ms, one read 1 us."""
+    """An engine whose costs are made up unless `calibrated`."""
     config = Config(
         engine=EngineConfig(
             max_slots=target.tokens_SL.shape[0],
@@ -226,21 +225,21 @@ def make_engine(
         outcomes=OutcomesConfig(top_k=top_k, prompt_hidden_tokens=prompt_hidden_tokens),
         swap=swap or SwapConfig(),
     )
-    made_up = Costs(
-        verify=CostCurve({(1, 1): 1.0}),
-        draft=CostCurve({(1, 1): 0.1, (1, 2): 0.2}),
-        reading=CostCurve({(1, 1): 0.001, (1, 2): 0.002}),
+    present = [drafter for drafter in drafters if drafter is not None]
+    costs = assembly.measure(config, target, present) if calibrated else made_up_costs(len(present))
+    codec = codec or char_codec(target.lm.vocab_tokens)
+    return assembly.make_engine(config, target, codec, present, costs, recorder=recorder, on_event=on_event)
+
+
+def made_up_costs(num_drafters: int = 1) -> Costs:
+    """A pass 1 ms, a token drafted 0.1 ms, one read 1 us."""
+    return Costs(
+        CostCurve({(1, 1): 1.0}),
+        tuple(
+            ArmCosts(draft=CostCurve({(1, 1): 0.1, (1, 2): 0.2}), reading=CostCurve({(1, 1): 0.001, (1, 2): 0.002}))
+            for _ in range(num_drafters)
+        ),
     )
-    with nullcontext() if calibrated else patch("osd.engine.engine.calibrate", return_value=made_up):
-        return Engine(
-            config,
-            target,
-            codec or char_codec(target.lm.vocab_tokens),
-            drafter,
-            recorder=recorder,
-            on_event=on_event,
-            on_regression=on_regression,
-        )
 
 
 @dataclass

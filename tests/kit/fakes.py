@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from osd.records.drafter_id import DrafterId
 from osd.records.errors import EngineUnavailableError, UnknownVersionError, WeightsRefusedError
 from osd.records.events import Event
 from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
@@ -132,8 +133,7 @@ class FakeEngineClient:
             proposed=4 * rounds,
             accepted=len(ids) - 1 - rounds,
             committed=len(ids) - 1,
-            drafter_version=3,
-            drafter_versions=(2, 3),
+            drafters=(DrafterId("feature", 2), DrafterId("feature", 3)),
             queue_ms=1.0,
             prefill_ms=2.0,
             draft_ms=3.0,

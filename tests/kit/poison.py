@@ -11,10 +11,10 @@ _WHOLE = 1 << 20
 
 
 def caches_of(engine: Any) -> list[Cache]:
-    """The target's cache, and the drafter's if there is one."""
+    """The target's cache, and the drafters' if there are any."""
     found = [engine.target.lm.cache]
-    if engine.drafter is not None:
-        found.append(engine.drafter.round.cache if engine.drafter.kind == "feature" else engine.drafter._lm.cache)
+    for drafter in (arm.drafter for arm in engine.policy.arms):
+        found.append(drafter.round.cache if drafter.id.name == "feature" else drafter._lm.cache)
     return found
 
 

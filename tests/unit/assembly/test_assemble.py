@@ -11,7 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from osd.assembly.assemble import _remake, open_engine, open_store
+from osd.assembly.assemble import _remake
+from osd.assembly.drafter import open_store
+from osd.assembly.engine import open_engine
 from osd.assembly.kernels import Prepared
 from osd.config.settings import Config, DrafterConfig, EngineConfig, TargetConfig
 from osd.drafters.create import open_drafter
@@ -61,11 +63,10 @@ def test_what_is_made_again_when_kernels_are_ready_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["feature", "model"]
 ) -> None:
     """Beside the first, of the same model in memory and of the version that serves. Kernels themselves are left out."""
-    monkeypatch.setattr("osd.assembly.assemble.prepare_backend", lambda *args, **options: Prepared(TORCH, None))
+    monkeypatch.setattr("osd.assembly.engine.prepare_backend", lambda *args, **options: Prepared(TORCH, None))
     monkeypatch.setattr("osd.assembly.assemble.load_backend", lambda these: TORCH)
     config = _config(folder, tmp_path, kind)
     engine = open_engine(config)
-    assert engine.drafter is not None
     store, before = _store(config), engine.target
     manifest, state = store.load(1)
     store.publish(state, kind=kind, config=manifest.config, parent=1)  # not served yet
@@ -75,13 +76,13 @@ def test_what_is_made_again_when_kernels_are_ready_goes_on(
     engine.submit(Request(request_id="r", prompt_ids=prompt, params=_GREEDY))
     found = [token for _ in range(3) for delta in engine.step() for token in delta.token_ids]
     resolved = resolve_target(config.target.model, config.state_dir)
-    target, drafter = _remake(
-        config, resolved, store, KernelSet(torch.float32, is_threaded=False), before, engine.drafter
-    )
-    assert target is not before and drafter is not None and drafter is not engine.drafter
-    assert drafter.version == 1
+    [arm] = engine.policy.arms
+    these = KernelSet(torch.float32, is_threaded=False)
+    target, [drafter] = _remake(config, resolved, store, these, before, [arm.drafter])
+    assert target is not before and drafter is not arm.drafter
+    assert drafter.id.version == 1
     assert [weight.data_ptr() for weight in target.lm.model.parameters()] == places, "weights are held twice"
-    engine.take_over(target, drafter, Costs(engine.policy.verify, engine.policy.draft, engine.policy.reading))
+    engine.take_over(target, [drafter], Costs(engine.policy.verify, (arm.costs,)))
     before.lm.close()
     while engine.has_work:
         found += [token for delta in engine.step() for token in delta.token_ids]

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from osd.assembly.assemble import open_engine
+from osd.assembly.engine import open_engine
 from osd.config.settings import load_config
 from tests.kit.saved_models import save_llama
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from osd.assembly.assemble import ensure_first_version, open_engine, open_store
+from osd.assembly.drafter import ensure_first_version, open_store
+from osd.assembly.engine import open_engine
 from osd.config.paths import slug
 from osd.config.settings import Config, load_config
 from osd.drafters import shipped

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from osd.ports.drafter import Drafter
+from osd.drafters.feature import FeatureDrafter
+from osd.drafters.model import ModelDrafter
+from osd.models.target import Target
+from osd.records.drafter_id import DrafterId
 from osd.records.query import Request, SamplingParams
 from tests.kit.engine_kit import (
     VOCAB_TOKENS,
@@ -82,15 +85,21 @@ def test_hot_swaps_in_mid_stream_change_nothing(model: Any) -> None:
         assert answers[request.request_id].ids == plain(model, request)
     stats = answers["r0"].stats
     assert stats is not None
-    assert len(stats.drafter_versions) > 3
-    assert stats.drafter_version == stats.drafter_versions[-1]
+    assert len(stats.drafters) > 3
+    assert DrafterId("model", stats.drafter_version) == stats.drafters[-1]
+
+
+def _drafter_of(kind: str, model: Any, target: Target) -> ModelDrafter | FeatureDrafter:
+    return model_drafter(copy.deepcopy(model), target) if kind == "model" else feature_drafter(target)
 
 
 @pytest.mark.parametrize("kind", ["model", "feature"])
 def test_prepared_weights_wait_for_their_swap(model: Any, kind: str) -> None:
     """Made ready on another thread while the old ones serve on, they do not follow the tensors they came from."""
     target = make_target(copy.deepcopy(model))
-    drafter: Drafter = model_drafter(copy.deepcopy(model), target) if kind == "model" else feature_drafter(target)
+    drafter: ModelDrafter | FeatureDrafter = (
+        model_drafter(copy.deepcopy(model), target) if kind == "model" else feature_drafter(target)
+    )
     old = {name: tensor.clone() for name, tensor in drafter.state().items()}
     new = {name: tensor * 0.5 if tensor.is_floating_point() else tensor.clone() for name, tensor in old.items()}
     given = {name: tensor.clone() for name, tensor in new.items()}
@@ -98,10 +107,10 @@ def test_prepared_weights_wait_for_their_swap(model: Any, kind: str) -> None:
         swap_in = pool.submit(drafter.prepare, given, 7).result(60)
     for tensor in given.values():
         tensor.zero_()
-    assert drafter.version == 1
+    assert drafter.id.version == 1
     assert all(torch.equal(tensor, old[name]) for name, tensor in drafter.state().items())
     swap_in()
-    assert drafter.version == 7
+    assert drafter.id.version == 7
     assert all(torch.equal(tensor, new[name]) for name, tensor in drafter.state().items())
 
 
@@ -124,7 +133,9 @@ def test_a_feature_drafter_is_swapped_with_its_vocabulary(model: Any) -> None:
 def test_weights_that_overflow_harm_neither_answers_nor_the_next_version(model: Any, kind: str, factor: float) -> None:
     """Finite but huge weights make the drafter's logits NaN; nothing of that may outlive the version."""
     target = make_target(copy.deepcopy(model))
-    drafter: Drafter = model_drafter(copy.deepcopy(model), target) if kind == "model" else feature_drafter(target)
+    drafter: ModelDrafter | FeatureDrafter = (
+        model_drafter(copy.deepcopy(model), target) if kind == "model" else feature_drafter(target)
+    )
     engine = make_engine(target, drafter)
     good = {name: tensor.clone() for name, tensor in drafter.state().items()}
     huge = {name: tensor * factor if tensor.is_floating_point() else tensor for name, tensor in good.items()}
@@ -144,14 +155,16 @@ def test_weights_that_overflow_harm_neither_answers_nor_the_next_version(model: 
     for request in requests([20, 30, 12, 25]):
         assert spoilt[request.request_id].ids == plain(model, request)
         assert again[f"again {request.request_id}"].ids == plain(model, request)
-    counts = engine.counters.by_version
-    assert counts[2]["accepted"] < 0.2 * counts[2]["proposed"]
+    counts = engine.counters.by_drafter
+    spoilt_counts = counts[DrafterId(kind, 2)]
+    assert spoilt_counts["accepted"] < 0.2 * spoilt_counts["proposed"]
     reference = make_engine(
         sound := make_target(copy.deepcopy(model)),
-        model_drafter(copy.deepcopy(model), sound) if kind == "model" else feature_drafter(sound),
+        _drafter_of(kind, model, sound),
     )
     run(reference, requests([20, 30, 12, 25]))
-    assert counts[3]["accepted"] == reference.counters.by_version[1]["accepted"]
+    sound_counts = reference.counters.by_drafter[DrafterId(kind, 1)]
+    assert counts[DrafterId(kind, 3)]["accepted"] == sound_counts["accepted"]
 
 
 def test_the_same_prompt_many_times_at_once(model: Any, make_drafter: MakeDrafter) -> None:
@@ -163,10 +176,9 @@ def test_the_same_prompt_many_times_at_once(model: Any, make_drafter: MakeDrafte
 
 @pytest.mark.parametrize("length", [0, 1, 2, 4])
 def test_a_fixed_speculation_length_is_kept(model: Any, length: int) -> None:
-    engine = engine_for(model, fixed_length=None)
+    engine = engine_for(model, fixed_length=None, recorder=(recorder := ListRecorder()))
     asked = Request(request_id="r", prompt_ids=(3, 1, 4), params=greedy(30), speculation_length=length)
     other = Request(request_id="o", prompt_ids=(2, 7), params=greedy(30), speculation_length=3)
-    recorder = engine.recorder = ListRecorder()
     answers = run(engine, [asked, other])
     assert answers["r"].ids == plain(model, asked)
     assert answers["o"].ids == plain(model, other)

@@ -50,7 +50,7 @@ def test_a_vocabulary_that_the_target_lacks_is_refused(model: Any, ids: list[int
     before = {name: tensor.clone() for name, tensor in drafter.state().items()}
     with pytest.raises(WeightsRefusedError, match=reason):
         drafter.prepare({**feature_state(drafter.config, 1), "vocab_ids_R": torch.tensor(ids)}, 2)
-    assert drafter.version == 1
+    assert drafter.id.version == 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in drafter.state().items())
 
 
@@ -282,14 +282,15 @@ def test_reading_prompts_is_not_taken_for_drafting(model: Any, name: str) -> Non
     params = greedy(3, ignore_eos=True)
     run(engine, [Request(request_id=str(n), prompt_ids=tuple(range(2, 22)), params=params) for n in range(3)])
     assert engine.counters.values["proposed_total"] == 3
-    assert engine.policy.draft.scale == 1.0 and engine.policy.reading.scale != 1.0
+    [arm] = engine.policy.arms
+    assert arm.costs.draft.scale == 1.0 and arm.costs.reading.scale != 1.0
 
 
 def test_what_is_measured_at_the_start_is_forgotten(model: Any, make_drafter: MakeDrafter) -> None:
     """Calibration runs both models over the very rows that queries then use."""
     engine = engine_for(model, make_drafter, calibrated=True)
     assert engine.policy.verify.ms(1, 1) > 0
-    assert (engine.policy.reading.ms(1, 10) > 0) == (engine.drafter is not None)
+    assert all(arm.costs.reading.ms(1, 10) > 0 for arm in engine.policy.arms)
     asked = requests([12, 3, 25, 7])
     answers = run(engine, asked)
     assert [answers[request.request_id].ids for request in asked] == [plain(model, request) for request in asked]

@@ -15,6 +15,8 @@ from osd.engine.engine import Engine
 from osd.kernels.backend import Backend
 from osd.kernels.gpu.graphs import Work
 from osd.models.target import Target
+from osd.ports.drafter import Drafter
+from osd.records.drafter_id import DrafterId
 from osd.records.events import Event
 from osd.records.proposal import DraftBatch, Proposal
 from osd.records.query import NOT_FINITE, Request, SamplingParams
@@ -260,18 +262,22 @@ def test_a_prompt_that_overflows_gets_an_error(make: MakeEngine, position: str) 
 class _Insists:
     """A drafter that proposes one token always, with a distribution that is none where it is asked for one."""
 
-    kind, version = "insists", 1
+    id = DrafterId("insists", 1)
+    needs_hidden = False
 
     def propose(self, batch: DraftBatch) -> Proposal:
         num_rows, num_steps = len(batch.lengths), max(batch.lengths)
         ids_BK = torch.full((num_rows, num_steps), _OVERFLOWS)
         probs_BKV = torch.full((num_rows, num_steps, VOCAB_TOKENS), torch.nan)
-        return Proposal(ids_BK, batch.lengths, probs_BKV, 1)
+        return Proposal(ids_BK, batch.lengths, probs_BKV, self.id)
 
     def reset_row(self, row: int) -> None:
         pass
 
     def swap_rows(self, row: int, other: int) -> None:
+        pass
+
+    def adopt(self, other: Drafter) -> None:
         pass
 
 
@@ -282,7 +288,7 @@ def test_a_proposed_token_that_overflows_costs_acceptance_only(make_plain_target
     expected = run(make_engine(make_plain_target()), [first, second])
     target = make_plain_target()
     events: list[Event] = []
-    engine = make_engine(target, _Insists(), on_event=events.append, accept_rule=rule)  # type: ignore[arg-type]  # it has no weights
+    engine = make_engine(target, _Insists(), on_event=events.append, accept_rule=rule)
     _spoil(engine)
     answers = run(engine, [first, second, sampled])
     for name, answer in expected.items():

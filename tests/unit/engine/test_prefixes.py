@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from osd.engine.engine import Engine
 from osd.records.query import QueryStats, Request, SamplingParams
 from tests.kit.engine_kit import Answers, ListRecorder, make_engine, make_target, run
 from tests.unit.engine.cases import DRAFTERS, MakeDrafter, engine_for, greedy, plain
@@ -126,8 +125,10 @@ def test_it_can_be_turned_off(model: Any) -> None:
 def test_nothing_else_differs(model: Any, name: str) -> None:
     """Sampled tokens, their log-probabilities to the last bit, and what is recorded to learn from."""
 
-    def life(engine: Engine) -> tuple[Answers, ListRecorder]:
-        recorder = engine.recorder = ListRecorder()
+    def life(*, prefix_caching: bool) -> tuple[Answers, ListRecorder]:
+        target, recorder = make_target(copy.deepcopy(model)), ListRecorder()
+        drafter = DRAFTERS[name](model, target)
+        engine = make_engine(target, drafter, prefix_caching=prefix_caching, recorder=recorder)
         answers = Answers()
         for turn in range(3):
             params = SamplingParams(temperature=0.8, top_p=0.9, seed=turn, max_tokens=9, logprobs=3)
@@ -136,11 +137,7 @@ def test_nothing_else_differs(model: Any, name: str) -> None:
             run(engine, asked, answers)
         return answers, recorder
 
-    def made(prefix_caching: bool) -> Engine:
-        target = make_target(copy.deepcopy(model))
-        return make_engine(target, DRAFTERS[name](model, target), prefix_caching=prefix_caching)
-
-    (with_it, recorded), (without, expected) = life(made(True)), life(made(False))
+    (with_it, recorded), (without, expected) = life(prefix_caching=True), life(prefix_caching=False)
     assert sum(_reused(with_it, name) for name in with_it) > 0
     assert sum(_reused(without, name) for name in without) == 0
     for name, answer in with_it.items():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from osd.records.drafter_id import DrafterId
 from osd.records.outcome import ACCEPTED, BONUS, RECOVERED
 from osd.records.outcome_arrays import check_shapes, hidden_states, top_k_arrays
 from osd.records.query import Request, SamplingParams
@@ -42,7 +43,7 @@ def test_an_outcome_says_what_happened(model: Any, make_drafter: MakeDrafter) ->
         )
     ]
     answers = run(engine, asked)
-    kind = engine.drafter.kind if engine.drafter else "none"
+    kind = engine.policy.arms[0].name if engine.policy.arms else "none"
     for request in asked:
         outcome, answer = recorder.outcomes[request.request_id], answers[request.request_id]
         check_shapes(outcome)
@@ -51,7 +52,11 @@ def test_an_outcome_says_what_happened(model: Any, make_drafter: MakeDrafter) ->
         assert outcome.finish_reason == answer.finish_reason == "length"
         assert outcome.sampling.temperature == request.params.temperature
         _assert_kinds_fit_rounds(outcome.output_kinds, [(r.proposed, r.accepted) for r in outcome.rounds])
-        assert all(one.drafter_version == (1 if one.proposed else 0) for one in outcome.rounds)
+        assert all(
+            one == (DrafterId(kind, 1) if outcome.rounds[n].proposed else None)
+            for n, one in enumerate(outcome.drafters())
+        )
+        assert outcome.engine_id == "engine"
         ids = [*outcome.prompt_ids, *outcome.output_ids]
         num_prompt, num_output = len(outcome.prompt_ids), len(outcome.output_ids)
         top_ids, top_logprobs = top_k_arrays(outcome)
@@ -89,6 +94,7 @@ def test_statistics_add_up(model: Any, make_drafter: MakeDrafter) -> None:
     for one in stats:
         assert one.output_tokens == one.committed + 1  # the prefill's token belongs to no round
         assert one.accepted <= one.proposed
+        assert one.prefill_ms > 0  # also of an answer that its first token ends
         assert one.committed <= one.accepted + one.rounds
     assert counts["committed_total"] == sum(one.committed for one in stats)
     assert counts["proposed_total"] == sum(one.proposed for one in stats)

@@ -21,7 +21,7 @@ _CODEC = char_codec()
 
 
 def _sequence(name: str) -> Sequence:
-    return Sequence(request=Request(request_id=name, prompt_ids=(1,)), answer=AnswerText(_CODEC), generator=Random())
+    return Sequence(request=Request(request_id=name, prompt_ids=(1,)), text=AnswerText(_CODEC), generator=Random())
 
 
 class Life(RuleBasedStateMachine):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from osd.assembly.assemble import open_engine
+from osd.assembly.engine import open_engine
 from osd.config.settings import Config, DrafterConfig, EngineConfig, TargetConfig
 from osd.models.context import longest_context, rotary_boundary
 from osd.records.errors import OsdError

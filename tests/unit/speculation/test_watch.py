@@ -9,7 +9,8 @@ from itertools import count, islice
 import pytest
 
 from osd.config.settings import SwapConfig
-from osd.speculation.watch import SwapWatch, Verdict
+from osd.records.acceptance_figures import Verdict
+from osd.speculation.watch import SwapWatch
 
 _CONFIG = SwapConfig()
 _ROUNDS_A_QUERY = 25
@@ -54,7 +55,9 @@ def test_a_fall_is_found(before: float, after: float) -> None:
     assert watch.rates()[0] == pytest.approx(before, abs=0.1)
     assert watch.rates()[1] == pytest.approx(after, abs=0.15)
     watch.observe("another", False)
-    assert watch.verdict() == "sound"  # said once; the roll back is on its way
+    assert watch.verdict() == "worse"  # until another version serves, as after the roll-back
+    watch.swapped(watch=False)
+    assert watch.verdict() == "sound"
 
 
 def test_a_fall_is_found_where_queries_differ() -> None:

@@ -34,13 +34,14 @@ from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
-from osd.speculation.cost import CostCurve, Costs
 from osd.swap.hot_swap import HotSwap
 from osd.swap.kernel_swap import KernelSwap
+from osd.swap.local_engine import LocalEngine
 from tests.kit.backends import TORCH, Undecoded
 from tests.kit.engine_kit import (
     Answers,
     feature_drafter,
+    made_up_costs,
     make_engine,
     make_target,
     model_drafter,
@@ -56,11 +57,6 @@ from tests.unit.engine.cases import greedy, plain, sampled
 pytestmark = pytest.mark.skipif(door.kernels() is None, reason="numba is not installed")
 
 _THESE = KernelSet(torch.float32, is_threaded=False)
-_COSTS = Costs(
-    CostCurve({(1, 1): 1.0}),
-    CostCurve({(1, 1): 0.1, (1, 2): 0.2}),
-    CostCurve({(1, 1): 0.001, (1, 2): 0.002}),
-)
 _LONG = tuple(number % 23 for number in range(40))
 MakeDrafter = Callable[[Any, Target], Drafter | None]
 _DRAFTERS: dict[str, MakeDrafter] = {
@@ -110,7 +106,8 @@ def test_answers_go_on_where_they_are(model: Any, make: str, num_steps: int) -> 
         answers.add(engine.step())
     target = make_target(model, backend=load_backend(_THESE))
     assert isinstance(target.lm.decoder, CpuDecoder)
-    engine.take_over(target, _DRAFTERS[make](model, target), _COSTS)
+    drafter = _DRAFTERS[make](model, target)
+    engine.take_over(target, [drafter] if drafter else [], made_up_costs(len(engine.policy.arms)))
     assert engine.target is target
     run(engine, [Request(request_id="after", prompt_ids=(*_LONG[:20], 2), params=greedy(6))], answers)
     for query in queries:
@@ -134,7 +131,7 @@ def test_a_drafter_proposes_as_before(model: Any) -> None:
     for _ in range(3):
         answers.add(engine.step())
     target = make_target(model, backend=load_backend(_THESE))
-    engine.take_over(target, model_drafter(copy.deepcopy(model), target), _COSTS)
+    engine.take_over(target, [model_drafter(copy.deepcopy(model), target)], made_up_costs())
     run(engine, answers=answers)
     stats = answers["g"].stats
     assert answers["g"].ids == plain(model, query)
@@ -157,7 +154,7 @@ class Service:
         self._changed = threading.Condition()
         self.before_remake: Callable[[], None] = lambda: None
         target = make_target(model, backend=backend)
-        engine = make_engine(target, model_drafter(copy.deepcopy(model), target), on_event=self._note)
+        engine = make_engine(target, model_drafter(copy.deepcopy(model), target, version=0), on_event=self._note)
         self.loop = EngineLoop(engine, self._deliver)
         self.kernel_swap = KernelSwap(
             build, self.loop, self._remake, on_event=self._note, on_progress=self.progress.append
@@ -189,14 +186,15 @@ class Service:
     def engine(self) -> Engine:
         return self.loop.call(lambda engine: engine).result(60)
 
-    def _remake(self, target: Target, drafter: Drafter | None) -> tuple[Target, Drafter | None]:
+    def _remake(self, target: Target, drafters: Sequence[Drafter]) -> tuple[Target, list[Drafter]]:
         self.before_remake()
-        assert drafter is not None
+        [drafter] = drafters
+        assert isinstance(drafter, ModelDrafter)
         backend = self._kernels()
         other = make_target(self.model, backend=backend) if target.lm.is_fused else target
         made = model_drafter(copy.deepcopy(self.model), other, backend=backend)
-        made.prepare(drafter.state(), drafter.version)()
-        return other, made
+        made.prepare(drafter.state(), drafter.id.version)()
+        return other, [made]
 
     def _deliver(self, deltas: list[TokenDelta]) -> None:
         with self._changed:
@@ -239,7 +237,9 @@ def test_kernels_take_over_when_they_are_compiled(model: Any, service: Service) 
 
 def test_drafter_versions_are_swapped_in_before_and_after(model: Any, service: Service, tmp_path: Path) -> None:
     versions = FileWeightStore(tmp_path)
-    watcher = HotSwap(versions, service.loop, serving=0, poll_interval_s=60.0, on_event=service.events.append)
+    watcher = HotSwap(
+        versions, LocalEngine(service.loop, "model"), poll_interval_s=60.0, on_event=service.events.append
+    )
     for number in (1, 2):
         versions.publish(weights_of(model), kind="model", config={}, parent=None)
         watcher.check_now()
@@ -309,7 +309,9 @@ def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(model:
     service = Service(model, FakeBuild(_THESE), backend=Undecoded(), kernels=Undecoded)
     versions = FileWeightStore(tmp_path)
     service.loop.changing = lock = NotedLock()  # type: ignore[assignment]
-    watcher = HotSwap(versions, service.loop, serving=0, poll_interval_s=60.0, on_event=service.events.append)
+    watcher = HotSwap(
+        versions, LocalEngine(service.loop, "model"), poll_interval_s=60.0, on_event=service.events.append
+    )
     looking = threading.Thread(target=watcher.check_now)
 
     def look_meanwhile() -> None:
@@ -332,11 +334,12 @@ def test_the_drafter_before_is_freed_at_once(model: Any) -> None:
     """Collections leave out what an engine's process has loaded, so nothing may hang on them."""
     torch_target = make_target(model, backend=TORCH)
     engine = make_engine(torch_target, model_drafter(copy.deepcopy(model), torch_target))
-    assert isinstance(engine.drafter, ModelDrafter)
+    [arm] = engine.policy.arms
+    assert isinstance(arm.drafter, ModelDrafter)
     keep()
-    before = weakref.ref(engine.drafter._lm)
+    before = weakref.ref(arm.drafter._lm)
     target = make_target(model, backend=load_these())
-    engine.take_over(target, model_drafter(copy.deepcopy(model), target), _COSTS)
+    engine.take_over(target, [model_drafter(copy.deepcopy(model), target)], made_up_costs())
     assert before() is None
 
 

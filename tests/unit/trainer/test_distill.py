@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from osd.assembly.assemble import open_engine, open_store
+from osd.assembly.drafter import open_store
+from osd.assembly.engine import open_engine
 from osd.config.settings import Config, load_config
 from osd.drafters.portable import read_drafter, write_drafter
 from osd.loading.resolve import ResolvedTarget, resolve_target

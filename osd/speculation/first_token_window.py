@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
     variance: float
 
 
-class AcceptanceWindow:
+class FirstTokenWindow:
     """Keeps the newest `num_rounds` rounds.
 
     Args:

@@ -1,0 +1,75 @@
+"""The drafter's versions for a target, and the drafter that serves one of them."""
+
+from __future__ import annotations
+
+import logging
+
+from osd.config.paths import weights_path
+from osd.config.settings import Config
+from osd.drafters.create import create_initial, open_drafter
+from osd.drafters.shipped import find_shipped
+from osd.io.url_folder import open_folder
+from osd.io.weight_store import FileWeightStore
+from osd.kernels.backend import Backend
+from osd.loading.resolve import ResolvedTarget
+from osd.models.target import Target
+from osd.ports.drafter import Drafter, Swappable
+from osd.ports.weight_store import WeightStore
+from osd.records.errors import WeightsRefusedError
+
+_log = logging.getLogger(__name__)
+
+
+def open_store(config: Config, resolved: ResolvedTarget) -> FileWeightStore:
+    """The versions of the configured kind of drafter for a target."""
+    return FileWeightStore(open_folder(config, weights_path(resolved.target_id, config.drafter.kind)))
+
+
+def ensure_first_version(config: Config, resolved: ResolvedTarget, store: WeightStore) -> None:
+    """Where there is no version, publish the drafter that is shipped for this target, or else an untrained one."""
+    if store.latest() is not None:
+        return
+    kind = config.drafter.kind
+    shapes, state = create_initial(config, resolved.folder)
+    shipped = find_shipped(resolved.target_id, kind, shapes, state) if config.drafter.pretrained else None
+    if shipped is None:
+        store.publish(state, kind=kind, config=shapes, parent=None, note="untrained")
+    else:
+        note, gate = f"shipped; {shipped.origin}", shipped.card.get("gate", {})
+        store.publish(shipped.state, kind=kind, config=shapes, parent=None, gate=gate, note=note)
+
+
+def open_latest(config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target) -> Drafter:
+    """The drafter with the store's latest version that can be served; the first version is made where there is none.
+
+    Raises:
+        OsdError: no drafter can be made, or none of the versions served.
+    """
+    ensure_first_version(config, resolved, store)
+    latest = store.latest()
+    assert latest is not None
+    older = [one for one in reversed(store.list()) if one.number < latest.number and not one.rolled_back]
+    refusals = []
+    for candidate in (latest, *older):
+        try:
+            return open_version(config, resolved, store, target, candidate.number, target.backend)
+        except WeightsRefusedError as error:  # an engine that restarts must come up with what it served before
+            _log.warning("drafter version %d refused, looking for an older one: %s", candidate.number, error)
+            refusals.append(error)
+    raise refusals[0]
+
+
+def open_version(
+    config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target, number: int, backend: Backend
+) -> Drafter:
+    """The drafter with one of the store's versions, computed by a back end.
+
+    Raises:
+        WeightsRefusedError: it is torn, or does not fit.
+        OsdError: its configuration does not fit the target.
+    """
+    manifest, state = store.load(number)
+    drafter = open_drafter(config, manifest.config, target, resolved.folder, backend)
+    assert isinstance(drafter, Swappable)
+    drafter.prepare(state, manifest.number)()
+    return drafter

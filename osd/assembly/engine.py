@@ -1,0 +1,128 @@
+"""An engine of a target and drafters, and one for this process alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+
+from osd.assembly.drafter import open_latest, open_store
+from osd.assembly.kernels import Prepared, awaits_kernels, num_threads, prepare_backend
+from osd.assembly.target import open_target
+from osd.config.settings import Config
+from osd.engine.engine import Engine
+from osd.loading.resolve import ResolvedTarget, resolve_target
+from osd.machine.memory import give_back, use_huge_pages
+from osd.models.target import Target
+from osd.ports.drafter import Drafter
+from osd.ports.outcomes import OutcomeRecorder
+from osd.ports.weight_store import WeightStore
+from osd.records.events import Event
+from osd.speculation.arm import Arm
+from osd.speculation.calibrate import NUM_TIMINGS, calibrate
+from osd.speculation.cost import Costs
+from osd.speculation.depth_acceptance import AcceptanceModel
+from osd.speculation.length import GoodputPolicy
+from osd.speculation.watch import SwapWatch
+from osd.text.codec import TextCodec
+
+_log = logging.getLogger(__name__)
+
+
+def open_engine(
+    config: Config | None = None,
+    *,
+    recorder: OutcomeRecorder | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Engine:
+    """An engine for this process alone: no Ray, Redis or HTTP. The drafter is the store's latest version.
+
+    Raises:
+        OsdError: a model cannot be had or served; the message says what to do.
+    """
+    config = config or Config()
+    use_threads(config)
+    resolved = resolve_target(config.target.model, config.state_dir)
+    prepared = prepare_backend(config.target, resolved.folder, may_serve_without=False, on_progress=_log.info)
+    store = open_store(config, resolved)
+    return load_engine(config, resolved, prepared, store, recorder=recorder, on_event=on_event)
+
+
+def load_engine(
+    config: Config,
+    resolved: ResolvedTarget,
+    prepared: Prepared,
+    store: WeightStore,
+    *,
+    recorder: OutcomeRecorder | None,
+    on_event: Callable[[Event], None],
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Engine:
+    """Load target and drafter, and make an engine of them.
+
+    Args:
+        config: everything.
+        resolved: the target.
+        prepared: what computes. Where kernels are to take over, nothing is spent on what is done anew then.
+        store: of the drafter's versions.
+        recorder: see `Engine`.
+        on_event: see `Engine`.
+        on_progress: told what it is doing.
+
+    Raises:
+        OsdError: a model cannot be had or served; the message says what to do.
+    """
+    is_for_now = prepared.build is not None
+    on_progress("loading the target")
+    target, codec = open_target(config, resolved, prepared.backend)
+    on_progress("loading the drafter")
+    drafter = open_latest(config, resolved, store, target)
+    on_progress("measuring what drafting and verifying take")
+    if target.lm.device.type == "cpu" and not is_for_now:
+        give_back()
+        use_huge_pages()
+    # A target that no kernels run stays, and what its passes cost is not measured again.
+    num_timings = 1 if is_for_now and awaits_kernels(target) else NUM_TIMINGS
+    costs = measure(config, target, [drafter], num_timings=num_timings)
+    return make_engine(config, target, codec, [drafter], costs, recorder=recorder, on_event=on_event)
+
+
+def measure(config: Config, target: Target, drafters: Sequence[Drafter], *, num_timings: int = NUM_TIMINGS) -> Costs:
+    """What rounds cost with this target and these drafters, for `make_engine`; their rows are overwritten."""
+    num_slots, max_length = config.engine.max_slots, config.speculation.max_length
+    return calibrate(target, drafters, num_slots=num_slots, max_length=max_length, num_timings=num_timings)
+
+
+def make_engine(
+    config: Config,
+    target: Target,
+    codec: TextCodec,
+    drafters: Sequence[Drafter],
+    costs: Costs,
+    *,
+    recorder: OutcomeRecorder | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Engine:
+    """An engine whose policy chooses among the drafters.
+
+    Args:
+        config: see `Engine`; section swap as well.
+        target: the model served.
+        codec: its tokenizer.
+        drafters: each becomes an arm; with none, decoding is plain.
+        costs: of rounds with these.
+        recorder: see `Engine`.
+        on_event: see `Engine`.
+    """
+    arms = [
+        Arm(drafter, own, AcceptanceModel(config.speculation.max_length), SwapWatch(config.swap))
+        for drafter, own in zip(drafters, costs.arms, strict=True)
+    ]
+    policy = GoodputPolicy(config.speculation, costs.verify, arms)
+    return Engine(config, target, codec, policy, recorder=recorder, on_event=on_event)
+
+
+def use_threads(config: Config) -> None:
+    """Explicitly, because Ray tells the libraries of an actor's process to use a single thread."""
+    torch.set_num_threads(num_threads(config.target))

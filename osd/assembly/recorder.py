@@ -1,0 +1,26 @@
+"""The recorder of a served engine's outcomes: to Redis, or to the engine's spill file while Redis is away."""
+
+from __future__ import annotations
+
+from osd.config.paths import former_spill_path, spill_path
+from osd.config.settings import Config
+from osd.io.outcome_stream import RedisOutcomeStream
+from osd.io.recorder import Recorder
+from osd.io.spill import SpillFile, adopt_spill
+
+
+def open_recorder(config: Config, redis_url: str) -> Recorder:
+    """Start recording to a stream.
+
+    Args:
+        config: sections outcomes and engine, and the state folder, are used.
+        redis_url: where the stream is.
+    """
+    outcomes = config.outcomes
+    sink = RedisOutcomeStream(
+        redis_url, outcomes.stream, max_entries=outcomes.max_entries, max_bytes=outcomes.max_bytes
+    )
+    path = spill_path(config.state_dir, config.engine.id)
+    adopt_spill(former_spill_path(config.state_dir), path)
+    spill = SpillFile(path, max_bytes=outcomes.spill_bytes)
+    return Recorder(sink, spill, queue_entries=outcomes.queue_entries)

@@ -1,0 +1,70 @@
+"""The target and its tokenizer, from a configuration."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from osd.config.settings import Config
+from osd.kernels.backend import Backend
+from osd.loading.causal_lm import choose_device, choose_dtype, load_causal_lm
+from osd.loading.fit import check_fits
+from osd.loading.resolve import ResolvedTarget
+from osd.loading.stored import stored_in
+from osd.models.context import rotary_boundary
+from osd.models.target import Target
+from osd.records.errors import OsdError
+from osd.text.codec import TextCodec
+
+_log = logging.getLogger(__name__)
+
+
+def open_target(config: Config, resolved: ResolvedTarget, backend: Backend) -> tuple[Target, TextCodec]:
+    """Load the model that is served, and its tokenizer.
+
+    Raises:
+        OsdError: it cannot be loaded, or served with this configuration.
+    """
+    device = choose_device(config.target.device)
+    dtype = choose_dtype(config.target.dtype, device, stored_in(resolved.folder))
+    check_fits(resolved.folder, config.target.dtype, dtype, device)
+    model = load_causal_lm(resolved.folder, dtype=dtype, device=device)
+    _check_context(config, model)
+    codec = TextCodec.open(
+        resolved.folder,
+        resolved.target_id,
+        config.target.max_context_tokens,
+        special_tokens_in_messages=config.target.special_tokens_in_messages,
+    )
+    return make_target(config, model, backend, resolved.target_id, codec.eos_ids(resolved.folder)), codec
+
+
+def make_target(config: Config, model: Any, backend: Backend, target_id: str, eos_ids: frozenset[int]) -> Target:
+    """A target of a loaded model, with rows as the configuration says."""
+    return Target(
+        model,
+        backend,
+        target_id=target_id,
+        eos_ids=eos_ids,
+        num_slots=config.engine.max_slots,
+        max_context_tokens=config.target.max_context_tokens,
+        max_new_tokens=max(config.engine.prefill_chunk_tokens, config.speculation.max_length + 1),
+        max_round_tokens=config.speculation.max_length + 1,
+        is_int4=config.target.dtype == "int4",
+    )
+
+
+def _check_context(config: Config, model: Any) -> None:
+    """See that the context that was set can be had; one that nobody set is shortened, which the log says.
+
+    Raises:
+        OsdError: it goes beyond where the model's rotary factors change.
+    """
+    asked, boundary = config.target.max_context_tokens, rotary_boundary(model.config.get_text_config())
+    if boundary is None or asked <= boundary:
+        return
+    kind = type(model).__name__
+    why = f"{kind} changes its rotary factors (LongRoPE) at {boundary} tokens, and osd serves it up to there"
+    if "max_context_tokens" in config.target.model_fields_set:
+        raise OsdError(f"target.max_context_tokens is {asked}: {why}; set {boundary} or less")
+    _log.warning("the context holds %d tokens instead of %d: %s", boundary, asked, why)

@@ -1,0 +1,64 @@
+"""What an ended query leaves: an outcome, counts, and a point on the acceptance chart."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from osd.config.settings import Config
+from osd.engine.recording import outcome_maker
+from osd.engine.sequence import Sequence, acceptance_point
+from osd.meters.counters import Counters
+from osd.models.target import Target
+from osd.ports.drafter import Drafter
+from osd.ports.outcomes import OutcomeRecorder
+from osd.records.query import FinishReason, QueryStats
+from osd.records.status import AcceptancePoint
+from osd.speculation.arm import Arm
+
+_HISTORY_QUERIES = 4096
+
+
+class Endings:
+    """Settles ended queries, one after the other.
+
+    Args:
+        config: sections engine and outcomes are used.
+        counters: where they are counted.
+        recorder: where outcomes go; None records nothing.
+    """
+
+    def __init__(self, config: Config, counters: Counters, recorder: OutcomeRecorder | None) -> None:
+        self._config, self._counters, self._recorder = config, counters, recorder
+        self._history: deque[AcceptancePoint] = deque(maxlen=_HISTORY_QUERIES)
+
+    def settle(self, sequence: Sequence, reason: FinishReason, target: Target, arms: Iterable[Arm]) -> QueryStats:
+        """Record and count a query that ends, and return its figures. It still holds its row."""
+        sequence.finish_reason = reason
+        stats = sequence.stats()
+        if reason != "error":  # what a broken step left behind is nothing to learn from
+            self._record(sequence, stats, target, [arm.drafter for arm in arms])
+        self._counters.add_query(stats, reason)
+        if stats.rounds:
+            query = int(self._counters.values["queries_total"])
+            self._history.append(acceptance_point(sequence, stats, query))
+        return stats
+
+    def _record(self, sequence: Sequence, stats: QueryStats, target: Target, drafters: list[Drafter]) -> None:
+        """Queue the query's outcome, where there is anything to learn from it."""
+        if self._recorder and sequence.tops:
+            maker = outcome_maker(
+                sequence,
+                stats,
+                target,
+                drafter_kind=drafters[0].id.name if drafters else "none",
+                prompt_hidden_tokens=self._config.outcomes.prompt_hidden_tokens
+                if any(drafter.needs_hidden for drafter in drafters)
+                else None,
+                engine_id=self._config.engine.id,
+            )
+            self._recorder.record(maker)
+
+    def history(self, limit: int) -> list[AcceptancePoint]:
+        """The newest queries that had rounds, oldest first."""
+        return list(self._history)[-limit:] if limit > 0 else []

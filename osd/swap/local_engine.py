@@ -1,0 +1,64 @@
+"""The swap port of an engine in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from osd.engine.loop import EngineLoop
+from osd.ports.drafter import Drafter, SwapIn, Swappable
+from osd.records.acceptance_figures import AcceptanceFigures
+from osd.records.version import WeightManifest
+
+
+class _Prepared(NamedTuple):
+    manifest: WeightManifest
+    state: Mapping[str, Tensor]
+    drafter: Drafter
+    swap_in: SwapIn
+
+
+class LocalEngine:
+    """Implements `osd.ports.swap.SwapPort`.
+
+    Args:
+        loop: runs the engine.
+        drafter: the name of the drafter whose weights are replaced.
+    """
+
+    def __init__(self, loop: EngineLoop, drafter: str) -> None:
+        self._loop, self._name = loop, drafter
+        self._prepared: _Prepared | None = None
+
+    def prepare(self, manifest: WeightManifest, state: Mapping[str, Tensor]) -> None:
+        """See `SwapPort`. On the caller's thread: between two steps every row would wait for it."""
+        with self._loop.changing:
+            self._prepared = self._made_ready(manifest, state)
+
+    def commit(self, *, watch: bool) -> None:
+        """See `SwapPort`."""
+        assert self._prepared is not None
+        with self._loop.changing:
+            manifest, state, drafter, swap_in = self._prepared
+            if self._drafter() is not drafter:  # compiled kernels took over meanwhile
+                swap_in = self._made_ready(manifest, state).swap_in
+            self._loop.call(lambda engine: engine.load_drafter(manifest, swap_in, watch=watch)).result()
+        self._prepared = None
+
+    def figures(self) -> AcceptanceFigures:
+        """See `SwapPort`."""
+        return self._loop.call(lambda engine: engine.figures(self._name)).result()
+
+    def count_roll_back(self, *, manual: bool) -> None:
+        """See `SwapPort`."""
+        self._loop.call(lambda engine: engine.counters.add_roll_back(manual=manual))
+
+    def _made_ready(self, manifest: WeightManifest, state: Mapping[str, Tensor]) -> _Prepared:
+        drafter = self._drafter()
+        assert isinstance(drafter, Swappable)
+        return _Prepared(manifest, state, drafter, drafter.prepare(state, manifest.number))
+
+    def _drafter(self) -> Drafter:
+        return self._loop.call(lambda engine: engine.arm(self._name).drafter).result()
