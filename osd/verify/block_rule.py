@@ -17,7 +17,11 @@ from osd.verify.token_rule import count_prefix, residual
 
 
 def reject_blockwise(
-    target_probs_BQV: Tensor, draft_probs_BKV: Tensor, proposed_BK: Tensor, lengths_B: Tensor, uniform_BQ: Tensor
+    target_probs_BQV: Tensor,
+    draft_probs_BKV: Tensor | None,
+    proposed_BK: Tensor,
+    lengths_B: Tensor,
+    uniform_BQ: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Keep the longest block of each row's proposal that passes its test, and draw the token that follows it.
 
@@ -29,7 +33,8 @@ def reject_blockwise(
     Args:
         target_probs_BQV: what the query may be drawn from at each position.
         draft_probs_BKV: the very distributions the proposed tokens were drawn from. From the first that is not a
-            distribution on (a broken drafter's), a row counts as proposing nothing.
+            distribution on (a broken drafter's), a row counts as proposing nothing. None where each token was its
+            drafter's only candidate, of probability 1.
         proposed_BK: the proposed token ids.
         lengths_B: how many each row proposes.
         uniform_BQ: uniform draws in (0, 1): `lengths[b]` tests, then the draw of the last token.
@@ -41,7 +46,7 @@ def reject_blockwise(
     last_uniform_B = uniform_BQ[rows_B, lengths_B]
     index_BK1 = proposed_BK[:, :, None]
     target_BK = target_probs_BQV[:, :num_proposed].gather(2, index_BK1)[:, :, 0]
-    draft_BK = draft_probs_BKV.gather(2, index_BK1)[:, :, 0]
+    draft_BK = torch.ones_like(target_BK) if draft_probs_BKV is None else draft_probs_BKV.gather(2, index_BK1)[:, :, 0]
     lengths_B = count_prefix(draft_BK.isfinite(), lengths_B)
     weight_B = torch.ones_like(last_uniform_B)
     kept_weight_B, num_accepted_B = weight_B, torch.zeros_like(lengths_B)
@@ -52,7 +57,7 @@ def reject_blockwise(
         passes_B = uniform_BQ[:, position - 1] < weight_B
         if position < num_proposed:
             rest_BV = weight_B[:, None] * target_probs_BQV[:, position]
-            excess_B = residual(rest_BV, draft_probs_BKV[:, position]).sum(dim=-1)
+            excess_B = residual(rest_BV, draft_probs_BKV, proposed_BK, torch.full_like(rows_B, position)).sum(dim=-1)
             is_sound_B = uniform_BQ[:, position - 1] * (excess_B + 1 - weight_B) < excess_B
             passes_B = torch.where(position < lengths_B, is_sound_B | (weight_B >= 1), passes_B)
         passes_B = passes_B & (position <= lengths_B)
@@ -60,8 +65,8 @@ def reject_blockwise(
         kept_weight_B = torch.where(passes_B, weight_B, kept_weight_B)
     weights_BV = target_probs_BQV[rows_B, num_accepted_B]
     if num_proposed:
-        refused_BV = draft_probs_BKV[rows_B, num_accepted_B.clamp(max=num_proposed - 1)]
-        residual_BV = residual(kept_weight_B[:, None] * weights_BV, refused_BV)
+        rest_BV, position_B = kept_weight_B[:, None] * weights_BV, num_accepted_B.clamp(max=num_proposed - 1)
+        residual_BV = residual(rest_BV, draft_probs_BKV, proposed_BK, position_B)
         # The residual is empty only where target and draft agree to rounding; then nothing is rejected but by rounding.
         is_drawn_B = (num_accepted_B < lengths_B) & (residual_BV.sum(dim=-1) > 0)
         weights_BV = torch.where(is_drawn_B[:, None], residual_BV, weights_BV)

@@ -28,7 +28,9 @@ class SampledRows(NamedTuple):
     uniform_SQ: Sequence[Sequence[float]]
     """Uniform draws in (0, 1): a row's `length` acceptance tests, then the draw of the token that follows."""
     proposal: Proposal | None
-    """The proposal of all rows of the pass; None if none proposes."""
+    """The proposal of all rows of the pass; None if none proposes. Without distributions, its tokens were not drawn:
+    each was its drafter's only candidate, of probability 1.
+    """
     rule: AcceptRule
 
 
@@ -87,7 +89,7 @@ class Logits(Protocol):
         ...
 
     def replaced(self, logits_BQV: Tensor) -> Logits:
-        """A copy with other values: the logits with penalties, in float32."""
+        """A copy with other values: the logits with penalties, in float32, or with -inf for forbidden tokens."""
         ...
 
     def replace_first(self, row: int, other: Logits) -> None:

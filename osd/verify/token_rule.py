@@ -16,7 +16,11 @@ from osd.verify.shaping import draw
 
 
 def reject_tokenwise(
-    target_probs_BQV: Tensor, draft_probs_BKV: Tensor, proposed_BK: Tensor, lengths_B: Tensor, uniform_BQ: Tensor
+    target_probs_BQV: Tensor,
+    draft_probs_BKV: Tensor | None,
+    proposed_BK: Tensor,
+    lengths_B: Tensor,
+    uniform_BQ: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Keep the longest sound prefix of each row's proposal, and draw the token that follows it.
 
@@ -26,7 +30,8 @@ def reject_tokenwise(
 
     Args:
         target_probs_BQV: what the query may be drawn from at each position.
-        draft_probs_BKV: the very distributions the proposed tokens were drawn from.
+        draft_probs_BKV: the very distributions the proposed tokens were drawn from; None where each was its drafter's
+            only candidate, of probability 1.
         proposed_BK: the proposed token ids.
         lengths_B: how many each row proposes.
         uniform_BQ: uniform draws in [0, 1): `lengths[b]` acceptance tests, then the draw of the last token.
@@ -37,22 +42,33 @@ def reject_tokenwise(
     rows_B, num_proposed = torch.arange(len(lengths_B), device=lengths_B.device), proposed_BK.shape[1]
     index_BK1 = proposed_BK[:, :, None]
     target_BK = target_probs_BQV[:, :num_proposed].gather(2, index_BK1)[:, :, 0]
-    draft_BK = draft_probs_BKV.gather(2, index_BK1)[:, :, 0]
+    draft_BK = torch.ones_like(target_BK) if draft_probs_BKV is None else draft_probs_BKV.gather(2, index_BK1)[:, :, 0]
     accepted_BK = uniform_BQ[:, :num_proposed] * draft_BK < target_BK
     num_accepted_B = count_prefix(accepted_BK, lengths_B)
     weights_BV = target_probs_BQV[rows_B, num_accepted_B]
     if num_proposed:
-        refused_BV = draft_probs_BKV[rows_B, num_accepted_B.clamp(max=num_proposed - 1)]
-        residual_BV = residual(weights_BV, refused_BV)
+        residual_BV = residual(weights_BV, draft_probs_BKV, proposed_BK, num_accepted_B.clamp(max=num_proposed - 1))
         # The residual is empty only where target and draft agree to rounding; then nothing is rejected but by rounding.
         is_drawn_B = (num_accepted_B < lengths_B) & (residual_BV.sum(dim=-1) > 0)
         weights_BV = torch.where(is_drawn_B[:, None], residual_BV, weights_BV)
     return num_accepted_B, draw(weights_BV, uniform_BQ[rows_B, lengths_B])
 
 
-def residual(target_probs_BV: Tensor, draft_probs_BV: Tensor) -> Tensor:
-    """What the target gives beyond the draft, unnormalised."""
-    return (target_probs_BV - draft_probs_BV).clamp(min=0.0)
+def residual(
+    target_probs_BV: Tensor, draft_probs_BKV: Tensor | None, proposed_BK: Tensor, position_B: Tensor
+) -> Tensor:
+    """What the target gives beyond the draft at one position of each row, unnormalised `[B, V]`.
+
+    Args:
+        target_probs_BV: the target's probabilities there, possibly scaled down.
+        draft_probs_BKV: see `reject_tokenwise`.
+        proposed_BK: the proposed token ids.
+        position_B: which position of the proposal it is.
+    """
+    rows_B = torch.arange(len(target_probs_BV), device=target_probs_BV.device)
+    if draft_probs_BKV is None:  # the draft gives 1 to the proposed token, and the target no more
+        return target_probs_BV.scatter(1, proposed_BK[rows_B, position_B][:, None], 0.0)
+    return (target_probs_BV - draft_probs_BKV[rows_B, position_B]).clamp(min=0.0)
 
 
 def match_greedy(target_ids_Q: Sequence[int], proposed_K: Sequence[int]) -> list[int]:

@@ -5,7 +5,9 @@ Shapes: B rows, S of them sampled, K proposed tokens, Q = K + 1 positions (padde
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 
@@ -14,9 +16,11 @@ from torch import Tensor
 
 from osd.machine.arrays import Numbers, tensor
 from osd.machine.transfer import in_columns, upload
+from osd.ports.constraint import RowConstraint
 from osd.records.proposal import Proposal
 from osd.records.query import Request
 from osd.records.rules import AcceptRule
+from osd.verify.constrain import constrained
 from osd.verify.logits import Logits, SampledRows
 from osd.verify.shaping import Shape, penalise, uniforms
 from osd.verify.token_rule import match_greedy
@@ -45,6 +49,11 @@ class Row(Protocol):
         """What it has answered so far, which penalties count."""
         ...
 
+    @property
+    def constraint(self) -> RowConstraint | None:
+        """Which tokens it may go on with; None: all."""
+        ...
+
 
 def verify_rows(
     logits: Logits, rows: Sequence[Row], proposal: Proposal | None, *, rule: AcceptRule = "token"
@@ -66,6 +75,9 @@ def verify_rows(
     params = [row.request.params for row in rows]
     is_greedy_B = [one.is_greedy for one in params]
     columns = [] if proposal is None else [proposal.of_length(num_proposed)]
+    constraints = [row.constraint for row in rows]
+    if any(constraints):
+        logits = logits.replaced(constrained(logits.tensor_BQV, constraints, proposal))
     penalised = logits
     if any(one.has_penalties for one in params):
         penalised = logits.replaced(_penalised(logits.tensor_BQV, rows, proposal))
@@ -98,16 +110,18 @@ def _verdicts(
 ) -> Numbers:
     """How many proposed tokens each row keeps, and the token that follows them, `[B, 2]`; zeros for greedy rows.
 
-    Rows with penalties and rows without are judged in two calls, each from its own logits, so that a row's rounding
-    and draws do not depend on whether another row of the batch has penalties.
+    Rows are judged in groups of one kind each, from their own logits, so that a row's rounding and draws do not depend
+    on whether another row of the batch has penalties, or tokens that were drawn.
     """
-    found = []
-    params = [row.request.params for row in rows]
-    has_penalties_B = [None if one.is_greedy else one.has_penalties for one in params]
-    for has_penalties, own in ((False, logits), (True, penalised)):
-        sampled = [b for b, one in enumerate(has_penalties_B) if one is has_penalties]
-        if sampled:
-            found.append((sampled, own.judge(_sampled(rows, sampled, lengths, proposal, rule))))
+    found, groups = [], defaultdict[tuple[bool, bool], list[int]](list)
+    for b, row in enumerate(rows):
+        if not row.request.params.is_greedy:
+            groups[row.request.params.has_penalties, proposal is not None and proposal.is_drawn(b)].append(b)
+    for (has_penalties, is_drawn), sampled in groups.items():
+        own, offered = penalised if has_penalties else logits, proposal
+        if proposal is not None and not is_drawn:
+            offered = replace(proposal, draft_probs_BKV=None)
+        found.append((sampled, own.judge(_sampled(rows, sampled, lengths, offered, rule))))
     if len(found) == 1 and len(found[0][0]) == len(rows):
         return found[0][1]
     verdicts_B2 = tensor(found[0][1]).new_zeros(len(rows), 2)

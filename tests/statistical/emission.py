@@ -8,6 +8,7 @@ from typing import Any
 
 from osd.engine.engine import Engine
 from osd.models.target import Target
+from osd.ports.constraint import RowConstraint
 from osd.ports.drafter import Drafter
 from osd.records.query import Request, SamplingParams
 from osd.records.rules import AcceptRule
@@ -27,6 +28,7 @@ def emit(
     lengths: Sequence[int],
     samples: int = SAMPLES,
     between: Callable[[int], None] = lambda step: None,
+    constraint: Callable[[], RowConstraint | None] = lambda: None,
 ) -> dict[str, list[list[int]]]:
     """The first tokens of many requests, both cases mixed in every batch."""
     outputs: dict[str, list[int]] = {}
@@ -40,7 +42,8 @@ def emit(
                         temperature=params.temperature, top_p=params.top_p, seed=number, max_tokens=TOKENS + 1
                     ),
                     speculation_length=lengths[number % len(lengths)],
-                )
+                ),
+                constraint(),
             )
     step = 0
     while engine.has_work:
@@ -52,10 +55,10 @@ def emit(
 
 
 def engine_with(
-    model: Any, rule: AcceptRule, make_drafter: Callable[[Target], Drafter], *, is_int4: bool = False
+    model: Any, rule: AcceptRule, *make_drafters: Callable[[Target], Drafter], is_int4: bool = False
 ) -> Engine:
     target = make_target(copy.deepcopy(model), num_slots=_SLOTS, context_tokens=32, is_int4=is_int4)
-    return make_engine(target, make_drafter(target), chunk_tokens=128, accept_rule=rule)
+    return make_engine(target, *(make(target) for make in make_drafters), chunk_tokens=128, accept_rule=rule)
 
 
 def p_values(outputs: dict[str, list[list[int]]], exact: dict[str, Exact]) -> dict[str, float]:

@@ -10,7 +10,7 @@ such a context are one cell of the test, see `is_clear`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,14 +52,28 @@ class Exact(NamedTuple):
 
 
 @torch.no_grad()
-def enumerate_outputs(model: Any, prompt: Sequence[int], params: SamplingParams) -> Exact:
-    """All outputs of a prompt, by plain passes of the model."""
+def enumerate_outputs(
+    model: Any,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    allowed: Callable[[Tensor], Tensor] | None = None,
+) -> Exact:
+    """All outputs of a prompt, by plain passes of the model.
+
+    Args:
+        model: the target.
+        prompt: its token ids.
+        params: how the query is sampled.
+        allowed: which tokens may follow each of N outputs of D tokens, bool `[N, V]`; None: all.
+    """
     exact = Exact([], [])
     for depth in range(TOKENS):
         places = VOCAB_TOKENS ** torch.arange(depth - 1, -1, -1)
         outputs = torch.arange(VOCAB_TOKENS**depth)[:, None] // places % VOCAB_TOKENS
         ids = torch.cat((torch.tensor(prompt).expand(len(outputs), -1), outputs), dim=1)
         logits_NV = model(input_ids=ids, use_cache=False).logits[:, -1]
+        if allowed is not None:
+            logits_NV = logits_NV.masked_fill(~allowed(outputs), -torch.inf)
         exact.tables.append(shaped(logits_NV, params))
         exact.is_clear.append(is_clear(logits_NV, params))
     return exact

@@ -23,6 +23,8 @@ from osd.verify.block_rule import reject_blockwise
 from osd.verify.logits import SampledRows
 from osd.verify.shaping import draw
 from osd.verify.token_rule import reject_tokenwise
+from tests.kit.engine_kit import VOCAB_TOKENS
+from tests.statistical.adversary import CertainDrafter
 from tests.statistical.emission import ALARM, emit, engine_with, fair_drafter, p_values
 from tests.statistical.exact import Exact
 
@@ -34,7 +36,7 @@ _REJECT: dict[AcceptRule, Callable[..., tuple[Tensor, Tensor]]] = {"token": reje
 def recovered_from_target(
     rule: AcceptRule,
     target_probs_BQV: Tensor,
-    draft_probs_BKV: Tensor,
+    draft_probs_BKV: Tensor | None,
     proposed_BK: Tensor,
     lengths_B: Tensor,
     uniform_BQ: Tensor,
@@ -48,7 +50,7 @@ def recovered_from_target(
 def bonus_from_previous(
     rule: AcceptRule,
     target_probs_BQV: Tensor,
-    draft_probs_BKV: Tensor,
+    draft_probs_BKV: Tensor | None,
     proposed_BK: Tensor,
     lengths_B: Tensor,
     uniform_BQ: Tensor,
@@ -63,13 +65,38 @@ def bonus_from_previous(
 def misstated_draft(
     rule: AcceptRule,
     target_probs_BQV: Tensor,
-    draft_probs_BKV: Tensor,
+    draft_probs_BKV: Tensor | None,
     proposed_BK: Tensor,
     lengths_B: Tensor,
     uniform_BQ: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """`draft_probs` are flatter than what the proposals were drawn from."""
-    return _REJECT[rule](target_probs_BQV, draft_probs_BKV.sqrt(), proposed_BK, lengths_B, uniform_BQ)
+    flat_BKV = None if draft_probs_BKV is None else draft_probs_BKV.sqrt()  # None: nothing is proposed
+    return _REJECT[rule](target_probs_BQV, flat_BKV, proposed_BK, lengths_B, uniform_BQ)
+
+
+def certain_as_drawn(
+    rule: AcceptRule,
+    target_probs_BQV: Tensor,
+    draft_probs_BKV: Tensor | None,
+    proposed_BK: Tensor,
+    lengths_B: Tensor,
+    uniform_BQ: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Tokens that were not drawn are taken for draws from the target, and so always accepted."""
+    assert draft_probs_BKV is None
+    same_BKV = target_probs_BQV[:, : proposed_BK.shape[1]]
+    return _REJECT[rule](target_probs_BQV, same_BKV, proposed_BK, lengths_B, uniform_BQ)
+
+
+def compiled_certain_as_drawn(logits: CpuLogits, sampled: SampledRows) -> Any:
+    """The same of the compiled verdict: a uniform distribution, which gives each less than the target does."""
+    proposal = sampled.proposal
+    if proposal is not None:
+        assert proposal.draft_probs_BKV is None
+        flat_BKV = np.full((*proposal.token_ids_BK.shape, VOCAB_TOKENS), 1 / VOCAB_TOKENS, np.float32)
+        proposal = replace(proposal, draft_probs_BKV=flat_BKV)
+    return _judge(logits, sampled._replace(proposal=proposal))
 
 
 def compiled_recovered_from_target(logits: CpuLogits, sampled: SampledRows) -> Any:
@@ -111,6 +138,30 @@ _BROKEN_RULES = [
     (misstated_draft, compiled_misstated_draft, (3,)),
 ]
 """What is put in the place of the tensors' verdict, and of the compiled one; speculation lengths."""
+
+
+def residual_of_drawn(
+    target_probs_BV: Tensor, draft_probs_BKV: Tensor | None, proposed_BK: Tensor, position_B: Tensor
+) -> Tensor:
+    """The rest after a token that was not drawn is what the target gives, as though nothing had been rejected."""
+    assert draft_probs_BKV is None
+    return target_probs_BV
+
+
+@pytest.mark.parametrize("is_residual_broken", [False, True])
+def test_a_broken_rule_for_tokens_that_were_not_drawn_is_noticed(
+    model: Any, exact: dict[str, Exact], rule: AcceptRule, monkeypatch: pytest.MonkeyPatch, is_residual_broken: bool
+) -> None:
+    if model.dtype == torch.bfloat16:
+        broken = compiled_recovered_from_target if is_residual_broken else compiled_certain_as_drawn
+        monkeypatch.setattr(CpuLogits, "judge", broken)
+    elif is_residual_broken:
+        monkeypatch.setattr(f"osd.verify.{rule}_rule.residual", residual_of_drawn)
+    else:
+        monkeypatch.setattr(f"osd.kernels.reference.logits.{_REJECT[rule].__name__}", partial(certain_as_drawn, rule))
+    engine = engine_with(model, rule, lambda target: CertainDrafter(exact))
+    figures = p_values(emit(engine, lengths=(3,), samples=_MUTANT_SAMPLES), exact)
+    assert max(figures.values()) < ALARM, figures
 
 
 @pytest.mark.parametrize(("broken", "broken_compiled", "lengths"), _BROKEN_RULES)

@@ -11,7 +11,8 @@ from typing import Any
 
 from osd.records.rules import AcceptRule
 from tests.kit.engine_kit import feature_drafter, manifest_of, perturbed, swap, tiny_llama, weights_of
-from tests.statistical.adversary import AdversarialDrafter
+from tests.kit.taking_turns import take_turns
+from tests.statistical.adversary import AdversarialDrafter, CertainDrafter
 from tests.statistical.emission import (
     ALARM,
     SHARPNESS,
@@ -54,6 +55,22 @@ def test_an_adversarial_drafter_changes_nothing(model: Any, exact: dict[str, Exa
     figures = p_values(emit(engine, lengths=RAGGED), exact)
     assert min(figures.values()) > ALARM, figures
     assert 0 < acceptance(engine) < 0.2
+
+
+def test_tokens_that_were_not_drawn_change_nothing(model: Any, exact: dict[str, Exact], rule: AcceptRule) -> None:
+    """They come without a distribution, which is known to give each of them probability 1."""
+    engine = engine_with(model, rule, lambda target: CertainDrafter(exact))
+    figures = p_values(emit(engine, lengths=RAGGED), exact)
+    assert min(figures.values()) > ALARM, figures
+    assert 0.1 < acceptance(engine) < 0.9
+
+
+def test_two_drafters_in_one_batch_change_nothing(model: Any, exact: dict[str, Exact], rule: AcceptRule) -> None:
+    """Of neighbouring rows one's tokens were drawn, the other's were not."""
+    engine = engine_with(model, rule, lambda target: fair_drafter(model, target), lambda target: CertainDrafter(exact))
+    figures = p_values(emit(take_turns(engine), lengths=RAGGED), exact)
+    assert min(figures.values()) > ALARM, figures
+    assert {drafter.name for drafter in engine.counters.by_drafter} == {"model", "certain"}
 
 
 def test_a_feature_drafter_with_a_reduced_vocabulary_changes_nothing(

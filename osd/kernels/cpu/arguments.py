@@ -158,6 +158,9 @@ class Trial(NamedTuple):
     """How many are kept, and the token that follows; int64."""
     is_blockwise: bool
     """By block verification, else token by token."""
+    is_drawn: bool
+    """Whether the proposed tokens were drawn from `draft_probs_BKV`. Else each was its drafter's only candidate, of
+    probability 1, and there are no such distributions."""
 
 
 class Kept(NamedTuple):

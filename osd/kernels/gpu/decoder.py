@@ -186,6 +186,7 @@ class GpuDecoder:
             def work(places_2B: Tensor, *draws_tensors: Tensor) -> tuple[Tensor, ...]:
                 of_draws = None if draws is None else draws.like(draws_tensors)
                 choice = ChainChoice(num_steps, of_draws, num_tokens, find=self._find)
+                # Every replay reads this batch's tensor again: the target's own memory, see `DraftBatch`.
                 self._chain(way, batch.tokens_SL, places_2B, choice, num_new, seen)
                 probs_BKV = choice.draft_probs_BKV
                 return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)

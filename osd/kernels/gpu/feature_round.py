@@ -105,6 +105,7 @@ class GpuFeatureRound:
                 choice = ChainChoice(
                     num_steps, of_draws, config.target_vocab_tokens, self.net.vocab_ids_R, find=self._find
                 )
+                # Every replay reads this batch's tensors again: the target's own memory, see `DraftBatch`.
                 run_chain(layer, batch.tokens_SL, batch.hidden_SLH, places_3B, choice, self._num_new)
                 probs_BKV = choice.draft_probs_BKV
                 return (choice.token_ids_BK,) if probs_BKV is None else (choice.token_ids_BK, probs_BKV)

@@ -63,8 +63,7 @@ class TorchLogits:
         shaping = Shaping.of(sampled.shapes, self.vocab_tokens, device)
         target_probs_SQV = shape_probs(logits_BQV[index_S], shaping)
         proposed_SK = proposed_ids(proposal, logits_BQV)[index_S]
-        # If no sampled row proposes, there is nothing to test, and any tensor of the right shape will do.
-        draft_probs_SKV = target_probs_SQV[:, : proposed_SK.shape[1]]
+        draft_probs_SKV = None
         if proposal is not None and proposal.draft_probs_BKV is not None:
             draft_probs_SKV = tensor(proposal.draft_probs_BKV)[index_S, : proposed_SK.shape[1]]
         reject = reject_blockwise if sampled.rule == "block" else reject_tokenwise

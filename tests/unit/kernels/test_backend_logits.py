@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,17 +91,23 @@ def _round(case: Case, seed: int, lengths: list[int]) -> tuple[Tensor, Proposal,
     shaping = Shaping.of([Shape.of(one) for one in _PARAMS], _VOCAB, torch.device("cpu"))
     draft_BKV = shape_probs(near_BKV, shaping)
     proposed_BK = torch.multinomial(draft_BKV.flatten(0, 1), 1, generator=generator).view(num_rows, num_proposed)
-    proposal = Proposal(proposed_BK.to(case.device), lengths, draft_BKV.to(case.device), 1)
+    proposal = Proposal(proposed_BK.to(case.device), lengths, draft_BKV.to(case.device), None)
     return logits_BQV, proposal, torch.rand(num_rows, num_proposed + 1, generator=generator)
 
 
 @pytest.mark.parametrize("rule", ["token", "block"])
-def test_verdicts_are_the_references(case: Case, rule: AcceptRule) -> None:
+@pytest.mark.parametrize("is_drawn", [True, False])
+def test_verdicts_are_the_references(case: Case, rule: AcceptRule, is_drawn: bool) -> None:
     """Some rows of a round are sampled, each in a manner and of a length of its own; some rounds propose nothing."""
     lengths, rows = [3, 0, 1, 2], [0, 1, 3]
     seen: set[int] = set()
     for seed in range(12):
         logits_BQV, proposal, uniform_BQ = _round(case, seed, lengths)
+        if not is_drawn:  # each token was its drafter's only candidate, and is right every other time
+            proposal = replace(proposal, draft_probs_BKV=None)
+            judged_BKV = logits_BQV[:, :3]
+            most_BK1 = judged_BKV.amax(dim=2, keepdim=True) + 2
+            judged_BKV.scatter_(2, torch.as_tensor(proposal.token_ids_BK)[:, :, None], most_BK1)
         sampled = SampledRows(
             rows=rows,
             shapes=[Shape.of(_PARAMS[row]) for row in rows],

@@ -158,7 +158,7 @@ def test_a_draft_that_is_no_distribution_is_refused_and_the_target_drawn_from(ru
     logits_BQV, draft_BKV, proposed_BK, uniform_BQ = _round(1, [2], params)
     expected_B = sampling.draw(shape_probs(logits_BQV, _shaping(params))[:, 0], uniform_BQ[:, 2])
     for garbage in (float("nan"), float("inf")):
-        proposal = Proposal(proposed_BK, [2], draft_BKV.fill_(garbage), 1)
+        proposal = Proposal(proposed_BK, [2], draft_BKV.fill_(garbage), None)
         assert _verdicts(logits_BQV, params, uniform_BQ, proposal, rule=rule) == [[0, int(expected_B)]]
 
 
@@ -183,7 +183,7 @@ def test_what_is_emitted_has_the_targets_distribution() -> None:
     draft_BKV = draft_V.expand(num_rows, 1, _VOCAB).contiguous()
     for _ in range(10):
         proposed_BK = torch.multinomial(draft_V.expand(num_rows, -1), 1, generator=generator)
-        proposal = Proposal(proposed_BK, [1] * num_rows, draft_BKV, 1)
+        proposal = Proposal(proposed_BK, [1] * num_rows, draft_BKV, None)
         own = _verdicts(logits_BQV, [params] * num_rows, torch.rand(num_rows, 2, generator=generator), proposal)
         num_accepted_S, next_S = torch.tensor(own).T
         first_S = torch.where(num_accepted_S > 0, proposed_BK[:, 0], next_S)

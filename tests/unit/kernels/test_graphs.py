@@ -206,7 +206,8 @@ def test_an_engine_of_captured_rounds_answers_the_same(kind: str) -> None:
     assert {name: answer.ids for name, answer in got.items()} == {name: one.ids for name, one in expected.items()}
     assert capture.num_captured > 0
     if kind == "feature":
-        assert isinstance(replaying.drafter, FeatureDrafter)
-        swap(replaying, manifest_of(2, "feature"), feature_state(replaying.drafter.config, 9))
+        drafter = replaying.policy.arms[0].drafter
+        assert isinstance(drafter, FeatureDrafter)
+        swap(replaying, manifest_of(2, "feature"), feature_state(drafter.config, 9))
         again = run(replaying, requests)  # sampled answers follow the drafter's draws, greedy ones do not
         assert all(again[name].ids == expected[name].ids for name in ("0", "2", "4", "6"))

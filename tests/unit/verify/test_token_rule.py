@@ -170,8 +170,10 @@ def test_draft_probabilities_that_overflowed_accept_nothing() -> None:
 
 
 def test_the_residual_is_what_the_draft_lacks() -> None:
-    target, draft = torch.tensor([0.5, 0.25, 0.25, 0.0]), torch.tensor([0.25, 0.5, 0.0, 0.25])
-    assert residual(target, draft).tolist() == [0.25, 0.0, 0.25, 0.0]
+    target_BV, draft_BKV = torch.tensor([[0.5, 0.25, 0.25, 0.0]]), torch.tensor([[[0.0] * 4, [0.25, 0.5, 0.0, 0.25]]])
+    proposed_BK, position_B = torch.tensor([[0, 2]]), torch.tensor([1])
+    assert residual(target_BV, draft_BKV, proposed_BK, position_B).tolist() == [[0.25, 0.0, 0.25, 0.0]]
+    assert residual(target_BV, None, proposed_BK, position_B).tolist() == [[0.5, 0.25, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize(

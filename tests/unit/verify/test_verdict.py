@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 
 from osd.machine.arrays import tensor
+from osd.ports.constraint import RowConstraint
+from osd.records.drafter_id import DrafterId
 from osd.records.proposal import Proposal
 from osd.records.query import Request, SamplingParams
 from osd.verify.shaping import Shape, Shaping, penalise, shape_probs, uniforms
@@ -26,6 +28,7 @@ class _Row(NamedTuple):
     shape: Shape
     generator: Random
     output_ids: list[int]
+    constraint: RowConstraint | None = None
 
 
 def _row(params: SamplingParams, output: list[int], seed: int = 1) -> _Row:
@@ -48,7 +51,7 @@ def test_greedy_rows_of_different_lengths() -> None:
         token_ids_BK=torch.tensor([[1, 2, 3], [4, 5, 6], [7, 7, 7], [1, 1, 1]]),
         lengths=[3, 2, 0, 3],
         draft_probs_BKV=None,
-        drafter_version=1,
+        drafter=DrafterId("feature", 1),
     )
     logits = _logits([[1, 2, 3, 4], [4, 5, 1, 2], [6, 1, 1, 1], [1, 0, 1, 1]])
     verdicts = verify_rows(_of(logits), [_row(greedy, [0]) for _ in range(4)], proposal)
@@ -67,7 +70,9 @@ def test_greedy_rows_with_penalties_see_proposed_tokens() -> None:
     params = SamplingParams(temperature=0.0, presence_penalty=2.0)
     logits = torch.zeros(1, 3, _VOCAB)
     logits[0, :, 4], logits[0, :, 6] = 3.0, 2.5
-    proposal = Proposal(token_ids_BK=torch.tensor([[4, 6]]), lengths=[2], draft_probs_BKV=None, drafter_version=1)
+    proposal = Proposal(
+        token_ids_BK=torch.tensor([[4, 6]]), lengths=[2], draft_probs_BKV=None, drafter=DrafterId("feature", 1)
+    )
     # 4 is best until it was said, then 6; both said, 4 leads again.
     assert verify_rows(_of(logits), [_row(params, [0])], proposal) == [[4, 6, 4]]
     assert verify_rows(_of(logits), [_row(params, [4])], proposal) == [[6]]
@@ -88,7 +93,7 @@ def test_sampled_rows_use_their_own_stream_and_shape() -> None:
         token_ids_BK=torch.randint(0, _VOCAB, (4, 3), generator=generator),
         lengths=[3, 1, 2, 0],
         draft_probs_BKV=draft_probs,
-        drafter_version=1,
+        drafter=DrafterId("feature", 1),
     )
     verdicts = verify_rows(_of(logits), rows, proposal)
     for row in (0, 2, 3):
@@ -118,15 +123,16 @@ def test_a_sampled_row_that_proposes_less_than_a_greedy_one() -> None:
         token_ids_BK=torch.tensor([[1, 2, 3], [4, 5, 6], [7, 0, 0]]),
         lengths=[3, 1, 0],
         draft_probs_BKV=sure,
-        drafter_version=1,
+        drafter=DrafterId("feature", 1),
     )
     logits = 40.0 * torch.nn.functional.one_hot(torch.tensor([[1, 2, 3, 4], [4, 5, 6, 7], [7, 0, 0, 0]]), _VOCAB)
     assert verify_rows(_of(logits.float()), rows, proposal) == [[1, 2, 3, 4], [4, 5], [7]]
 
 
 def test_a_proposal_of_the_first_rows_only() -> None:
-    proposal = Proposal(torch.tensor([[1, 2]]), [2], torch.full((1, 2, _VOCAB), 0.125), 3).padded(3)
-    assert proposal.lengths == [2, 0, 0] and proposal.drafter_version == 3
+    drafter, probs_BKV = DrafterId("feature", 3), torch.full((1, 2, _VOCAB), 0.125)
+    proposal = Proposal(torch.tensor([[1, 2]]), [2], probs_BKV, drafter).padded(3)
+    assert proposal.lengths == [2, 0, 0] and proposal.drafter == drafter
     assert proposal.draft_probs_BKV is not None and proposal.draft_probs_BKV.shape == (3, 2, _VOCAB)
     greedy = SamplingParams(temperature=0.0)
     verdicts = verify_rows(
@@ -146,6 +152,6 @@ def test_a_rows_verdict_does_not_depend_on_its_company() -> None:
         committed = []
         for count in (1, 3):
             rows = [_row(own, [2], seed), *[_row(params, [2], seed + 1) for params in neighbours]][:count]
-            proposal = Proposal(ids[:count], [2] * count, probs[:count], 1)
+            proposal = Proposal(ids[:count], [2] * count, probs[:count], None)
             committed.append(verify_rows(_of(logits[:count]), rows, proposal)[0])
         assert committed[0] == committed[1]

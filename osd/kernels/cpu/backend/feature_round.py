@@ -76,7 +76,7 @@ class CpuFeatureRound:
         self._rotation = net.rotation(torch.arange(length), like.dtype)
         self._window = PassWindow(like.device)
         self._array = lru_cache(maxsize=2)(array)
-        """`array`, cached for the tensors of known tokens and hidden states, which are the same in every round."""
+        """`array`, cached for the two tensors of a batch, which are the same in every round (see `DraftBatch`)."""
         self.is_one_call = like.dtype == torch.bfloat16
         """Whether a round is one call, or one per step."""
         self._use(self._laid_out(net))

@@ -80,6 +80,7 @@ class CpuLogits:
             uniform_SQ=np.array(sampled.uniform_SQ, np.float32),
             verdicts_S2=np.empty((len(sampled.rows), 2), np.int64),
             is_blockwise=sampled.rule == "block",
+            is_drawn=probs_BKV is not None,
         )
         self._kernels.judge(self._bits_RV, trial, shapes_of(sampled.shapes))
         return trial.verdicts_S2
@@ -90,9 +91,10 @@ class CpuLogits:
         self._kernels.highest(self._bits_RV, look)
         return RankedTokens(look.chosen_N, look.ids_NK, look.values_NK, no_wait)
 
-    def replaced(self, logits_BQV: Tensor) -> TorchLogits:
+    def replaced(self, logits_BQV: Tensor) -> Logits:
         """See `Logits`; in float32, by torch's operations."""
-        return TorchLogits(logits_BQV)
+        is_bfloat16 = logits_BQV.dtype == torch.bfloat16
+        return CpuLogits.of(self._kernels, logits_BQV) if is_bfloat16 else TorchLogits(logits_BQV)
 
     def replace_first(self, row: int, other: Logits) -> None:
         """See `Logits`."""

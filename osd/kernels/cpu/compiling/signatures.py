@@ -66,7 +66,7 @@ def samples(name: str, kernels: KernelSet) -> Iterator[tuple[Any, ...]]:
         yield rows_RH, look_at(NONE, NONE, 1), *counters, *threads
     elif name == "judge":
         table, probs = _of(np.int64, 2), _of(np.float32, 3)
-        trial = Trial(NONE, 1, table, NONE, table, probs, _of(np.float32, 2), table, True)
+        trial = Trial(NONE, 1, table, NONE, table, probs, _of(np.float32, 2), table, True, True)
         yield rows_RH, trial, _shapes(), *counters, *threads
     elif name == "norm":
         # What is written is half of longer rows: of one row that is contiguous, of several it is not.

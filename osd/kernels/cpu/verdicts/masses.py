@@ -89,6 +89,21 @@ def leave(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
 
 
 @loose
+def leave_out(weights: Weights, index: int) -> np.float32:
+    """What there is beyond a distribution that gives 1 to one token, unnormalised; what it adds up to.
+
+    Args:
+        weights: changed.
+        index: that token.
+    """
+    c = index // CHUNK
+    if weights.sums_C[c] > 0:
+        weights.values_V[index] = np.float32(0)
+        weights.sums_C[c] = sum_from(weights.values_V[c * CHUNK : (c + 1) * CHUNK], np.float32(0))
+    return np.float32(weights.sums_C.sum())
+
+
+@loose
 def excess(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
     """What `leave` would return; nothing is changed."""
     share, found = np.float32(1) / total, np.float32(0)

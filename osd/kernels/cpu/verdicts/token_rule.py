@@ -6,10 +6,12 @@ V vocabulary.
 
 from __future__ import annotations
 
+import numpy as np
+
 from osd.kernels.cpu.arguments import Shapes, Trial
 from osd.kernels.cpu.bits import Array, is_finite, loose, widen
 from osd.kernels.cpu.verdicts.block_rule import judge_block
-from osd.kernels.cpu.verdicts.masses import draw, leave, room_for, weight
+from osd.kernels.cpu.verdicts.masses import draw, leave, leave_out, room_for, weight
 from osd.kernels.cpu.verdicts.shaping import shape
 
 
@@ -27,12 +29,18 @@ def judge(s: int, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
         total = shape(logits_V, most, shapes, s, weights)
         if accepted == length:
             break
-        draft_V, token = trial.draft_probs_BKV[row, accepted], trial.proposed_BK[row, accepted]
-        draft, target = draft_V[token], weight(weights, token) / total
+        token = trial.proposed_BK[row, accepted]
+        target, draft = weight(weights, token) / total, np.float32(1)
+        if trial.is_drawn:
+            draft = trial.draft_probs_BKV[row, accepted, token]
         if not is_finite(draft):  # a broken drafter's tokens are no draws from anything
             break
         if trial.uniform_SQ[s, accepted] * draft >= target:
-            if leave(weights, total, draft_V) <= 0:  # they agree to rounding, and nothing is rejected but by rounding
+            if trial.is_drawn:
+                rest = leave(weights, total, trial.draft_probs_BKV[row, accepted])
+            else:
+                rest = leave_out(weights, token)
+            if rest <= 0:  # they agree to rounding, and nothing is rejected but by rounding
                 shape(logits_V, most, shapes, s, weights)
             break
         accepted += 1
