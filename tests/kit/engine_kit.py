@@ -48,7 +48,7 @@ class CharTokenizer:
     def __len__(self) -> int:
         return self._vocab_tokens
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [ord(char) - ord("a") for char in text]}
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
