@@ -1,4 +1,4 @@
-"""The recorder of a served engine's outcomes: to Redis, or to the engine's spill file while Redis is away."""
+"""Opens the recorder of a served engine: outcomes go to Redis, or to the spill file while Redis is unreachable."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from osd.io.spill import SpillFile, adopt_spill
 
 
 def open_recorder(config: Config, redis_url: str) -> Recorder:
-    """Start recording to a stream.
+    """Start recording to the outcome stream.
 
     Args:
         config: sections outcomes and engine, and the state folder, are used.
-        redis_url: where the stream is.
+        redis_url: the Redis of the stream.
     """
     outcomes = config.outcomes
     sink = RedisOutcomeStream(

@@ -1,4 +1,4 @@
-"""What a client is told of its query after a step."""
+"""Builds the deltas that clients receive."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from osd.verify.top_logprobs import TopLogprobs
 
 
 class Said(NamedTuple):
-    """New tokens, and the log-probabilities that the client asked for."""
+    """A query's new tokens, and the log-probabilities that its client asked for."""
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
 
     @classmethod
     def of(cls, sequence: Sequence, tokens: list[int], top: TopLogprobs | None) -> Said:
-        """What one query committed."""
+        """From the tokens that a query commits."""
         asked = sequence.request.params.logprobs
         if top is None or asked is None:
             return cls(tuple(tokens))
         return cls(tuple(tokens), top.cut(len(tokens), asked).for_client(tokens))
 
     def delta(self, sequence: Sequence) -> TokenDelta:
-        """With the text that is complete by now; the query goes on."""
+        """The delta of a query that continues, with all text that is complete by now."""
         return TokenDelta(
             request_id=sequence.request.request_id,
             token_ids=self.tokens,
@@ -33,7 +33,7 @@ class Said(NamedTuple):
         )
 
     def last_delta(self, sequence: Sequence, reason: FinishReason, stats: QueryStats, error: str | None) -> TokenDelta:
-        """With all the text that was held back; the query has ended."""
+        """The last delta of a query, with all text that was held back."""
         return TokenDelta(
             request_id=sequence.request.request_id,
             token_ids=self.tokens,

@@ -1,4 +1,4 @@
-"""What an ended query leaves: an outcome, counts, and a point on the acceptance chart."""
+"""Settles ended queries: outcome, counters, and a point of the acceptance history."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _HISTORY_QUERIES = 4096
 
 
 class Endings:
-    """Settles ended queries, one after the other.
+    """Records and counts ended queries.
 
     Args:
         config: sections engine and outcomes are used.
-        counters: where they are counted.
-        recorder: where outcomes go; None records nothing.
+        counters: the engine's counters.
+        recorder: records outcomes; None records nothing.
     """
 
     def __init__(self, config: Config, counters: Counters, recorder: OutcomeRecorder | None) -> None:
@@ -33,10 +33,10 @@ class Endings:
         self._history: deque[AcceptancePoint] = deque(maxlen=_HISTORY_QUERIES)
 
     def settle(self, sequence: Sequence, reason: FinishReason, target: Target, arms: Iterable[Arm]) -> QueryStats:
-        """Record and count a query that ends, and return its figures. It still holds its row."""
+        """Record and count a query that ends but still holds its row; returns its statistics."""
         sequence.finish_reason = reason
         stats = sequence.stats()
-        if reason != "error":  # what a broken step left behind is nothing to learn from
+        if reason != "error":  # the state after a failed step is not worth learning from
             self._record(sequence, stats, target, [arm.drafter for arm in arms])
         self._counters.add_query(stats, reason)
         if stats.rounds:
@@ -45,7 +45,7 @@ class Endings:
         return stats
 
     def _record(self, sequence: Sequence, stats: QueryStats, target: Target, drafters: list[Drafter]) -> None:
-        """Queue the query's outcome, where there is anything to learn from it."""
+        """Queue the query's outcome, unless nothing can be learnt from it."""
         if self._recorder and sequence.tops:
             maker = outcome_maker(
                 sequence,
@@ -60,5 +60,5 @@ class Endings:
             self._recorder.record(maker)
 
     def history(self, limit: int) -> list[AcceptancePoint]:
-        """The newest queries that had rounds, oldest first."""
+        """The acceptance of the newest queries that had rounds, oldest first."""
         return list(self._history)[-limit:] if limit > 0 else []

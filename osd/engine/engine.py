@@ -1,8 +1,8 @@
-"""The engine: continuous batching around one loop of propose, verify, commit.
+"""The engine: continuous batching around one loop of propose, verify and commit.
 
 `step()` is Speculative Decoding (Leviathan et al. 2023, arXiv 2211.17192, algorithm 1) over all decoding rows, with the
-recording that Online Speculative Decoding adds (Liu et al. 2024, arXiv 2310.07177). One thread owns an engine; see
-`osd.engine.loop.EngineLoop` for how others talk to it. It needs neither Ray nor Redis nor HTTP.
+recording of Online Speculative Decoding (Liu et al. 2024, arXiv 2310.07177). One thread owns an engine; others use it
+through `osd.engine.loop.EngineLoop`. It needs no Ray, Redis or HTTP.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Engine:
 
     Args:
         config: sections engine, speculation and outcomes are used.
-        target: the model served.
+        target: the model to serve.
         codec: its tokenizer.
-        policy: chooses among the drafters, its arms; with none, decoding is plain.
-        recorder: where outcomes go; None records nothing.
-        on_event: told of swaps and failures.
+        policy: chooses among the drafters (its arms); without any, decoding is plain.
+        recorder: records outcomes; None records nothing.
+        on_event: called on swaps and failures.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class Engine:
         self._owes_round = False
         self._started_s = time.monotonic()
 
-    # ---- what callers do -------------------------------------------------------------------------------------------
+    # ---- called by users of the engine -----------------------------------------------------------------------------
 
     def submit(self, request: Request, constraint: RowConstraint | None = None) -> None:
         """Queue a query.
 
         Args:
             request: the query.
-            constraint: which tokens its answer may consist of; this query's alone.
+            constraint: restricts the tokens of the answer; an object of this query only.
 
         Raises:
-            PromptTooLongError: no room is left for one new token.
-            QueueFullError: too many wait.
+            PromptTooLongError: there is no room for a new token.
+            QueueFullError: too many queries are waiting.
             ValueError: the id is in use, or the prompt is empty or holds unknown tokens.
         """
         if request.request_id in self._sequences:
@@ -97,17 +97,17 @@ class Engine:
         self._sequences[request.request_id] = sequence
 
     def cancel(self, request_id: str) -> list[TokenDelta]:
-        """Free a query's row at once; unknown or finished ids are ignored."""
+        """Free a query's row at once; ids that are unknown or finished are ignored."""
         sequence = self._sequences.get(request_id)
         return [self._finish(sequence, "cancelled")] if sequence else []
 
     @property
     def has_work(self) -> bool:
-        """True while a step would do something."""
+        """Whether a step would do anything."""
         return self.scheduler.has_work
 
     def generate(self, prompts: list[str], params: SamplingParams | None = None) -> Iterator[TokenDelta]:
-        """Answer prompts in this thread, yielding deltas as they come; `request_id` is the prompt's number."""
+        """Answer prompts in this thread, yielding deltas as they come; `request_id` is the prompt's index."""
         for number, prompt in enumerate(prompts):
             ids = self.codec.encode_text(prompt)
             self.submit(Request(request_id=str(number), prompt_ids=ids, params=params or SamplingParams()))
@@ -115,13 +115,13 @@ class Engine:
             yield from self.step()
 
     def fail_all(self, error: str) -> list[TokenDelta]:
-        """End every query with an error: a step broke, and their state can't be trusted."""
+        """End every query with an error: after a failed step, their state may be inconsistent."""
         deltas = [self._finish(sequence, "error", error=error) for sequence in list(self._sequences.values())]
         self.rows.clear()
         return deltas
 
     def status(self) -> EngineStatus:
-        """A snapshot."""
+        """A snapshot of the engine's status."""
         return status_of(
             self.config,
             self.target,
@@ -134,17 +134,17 @@ class Engine:
         )
 
     def history(self, limit: int) -> list[AcceptancePoint]:
-        """The newest finished queries, oldest first."""
+        """Acceptance of the newest finished queries, oldest first."""
         return self._endings.history(limit)
 
-    # ---- what serves is replaced, between two steps ----------------------------------------------------------------
+    # ---- replacing drafter versions and kernels, between two steps -------------------------------------------------
 
     def arm(self, name: str) -> Arm:
-        """The one whose drafter has this name."""
+        """The arm of the drafter with this name."""
         return next(arm for arm in self.policy.arms if arm.name == name)
 
     def load_drafter(self, manifest: WeightManifest, swap_in: SwapIn, *, watch: bool = True) -> None:
-        """Put a version to use that the drafter's `prepare` made ready."""
+        """Use a version that the drafter's `prepare` has made ready."""
         arm = self.arm(manifest.kind)
         before, started_s = arm.drafter.id.version, time.perf_counter()
         swap_in()
@@ -157,16 +157,16 @@ class Engine:
         self._event("swap", message, drafter=arm.name, took_ms=took_ms)
 
     def figures(self, name: str) -> AcceptanceFigures:
-        """What was measured of a drafter's serving version beside the one before it."""
+        """First-token acceptance of a drafter's serving version, and of the one before it."""
         arm = self.arm(name)
         return AcceptanceFigures(arm.drafter.id, *arm.watch.rates(), arm.watch.verdict())
 
     def take_over(self, target: Target, drafters: list[Drafter], costs: Costs) -> None:
-        """Serve by compiled kernels from here on: every row goes on where it is.
+        """Continue with compiled kernels; every row stays where it is.
 
         Args:
-            target: of the same model; this engine's own where kernels do nothing for it.
-            drafters: with the weights of those that serve, in their order.
+            target: the same model by compiled kernels; the present target if kernels do not support it.
+            drafters: with the same weights and in the same order as the present ones.
             costs: of rounds with these.
         """
         started_s = time.perf_counter()
@@ -182,9 +182,9 @@ class Engine:
     # ---- the loop --------------------------------------------------------------------------------------------------
 
     def step(self) -> list[TokenDelta]:
-        """Read some prompt, or one round for every decoding row: propose, verify, commit, record.
+        """Prefill waiting prompts, or run one round for every decoding row: propose, verify, commit, record.
 
-        In turn: a query's first token need not wait for the round that follows, nor a round for prompts without end.
+        They alternate, so that first tokens do not wait for all rounds, nor rounds for all prompts.
         """
         started_s = time.monotonic()
         deltas = [] if self._owes_round else self._prefill()
@@ -200,7 +200,7 @@ class Engine:
         return deltas
 
     def _prefill(self) -> list[TokenDelta]:
-        """Read up to a chunk of waiting prompts; a prompt that is read whole yields its first token."""
+        """Prefill up to one chunk of tokens of waiting prompts; a completed prompt yields its first token."""
         deltas: list[TokenDelta] = []
         left_tokens = self.config.engine.prefill_chunk_tokens
         while left_tokens > 0 and (sequence := self.scheduler.next_prefill()) is not None:
@@ -214,7 +214,7 @@ class Engine:
         return deltas
 
     def _admit(self, sequence: Sequence) -> TokenDelta | None:
-        """Give a query its row. A resumed one may turn out to have ended just before its engine died."""
+        """Assign a row to a query. A resumed one may turn out to have ended just before its engine died."""
         sequence.admitted_s = time.monotonic()
         if sequence.is_resumed and (
             reason := sequence.reason_to_finish(self.target.eos_ids, self.target.max_context_tokens)
@@ -224,7 +224,7 @@ class Engine:
         return None
 
     def _begin(self, sequence: Sequence, first: Verified) -> TokenDelta:
-        """A prompt is read whole: commit its query's first token, and let the query decode."""
+        """Commit the first token of a query whose prompt is complete, and let it decode."""
         [tokens] = first.committed
         if not tokens:
             return self._give_up(sequence)
@@ -235,7 +235,7 @@ class Engine:
         return self._emit(sequence, tokens, top)
 
     def _choose(self, rows: list[Sequence]) -> list[Choice]:
-        """Who proposes for each row, and how many tokens, by goodput."""
+        """The arm and the speculation length for each row, by goodput."""
         if not self.policy.arms:
             return [PLAIN] * len(rows)
         for sequence in rows:
@@ -247,7 +247,7 @@ class Engine:
     def _commit(
         self, rows: list[Sequence], drafted: Drafted, verified: Verified, times_ms: tuple[float, float]
     ) -> list[TokenDelta]:
-        """Append what each row keeps; finish the rows that end here."""
+        """Append each row's committed tokens; finish the rows that end."""
         committed = verified.committed
         accepted = [max(len(tokens) - 1, 0) for tokens in committed]
         self.counters.add_times(*times_ms)
@@ -255,7 +255,7 @@ class Engine:
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
         tops = wanted_top_logprobs(verified.logits, committed, [sequence.num_logprobs for sequence in rows])
         deltas = []
-        # From the last row on: a query that ends pulls the last one into its row, which must be committed by then.
+        # In descending order: a query that ends moves the last row into its own, which must be committed by then.
         for index, sequence in reversed(list(enumerate(rows))):
             sequence.add_times(*times_ms)
             tokens, round_ = committed[index], drafted.round_of(index, accepted[index])
@@ -265,7 +265,7 @@ class Engine:
     def _emit(
         self, sequence: Sequence, tokens: list[int], top: TopLogprobs | None, round_: Round | None = None
     ) -> TokenDelta:
-        """Commit tokens to one query, up to where it ends, and say what is new. The first token has no round."""
+        """Commit tokens to one query, up to its end; returns the delta. The first token has no round."""
         tokens, reason = sequence.cut(tokens, self.target.eos_ids, self.target.max_context_tokens)
         if round_ is None:
             sequence.begin(tokens, top)
@@ -278,7 +278,7 @@ class Engine:
     def _finish(
         self, sequence: Sequence, reason: FinishReason, said: Said = NOTHING, error: str | None = None
     ) -> TokenDelta:
-        """End a query and free its row; its last delta."""
+        """End a query and free its row; returns the last delta."""
         stats = self._endings.settle(sequence, reason, self.target, self.policy.arms)
         self.policy.finished(stats.prompt_tokens, stats.output_tokens)
         if reason != "error":
@@ -288,13 +288,13 @@ class Engine:
         return said.last_delta(sequence, reason, stats, error)
 
     def _give_up(self, sequence: Sequence) -> TokenDelta:
-        """End a query whose logits are not finite: no token can be chosen from them."""
+        """End a query whose logits are NaN or infinite, since no token can be chosen from them."""
         self._event("error", f"query {sequence.request.request_id} failed at token {sequence.num_tokens}: {NOT_FINITE}")
         self.rows.drop(sequence)
         return self._finish(sequence, "error", error=NOT_FINITE)
 
     def _broke(self, arm: Arm, error: Exception) -> None:
-        """No drafter may end a query: nothing is asked of this one until another version of it is swapped in."""
+        """Stop using an arm whose drafter raised, until another version is swapped in; queries continue."""
         arm.is_broken = True
         message = f"drafter version {arm.drafter.id.version} broke, decoding plainly: {error}"
         self._event("error", message, drafter=arm.name)

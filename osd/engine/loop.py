@@ -1,9 +1,9 @@
-"""The thread that owns an engine; everything else talks to it through its queue.
+"""The thread that owns an engine; other threads use it through a queue of commands.
 
 consumes: commands (submit, cancel, call), in order, between two steps
 waits for: a command, or work in the engine
 is unblocked by: `submit`, `cancel`, `call`, `stop`
-on failure: a step that raises fails the queries it held, is logged, and the loop goes on
+on failure: a step that raises fails the queries in the engine, is logged, and the loop continues
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class EngineLoop:
     """Runs `engine.step()` while there is work.
 
     Args:
-        engine: from `start()` on, touched by the loop's thread only.
-        deliver: called on that thread after each step with its deltas; it must be cheap.
+        engine: used by the loop's thread only, once `start()` was called.
+        deliver: called on that thread with each step's deltas; it must be cheap.
     """
 
     def __init__(self, engine: Engine, deliver: Callable[[list[TokenDelta]], None]) -> None:
@@ -42,8 +42,8 @@ class EngineLoop:
         self._stopping = False
         self._room = Room()
         self.changing = threading.Lock()
-        """Held by a thread that makes something for the target or drafter that serves now, until that is in its place:
-        what another thread made for the one before would be lost. Never taken by the engine's own thread."""
+        """Held by a thread from preparing a replacement of the serving target or drafter until it is in place,
+        so that another thread's replacement in between is not lost. Never taken by the engine's thread."""
         self._thread = threading.Thread(target=self._run, name="osd-engine", daemon=True)
 
     def start(self) -> None:
@@ -51,7 +51,7 @@ class EngineLoop:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the step in progress; queries in flight are left as they are."""
+        """Stop after the current step; queries in progress are abandoned."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -63,11 +63,11 @@ class EngineLoop:
         self.call(lambda engine: engine.submit(request)).result()
 
     def cancel(self, request_id: str) -> None:
-        """Cancel a query between two steps; its last delta is delivered as any other."""
+        """Cancel a query between two steps; its last delta is delivered like any other."""
         self.call(lambda engine: self._deliver(engine.cancel(request_id)))
 
     def call(self, work: Callable[[Engine], T]) -> Future[T]:
-        """Run something on the engine's thread, between two steps; not at all where its future is cancelled before."""
+        """Run something on the engine's thread between two steps, unless its future is cancelled before."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -76,7 +76,7 @@ class EngineLoop:
             try:
                 self._refuse_when_stopping()
                 future.set_result(work(self._engine))
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+            except BaseException as error:  # noqa: BLE001 - raised again to those who wait for the future
                 future.set_exception(error)
 
         with self._wake:
@@ -90,7 +90,7 @@ class EngineLoop:
         return self.call(lambda engine: engine.status()).result()
 
     def utilisation(self) -> float:
-        """Share of the last seconds that the engine spent in steps; does not wait for the step in progress."""
+        """Share of the last seconds that the engine spent in steps; does not wait for the current step."""
         return self._engine.utilisation.share()
 
     def leave_room(self, share: float, for_s: float) -> None:
@@ -104,7 +104,7 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             self._serve()
-        finally:  # whoever still waits for a command is told, however the thread ends
+        finally:  # however the thread ends, commands that still wait are failed
             with self._wake:
                 self._stopping = True
             for command in self._commands:

@@ -1,4 +1,4 @@
-"""Queries whose logits are not finite: read once more without their company, then given up."""
+"""Handles rows whose logits are NaN or infinite: run again alone, and ended if that does not help."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from osd.verify.verdict import verify_rows
 
 
 def read_again(target: Target, rows: Rows[Sequence], committed: list[list[int]], logits: Logits) -> None:
-    """Read the last token of every row that commits nothing again: alone, and without its proposal.
+    """Run the last token of every row that commits nothing again, alone and without its proposal.
 
-    The query itself need not be what overflowed. Attention multiplies the values of positions that a row may not look
-    at by zero, and zero times NaN or infinity is NaN: a proposed token, padding, or what an earlier query left beyond
-    this one's length may have done it. So all that lies beyond the known tokens is zeroed first.
+    The cause may not be the query itself. Attention multiplies the values of masked positions by zero, and zero times
+    NaN or infinity is NaN, so a proposed token, padding, or an earlier query's data beyond this one's length may be the
+    cause. Everything beyond the known tokens is therefore zeroed first.
 
     Args:
-        target: has just read all rows.
+        target: has just run a pass over all rows.
         rows: the decoding rows.
-        committed: by row; empty where the logits were not finite. Filled in, but for rows that are not finite alone.
-        logits: of the pass; those of the second reading take their place.
+        committed: each row's tokens, empty where its logits were not finite; filled in where they are finite alone.
+        logits: of that pass; those of the second pass replace them.
     """
     for row, sequence in enumerate(rows):
         if committed[row]:

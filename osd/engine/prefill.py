@@ -1,4 +1,4 @@
-"""Reading a prompt, part by part."""
+"""Prefill: processes a prompt in chunks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from osd.verify.verdict import verify_rows
 
 
 class Chunk(NamedTuple):
-    """Part of a prompt that was read."""
+    """A chunk of a prompt that was processed."""
 
     num_tokens: int
     first: Verified | None
-    """The query's first token, once its prompt is read whole."""
+    """The query's first token, if its prompt is now complete."""
 
 
 def read_chunk(target: Target, sequence: Sequence, most_tokens: int) -> Chunk:
-    """Let the target read what comes next of a query's known tokens, at most so many of them."""
+    """Run a target pass over the next of a query's known tokens, at most `most_tokens` of them."""
     started_s = time.perf_counter()
     start, row = sequence.num_cached, sequence.row
     end = min(start + most_tokens, sequence.num_tokens)

@@ -1,4 +1,4 @@
-"""From a finished query to its outcome. The engine copies what it must; packing is left to the recorder's thread."""
+"""Makes the outcome of a finished query. The engine's thread only copies; packing is left to the recorder's thread."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def outcome_maker(
     prompt_hidden_tokens: int | None,
     engine_id: str,
 ) -> Callable[[], Outcome]:
-    """Copy a finishing query's row now; return what makes the outcome of it later, on another thread.
+    """Copy a finishing query's row now; returns a function that makes the outcome later, on another thread.
 
     Args:
-        sequence: the query, still holding its row.
-        stats: its.
-        target: where its hidden states are.
-        drafter_kind: whose weights are trained on it.
-        prompt_hidden_tokens: prompt positions whose hidden states are kept beside the answer's; None: no drafter needs
-            any.
+        sequence: the query, which still holds its row.
+        stats: its statistics.
+        target: holds its hidden states.
+        drafter_kind: the kind of drafter that is trained on it.
+        prompt_hidden_tokens: number of prompt positions whose hidden states are recorded besides the output's; None: no
+            hidden states are needed.
         engine_id: see `Outcome`.
     """
     request = sequence.request

@@ -1,4 +1,4 @@
-"""One round of all decoding rows: propose, verify, and what is learnt from the verdicts."""
+"""One round over all decoding rows: propose, verify, and update the speculation policy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _PLAIN_ROUND = Round(0, 0, 0)
 
 
 class Drafted(NamedTuple):
-    """What was proposed."""
+    """The proposal of a round."""
 
     proposal: Proposal | None
-    """None where nothing was."""
+    """None if nothing was proposed."""
     choices: list[Choice]
-    """By row, who proposed, and how many tokens: a drafter may offer fewer than it was asked for."""
+    """For each row, the arm and the number of proposed tokens, which may be fewer than asked for."""
 
     def round_of(self, row: int, num_accepted: int) -> Round:
-        """A row's part in the round, as its outcome keeps it."""
+        """A row's round, as recorded in its outcome."""
         arm, length = self.choices[row]
         if arm is None:
             return _PLAIN_ROUND
@@ -38,23 +38,23 @@ class Drafted(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """The target's verdicts."""
+    """The verdicts of a round."""
 
     committed: list[list[int]]
-    """By row, the tokens that it may keep; none where its logits are not finite, also when it is read again alone."""
+    """The tokens that each row commits; empty if its logits are not finite, even when it is run again alone."""
     logits: Logits
 
 
 def propose(
     target: Target, rows: list[Sequence], choices: list[Choice], on_error: Callable[[Arm, Exception], None]
 ) -> Drafted:
-    """Let every arm that was chosen propose for its rows.
+    """Let every chosen arm propose for its rows.
 
     Args:
-        target: has the rows' tokens and hidden states.
+        target: holds the rows' tokens and hidden states.
         rows: the decoding rows.
-        choices: who is to propose for each, and how many tokens.
-        on_error: told of a drafter that raised; its rows decode plainly.
+        choices: the arm and the speculation length for each row.
+        on_error: called for a drafter that raised; its rows decode plainly.
     """
     proposals, made = [], [PLAIN] * len(rows)
     for arm in dict.fromkeys(choice.arm for choice in choices):
@@ -75,7 +75,7 @@ def propose(
 
 
 def _batch(target: Target, rows: list[Sequence], lengths: list[int]) -> DraftBatch:
-    """The rows up to the last one that is to propose."""
+    """The rows up to the last one that should propose."""
     drafted = rows[: max(row for row, length in enumerate(lengths) if length) + 1]
     return DraftBatch(
         tokens_SL=target.tokens_SL,
@@ -88,7 +88,7 @@ def _batch(target: Target, rows: list[Sequence], lengths: list[int]) -> DraftBat
 
 
 def verify(target: Target, rows: list[Sequence], proposal: Proposal | None, rule: AcceptRule) -> Verified:
-    """One target pass over every row's last token and its proposal, and the verdicts on them."""
+    """Run one target pass over every row's last token and proposal, and verify the proposals."""
     starts = [sequence.num_tokens - 1 for sequence in rows]
     last = [sequence.output_ids[-1] for sequence in rows]
     proposed_BK = None if proposal is None else proposal.of_length(max(proposal.lengths))
@@ -107,14 +107,14 @@ def learn(
     accepted: list[int],
     times_ms: tuple[float, float],
 ) -> None:
-    """Tell the policy and the watches how a round went.
+    """Update the policy and the watches with a round's results.
 
     Args:
-        policy: with its arms.
+        policy: the policy with its arms.
         rows: the decoding rows.
-        choices: who proposed for each, and how many tokens.
-        accepted: how many of them were accepted.
-        times_ms: what drafting and verifying took.
+        choices: the arm and the number of proposed tokens of each row.
+        accepted: number of accepted tokens of each row.
+        times_ms: duration of drafting and of verifying.
     """
     budgets, (draft_ms, verify_ms) = [sequence.budget for sequence in rows], times_ms
     policy.observe(budgets, choices, accepted, draft_ms=draft_ms, verify_ms=verify_ms)

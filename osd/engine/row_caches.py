@@ -1,4 +1,4 @@
-"""What is kept by row, for the target, the drafter and queries to come: changed together, or not at all."""
+"""Everything that is stored by row (by target, drafters and prefix cache), changed consistently."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class RowCaches:
     """The rows of one engine.
 
     Args:
-        target: the model served.
-        drafters: each keeps something by row.
-        config: how many rows there are, and whether queries begin with what others have read.
+        target: the model to serve.
+        drafters: those with state by row.
+        config: gives the number of rows, and whether prefixes are reused.
     """
 
     def __init__(self, target: Target, drafters: list[Drafter], config: EngineConfig) -> None:
@@ -26,12 +26,12 @@ class RowCaches:
         self._prefix_caching = config.prefix_caching
 
     def adopt(self, target: Target, drafters: list[Drafter], live: Iterable[Sequence]) -> None:
-        """Have another target and other drafters keep these rows, with all that is in them.
+        """Move all rows to another target and other drafters.
 
         Args:
-            target: of the same model; the present one where it stays.
-            drafters: with the weights of the present ones, in their order; of those that stay, the present ones.
-            live: the queries that are being read or decoded.
+            target: of the same model; the present one if it stays.
+            drafters: with the present ones' weights, in the same order; the present ones where they stay.
+            live: queries in prefill or decoding.
         """
         if target is not self._target:
             num_tokens = [self._prefixes.num_tokens(row) for row in range(self._num_rows)]
@@ -44,7 +44,7 @@ class RowCaches:
         self._target, self._drafters = target, drafters
 
     def begin(self, sequence: Sequence) -> None:
-        """Make a query's row ready to read what no row holds of it. All rows from its own on are free."""
+        """Prepare a query's row: copy the prefix that it shares with another row. All rows from its own on are free."""
         ids = sequence.token_ids
         place = self._prefixes.place(ids, sequence.row)
         if place.source != place.row:
@@ -54,27 +54,27 @@ class RowCaches:
             self.swap(place.row, sequence.row, used)
         self._target.write_tokens(sequence.row, 0, ids)
         for drafter in self._drafters:
-            # It reads little, and maybe with other weights than the last query in this row.
+            # The drafter starts over: it needs little, and may have other weights than for the last query in this row.
             drafter.reset_row(sequence.row)
         sequence.num_cached = sequence.num_reused = place.num_tokens
 
     def hold(self, sequence: Sequence) -> None:
-        """Let others begin with what was read of a query."""
+        """Offer a query's processed tokens as a prefix to later queries."""
         if self._prefix_caching and sequence.num_cached:
             self._prefixes.hold(sequence.row, sequence.token_ids[: sequence.num_cached])
 
     def drop(self, sequence: Sequence) -> None:
-        """Keep nothing of a query whose keys and values may not be finite."""
+        """Do not offer a query's row, whose keys and values may hold NaN or infinity."""
         self._prefixes.hold(sequence.row, ())
         self._target.clear_row(sequence.row, 0)
 
     def swap(self, row: int, other: int, num_tokens: int) -> None:
-        """Let two rows change places, of which so many positions are used."""
+        """Exchange two rows, of which `num_tokens` positions are in use."""
         self._target.swap_rows(row, other, num_tokens)
         for drafter in self._drafters:
             drafter.swap_rows(row, other)
         self._prefixes.swap(row, other)
 
     def clear(self) -> None:
-        """Let nobody begin with what is in a row: a step broke, and it can't be trusted."""
+        """Do not offer any row, since a failed step may have left them inconsistent."""
         self._prefixes.clear()

@@ -1,4 +1,4 @@
-"""One query on its way through the engine: its tokens, its place, what its rounds brought."""
+"""The state of one query in the engine: its tokens, its row, its rounds."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from osd.verify.top_logprobs import TopLogprobs
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One query's state. Created when submitted; holds a row from admission to finish.
+    """One query, from submission to its end; it holds a row from admission to its end.
 
-    The target has cached all of `prompt + output` but the last token, once the prefill is done.
+    After the prefill, the target's cache holds all of `prompt + output` except the last token.
     """
 
     request: Request
     text: AnswerText
     generator: Random
     constraint: RowConstraint | None = None
-    """Which tokens it may go on with; None: all."""
+    """Restricts the tokens of the answer; None: no restriction."""
     num_recorded: int = 0
-    """Log-probabilities a position that its outcome keeps; 0: none is recorded."""
+    """Number of log-probabilities per position for the outcome; 0: no outcome is recorded."""
     shape: Shape = field(init=False)
-    """Of the distributions that it is drawn from."""
+    """Shaping parameters of its distributions."""
     num_logprobs: int = field(init=False)
-    """Log-probabilities a position that are wanted: those recorded, or more where the client asks for more."""
+    """Number of log-probabilities per position that are needed: for the outcome, or more for the client."""
     row: int = -1
     num_cached: int = 0
-    """Positions the target has read."""
+    """Number of positions in the target's cache."""
     num_reused: int = 0
-    """Of those, what was found read."""
+    """How many of those came from the prefix cache."""
     output_ids: list[int] = field(default_factory=list)
     budget: RowBudget = field(default_factory=RowBudget)
     rounds: list[Round] = field(default_factory=list)
     kinds: bytearray = field(default_factory=bytearray)
-    """One of outcome.ACCEPTED, RECOVERED, BONUS for each output token of this engine (resumed ones: BONUS)."""
+    """ACCEPTED, RECOVERED or BONUS for each output token of this engine; BONUS for those of an earlier engine."""
     tops: list[TopLogprobs] = field(default_factory=list)
-    """What the target thought of the committed tokens, for the outcome."""
+    """The target's log-probabilities at committed positions, for the outcome."""
     finish_reason: FinishReason | None = None
     committed: int = 0
     submitted_s: float = field(default_factory=time.monotonic)
@@ -65,41 +65,41 @@ class Sequence:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Known tokens."""
+        """Known tokens: prompt and output."""
         return (*self.request.prompt_ids, *self.output_ids)
 
     @property
     def num_tokens(self) -> int:
-        """Known tokens: prompt and output."""
+        """Number of known tokens: prompt and output."""
         return len(self.request.prompt_ids) + len(self.output_ids)
 
     @property
     def is_resumed(self) -> bool:
-        """True when an earlier engine began this answer; its verification record is then incomplete."""
+        """Whether an earlier engine began this answer, whose verification record is then incomplete."""
         return bool(self.request.resume_ids)
 
     @property
     def num_left(self) -> int:
-        """Output tokens the query may still have."""
+        """Number of output tokens that the query may still get."""
         return self.request.params.max_tokens - len(self.output_ids)
 
     def set_budget(self, max_length: int, context_tokens: int) -> None:
-        """Say how many tokens may be proposed now.
+        """Update how many tokens may be proposed next.
 
         Args:
-            max_length: the most for any query.
-            context_tokens: longest prompt and output.
+            max_length: the limit for all queries.
+            context_tokens: longest prompt + output.
         """
-        room = min(self.num_left, context_tokens - self.num_tokens) - 1  # the recovered or bonus token comes after them
+        room = min(self.num_left, context_tokens - self.num_tokens) - 1  # the recovered or bonus token needs one
         self.budget.limit = max(min(room, max_length), 0)
         self.budget.num_tokens = self.num_tokens
 
     def begin(self, tokens: list[int], top: TopLogprobs | None) -> None:
-        """Append the token that the prompt's last position yields, which belongs to no round."""
+        """Append the token from prefill, which belongs to no round."""
         self._append(tokens, [BONUS] * len(tokens), top)
 
     def commit(self, tokens: list[int], round_: Round, top: TopLogprobs | None) -> Round:
-        """Append one round's tokens: the accepted ones, then the recovered or bonus one if not cut off.
+        """Append one round's tokens: the accepted ones, then the recovered or bonus token unless it was cut off.
 
         Args:
             tokens: up to where the query ends.
@@ -107,7 +107,7 @@ class Sequence:
             top: the target's log-probabilities at the round's positions.
 
         Returns:
-            The round as it counts: with no more accepted tokens than were appended.
+            The round with no more accepted tokens than were appended.
         """
         if round_.accepted > len(tokens):
             round_ = Round(round_.drafter_version, round_.proposed, len(tokens), round_.drafter_name)
@@ -129,12 +129,12 @@ class Sequence:
     def cut(
         self, tokens: list[int], eos_ids: frozenset[int], context_tokens: int
     ) -> tuple[list[int], FinishReason | None]:
-        """New tokens up to the query's end, and why it ends there (None: it goes on).
+        """New tokens up to the query's end, and why it ends there (None: it continues).
 
         Args:
-            tokens: what the query may append; their text is added to the answer.
+            tokens: the tokens to append; their text is added to the answer.
             eos_ids: tokens that end an answer.
-            context_tokens: longest prompt and output.
+            context_tokens: longest prompt + output.
         """
         room = min(self.num_left, context_tokens - self.num_tokens)
         for count, token in enumerate(tokens, start=1):
@@ -147,7 +147,7 @@ class Sequence:
         return tokens, None
 
     def reason_to_finish(self, eos_ids: frozenset[int], context_tokens: int) -> FinishReason | None:
-        """Why a query that has output ends as it is; None: it goes on. See `cut`."""
+        """Why a query with output ends in its present state; None: it continues. See `cut`."""
         ended = self.output_ids[-1] in eos_ids and not self.request.params.ignore_eos
         if ended or self.text.stopped:
             return "stop"
@@ -156,12 +156,12 @@ class Sequence:
         return None
 
     def add_times(self, draft_ms: float, verify_ms: float) -> None:
-        """What a round took that this query was part of."""
+        """Add the duration of a round with this query."""
         self.draft_ms += draft_ms
         self.verify_ms += verify_ms
 
     def stats(self) -> QueryStats:
-        """What the query cost and gained so far."""
+        """The query's statistics so far."""
         drafters = dict.fromkeys(DrafterId(r.drafter_name, r.drafter_version) for r in self.rounds if r.proposed)
         return QueryStats(
             prompt_tokens=len(self.request.prompt_ids),
@@ -181,10 +181,10 @@ class Sequence:
 
 
 def check_prompt(request: Request, vocab_tokens: int, max_context_tokens: int) -> None:
-    """See that a prompt can be served.
+    """Check that a prompt can be served.
 
     Raises:
-        PromptTooLongError: no room is left for one new token.
+        PromptTooLongError: there is no room for a new token.
         ValueError: it is empty or holds unknown tokens.
     """
     if not request.prompt_ids:
@@ -201,18 +201,18 @@ def check_prompt(request: Request, vocab_tokens: int, max_context_tokens: int) -
 def new_sequence(
     request: Request, codec: TextCodec, num_recorded: int, constraint: RowConstraint | None = None
 ) -> Sequence:
-    """A query as it enters the queue; a resumed one with what its client already has.
+    """A query as it enters the queue; a resumed one includes what its client already has.
 
     Args:
         request: the query.
         codec: the target's tokenizer.
-        num_recorded: log-probabilities a position that outcomes keep; 0: nothing is recorded.
-        constraint: which tokens its answer may consist of; None: all.
+        num_recorded: number of log-probabilities per position for the outcome; 0: nothing is recorded.
+        constraint: restricts the tokens of the answer; None: no restriction.
     """
-    # Of a resumed query nothing is: what its first tokens' verification said died with its engine.
+    # A resumed query is not recorded, since the verification record of its first tokens was lost with its engine.
     num_recorded = num_recorded if request.store and not request.resume_ids else 0
     seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
-    # A resumed query must not meet the draws again that its earlier tokens used up.
+    # A resumed query must not repeat the random draws of its earlier tokens.
     generator = Random((seed + 7919 * len(request.resume_ids)) % 2**63)
     text = AnswerText(codec, request.params.stop, request.prompt_ids)
     sequence = Sequence(
@@ -230,7 +230,7 @@ def new_sequence(
 
 
 def acceptance_point(sequence: Sequence, stats: QueryStats, query: int) -> AcceptancePoint:
-    """A finished query's point on the acceptance chart; `query` is its running number."""
+    """A finished query's point of the acceptance history; `query` is its running number."""
     return AcceptancePoint(
         query=query,
         at_s=time.time(),

@@ -1,4 +1,4 @@
-"""A snapshot of an engine, as status pages show it."""
+"""Makes a snapshot of an engine's status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def status_of(
     utilisation: float,
     uptime_s: float,
 ) -> EngineStatus:
-    """What an engine of these parts serves, how busy it is, and all that it has counted."""
+    """The status of an engine with these parts."""
     recorded = recorder.counters() if recorder else {}
     first = policy.arms[0].drafter.id if policy.arms else DrafterId("none", 0)
     counts = [DrafterCounts(name=one.name, version=one.version, **own) for one, own in counters.by_drafter.items()]

@@ -1,4 +1,4 @@
-"""What restricts an answer's tokens, as a grammar does."""
+"""The Protocol of constraints on an answer's tokens, such as a grammar."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 
 class RowConstraint(Protocol):
-    """Which tokens one query may go on with.
+    """Says which tokens one query may continue with.
 
-    It moves on by committed tokens only, so nothing is ever taken back: of proposed tokens, which may be rejected, it
-    is merely told.
+    Its state advances by committed tokens only and is never rolled back. Proposed tokens, which may be rejected, are
+    passed to `allowed` without changing it.
     """
 
     def allowed(self, proposed: Sequence[int]) -> NDArray[np.uint32]:
-        """Bits of the tokens that may come next, `[K + 1, ceil(V / 32)]` for K proposed ones and a vocabulary of V.
+        """Bit masks of the allowed next tokens, `[K + 1, ceil(V / 32)]` for K proposed tokens and vocabulary size V.
 
         Row i is for the position after the committed tokens and the first i proposed ones. Token t is bit `t % 32` of
-        word `t // 32`. In every row at least one token is allowed, also after a proposed token that is not (which will
-        be rejected, so that it does not matter which).
+        word `t // 32`. Every row must allow at least one token. Rows after a proposed token that is itself not allowed
+        do not matter, since that token will be rejected.
         """
         ...
 
     def advance(self, tokens: Sequence[int]) -> None:
-        """These were committed."""
+        """Advance by committed tokens."""
         ...

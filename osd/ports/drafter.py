@@ -1,4 +1,4 @@
-"""What the engine asks of a drafter."""
+"""The Protocols of a drafter, as the engine uses it."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ if TYPE_CHECKING:
 
 
 SwapIn = Callable[[], None]
-"""Puts prepared weights to use, at once."""
+"""Puts prepared weights in use; quick."""
 
 
 class Drafter(Protocol):
-    """Guesses the target's next tokens. Serving side; training is `trainer`'s.
+    """Proposes the target's next tokens.
 
-    Rows are the engine's compact row numbers 0..B-1; the drafter keeps its own cache by row, if it has one.
+    Rows are the engine's row numbers 0..B-1; a drafter with a cache keeps it by row.
     """
 
     id: DrafterId
     """Changes when other weights are swapped in."""
     needs_hidden: bool
-    """Whether it is trained on the target's last hidden states, so that outcomes must carry them."""
+    """Whether it is trained on the target's hidden states, so that outcomes must include them."""
 
     def propose(self, batch: DraftBatch) -> Proposal:
-        """Propose up to `batch.lengths[b]` tokens for each row. Called between steps' target passes only."""
+        """Propose up to `batch.lengths[b]` tokens for each row. Called between two passes of the target only."""
         ...
 
     def reset_row(self, row: int) -> None:
-        """Forget a row: a new query starts in it."""
+        """Begin a new query in a row, which must not see the last one's state."""
         ...
 
     def swap_rows(self, row: int, other: int) -> None:
-        """Let two rows' caches change places, so that decoding rows stay compact."""
+        """Exchange the state of two rows."""
         ...
 
     def adopt(self, other: Drafter) -> None:
-        """Go on with the rows of another one of the same name and weights, which is not used after this.
+        """Take over the rows of another drafter with the same name and weights, which is not used afterwards.
 
         Args:
-            other: it computes by torch's operations, this one by compiled kernels.
+            other: the drafter by another back end.
         """
         ...
 
 
 @runtime_checkable
 class Swappable(Protocol):
-    """A drafter whose weights can be replaced while it serves; one that looks tokens up has none."""
+    """A drafter whose weights can be replaced while it serves; one without weights, such as a lookup, is none."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The tensors that a weight version carries."""
+        """The tensors of a drafter version."""
         ...
 
     def prepare(self, state: Mapping[str, torch.Tensor], version: int) -> SwapIn:
-        """Check new weights and bring them into the form that serves, on any thread, while the old ones serve on.
+        """Check new weights and prepare them, on any thread, while the old ones serve.
 
         Returns:
-            What puts them to use, to be called between two steps; the cache stays.
+            A function that puts them in use, to be called between two steps. The drafter's cache is kept.
 
         Raises:
-            WeightsRefusedError: a tensor is missing, foreign, non-finite or of another shape.
+            WeightsRefusedError: a tensor is missing, unknown or of another shape, or holds NaN or infinity.
         """
         ...

@@ -1,4 +1,4 @@
-"""What replaces a drafter's weights asks of the engine that serves them, in this process or elsewhere."""
+"""The Protocol through which a drafter's versions are swapped in an engine, in this process or elsewhere."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 
 class SwapPort(Protocol):
-    """One drafter of one engine. Called by one thread, which is not the engine's."""
+    """Swaps one drafter of one engine. Called by one thread other than the engine's."""
 
     def prepare(self, manifest: WeightManifest, state: Mapping[str, torch.Tensor]) -> None:
-        """Check a version and make it ready beside the one that serves, which serves on. The last one prepared counts.
+        """Check a version and prepare it while the present one serves. A later call replaces an earlier one.
 
         Raises:
-            WeightsRefusedError: a tensor is missing, foreign, non-finite or of another shape.
+            WeightsRefusedError: a tensor is missing, unknown or of another shape, or holds NaN or infinity.
         """
         ...
 
     def commit(self, *, watch: bool) -> None:
-        """Let the version that was prepared serve, between two steps.
+        """Put the prepared version in use, between two steps.
 
         Args:
-            watch: compare its acceptance with that of the version before it.
+            watch: whether to compare its acceptance with that of the version before it.
         """
         ...
 
     def figures(self) -> AcceptanceFigures:
-        """Which version serves, and what has been measured of it since it was swapped in."""
+        """The serving version, and its acceptance since it was swapped in."""
         ...
 
     def count_roll_back(self, *, manual: bool) -> None:
-        """Count a roll-back in the engine's counters."""
+        """Count a roll back in the engine's counters."""
         ...

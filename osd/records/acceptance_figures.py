@@ -1,4 +1,4 @@
-"""What an engine has measured of a drafter version beside the one before it."""
+"""The acceptance of a drafter version and of the one before it, as an engine measured them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Literal
 from osd.records.drafter_id import DrafterId
 
 Verdict = Literal["undecided", "sound", "worse"]
-"""On a version that was swapped in: `undecided` while too few rounds tell."""
+"""Of the comparison after a swap: `undecided` until there are enough rounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceFigures:
-    """Share of rounds whose first proposed token was accepted.
+    """Shares of rounds whose first proposed token was accepted.
 
     Example: `AcceptanceFigures(DrafterId("feature", 4), before=0.61, after=0.22, verdict="worse")`
     """
 
     drafter: DrafterId
-    """The version that serves."""
+    """The serving version."""
     before: float
-    """Of the version that served before it; 0 where nothing is known of one."""
+    """Of the version before; 0 if unknown."""
     after: float
-    """Of this one."""
+    """Of the serving version."""
     verdict: Verdict

@@ -1,4 +1,4 @@
-"""What a drafter is given, and what it returns."""
+"""A drafter's input and output in a round."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from osd.records.query import SamplingParams
 class DraftBatch:
     """The decoding rows 0..B-1 as a drafter sees them. Shapes: S slots, L positions, H hidden size.
 
-    Row b holds `num_tokens[b]` known tokens, the last of which the target has not read yet, so `hidden_SLH[b, t]`
-    (the target's last hidden state at position t) is set for t <= num_tokens[b] - 2.
+    Row b has `num_tokens[b]` known tokens. The target has not processed the last one, so `hidden_SLH[b, t]` (the
+    target's last hidden state at position t) is set for t <= num_tokens[b] - 2.
 
-    `tokens_SL` and `hidden_SLH` are the memory in which the target keeps its rows, not copies, and stay the same for as
-    long as the target serves. Drafters on a GPU rely on that: a round that was captured reads the memory of the batch
-    that it was captured with in every later round, so a drafter there must be given batches of one target only. On a
-    CPU a target that takes over another's rows takes over their memory too, and drafters look at each batch's own.
+    `tokens_SL` and `hidden_SLH` are the target's own memory, not copies, and stay the same for as long as the target
+    serves. Drafters on a GPU rely on that: a captured round reads, in every later round, the memory of the batch that
+    it was captured with, so such a drafter must only be given batches of one target. On a CPU, a target that takes over
+    another's rows also takes over their memory, and drafters read each batch's own.
     """
 
     tokens_SL: Tensor
     hidden_SLH: Tensor
     num_tokens: Sequence[int]
     lengths: Sequence[int]
-    """Speculation length by row; 0: propose nothing for it."""
+    """Speculation length by row; 0: propose nothing for the row."""
     params: Sequence[SamplingParams]
     generators: Sequence[Random]
-    """Each row draws from its own."""
+    """Each row's random generator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Tokens offered for rows 0..B-1, with the very distributions they were drawn from.
+    """The tokens proposed for rows 0..B-1, with the distributions that they were drawn from.
 
     Shapes: B rows, K tokens of the longest proposal, V vocabulary.
     """
 
     token_ids_BK: Numbers
     lengths: Sequence[int]
-    """How many tokens each row is offered, at most K."""
+    """Number of tokens proposed for each row, at most K."""
     draft_probs_BKV: Numbers | None
-    """`[b, i]` is the distribution of `token_ids_BK[b, i]`, over the whole vocabulary (zero outside a reduced one).
-    None where no row's tokens were drawn: each was its drafter's only candidate, which is to say that it was drawn
-    from a distribution that gives it probability 1. Of rows that decode greedily no distribution is ever read.
+    """`[b, i]` is the distribution that `token_ids_BK[b, i]` was drawn from, over the whole vocabulary (zero outside a
+    reduced one). None if no row's tokens were drawn: then each was its drafter's only candidate, that is, drawn with
+    probability 1. For rows that decode greedily no distribution is read.
     """
     drafter: DrafterId | None
-    """Who made it; None where it was put together from several drafters' proposals."""
+    """The drafter; None if the proposals of several drafters were merged."""
     certain_rows: frozenset[int] = frozenset()
-    """Rows whose tokens were not drawn although `draft_probs_BKV` is there for others; theirs means nothing."""
+    """Rows whose tokens were not drawn, though `draft_probs_BKV` exists for others; their part of it is undefined."""
 
     def of_length(self, num_proposed: int) -> Numbers:
         """The first `num_proposed` tokens of each row, `[B, num_proposed]`."""
@@ -69,7 +69,7 @@ class Proposal:
         return self.draft_probs_BKV is not None and row not in self.certain_rows
 
     def padded(self, num_rows: int) -> Proposal:
-        """With rows at the end that are offered nothing, `num_rows` in all."""
+        """The proposal for `num_rows` rows, with no tokens for the added ones."""
         added, probs_BKV = num_rows - len(self.lengths), self.draft_probs_BKV
         if not added:
             return self
@@ -83,7 +83,7 @@ class Proposal:
 
 
 def merge(proposals: Sequence[Proposal], num_rows: int) -> Proposal:
-    """One proposal for `num_rows` rows out of several, each of which offers tokens to other rows."""
+    """Merge proposals for disjoint sets of rows into one for `num_rows` rows."""
     if len(proposals) == 1:
         return proposals[0].padded(num_rows)
     width, device = max(max(one.lengths) for one in proposals), tensor(proposals[0].token_ids_BK).device

@@ -1,9 +1,9 @@
-"""A query on its way in (`Request`) and its answer on the way out (`TokenDelta`).
+"""A query (`Request`) and its answer (`TokenDelta`).
 
-Vocabulary (docs/structure.md): a *round* is one propose and one verify; of the tokens *proposed* by the drafter some
-are *accepted*; each round also yields one *recovered* token (drawn from the residual at the first rejection) or one
-*bonus* token (when all were accepted); *committed* = accepted + recovered or bonus. The token that the prefill itself
-yields belongs to no round.
+Vocabulary (docs/structure.md): a *round* is one proposal and its verification. Of the tokens that the drafter
+*proposed* some are *accepted*; each round also yields one *recovered* token (drawn from the residual at the first
+rejection) or one *bonus* token (if all were accepted); *committed* = accepted + recovered or bonus. The token from
+prefill belongs to no round.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 NOT_FINITE = "the model's output for it is not finite (NaN or infinity)"
-"""Why a query ended with an error, as its last delta says it."""
+"""The error message in the last delta of such a query."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -29,7 +29,7 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How one query's tokens are drawn from the target. `ValueError` names the field that is out of range."""
+    """How one query's tokens are drawn. Raises ValueError, naming the field, if a value is out of range."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -42,7 +42,7 @@ class SamplingParams:
     max_tokens: int = 128
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
-    """None: none; n: the chosen token's log-probability and those of the n most likely tokens."""
+    """None: none; n: log-probabilities of the chosen token and of the n most likely tokens."""
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
@@ -58,21 +58,21 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """True when the target's most likely token is taken."""
+        """Whether the target's most likely token is taken."""
         return self.temperature == 0.0
 
     @property
     def has_penalties(self) -> bool:
-        """True when earlier output changes the distribution."""
+        """Whether earlier output changes the distribution."""
         return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One query, as the engine takes it.
+    """One query to the engine.
 
-    `resume_ids` and `resume_chars` continue a query on another engine: the output tokens and the number of characters
-    of output text that the client already has.
+    `resume_ids` and `resume_chars` continue a query on another engine: the output tokens, and the number of characters
+    of output text, that the client already has.
 
     Example: `Request(request_id="r-1", prompt_ids=(1, 2, 3), params=SamplingParams(temperature=0.0, max_tokens=16))`
     """
@@ -82,16 +82,16 @@ class Request:
     params: SamplingParams = field(default_factory=SamplingParams)
     domain: str = "default"
     store: bool = True
-    """False: nothing of this query is recorded but counters."""
+    """False: the query is not recorded; it only counts in the counters."""
     speculation_length: int | None = None
-    """None: chosen by goodput; a number fixes it for this query (0 = plain decoding)."""
+    """A fixed speculation length for this query (0: plain decoding); None: chosen by goodput."""
     resume_ids: tuple[int, ...] = ()
     resume_chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """The target's own log-probability (before temperature and filters) of one emitted token."""
+    """The target's log-probability, before temperature and filters, of one emitted token."""
 
     token_id: int
     logprob: float
@@ -101,18 +101,18 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryStats:
-    """What one query cost and gained. Acceptance rate = accepted / proposed; acceptance length = committed / rounds."""
+    """One query's statistics. Acceptance rate = accepted / proposed; acceptance length = committed / rounds."""
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
-    """Of the prompt, what the target had read for another query already."""
+    """Prompt tokens that came from the prefix cache."""
     output_tokens: int = 0
     rounds: int = 0
     proposed: int = 0
     accepted: int = 0
     committed: int = 0
     drafters: tuple[DrafterId, ...] = ()
-    """Every drafter and version that proposed for this query, in the order in which they came."""
+    """Every drafter and version that proposed for this query, in order of first use."""
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     draft_ms: float = 0.0
@@ -121,15 +121,16 @@ class QueryStats:
 
     @property
     def drafter_version(self) -> int:
-        """The version that came last; 0 where nothing was proposed."""
+        """The version that proposed last; 0 if nothing was proposed."""
         return self.drafters[-1].version if self.drafters else 0
 
 
 class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step adds to one query's answer. The last one of a query carries `finish_reason` and `stats`.
+    """What one step adds to one query's answer. A query's last delta carries `finish_reason` and `stats`.
 
-    `text` may lag behind `token_ids`: a character may need several tokens, and a possible beginning of a stop string
-    is held back. Made for every row in every round, which takes a frozen dataclass several times as long.
+    `text` may lag behind `token_ids`, since a character may need several tokens, and a possible beginning of a stop
+    string is held back. A msgspec struct, since a frozen dataclass takes several times as long to create, for every row
+    and round.
     """
 
     request_id: str

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 TrainerState = Literal["off", "waiting_for_data", "training", "yielding", "paused", "stopped"]
-"""`off`: the configuration says not to train."""
+"""`off`: training is disabled in the configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class AcceptancePoint:
     at_s: float
     domain: str
     drafter_version: int
-    """With `drafter_name`, who proposed last; 0 where nothing was proposed."""
+    """With `drafter_name`, the version that proposed last; 0 if nothing was proposed."""
     rounds: int
     proposed: int
     accepted: int
@@ -30,7 +30,7 @@ class AcceptancePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterCounts:
-    """What became of one drafter version's proposals."""
+    """The counts of one drafter version's proposals."""
 
     name: str
     version: int
@@ -46,9 +46,9 @@ class EngineStatus:
 
     target: str
     drafter_kind: str
-    """The name of the first drafter, which is the one that learns; "none" where there is none."""
+    """The name of the first drafter, which is the one that learns; "none" if there is none."""
     drafter_version: int
-    """The first drafter's."""
+    """The first drafter's version."""
     running: int
     waiting: int
     max_slots: int
@@ -60,13 +60,13 @@ class EngineStatus:
     speculation_enabled: bool
     uptime_s: float
     computes: str = ""
-    """By what, and with which weights, as in `CPU: AVX2, bfloat16 weights widened in registers`."""
+    """How passes are computed, such as `CPU: AVX2, bfloat16 weights widened in registers`."""
     counters: dict[str, float] = field(default_factory=dict)
     """Name to monotone count, as listed in osd/meters/counters.py and osd/io/recorder.py."""
     acceptance_by_version: dict[int, dict[str, int]] = field(default_factory=dict)
-    """Of the first drafter: version to {rounds, proposed, accepted, committed}."""
+    """For the first drafter: version to {rounds, proposed, accepted, committed}."""
     drafters: tuple[DrafterCounts, ...] = ()
-    """Of every drafter and version that has proposed."""
+    """For every drafter and version that has proposed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,19 +88,19 @@ class TrainerStatus:
     gate: dict[str, float] = field(default_factory=dict)
     """The figures of the latest gate decision; see `trainer.gate.GateDecision`."""
     stream_lag: int | None = None
-    """Outcomes recorded but not yet read; None when Redis is away."""
+    """Outcomes recorded but not yet read; None if Redis cannot be reached."""
     message: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatus:
-    """Everything an operator sees at once."""
+    """The status of the whole service."""
 
     ready: bool
     engine: EngineStatus | None
     trainer: TrainerStatus | None
-    """None: it should run, but does not answer."""
+    """None: it is configured, but does not answer."""
     restarts: dict[str, int] = field(default_factory=dict)
-    """Actor name to the number of times it was restarted; `ray`: how often all of Ray was, and every actor with it."""
+    """Actor name to number of restarts; `ray`: of all of Ray, with every actor."""
     processes: dict[str, int] = field(default_factory=dict)
     """Process name to resident bytes."""

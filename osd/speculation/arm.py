@@ -1,4 +1,4 @@
-"""One way to speculate among which to choose: a drafter, what its proposals cost, and how they fare."""
+"""An arm: one drafter of an engine, with its costs and its acceptance."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from osd.speculation.watch import SwapWatch
 
 @dataclass(slots=True, eq=False)
 class Arm:
-    """One drafter of an engine. As in the bandit literature, an arm's gain is learnt by choosing it."""
+    """One drafter to choose among. As in the bandit literature, an arm's value is learnt by choosing it."""
 
     drafter: Drafter
     costs: ArmCosts
     acceptance: AcceptanceModel
     watch: SwapWatch
     is_broken: bool = False
-    """It raised: nothing is asked of it until other weights are swapped in."""
+    """Its drafter raised; it is not used until other weights are swapped in."""
     idle_rounds: int = 0
     """Rounds since it was last chosen."""
     probe_ms: float = 0.0
-    """What its last probes took beyond a round without: after a pause a drafter has much to read."""
+    """Time that its recent probes added to a round; after a pause a drafter has much to process."""
 
     @property
     def name(self) -> str:
-        """That of its drafter, whatever version serves."""
+        """The drafter's name, whatever version it has."""
         return self.drafter.id.name
 
 
 class Choice(NamedTuple):
-    """Who proposes for a row in one round, and how many tokens."""
+    """The arm and the speculation length for one row in one round."""
 
     arm: Arm | None
     length: int
 
 
 PLAIN = Choice(None, 0)
-"""Nothing is proposed: plain decoding."""
+"""No proposal: plain decoding."""

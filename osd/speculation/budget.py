@@ -1,4 +1,4 @@
-"""What one decoding row allows of speculation, and what is known of it."""
+"""The limits of one decoding row's speculation, and its history."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from osd.speculation.depth_acceptance import RowAcceptance
 
 @dataclass(slots=True)
 class RowHistory:
-    """One arm's past in one row."""
+    """One arm's history in one row."""
 
     acceptance: RowAcceptance = field(default_factory=RowAcceptance)
     num_read: int = 0
-    """Tokens of the row that the drafter knew when it was last asked."""
+    """Number of the row's tokens that the drafter has processed."""
 
 
 @dataclass(slots=True)
 class RowBudget:
-    """What a row may propose, and how each arm's proposals have fared in it."""
+    """How many tokens a row may propose, and its acceptance by arm."""
 
     limit: int = 0
-    """The most that it may propose now."""
+    """Most tokens that it may propose now."""
     fixed: int | None = None
-    """The length that its client fixed."""
+    """The length that its client fixed, if any."""
     num_tokens: int = 0
-    """Known ones, all of which a drafter reads before it proposes."""
+    """Number of known tokens, all of which a drafter processes before it proposes."""
     histories: dict[Arm, RowHistory] = field(default_factory=dict)
 
     def of(self, arm: Arm) -> RowHistory:
-        """What is known of an arm here."""
+        """An arm's history in this row."""
         if (known := self.histories.get(arm)) is None:
             known = self.histories[arm] = RowHistory()
         return known

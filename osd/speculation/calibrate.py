@@ -1,4 +1,4 @@
-"""Measuring, before an engine serves, what drafting and verifying cost on this machine."""
+"""Calibration: measures, before an engine serves, how long drafting and verifying take."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from osd.records.query import SamplingParams
 from osd.speculation.cost import ArmCosts, CostCurve, Costs
 
 NUM_TIMINGS = 6
-"""How often each kind of pass is timed; the fastest counts."""
+"""Number of timings for each kind of pass; the minimum is used."""
 _ENOUGH_S = 2.0
-"""On a slow or busy machine, fewer repeats must do: nobody is served meanwhile."""
+"""On a slow or busy machine, calibration stops repeating after this time, since nothing is served meanwhile."""
 _CONTEXT_TOKENS = 32
 _PROMPT_TOKENS = 128
 _LEAST_MS = 1e-3
 _Timings = dict[tuple[int, int], float]
-"""Milliseconds by (rows, tokens a row)."""
+"""Milliseconds by (rows, tokens per row)."""
 
 
 def calibrate(
     target: Target, drafters: Sequence[Drafter], *, num_slots: int, max_length: int, num_timings: int = NUM_TIMINGS
 ) -> Costs:
-    """Time passes over dummy rows: one row and all rows, every speculation length. See `calibration`."""
+    """Time passes over dummy rows, for one row and all rows and every speculation length. See `calibration`."""
     timings = calibration(target, drafters, num_slots=num_slots, max_length=max_length, num_timings=num_timings)
     while True:
         try:
@@ -48,22 +48,22 @@ def calibration(
     num_timings: int = NUM_TIMINGS,
     verify: CostCurve | None = None,
 ) -> Generator[None, None, Costs]:
-    """The same, one timing after the other: a few milliseconds each, for whoever has something else to do between.
+    """The calibration as a generator that yields after each timing of a few ms, so that steps can run between.
 
     Args:
         target: its passes are timed over its own rows, whose first positions are overwritten.
         drafters: their rows are emptied.
-        num_slots: rows.
-        max_length: longest speculation.
-        num_timings: of each kind.
-        verify: what the target's passes cost, where that is known: they are not timed then, and no row is touched.
+        num_slots: number of rows.
+        max_length: longest speculation length.
+        num_timings: for each kind of pass.
+        verify: the target's costs if they are known; then its passes are not timed, and its rows not touched.
     """
     context = max(min(_CONTEXT_TOKENS, target.max_context_tokens - max_length - 2), 2)
     verify_ms: _Timings = {}
     draft_ms: list[_Timings] = [{} for _ in drafters]
     for rows in sorted({1, num_slots}):
         started_s = time.perf_counter()
-        # Lengths take turns, so that a disturbance does not hit all runs of one; of each the fastest run counts.
+        # Lengths take turns, so that a disturbance does not affect all timings of one; the minimum of each is used.
         for repeat in range(num_timings):
             if repeat > 1 and time.perf_counter() - started_s > _ENOUGH_S:
                 break
@@ -87,7 +87,7 @@ def _note(timings_ms: _Timings, key: tuple[int, int], took_ms: float) -> None:
 
 
 def _reading_curve(target: Target, drafter: Drafter, draft_ms: float, num_timings: int) -> CostCurve:
-    """What a drafter takes to read a prompt, by (1, tokens); `draft_ms` is for the one token that it proposes then."""
+    """A drafter's time to process a prompt, by (1, tokens), without `draft_ms` for the token that it then proposes."""
     num_read = max(min(_PROMPT_TOKENS, target.max_context_tokens - 2), 2)
     took_ms = min(_time_reading_ms(target, drafter, num_read) for _ in range(-(-num_timings // 2)))
     read_ms = max(took_ms - draft_ms, _LEAST_MS)
@@ -95,7 +95,7 @@ def _reading_curve(target: Target, drafter: Drafter, draft_ms: float, num_timing
 
 
 def _time_drafter_ms(target: Target, drafter: Drafter, rows: int, length: int, context: int) -> float:
-    """One proposal after the target read one token more, as in real rounds; the rows are left empty."""
+    """The time of one proposal after the target processed one more token, as in real rounds; empties the rows."""
     drafter.propose(_batch(target, rows, length, context))
     batch = _batch(target, rows, length, context + 1)
     took_ms = _time_ms(target.lm.device, partial(drafter.propose, batch))
@@ -105,7 +105,7 @@ def _time_drafter_ms(target: Target, drafter: Drafter, rows: int, length: int, c
 
 
 def _time_reading_ms(target: Target, drafter: Drafter, num_tokens: int) -> float:
-    """A query's first proposal, of one token."""
+    """The time of a query's first proposal, of one token."""
     took_ms = _time_ms(target.lm.device, partial(drafter.propose, _batch(target, 1, 1, num_tokens)))
     drafter.reset_row(0)
     return took_ms

@@ -1,7 +1,7 @@
-"""What a round costs: measured at start, kept fresh by what rounds then take.
+"""The cost of a round, calibrated at start and updated by measured rounds.
 
-The *shape* (how cost grows with rows and tokens) is calibrated once; its *scale* follows the newest rounds, for
-drafting and verifying apart. A length that was slow once, on a busy machine, is so never shunned for good.
+How cost grows with rows and tokens is calibrated once; its *scale* follows the newest rounds, separately for drafting
+and verifying. A length that was slow once, on a busy machine, is thus not avoided for good.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _SCALE_STEP = 0.05
 
 
 class CostCurve:
-    """Milliseconds of a pass by (rows, tokens a row), interpolated between calibrated points."""
+    """Milliseconds of a pass by (rows, tokens per row), interpolated between calibrated points."""
 
     def __init__(self, points_ms: dict[tuple[int, int], float]) -> None:
-        """Calibrated points; every row count needs the same token counts.
+        """From calibrated points, with the same token counts for every row count.
 
         Raises:
             ValueError: no points.
@@ -29,20 +29,20 @@ class CostCurve:
         self._points_ms: dict[tuple[int, int], float] = {}
         for rows in self._rows:
             ceiling_ms = float("inf")
-            # A pass over fewer tokens never costs more, and noise only ever adds: so trust the cheaper neighbour.
+            # Fewer tokens never cost more, and noise only adds to timings: take the minimum with the next larger count.
             for tokens in reversed(self._tokens):
                 ceiling_ms = min(ceiling_ms, points_ms[rows, tokens])
                 self._points_ms[rows, tokens] = ceiling_ms
         self.scale = 1.0
         self._calibrated_ms = cache(self._interpolated_ms)
-        """Asked for a dozen times a round, and always the same."""
+        """Cached, since it is called with the same arguments a dozen times per round."""
 
     def ms(self, rows: int, tokens: int) -> float:
-        """Expected milliseconds."""
+        """Expected milliseconds of a pass."""
         return self.scale * self._calibrated_ms(rows, tokens)
 
     def observe(self, rows: int, tokens: int, took_ms: float) -> None:
-        """Follow what a round took; outliers count no more than a factor of two."""
+        """Update the scale by a measured pass; an outlier counts at most as a factor of two."""
         ratio = took_ms / self.ms(rows, tokens)
         self.scale *= 1.0 + _SCALE_STEP * (min(max(ratio, 0.5), 2.0) - 1.0)
 
@@ -58,25 +58,25 @@ class CostCurve:
 
 
 class ArmCosts(NamedTuple):
-    """What one drafter takes."""
+    """The costs of one drafter."""
 
     draft: CostCurve
-    """By (rows, speculation length), of rows the drafter has read up to the last round."""
+    """By (rows, speculation length), for rows that the drafter has processed up to the last round."""
     reading: CostCurve
-    """By (1, tokens): what a drafter has to read first of a query that is new to it, or that it was not asked about."""
+    """By (1, tokens): the time to process tokens of a query that is new to the drafter, or was decoded without it."""
 
 
 class Costs(NamedTuple):
-    """What the parts of a round take."""
+    """The costs of a round's parts."""
 
     verify: CostCurve
-    """By (rows, tokens a row)."""
+    """By (rows, tokens per row)."""
     arms: tuple[ArmCosts, ...]
-    """One for each of an engine's drafters."""
+    """For each drafter of the engine."""
 
 
 def _bracket(grid: list[int], value: int) -> tuple[int, int, float]:
-    """The grid points around a value, and how far it lies between them (beyond 1 past the grid's end)."""
+    """The grid points around a value, and its relative position between them (above 1 beyond the grid's end)."""
     if len(grid) == 1:
         return grid[0], grid[0], 0.0
     upper = min(max(bisect_left(grid, value), 1), len(grid) - 1)

@@ -1,7 +1,7 @@
-"""What is known of a drafter's acceptance: by depth for the version, by row for the query.
+"""A drafter's acceptance: by depth for the version, and by row for the query.
 
-Depth d (from 1) is *reached* when the d - 1 proposed tokens before it were accepted; conditional acceptance at d is
-accepted / reached. Counts fade, so the newest rounds speak loudest.
+Depth d (from 1) is *reached* if the d - 1 proposed tokens before it are accepted; conditional acceptance at d is
+accepted / reached. Counts decay exponentially, so the newest rounds have the most weight.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ _DEFAULT_PRIOR = 0.3
 
 @dataclass(slots=True)
 class RowAcceptance:
-    """One query's acceptance against what the version's own figures led to expect."""
+    """One query's acceptance, relative to what its version's acceptance led to expect."""
 
     accepted: float = 0.0
     expected: float = 0.0
 
     @property
     def factor(self) -> float:
-        """How much better (above 1) or worse this query is than the version's average."""
+        """The query's acceptance relative to the version's average; above 1 is better."""
         return (self.accepted + _ROW_PRIOR) / (self.expected + _ROW_PRIOR)
 
 
 class AcceptanceModel:
-    """Conditional acceptance by depth for the drafter version now serving."""
+    """Conditional acceptance by depth of the serving version."""
 
     def __init__(self, max_length: int) -> None:
         self.max_length = max_length
         self.reset({})
 
     def reset(self, gate: dict[str, float]) -> None:
-        """A new version serves: start from its held-out figures (`depth_1`, `depth_2`, …) where the gate has them."""
+        """Start with a new version, from its held-out acceptance (`depth_1`, `depth_2`, …) if the gate measured it."""
         prior = gate.get("depth_1", gate.get("candidate", _DEFAULT_PRIOR))
         self._reached, self._accepted = [], []
         for depth in range(1, self.max_length + 1):
@@ -49,7 +49,7 @@ class AcceptanceModel:
         return [accepted / reached for accepted, reached in zip(self._accepted, self._reached, strict=True)]
 
     def expected(self, rows: Sequence[RowAcceptance], limits: Sequence[int]) -> list[float]:
-        """Of how many rows the proposed tokens up to depths 1, 2, … will be accepted; none has more than its limit."""
+        """Expected number of rows that accept all proposed tokens up to depth 1, 2, …; none beyond its limit."""
         rates, rows_by_depth = self.by_depth(), [0.0] * self.max_length
         for row, limit in zip(rows, limits, strict=True):
             factor, share = row.factor, 1.0
@@ -59,7 +59,7 @@ class AcceptanceModel:
         return rows_by_depth
 
     def observe(self, rows: Sequence[RowAcceptance], proposed: Sequence[int], accepted: Sequence[int]) -> None:
-        """Learn from one round of verdicts."""
+        """Update the estimates by one round."""
         for row, num_proposed, num_accepted in zip(rows, proposed, accepted, strict=True):
             for depth in range(min(num_proposed, num_accepted + 1)):
                 row.expected += self._accepted[depth] / self._reached[depth]

@@ -1,7 +1,8 @@
-"""The newest rounds of one drafter version, by query: how often the first proposed token was accepted, and how sure.
+"""The newest rounds of a drafter version: how often the first proposed token was accepted, with its variance.
 
-Rounds of one query are alike. So a query counts for a few of them only, and rounds are divided by their design
-effect, which is how much less they say than as many independent ones (Rao & Scott 1992, Biometrics 48).
+Rounds of one query are correlated. Each query therefore counts with a limited number of rounds, and the number of
+rounds is divided by their design effect, which converts it to a number of independent rounds (Rao & Scott 1992,
+Biometrics 48).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import Counter, deque
 from typing import NamedTuple
 
 _ROUNDS_A_QUERY = 20
-"""More rounds of one query say little, and would push the others out."""
+"""Most rounds per query; more would add little information, and displace other queries."""
 
 
 class Estimate(NamedTuple):
@@ -21,10 +22,10 @@ class Estimate(NamedTuple):
 
 
 class FirstTokenWindow:
-    """Keeps the newest `num_rounds` rounds.
+    """The newest `num_rounds` rounds.
 
     Args:
-        num_rounds: the window's length.
+        num_rounds: length of the window.
     """
 
     def __init__(self, num_rounds: int) -> None:
@@ -34,20 +35,20 @@ class FirstTokenWindow:
         self._accepted: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        """Rounds that it holds."""
+        """Number of rounds in the window."""
         return len(self._rounds)
 
     @property
     def num_queries(self) -> int:
-        """Queries whose rounds it holds."""
+        """Number of queries with rounds in the window."""
         return len(self._sizes)
 
     def takes(self, query: str) -> bool:
-        """Whether another round of this query would count."""
+        """Whether another round of this query would be counted."""
         return self._sizes[query] < _ROUNDS_A_QUERY
 
     def add(self, query: str, accepted: bool) -> None:
-        """One round of a query that counts."""
+        """Add one round of a query that `takes` accepts."""
         if len(self._rounds) == self._num_rounds:
             oldest, was_accepted = self._rounds.popleft()
             self._sizes[oldest] -= 1
@@ -60,14 +61,14 @@ class FirstTokenWindow:
 
     @property
     def rate(self) -> float:
-        """Share of accepted rounds."""
+        """Share of rounds whose first token was accepted."""
         return self._accepted.total() / len(self._rounds) if self._rounds else 0.0
 
     def estimate(self, correlation: float) -> Estimate:
-        """The rate, of as many independent rounds as these are worth.
+        """The rate, with the variance for the effective number of independent rounds.
 
-        One success and one failure are added (Agresti & Caffo 2000, The American Statistician 54): without them, a few
-        rounds at a rate near 1 would seem to be certain.
+        One success and one failure are added (Agresti & Caffo 2000, The American Statistician 54); otherwise a few
+        rounds with a rate near 1 would have hardly any variance.
 
         Args:
             correlation: of two rounds of one query.
@@ -78,9 +79,8 @@ class FirstTokenWindow:
         return Estimate(rate, rate * (1 - rate) / (worth + 2))
 
     def correlation(self) -> float:
-        """Of two rounds of one query, at most 1: the analysis-of-variance estimate (Ridout et al. 1999, Biometrics 55).
-
-        0 where rounds tell nothing of it.
+        """The correlation of two rounds of one query, at most 1, by analysis of variance (Ridout et al. 1999,
+        Biometrics 55); 0 if the rounds do not allow an estimate.
         """
         num_rounds, num_queries, rate = len(self._rounds), len(self._sizes), self.rate
         if num_queries < 2 or num_rounds == num_queries:
@@ -95,5 +95,5 @@ class FirstTokenWindow:
 
     @property
     def _mean_size(self) -> float:
-        """Of the query that a round belongs to."""
+        """The mean number of rounds of the query that a random round belongs to."""
         return sum(size * size for size in self._sizes.values()) / len(self._rounds)

@@ -1,9 +1,9 @@
-"""After a swap: is the new drafter version accepted as often as the one before it?
+"""Compares a new drafter version's acceptance with that of the version before the swap.
 
-What is compared is the share of rounds whose *first* proposed token was accepted. Unlike accepted / proposed it does
-not depend on the speculation length, which the policy changes as acceptance changes. A two-proportion z-test on the
-newest rounds of either version decides. A version is not worse because the first query after its swap is a hard one:
-several are waited for, and rounds count for what those of one query are worth together.
+The measure is the share of rounds whose *first* proposed token was accepted. Unlike accepted / proposed it does not
+depend on the speculation length, which the policy adapts to acceptance. The decision is a two-proportion z-test on the
+newest rounds of both versions. So that one hard query after the swap does not decide, several queries are needed, and
+correlated rounds of one query count less.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from osd.speculation.first_token_window import FirstTokenWindow
 
 _MIN_QUERIES = 3
 _LEAST_CORRELATION = 0.1
-"""Of rounds of one query; a few queries may look more alike than queries are."""
+"""Lower bound for the correlation of rounds of one query, since a few queries may look more alike than they are."""
 
 
 class SwapWatch:
-    """First-token acceptance of the serving version, against that of its predecessor."""
+    """First-token acceptance of the serving version, and of the one before."""
 
     def __init__(self, config: SwapConfig) -> None:
         self.config = config
@@ -32,27 +32,27 @@ class SwapWatch:
         self._verdict: Verdict = "sound"
 
     def swapped(self, *, watch: bool) -> None:
-        """Another version serves from now on; `watch` is False after a roll back, which is not judged again."""
-        # A roll back returns to the version that `_before` is of.
+        """Another version serves from now on; `watch` is False after a roll back, which is not compared again."""
+        # After a roll back, the serving version is the one that `_before` describes.
         if watch and self._is_known:
             self._before = self._after
-            # How much queries differ is read from the version that is known well.
+            # The version before has many rounds, so the correlation is estimated from them.
             self._correlation = max(self._before.correlation(), _LEAST_CORRELATION)
         self._after = FirstTokenWindow(self.config.watch_rounds)
         self._watching = watch and self._before is not None
         self._verdict = "undecided" if self._watching else "sound"
 
     def wants_rounds(self, queries: Iterable[str]) -> bool:
-        """True while the new version is being judged and one of these could help: speculate at least a little."""
+        """Whether rounds of these queries would help a pending comparison, so that they must not be plain."""
         return self._watching and any(self._after.takes(query) for query in queries)
 
     def observe(self, query: str, first_accepted: bool) -> None:
-        """One row's round that proposed at least one token. Of a version found worse nothing more is needed."""
+        """Add one row's round with at least one proposed token. Ignored once the version was found worse."""
         if self._verdict != "worse" and self._after.takes(query):
             self._after.add(query, first_accepted)
 
     def verdict(self) -> Verdict:
-        """To be asked after every round: a version is judged once there are enough, and sound after `watch_rounds`."""
+        """Call this after every round. Decides once there are enough rounds; "sound" after `watch_rounds`."""
         if self._watching and self._is_known:
             if self.fall_z() > self.config.roll_back_z:
                 self._verdict = "worse"
@@ -66,7 +66,7 @@ class SwapWatch:
         return 0.0 if self._before is None else self._before.rate, self._after.rate
 
     def fall_z(self) -> float:
-        """By how many standard errors acceptance fell; negative when it rose, 0 with nothing to compare with."""
+        """By how many standard errors acceptance fell; negative if it rose, 0 if there is nothing to compare with."""
         if self._before is None:
             return 0.0
         before, after = self._before.estimate(self._correlation), self._after.estimate(self._correlation)

@@ -1,9 +1,9 @@
-"""Hot swap: watches the weight store, loads and prepares a version beside the old one, swaps it in between two steps.
+"""Hot swap: watches the weight store, prepares a new version beside the serving one, and swaps it in between two steps.
 
-consumes: the store's `latest` pointer; the engine's acceptance figures; roll-backs by hand, seen in the manifests
+consumes: the store's `latest` pointer; the engine's acceptance figures; roll backs by hand, seen in the manifests
 waits for: the poll interval
 is unblocked by: `wake`, `stop`
-on failure: a version that is torn or does not fit is refused once, with the reason; the old one serves on
+on failure: a version that is damaged or does not fit is refused once, with the reason; the old one continues to serve
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 class HotSwap:
-    """Keeps one drafter of an engine at the store's latest sound version.
+    """Keeps one drafter of an engine at the store's latest intact version.
 
     Args:
-        store: where versions appear.
-        engine: which serves the drafter.
-        poll_interval_s: how often the store and the engine's figures are looked at.
-        on_event: told of refusals and roll-backs.
+        store: where versions are published.
+        engine: serves the drafter.
+        poll_interval_s: interval at which store and acceptance figures are read.
+        on_event: called on refusals and roll backs.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class HotSwap:
         self._refused: dict[int, str] = {}
         self._rolled_back = self._marked_versions()
         self._judged: DrafterId | None = None
-        """The last version that was found worse, and dealt with."""
+        """The last version that was found worse and rolled back."""
         self._is_asked = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -64,16 +64,16 @@ class HotSwap:
             self._thread.join()
 
     def wake(self) -> None:
-        """Look at the store now instead of at the next poll: a version was published or rolled back."""
+        """Read the store now instead of at the next poll, since a version was published or rolled back."""
         self._is_asked = True
         self._wake.set()
 
     def refusal(self, number: int) -> str | None:
-        """Why the engine refused a version; None where it did not."""
+        """Why the engine refused a version; None if it did not."""
         return self._refused.get(number)
 
     def check_now(self) -> None:
-        """Look at the store once, in the caller's thread."""
+        """Read the store once, in the caller's thread."""
         figures = self._engine.figures()
         is_news = figures.verdict == "worse" and figures.drafter != self._judged
         if is_news and self._roll_back(figures):
@@ -93,18 +93,18 @@ class HotSwap:
             self._refused[manifest.number] = str(error)
             self._event("refuse", f"drafter version {manifest.number} refused: {error}", version=manifest.number)
             return
-        # Going back to an older version undoes a swap; judging that against the newer one would make no sense.
+        # A swap to an older version is a roll back, and is not compared with the newer version.
         self._engine.commit(watch=manifest.number > serving.version)
         self._judged = None
 
     def _roll_back(self, figures: AcceptanceFigures) -> bool:
-        """Go back to the version before; False where that is put off, since a newer one has yet to be tried."""
+        """Roll back to the version before; False if that is postponed because a newer version is still to be tried."""
         version = figures.drafter.version
         reason = f"first-token acceptance fell from {figures.before:.2f} to {figures.after:.2f} after the swap"
         latest = self._store.latest()
         try:
             if latest is not None and latest.number in self._refused:
-                latest = self._store.roll_back(reason="refused by the engine")  # it would shield the one below it
+                latest = self._store.roll_back(reason="refused by the engine")  # it must not stay the latest
             if latest is None or latest.number != version:
                 return False
             restored = self._store.roll_back(reason=reason)
@@ -117,16 +117,16 @@ class HotSwap:
         return True
 
     def _report_manual_roll_backs(self, to: int) -> None:
-        """Count and report what was rolled back since the last look; roll-backs of our own are known already."""
+        """Count and report roll backs since the last call that were not made by this object."""
         marked = self._marked_versions()
-        # One roll back marks every version that it passes over, with one reason: the newest is the one that served.
+        # A roll back marks every version that it passes over with the same reason; the newest is the one that served.
         newest_by_reason = {marked[version]: version for version in sorted(marked.keys() - self._rolled_back.keys())}
         for why, version in newest_by_reason.items():
             self._report_roll_back(version, to, f", by hand: {why}", manual=True)
         self._rolled_back = marked
 
     def _marked_versions(self) -> dict[int, str]:
-        """Every version that is marked as rolled back, and why."""
+        """Every version that is marked as rolled back, and the reason."""
         return {manifest.number: manifest.rolled_back for manifest in self._store.list() if manifest.rolled_back}
 
     def _report_roll_back(self, version: int, to: int, why: str, *, manual: bool) -> None:

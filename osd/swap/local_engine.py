@@ -21,11 +21,11 @@ class _Prepared(NamedTuple):
 
 
 class LocalEngine:
-    """Implements `osd.ports.swap.SwapPort`.
+    """Implements `osd.ports.swap.SwapPort` for an engine in this process.
 
     Args:
         loop: runs the engine.
-        drafter: the name of the drafter whose weights are replaced.
+        drafter: name of the drafter whose versions are swapped.
     """
 
     def __init__(self, loop: EngineLoop, drafter: str) -> None:
@@ -33,7 +33,7 @@ class LocalEngine:
         self._prepared: _Prepared | None = None
 
     def prepare(self, manifest: WeightManifest, state: Mapping[str, Tensor]) -> None:
-        """See `SwapPort`. On the caller's thread: between two steps every row would wait for it."""
+        """See `SwapPort`. Runs on the caller's thread, so that no row waits."""
         with self._loop.changing:
             self._prepared = self._made_ready(manifest, state)
 
@@ -42,7 +42,7 @@ class LocalEngine:
         assert self._prepared is not None
         with self._loop.changing:
             manifest, state, drafter, swap_in = self._prepared
-            if self._drafter() is not drafter:  # compiled kernels took over meanwhile
+            if self._drafter() is not drafter:  # compiled kernels have taken over meanwhile
                 swap_in = self._made_ready(manifest, state).swap_in
             self._loop.call(lambda engine: engine.load_drafter(manifest, swap_in, watch=watch)).result()
         self._prepared = None

@@ -1,8 +1,8 @@
-"""Block verification: accepts the longest sound block of a proposal, judging its tokens together.
+"""Block verification: accepts the longest block of a proposal that passes a joint test of its tokens.
 
-Sun et al. 2024 (arXiv 2403.10444, algorithm 2). The output follows the target's distribution exactly, as with
-token-wise rejection (`osd.verify.token_rule`), and in expectation never fewer tokens are accepted: a token that the
-target likes more than the drafter did makes up for an earlier one that it liked less.
+Sun et al. 2024 (arXiv 2403.10444, algorithm 2). As with token-wise rejection (`osd.verify.token_rule`), the output
+follows the target's distribution exactly. The expected number of accepted tokens is never lower: a token that is
+likelier under the target than under the drafter can compensate for an earlier one that is less likely.
 
 Shapes: B rows, K proposed tokens (row b has the first `lengths[b]` of them), Q = K + 1 positions, V vocabulary.
 """
@@ -23,20 +23,20 @@ def reject_blockwise(
     lengths_B: Tensor,
     uniform_BQ: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Keep the longest block of each row's proposal that passes its test, and draw the token that follows it.
+    """Accept the longest block of each row's proposal that passes its test, and draw the token that follows it.
 
-    With p_0 = 1, the first i tokens weigh p_i = min(1, p_(i-1) * target(x_i) / draft(x_i)). At the position after them
-    the residual is max(p_i * target - draft, 0), which adds up to e_i. A block of i < length tokens passes with
-    probability e_i / (e_i + 1 - p_i), the whole proposal with p_length. The *recovered* token is drawn from the
-    residual after the longest block that passed; after the whole proposal, the *bonus* token is drawn from the target.
+    With p_0 = 1, the first i tokens have weight p_i = min(1, p_(i-1) * target(x_i) / draft(x_i)). The residual at the
+    position after them is max(p_i * target - draft, 0), whose sum is e_i. A block of i < length tokens passes with
+    probability e_i / (e_i + 1 - p_i), the whole proposal with p_length. After the longest block that passed, the
+    *recovered* token is drawn from the residual; after the whole proposal, the *bonus* token is drawn from the target.
 
     Args:
-        target_probs_BQV: what the query may be drawn from at each position.
-        draft_probs_BKV: the very distributions the proposed tokens were drawn from. From the first that is not a
-            distribution on (a broken drafter's), a row counts as proposing nothing. None where each token was its
-            drafter's only candidate, of probability 1.
-        proposed_BK: the proposed token ids.
-        lengths_B: how many each row proposes.
+        target_probs_BQV: the target's distribution at each position, after shaping.
+        draft_probs_BKV: the distributions that the proposed tokens were drawn from. A row's proposal ends before the
+            first one that is not a distribution (NaN). None if each token was its drafter's only candidate
+            (probability 1).
+        proposed_BK: ids of the proposed tokens.
+        lengths_B: number of tokens that each row proposes.
         uniform_BQ: uniform draws in (0, 1): `lengths[b]` tests, then the draw of the last token.
 
     Returns:
@@ -67,7 +67,7 @@ def reject_blockwise(
     if num_proposed:
         rest_BV, position_B = kept_weight_B[:, None] * weights_BV, num_accepted_B.clamp(max=num_proposed - 1)
         residual_BV = residual(rest_BV, draft_probs_BKV, proposed_BK, position_B)
-        # The residual is empty only where target and draft agree to rounding; then nothing is rejected but by rounding.
+        # The residual is empty only if target and draft agree up to rounding; then draw from the target.
         is_drawn_B = (num_accepted_B < lengths_B) & (residual_BV.sum(dim=-1) > 0)
         weights_BV = torch.where(is_drawn_B[:, None], residual_BV, weights_BV)
     return num_accepted_B, draw(weights_BV, last_uniform_B)

@@ -1,4 +1,4 @@
-"""Restricting rows to the tokens that their constraints allow, before anything else is made of the logits.
+"""Applies constraints: restricts rows to their allowed tokens, before the logits are used for anything else.
 
 Shapes: B rows, K proposed tokens, Q = K + 1 positions, V vocabulary.
 """
@@ -18,12 +18,12 @@ from osd.records.proposal import Proposal
 
 
 def constrained(logits_BQV: Tensor, constraints: Sequence[RowConstraint | None], proposal: Proposal | None) -> Tensor:
-    """A copy of the logits in which every token that a row's constraint forbids has -inf, and so probability 0.
+    """A copy of the logits with -inf, that is, probability 0, for every token that a row's constraint forbids.
 
     Args:
-        logits_BQV: row b's position i follows its known tokens and the first i proposed ones.
-        constraints: by row; None: it may go on with any token.
-        proposal: None when no row proposes.
+        logits_BQV: position i of row b follows the row's known tokens and the first i proposed ones.
+        constraints: by row; None: no constraint.
+        proposal: None if no row proposes.
     """
     logits_BQV = logits_BQV.clone()
     num_positions, vocab_tokens = logits_BQV.shape[1:]
@@ -32,7 +32,7 @@ def constrained(logits_BQV: Tensor, constraints: Sequence[RowConstraint | None],
             continue
         length = 0 if proposal is None else proposal.lengths[row]
         proposed = [] if proposal is None else tensor(proposal.token_ids_BK)[row, :length].tolist()
-        # Nothing is drawn at the positions after the row's own.
+        # Positions beyond the row's own proposal are not used.
         bits_QW = constraint.allowed(proposed)[:num_positions]
         allowed_QV = np.unpackbits(bits_QW.view(np.uint8), axis=1, count=vocab_tokens, bitorder="little").astype(bool)
         logits_BQV[row, : len(bits_QW)].masked_fill_(~upload(allowed_QV, logits_BQV.device), -torch.inf)
