@@ -1,8 +1,8 @@
-"""The `feature` drafter, serving side: a chain of one-layer steps from the target's last hidden state.
+"""The `feature` drafter in serving: a chain of one-layer steps from the target's last hidden state.
 
-Each round it first reads, for every row, the entries whose hidden states the target has computed since (all of them
-at once, so a drafter that was not called for a while catches up by itself), then feeds itself its own features. A back
-end computes this (`osd.kernels.backend.FeatureRound`); what is known of each row is kept here.
+A round first reads, for every row, the entries whose hidden states the target has computed since the last one (so a
+drafter that was not called for a while catches up), then feeds the drafter its own features. The back end computes this
+(`osd.kernels.backend.FeatureRound`); which entries are known is tracked here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class FeatureDrafter:
     """Serves one `FeatureNet` for all rows.
 
     Args:
-        config: shapes of the network.
+        config: sizes of the network.
         shared: the target's embedding and head.
-        backend: what computes.
+        backend: creates what computes.
         num_slots: rows.
         max_context_tokens: longest row.
         max_length: most tokens proposed per round.
@@ -50,26 +50,26 @@ class FeatureDrafter:
         self.id = DrafterId("feature", 0)
         self.config = config
         self.device = shared.embedding_VH.device
-        with self.device:  # a large one's first weights take seconds to draw on a CPU
+        with self.device:  # drawing a large network's initial weights on a CPU would take seconds
             net = FeatureNet(config).to(shared.embedding_VH.dtype).eval().requires_grad_(False)
         self._max_length = max_length
         self._most_ahead = 2 * (max_length + 1)
-        """Entries that a round writes beyond a row's known ones: padding, then its own steps."""
+        """Entries that a round writes beyond a row's known ones: padding, then the chain's steps."""
         self.round = backend.feature_round(
             net, shared, num_slots=num_slots, max_context_tokens=max_context_tokens, max_length=max_length
         )
         """Computes the proposals."""
-        # Row b's cache is sound for entries first[b] .. end[b] - 1.
+        # The cache of row b is valid for entries first[b] .. end[b] - 1.
         self._first = [0] * num_slots
         self._end = [0] * num_slots
 
     def reset_row(self, row: int) -> None:
-        """A new query starts in the row. What the last one left is zeroed: even masked, a NaN would spoil it."""
+        """Begin a new query in a row. Its cache is zeroed, since even a masked NaN of the last query would spoil it."""
         self.round.cache.clear(row, 0, self._end[row] + self._most_ahead)
         self._first[row] = self._end[row] = 0
 
     def swap_rows(self, row: int, other: int) -> None:
-        """Let two rows change places."""
+        """Exchange two rows."""
         self.round.cache.swap(row, other, max(self._end[row], self._end[other]))
         for bound in (self._first, self._end):
             bound[row], bound[other] = bound[other], bound[row]
@@ -81,11 +81,11 @@ class FeatureDrafter:
         self._first, self._end = other._first, other._end
 
     def state(self) -> dict[str, Tensor]:
-        """What a weight version carries."""
+        """The tensors of a drafter version."""
         return self.round.net.state_dict()
 
     def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
-        """See `Drafter`. The cache stays: stale entries cost acceptance, never correctness."""
+        """See `Drafter`. The cache is kept: entries by old weights cost acceptance, never correctness."""
         check_state(state, self.state())
         self._check_vocabulary(state["vocab_ids_R"])
         with beside(self.device):
@@ -102,24 +102,24 @@ class FeatureDrafter:
         if bool((ids_R < 0).any()) or bool((ids_R >= self.config.target_vocab_tokens).any()):
             raise WeightsRefusedError("tensor 'vocab_ids_R' names tokens outside the target's vocabulary")
         if len(set(ids_R.tolist())) < len(ids_R):
-            # Its two shares of probability would not be told apart, and the output would not be the target's.
+            # With a duplicate, the token's probability would be split in two, and verification would be wrong.
             raise WeightsRefusedError("tensor 'vocab_ids_R' names a token twice")
 
     def propose(self, batch: DraftBatch) -> Proposal:
-        """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
+        """Run a chain of `max(lengths)` steps for all rows; rows that asked for fewer are cut."""
         for row, num_tokens in enumerate(batch.num_tokens):
-            if num_tokens - 1 - self._end[row] > self._max_length + 1:  # its first round, or one after a pause
+            if num_tokens - 1 - self._end[row] > self._max_length + 1:  # a query's first round, or after a pause
                 self._read_ahead(row, batch)
         starts, counts = self._new_entries(batch.num_tokens)
         ids_BK, probs_BKV = self.round.propose(batch, starts, counts, self._first[: len(starts)])
         return Proposal(ids_BK, batch.lengths, probs_BKV, self.id)
 
     def _new_entries(self, num_tokens: Sequence[int]) -> tuple[list[int], list[int]]:
-        """By row, the first entry that was not read yet, and how many there are."""
+        """Each row's first new entry, and its number of new entries."""
         starts, counts = [], []
         for row, num in enumerate(num_tokens):
             oldest = max(num - 1 - self.config.window_tokens, 0)
-            if self._end[row] < oldest:  # what lies further back than the window is never looked at again
+            if self._end[row] < oldest:  # entries before the attention window are never read again
                 self._first[row] = self._end[row] = oldest
             starts.append(self._end[row])
             counts.append(num - 1 - self._end[row])
@@ -127,7 +127,7 @@ class FeatureDrafter:
         return starts, counts
 
     def _read_ahead(self, row: int, batch: DraftBatch) -> None:
-        """Read all new entries of one row but the last, so that no other row is padded to as many."""
+        """Read all new entries of one row but the last, so that other rows are not padded to its length."""
         last = batch.num_tokens[row] - 2
         start = max(self._end[row], last - self.config.window_tokens + 1)
         if start > self._end[row]:

@@ -1,7 +1,7 @@
-"""The `model` drafter, serving side: any small causal LM with the target's vocabulary, over its own slot cache.
+"""The `model` drafter in serving: any small causal LM with the target's vocabulary, over its own slot cache.
 
-Each round it reads the tokens that were committed since (all of them at once, so a drafter that was not called for a
-while catches up by itself), then its own choices one after the other.
+A round first reads the tokens committed since the last one (so a drafter that was not called for a while catches up),
+then the tokens that it chooses, one after the other.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from osd.records.drafter_id import DrafterId
 from osd.records.proposal import DraftBatch, Proposal
 
 _CATCH_UP_TOKENS = 256
-"""Most positions read in one pass while catching up with a row, so that no long prompt needs a giant pass."""
+"""Most positions per pass while catching up, so that a long prompt does not need one huge pass."""
 
 _ROUND_TOKENS = 17
-"""Most positions that a round adds: the longest speculation, and the token after it."""
+"""Most positions that a round adds: the longest proposal, and the token before it."""
 
 
 class ModelDrafter:
@@ -31,10 +31,10 @@ class ModelDrafter:
 
     Args:
         model: a loaded causal LM with the target's vocabulary.
-        backend: what computes.
+        backend: creates what computes.
         num_slots: rows.
         max_context_tokens: longest row.
-        target_vocab_tokens: size of the target's output.
+        target_vocab_tokens: size of the target's vocabulary.
     """
 
     needs_hidden = False
@@ -53,16 +53,16 @@ class ModelDrafter:
         )
         self._vocab_tokens = target_vocab_tokens
         self._end = [0] * num_slots
-        """Positions of each row that the drafter has read and that are known to be right."""
+        """Number of positions in each row that the drafter has read and that were committed."""
 
     def reset_row(self, row: int) -> None:
-        """A new query starts in the row. What the last one left is zeroed: even masked, a NaN would spoil it."""
-        # Beyond what is known lie its own proposals, and padding beside rows with more to read.
+        """Begin a new query in a row. Its cache is zeroed, since even a masked NaN of the last query would spoil it."""
+        # Beyond the known positions lie rejected proposals, and padding.
         self._lm.clear_row(row, 0, self._end[row] + _CATCH_UP_TOKENS)
         self._end[row] = 0
 
     def swap_rows(self, row: int, other: int) -> None:
-        """Let two rows change places."""
+        """Exchange two rows."""
         self._lm.swap_rows(row, other, max(self._end[row], self._end[other]))
         self._end[row], self._end[other] = self._end[other], self._end[row]
 
@@ -74,11 +74,11 @@ class ModelDrafter:
         self._end = other._end
 
     def state(self) -> dict[str, Tensor]:
-        """What a weight version carries."""
+        """The tensors of a drafter version."""
         return model_state(self._lm.model)
 
     def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
-        """See `Drafter`. The swap copies in place: captured work reads this very memory."""
+        """See `Drafter`. The swap copies in place, since captured work reads this memory."""
         expected = self.state()
         check_state(state, expected)
         with beside(self._lm.device):
@@ -93,7 +93,7 @@ class ModelDrafter:
         return swap_in
 
     def propose(self, batch: DraftBatch) -> Proposal:
-        """A chain of `max(lengths)` steps for all rows; rows that want fewer are cut."""
+        """Run a chain of `max(lengths)` steps for all rows; rows that asked for fewer are cut."""
         self._read_ahead(batch)
         starts = [min(end, num - 1) for end, num in zip(self._end, batch.num_tokens, strict=False)]
         counts = [num - start for num, start in zip(batch.num_tokens, starts, strict=True)]
@@ -102,7 +102,7 @@ class ModelDrafter:
         return Proposal(ids_BK, batch.lengths, probs_BKV, self.id)
 
     def _read_ahead(self, batch: DraftBatch) -> None:
-        """Bring rows with more to read than a round adds (a query's first, or after a pause) up to their last token."""
+        """Read all but the last new token of rows with more new tokens than a round adds."""
         for row, num_tokens in enumerate(batch.num_tokens):
             if num_tokens - self._end[row] <= _ROUND_TOKENS:
                 continue

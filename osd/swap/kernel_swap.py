@@ -1,13 +1,13 @@
-"""From torch's operations to compiled kernels, while queries are served: a hot swap of what computes.
+"""Replaces torch's operations by compiled kernels while queries are served.
 
-Where the kernels for this CPU are not compiled yet, an engine starts without them. Once they are, target and drafter
-are made a second time, with the same weights, checks and measurements as at a start that finds the kernels compiled;
-and between two steps they take over the rows of those that serve.
+If the kernels for this CPU are not compiled yet, the engine starts without them. Once they are, target and drafter are
+built a second time, with the same weights, checks and measurements as at a start with compiled kernels; between two
+steps they take over the rows of the old ones.
 
 consumes: the process that compiles
 waits for: its end
 is unblocked by: `stop`
-on failure: torch's operations serve on; an event and the log say why
+on failure: torch's operations continue to serve; an event and the log say why
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ Remake = Callable[[Target, Sequence[Drafter]], tuple[Target, list[Drafter]]]
 
 
 class Build(Protocol):
-    """Compiles the kernels (`osd.kernels.cpu.compiling.building.Build`)."""
+    """Compiles the kernels (implemented by `osd.kernels.cpu.compiling.building.Build`)."""
 
     def wait(self, on_progress: Callable[[str], None]) -> bool:
-        """Wait until all is compiled; False: it was stopped before."""
+        """Wait until all kernels are compiled; False if it was stopped before."""
         ...
 
     def stop(self) -> None:
-        """End it."""
+        """Stop compiling."""
         ...
 
 
 class KernelSwap:
-    """Lets compiled kernels take over once they are there.
+    """Lets compiled kernels take over once they are compiled.
 
     Args:
         build: compiles them.
-        loop: the engine.
-        remake: see above; called on a thread of its own.
-        on_event: told how it ended.
-        on_progress: told how far the kernels are, and how it ended.
+        loop: the engine's loop.
+        remake: builds target and drafter; called on a thread of its own.
+        on_event: told of the result.
+        on_progress: told of the progress of compiling, and of the result.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class KernelSwap:
         self._thread = threading.Thread(target=self._run, name="osd-kernel-swap", daemon=True)
 
     def start(self) -> None:
-        """Start waiting."""
+        """Start the thread that waits."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the process that compiles; a swap that has begun is finished."""
+        """Stop compiling; a swap that has begun is completed."""
         self._build.stop()
         if self._thread.is_alive():
             self._thread.join()
@@ -89,7 +89,7 @@ class KernelSwap:
             self._event("error", f"torch's operations serve on, and are slower: {reason(error)}")
 
     def swap(self) -> None:
-        """Load the kernels, and put them in the place of torch's operations.
+        """Load the kernels, and let them take over from torch's operations.
 
         Raises:
             OsdError: they cannot be loaded, or give other logits than the plain model.
@@ -115,7 +115,7 @@ class KernelSwap:
         use_huge_pages()
         config = self._loop.call(lambda engine: engine.config).result()
         num_slots, max_length = config.engine.max_slots, config.speculation.max_length
-        # The rows of a target that stays hold what queries have read, and its passes cost what they did.
+        # A target that stays keeps its rows and its measured costs.
         verify = self._loop.call(lambda engine: engine.policy.verify).result() if target is old_target else None
         costs = self._between_steps(
             calibration(target, drafters, num_slots=num_slots, max_length=max_length, verify=verify)
@@ -127,7 +127,7 @@ class KernelSwap:
         self._loop.call(take_over).result()
 
     def _between_steps(self, work: Generator[None, None, T]) -> T:
-        """Do it part by part on the engine's thread: timings are not disturbed there, and no query waits for long."""
+        """Run the parts of `work` between steps on the engine's thread: timings are exact there, and delays short."""
 
         def go_on(engine: Engine) -> tuple[T] | None:
             try:

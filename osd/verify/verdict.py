@@ -27,26 +27,26 @@ from osd.verify.token_rule import match_greedy
 
 
 class Row(Protocol):
-    """What verification asks of a query (`osd.engine.sequence.Sequence`)."""
+    """What verification needs of a query (implemented by `osd.engine.sequence.Sequence`)."""
 
     @property
     def request(self) -> Request:
-        """Its sampling parameters are read."""
+        """The request, for its sampling parameters."""
         ...
 
     @property
     def shape(self) -> Shape:
-        """Of the distributions that it is drawn from."""
+        """The shaping parameters of its distributions."""
         ...
 
     @property
     def generator(self) -> Random:
-        """Its own stream of draws."""
+        """Its own random generator."""
         ...
 
     @property
     def output_ids(self) -> Sequence[int]:
-        """What it has answered so far, which penalties count."""
+        """Its output so far, which penalties count."""
         ...
 
     @property
@@ -58,17 +58,17 @@ class Row(Protocol):
 def verify_rows(
     logits: Logits, rows: Sequence[Row], proposal: Proposal | None, *, rule: AcceptRule = "token"
 ) -> list[list[int]]:
-    """Judge each row's proposal against the target's logits at its K + 1 positions.
+    """Verify each row's proposal against the target's logits at its K + 1 positions.
 
     Args:
-        logits: row b's position i follows its known tokens and the first i proposed ones.
+        logits: position i of row b follows the row's known tokens and the first i proposed ones.
         rows: the decoding rows.
-        proposal: None when no row proposes.
-        rule: for sampled rows: "token", token-wise rejection, or "block", block verification.
+        proposal: None if no row proposes.
+        rule: the accept rule for sampled rows.
 
     Returns:
-        What each row commits: the accepted tokens, then the recovered or bonus one. Nothing where logits that decided
-        this are NaN or infinite.
+        The tokens that each row commits: the accepted ones, then the recovered or bonus token. Empty if the logits that
+        determine them are NaN or infinite.
     """
     lengths = [0] * len(rows) if proposal is None else proposal.lengths
     num_proposed = max(lengths)
@@ -94,7 +94,7 @@ def verify_rows(
         else:
             *_, num_accepted, next_token = ids
             tokens = [*ids[:num_accepted], next_token]
-        # A block's verdict hangs on all of its positions.
+        # Block verification depends on all of a row's positions.
         num_decisive = len(tokens) if is_greedy or rule == "token" else length + 1
         committed.append(tokens if all(is_finite_Q[:num_decisive]) else [])
     return committed
@@ -108,7 +108,7 @@ def _verdicts(
     lengths: Sequence[int],
     rule: AcceptRule,
 ) -> Numbers:
-    """How many proposed tokens each row keeps, and the token that follows them, `[B, 2]`; zeros for greedy rows.
+    """How many proposed tokens each row accepts, and the token that follows them, `[B, 2]`; zeros for greedy rows.
 
     Rows are judged in groups of one kind each, from their own logits, so that a row's rounding and draws do not depend
     on whether another row of the batch has penalties, or tokens that were drawn.
@@ -133,7 +133,7 @@ def _verdicts(
 def _sampled(
     rows: Sequence[Row], sampled: list[int], lengths: Sequence[int], proposal: Proposal | None, rule: AcceptRule
 ) -> SampledRows:
-    """The sampled ones among the rows, each with draws from its own stream: no more than its own proposal needs."""
+    """The sampled rows among these, each with as many draws from its own generator as its proposal needs."""
     width = (max(proposal.lengths) if proposal else 0) + 1
     return SampledRows(
         rows=sampled,
@@ -146,7 +146,7 @@ def _sampled(
 
 
 def _penalised(logits_BQV: Tensor, rows: Sequence[Row], proposal: Proposal | None) -> Tensor:
-    """The logits in float32, with the penalties of the rows that have any."""
+    """The logits in float32, with penalties applied to the rows that have any."""
     proposed_BK = proposed_ids(proposal, logits_BQV)
     logits_BQV = logits_BQV.float()
     penalised = [
@@ -159,7 +159,7 @@ def _penalised(logits_BQV: Tensor, rows: Sequence[Row], proposal: Proposal | Non
 
 
 def proposed_ids(proposal: Proposal | None, logits_BQV: Tensor) -> Tensor:
-    """Every row's proposed tokens beside its logits, `[B, K]`; where there is no proposal, K is 0."""
+    """The proposed tokens of every row, on the logits' device, `[B, K]`; K is 0 without a proposal."""
     if proposal is None:
         return logits_BQV.new_empty(len(logits_BQV), 0, dtype=torch.long)
     return tensor(proposal.of_length(max(proposal.lengths)))

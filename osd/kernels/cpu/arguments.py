@@ -1,4 +1,4 @@
-"""What the compiled stack of layers is called with; numba takes named tuples of arrays and numbers as they are.
+"""Argument types of the compiled functions: named tuples of arrays and numbers, which numba accepts directly.
 
 Shapes: A layers, R rows (B rows of the cache with Q new positions each), H hidden size, I the MLP's, N query heads,
 M key/value heads, X = N + 2M, Y = 2M, D head size, L positions, S slots; of a drafter K steps, R reduced vocabulary.
@@ -14,102 +14,102 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 COUNTERS = 8
-"""int64 that a phase's tasks are counted in (`osd.kernels.cpu.sharing`): a cache line."""
+"""int64 counters per phase (see `osd.kernels.cpu.sharing`): one cache line."""
 LAYER_PHASES = 8
 CHAIN_PHASES = 5
-"""Of a step, round its layers."""
+"""Phases of a drafting step in addition to those of its layers."""
 
 
 class Stack(NamedTuple):
-    """What is the same for every pass. Weights are given by the address of their tiles."""
+    """What is the same for every pass over a stack of layers. Weights are given as addresses of their tiles."""
 
     qkv_A: Array
     attention_out_A: Array
     gate_up_A: Array
     down_A: Array
     bits: int
-    """Of a code (`osd.kernels.cpu.products.codes`); 0 where the tiles hold weights."""
+    """Bits of a quantised weight (`osd.kernels.cpu.products.codes`); 0 where the tiles are not quantised."""
     norms_A2H: Array
-    """Before attention, before the MLP."""
+    """Weights of the norms before attention and before the MLP."""
     head_norms_A2D: Array
-    """Of queries, of keys; `[A, 2, 0]` where the model has none."""
+    """Weights of the norms of queries and keys; `[A, 2, 0]` where the model has none."""
     final_norm_H: Array
     eps: np.float32
     cos_LD: Array
     sin_LD: Array
     scale: np.float32
     reaches_A: Array
-    """How many positions back a query looks, with its own."""
+    """How many positions each layer's attention spans, the query's own included."""
     num_heads: int
     """N."""
     gate_size: int
     """I."""
     num_phases: int
-    """Of all layers, and of the norm that follows them."""
+    """Phases of all layers and of the norm after them."""
     num_elements: int
-    """Of a row's scratch, beside what goes in and what comes out."""
+    """Elements of scratch memory per row, without the pass's input and output."""
     keys_ASMCKW: Array
     """See `osd.kernels.cpu.tiled_cache`."""
     values_ASMHTW: Array
 
 
 class Span(NamedTuple):
-    """Which positions a pass reads."""
+    """The positions that a pass processes."""
 
     slots_B: Array
-    """Each row's place in the cache."""
+    """Each row's slot in the cache."""
     starts_B: Array
     firsts_B: Array
-    """The first position that may be looked at."""
+    """Each row's first position that may be attended to."""
     num_new: int
 
 
 class Scratch(NamedTuple):
-    """What a pass writes: `x_RH` is the embedding at first, and in the end what comes out of the last layer."""
+    """What a pass writes: `x_RH` holds the embeddings at first, and at the end the last layer's output."""
 
     x_RH: Array
     normed_RH: Array
     heads_RP: Array
-    """P = X * D; the next is the same memory, head by head."""
+    """P = X * D; `heads_RXD` is the same memory by head."""
     heads_RXD: Array
     attended_RP: Array
-    """P = N * D; likewise."""
+    """P = N * D; `attended_RND` is the same memory by head."""
     attended_RND: Array
     gated_RI: Array
 
 
 class Chain(NamedTuple):
-    """What a drafter has round its layers; matrices are given by the address of their tiles, of as many bits."""
+    """The parts of a drafter outside its layers; matrices are given as addresses of tiles with the stack's `bits`."""
 
     embedding_VH: Array
-    """The target's, bfloat16."""
+    """The target's embedding, in bfloat16."""
     input_norms_2H: Array
-    """Of embeddings, of hidden states."""
+    """Weights of the norms of the token embedding and of the hidden state."""
     fuse: int
     head: int
     vocab_ids_R: Array
-    """The target's id of each token the head knows."""
+    """The target's token id for each token of the reduced vocabulary."""
 
 
 class Known(NamedTuple):
-    """What the first step of a chain reads; T entries are new there, in the others one."""
+    """The input of a chain's first step, which processes T new entries per row; each later step processes one."""
 
     tokens_SL: Array
     hidden_SLH: Array
     slots_B: Array
-    """Each row's place in the drafter's cache."""
+    """Each row's slot in the drafter's cache."""
     starts_B: Array
-    """Each row's first new entry."""
+    """The position of each row's first new entry."""
     counts_B: Array
-    """How many of the T are a row's own."""
+    """How many of the T entries belong to the row; the rest is padding."""
     firsts_B: Array
-    """The first entry that may be looked at."""
+    """Each row's first entry that may be attended to."""
     num_new: int
     """T."""
 
 
 def chain_elements(stack: Stack, chain: Chain, known: Known) -> int:
-    """Of a round's scratch: a first and a later pass's, and what steps leave for one another."""
+    """Elements of a round's scratch memory: for the first step's pass, a later one, and the data between steps."""
     num_rows, size = len(known.starts_B), chain.embedding_VH.shape[1]
     num_read = num_rows * known.num_new
     passes = (num_read + num_rows) * (2 * size + stack.num_elements)
@@ -118,44 +118,44 @@ def chain_elements(stack: Stack, chain: Chain, known: Known) -> int:
 
 
 class Shapes(NamedTuple):
-    """How rows' distributions are shaped (`osd.verify.shaping`)."""
+    """How each row's distribution is shaped: temperature and filters (see `osd.verify.shaping`)."""
 
     temperature_B: Array
     min_p_B: Array
     top_k_B: Array
-    """int64; the vocabulary's size, or more, where there is no such filter."""
+    """int64; the vocabulary size or more means no filter."""
     top_p_B: Array
 
 
 class Choice(NamedTuple):
-    """What a chain's rows choose, and how."""
+    """How a chain's rows choose tokens, and where the results go."""
 
     ids_KB: Array
-    """The target's ids of the tokens chosen are written here."""
+    """Output: the target's ids of the chosen tokens."""
     greedy_B: Array
-    """bool; `[0]` where all rows are, and nothing of the rest is read."""
+    """bool; `[0]` if all rows are greedy, and then the fields below are not read."""
     uniform_BK: Array
     probs_BKV: Array
-    """The distributions drawn from are written here, over the target's vocabulary; tokens the drafter does not know
-    are left as they are."""
+    """Output: the distributions that tokens were drawn from, over the target's vocabulary; tokens outside the reduced
+    vocabulary are not written."""
 
 
 class Trial(NamedTuple):
-    """What proposals of sampled rows are judged by."""
+    """The input and output of verdicts on sampled rows' proposals."""
 
     rows_S: Array
-    """Of the logits and the proposal."""
+    """Indices of the rows, in the logits and in the proposal."""
     num_positions: int
-    """Of a row of the logits."""
+    """Positions per row of the logits."""
     best_BQ: Array
-    """The index of each greatest logit, int64."""
+    """The index of the largest logit at each position, int64."""
     lengths_S: Array
     proposed_BK: Array
     draft_probs_BKV: Array
     uniform_SQ: Array
-    """A test for each proposed token, then the draw of what follows."""
+    """Uniform numbers: one for each proposed token's acceptance test, then one to draw the token that follows."""
     verdicts_S2: Array
-    """How many are kept, and the token that follows; int64."""
+    """Output, int64: the number of accepted tokens, and the token that follows them."""
     is_blockwise: bool
     """By block verification, else token by token."""
     is_drawn: bool
@@ -164,11 +164,11 @@ class Trial(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a chain's steps leave for one another."""
+    """Data that a chain's steps pass on to one another."""
 
     feature_BH: Array
     both_RF: Array
-    """A pass's inputs, F = 2H: embedding, hidden state."""
+    """A pass's input, F = 2H: embedding, then hidden state."""
     logits_BR: Array
 
 
@@ -176,18 +176,18 @@ NONE: Array = np.empty(0, np.int64)
 
 
 class Look(NamedTuple):
-    """What is asked of a pass's logits at N places: the K greatest; where tokens are chosen, as log-probabilities."""
+    """A query to logits at N places: the K largest, and the log-probabilities of chosen tokens."""
 
     places_N: Array
     chosen_ids_N: Array
-    """`[0]` where none are chosen."""
+    """Ids of the chosen tokens; `[0]` for none."""
     ids_NK: Array
     values_NK: Array
     chosen_N: Array
 
 
 def look_at(places_N: Array, chosen_ids_N: Array, top_k: int) -> Look:
-    """With room for the answers; places and chosen are int64."""
+    """A query with memory for the results; places and chosen ids are int64."""
     return Look(
         places_N=places_N,
         chosen_ids_N=chosen_ids_N,

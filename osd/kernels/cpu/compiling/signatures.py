@@ -1,7 +1,7 @@
-"""The argument types that the kernels are compiled for: all those that an engine calls them with.
+"""The argument types for which kernels are compiled: all those that an engine uses.
 
-numba compiles a function when it is first called with new types. Whoever waits for a token must not wait for that, so
-everything is compiled before, for the types of the samples here.
+numba compiles a function when it is first called with new types, which would delay a token by minutes. Everything is
+therefore compiled ahead of time, for the types of the sample arguments here.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ import torch
 from osd.kernels.cpu.arguments import NONE, Array, Chain, Choice, Known, Shapes, Span, Stack, Trial, look_at
 
 _NAMES = {torch.bfloat16: ("chain", "pass", "project", "find", "judge", "highest", "norm")}
-"""Of the kernels for a type of weights; those that take longest to compile come first."""
+"""Kernels for each dtype of weights; those that take longest to compile come first."""
 _FEW_NAMES = ("pass", "project", "norm")
-"""For other types."""
+"""Kernels for the other dtypes."""
 
 
 class KernelSet(NamedTuple):
-    """The kernels that one engine calls."""
+    """The kernels that one engine uses."""
 
     dtype: torch.dtype
-    """Of weights, keys and values: bfloat16 or float32."""
+    """Dtype of weights, keys and values: bfloat16 or float32."""
     is_threaded: bool
-    """For several threads rather than one."""
+    """Whether they run on several threads."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """See `osd.kernels.cpu.entries`."""
+        """The kernels' names in `osd.kernels.cpu.entries`."""
         return _NAMES.get(self.dtype, _FEW_NAMES)
 
     @property
     def label(self) -> str:
-        """For file names and for a command line, e.g. 'bfloat16-threaded'."""
+        """A name for files and for the command line, such as 'bfloat16-threaded'."""
         return f"{str(self.dtype).removeprefix('torch.')}-{'threaded' if self.is_threaded else 'alone'}"
 
     @classmethod
     def of_label(cls, label: str) -> KernelSet:
-        """What `label` was made from."""
+        """The kernel set of a `label`."""
         name, threads = label.split("-")
         return cls({"bfloat16": torch.bfloat16, "float32": torch.float32}[name], threads == "threaded")
 
 
 def samples(name: str, kernels: KernelSet) -> Iterator[tuple[Any, ...]]:
-    """Arguments of every combination of types that one kernel is called with; their values mean nothing."""
-    stored = np.dtype(np.uint16 if kernels.dtype == torch.bfloat16 else np.float32)  # numpy has no bfloat16
+    """Sample arguments for each combination of types with which a kernel is called; their values do not matter."""
+    stored = np.dtype(np.uint16 if kernels.dtype == torch.bfloat16 else np.float32)  # uint16: bfloat16's bits
     counters = (_of(np.int64, 2),)
     threads = (1,) if kernels.is_threaded else ()
     rows_RH, stack = _of(stored, 2), _stack(stored)
@@ -69,7 +69,7 @@ def samples(name: str, kernels: KernelSet) -> Iterator[tuple[Any, ...]]:
         trial = Trial(NONE, 1, table, NONE, table, probs, _of(np.float32, 2), table, True, True)
         yield rows_RH, trial, _shapes(), *counters, *threads
     elif name == "norm":
-        # What is written is half of longer rows: of one row that is contiguous, of several it is not.
+        # The output is half of longer rows: contiguous for one row, not for several, and thus of two numba types.
         for halves_RH in (np.empty((1, 4), stored)[:, :2], np.empty((2, 4), stored)[:, :2]):
             yield rows_RH, _of(np.float32, 1), 0.0, halves_RH
 

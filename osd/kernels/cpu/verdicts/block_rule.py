@@ -1,4 +1,4 @@
-"""Block verification of a row, position by position: what `osd.verify.block_rule.reject_blockwise` does with tensors.
+"""Block verification of one row, position by position; the reference is `osd.verify.block_rule.reject_blockwise`.
 
 Shapes: S sampled rows, K proposed, R rows of logits, V vocabulary.
 """
@@ -15,7 +15,7 @@ from osd.kernels.cpu.verdicts.shaping import shape
 
 @loose
 def judge_block(s: int, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
-    """The s-th row's verdict: how many tokens are kept, and the one that follows them."""
+    """Write the verdict of the s-th row: the number of accepted tokens, and the token that follows them."""
     row, length, weights = trial.rows_S[s], trial.lengths_S[s], room_for(logits_RV.shape[1])
     joint, accepted, kept, position = np.float32(1), 0, np.float32(1), 0
     while position < length:
@@ -36,7 +36,7 @@ def judge_block(s: int, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
         target = joint * (weight(weights, token) / total)
         joint = np.float32(1) if target >= draft else np.float32(target / draft)
         position += 1
-        if joint <= 0:  # no longer block passes
+        if joint <= 0:  # no longer block can be accepted
             break
     if position == length and length > 0 and trial.uniform_SQ[s, length - 1] < joint:
         accepted = length
@@ -56,6 +56,6 @@ def judge_block(s: int, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
 def _shape_at(
     row: int, position: int, s: int, logits_RV: Array, trial: Trial, shapes: Shapes, weights: Weights
 ) -> np.float32:
-    """The target's distribution at a position of a row, unnormalised; what it adds up to."""
+    """The target's unnormalised distribution at a row's position, written to `weights`; returns its sum."""
     logits_V = logits_RV[row * trial.num_positions + position]
     return shape(logits_V, widen(logits_V[trial.best_BQ[row, position]]), shapes, s, weights)

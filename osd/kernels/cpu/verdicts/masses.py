@@ -1,4 +1,4 @@
-"""A distribution over the vocabulary, as compiled loops hand it on: unnormalised, with its sums by chunk.
+"""An unnormalised distribution over the vocabulary with its sums by chunk, as compiled kernels exchange it.
 
 Shapes: V vocabulary, C chunks of it, N of a chunk's values.
 """
@@ -15,30 +15,30 @@ CHUNK = 256
 
 
 class Weights(NamedTuple):
-    """A distribution, unnormalised. In a chunk that adds up to 0 there is nothing, whatever its values are."""
+    """An unnormalised distribution. A chunk whose sum is 0 has no weights, whatever its values are."""
 
     values_V: Array
     sums_C: Array
     most_C: Array
-    """The bits of each chunk's greatest value, before filters."""
+    """The bits of each chunk's largest value, before filters."""
 
 
 @loose
 def room_for(num: int) -> Weights:
-    """Weights of so many tokens, not set yet."""
+    """Uninitialised weights of `num` tokens."""
     num_chunks = (num + CHUNK - 1) // CHUNK
     return Weights(np.empty(num, np.float32), np.empty(num_chunks, np.float32), np.empty(num_chunks, np.int32))
 
 
 @loose
 def weight(weights: Weights, index: int) -> np.float32:
-    """One token's."""
+    """One token's weight."""
     return weights.values_V[index] if weights.sums_C[index // CHUNK] > 0 else np.float32(0)
 
 
 @loose
 def spread(weights: Weights, factor: np.float32, places_V: Array, out_N: Array) -> None:
-    """Each token's times a factor, to its place."""
+    """Write each token's weight, times a factor, to the token's place."""
     for c in range(len(weights.sums_C)):
         values, places = weights.values_V[c * CHUNK : (c + 1) * CHUNK], places_V[c * CHUNK : (c + 1) * CHUNK]
         here = factor if weights.sums_C[c] > 0 else np.float32(0)
@@ -48,7 +48,7 @@ def spread(weights: Weights, factor: np.float32, places_V: Array, out_N: Array) 
 
 @loose
 def draw(weights: Weights, uniform: np.float32) -> int:
-    """An index by inversion, where the sum is positive; never one of weight 0."""
+    """Draw an index by inversion; the sum must be positive. Never draws an index of weight 0."""
     total = np.float64(0)
     for c in range(len(weights.sums_C)):
         total += np.float64(weights.sums_C[c])
@@ -62,7 +62,7 @@ def draw(weights: Weights, uniform: np.float32) -> int:
                 if chunk[i] > 0 and cumulated > threshold:
                     return c * CHUNK + i
         below += part
-    last = len(weights.values_V) - 1  # only rounding leads here
+    last = len(weights.values_V) - 1  # reached by rounding only
     while last > 0 and weight(weights, last) <= 0:
         last -= 1
     return last
@@ -70,12 +70,12 @@ def draw(weights: Weights, uniform: np.float32) -> int:
 
 @loose
 def leave(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
-    """What there is beyond another distribution, unnormalised; what it adds up to.
+    """Replace the weights by the residual: the positive part of their distribution minus another. Returns its sum.
 
     Args:
-        weights: changed.
-        total: what they added up to.
-        others_V: adds up to 1.
+        weights: overwritten.
+        total: sum of the weights before.
+        others_V: the other distribution, normalised.
     """
     share = np.float32(1) / total
     for c in range(len(weights.sums_C)):
@@ -105,7 +105,7 @@ def leave_out(weights: Weights, index: int) -> np.float32:
 
 @loose
 def excess(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
-    """What `leave` would return; nothing is changed."""
+    """The sum that `leave` would return, without changing anything."""
     share, found = np.float32(1) / total, np.float32(0)
     for c in range(len(weights.sums_C)):
         if weights.sums_C[c] > 0:
@@ -118,7 +118,7 @@ def excess(weights: Weights, total: np.float32, others_V: Array) -> np.float32:
 
 @loose
 def add_up(weights: Weights) -> np.float32:
-    """All chunks' sums anew."""
+    """Recompute all chunks' sums; returns the total."""
     for c in range(len(weights.sums_C)):
         weights.sums_C[c] = sum_from(weights.values_V[c * CHUNK : (c + 1) * CHUNK], np.float32(0))
     return np.float32(weights.sums_C.sum())
@@ -126,7 +126,7 @@ def add_up(weights: Weights) -> np.float32:
 
 @loose
 def sum_from(values_N: Array, floor: np.float32) -> np.float32:
-    """The sum of those that are no less."""
+    """The sum of the values that are at least `floor`."""
     total = np.float32(0)
     for i in range(len(values_N)):
         total += values_N[i] if values_N[i] >= floor else np.float32(0)

@@ -1,6 +1,6 @@
-"""Token-wise rejection sampling of a row, position by position; the reference is `osd.verify.token_rule`.
+"""Token-wise rejection sampling of one row, position by position; the reference is `osd.verify.token_rule`.
 
-A position after the first rejection is never looked at. Shapes: S sampled rows, K proposed, R rows of logits,
+Positions after the first rejection are not computed. Shapes: S sampled rows, K proposed, R rows of logits,
 V vocabulary.
 """
 
@@ -17,7 +17,7 @@ from osd.kernels.cpu.verdicts.shaping import shape
 
 @loose
 def judge(s: int, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
-    """The s-th row's verdict: how many tokens are kept, and the one that follows them."""
+    """Write the verdict of the s-th row: the number of accepted tokens, and the token that follows them."""
     if trial.is_blockwise:
         judge_block(s, logits_RV, trial, shapes)
         return

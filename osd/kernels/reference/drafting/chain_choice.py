@@ -1,4 +1,4 @@
-"""Choosing each proposed token of a chain, and keeping the distribution it was drawn from.
+"""Chooses each proposed token of a chain, and stores the distribution that it was drawn from.
 
 Shapes: B rows, K chain steps, R the drafter's vocabulary, V the target's.
 """
@@ -19,32 +19,32 @@ from osd.verify.shaping import Shape, Shaping, draw, shape_probs, uniforms
 
 
 def is_sampled(batch: DraftBatch) -> bool:
-    """Whether a row that proposes is not greedy."""
+    """Whether any row that proposes is sampled."""
     return any(length and not params.is_greedy for length, params in zip(batch.lengths, batch.params, strict=True))
 
 
 def draw_uniforms(batch: DraftBatch, num_steps: int) -> list[list[float]]:
-    """Each row's draws, `[B, K]`: none that nobody asked for, or a seeded query would depend on its neighbours."""
+    """Each row's uniform draws, `[B, K]`. Only sampled rows draw, so that a seeded query is independent of others."""
     rows = zip(batch.lengths, batch.params, batch.generators, strict=True)
     return [uniforms(own, 0 if params.is_greedy else length, num_steps) for length, params, own in rows]
 
 
 class Draws(NamedTuple):
-    """What sampled rows need: their shapes of distribution, and uniform draws from their own streams."""
+    """What sampled rows need: shaping parameters, and uniform draws from each row's own generator."""
 
     greedy_B: Tensor
-    """bool: rows whose draws are not used."""
+    """bool; greedy rows, whose draws are not used."""
     shaping: Shaping
     uniform_BK: Tensor
 
     @classmethod
     def of(cls, batch: DraftBatch, num_tokens: int, num_rows: int = 0) -> Draws | None:
-        """Drawn for a batch; None where every row that proposes is greedy.
+        """Draw for a batch; None if every row that proposes is greedy.
 
         Args:
             batch: the rows.
-            num_tokens: size of the vocabulary that is drawn from.
-            num_rows: at least so many, with greedy ones added at the end.
+            num_tokens: size of the vocabulary to draw from.
+            num_rows: pad with greedy rows up to this number.
         """
         if not is_sampled(batch):
             return None
@@ -58,11 +58,11 @@ class Draws(NamedTuple):
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them, for captured work to take as inputs; `like` is the inverse."""
+        """All tensors, to be inputs of captured work; `like` is the inverse."""
         return (self.greedy_B, self.uniform_BK, *(one for one in self.shaping if one is not None))
 
     def like(self, tensors: Sequence[Tensor]) -> Draws:
-        """The same with other tensors."""
+        """A copy with other tensors."""
         greedy_B, uniform_BK, temperature_B11, *rest = tensors
         remaining = iter(rest)
         filters = [None if one is None else next(remaining) for one in self.shaping[1:]]
@@ -70,13 +70,13 @@ class Draws(NamedTuple):
 
 
 class ChainChoice:
-    """Collects one round's proposal: argmax for greedy rows, a draw from the drafter's own distribution for others.
+    """Collects one round's proposal: the most likely tokens for greedy rows, draws from the draft distribution else.
 
     Args:
         num_steps: K.
-        draws: for sampled rows; None where there are none.
+        draws: for sampled rows; None if there are none.
         vocab_tokens: V.
-        vocab_ids_R: the target's id of each token the drafter can say; None when it can say them all.
+        vocab_ids_R: the target's id of each token in the drafter's vocabulary; None if it is the target's.
         find: finds the most likely token.
     """
 
@@ -96,7 +96,7 @@ class ChainChoice:
         self._probs: list[Tensor] = []
 
     def take(self, logits_BR: Tensor) -> Tensor:
-        """Choose the next token of every row, `[B]` target ids, and remember its distribution where it was drawn."""
+        """Choose the next token of every row, `[B]` target ids, and store the distributions of drawn ones."""
         choice_B = self._find(logits_BR)
         if self._draws is not None:
             probs_BR = shape_probs(logits_BR[:, None], self._draws.shaping)[:, 0]
@@ -114,7 +114,7 @@ class ChainChoice:
 
     @property
     def draft_probs_BKV(self) -> Tensor | None:  # noqa: N802
-        """The distributions they were drawn from; None where nothing was drawn."""
+        """The distributions that tokens were drawn from; None if none was drawn."""
         return torch.stack(self._probs, dim=1) if self._probs else None
 
     def _over_vocabulary(self, probs_BR: Tensor) -> Tensor:
