@@ -13,7 +13,7 @@ from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
 from actors.names import ActorNames
 from osd.config.settings import Config
-from osd.machine.memory import give_back
+from osd.machine.memory import trim_heap
 from osd.records.errors import OsdError
 from osd.records.events import Event
 from osd.records.status import TrainerStatus
@@ -147,7 +147,7 @@ class DistillerActor:
             if self._stop.is_set():
                 return
             if number % _GIVE_BACK_EVERY == 0:
-                give_back()
+                trim_heap()
             try:
                 paused = self._ask(self._names.supervisor, "training_is_paused", self._paused, timeout_s=_ASK_TIMEOUT_S)
                 if paused != self._paused:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from actors.event_log import EventLog
 from actors.mailbox import Mailboxes
 from osd.config.settings import Config
-from osd.machine.memory import give_back, keep
+from osd.machine.memory import exclude_from_gc, trim_heap
 from osd.records.errors import EngineUnavailableError
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
@@ -154,7 +154,7 @@ class EngineActor:
             loop = (await self._assembly()).loop
             for request_id in self._mailboxes.abandoned():
                 loop.cancel(request_id)
-            give_back()
+            trim_heap()
 
     def _open(self) -> None:
         """Load the engine. After a failure it is tried again, since the cause may pass; queries fail until then."""
@@ -173,7 +173,7 @@ class EngineActor:
             except Exception as error:  # raised again to those who wait for the engine
                 self._opening.set_exception(error)
             else:
-                keep()
+                exclude_from_gc()
                 self._opening.set_result(assembly)
                 return
             time.sleep(self._retry_s)

@@ -20,7 +20,7 @@ from actors.topology import start
 from osd.assembly.kernels import early_build
 from osd.config.settings import Config
 from osd.loading.resolve import resolve_target
-from osd.machine.memory import keep
+from osd.machine.memory import exclude_from_gc
 from osd.records.errors import OsdError
 from osd.text.codec import TextCodec
 from serving.app import create_app
@@ -117,7 +117,7 @@ def _serve_target(
         app = create_app(config, topology.client, codec, admin_token_sha256=digest)
         if warning := exposure_warning(config, listener.getsockname()[0]):
             log.warning(warning)
-        keep()
+        exclude_from_gc()
         scheme = "https" if config.server.ssl_certfile else "http"
         url = url_of(listener, scheme)
         on_ready(Serving(url, resolved.target_id, topology.drafter, topology.computes, token))

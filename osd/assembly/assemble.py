@@ -17,7 +17,7 @@ from osd.engine.loop import EngineLoop
 from osd.io.recorder import Recorder
 from osd.kernels.cpu.compiling.signatures import KernelSet
 from osd.loading.resolve import ResolvedTarget, resolve_target
-from osd.machine.memory import keep
+from osd.machine.memory import exclude_from_gc
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.ports.weight_store import WeightStore
@@ -148,7 +148,7 @@ def _remake(
 ) -> tuple[Target, list[Drafter]]:
     """See `osd.swap.kernel_swap`."""
     backend = load_backend(these)
-    keep()
+    exclude_from_gc()
     if awaits_kernels(target):
         target = make_target(config, target.lm.model, backend, target.target_id, target.eos_ids)
     made = [open_version(config, resolved, store, target, drafter.id.version, backend) for drafter in drafters]

@@ -13,7 +13,7 @@ from osd.assembly.target import open_target
 from osd.config.settings import Config
 from osd.engine.engine import Engine
 from osd.loading.resolve import ResolvedTarget, resolve_target
-from osd.machine.memory import give_back, use_huge_pages
+from osd.machine.memory import trim_heap, use_huge_pages
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.ports.outcomes import OutcomeRecorder
@@ -80,7 +80,7 @@ def load_engine(
     drafter = open_latest(config, resolved, store, target)
     on_progress("measuring what drafting and verifying take")
     if target.lm.device.type == "cpu" and not is_for_now:
-        give_back()
+        trim_heap()
         use_huge_pages()
     # A target that no kernels run stays, and what its passes cost is not measured again.
     num_timings = 1 if is_for_now and awaits_kernels(target) else NUM_TIMINGS

@@ -15,7 +15,7 @@ from torch import Tensor
 from osd.drafters.weights import check_state
 from osd.kernels.backend import Backend, adopt_rows
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
-from osd.machine.transfer import beside
+from osd.machine.transfer import on_side_stream
 from osd.ports.drafter import Drafter, SwapIn
 from osd.records.drafter_id import DrafterId
 from osd.records.errors import WeightsRefusedError
@@ -88,7 +88,7 @@ class FeatureDrafter:
         """See `Drafter`. The cache is kept: entries by old weights cost acceptance, never correctness."""
         check_state(state, self.state())
         self._check_vocabulary(state["vocab_ids_R"])
-        with beside(self.device):
+        with on_side_stream(self.device):
             put_to_use = self.round.lay_out(self._net_of(state))
 
         def swap_in() -> None:

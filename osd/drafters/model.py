@@ -13,7 +13,7 @@ from torch import Tensor
 
 from osd.drafters.weights import check_state, model_state
 from osd.kernels.backend import Backend
-from osd.machine.transfer import beside, used_here
+from osd.machine.transfer import on_side_stream, used_by_stream
 from osd.models.slot_model import SlotModel
 from osd.ports.drafter import Drafter, SwapIn
 from osd.records.drafter_id import DrafterId
@@ -81,11 +81,13 @@ class ModelDrafter:
         """See `Drafter`. The swap copies in place, since captured work reads this memory."""
         expected = self.state()
         check_state(state, expected)
-        with beside(self._lm.device):
+        with on_side_stream(self._lm.device):
             copies = {name: tensor.to(expected[name], copy=True) for name, tensor in state.items()}
 
         def swap_in() -> None:
-            self._lm.model.load_state_dict({name: used_here(tensor) for name, tensor in copies.items()}, strict=False)
+            self._lm.model.load_state_dict(
+                {name: used_by_stream(tensor) for name, tensor in copies.items()}, strict=False
+            )
             self._lm.weights_changed()
             self._lm.clear_non_finite()
             self.id = DrafterId("model", version)

@@ -16,7 +16,7 @@ from osd.records.status import AcceptancePoint
 from osd.speculation.budget import RowBudget
 from osd.text.codec import TextCodec
 from osd.text.stop_strings import AnswerText
-from osd.verify.shaping import Shape
+from osd.verify.shaping import RowShaping
 from osd.verify.top_logprobs import TopLogprobs
 
 
@@ -34,7 +34,7 @@ class Sequence:
     """Restricts the tokens of the answer; None: no restriction."""
     num_recorded: int = 0
     """Number of log-probabilities per position for the outcome; 0: no outcome is recorded."""
-    shape: Shape = field(init=False)
+    shaping: RowShaping = field(init=False)
     """Shaping parameters of its distributions."""
     num_logprobs: int = field(init=False)
     """Number of log-probabilities per position that are needed: for the outcome, or more for the client."""
@@ -59,7 +59,7 @@ class Sequence:
     verify_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        self.shape = Shape.of(self.request.params)
+        self.shaping = RowShaping.of(self.request.params)
         asked = self.request.params.logprobs
         self.num_logprobs = max(self.num_recorded, 0 if asked is None else max(asked, 1))
 

@@ -25,14 +25,14 @@ _FULL = 0.9
 """Share of a huge page that must be in use; collapsing emptier ones would increase memory use."""
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return freed memory to the system (malloc_trim), which glibc would otherwise hold on to."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 
-def keep() -> None:
+def exclude_from_gc() -> None:
     """Exclude everything loaded so far from garbage collection, whose scans would stall decoding."""
     gc.collect()
     gc.freeze()

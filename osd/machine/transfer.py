@@ -70,7 +70,7 @@ def arrival(device: torch.device) -> Callable[[], None]:
 
 
 @contextmanager
-def beside(device: torch.device) -> Iterator[None]:
+def on_side_stream(device: torch.device) -> Iterator[None]:
     """Runs the GPU work of this block on a stream of its own, beside other work, and waits for it at the end."""
     if device.type != "cuda":
         yield
@@ -81,8 +81,8 @@ def beside(device: torch.device) -> Iterator[None]:
     stream.synchronize()
 
 
-def used_here(tensor: Tensor) -> Tensor:
-    """Mark a tensor made in `beside` as used by this thread's stream, so that its memory is not reused too early."""
+def used_by_stream(tensor: Tensor) -> Tensor:
+    """Mark a tensor made in `on_side_stream` as used by this thread's stream: its memory is not reused too early."""
     if tensor.device.type == "cuda":
         tensor.record_stream(torch.cuda.current_stream(tensor.device))
     return tensor

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from osd.engine.engine import Engine
 from osd.engine.loop import EngineLoop
-from osd.machine.memory import give_back, use_huge_pages
+from osd.machine.memory import trim_heap, use_huge_pages
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.records.errors import OsdError
@@ -106,7 +106,7 @@ class KernelSwap:
         if target is not old_target:
             old_target.lm.close()
         del old_target, old_drafters
-        give_back()
+        trim_heap()
         self._on_progress("compiled kernels took over from torch")
 
     def _put_in_place(self, target: Target, drafters: list[Drafter], old_target: Target) -> None:

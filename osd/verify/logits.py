@@ -13,7 +13,7 @@ from torch import Tensor
 from osd.machine.arrays import Numbers
 from osd.records.proposal import Proposal
 from osd.records.rules import AcceptRule
-from osd.verify.shaping import Shape
+from osd.verify.shaping import RowShaping
 
 
 class SampledRows(NamedTuple):
@@ -21,7 +21,7 @@ class SampledRows(NamedTuple):
 
     rows: Sequence[int]
     """Indices of the rows, in the logits and in the proposal."""
-    shapes: Sequence[Shape]
+    shapes: Sequence[RowShaping]
     """Shaping parameters of the target's distributions."""
     lengths: Sequence[int]
     """Number of tokens that each row proposes."""

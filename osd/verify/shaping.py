@@ -24,7 +24,7 @@ _LEAST = 1e-30
 """Lower bound of temperature and top-p: it leaves only the most likely token, and float32 can divide by it."""
 
 
-class Shape(NamedTuple):
+class RowShaping(NamedTuple):
     """One row's shaping parameters; a filter that the row does not use has a value that passes everything."""
 
     temperature: float
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
     top_p: float
 
     @classmethod
-    def of(cls, params: SamplingParams) -> Shape:
+    def of(cls, params: SamplingParams) -> RowShaping:
         """From sampling parameters, limited to values that float32 can divide by."""
         return cls(
             temperature=1.0 if params.is_greedy else max(float(params.temperature), _LEAST),
@@ -45,7 +45,7 @@ class Shape(NamedTuple):
         )
 
 
-class Shaping(NamedTuple):
+class BatchShaping(NamedTuple):
     """The shaping parameters of several rows, `[B, 1, 1]` each; a filter that no row uses is None."""
 
     temperature_B11: Tensor
@@ -55,8 +55,8 @@ class Shaping(NamedTuple):
     top_p_B11: Tensor | None
 
     @classmethod
-    def of(cls, shapes: Sequence[Shape], vocab_tokens: int, device: torch.device) -> Shaping:
-        """From one `Shape` per row."""
+    def of(cls, shapes: Sequence[RowShaping], vocab_tokens: int, device: torch.device) -> BatchShaping:
+        """From one `RowShaping` per row."""
         temperatures, min_ps, top_ks, top_ps = zip(*shapes, strict=True)
         temperature_B11, min_p_B11, top_p_B11 = upload((temperatures, min_ps, top_ps), device)[..., None, None]
         return cls(
@@ -93,7 +93,7 @@ def penalise(logits_QV: Tensor, params: SamplingParams, output_ids: Sequence[int
     return torch.stack(penalised)
 
 
-def shape_probs(logits_BQV: Tensor, shaping: Shaping) -> Tensor:
+def shape_probs(logits_BQV: Tensor, shaping: BatchShaping) -> Tensor:
     """The distribution after temperature, min-p, top-k and top-p, float32 `[B, Q, V]`."""
     probs_BQV = torch.softmax(logits_BQV.float() / shaping.temperature_B11, dim=-1)
     if shaping.min_p_B11 is not None:

@@ -22,7 +22,7 @@ from osd.records.query import Request
 from osd.records.rules import AcceptRule
 from osd.verify.constrain import constrained
 from osd.verify.logits import Logits, SampledRows
-from osd.verify.shaping import Shape, penalise, uniforms
+from osd.verify.shaping import RowShaping, penalise, uniforms
 from osd.verify.token_rule import match_greedy
 
 
@@ -35,7 +35,7 @@ class Row(Protocol):
         ...
 
     @property
-    def shape(self) -> Shape:
+    def shaping(self) -> RowShaping:
         """The shaping parameters of its distributions."""
         ...
 
@@ -137,7 +137,7 @@ def _sampled(
     width = (max(proposal.lengths) if proposal else 0) + 1
     return SampledRows(
         rows=sampled,
-        shapes=[rows[row].shape for row in sampled],
+        shapes=[rows[row].shaping for row in sampled],
         lengths=[lengths[row] for row in sampled],
         uniform_SQ=[uniforms(rows[row].generator, lengths[row] + 1, width) for row in sampled],
         proposal=proposal,

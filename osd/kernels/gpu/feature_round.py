@@ -25,7 +25,7 @@ from osd.kernels.reference.logits import MostLikely
 from osd.kernels.reference.projections import ByteCodes, DenseProjection
 from osd.kernels.reference.row_ops import Norm
 from osd.kernels.reference.window import PassWindow
-from osd.machine.transfer import pinned, used_here
+from osd.machine.transfer import pinned, used_by_stream
 from osd.records.proposal import DraftBatch
 from osd.records.shared_rows import SharedRows
 
@@ -73,10 +73,10 @@ class GpuFeatureRound:
         kernels = None if self.kernels is None else self._coded(net, self._shared, rows)
 
         def copy() -> None:
-            self.net.load_state_dict({name: used_here(tensor) for name, tensor in net.state_dict().items()})
+            self.net.load_state_dict({name: used_by_stream(tensor) for name, tensor in net.state_dict().items()})
             for place, new in zip(self.torch.head_rows, rows, strict=True):
                 if place is not None and new is not None:
-                    place.copy_(used_here(new))
+                    place.copy_(used_by_stream(new))
             if self.kernels is not None and kernels is not None:
                 self.kernels.copy_codes(kernels)
 
@@ -191,8 +191,8 @@ class KernelFeature:
     def copy_codes(self, other: KernelFeature) -> None:
         """Copy another layer's quantised weights into this one's memory."""
         for place, new in zip(self._codes(), other._codes(), strict=True):
-            place.codes_OI.copy_(used_here(new.codes_OI))
-            place.steps_O.copy_(used_here(new.steps_O))
+            place.codes_OI.copy_(used_by_stream(new.codes_OI))
+            place.steps_O.copy_(used_by_stream(new.steps_O))
 
     def _codes(self) -> Iterator[ByteCodes]:
         for projection in (self._fuse, self._head, *self.dense.values()):

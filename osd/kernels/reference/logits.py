@@ -15,7 +15,7 @@ from osd.machine.arrays import tensor
 from osd.machine.transfer import arrival, download, upload
 from osd.verify.block_rule import reject_blockwise
 from osd.verify.logits import Logits, RankedTokens, SampledRows
-from osd.verify.shaping import Shaping, shape_probs
+from osd.verify.shaping import BatchShaping, shape_probs
 from osd.verify.token_rule import reject_tokenwise
 from osd.verify.verdict import proposed_ids
 
@@ -60,7 +60,7 @@ class TorchLogits:
         logits_BQV, proposal = self.tensor_BQV, sampled.proposal
         device = logits_BQV.device
         index_S, lengths_S = upload([sampled.rows, sampled.lengths], device)
-        shaping = Shaping.of(sampled.shapes, self.vocab_tokens, device)
+        shaping = BatchShaping.of(sampled.shapes, self.vocab_tokens, device)
         target_probs_SQV = shape_probs(logits_BQV[index_S], shaping)
         proposed_SK = proposed_ids(proposal, logits_BQV)[index_S]
         draft_probs_SKV = None

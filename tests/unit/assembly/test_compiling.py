@@ -24,7 +24,7 @@ from osd.models.slot_model import SlotModel
 from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
 from osd.verify.logits import SampledRows
-from osd.verify.shaping import Shape
+from osd.verify.shaping import RowShaping
 from osd.verify.top_logprobs import top_logprobs
 from tests.kit.engine_kit import feature_drafter, make_target, tiny_llama
 from tests.kit.saved_models import save_llama
@@ -251,7 +251,7 @@ def _use_everything(dtype: torch.dtype) -> None:
     top_logprobs(output.logits, [[1], [2]], 4)
     looked_through = target.backend.logits(output.logits_BQV.clone())
     assert looked_through.best_BQ is not None
-    output.logits.judge(SampledRows([0], [Shape.of(SamplingParams())], [0], [[0.5]], None, "token"))
+    output.logits.judge(SampledRows([0], [RowShaping.of(SamplingParams())], [0], [[0.5]], None, "token"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system does not group sessions")

@@ -14,7 +14,7 @@ from osd.records.proposal import Proposal
 from osd.records.query import SamplingParams
 from osd.records.rules import AcceptRule
 from osd.verify.logits import SampledRows
-from osd.verify.shaping import Shape, Shaping, shape_probs
+from osd.verify.shaping import BatchShaping, RowShaping, shape_probs
 from tests.unit.kernels.conftest import Case
 
 _VOCAB = 40_000
@@ -88,7 +88,7 @@ def _round(case: Case, seed: int, lengths: list[int]) -> tuple[Tensor, Proposal,
     logits_BQV = _logits(case, num_rows, num_proposed + 1, _VOCAB, seed=seed)
     noise_BKV = torch.randn(num_rows, num_proposed, _VOCAB, generator=generator)
     near_BKV = _host(logits_BQV)[:, :num_proposed].float() + noise_BKV
-    shaping = Shaping.of([Shape.of(one) for one in _PARAMS], _VOCAB, torch.device("cpu"))
+    shaping = BatchShaping.of([RowShaping.of(one) for one in _PARAMS], _VOCAB, torch.device("cpu"))
     draft_BKV = shape_probs(near_BKV, shaping)
     proposed_BK = torch.multinomial(draft_BKV.flatten(0, 1), 1, generator=generator).view(num_rows, num_proposed)
     proposal = Proposal(proposed_BK.to(case.device), lengths, draft_BKV.to(case.device), None)
@@ -110,7 +110,7 @@ def test_verdicts_are_the_references(case: Case, rule: AcceptRule, is_drawn: boo
             judged_BKV.scatter_(2, torch.as_tensor(proposal.token_ids_BK)[:, :, None], most_BK1)
         sampled = SampledRows(
             rows=rows,
-            shapes=[Shape.of(_PARAMS[row]) for row in rows],
+            shapes=[RowShaping.of(_PARAMS[row]) for row in rows],
             lengths=[lengths[row] for row in rows],
             uniform_SQ=uniform_BQ[rows].tolist(),
             proposal=proposal,

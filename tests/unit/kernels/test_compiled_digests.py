@@ -20,7 +20,7 @@ from osd.machine.arrays import Numbers
 from osd.models.slot_model import SlotModel
 from osd.records.query import SamplingParams
 from osd.verify.logits import SampledRows
-from osd.verify.shaping import Shape
+from osd.verify.shaping import RowShaping
 from osd.verify.top_logprobs import top_logprobs
 from tests.kit.backends import fastest
 
@@ -77,7 +77,7 @@ def _results() -> Iterator[tuple[str, Numbers]]:
             yield "log-probabilities", values
     for params in _PARAMS:
         for uniform_S1 in torch.rand(200, 1, 1).tolist():
-            case = SampledRows([0], [Shape.of(params)], [0], uniform_S1, None, "token")
+            case = SampledRows([0], [RowShaping.of(params)], [0], uniform_S1, None, "token")
             yield f"a draw, {params}", logits.judge(case)
 
 

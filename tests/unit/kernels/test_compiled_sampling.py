@@ -15,7 +15,7 @@ from osd.records.query import SamplingParams
 from osd.records.rules import AcceptRule
 from osd.verify import shaping as sampling
 from osd.verify.logits import SampledRows
-from osd.verify.shaping import Shape, Shaping, shape_probs
+from osd.verify.shaping import BatchShaping, RowShaping, shape_probs
 from tests.kit.backends import fastest
 
 if kernels() is None:
@@ -43,8 +43,8 @@ _PARAMS = [
 ]
 
 
-def _shaping(params: list[SamplingParams]) -> Shaping:
-    return Shaping.of(list(map(Shape.of, params)), _VOCAB, torch.device("cpu"))
+def _shaping(params: list[SamplingParams]) -> BatchShaping:
+    return BatchShaping.of(list(map(RowShaping.of, params)), _VOCAB, torch.device("cpu"))
 
 
 def _logits(*shape: int, spread: float, seed: int = 1) -> Tensor:
@@ -56,7 +56,7 @@ def _weights(logits_V: Tensor, params: SamplingParams) -> tuple[Weights, float]:
     weights = room_for(_VOCAB)
     for values in weights:
         values.fill(7)  # whatever was there
-    shapes, most = shapes_of([Shape.of(params)]), np.float32(logits_V.max().item())
+    shapes, most = shapes_of([RowShaping.of(params)]), np.float32(logits_V.max().item())
     return weights, float(shape(logits_V.view(torch.uint16).numpy(), most, shapes, 0, weights))
 
 
@@ -142,7 +142,7 @@ def _verdicts(
     lengths = [0] * len(logits_BQV) if proposal is None else proposal.lengths
     case = SampledRows(
         rows=sampled,
-        shapes=[Shape.of(params[row]) for row in sampled],
+        shapes=[RowShaping.of(params[row]) for row in sampled],
         lengths=[lengths[row] for row in sampled],
         uniform_SQ=uniform_BQ[sampled].tolist(),
         proposal=proposal,

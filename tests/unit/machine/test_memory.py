@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from osd.machine.memory import keep, use_huge_pages
+from osd.machine.memory import exclude_from_gc, use_huge_pages
 
 _HUGE_BYTES = 2 << 20
 _COLLAPSE, _THP_DISABLE = 25, 41
@@ -87,7 +87,7 @@ def test_a_system_that_says_nothing_of_its_memory(monkeypatch: pytest.MonkeyPatc
 def test_what_is_kept_is_not_looked_through_again() -> None:
     loaded = [[number] for number in range(1000)]
     try:
-        keep()
+        exclude_from_gc()
         assert not any(one is loaded[0] for one in gc.get_objects())
     finally:
         gc.unfreeze()

@@ -29,7 +29,7 @@ from osd.kernels.cpu.compiling import store
 from osd.kernels.cpu.compiling.building import Build
 from osd.kernels.cpu.compiling.signatures import KernelSet
 from osd.kernels.reference.llama import Llama
-from osd.machine.memory import keep
+from osd.machine.memory import exclude_from_gc
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.records.events import Event
@@ -336,7 +336,7 @@ def test_the_drafter_before_is_freed_at_once(model: Any) -> None:
     engine = make_engine(torch_target, model_drafter(copy.deepcopy(model), torch_target))
     [arm] = engine.policy.arms
     assert isinstance(arm.drafter, ModelDrafter)
-    keep()
+    exclude_from_gc()
     before = weakref.ref(arm.drafter._lm)
     target = make_target(model, backend=load_these())
     engine.take_over(target, [model_drafter(copy.deepcopy(model), target)], made_up_costs())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from osd.kernels.cpu.backend.logits import shapes_of
 from osd.records.query import SamplingParams
-from osd.verify.shaping import Shape, Shaping, draw, penalise
+from osd.verify.shaping import BatchShaping, RowShaping, draw, penalise
 from osd.verify.shaping import shape_probs as shape_rows
 
 _NOTHING = torch.empty(0, dtype=torch.long)
@@ -23,9 +23,11 @@ def shape_probs(logits_QV: Tensor, params: SamplingParams) -> Tensor:
     """Beside a row with other filters, which must not matter."""
     other = SamplingParams(temperature=0.5, top_p=0.6, top_k=2, min_p=0.3)
     logits_BQV = torch.stack((logits_QV, logits_QV.flip(0)))
-    shaping = Shaping.of([Shape.of(params), Shape.of(other)], logits_QV.shape[-1], logits_QV.device)
+    shaping = BatchShaping.of([RowShaping.of(params), RowShaping.of(other)], logits_QV.shape[-1], logits_QV.device)
     probs_QV = shape_rows(logits_BQV, shaping)[0]
-    alone_QV = shape_rows(logits_QV[None], Shaping.of([Shape.of(params)], logits_QV.shape[-1], logits_QV.device))[0]
+    alone_QV = shape_rows(
+        logits_QV[None], BatchShaping.of([RowShaping.of(params)], logits_QV.shape[-1], logits_QV.device)
+    )[0]
     torch.testing.assert_close(probs_QV, alone_QV)
     return alone_QV
 
@@ -82,7 +84,10 @@ def test_a_top_k_that_no_integer_of_64_bits_holds_keeps_all() -> None:
     assert torch.equal(
         shape_probs(torch.tensor([_LOGITS]), params), shape_probs(torch.tensor([_LOGITS]), SamplingParams())
     )
-    assert shapes_of([Shape.of(params)]).top_k_B.tolist() == shapes_of([Shape.of(SamplingParams())]).top_k_B.tolist()
+    assert (
+        shapes_of([RowShaping.of(params)]).top_k_B.tolist()
+        == shapes_of([RowShaping.of(SamplingParams())]).top_k_B.tolist()
+    )
 
 
 @settings(deadline=None)

@@ -12,7 +12,7 @@ from osd.ports.constraint import RowConstraint
 from osd.records.drafter_id import DrafterId
 from osd.records.proposal import Proposal
 from osd.records.query import Request, SamplingParams
-from osd.verify.shaping import Shape, Shaping, penalise, shape_probs, uniforms
+from osd.verify.shaping import BatchShaping, RowShaping, penalise, shape_probs, uniforms
 from osd.verify.token_rule import match_greedy, reject_tokenwise
 from osd.verify.verdict import verify_rows
 from tests.kit.backends import fastest
@@ -25,7 +25,7 @@ class _Row(NamedTuple):
     """All that verification asks of a query."""
 
     request: Request
-    shape: Shape
+    shaping: RowShaping
     generator: Random
     output_ids: list[int]
     constraint: RowConstraint | None = None
@@ -33,7 +33,7 @@ class _Row(NamedTuple):
 
 def _row(params: SamplingParams, output: list[int], seed: int = 1) -> _Row:
     request = Request(request_id="r", prompt_ids=(1,), params=params)
-    return _Row(request, Shape.of(params), Random(seed), list(output))
+    return _Row(request, RowShaping.of(params), Random(seed), list(output))
 
 
 def _logits(best: list[list[int]]) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_sampled_rows_use_their_own_stream_and_shape() -> None:
         ids = tensor(proposal.token_ids_BK)[row, :length]
         penalised = penalise(logits[row, : length + 1], params[row], [2, 3], ids)
         uniform = torch.tensor(uniforms(Random(10 + row), length + 1, length + 1))
-        target = shape_probs(penalised[None], Shaping.of([Shape.of(params[row])], _VOCAB, logits.device))
+        target = shape_probs(penalised[None], BatchShaping.of([RowShaping.of(params[row])], _VOCAB, logits.device))
         num_accepted_B, next_B = reject_tokenwise(
             target, draft_probs[row : row + 1, :length], ids[None], torch.tensor([length]), uniform[None]
         )

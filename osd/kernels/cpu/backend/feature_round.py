@@ -37,7 +37,7 @@ from osd.kernels.reference.logits import most_likely
 from osd.kernels.reference.window import PassWindow
 from osd.records.proposal import DraftBatch
 from osd.records.shared_rows import SharedRows
-from osd.verify.shaping import Shape
+from osd.verify.shaping import RowShaping
 
 _BITS = 8
 _NO_FLOATS: Array = np.empty(0, np.float32)
@@ -152,7 +152,7 @@ class CpuFeatureRound:
         choice, shapes, probs_BKV = Choice(ids_KB, *_ALL_GREEDY), _NO_SHAPES, None
         if is_sampled(batch):
             probs_BKV = self._probs_of(len(starts), num_steps)
-            shapes = shapes_of([Shape.of(params) for params in batch.params])
+            shapes = shapes_of([RowShaping.of(params) for params in batch.params])
             greedy_B = np.array([params.is_greedy for params in batch.params])
             uniform_BK = np.array(draw_uniforms(batch, num_steps), np.float32)
             choice = Choice(ids_KB, greedy_B, uniform_BK, probs_BKV)

@@ -21,7 +21,7 @@ from osd.kernels.reference.logits import TorchLogits
 from osd.kernels.reference.logits import most_likely as most_likely_by_torch
 from osd.machine.transfer import no_wait
 from osd.verify.logits import Logits, RankedTokens, SampledRows
-from osd.verify.shaping import Shape
+from osd.verify.shaping import RowShaping
 
 _FEW = 1 << 15
 """With fewer logits than this, torch is faster than calling a compiled loop."""
@@ -112,7 +112,7 @@ def most_likely(kernels: Kernels, logits: Tensor) -> Tensor:
     return torch.from_numpy(look.ids_NK.astype(np.int64)).view(logits.shape[:-1])
 
 
-def shapes_of(rows: Sequence[Shape]) -> Shapes:
+def shapes_of(rows: Sequence[RowShaping]) -> Shapes:
     """The rows' shaping parameters as arrays."""
     kinds = np.float32, np.float32, np.int64, np.float32
     return Shapes(*(np.array(column, kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)))

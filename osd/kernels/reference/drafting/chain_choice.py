@@ -15,7 +15,7 @@ from osd.kernels.reference.logits import MostLikely, most_likely
 from osd.machine.transfer import upload
 from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
-from osd.verify.shaping import Shape, Shaping, draw, shape_probs, uniforms
+from osd.verify.shaping import BatchShaping, RowShaping, draw, shape_probs, uniforms
 
 
 def is_sampled(batch: DraftBatch) -> bool:
@@ -34,7 +34,7 @@ class Draws(NamedTuple):
 
     greedy_B: Tensor
     """bool; greedy rows, whose draws are not used."""
-    shaping: Shaping
+    shaping: BatchShaping
     uniform_BK: Tensor
 
     @classmethod
@@ -53,7 +53,7 @@ class Draws(NamedTuple):
         uniform_BK = draw_uniforms(batch, num_steps) + [[0.0] * num_steps] * added
         return cls(
             greedy_B=upload([params.is_greedy for params in params_B], device),
-            shaping=Shaping.of([Shape.of(params) for params in params_B], num_tokens, device),
+            shaping=BatchShaping.of([RowShaping.of(params) for params in params_B], num_tokens, device),
             uniform_BK=upload(uniform_BK, device),
         )
 
@@ -66,7 +66,7 @@ class Draws(NamedTuple):
         greedy_B, uniform_BK, temperature_B11, *rest = tensors
         remaining = iter(rest)
         filters = [None if one is None else next(remaining) for one in self.shaping[1:]]
-        return Draws(greedy_B, Shaping(temperature_B11, *filters), uniform_BK)
+        return Draws(greedy_B, BatchShaping(temperature_B11, *filters), uniform_BK)
 
 
 class ChainChoice:
