@@ -18,8 +18,7 @@ from actors.names import ActorNames
 from actors.ray_handle import RayHandle
 from actors.supervisor import SupervisorActor
 from osd.config.settings import Config
-from osd.records.errors import OsdError
-from osd.records.reason import reason
+from osd.records.errors import OsdError, reason
 from osd.records.status import EngineStatus
 
 _log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from osd.records.reason import reason
+from osd.records.errors import reason
 
 VOCAB_TOKENS = 64
 CONTEXT_TOKENS = 64

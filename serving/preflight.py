@@ -12,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 from osd.config.settings import Config
 from osd.io.url_folder import open_folder
 from osd.loading.causal_lm import choose_device
-from osd.records.errors import OsdError
-from osd.records.reason import reason
+from osd.records.errors import OsdError, reason
 
 
 def check_machine(config: Config) -> None:

@@ -24,8 +24,7 @@ from osd.kernels.reference.backend import TorchBackend
 from osd.loading.causal_lm import choose_device, choose_dtype
 from osd.loading.stored import LLAMA_IN_BFLOAT16, Stored, stored_in
 from osd.models.target import Target
-from osd.records.errors import OsdError
-from osd.records.reason import reason
+from osd.records.errors import OsdError, reason
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from osd.engine.deltas import NOTHING, Said
 from osd.engine.endings import Endings
 from osd.engine.prefill import read_chunk
 from osd.engine.round import Drafted, Verified, learn, propose, verify
-from osd.engine.row_caches import RowCaches
+from osd.engine.rows.row_caches import RowCaches
 from osd.engine.scheduler import Scheduler
 from osd.engine.sequence import Sequence, check_prompt, new_sequence
 from osd.engine.status import status_of

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from osd.engine.engine import Engine
-from osd.engine.room import Room
+from osd.engine.training_pauses import TrainingPauses
 from osd.records.errors import EngineUnavailableError
 from osd.records.query import Request, TokenDelta
 from osd.records.status import EngineStatus
@@ -40,7 +40,7 @@ class EngineLoop:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._room = Room()
+        self._room = TrainingPauses()
         self.changing = threading.Lock()
         """Held by a thread from preparing a replacement of the serving target or drafter until it is in place,
         so that another thread's replacement in between is not lost. Never taken by the engine's thread."""
@@ -94,7 +94,7 @@ class EngineLoop:
         return self._engine.utilisation.share()
 
     def leave_room(self, share: float, for_s: float) -> None:
-        """Pause for a share of the time while there is work, so that training can run; see `Room.grant`."""
+        """Pause for a share of the time while there is work, so that training can run; see `TrainingPauses.grant`."""
         self._room.grant(share, for_s)
 
     def _refuse_when_stopping(self) -> None:

@@ -2,7 +2,7 @@
 
 Decoding queries occupy rows 0 .. D-1 without gaps, so that a pass over them is a view of the cache. The one query in
 prefill has row D. When a query ends, its row is exchanged with the last decoding one's, then with the one in prefill,
-so that its content ends up among the free rows, where the prefix cache finds it (`osd.engine.prefix_cache`).
+so that its content ends up among the free rows, where the prefix cache finds it (`osd.engine.rows.prefix_cache`).
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ from fsspec.utils import get_protocol
 
 from osd.config.settings import Config
 from osd.io.folder import Folder, LocalFolder
-from osd.records.errors import OsdError
-from osd.records.reason import reason
+from osd.records.errors import OsdError, reason
 
 _writers = threading.Lock()
 """Held while a folder of any URL is written to: writers in one process take turns."""

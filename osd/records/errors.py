@@ -29,3 +29,11 @@ class UnknownVersionError(WeightsRefusedError):
 
 class OutcomeSinkError(OsdError):
     """The outcome stream cannot take or return outcomes now (Redis is unreachable, full or refuses)."""
+
+
+def reason(error: BaseException) -> str:
+    """The first non-empty line of an error's message, or else the name of its type.
+
+    Example: `reason(KeyError())` is `"KeyError"`
+    """
+    return next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)

@@ -23,9 +23,8 @@ from osd.engine.loop import EngineLoop
 from osd.machine.memory import trim_heap, use_huge_pages
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
-from osd.records.errors import OsdError
+from osd.records.errors import OsdError, reason
 from osd.records.events import Event, EventKind
-from osd.records.reason import reason
 from osd.speculation.calibrate import calibration
 
 T = TypeVar("T")

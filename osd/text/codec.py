@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from osd.models.context import longest_context
-from osd.records.errors import OsdError
-from osd.records.reason import reason
+from osd.records.errors import OsdError, reason
 from osd.text.chat_template import ChatFeatures, ChatTemplate, Message, Tools, replace_template
 from osd.text.end_tokens import end_token_ids
 from osd.text.offsets import TextOffsets

@@ -31,8 +31,7 @@ from osd.kernels.cpu.arrays import array
 from osd.kernels.cpu.compiling.signatures import KernelSet, samples
 from osd.kernels.cpu.compiling.store import stored_entries
 from osd.machine.arrays import aligned
-from osd.records.errors import OsdError
-from osd.records.reason import reason
+from osd.records.errors import OsdError, reason
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osd.engine.prefix_cache import Place, PrefixCache
+from osd.engine.rows.prefix_cache import Place, PrefixCache
 
 _SYSTEM = tuple(range(100, 120))
 _FIRST = (*_SYSTEM, *range(200, 230))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from osd.records.reason import reason
+from osd.records.errors import reason
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Room for training: the share of the time that pauses take, and an engine that makes them."""
+"""TrainingPauses for training: the share of the time that pauses take, and an engine that makes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from osd.engine.loop import EngineLoop
-from osd.engine.room import Room
+from osd.engine.training_pauses import TrainingPauses
 from osd.records.query import Request, SamplingParams, TokenDelta
 from tests.kit.engine_kit import make_engine, make_target, plain_greedy, tiny_llama
 
@@ -23,7 +23,7 @@ class Clock:
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
 def test_pauses_take_the_share_that_was_granted(step_s: float, share: float) -> None:
     clock = Clock()
-    room = Room(clock)
+    room = TrainingPauses(clock)
     room.grant(share, 1e9)
     paused_s = 0.0
     for _ in range(20_000):
@@ -39,7 +39,7 @@ def test_pauses_take_the_share_that_was_granted(step_s: float, share: float) -> 
 
 def test_a_grant_ends_by_itself() -> None:
     clock = Clock()
-    room = Room(clock)
+    room = TrainingPauses(clock)
     assert room.pause_s(1.0) == 0.0
     room.grant(0.1, for_s=3.0)
     assert room.pause_s(1.0) == 0.05
@@ -50,7 +50,7 @@ def test_a_grant_ends_by_itself() -> None:
 
 
 def test_a_pause_that_was_cut_short_is_made_up_for() -> None:
-    room = Room(Clock())
+    room = TrainingPauses(Clock())
     room.grant(0.5, 1.0)
     assert room.pause_s(0.02) == pytest.approx(0.02)
     room.paused(0.005)

@@ -21,7 +21,7 @@ class _Grant(NamedTuple):
     until_s: float
 
 
-class Room:
+class TrainingPauses:
     """How long to pause after each step.
 
     `grant` may be called from any thread; the rest belongs to the engine's thread.
