@@ -39,7 +39,7 @@ run: setup  ## serve the default model on 127.0.0.1 (PORT=8123 or OSD_PORT to ch
 demo: setup  ## watch the drafter learn from real prompts (QUICK=1: about a minute)
 	@$(BIN)/python -m benchmarks.adapt $(if $(QUICK),--quick) $(ARGS)
 
-adapt: setup  ## replay how drafters adapt to a stream and to a shift, without a server (two minutes on two cores)
+adapt: setup  ## replay how drafters adapt to a stream and to a shift, without a server
 	@$(BIN)/python -m benchmarks.adaptation run bfcl humaneval --recorded 60 --queries 40 --window 10 \
 		--arms frozen,online,suffix,online+suffix --out demo-out $(ARGS)
 
