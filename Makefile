@@ -43,10 +43,10 @@ adapt: setup  ## replay how drafters adapt to a stream and to a shift, without a
 	@$(BIN)/python -m benchmarks.adaptation run bfcl humaneval --recorded 60 --queries 40 --window 10 \
 		--arms frozen,online,suffix,online+suffix --out demo-out $(ARGS)
 
-# Two processes: most tests wait for a thread or a process of their own. Kernels are compiled beside them.
+# Two processes, since most tests wait for a thread or a process of their own; kernels are compiled before the first one.
 PYTEST := $(BIN)/python -m pytest --build-kernels -n $(or $(WORKERS),2) --dist loadscope --no-loadscope-reorder
 
-test: setup-dev  ## the tests (under 10 minutes on two cores, compiling kernels included)
+test: setup-dev  ## the tests, after compiling the kernels that they call
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: setup-dev

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from contextlib import ExitStack
 
 import torch
 
@@ -21,17 +19,10 @@ def _missing() -> list[KernelSet]:
     return [] if kernels() is None else [these for these in _SETS if not store.is_built(these)]
 
 
-@contextmanager
-def build_in_background() -> Iterator[None]:
-    """Compile what is missing in processes of the lowest priority, which end with this context."""
+def build_kernels() -> None:
+    """Compile what is missing, in this process and one more for each other set of kernels."""
     with ExitStack() as stack:
         for these in _missing():
             stack.callback(Build(these).stop)
-        yield
-
-
-@cache
-def finish_builds() -> None:
-    """Once a process: wait until everything is compiled, and compile in this process what no other one has begun."""
-    for these in _missing():
-        build(these)
+        for these in _missing():
+            build(these)  # what no other process has begun; then it waits for the others

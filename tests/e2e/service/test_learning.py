@@ -10,7 +10,7 @@ import torch
 from tests.e2e.conftest import Service
 from tests.kit.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(400)]
 
 
 def _engine(service: Service) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def test_acceptance_rises_with_use_and_a_scrambled_drafter_is_rolled_back(servic
     def learnt() -> bool:
         return service.acceptance() > max(0.6, service.untrained_acceptance + 0.2)
 
-    wait_for(learnt, "the drafter to learn six answers", timeout_s=150)
+    wait_for(learnt, "the drafter to learn six answers", timeout_s=240)
     service.train(paused=True)
     wait_for(lambda: _trainer_state(service) == "paused", "the trainer to stop")
     store = service.store()
