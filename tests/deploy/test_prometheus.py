@@ -69,6 +69,8 @@ def _query(prometheus: httpx.Client, expression: str) -> list[Any]:
 def test_prometheus_reads_the_metrics_and_evaluates_rules_and_dashboard(osd_url: str, prometheus: httpx.Client) -> None:
     def is_ready() -> bool:
         try:
+            if prometheus.get("/-/ready").status_code != 200:  # it answers 503 while it starts
+                return False
             return [series["value"][1] for series in _query(prometheus, "osd_ready")] == ["1"]
         except httpx.TransportError:  # it is starting
             return False
