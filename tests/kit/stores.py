@@ -23,7 +23,7 @@ def config_of_store(url: str, options: dict[str, Any], tmp_path: Path) -> Config
 
 @contextmanager
 def s3_server() -> Iterator[dict[str, Any]]:
-    """moto's server with an empty bucket; gives the arguments of the file system."""
+    """moto's server with a bucket; gives the arguments of the file system."""
     pytest.importorskip("s3fs", reason="osd[s3] is not installed")
     server_module = pytest.importorskip("moto.server", reason="moto with its server is not installed")
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -33,7 +33,7 @@ def s3_server() -> Iterator[dict[str, Any]]:
         options = {"endpoint_url": f"http://{host}:{port}", "key": "test", "secret": "test"}
         import fsspec
 
-        fsspec.filesystem("s3", **options).mkdir(_BUCKET)
+        fsspec.filesystem("s3", **options).makedirs(_BUCKET, exist_ok=True)  # moto keeps buckets for the process
         yield options
     finally:
         server.stop()
