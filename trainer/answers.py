@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from osd.assembly.engine import open_engine
+from osd.config.settings import Config
 from osd.engine.engine import Engine
 from osd.io.codec import decode, encode
 from osd.records.outcome import Outcome
@@ -61,6 +63,17 @@ class Collector:
     def counters(self) -> dict[str, int]:
         """No counters: nothing can be lost."""
         return {}
+
+
+def open_answering(config: Config) -> tuple[Engine, Collector]:
+    """An engine that decodes plainly, and the collector of its outcomes, for `make_answers`.
+
+    Raises:
+        OsdError: the target cannot be loaded.
+    """
+    collector = Collector()
+    plain = config.speculation.model_copy(update={"enabled": False})
+    return open_engine(config.model_copy(update={"speculation": plain}), recorder=collector), collector
 
 
 def answers_key(model: Path, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> str:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from osd.assembly.drafter import ensure_first_version, open_store
-from osd.assembly.engine import open_engine
 from osd.config.paths import answers_dir, checkpoint_dir
 from osd.config.settings import Config
 from osd.loading.resolve import ResolvedTarget
 from osd.records.events import Event
 from osd.records.version import WeightManifest
-from trainer.answers import AnswerFolder, Collector, answers_key, make_answers
+from trainer.answers import AnswerFolder, answers_key, make_answers, open_answering
 from trainer.build import build_student
 from trainer.offline import OfflineTrainer
 
@@ -120,9 +119,7 @@ def _make_answers(
     on_progress: Callable[[DistillProgress], None],
 ) -> None:
     """A function of its own, so that the target's memory is freed before training begins."""
-    collector = Collector()
-    plain = config.speculation.model_copy(update={"enabled": False})
-    engine = open_engine(config.model_copy(update={"speculation": plain}), recorder=collector)
+    engine, collector = open_answering(config)
     make_answers(
         engine,
         collector,

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from benchmarks.adaptation.streams import Prompt
-from osd.assembly.engine import open_engine
 from osd.config.paths import answers_dir
 from osd.config.settings import Config
 from osd.loading.resolve import ResolvedTarget
 from osd.records.outcome import Outcome
 from osd.text.codec import TextCodec
-from trainer.answers import AnswerFolder, Collector, answers_key, make_answers
+from trainer.answers import AnswerFolder, answers_key, make_answers, open_answering
 
 
 def record(
@@ -46,9 +45,7 @@ def record(
     key += f"-{temperature:g}-{config.outcomes.top_k}" if temperature else ""
     folder = AnswerFolder(answers_dir(config.state_dir, resolved.target_id, key))
     if len(folder.numbers()) < len(prompts):
-        collector = Collector()
-        plain = config.speculation.model_copy(update={"enabled": False})
-        engine = open_engine(config.model_copy(update={"speculation": plain}), recorder=collector)
+        engine, collector = open_answering(config)
         make_answers(
             engine,
             collector,

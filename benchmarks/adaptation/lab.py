@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.adaptation.learner import Learner, Spent, own_folder
 from benchmarks.adaptation.replay import EitherProposer, Proposer, SuffixProposer, replay, score
@@ -96,14 +97,14 @@ class Run:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, object]) -> Run:
+    def from_json(cls, data: dict[str, Any]) -> Run:
         """The inverse of `as_json`."""
         return cls(
-            arm=str(data["arm"]),
-            seed=int(str(data["seed"])),
-            domains=list(data["domains"]),  # type: ignore[call-overload]
-            scores=[Score(**one) for one in data["scores"]],  # type: ignore[attr-defined]
-            spent=Spent(**data["spent"]),  # type: ignore[arg-type]
+            arm=data["arm"],
+            seed=data["seed"],
+            domains=list(data["domains"]),
+            scores=[Score(**one) for one in data["scores"]],
+            spent=Spent(**data["spent"]),
         )
 
 

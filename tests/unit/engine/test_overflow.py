@@ -13,7 +13,6 @@ from torch import Tensor
 
 from osd.engine.engine import Engine
 from osd.kernels.backend import Backend
-from osd.kernels.gpu.graphs import Work
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.records.drafter_id import DrafterId
@@ -35,6 +34,7 @@ from tests.kit.engine_kit import (
     run,
     tiny_llama,
 )
+from tests.kit.fx_capture import run_at_once
 from tests.kit.poison import caches_of, num_not_finite, poison
 
 _OVERFLOWS = 13
@@ -51,24 +51,10 @@ def one_thread() -> None:
 MakeTarget = Callable[[], Target]
 
 
-def _capture(work: Work, inputs: tuple[Tensor, ...]) -> Work:
-    """Nothing is traced: that takes seconds a test. Outputs are overwritten by the next replay, as a graph's are."""
-    with torch.no_grad():
-        outputs = work(*inputs)
-
-    def replay(*new: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            for place, one in zip(outputs, work(*new), strict=True):
-                place.copy_(one)
-        return outputs
-
-    return replay
-
-
 _BACK_ENDS: dict[str, tuple[Backend, torch.dtype]] = {
     "transformers": (Undecoded(), torch.float32),
     "torch": (TORCH, torch.float32),
-    "captured": (captured_by(_capture), torch.float32),
+    "captured": (captured_by(run_at_once), torch.float32),
     "compiled": (fastest(), torch.float32),
     "compiled bfloat16": (fastest(), torch.bfloat16),
 }

@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
 
 from osd.kernels.backend import Backend
 from osd.kernels.cpu.backend.backend import CpuBackend
 from osd.kernels.cpu.kernels import kernels
 from osd.kernels.gpu.backend import GpuBackend
-from osd.kernels.gpu.graphs import Work
 from tests.kit.backends import TORCH, captured_by
+from tests.kit.fx_capture import run_at_once
 
 
 class Case(NamedTuple):
@@ -35,20 +34,7 @@ class Case(NamedTuple):
             return CpuBackend(found)
         if self.name == "cuda":
             return GpuBackend.on(self.device)
-        return TORCH if self.name == "torch" else captured_by(_replayed, has_kernels=self.name == "interpreted")
-
-
-def _replayed(work: Work, inputs: tuple[Tensor, ...]) -> Work:
-    with torch.no_grad():
-        outputs = work(*inputs)
-
-    def replay(*new: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            for place, one in zip(outputs, work(*new), strict=True):
-                place.copy_(one)
-        return outputs
-
-    return replay
+        return TORCH if self.name == "torch" else captured_by(run_at_once, has_kernels=self.name == "interpreted")
 
 
 _NO_NUMBA = [pytest.mark.skipif(find_spec("numba") is None, reason="numba is not installed")]

@@ -13,23 +13,11 @@ from torch import Tensor
 from osd.kernels.backend import Decoder, RowMemory, Sizes, Way
 from tests.kit.backends import TORCH
 from tests.kit.rounding import decoder_gap, gap_of_rows
+from tests.kit.small_shape import SMALL_SHAPE
 from tests.unit.kernels.conftest import Case
 
 _VOCAB, _SLOTS, _MAX = 64, 4, 48
-_SHAPE: dict[str, Any] = {
-    "vocab_size": _VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "attn_implementation": "sdpa",
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
+_SHAPE: dict[str, Any] = SMALL_SHAPE | {"vocab_size": _VOCAB, "initializer_range": 0.3}
 _KINDS: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Mistral": {"sliding_window": 6},

@@ -27,27 +27,15 @@ from osd.records.errors import OsdError
 from tests.kit.backends import TORCH, fastest
 from tests.kit.engine_kit import plain_logits
 from tests.kit.rounding import decoder_gap, gap_of_rows
+from tests.kit.small_shape import SMALL_SHAPE
 
-_SHAPE: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "attn_implementation": "sdpa",
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
 _IDS = torch.arange(3, 15)
 
 
 def _llama(dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(_SHAPE | changes)))
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(SMALL_SHAPE | changes)))
     return model.to(dtype).eval()
 
 
@@ -76,7 +64,7 @@ def _exact_logits(model: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
 def test_families_that_take_it(name: str) -> None:
-    config = getattr(transformers, f"{name}Config")(**_SHAPE)
+    config = getattr(transformers, f"{name}Config")(**SMALL_SHAPE)
     assert _slots(getattr(transformers, f"{name}ForCausalLM")(config).eval()).is_fused
 
 
@@ -131,7 +119,7 @@ def test_a_fused_pass_that_differs_is_not_used(
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3"])
 def test_without_a_compiler_torch_does_it(name: str) -> None:
-    model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**_SHAPE)).eval()
+    model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**SMALL_SHAPE)).eval()
     slots = _slots(model, frozen=True, backend=TORCH)
     assert slots.is_fused
     torch.testing.assert_close(_logits(slots), plain_logits(model, _IDS.tolist()), atol=1e-4, rtol=1e-4)

@@ -16,22 +16,11 @@ from osd.models.slot_model import SlotModel
 from osd.records.errors import OsdError
 from tests.kit.backends import fastest
 from tests.kit.engine_kit import plain_hidden, plain_logits
+from tests.kit.small_shape import SMALL_SHAPE
 
 _VOCAB = 32
 _WINDOW = 6
-_SHAPE: dict[str, Any] = {
-    "vocab_size": _VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "attn_implementation": "sdpa",
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
+_SHAPE: dict[str, Any] = SMALL_SHAPE | {"vocab_size": _VOCAB}
 
 
 _EAGER = {**_SHAPE, "attn_implementation": "eager"}
