@@ -1,0 +1,1 @@
+"""The drift monitor, without a Redis."""
