@@ -14,9 +14,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from actors.ask import Ask, ask_by_ray
+from actors.engine_report import EngineReports
 from actors.event_log import EventLog
 from actors.mailbox import Mailboxes
+from actors.node import node_id
+from actors.reporter import Reporter
 from osd.config.settings import Config
+from osd.fleet.heartbeat import EngineOrders
 from osd.machine.memory import exclude_from_gc, trim_heap
 from osd.records.errors import EngineUnavailableError
 from osd.records.events import Event
@@ -35,6 +40,8 @@ class EngineActor:
     Args:
         config: the whole configuration.
         redis_url: the Redis of the outcome stream.
+        supervisor: name of the supervisor, to which the engine reports; empty: it has none.
+        ask: calls the supervisor.
         assemble: loads and assembles the engine; None: `osd.assembly.assemble.assemble_engine`.
         mailboxes: hold what clients have not fetched yet; None: with the default patience.
         reap_interval_s: pause between two searches for clients that are gone.
@@ -45,14 +52,20 @@ class EngineActor:
         self,
         config: Config,
         redis_url: str,
+        supervisor: str = "",
         *,
+        ask: Ask = ask_by_ray,
         assemble: Callable[..., EngineAssembly] | None = None,
         mailboxes: Mailboxes | None = None,
         reap_interval_s: float = 5.0,
         retry_s: float = 5.0,
     ) -> None:
         self._config, self._redis_url, self._assemble = config, redis_url, assemble
+        self._supervisor, self._ask = supervisor, ask
         self._reap_interval_s, self._retry_s = reap_interval_s, retry_s
+        self._reporter: Reporter | None = None
+        self.orders = EngineOrders(session="")
+        """The supervisor's last."""
         self._events = EventLog()
         self._progress: list[str] = []
         self._mailboxes = mailboxes or Mailboxes()
@@ -135,6 +148,8 @@ class EngineActor:
 
     async def close(self) -> None:
         """Stop serving, and write recorded outcomes to the stream or the spill file."""
+        if self._reporter is not None:
+            await asyncio.to_thread(self._reporter.close)
         if self._opening.done() and not self._opening.exception():
             await asyncio.to_thread(self._opening.result().close)
 
@@ -174,7 +189,20 @@ class EngineActor:
                 self._opening.set_exception(error)
             else:
                 exclude_from_gc()
+                self._report(assembly)
                 self._opening.set_result(assembly)
                 return
             time.sleep(self._retry_s)
             self._opening = Future()
+
+    def _report(self, assembly: EngineAssembly) -> None:
+        """Start reporting to the supervisor and obeying its orders."""
+        if not self._supervisor:
+            return
+        interval_s = self._config.cluster.report_interval_s
+        reports = EngineReports(self._config.engine.id, assembly, node_id())
+
+        def obey(orders: EngineOrders) -> None:
+            self.orders = orders
+
+        self._reporter = Reporter(self._ask, self._supervisor, reports.make, obey, interval_s=interval_s)

@@ -71,7 +71,7 @@ def start_actors(
         OsdError: the engine cannot serve.
     """
     config, names = order.config, ActorNames.unique()
-    actors = {"engine": _create(EngineActor, names.engine, stack, config, order.redis_url)}
+    actors = {"engine": _create(EngineActor, names.engine, stack, config, order.redis_url, names.supervisor)}
     status = _wait_for(actors["engine"], on_progress)
     watched = {"engine": names.engine}
     if config.trainer.enabled and config.outcomes.enabled:

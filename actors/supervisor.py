@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 
 from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
 from actors.resident_memory import ray_bytes, resident_bytes
+from osd.fleet.engines import Engines
+from osd.fleet.heartbeat import EngineOrders, EngineReport
 from osd.records.events import Event
 
 _PING_TIMEOUT_S = 5.0
@@ -42,10 +45,25 @@ class SupervisorActor:
         self._pids: dict[str, int] = {}
         self._restarts = dict.fromkeys(watched, 0)
         self._paused = training_paused
+        self._session = uuid.uuid4().hex[:16]
+        self._lock = threading.Lock()
+        """Guards the reports."""
+        self._engines = Engines()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._watch, args=one, daemon=True) for one in watched.items()]
         for thread in self._threads:
             thread.start()
+
+    def report(self, report: EngineReport) -> EngineOrders:
+        """Take an engine's report, and answer with its orders."""
+        with self._lock:
+            self._engines.take(report)
+            return EngineOrders(session=self._session)
+
+    def engines(self) -> list[EngineReport]:
+        """The latest report of every engine that reports, by engine id."""
+        with self._lock:
+            return self._engines.present()
 
     def set_training_paused(self, paused: bool) -> None:
         """Store the operator's choice. The distiller asks for it regularly, so it survives the distiller's restarts."""

@@ -261,6 +261,9 @@ class ClusterConfig(_Section):
     address: str = Field("", description="Ray cluster to join; empty starts a local one, closed to others.")
     namespace: str = Field("osd", description="Ray namespace of the actors.")
     object_store_bytes: int = Field(80 << 20, ge=75 << 20, description="Size of a local Ray's object store.")
+    report_interval_s: float = Field(
+        1.0, ge=0.1, le=10, description="Pause between two reports of an engine to the supervisor."
+    )
 
 
 def default_state_dir() -> Path:

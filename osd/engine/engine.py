@@ -271,7 +271,7 @@ class Engine:
             sequence.begin(tokens, top)
         else:
             round_ = sequence.commit(tokens, round_, top)
-            self.counters.add_round(round_, len(tokens))
+            self.counters.add_round(round_, len(tokens), sequence.request.domain)
         said = Said.of(sequence, tokens, top)
         return said.delta(sequence) if reason is None else self._finish(sequence, reason, said)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from osd.meters.domain_counts import DomainCounts
 from osd.records.drafter_id import DrafterId
 from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats
@@ -42,6 +43,7 @@ class Counters:
         self.by_drafter: dict[DrafterId, dict[str, int]] = defaultdict(
             lambda: {"rounds": 0, "proposed": 0, "accepted": 0, "committed": 0}
         )
+        self.by_domain = DomainCounts()
 
     def add(self, name: str, amount: float = 1.0) -> None:
         """Increase a counter; the name must be one of MEANINGS."""
@@ -58,7 +60,7 @@ class Counters:
         if manual:
             self.add("manual_roll_backs_total")
 
-    def add_round(self, round_: Round, committed: int) -> None:
+    def add_round(self, round_: Round, committed: int, domain: str) -> None:
         """Count one row's round. A round that proposed nothing is a plain round, and belongs to no drafter."""
         proposed, accepted = round_.proposed, round_.accepted
         values = self.values
@@ -69,11 +71,13 @@ class Counters:
         else:
             values["proposed_total"] += proposed
             values["accepted_total"] += accepted
-            counts = self.by_drafter[DrafterId(round_.drafter_name, round_.drafter_version)]
+            drafter = DrafterId(round_.drafter_name, round_.drafter_version)
+            counts = self.by_drafter[drafter]
             counts["rounds"] += 1
             counts["proposed"] += proposed
             counts["accepted"] += accepted
             counts["committed"] += committed
+            self.by_domain.add(domain, drafter, proposed, accepted, committed)
 
     def add_query(self, stats: QueryStats, reason: FinishReason) -> None:
         """Count one finished query."""

@@ -332,3 +332,23 @@ def test_the_supervisor_notices_restarts(others: FakeActors, engine: FakeEngine)
 
 def test_processes_that_are_gone_are_left_out() -> None:
     assert resident_bytes({"none": None, "gone": 2**22 + 1}) == {}
+
+
+async def test_an_engine_reports_and_the_supervisor_knows_it() -> None:
+    supervisor = SupervisorActor({})
+    flags = {"engine": {"id": "one"}, "cluster": {"report_interval_s": 0.1}}
+    others = FakeActors({"supervisor": supervisor})
+    actor = EngineActor(load_config(flags=flags), "", "supervisor", ask=others.ask, assemble=assemble)
+    try:
+        await actor.submit("a", query("a1"))
+        await read(actor, "a", 1)
+        async with asyncio.timeout(PATIENCE_S):
+            while not (reports := supervisor.engines()):
+                await asyncio.sleep(0.01)
+        [report] = reports
+        assert (report.engine_id, report.pid, report.device) == ("one", os.getpid(), "cpu")
+        assert report.free_rows == 2
+        assert actor.orders.session
+    finally:
+        await actor.close()
+        gc.unfreeze()

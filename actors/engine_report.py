@@ -1,0 +1,66 @@
+"""Makes an engine's reports to the supervisor."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from itertools import count
+from typing import TYPE_CHECKING
+
+from osd.fleet.heartbeat import EngineReport
+from osd.records.drafter_id import DrafterId
+
+if TYPE_CHECKING:
+    from osd.assembly.assemble import EngineAssembly
+    from osd.engine.engine import Engine
+
+_TIMEOUT_S = 60.0
+"""For a long step; the engine counts as away before."""
+
+
+class EngineReports:
+    """Numbers the reports of this process.
+
+    Args:
+        engine_id: of the engine; see `EngineReport`.
+        assembly: the engine with everything around it.
+        node: identifies the machine that this process runs on.
+    """
+
+    def __init__(self, engine_id: str, assembly: EngineAssembly, node: str) -> None:
+        self._engine_id, self._assembly, self._node = engine_id, assembly, node
+        self._incarnation = uuid.uuid4().hex[:16]
+        self._numbers = count()
+
+    def make(self, is_full: bool) -> EngineReport:
+        """The next report; waits for the end of the engine's current step.
+
+        Args:
+            is_full: report all counts, not only those that changed.
+        """
+        loop = self._assembly.loop
+        return loop.call(lambda engine: self._report(engine, is_full)).result(_TIMEOUT_S)
+
+    def _report(self, engine: Engine, is_full: bool) -> EngineReport:
+        from osd.machine.device_id import device_id
+
+        status = engine.status()
+        return EngineReport(
+            engine_id=self._engine_id,
+            incarnation=self._incarnation,
+            number=next(self._numbers),
+            is_full=is_full,
+            at_s=time.time(),
+            node=self._node,
+            device=device_id(engine.target.lm.device),
+            pid=os.getpid(),
+            target_id=status.target,
+            drafter=DrafterId(status.drafter_kind, status.drafter_version),
+            utilisation=engine.utilisation.share(),
+            running=status.running,
+            waiting=status.waiting,
+            free_rows=max(status.max_slots - status.running - status.waiting, 0),
+            paused_s=engine.counters.values["paused_seconds_total"],
+            acceptance=engine.counters.by_domain.take(everything=is_full),
+        )

@@ -1,0 +1,83 @@
+"""What an engine and the supervisor tell each other about once a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from osd.records.drafter_id import DrafterId
+
+
+class AcceptanceCount(NamedTuple):
+    """Counts of one drafter version's proposals in one domain since the engine's process started; they only grow."""
+
+    domain: str
+    drafter: DrafterId
+    rounds: int
+    proposed: int
+    accepted: int
+    committed: int
+
+
+class QueryRounds(NamedTuple):
+    """First-token acceptance of one query under one drafter version."""
+
+    version: int
+    query: str
+    num_rounds: int
+    """Rounds with at least one proposed token; only the first few of a query count."""
+    num_accepted: int
+    """Of these, the rounds whose first proposed token was accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReport:
+    """From an engine to the supervisor.
+
+    Counts are totals rather than differences, so a report may be lost or arrive twice. A report contains those that
+    changed since the last one that was answered, or all of them (`is_full`).
+    """
+
+    engine_id: str
+    incarnation: str
+    """Of the engine's process: a restarted engine has the same id and another incarnation."""
+    number: int
+    """Of the report, counted from 0 in each incarnation."""
+    is_full: bool
+    at_s: float
+    """When it was made, by the wall clock of the engine's node. Only compared with the supervisor's clock, to warn."""
+    node: str
+    device: str
+    """`cpu`, or the unique id of the GPU; with `node` it says which processes share a device."""
+    pid: int
+    target_id: str
+    drafter: DrafterId
+    """That serves now, of the kind that learns."""
+    utilisation: float
+    """Share of the last seconds that the engine was in steps, 0 to 1."""
+    running: int
+    waiting: int
+    free_rows: int
+    paused_s: float
+    """Seconds that the engine has paused for training, in total."""
+    acceptance: tuple[AcceptanceCount, ...] = ()
+    rounds: tuple[QueryRounds, ...] = ()
+    """Evidence for the referee."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Drafter versions that the engine could not use, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOrders:
+    """From the supervisor to an engine, in answer to its report. They hold until the next ones."""
+
+    session: str
+    """Of the supervisor's process. One that was restarted knows nothing, so the next report must be full."""
+    version: int | None = None
+    """The drafter version to serve; None: as it is."""
+    is_judged: bool = False
+    """Drafter versions are being compared, so propose at least one token where that adds evidence."""
+    training_share: float = 0.0
+    """Share of its time that the engine leaves to training."""
+    draining: bool = False
+    """Take no new queries; the engine is going to be stopped."""
