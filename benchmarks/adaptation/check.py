@@ -41,7 +41,8 @@ def decode_live(
     """Decode the prompts one at a time with an engine that drafts `length` tokens per round; returns the outcomes."""
     fixed = config.speculation.model_copy(update={"fixed_length": length, "enabled": True})
     collector = Collector()
-    engine = open_engine(config.model_copy(update={"speculation": fixed}), recorder=collector)
+    drafter = config.drafter.model_copy(update={"suffix": False})
+    engine = open_engine(config.model_copy(update={"speculation": fixed, "drafter": drafter}), recorder=collector)
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
     for number, outcome in enumerate(outcomes):
         engine.submit(Request(request_id=outcome.request_id, prompt_ids=outcome.prompt_ids, params=params))

@@ -10,10 +10,12 @@ from functools import partial
 from osd.assembly.drafter import open_store, open_version
 from osd.assembly.engine import load_engine, use_threads
 from osd.assembly.kernels import Prepared, awaits_kernels, load_backend, prepare_backend
+from osd.assembly.lookup import make_lookup, open_feed
 from osd.assembly.recorder import open_recorder
 from osd.assembly.target import make_target
 from osd.config.settings import Config
 from osd.engine.loop import EngineLoop
+from osd.io.answers.feed import AnswerFeed
 from osd.io.recorder import Recorder
 from osd.kernels.cpu.compiling.signatures import KernelSet
 from osd.loading.resolve import ResolvedTarget, resolve_target
@@ -41,6 +43,7 @@ class EngineAssembly:
     hot_swap: HotSwap | None
     recorder: Recorder | None
     kernel_swap: KernelSwap | None = None
+    feed: AnswerFeed | None = None
 
     def roll_back(self, to: int, reason: str) -> WeightManifest:
         """Serve version `to` again, as an operator asks. The hot swap sees it in the store, counts it and reports it.
@@ -58,6 +61,8 @@ class EngineAssembly:
 
     def close(self) -> None:
         """Stop the watchers, the loop and the recorder, in that order."""
+        if self.feed:
+            self.feed.stop()
         if self.kernel_swap:
             self.kernel_swap.stop()
         if self.hot_swap:
@@ -110,11 +115,13 @@ def _assemble(
     """See `assemble_engine`; `prepared` is what computes, and what compiles where kernels are to take over."""
     store = open_store(config, resolved)
     recorder = open_recorder(config, redis_url) if config.outcomes.enabled else None
+    lookup = make_lookup(config)
     engine = load_engine(
         config,
         resolved,
         prepared,
         store,
+        lookup=lookup,
         recorder=recorder,
         on_event=on_event,
         on_progress=on_progress,
@@ -131,11 +138,15 @@ def _assemble(
         on_progress("compiling kernels for this CPU in the background; serving with torch meanwhile")
         remake = partial(_remake, config, resolved, store, prepared.build.kernels)
         kernel_swap = KernelSwap(prepared.build, loop, remake, on_event=on_event, on_progress=on_progress)
+    feed = None
+    if lookup is not None and recorder is not None:
+        feed = open_feed(config, redis_url, resolved.target_id, lookup)
+        feed.start()
     loop.start()
     hot_swap.start()
     if kernel_swap is not None:
         kernel_swap.start()
-    return EngineAssembly(loop, store, engine.codec, hot_swap, recorder, kernel_swap)
+    return EngineAssembly(loop, store, engine.codec, hot_swap, recorder, kernel_swap, feed)
 
 
 def _remake(

@@ -9,6 +9,7 @@ import torch
 
 from osd.assembly.drafter import open_latest, open_store
 from osd.assembly.kernels import Prepared, awaits_kernels, num_threads, prepare_backend
+from osd.assembly.lookup import make_lookup
 from osd.assembly.target import open_target
 from osd.config.settings import Config
 from osd.engine.engine import Engine
@@ -16,6 +17,7 @@ from osd.loading.resolve import ResolvedTarget, resolve_target
 from osd.machine.memory import trim_heap, use_huge_pages
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
+from osd.ports.lookup import Lookup
 from osd.ports.outcomes import OutcomeRecorder
 from osd.ports.weight_store import WeightStore
 from osd.records.events import Event
@@ -24,6 +26,7 @@ from osd.speculation.calibrate import NUM_TIMINGS, calibrate
 from osd.speculation.cost import Costs
 from osd.speculation.depth_acceptance import AcceptanceModel
 from osd.speculation.length import GoodputPolicy
+from osd.speculation.lookup_arm import LookupArm
 from osd.speculation.watch import SwapWatch
 from osd.text.codec import TextCodec
 
@@ -46,7 +49,9 @@ def open_engine(
     resolved = resolve_target(config.target.model, config.state_dir)
     prepared = prepare_backend(config.target, resolved.folder, may_serve_without=False, on_progress=_log.info)
     store = open_store(config, resolved)
-    return load_engine(config, resolved, prepared, store, recorder=recorder, on_event=on_event)
+    return load_engine(
+        config, resolved, prepared, store, lookup=make_lookup(config), recorder=recorder, on_event=on_event
+    )
 
 
 def load_engine(
@@ -55,6 +60,7 @@ def load_engine(
     prepared: Prepared,
     store: WeightStore,
     *,
+    lookup: Lookup | None = None,
     recorder: OutcomeRecorder | None,
     on_event: Callable[[Event], None],
     on_progress: Callable[[str], None] = lambda line: None,
@@ -66,6 +72,7 @@ def load_engine(
         resolved: the target.
         prepared: what computes. Where kernels are to take over, nothing is spent on what is done anew then.
         store: of the drafter's versions.
+        lookup: proposes beside the drafter.
         recorder: see `Engine`.
         on_event: see `Engine`.
         on_progress: told what it is doing.
@@ -85,7 +92,7 @@ def load_engine(
     # A target that no kernels run stays, and what its passes cost is not measured again.
     num_timings = 1 if is_for_now and awaits_kernels(target) else NUM_TIMINGS
     costs = measure(config, target, [drafter], num_timings=num_timings)
-    return make_engine(config, target, codec, [drafter], costs, recorder=recorder, on_event=on_event)
+    return make_engine(config, target, codec, [drafter], costs, lookup=lookup, recorder=recorder, on_event=on_event)
 
 
 def measure(config: Config, target: Target, drafters: Sequence[Drafter], *, num_timings: int = NUM_TIMINGS) -> Costs:
@@ -101,6 +108,7 @@ def make_engine(
     drafters: Sequence[Drafter],
     costs: Costs,
     *,
+    lookup: Lookup | None = None,
     recorder: OutcomeRecorder | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Engine:
@@ -112,6 +120,7 @@ def make_engine(
         codec: its tokenizer.
         drafters: each becomes an arm; with none, decoding is plain.
         costs: of rounds with these.
+        lookup: proposes beside them where it has something to offer.
         recorder: see `Engine`.
         on_event: see `Engine`.
     """
@@ -119,7 +128,8 @@ def make_engine(
         Arm(drafter, own, AcceptanceModel(config.speculation.max_length), SwapWatch(config.swap))
         for drafter, own in zip(drafters, costs.arms, strict=True)
     ]
-    policy = GoodputPolicy(config.speculation, costs.verify, arms)
+    found = None if lookup is None else LookupArm(lookup)
+    policy = GoodputPolicy(config.speculation, costs.verify, arms, found)
     return Engine(config, target, codec, policy, recorder=recorder, on_event=on_event)
 
 

@@ -101,6 +101,14 @@ class DrafterConfig(_Section):
     vocab_tokens: int = Field(8192, ge=2, description="For 'feature': size of its reduced output vocabulary.")
     window_tokens: int = Field(256, ge=2, description="For 'feature': how many positions back its attention reaches.")
     seed: int = Field(0, description="Seed of a new drafter's weights.")
+    suffix: bool = Field(
+        True,
+        description="Also propose what followed the same tokens in the query's own text or in recent answers of its "
+        "domain, where that promises more than the drafter.",
+    )
+    suffix_bytes: int = Field(
+        4 << 20, ge=0, description="Memory for these recent answers, about 9 bytes a token; 0 uses own text only."
+    )
 
 
 class OutcomesConfig(_Section):

@@ -14,7 +14,7 @@ from osd.config.settings import Config
 from osd.engine.deltas import NOTHING, Said
 from osd.engine.endings import Endings
 from osd.engine.prefill import read_chunk
-from osd.engine.round import Drafted, Verified, learn, propose, verify
+from osd.engine.round import Drafted, Verified, learn, look_up, propose, verify
 from osd.engine.rows.row_caches import RowCaches
 from osd.engine.scheduler import Scheduler
 from osd.engine.sequence import Sequence, check_prompt, new_sequence
@@ -35,6 +35,7 @@ from osd.records.version import WeightManifest
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.cost import Costs
 from osd.speculation.length import GoodputPolicy
+from osd.speculation.lookup_arm import LookupArm
 from osd.text.codec import TextCodec
 from osd.verify.top_logprobs import TopLogprobs, wanted_top_logprobs
 
@@ -61,7 +62,8 @@ class Engine:
         recorder: OutcomeRecorder | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
-        rows = RowCaches(target, [arm.drafter for arm in policy.arms], config.engine)
+        lookups = [] if policy.lookup is None else [policy.lookup.drafter]
+        rows = RowCaches(target, [arm.drafter for arm in policy.arms], lookups, config.engine)
         counters = Counters()
         self.config, self.target, self.codec, self.policy = config, target, codec, policy
         self.recorder, self.on_event = recorder, on_event
@@ -236,10 +238,16 @@ class Engine:
 
     def _choose(self, rows: list[Sequence]) -> list[Choice]:
         """The arm and the speculation length for each row, by goodput."""
-        if not self.policy.arms:
+        lookup = self.policy.lookup
+        if not (self.policy.arms or lookup):
             return [PLAIN] * len(rows)
         for sequence in rows:
             sequence.set_budget(self.config.speculation.max_length, self.target.max_context_tokens)
+        if lookup is not None and not lookup.is_broken and self.config.speculation.enabled:
+            try:
+                look_up(lookup, rows, self.config.speculation.max_length)
+            except Exception as error:
+                self._broke(lookup, error)
         queries = [sequence.request.request_id for sequence in rows]
         judged = next((arm for arm in self.policy.arms if arm.watch.wants_rounds(queries)), None)
         return self.policy.choose([sequence.budget for sequence in rows], judged=judged)
@@ -249,9 +257,8 @@ class Engine:
     ) -> list[TokenDelta]:
         """Append each row's committed tokens; finish the rows that end."""
         committed = verified.committed
-        accepted = [max(len(tokens) - 1, 0) for tokens in committed]
         self.counters.add_times(*times_ms)
-        learn(self.policy, rows, drafted.choices, accepted, times_ms)
+        accepted = learn(self.policy, rows, drafted.choices, committed, times_ms)
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
         tops = wanted_top_logprobs(verified.logits, committed, [sequence.num_logprobs for sequence in rows])
         deltas = []
@@ -293,10 +300,11 @@ class Engine:
         self.rows.drop(sequence)
         return self._finish(sequence, "error", error=NOT_FINITE)
 
-    def _broke(self, arm: Arm, error: Exception) -> None:
-        """Stop using an arm whose drafter raised, until another version is swapped in; queries continue."""
+    def _broke(self, arm: Arm | LookupArm, error: Exception) -> None:
+        """Stop using an arm that raised; a drafter until another version is swapped in. Queries continue."""
         arm.is_broken = True
-        message = f"drafter version {arm.drafter.id.version} broke, decoding plainly: {error}"
+        version = f" version {arm.drafter.id.version}" if arm.drafter.id.version else ""
+        message = f"drafter{version} broke, decoding plainly: {error}"
         self._event("error", message, drafter=arm.name)
 
     def _event(self, kind: EventKind, message: str, **data: float | int | str) -> None:

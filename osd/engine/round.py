@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
+
 from osd.engine.overflow import read_again
 from osd.engine.sequence import Sequence
 from osd.machine.transfer import prepended
 from osd.models.target import Target
 from osd.records.outcome import Round
-from osd.records.proposal import DraftBatch, Proposal, merge
+from osd.records.proposal import DraftBatch, Proposal, RowText, merge
 from osd.records.rules import AcceptRule
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.length import GoodputPolicy
+from osd.speculation.lookup_arm import LookupArm
 from osd.verify.logits import Logits
 from osd.verify.verdict import verify_rows
 
@@ -57,8 +60,11 @@ def propose(
         on_error: called for a drafter that raised; its rows decode plainly.
     """
     proposals, made = [], [PLAIN] * len(rows)
+    if (found := looked_up(rows, choices, target.tokens_SL.device)) is not None:
+        proposals.append(found)
+        made = [choice if isinstance(choice.arm, LookupArm) else PLAIN for choice in choices]
     for arm in dict.fromkeys(choice.arm for choice in choices):
-        if arm is None:
+        if not isinstance(arm, Arm):
             continue
         lengths = [choice.length if choice.arm is arm else 0 for choice in choices]
         try:
@@ -72,6 +78,24 @@ def propose(
             if length:
                 made[row] = Choice(arm, length)
     return Drafted(merge(proposals, len(rows)) if proposals else None, made)
+
+
+def look_up(lookup: LookupArm, rows: list[Sequence], max_length: int) -> None:
+    """Ask the lookup what it offers to each row, whose budgets are set."""
+    texts = [RowText(one.request.domain, one.request.prompt_ids, one.output_ids) for one in rows]
+    longest = min(max(sequence.budget.limit for sequence in rows), max_length)
+    for sequence, offer in zip(rows, lookup.drafter.offers(texts, longest), strict=True):
+        sequence.budget.offer = offer
+
+
+def looked_up(rows: list[Sequence], choices: list[Choice], device: torch.device) -> Proposal | None:
+    """The proposal of the rows for which the lookup was chosen; None if there are none."""
+    lengths = [choice.length if isinstance(choice.arm, LookupArm) else 0 for choice in choices]
+    if not (width := max(lengths)):
+        return None
+    ids = [sequence.budget.offer.token_ids[:length] for sequence, length in zip(rows, lengths, strict=True)]
+    ids_BK = torch.tensor([[*own, *[0] * (width - len(own))] for own in ids], device=device)
+    return Proposal(ids_BK, lengths, None, next(c.arm.drafter.id for c in choices if isinstance(c.arm, LookupArm)))
 
 
 def _batch(target: Target, rows: list[Sequence], lengths: list[int]) -> DraftBatch:
@@ -104,23 +128,31 @@ def learn(
     policy: GoodputPolicy,
     rows: list[Sequence],
     choices: list[Choice],
-    accepted: list[int],
+    committed: list[list[int]],
     times_ms: tuple[float, float],
-) -> None:
+) -> list[int]:
     """Update the policy and the watches with a round's results.
 
     Args:
         policy: the policy with its arms.
         rows: the decoding rows.
         choices: the arm and the number of proposed tokens of each row.
-        accepted: number of accepted tokens of each row.
+        committed: the tokens that each row commits.
         times_ms: duration of drafting and of verifying.
+
+    Returns:
+        The number of accepted tokens of each row.
     """
+    accepted = [max(len(tokens) - 1, 0) for tokens in committed]
     budgets, (draft_ms, verify_ms) = [sequence.budget for sequence in rows], times_ms
+    if policy.lookup is not None and not policy.lookup.is_broken:
+        for budget, tokens in zip(budgets, committed, strict=True):
+            policy.lookup.observe(budget.offer, budget.of(policy.lookup).acceptance, tokens)
     policy.observe(budgets, choices, accepted, draft_ms=draft_ms, verify_ms=verify_ms)
     for sequence, choice, num_accepted in zip(rows, choices, accepted, strict=True):
-        if choice.arm is not None:
+        if isinstance(choice.arm, Arm):
             choice.arm.watch.observe(sequence.request.request_id, num_accepted > 0)
     for arm in dict.fromkeys(choice.arm for choice in choices):
-        if arm is not None:
+        if isinstance(arm, Arm):
             arm.watch.verdict()
+    return accepted

@@ -236,7 +236,7 @@ def acceptance_point(sequence: Sequence, stats: QueryStats, query: int) -> Accep
         at_s=time.time(),
         domain=sequence.request.domain,
         drafter_version=stats.drafter_version,
-        drafter_name=stats.drafters[-1].name if stats.drafters else "",
+        drafter_name=next((one.name for one in reversed(stats.drafters) if one.version == stats.drafter_version), ""),
         rounds=stats.rounds,
         proposed=stats.proposed,
         accepted=stats.accepted,

@@ -14,4 +14,4 @@ class DrafterId(NamedTuple):
     name: str
     """The drafter's name within its engine; also the kind under which its versions are stored."""
     version: int
-    """Counted from 1 by the weight store; constant for a drafter without weights."""
+    """Counted from 1 by the weight store; 0 for a drafter without weights."""

@@ -1,10 +1,11 @@
-"""A drafter's input and output in a round."""
+"""The input and output of a drafter, and of a lookup, in a round."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -80,6 +81,39 @@ class Proposal:
             self.drafter,
             self.certain_rows,
         )
+
+
+class RowText(NamedTuple):
+    """The known tokens of one decoding row, in the host's memory."""
+
+    domain: str
+    """By which earlier answers are grouped."""
+    prompt_ids: Sequence[int]
+    output_ids: Sequence[int]
+
+
+class Offer(NamedTuple):
+    """Tokens that a lookup found, and how likely they are to be accepted.
+
+    Example: `Offer((17, 4), (0.8, 0.4))` expects 1.2 accepted tokens.
+    """
+
+    token_ids: tuple[int, ...]
+    reach: tuple[float, ...]
+    """For each token, the estimated probability that all tokens up to it are accepted; never increasing."""
+
+    def num_equal(self, token_ids: Sequence[int]) -> int:
+        """Number of tokens that agree with the beginning of `token_ids`."""
+        number = 0
+        for offered, other in zip(self.token_ids, token_ids, strict=False):
+            if offered != other:
+                break
+            number += 1
+        return number
+
+
+NO_OFFER = Offer((), ())
+"""Nothing was found."""
 
 
 def merge(proposals: Sequence[Proposal], num_rows: int) -> Proposal:

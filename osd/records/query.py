@@ -121,8 +121,8 @@ class QueryStats:
 
     @property
     def drafter_version(self) -> int:
-        """The version that proposed last; 0 if nothing was proposed."""
-        return self.drafters[-1].version if self.drafters else 0
+        """The version that proposed last; 0 if nothing with versions proposed."""
+        return next((drafter.version for drafter in reversed(self.drafters) if drafter.version), 0)
 
 
 class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):

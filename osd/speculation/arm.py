@@ -8,6 +8,7 @@ from typing import NamedTuple
 from osd.ports.drafter import Drafter
 from osd.speculation.cost import ArmCosts
 from osd.speculation.depth_acceptance import AcceptanceModel
+from osd.speculation.lookup_arm import LookupArm
 from osd.speculation.watch import SwapWatch
 
 
@@ -35,7 +36,7 @@ class Arm:
 class Choice(NamedTuple):
     """The arm and the speculation length for one row in one round."""
 
-    arm: Arm | None
+    arm: Arm | LookupArm | None
     length: int
 
 

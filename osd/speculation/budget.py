@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from osd.records.proposal import NO_OFFER, Offer
 from osd.speculation.arm import Arm
 from osd.speculation.depth_acceptance import RowAcceptance
+from osd.speculation.lookup_arm import LookupArm
 
 
 @dataclass(slots=True)
@@ -27,9 +29,11 @@ class RowBudget:
     """The length that its client fixed, if any."""
     num_tokens: int = 0
     """Number of known tokens, all of which a drafter processes before it proposes."""
-    histories: dict[Arm, RowHistory] = field(default_factory=dict)
+    offer: Offer = NO_OFFER
+    """What the lookup offers in this round."""
+    histories: dict[Arm | LookupArm, RowHistory] = field(default_factory=dict)
 
-    def of(self, arm: Arm) -> RowHistory:
+    def of(self, arm: Arm | LookupArm) -> RowHistory:
         """An arm's history in this row."""
         if (known := self.histories.get(arm)) is None:
             known = self.histories[arm] = RowHistory()

@@ -48,15 +48,21 @@ class AcceptanceModel:
         """Conditional acceptance at depths 1, 2, …"""
         return [accepted / reached for accepted, reached in zip(self._accepted, self._reached, strict=True)]
 
-    def expected(self, rows: Sequence[RowAcceptance], limits: Sequence[int]) -> list[float]:
-        """Expected number of rows that accept all proposed tokens up to depth 1, 2, …; none beyond its limit."""
-        rates, rows_by_depth = self.by_depth(), [0.0] * self.max_length
+    def expected(self, rows: Sequence[RowAcceptance], limits: Sequence[int]) -> list[list[float]]:
+        """For each row, the expected number of accepted tokens at speculation lengths 0, 1, …, `max_length`.
+
+        Args:
+            rows: each row's acceptance so far.
+            limits: most tokens that each row may propose.
+        """
+        rates, accepted_by_row = self.by_depth(), []
         for row, limit in zip(rows, limits, strict=True):
-            factor, share = row.factor, 1.0
-            for depth, rate in enumerate(rates[:limit]):
-                share *= min(rate * factor, 1.0)
-                rows_by_depth[depth] += share
-        return rows_by_depth
+            factor, share, total = row.factor, 1.0, [0.0]
+            for depth, rate in enumerate(rates):
+                share = share * min(rate * factor, 1.0) if depth < limit else 0.0
+                total.append(total[-1] + share)
+            accepted_by_row.append(total)
+        return accepted_by_row
 
     def observe(self, rows: Sequence[RowAcceptance], proposed: Sequence[int], accepted: Sequence[int]) -> None:
         """Update the estimates by one round."""

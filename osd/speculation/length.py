@@ -14,6 +14,7 @@ from osd.config.settings import SpeculationConfig
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.budget import RowBudget
 from osd.speculation.cost import CostCurve, Costs
+from osd.speculation.lookup_arm import LookupArm
 
 _WORTH_IT = 1.02
 """Speculation must promise this much more goodput than plain decoding, since estimates are noisy."""
@@ -33,8 +34,12 @@ _MOST_OF_A_PROBE = 10.0
 class _Plan(NamedTuple):
     """The choice for all rows without a fixed length, except those that probe."""
 
-    arm: Arm
+    arm: Arm | None
+    """Proposes for the rows that the lookup does not propose for."""
     length: int
+    """Number of tokens that the arm proposes for a row."""
+    width: int
+    """Most tokens that the lookup proposes for a row."""
 
 
 class GoodputPolicy:
@@ -43,11 +48,14 @@ class GoodputPolicy:
     Args:
         config: limits, and lengths that the operator fixed.
         verify: the costs of the target's passes, by (rows, tokens per row).
-        arms: the drafters to choose among; without any, decoding is plain.
+        arms: the drafters to choose among; without any, and without a lookup, decoding is plain.
+        lookup: proposes for a row instead, where what it offers promises more; its offers cost next to nothing.
     """
 
-    def __init__(self, config: SpeculationConfig, verify: CostCurve, arms: Sequence[Arm]) -> None:
-        self.config, self.verify, self.arms = config, verify, arms
+    def __init__(
+        self, config: SpeculationConfig, verify: CostCurve, arms: Sequence[Arm], lookup: LookupArm | None = None
+    ) -> None:
+        self.config, self.verify, self.arms, self.lookup = config, verify, arms, lookup
         self.chosen = 0
         """The longest speculation length of the last round."""
         self._plan: _Plan | None = None
@@ -65,44 +73,84 @@ class GoodputPolicy:
         """The arm and the speculation length for each row.
 
         Args:
-            rows: the decoding rows.
+            rows: the decoding rows, with what the lookup offers to each.
             judged: an arm that was just swapped; it must propose at least one token for rows without a fixed length, so
-                that it can be compared with the version before.
+                that it can be compared with the version before. Rows that the lookup proposes for are excepted, as they
+                were before the swap.
         """
         usable = [arm for arm in self.arms if not arm.is_broken]
-        if not (self.config.enabled and usable):
+        if not (self.config.enabled and (usable or self.lookup)):
             return [PLAIN] * len(rows)
         plan = self._best([judged] if judged in usable else usable, rows)
         if self.config.fixed_length is not None:
-            plan = plan._replace(length=self.config.fixed_length)
-        elif plan.arm is judged:
+            plan = plan._replace(length=self.config.fixed_length, width=self.config.fixed_length)
+        elif plan.arm is judged and judged is not None:
             plan = plan._replace(length=max(plan.length, 1))
-        probe = self._due(usable, plan, len(rows)) if self.config.fixed_length is None else None
-        num_probed = 0 if probe is None else _num_probed(len(rows))
+        found = [self._looked_up(plan, row) for row in rows]
+        free = [number for number, choice in enumerate(found) if choice is None]
+        probe = self._due(usable, plan, len(rows), len(free)) if self.config.fixed_length is None else None
+        probed = set() if probe is None else set(free[: _num_probed(len(free))])
         self._plan, self._probed = plan, probe
-        free = [Choice(probe, 1)] * num_probed + [Choice(*plan)] * (len(rows) - num_probed)
-        self.chosen = max(choice.length for choice in free)
-        return [_within(choice, row) for choice, row in zip(free, rows, strict=True)]
+        wanted = [
+            choice or (Choice(probe, 1) if number in probed else Choice(plan.arm, plan.length))
+            for number, choice in enumerate(found)
+        ]
+        self.chosen = max(choice.length if choice.arm else 0 for choice in wanted)
+        return [_within(choice, row) for choice, row in zip(wanted, rows, strict=True)]
 
     def _best(self, arms: Sequence[Arm], rows: Sequence[RowBudget]) -> _Plan:
-        """The arm and length with the best goodput, if all rows used them."""
-        plans = [self._best_length(arm, rows) for arm in arms]
-        best = min(range(len(plans)), key=lambda number: plans[number][1])
-        return _Plan(arms[best], plans[best][0])
+        """The plan with the best goodput, if all rows followed it."""
+        offered = self._offered(rows)
+        best, best_ms = _Plan(arms[0] if arms else None, 0, 0), self.verify.ms(len(rows), 1) / len(rows) / _WORTH_IT
+        accepted = [[0.0] * (self.config.max_length + 1)] * len(rows)
+        if offered is not None:
+            for width in range(1, self.config.max_length + 1):
+                token_ms = self.verify.ms(len(rows), width + 1) / _num_committed(accepted, 0, offered, width)
+                if token_ms < best_ms:
+                    best, best_ms = best._replace(width=width), token_ms
+        for arm in arms:
+            accepted = arm.acceptance.expected([row.of(arm).acceptance for row in rows], [row.limit for row in rows])
+            reading_ms = self._reading_ms(arm)
+            for length in range(1, self.config.max_length + 1):
+                draft_ms = arm.costs.draft.ms(len(rows), length)
+                for width in range(length, (length if offered is None else self.config.max_length) + 1):
+                    committed = _num_committed(accepted, length, offered, width)
+                    token_ms = (self.verify.ms(len(rows), width + 1) + draft_ms) / committed + reading_ms
+                    if token_ms < best_ms:
+                        best, best_ms = _Plan(arm, length, width), token_ms
+        return best
 
-    def _best_length(self, arm: Arm, rows: Sequence[RowBudget]) -> tuple[int, float]:
-        """An arm's best length, and its expected milliseconds per token."""
-        accepted_by_depth = arm.acceptance.expected(
-            [row.of(arm).acceptance for row in rows], [row.limit for row in rows]
-        )
-        best_length, best_ms = 0, self.verify.ms(len(rows), 1) / len(rows) / _WORTH_IT
-        committed, reading_ms = float(len(rows)), self._reading_ms(arm)
-        for length, accepted in enumerate(accepted_by_depth, start=1):
-            committed += accepted
-            token_ms = self._round_ms(arm, length, len(rows)) / committed + reading_ms
-            if token_ms < best_ms:
-                best_length, best_ms = length, token_ms
-        return best_length, best_ms
+    def _offered(self, rows: Sequence[RowBudget]) -> list[list[float]] | None:
+        """For each row, the expected number of accepted tokens if 0, 1, … of what the lookup offers are proposed.
+
+        None if it offers nothing to any row.
+        """
+        lookup = self.lookup
+        if lookup is None or lookup.is_broken or not any(row.offer.token_ids for row in rows):
+            return None
+        longest = self.config.max_length
+        return [
+            _extended(lookup.expected(row.offer, row.of(lookup).acceptance, min(row.limit, longest)), longest)
+            for row in rows
+        ]
+
+    def _looked_up(self, plan: _Plan, row: RowBudget) -> Choice | None:
+        """The lookup's proposal for a row, if it promises more than the plan's arm; otherwise None."""
+        lookup = self.lookup
+        if lookup is None or lookup.is_broken or not row.offer.token_ids:
+            return None
+        length = plan.length if row.fixed is None else row.fixed
+        length, width = (min(one, row.limit) for one in (length, plan.width if row.fixed is None else row.fixed))
+        is_fixed = row.fixed is not None or self.config.fixed_length is not None
+        num_tokens = min(width, len(row.offer.token_ids))
+        if not num_tokens or (is_fixed and num_tokens < width):
+            return None
+        accepted = 0.0
+        if plan.arm is not None:
+            [by_length] = plan.arm.acceptance.expected([row.of(plan.arm).acceptance], [length])
+            accepted = by_length[-1]
+        expected = lookup.expected(row.offer, row.of(lookup).acceptance, num_tokens)[-1]
+        return Choice(lookup, num_tokens) if expected > accepted else None
 
     def _reading_ms(self, arm: Arm) -> float:
         """The cost per output token of the drafter's prefill of a query, for queries like the last ones.
@@ -113,19 +161,17 @@ class GoodputPolicy:
             return 0.0
         return arm.costs.reading.ms(1, round(self._prompt_tokens)) / self._output_tokens
 
-    def _round_ms(self, arm: Arm, length: int, num_rows: int) -> float:
-        """The duration of a round in which an arm proposes `length` tokens for every row."""
-        draft_ms = arm.costs.draft.ms(num_rows, length) if length else 0.0
-        return self.verify.ms(num_rows, length + 1) + draft_ms
-
-    def _due(self, usable: Sequence[Arm], plan: _Plan, num_rows: int) -> Arm | None:
+    def _due(self, usable: Sequence[Arm], plan: _Plan, num_rows: int, num_free: int) -> Arm | None:
         """The arm that proposes one token for a few rows in this round, though another is planned; usually None.
 
         Nothing is observed of an arm that is not chosen; without rare probes an improvement would never be noticed. A
-        few rows suffice; catching up with all of them would cost several plain rounds.
+        few rows suffice; catching up with all of them would cost several plain rounds. Rows that the lookup proposes
+        for are not probed: they would lose its tokens.
         """
         for arm in usable:
             arm.idle_rounds = 0 if plan.length and arm is plan.arm else arm.idle_rounds + 1
+        if not (usable and num_free):
+            return None
         due = max(usable, key=lambda arm: arm.idle_rounds)
         if due.idle_rounds < self.config.probe_interval_rounds:
             return None
@@ -137,12 +183,13 @@ class GoodputPolicy:
 
     def _plan_ms(self, plan: _Plan, num_rows: int) -> float:
         """The duration of a round as planned, without a probe."""
-        return self._round_ms(plan.arm, plan.length, num_rows)
+        draft_ms = plan.arm.costs.draft.ms(num_rows, plan.length) if plan.arm is not None and plan.length else 0.0
+        return self.verify.ms(num_rows, max(plan.length, plan.width) + 1) + draft_ms
 
     def _expected_probe_ms(self, arm: Arm, plan: _Plan, num_rows: int) -> float:
         """The time that a probe adds to a round as planned."""
-        width = max(plan.length, 1) + 1
-        verify_ms = self.verify.ms(num_rows, width) - self.verify.ms(num_rows, plan.length + 1)
+        planned = max(plan.length, plan.width)
+        verify_ms = self.verify.ms(num_rows, max(planned, 1) + 1) - self.verify.ms(num_rows, planned + 1)
         return max(verify_ms + arm.costs.draft.ms(_num_probed(num_rows), 1), arm.probe_ms)
 
     def finished(self, prompt_tokens: int, output_tokens: int) -> None:
@@ -172,7 +219,7 @@ class GoodputPolicy:
             verify_ms: duration of verifying.
         """
         self.verify.observe(len(rows), max(choice.length for choice in proposed) + 1, verify_ms)
-        used = list(dict.fromkeys(choice.arm for choice in proposed if choice.arm is not None))
+        used = list(dict.fromkeys(choice.arm for choice in proposed if isinstance(choice.arm, Arm)))
         for arm in used:
             lengths = [choice.length if choice.arm is arm else 0 for choice in proposed]
             arm.acceptance.observe([row.of(arm).acceptance for row in rows], lengths, accepted)
@@ -206,7 +253,28 @@ def _num_drafted(lengths: Sequence[int]) -> int:
     return max(row for row, length in enumerate(lengths) if length) + 1
 
 
+def _num_committed(
+    accepted: Sequence[Sequence[float]], length: int, offered: Sequence[Sequence[float]] | None, width: int
+) -> float:
+    """Expected tokens that all rows commit in a round.
+
+    Args:
+        accepted: by row and number of tokens that the arm proposes.
+        length: that number.
+        offered: by row and number of tokens that the lookup proposes; a row uses what promises more.
+        width: that number.
+    """
+    if offered is None:
+        return len(accepted) + sum(row[length] for row in accepted)
+    return len(accepted) + sum(max(row[length], found[width]) for row, found in zip(accepted, offered, strict=True))
+
+
+def _extended(values: list[float], last: int) -> list[float]:
+    """With its last value repeated up to index `last`."""
+    return values + values[-1:] * (last + 1 - len(values))
+
+
 def _within(choice: Choice, row: RowBudget) -> Choice:
     """A choice limited to what the row may propose, or the length that its client fixed."""
     length = min(choice.length if row.fixed is None else row.fixed, row.limit)
-    return Choice(choice.arm, length) if length else PLAIN
+    return Choice(choice.arm, length) if length and choice.arm else PLAIN

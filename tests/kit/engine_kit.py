@@ -21,6 +21,7 @@ from osd.kernels.backend import Backend
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.models.target import Target
 from osd.ports.drafter import Drafter, Swappable
+from osd.ports.lookup import Lookup
 from osd.ports.outcomes import OutcomeRecorder
 from osd.records.drafter_id import DrafterId
 from osd.records.events import Event
@@ -212,6 +213,7 @@ def make_engine(
     codec: TextCodec | None = None,
     calibrated: bool = False,
     accept_rule: AcceptRule = "token",
+    lookup: Lookup | None = None,
 ) -> Engine:
     """An engine whose costs are made up unless `calibrated`."""
     config = Config(
@@ -228,7 +230,9 @@ def make_engine(
     present = [drafter for drafter in drafters if drafter is not None]
     costs = assembly.measure(config, target, present) if calibrated else made_up_costs(len(present))
     codec = codec or char_codec(target.lm.vocab_tokens)
-    return assembly.make_engine(config, target, codec, present, costs, recorder=recorder, on_event=on_event)
+    return assembly.make_engine(
+        config, target, codec, present, costs, lookup=lookup, recorder=recorder, on_event=on_event
+    )
 
 
 def made_up_costs(num_drafters: int = 1) -> Costs:

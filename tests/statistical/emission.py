@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from osd.drafters.suffix.lookup import SuffixLookup
+from osd.drafters.suffix.pool import AnswerPool
 from osd.engine.engine import Engine
 from osd.models.target import Target
 from osd.ports.constraint import RowConstraint
@@ -55,10 +57,17 @@ def emit(
 
 
 def engine_with(
-    model: Any, rule: AcceptRule, *make_drafters: Callable[[Target], Drafter], is_int4: bool = False
+    model: Any,
+    rule: AcceptRule,
+    *make_drafters: Callable[[Target], Drafter],
+    is_int4: bool = False,
+    pool: AnswerPool | None = None,
 ) -> Engine:
+    """With the suffix lookup where there is a pool of answers."""
     target = make_target(copy.deepcopy(model), num_slots=_SLOTS, context_tokens=32, is_int4=is_int4)
-    return make_engine(target, *(make(target) for make in make_drafters), chunk_tokens=128, accept_rule=rule)
+    lookup = None if pool is None else SuffixLookup(pool, _SLOTS)
+    made = [make(target) for make in make_drafters]
+    return make_engine(target, *made, chunk_tokens=128, accept_rule=rule, lookup=lookup)
 
 
 def p_values(outputs: dict[str, list[list[int]]], exact: dict[str, Exact]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from osd.drafters.suffix.pool import AnswerPool
 from osd.records.rules import AcceptRule
 from tests.kit.engine_kit import feature_drafter, manifest_of, perturbed, swap, tiny_llama, weights_of
 from tests.kit.taking_turns import take_turns
@@ -71,6 +72,22 @@ def test_two_drafters_in_one_batch_change_nothing(model: Any, exact: dict[str, E
     figures = p_values(emit(take_turns(engine), lengths=RAGGED), exact)
     assert min(figures.values()) > ALARM, figures
     assert {drafter.name for drafter in engine.counters.by_drafter} == {"model", "certain"}
+
+
+def test_a_suffix_lookup_beside_a_drafter_changes_nothing(
+    model: Any, exact: dict[str, Exact], rule: AcceptRule
+) -> None:
+    """It knows answers to the same prompts, and proposes for some rows of a batch."""
+    pool = AnswerPool(1 << 16)
+    for answers in emit(engine_with(model, rule), lengths=(0,), samples=100).values():
+        for answer in answers:
+            pool.add("default", answer)
+    engine = engine_with(model, rule, lambda target: fair_drafter(model, target), pool=pool)
+    figures = p_values(emit(engine, lengths=RAGGED), exact)
+    assert min(figures.values()) > ALARM, figures
+    counts = engine.counters.by_drafter
+    assert {drafter.name for drafter in counts} == {"model", "suffix"}
+    assert min(own["accepted"] for own in counts.values()) > 100
 
 
 def test_a_feature_drafter_with_a_reduced_vocabulary_changes_nothing(

@@ -33,14 +33,18 @@ class SuffixProposal(NamedTuple):
     """A proposal of tokens that followed the same context before."""
 
     token_ids: tuple[int, ...]
-    score: float
-    """Expected number of accepted tokens: the sum, over the tokens, of the estimated probability that all tokens up to
-    that one are accepted."""
+    reach: tuple[float, ...]
+    """For each token, the estimated probability that all tokens up to it are accepted."""
     match_tokens: int
     """Length of the longest match of the context's end."""
 
+    @property
+    def score(self) -> float:
+        """Expected number of accepted tokens."""
+        return sum(self.reach)
 
-NOTHING = SuffixProposal((), 0.0, 0)
+
+NOTHING = SuffixProposal((), (), 0)
 
 
 class SuffixIndex:
@@ -132,7 +136,8 @@ class SuffixIndex:
         places.sort(reverse=True)  # newest first: at equal votes, the newest occurrence's token is proposed
         alive = [(place, 0.5 ** ((newest - place) / self._half_life_tokens)) for place in places]
         proposed: list[int] = []
-        probability, score = 1.0, 0.0
+        reach: list[float] = []
+        probability = 1.0
         while len(proposed) < max_tokens:
             alive = [(place, weight) for place, weight in alive if place < newest and tokens[place] < _FIRST_BOUNDARY]
             votes: dict[int, float] = {}
@@ -145,9 +150,9 @@ class SuffixIndex:
             if probability < _LEAST_PROBABILITY:
                 break
             proposed.append(best)
-            score += probability
+            reach.append(probability)
             alive = [(place + 1, weight) for place, weight in alive if tokens[place] == best]
-        return SuffixProposal(tuple(proposed), score, match_tokens)
+        return SuffixProposal(tuple(proposed), tuple(reach), match_tokens)
 
     def _before(self, place: int) -> array[int]:
         """The tokens before a position, in reverse order."""

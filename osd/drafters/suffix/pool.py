@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 
 from osd.drafters.suffix.index import NOTHING, SuffixIndex, SuffixProposal
@@ -15,13 +17,17 @@ _BYTES_PER_DOMAIN = _BYTES_BESIDE + 512
 _HALF_LIFE_TOKENS = 50_000.0
 _LEAST_DROPPED = 1 / 16
 """Share of the pool that is dropped at a time, so that dropping costs little per token."""
+_TOKENS_AT_ONCE = 32
+"""Tokens that are added while a thread that proposes has to wait: under a millisecond."""
+_PAUSE_S = 2e-4
+"""Between two such pieces, so that the waiting thread gets its turn."""
 
 
 class AnswerPool:
     """Recent answers by domain.
 
     If a new answer needs room, the domain with the most tokens drops its oldest answers, so a large domain cannot
-    displace a smaller one.
+    displace a smaller one. One thread may add while another proposes.
 
     Args:
         max_bytes: limit of the memory used.
@@ -30,6 +36,7 @@ class AnswerPool:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._indices: dict[str, SuffixIndex] = {}
+        self._lock = threading.Lock()
 
     @property
     def size_bytes(self) -> int:
@@ -47,16 +54,21 @@ class AnswerPool:
         if room_tokens <= 0 or not token_ids:
             return
         kept = token_ids[-room_tokens:]
-        index = self._indices.pop(domain, None) or SuffixIndex(half_life_tokens=_HALF_LIFE_TOKENS)
-        self._indices[domain] = index  # moved to the end: among domains of equal size, the least recent one drops first
-        self._make_room(len(kept) + 1, keep=domain)
-        index.begin_document()
-        index.extend(kept)
+        with self._lock:
+            index = self._indices.pop(domain, None) or SuffixIndex(half_life_tokens=_HALF_LIFE_TOKENS)
+            self._indices[domain] = index  # at the end: among domains of equal size, the least recent one drops first
+            self._make_room(len(kept) + 1, keep=domain)
+            index.begin_document()
+        for start in range(0, len(kept), _TOKENS_AT_ONCE):
+            with self._lock:
+                index.extend(kept[start : start + _TOKENS_AT_ONCE])
+            time.sleep(_PAUSE_S)
 
     def propose(self, domain: str, context: Sequence[int], max_tokens: int) -> SuffixProposal:
         """A proposal from this domain's answers; see `SuffixIndex.propose`."""
-        index = self._indices.get(domain)
-        return NOTHING if index is None else index.propose(context, max_tokens)
+        with self._lock:
+            index = self._indices.get(domain)
+            return NOTHING if index is None else index.propose(context, max_tokens)
 
     def _make_room(self, num_tokens: int, keep: str) -> None:
         while (excess := self._num_bytes(num_tokens) - self._max_bytes) > 0:

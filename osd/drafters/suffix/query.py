@@ -24,12 +24,15 @@ class SuffixQuery:
         self._own = SuffixIndex(_CONTEXT_TOKENS)
         self._own.begin_document()
         self._tail: list[int] = []
+        self.num_tokens = 0
+        """Number of known tokens, prompt included."""
         self.extend(prompt_ids)
 
     def extend(self, token_ids: Iterable[int]) -> None:
         """Append the query's next committed tokens."""
         known = list(token_ids)
         self._own.extend(known)
+        self.num_tokens += len(known)
         self._tail = [*self._tail, *known][-_CONTEXT_TOKENS:]
 
     def propose(self, max_tokens: int) -> SuffixProposal:

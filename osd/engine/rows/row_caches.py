@@ -9,6 +9,7 @@ from osd.engine.rows.prefix_cache import PrefixCache
 from osd.engine.sequence import Sequence
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
+from osd.ports.lookup import Lookup
 
 
 class RowCaches:
@@ -16,14 +17,20 @@ class RowCaches:
 
     Args:
         target: the model to serve.
-        drafters: those with state by row.
+        drafters: those that compute with the target.
+        lookups: those that do not.
         config: gives the number of rows, and whether prefixes are reused.
     """
 
-    def __init__(self, target: Target, drafters: list[Drafter], config: EngineConfig) -> None:
-        self._target, self._drafters = target, drafters
+    def __init__(self, target: Target, drafters: list[Drafter], lookups: list[Lookup], config: EngineConfig) -> None:
+        self._target, self._drafters, self._lookups = target, drafters, lookups
         self._num_rows, self._prefixes = config.max_slots, PrefixCache(config.max_slots)
         self._prefix_caching = config.prefix_caching
+
+    @property
+    def _by_row(self) -> list[Drafter | Lookup]:
+        """All that has state by row besides the target."""
+        return [*self._drafters, *self._lookups]
 
     def adopt(self, target: Target, drafters: list[Drafter], live: Iterable[Sequence]) -> None:
         """Move all rows to another target and other drafters.
@@ -53,7 +60,7 @@ class RowCaches:
             used = max(place.num_tokens, self._prefixes.num_tokens(place.row), self._prefixes.num_tokens(sequence.row))
             self.swap(place.row, sequence.row, used)
         self._target.write_tokens(sequence.row, 0, ids)
-        for drafter in self._drafters:
+        for drafter in self._by_row:
             # The drafter starts over: it needs little, and may have other weights than for the last query in this row.
             drafter.reset_row(sequence.row)
         sequence.num_cached = sequence.num_reused = place.num_tokens
@@ -71,7 +78,7 @@ class RowCaches:
     def swap(self, row: int, other: int, num_tokens: int) -> None:
         """Exchange two rows, of which `num_tokens` positions are in use."""
         self._target.swap_rows(row, other, num_tokens)
-        for drafter in self._drafters:
+        for drafter in self._by_row:
             drafter.swap_rows(row, other)
         self._prefixes.swap(row, other)
 

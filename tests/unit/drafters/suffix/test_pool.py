@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import tracemalloc
 
 from hypothesis import given
@@ -91,3 +92,25 @@ def test_a_query_is_continued_from_answers_where_they_match_better() -> None:
 
 def test_the_end_of_the_answer_is_never_repeated_from_the_prompt_alone() -> None:
     assert SuffixQuery(AnswerPool(0), "a", [1, 2, 3]).propose(4) == NOTHING
+
+
+def test_a_thread_that_proposes_is_not_held_up_by_one_that_adds() -> None:
+    """Hundreds of proposals while long answers are added, and none is torn: what follows a number is its successor."""
+    pool, done = AnswerPool(1 << 20), threading.Event()
+
+    def add() -> None:
+        for start in range(0, 6000, 1500):
+            pool.add("a", range(start, start + 1500))
+        done.set()
+
+    adder = threading.Thread(target=add)
+    adder.start()
+    num_proposed = 0
+    while not done.is_set():
+        for proposal in (pool.propose("a", [number], 3) for number in (10, 1600, 4000)):
+            if proposal.token_ids:
+                assert list(proposal.token_ids) == list(range(proposal.token_ids[0], proposal.token_ids[-1] + 1))
+        num_proposed += 1
+    adder.join(60.0)
+    assert num_proposed > 100
+    assert pool.propose("a", [4000], 1).token_ids == (4001,)
