@@ -17,9 +17,10 @@ import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from actors.delivered import Delivered
 from actors.handle import ActorAwayError, ActorHandle
 from actors.resident_memory import resident_bytes
 from osd.records.errors import EngineUnavailableError, QueueFullError
@@ -36,26 +37,17 @@ _AWAY = (ActorAwayError, TimeoutError)
 
 
 @dataclass(slots=True, eq=False)
-class _OpenQuery:
-    """One query in progress, with what was delivered to its reader."""
+class _OpenQuery(Delivered):
+    """One query in progress, with the deltas that wait for its reader."""
 
-    request: Request
     deltas: asyncio.Queue[TokenDelta | Exception] = field(default_factory=asyncio.Queue)
-    output_ids: list[int] = field(default_factory=list)
-    num_chars: int = 0
     box_id: str | None = None
     """Id of the mailbox that receives its deltas, which tells in which engine process the query is."""
     is_submitting: bool = True
-    is_finished: bool = False
 
     def take(self, delta: TokenDelta) -> None:
-        self.output_ids.extend(delta.token_ids)
-        self.num_chars += len(delta.text)
-        self.is_finished = delta.finish_reason is not None
+        Delivered.take(self, delta)
         self.deltas.put_nowait(delta)
-
-    def resumed(self) -> Request:
-        return replace(self.request, resume_ids=tuple(self.output_ids), resume_chars=self.num_chars)
 
 
 class Driver(Protocol):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import ray
@@ -21,33 +21,101 @@ class Node:
 
     address: str
     num_gpus: float
+    num_cpus: float = 0.0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Every Ray resource of the node by name, those two included."""
 
 
 def nodes_of_cluster() -> list[Node]:
     """The living nodes of the cluster that this process has joined."""
-    return [Node(node["NodeManagerAddress"], node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(
+            node["NodeManagerAddress"],
+            node["Resources"].get("GPU", 0),
+            node["Resources"].get("CPU", 0),
+            node["Resources"],
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def check_cluster(config: Config, redis_url: str, nodes: Sequence[Node]) -> None:
-    """Refuse what cannot work: state that is on one node only where there are several, and GPUs that no node has.
+    """Refuse what cannot work: state that is on one machine only where there are several, and GPUs that no node has.
 
     Args:
         config: everything.
         redis_url: where outcomes go; that of the embedded Redis if the configuration names none.
+        nodes: of the cluster. Nodes of one address are on one machine.
+
+    Raises:
+        OsdError: one line that says what cannot work and what to do.
+    """
+    num_machines = len({node.address for node in nodes})
+    if num_machines > 1:
+        _check_shared(config, redis_url, num_machines)
+    _check_gpu("target.device", config.target.device, nodes)
+    if trains(config):
+        _check_gpu("trainer.device", config.trainer.device, nodes)
+
+
+def check_application(config: Config, nodes: Sequence[Node]) -> None:
+    """Refuse what the Ray Serve application cannot do in this cluster, beside what `check_cluster` refuses.
+
+    Args:
+        config: everything.
         nodes: of the cluster.
 
     Raises:
         OsdError: one line that says what cannot work and what to do.
     """
-    if len(nodes) > 1:
-        _check_shared(config, redis_url, len(nodes))
-    _check_gpu("target.device", config.target.device, nodes)
-    if config.trainer.enabled and config.outcomes.enabled:
-        _check_gpu("trainer.device", config.trainer.device, nodes)
+    if config.outcomes.enabled and not config.outcomes.redis_url:
+        raise OsdError(
+            "outcomes.redis_url is empty, and an application of several processes that come and go has no embedded "
+            "Redis; set outcomes.redis_url to a redis:// server that every node reaches, or outcomes.enabled to false"
+        )
+    check_cluster(config, config.outcomes.redis_url, nodes)
+    _check_reservation(config)
+    cluster = config.cluster
+    for part, cpus, gpus, custom in (
+        ("engine", cluster.engine_num_cpus, cluster.engine_num_gpus, cluster.engine_resources),
+        ("ingress", cluster.ingress_num_cpus, 0.0, cluster.ingress_resources),
+        ("distiller", cluster.distiller_num_cpus, cluster.distiller_num_gpus, cluster.distiller_resources),
+        ("supervisor", 0.0, 0.0, cluster.supervisor_resources),
+    ):
+        needed = {name: amount for name, amount in {"CPU": cpus, "GPU": gpus, **custom}.items() if amount}
+        if not any(all(node.resources.get(name, 0) >= amount for name, amount in needed.items()) for node in nodes):
+            asked = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())
+            raise OsdError(
+                f"no node of the cluster has the {asked} that the settings cluster.{part}_* reserve; start a node that "
+                "has them, or reserve less"
+            )
 
 
-def _check_shared(config: Config, redis_url: str, num_nodes: int) -> None:
-    where = f"the cluster has {num_nodes} nodes"
+def trains(config: Config) -> bool:
+    """Whether there is a distiller."""
+    return config.trainer.enabled and config.outcomes.enabled
+
+
+def _check_reservation(config: Config) -> None:
+    """An engine sees the GPU that Ray reserves for it, and no other."""
+    device, gpus = config.target.device, config.cluster.engine_num_gpus
+    if device.startswith("cuda") and not gpus:
+        raise OsdError(
+            f"target.device is {device!r}, and Ray hides GPUs from engines that reserve none; set "
+            "cluster.engine_num_gpus to 1, or to a fraction to share one"
+        )
+    if device.startswith("cuda:") and device != "cuda:0":
+        raise OsdError(f"target.device is {device!r}, and Ray chooses each engine's GPU; set target.device to 'cuda'")
+    if device == "cpu" and gpus:
+        raise OsdError(
+            f"cluster.engine_num_gpus is {gpus:g}, and target.device is 'cpu'; set target.device to 'auto' or 'cuda', "
+            "or reserve no GPU"
+        )
+
+
+def _check_shared(config: Config, redis_url: str, num_machines: int) -> None:
+    where = f"the cluster has nodes on {num_machines} machines"
     if config.outcomes.enabled:
         url, fix = urlsplit(redis_url), "set outcomes.redis_url to a redis:// server that every node reaches"
         if not config.outcomes.redis_url:

@@ -114,6 +114,10 @@ class EngineActor:
         await self._assembly()
         return await self._mailboxes.poll(client_id, wait_s, box_id, num_received)
 
+    async def leave(self, client_id: str) -> None:
+        """Forget a client that needs no more deltas."""
+        self._mailboxes.close(client_id)
+
     async def status(self) -> EngineStatus:
         """A snapshot of the engine's status."""
         loop = (await self._assembly()).loop

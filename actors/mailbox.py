@@ -80,6 +80,12 @@ class Mailboxes:
             await self._wait(box, wait_s)
         return box.id, list(box.deltas)
 
+    def close(self, client_id: str) -> None:
+        """Remove a client that needs no more deltas; nothing happens if it has no box."""
+        if box := self._boxes.pop(client_id, None):
+            for request_id in [request_id for request_id, other in self._box_of.items() if other is box]:
+                del self._box_of[request_id]
+
     def abandoned(self) -> list[str]:
         """Remove clients that stopped polling; returns the ids of their queries."""
         latest_s = self._clock() - self._gone_after_s

@@ -1,4 +1,4 @@
-"""The service as a Ray Serve application (optional: `pip install 'osd[serve]'`; Ray 2.52 or newer).
+"""The service as a Ray Serve application (optional: `pip install 'osd[serve]'`).
 
 `serve run`, `serve deploy` and a KubeRay RayService name it by `serving.ray_serve:build`, with osd's settings as
 arguments:
@@ -9,9 +9,9 @@ arguments:
         args:
           target: { model: smollm2 }
           outcomes: { redis_url: "redis://redis:6379/0" }
+          cluster: { max_engines: 3 }
 
-There is one replica. It starts the engine, the distiller and the supervisor in the cluster that Serve runs in, and
-stops them when it is stopped.
+Its deployments are `ingress` (HTTP), `engine`, `distiller` and `supervisor`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 
 from osd.config.settings import Config, ConfigError, load_config
-from osd.records.errors import OsdError
+from osd.loading.resolve import resolve_target
 from osd.text.codec import TextCodec
 from serving.app import create_app
 
 _log = logging.getLogger(__name__)
 _OF_SERVE = {
     ("cluster", "address"): "it is the cluster that Serve runs in",
+    ("cluster", "namespace"): "it is Serve's",
+    ("cluster", "object_store_bytes"): "the nodes' own `ray start` holds it",
     ("server", "host"): "Serve's http_options hold it",
     ("server", "port"): "Serve's http_options hold it",
     ("server", "receive_timeout_s"): "Serve's proxy reads the requests",
@@ -40,36 +41,42 @@ _OF_SERVE = {
     ("server", "ssl_keyfile"): "Serve's http_options hold it",
 }
 """Settings that cannot be honoured here, each with the reason."""
-_NUM_EXTRA_REQUESTS = 64
-"""Requests a replica takes beyond those that the engine holds: refusals, health checks and pages."""
 
 
 def build(args: Mapping[str, Any]) -> Any:
     """The application that Serve runs.
 
     Args:
-        args: osd's settings by section, as in its TOML file; environment variables of the replica's node (`OSD_…`) are
-            read for what is not given.
+        args: osd's settings by section, as in its TOML file; environment variables of the node that builds it (`OSD_…`)
+            are read for what is not given.
 
     Returns:
-        A bound Serve application. Its deployment is called `osd`; Serve's config may set its `ray_actor_options`.
+        A bound Serve application.
 
     Raises:
         ConfigError: a setting is unknown or unfit, or belongs to Serve.
+        OsdError: the cluster cannot run what is configured.
     """
-    from ray import serve  # an optional extra, and slow to import
+    return application(settings_of(args))
 
-    config = settings_of(args)
-    limit = config.engine.max_slots + config.engine.max_waiting + _NUM_EXTRA_REQUESTS
+
+def application(config: Config) -> Any:
+    """The application of a configuration, which the cluster that this process has joined is checked for.
+
+    Raises:
+        OsdError: the cluster cannot run what is configured.
+    """
+    from actors.cluster import check_application, nodes_of_cluster  # Ray is slow to import
+    from actors.serve.application import bind_application
+
+    nodes = nodes_of_cluster()
+    check_application(config, nodes)
+    digest = admin_digest(config)
 
     def build_app() -> FastAPI:
-        return _start(config)
+        return _app_of_replica(config, digest)
 
-    # The engine answers 429 when it is full; Serve must not hold queries back before that.
-    deployment = serve.deployment(
-        serve.ingress(build_app)(), name="osd", num_replicas=1, max_ongoing_requests=limit, health_check_timeout_s=60
-    )
-    return deployment.bind()
+    return bind_application(config, nodes, build_app)
 
 
 def settings_of(args: Mapping[str, Any]) -> Config:
@@ -80,41 +87,25 @@ def settings_of(args: Mapping[str, Any]) -> Config:
     return load_config(flags=args)
 
 
-def _start(config: Config) -> FastAPI:
-    """In a replica: start the actors, and stop them when the app is shut down."""
-    import ray
-    from ray import serve
+def admin_digest(config: Config) -> str:
+    """SHA-256 (hex) of the admin token, the same for all replicas; empty: the admin page is off."""
+    token = os.environ.get("OSD_ADMIN_TOKEN", "")
+    digest = config.server.admin_token_sha256 or (hashlib.sha256(token.encode()).hexdigest() if token else "")
+    if not digest:
+        _log.warning("the admin page is off: set server.admin_token_sha256 or OSD_ADMIN_TOKEN")
+    return digest
 
-    from actors.topology import start
 
-    num_replicas = serve.get_replica_context().world_size
-    if num_replicas > 1:
-        raise OsdError(
-            f"deployment 'osd' has {num_replicas} replicas, and each would start an engine and a distiller of its own; "
-            "set num_replicas to 1"
-        )
-    address = ray.get_runtime_context().gcs_address
-    joined = config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": address})})
-    topology = start(joined, lambda stage, share: _log.info("%s", stage), on_news=lambda line: _log.info("%s", line))
-    try:
-        resolved = topology.resolved
-        codec = TextCodec.open(
-            resolved.folder,
-            resolved.target_id,
-            config.target.max_context_tokens,
-            special_tokens_in_messages=config.target.special_tokens_in_messages,
-        )
-        token = os.environ.get("OSD_ADMIN_TOKEN", "")
-        digest = config.server.admin_token_sha256 or (hashlib.sha256(token.encode()).hexdigest() if token else "")
-        if not digest:
-            _log.warning("the admin page is off: set server.admin_token_sha256 or OSD_ADMIN_TOKEN")
+def _app_of_replica(config: Config, admin_token_sha256: str) -> FastAPI:
+    """In a replica of the ingress: the HTTP application over handles of the other deployments."""
+    from actors.serve.client import client_of_replica
 
-        @asynccontextmanager
-        async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-            yield
-            topology.close()
-
-        return create_app(joined, topology.client, codec, admin_token_sha256=digest, lifespan=lifespan)
-    except BaseException:
-        topology.close()
-        raise
+    resolved = resolve_target(config.target.model, config.state_dir)
+    codec = TextCodec.open(
+        resolved.folder,
+        resolved.target_id,
+        config.target.max_context_tokens,
+        special_tokens_in_messages=config.target.special_tokens_in_messages,
+        chat_template=config.target.chat_template,
+    )
+    return create_app(config, client_of_replica(config), codec, admin_token_sha256=admin_token_sha256)

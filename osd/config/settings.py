@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from osd.config.cluster import ClusterConfig
+from osd.config.section import Section
 from osd.records.errors import OsdError
 from osd.records.rules import AcceptRule
 
@@ -22,11 +24,7 @@ class ConfigError(OsdError):
     """The configuration is wrong; the message names the key and the fix."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TargetConfig(_Section):
+class TargetConfig(Section):
     """The large model whose output is served."""
 
     model: str = Field("smollm2", description="Target: 'smollm2', a hub id, a local folder or a GGUF file.")
@@ -52,7 +50,7 @@ class TargetConfig(_Section):
     )
 
 
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """Batching."""
 
     id: str = Field(
@@ -70,7 +68,7 @@ class EngineConfig(_Section):
     )
 
 
-class SpeculationConfig(_Section):
+class SpeculationConfig(Section):
     """How far ahead the drafter guesses."""
 
     enabled: bool = Field(True, description="False decodes plainly, as with speculation length 0.")
@@ -87,7 +85,7 @@ class SpeculationConfig(_Section):
     )
 
 
-class DrafterConfig(_Section):
+class DrafterConfig(Section):
     """The small model that guesses."""
 
     kind: Literal["feature", "model"] = Field(
@@ -111,7 +109,7 @@ class DrafterConfig(_Section):
     )
 
 
-class OutcomesConfig(_Section):
+class OutcomesConfig(Section):
     """The stream of verification outcomes that the trainer learns from."""
 
     enabled: bool = Field(True, description="False records no outcomes, so nothing is learnt.")
@@ -127,7 +125,7 @@ class OutcomesConfig(_Section):
     prompt_hidden_tokens: int = Field(256, ge=0, description="Prompt positions whose hidden states are kept.")
 
 
-class TrainerConfig(_Section):
+class TrainerConfig(Section):
     """Online distillation."""
 
     enabled: bool = Field(True, description="False serves with the drafter as it is.")
@@ -167,7 +165,7 @@ class TrainerConfig(_Section):
     seed: int = Field(0, description="Seed of replay sampling.")
 
 
-class StoreConfig(_Section):
+class StoreConfig(Section):
     """Where drafter versions and the trainer's checkpoint are kept."""
 
     url: str = Field(
@@ -180,7 +178,7 @@ class StoreConfig(_Section):
     )
 
 
-class SwapConfig(_Section):
+class SwapConfig(Section):
     """What happens around a hot swap."""
 
     poll_interval_s: float = Field(0.5, gt=0, description="How often the engine looks for a new version.")
@@ -194,7 +192,7 @@ class SwapConfig(_Section):
 Access = Literal["open", "api_key", "admin", "off"]
 
 
-class ServerConfig(_Section):
+class ServerConfig(Section):
     """The HTTP server."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -261,17 +259,6 @@ class ServerConfig(_Section):
             if getattr(self, name) == "api_key" and not self.api_keys_sha256:
                 raise ValueError(f"{name} = 'api_key' needs keys in api_keys_sha256")
         return self
-
-
-class ClusterConfig(_Section):
-    """Ray."""
-
-    address: str = Field("", description="Ray cluster to join; empty starts a local one, closed to others.")
-    namespace: str = Field("osd", description="Ray namespace of the actors.")
-    object_store_bytes: int = Field(80 << 20, ge=75 << 20, description="Size of a local Ray's object store.")
-    report_interval_s: float = Field(
-        1.0, ge=0.1, le=10, description="Pause between two reports of an engine to the supervisor."
-    )
 
 
 def default_state_dir() -> Path:

@@ -1,0 +1,111 @@
+"""One engine as a replica of the Ray Serve deployment `engine`: a thin shell around `actors.engine.EngineActor`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray import serve
+
+from actors.engine import EngineActor
+from actors.serve.ask import SUPERVISOR, ask_by_serve
+from actors.serve.prefixes import HeldPrefixes, block_hashes
+from osd.config.settings import Config
+from osd.records.errors import EngineUnavailableError, QueueFullError
+from osd.records.query import Request, TokenDelta
+
+_BEAT_S = 5.0
+"""A stream with nothing to say sends an empty list this often, by which its reader knows that the engine lives."""
+
+
+class FullEngineError(QueueFullError):
+    """One engine's queue is full; another may have room."""
+
+    def __init__(self, message: str, engine_id: str) -> None:
+        super().__init__(message, engine_id)
+        self.engine_id = engine_id
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class EngineReplica(EngineActor):
+    """Serves queries. Ray Serve sends it none before the engine is loaded, nor once it is being drained.
+
+    Args:
+        config: the whole configuration.
+        redis_url: the Redis of the outcome stream.
+
+    Raises:
+        OsdError: the engine cannot be loaded.
+    """
+
+    def __init__(self, config: Config, redis_url: str) -> None:
+        self._id: str = serve.get_replica_context().replica_id.unique_id
+        self._prefixes = HeldPrefixes(config.engine.max_slots)
+        super().__init__(config_of_replica(config, self._id), redis_url, SUPERVISOR, ask=ask_by_serve)
+        self._opening.result()
+
+    async def generate(
+        self, request: Request, *, prefix: tuple[int, ...] = (), avoid: tuple[str, ...] = ()
+    ) -> AsyncIterator[list[TokenDelta]]:
+        """Stream a query's answer. Closing the stream early cancels the query.
+
+        Args:
+            request: the query.
+            prefix: `block_hashes` of its prompt, for the router and for what this engine says it holds.
+            avoid: for the router: engines that were full or died.
+
+        Raises:
+            FullEngineError: too many queries are waiting here.
+            OsdError: any other that `Engine.submit` raises.
+        """
+        reader = uuid.uuid4().hex
+        try:
+            box_id = await self.submit(reader, request)
+        except QueueFullError as error:
+            raise FullEngineError(str(error), self._id) from None
+        output_ids: list[int] = list(request.resume_ids)
+        num_received, is_finished = 0, False
+        self._prefixes.add(prefix)
+        try:
+            while not is_finished:
+                present_id, deltas = await self.poll(reader, _BEAT_S, box_id, num_received)
+                if present_id != box_id:
+                    raise EngineUnavailableError("the engine took the reader of an answer for gone")
+                num_received += len(deltas)
+                for delta in deltas:
+                    output_ids.extend(delta.token_ids)
+                    is_finished = delta.finish_reason is not None
+                yield deltas
+        finally:
+            if is_finished:
+                self._prefixes.add(block_hashes((*request.prompt_ids, *output_ids)))
+            else:
+                await self.cancel(request.request_id)
+            await self.leave(reader)
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What routers know of this engine (Ray Serve calls this)."""
+        return {"prefixes": self._prefixes.blocks()}
+
+    async def check_health(self) -> None:
+        """Raise unless the engine's thread takes commands between steps (Ray Serve calls this, and bounds its time)."""
+        await self.status()
+
+    async def __del__(self) -> None:
+        """Write what is recorded (Ray Serve calls this once the queries have ended, or `cluster.drain_s` is over)."""
+        if hasattr(self, "_opening"):
+            await self.close()
+
+
+def config_of_replica(config: Config, replica_id: str) -> Config:
+    """The configuration of one engine: a name of its own, and as many threads as Ray reserved whole CPUs for it."""
+    threads = config.target.threads or int(config.cluster.engine_num_cpus)
+    return config.model_copy(
+        update={
+            "engine": config.engine.model_copy(update={"id": f"{config.engine.id}-{replica_id}"[:64]}),
+            "target": config.target.model_copy(update={"threads": threads}),
+        }
+    )

@@ -1,0 +1,24 @@
+"""The supervisor as the only replica of the Ray Serve deployment `supervisor`."""
+
+from __future__ import annotations
+
+from actors.serve.ask import DISTILLER, ask_by_serve
+from actors.supervisor import SupervisorActor
+from osd.config.settings import Config
+
+
+class SupervisorReplica(SupervisorActor):
+    """Decides for all engines.
+
+    Args:
+        config: the whole configuration.
+    """
+
+    def __init__(self, config: Config) -> None:
+        watched = {"distiller": DISTILLER} if config.trainer.enabled and config.outcomes.enabled else {}
+        super().__init__(watched, ask=ask_by_serve)
+
+    def __del__(self) -> None:
+        """Stop watching (Ray Serve calls this before it ends the process)."""
+        if hasattr(self, "_threads"):
+            self.close()

@@ -1,0 +1,104 @@
+"""A Ray cluster of several nodes on this machine (`cluster_program.py`), as tests use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+from tests.kit.waiting import wait_for
+
+_ROOT = Path(__file__).parents[2]
+
+
+class ServeCluster:
+    """Started on entry, stopped on exit.
+
+    Args:
+        home: the home folder of all its processes.
+        http_port: where the head's HTTP proxy listens.
+        head: further arguments of the head node, such as `resources`.
+        nodes: the same of each further node.
+        environment: of all its processes, beside this one's.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        http_port: int,
+        *,
+        head: dict[str, Any],
+        nodes: list[dict[str, Any]],
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.url = f"http://127.0.0.1:{http_port}"
+        self._start = {"http_port": http_port, "head": head, "nodes": nodes}
+        self._environment = {
+            **os.environ,
+            "HOME": str(home),
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
+            "PYTHONPATH": str(_ROOT),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_enable_metrics_collection": "0",
+            "RAY_SERVE_LOG_TO_STDERR": "0",
+            "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+            "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+            **(environment or {}),
+        }
+
+    def __enter__(self) -> Self:
+        self._program = subprocess.Popen(
+            [sys.executable, "-m", "tests.kit.cluster_program"],
+            cwd=_ROOT,
+            env=self._environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            self.address = self.do("start", **self._start)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.do("stop")
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Let the program end, or else kill it; its Ray processes end with it."""
+        assert self._program.stdin is not None and self._program.stdout is not None
+        self._program.stdin.close()
+        try:
+            self._program.wait(30)
+        except subprocess.TimeoutExpired:
+            self._program.kill()
+            self._program.wait()
+        self._program.stdout.close()
+
+    def do(self, command: str, **args: Any) -> Any:
+        """Have the program do something (a method of `ClusterProgram`), and return its result."""
+        assert self._program.stdin is not None and self._program.stdout is not None
+        self._program.stdin.write(json.dumps([command, args]) + "\n")
+        self._program.stdin.flush()
+        line = self._program.stdout.readline()
+        assert line, f"the cluster's program ended at {command!r}"
+        answer = json.loads(line)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def running(self, deployment: str, num: int | None = None) -> list[dict[str, str]]:
+        """The running replicas of a deployment; waits until there are `num`, and none in another state."""
+
+        def look() -> list[dict[str, str]]:
+            replicas = self.do("replicas", deployment=deployment)
+            running = [one for one in replicas if one["state"] == "RUNNING"]
+            return running if num is None or len(running) == len(replicas) == num else []
+
+        return wait_for(look, f"{num} replicas of {deployment}", 120)
