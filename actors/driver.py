@@ -1,7 +1,7 @@
 """The Ray driver, a separate process: `python -m actors.driver FD`, started by `driver_process.py`.
 
 Ray ends the driver's process when Ray's own processes die, so the driver must not be the process that holds the
-clients' connections. It starts or joins Ray, creates the actors, and forwards calls and answers.
+clients' connections. It starts a local Ray, creates the actors, and forwards calls and answers.
 
 waits for: calls from the server
 is unblocked by: a call, or the end of the pipe, which means that the server closed it or died; then it stops everything
@@ -21,7 +21,6 @@ from functools import partial
 
 import psutil
 
-from actors.cluster import check_cluster, nodes_of_cluster
 from actors.handle import ActorHandle
 from actors.link import Answer, Call, Ended, Link, Order, Ready, Stage
 from actors.local_ray import check_closed, check_version
@@ -44,19 +43,13 @@ def main() -> None:
     try:
         with ExitStack() as stack:
             order: Order = link.receive()
-            is_local = not order.config.cluster.address
             link.send(Stage("starting Ray", 0.3))
-            if is_local:
-                check_version()
+            check_version()
             start_ray(order.config, stack)
-            if is_local:
-                watch_ray(link, stack)
-            else:
-                check_cluster(order.config, order.redis_url, nodes_of_cluster())
+            watch_ray(link, stack)
             link.send(Stage("starting the engine", 0.5))
             actors, engine = start_actors(order, stack, lambda line: link.send(Stage(line, 0.6)))
-            if is_local:
-                check_closed(os.getsid(0))
+            check_closed(os.getsid(0))
             started.set()
             link.send(Ready(engine))
             carry_calls(link, actors)

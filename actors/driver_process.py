@@ -24,7 +24,7 @@ class DriverProcess:
     """
 
     def __init__(self, order: Order) -> None:
-        environment = driver_environment(os.environ, is_local=not order.config.cluster.address)
+        environment = driver_environment(os.environ)
         sources = str(Path(actors.__file__).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (sources, environment.get("PYTHONPATH"))))
         ours, theirs = socket.socketpair()

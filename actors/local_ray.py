@@ -16,7 +16,7 @@ from osd.records.errors import OsdError
 
 _MIN_VERSION = (2, 52)
 """The first Ray with token authentication."""
-_FIX = "install ray>=2.52 (pip install -U ray), or name a cluster to join in cluster.address"
+_FIX = "install ray>=2.52 (pip install -U ray), or deploy to a cluster with --ray-address"
 _ORDINARY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's metrics agent would only use memory: osd has its own metrics.
@@ -30,24 +30,19 @@ _ORDINARY = {
 }
 
 
-def driver_environment(given: Mapping[str, str], *, is_local: bool) -> dict[str, str]:
-    """The environment of the driver's process.
+def driver_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the driver's process, with a token made for this start.
 
     Args:
-        given: the server's environment. Its Ray settings override osd's, except those that keep a local Ray closed.
-        is_local: start a local Ray; False joins a cluster, with the operator's `RAY_AUTH_*` settings.
-
-    Returns:
-        The environment; for a local Ray it holds a token made for this start.
+        given: the server's environment. Its Ray settings override osd's, except those that keep the Ray closed.
     """
     environment = {**_ORDINARY, **given}
-    if is_local:
-        for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
-            environment.pop(name, None)
-        # Despite its name it has the same effect on Linux: the node's address becomes 127.0.0.1.
-        environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        environment["RAY_AUTH_MODE"] = "token"
-        environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
+        environment.pop(name, None)
+    # Despite its name it has the same effect on Linux: the node's address becomes 127.0.0.1.
+    environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    environment["RAY_AUTH_MODE"] = "token"
+    environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     return environment
 
 

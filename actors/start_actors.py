@@ -28,27 +28,23 @@ _RESTARTING = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0}
 
 
 def start_ray(config: Config, stack: ExitStack) -> None:
-    """Start a local Ray, or join a cluster. Closing `stack` leaves it, and stops a local one.
+    """Start a local Ray. Closing `stack` stops it.
 
     Raises:
-        OsdError: Ray does not start, or cannot be reached.
+        OsdError: Ray does not start.
     """
-    options: dict[str, Any] = {"namespace": config.cluster.namespace, "log_to_driver": False}
-    if config.cluster.address:
-        options["address"] = config.cluster.address
-    else:
-        options |= {
-            "address": "local",
-            "include_dashboard": False,
-            "num_cpus": 1,
-            "object_store_memory": config.cluster.object_store_bytes,
-        }
     try:
-        ray.init(logging_level=logging.ERROR, **options)
+        ray.init(
+            address="local",
+            namespace=config.cluster.namespace,
+            include_dashboard=False,
+            num_cpus=1,
+            object_store_memory=config.cluster.object_store_bytes,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        raise OsdError(
-            f"cannot start or join Ray: {reason(error)}; check cluster.address and free disk space"
-        ) from error
+        raise OsdError(f"cannot start Ray: {reason(error)}; check free memory and disk space") from error
     stack.callback(ray.shutdown)
 
 

@@ -70,6 +70,8 @@ def start(
     Raises:
         OsdError: one line that says what is wrong and what to do.
     """
+    if config.cluster.address:
+        raise OsdError("cluster.address is set: a cluster is deployed to with `osd serve --ray-address`; unset it here")
     with ExitStack() as stack:
         resolved = resolved or resolve_target(config.target.model, config.state_dir, on_progress)
         on_progress("starting Redis", 0.2)

@@ -23,8 +23,7 @@ def check_machine(config: Config) -> None:
     """
     check_state_folder(config.state_dir)
     check_store(config)
-    if not config.cluster.address:  # otherwise the engine may be placed on another machine
-        choose_device(config.target.device)
+    choose_device(config.target.device)
 
 
 def check_state_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import uvicorn
@@ -44,6 +44,8 @@ class Serving:
     """See `EngineStatus`."""
     admin_token: str | None
     """The token made for this start; None if the operator set one."""
+    stop: str = "Ctrl-C stops it"
+    """How the service is ended."""
 
 
 def run_server(
@@ -83,8 +85,7 @@ def _serve(
 ) -> None:
     check_machine(config)
     check_certificate(config)
-    is_here = not config.cluster.address  # else the engine may be placed on another machine
-    with early_build(config.target) if is_here else nullcontext():
+    with early_build(config.target):
         _serve_target(config, listener, progress, on_ready, on_news)
 
 

@@ -13,9 +13,9 @@ import torch
 from tests.kit.kernel_builds import build_kernels
 from tests.kit.left_processes import assert_none_is_left, mark_children
 
-_ONE_SERVICE = ("tests/e2e/service/",)
+_ONE_SERVICE = ("tests/e2e/service/", "tests/e2e/cluster/")
 """Folders whose tests share one running service."""
-_FIRST = ("e2e/service", "e2e", "contract", "browser")
+_FIRST = ("e2e/cluster", "e2e/service", "e2e", "contract", "browser")
 """Folders whose tests wait long for other processes: first, so that no worker is left with one at the end."""
 
 # Tiny operations by several threads on a shared machine only wait for each other.

@@ -44,7 +44,12 @@ def _serve(settings: Config) -> None:
         def say(line: str) -> None:
             console.print(escape(line), highlight=False, soft_wrap=True)
 
-        run_server(settings, on_progress=on_progress, on_ready=on_ready, on_news=say)
+        if settings.cluster.address:
+            from serving.deploy import deploy_to_cluster
+
+            on_ready(deploy_to_cluster(settings, on_progress))
+        else:
+            run_server(settings, on_progress=on_progress, on_ready=on_ready, on_news=say)
 
 
 serve = with_settings(_serve)
@@ -56,7 +61,7 @@ def _greet(console: Console, serving: object) -> None:
     assert isinstance(serving, Serving)
     token = serving.admin_token or "the one you set"
     model, url = escape(serving.model), escape(serving.url)
-    console.print(f"[bold]osd[/] serves [bold]{model}[/] on [bold]{url}/v1[/]  (Ctrl-C stops it)", soft_wrap=True)
+    console.print(f"[bold]osd[/] serves [bold]{model}[/] on [bold]{url}/v1[/]  ({serving.stop})", soft_wrap=True)
     console.print(escape(serving.computes), highlight=False, soft_wrap=True)
     console.print(f"drafter: {serving.drafter}", highlight=False, soft_wrap=True)
     console.print(f"admin page: {url}/admin  token: {token}", highlight=False, soft_wrap=True)

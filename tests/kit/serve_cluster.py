@@ -44,6 +44,8 @@ class ServeCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_enable_metrics_collection": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
+            "RAY_raylet_start_wait_time_s": "180",
+            "RAY_worker_niceness": "0",
             "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
             "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
             **(environment or {}),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.cluster import Node, check_cluster
+from actors.cluster import Node, check_application, check_cluster
 from osd.config.settings import Config, load_config
 from osd.records.errors import OsdError
 
@@ -33,7 +33,10 @@ def test_one_node_needs_nothing_shared() -> None:
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
-        ({}, "the cluster has 3 nodes, and the embedded Redis can be reached from one of them only; set outcomes"),
+        (
+            {},
+            "the cluster has nodes on 3 machines, and the embedded Redis can be reached from one of them only; set",
+        ),
         ({"outcomes": {"redis_url": "unix:///run/redis.sock"}, "store": _STORE}, "names a Unix socket"),
         ({"outcomes": {"redis_url": "redis://127.0.0.1:6379"}, "store": _STORE}, "names 127.0.0.1, which is another"),
         ({"outcomes": {"redis_url": "redis://:pw@localhost"}, "store": _STORE}, "names localhost"),
@@ -78,3 +81,43 @@ def test_a_gpu_that_no_node_has_is_refused(nodes: list[Node], sections: dict[str
 def test_a_gpu_that_a_node_has_is_fine() -> None:
     _check(_THREE, target={"device": "cuda:1"}, outcomes=_REDIS, store=_STORE)
     _check(_ONE, trainer={"device": "cuda", "enabled": False})
+
+
+def test_nodes_of_one_machine_share_it() -> None:
+    _check([Node("10.0.0.1", 0), Node("10.0.0.1", 1)], outcomes={"redis_url": "redis://127.0.0.1:6379/0"})
+
+
+_GPU = Node("10.0.0.1", 1, 4, {"CPU": 4, "GPU": 1, "fast": 2})
+_CPU = Node("10.0.0.1", 0, 2, {"CPU": 2})
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        (
+            {"outcomes": {}},
+            "outcomes.redis_url is empty, .*; set outcomes.redis_url to .* or outcomes.enabled to false",
+        ),
+        ({"target": {"device": "cuda"}}, "Ray hides GPUs from engines that reserve none; set cluster.engine_num_gpus"),
+        (
+            {"target": {"device": "cuda:1"}, "cluster": {"engine_num_gpus": 1}},
+            "Ray chooses each engine's GPU; set target.device to 'cuda'|no node of the cluster has more than 1 GPUs",
+        ),
+        ({"target": {"device": "cpu"}, "cluster": {"engine_num_gpus": 0.5}}, "engine_num_gpus is 0.5, and .* is 'cpu'"),
+        ({"cluster": {"engine_num_cpus": 8}}, "no node of the cluster has the 8 CPU that .* cluster.engine_"),
+        ({"cluster": {"engine_resources": {"slow": 1}}}, "has the 1 CPU and 1 slow that .* cluster.engine_"),
+        ({"cluster": {"ingress_resources": {"slow": 1}}}, "has the 1 slow that .* cluster.ingress_"),
+        ({"cluster": {"distiller_num_cpus": 3, "distiller_resources": {"fast": 3}}}, "3 CPU and 3 fast .*distiller_"),
+        ({"cluster": {"supervisor_resources": {"slow": 1}}}, "cluster.supervisor_"),
+    ],
+)
+def test_an_application_that_the_cluster_cannot_run_is_refused(sections: dict[str, Any], says: str) -> None:
+    config = _config(**{"outcomes": _REDIS, **sections})
+    with pytest.raises(OsdError, match=says) as told:
+        check_application(config, [_GPU, _CPU])
+    assert "\n" not in str(told.value)
+
+
+def test_an_application_that_a_node_can_run_is_fine() -> None:
+    reserved = {"engine_num_gpus": 1, "engine_num_cpus": 4, "engine_resources": {"fast": 1}, "distiller_num_cpus": 2}
+    check_application(_config(outcomes=_REDIS, target={"device": "cuda"}, cluster=reserved), [_GPU, _CPU])

@@ -1,0 +1,54 @@
+"""Updates and scaling under streaming load: no query is lost, and nothing is there twice."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.e2e.cluster.conftest import NUM_CLIENTS, PROMPTS, Fleet
+from tests.kit.waiting import wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(280)]
+
+
+def test_engines_are_rolled_one_by_one_on_a_new_configuration(fleet: Fleet) -> None:
+    former = {one["replica_id"] for one in fleet.cluster.running("engine", 2)}
+    args = {**fleet.args, "engine": {**fleet.args["engine"], "max_slots": 3}}
+    fewest = 2
+    with fleet.load() as load:
+        began_s = time.monotonic()
+        fleet.cluster.do("deploy", args=args, wait=False)
+
+        def is_rolled() -> bool:
+            nonlocal fewest
+            present = {one["replica_id"] for one in fleet.cluster.running("engine")}
+            fewest = min(fewest, len(present))
+            return len(present) == 2 and not present & former
+
+        wait_for(is_rolled, "two new engines", 200)
+        fleet.recover(load, "rolling update", began_s, "engine", 2)
+    assert fewest == 1
+    for deployment, num in (("ingress", 2), ("supervisor", 1), ("distiller", 1)):
+        fleet.cluster.running(deployment, num)
+
+
+def test_the_fleet_follows_the_load(fleet: Fleet) -> None:
+    """1 -> 3 -> 1, with a third node."""
+    fleet.cluster.do("add_node", node={"resources": {"serves": 1}})
+    cluster = {"min_engines": 1, "max_engines": 3, "target_queries": 2}
+    cluster |= {"scale_up_delay_s": 1, "scale_down_delay_s": 2, "drain_s": 60}
+    args = {**fleet.args, "cluster": {**fleet.args["cluster"], **cluster}}
+    try:
+        fleet.cluster.do("deploy", args=args)
+        fleet.cluster.running("engine", 1)
+        with fleet.load() as load:
+            wait_for(lambda: len(fleet.cluster.running("engine")) == 3, "three engines", 120)
+            num_before = len(load.answers)
+            wait_for(lambda: len(load.answers) >= num_before + NUM_CLIENTS, "answers of three engines", 120)
+        with ThreadPoolExecutor(1) as pool:  # one client goes on while two engines leave
+            while len(fleet.cluster.running("engine")) > 1:
+                assert pool.submit(fleet.ask, PROMPTS[0]).result() == fleet.expected[PROMPTS[0]]
+    finally:
+        fleet.cluster.do("deploy", args=fleet.args)
