@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
+from actors.cluster import Node, check_application
 from serving.ray_serve import settings_of
 from tests.kit.deploy_files import DEPLOY, documents
 
@@ -24,8 +26,21 @@ _OBJECTS: list[dict[str, Any]] = [
 _BY_KIND = {document["kind"]: document for document in _OBJECTS}
 _RAY_SERVICE = _BY_KIND["RayService"]
 _HEAD = _RAY_SERVICE["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
+_PATCHES: dict[str, list[dict[str, Any]]] = {
+    name: documents(_KUBERNETES / "overlays" / name / "rayservice.yaml")[0] for name in ("gpu", "fleet")
+}
+
+
+def _patched(overlay: str, path: str) -> Any:
+    """What an overlay puts at a path."""
+    (value,) = (operation["value"] for operation in _PATCHES[overlay] if operation["path"] == path)
+    return value
+
+
+(_WORKERS,) = _patched("fleet", "/spec/rayClusterConfig/workerGroupSpecs")
 _SERVE_CONFIGS = {
     "RayService": yaml.safe_load(_RAY_SERVICE["spec"]["serveConfigV2"]),
+    "fleet": yaml.safe_load(_patched("fleet", "/spec/serveConfigV2")),
     "serve.yaml": documents(DEPLOY / "ray" / "serve.yaml")[0],
 }
 
@@ -38,6 +53,12 @@ def test_an_object_has_kubernetes_schema(document: dict[str, Any]) -> None:
     if document["apiVersion"].startswith("ray.io/"):  # its pod is one of Kubernetes' own kinds
         document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "head"}, "spec": _HEAD["spec"]}
     kubernetes_validate.validate(document, "1.33", strict=True)
+
+
+def test_a_worker_has_kubernetes_schema() -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="not installed (osd[deploy])")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker"}, "spec": _WORKERS["template"]["spec"]}
+    kubernetes_validate.validate(pod, "1.33", strict=True)
 
 
 def _closed(schema: Any) -> Any:
@@ -75,9 +96,30 @@ def test_ray_serve_takes_the_configuration(name: str) -> None:
 @pytest.mark.parametrize("name", _SERVE_CONFIGS)
 def test_osd_takes_the_arguments(name: str) -> None:
     (application,) = _SERVE_CONFIGS[name]["applications"]
-    assert settings_of(application["args"]).target.model == "smollm2"
-    (deployment,) = application["deployments"]
-    assert (deployment["name"], deployment["num_replicas"]) == ("osd", 1)
+    config = settings_of(application["args"])
+    assert config.target.model == "smollm2"
+    assert config.cluster.max_engines == (3 if name == "fleet" else 1)
+
+
+def test_the_fleets_parts_have_nodes() -> None:
+    """Ray's resources as KubeRay gives them to the head and to workers."""
+    (application,) = _SERVE_CONFIGS["fleet"]["applications"]
+    front = json.loads(json.loads(_patched("fleet", "/spec/rayClusterConfig/headGroupSpec/rayStartParams/resources")))
+    nodes = [
+        Node("10.0.0.1", 0, 2, {"CPU": 2, **front}),
+        Node(
+            "10.0.0.2",
+            1,
+            2,
+            {
+                "CPU": 2,
+                "GPU": int(_WORKERS["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]),
+            },
+        ),
+    ]
+    redis = {"outcomes": {"redis_url": "redis://redis:6379/0"}}
+    check_application(settings_of({**application["args"], **redis}), nodes)
+    assert _WORKERS["maxReplicas"] == application["args"]["cluster"]["max_engines"]
 
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.rglob("kustomization.yaml")), ids=lambda path: path.parent.name)
@@ -109,20 +151,21 @@ def _follow(document: Any, pointer: str) -> Any:
     return document, last
 
 
-def test_the_gpu_overlay_patches_what_the_base_has() -> None:
-    (patch,) = documents(_KUBERNETES / "overlays" / "gpu" / "rayservice.yaml")
-    for operation in patch:
+@pytest.mark.parametrize("overlay", _PATCHES)
+def test_an_overlay_patches_what_the_base_has(overlay: str) -> None:
+    for operation in _PATCHES[overlay]:
         parent, last = _follow(_RAY_SERVICE, operation["path"])
         assert last == "-" if isinstance(parent, list) else isinstance(parent, dict)
 
 
 def test_the_image_is_where_the_overlays_look_for_it() -> None:
     (fields,) = documents(_KUBERNETES / "overlays" / "rayservice-fields.yaml")
-    (field,) = fields["images"]
-    value: Any = _RAY_SERVICE
-    for step in field["path"].split("/"):
-        value = value[0][step] if isinstance(value, list) else value[step]
-    assert value == "osd:cpu"
+    patched = {**_RAY_SERVICE["spec"]["rayClusterConfig"], "workerGroupSpecs": [_WORKERS]}
+    for field in fields["images"]:
+        value: Any = {"spec": {"rayClusterConfig": patched}}
+        for step in field["path"].split("/"):
+            value = value[0][step] if isinstance(value, list) else value[step]
+        assert value == "osd:cpu"
 
 
 def test_secrets_volumes_and_services_fit_together() -> None:

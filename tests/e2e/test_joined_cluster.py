@@ -1,52 +1,118 @@
-"""A Ray that somebody else started is joined as its operator says: with that operator's token, wherever it listens."""
+"""A Ray that somebody else started is deployed to as its operator says: with that operator's token, by `osd serve`."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
-from tests.e2e.conftest import run_service, service_config
+from osd.assembly.engine import open_engine
+from osd.config.settings import load_config
+from osd.records.query import SamplingParams
 from tests.kit.saved_models import save_llama
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(280)]
+pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+_ROOT = Path(__file__).parents[2]
 _HEAD = """
+import json, sys
 import ray
-context = ray.init(address="local", include_dashboard=False, num_cpus=1, object_store_memory=80 << 20)
+from ray import serve
+context = ray.init(address="local", include_dashboard=False, num_cpus=4, object_store_memory=80 << 20)
 print(context.address_info["gcs_address"], flush=True)
-input()
+for line in sys.stdin:
+    if line.strip() == "delete":
+        serve.delete("osd")
+    application = serve.status().applications.get("osd")
+    deployments = application.deployments if application else {}
+    print(json.dumps({name: one.replica_states for name, one in deployments.items()}), flush=True)
+serve.shutdown()
+ray.shutdown()
 """
+_WHOLE = {"engine": {"RUNNING": 1}, "supervisor": {"RUNNING": 1}, "ingress": {"RUNNING": 2}}
+
+
+class _Cluster:
+    def __init__(self, head: subprocess.Popen[str], environment: dict[str, str]) -> None:
+        assert head.stdout is not None
+        self._head, self._environment = head, environment
+        self._address = head.stdout.readline().strip()
+
+    def replicas(self, command: str = "") -> dict[str, Any]:
+        """Deployment to state to number of replicas, after a command."""
+        assert self._head.stdin is not None and self._head.stdout is not None
+        self._head.stdin.write(f"{command}\n")
+        self._head.stdin.flush()
+        states: dict[str, Any] = json.loads(self._head.stdout.readline())
+        return states
+
+    def osd_serve(self, *flags: str) -> subprocess.CompletedProcess[str]:
+        """Run `osd serve` on this cluster until it returns."""
+        command = [sys.executable, "-m", "serving.cli.app", "serve", "--ray-address", self._address, *flags]
+        return subprocess.run(command, capture_output=True, text=True, env=self._environment, cwd=_ROOT, timeout=240)
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Its address; this process has its token."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "ab" * 32)
+def cluster() -> Iterator[_Cluster]:
+    """One node; this process does not join it."""
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "ab" * 32}
+    environment |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0"}
     with subprocess.Popen(
         [sys.executable, "-c", _HEAD],
         text=True,
-        env={**os.environ, "HOME": str(tmp_path)},
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as head:
-        assert head.stdout is not None
-        yield head.stdout.readline().strip()
-        head.communicate("\n", timeout=60)
+        try:
+            yield _Cluster(head, environment)
+            head.communicate(timeout=60)
+        finally:
+            head.kill()
 
 
-def test_a_cluster_is_joined_with_the_operators_token(cluster: str, tmp_path: Path) -> None:
-    config = service_config(
-        tmp_path / "state",
-        save_llama(tmp_path / "tiny"),
-        cluster={"address": cluster},
-        outcomes={"enabled": False},
-        trainer={"enabled": False},
+def test_a_cluster_is_deployed_to_and_updated(cluster: _Cluster, tmp_path: Path, unused_tcp_port: int) -> None:
+    target = save_llama(tmp_path / "tiny")
+    flags = ["--target", str(target), "--dtype", "float32", "--threads", "1", "--port", str(unused_tcp_port)]
+    flags += ["--max-context-tokens", "128", "--drafter.vocab_tokens", "128", "--state-dir", str(tmp_path / "state")]
+    without_redis = cluster.osd_serve(*flags)
+    assert without_redis.returncode == 2
+    assert without_redis.stderr.startswith("error: outcomes.redis_url is empty"), without_redis.stderr
+    flags += ["--no-outcomes.enabled"]
+    first = cluster.osd_serve(*flags)
+    assert first.returncode == 0, first.stderr
+    assert f"http://127.0.0.1:{unused_tcp_port}/v1" in first.stdout and "goes on in the cluster" in first.stdout
+    assert cluster.replicas() == _WHOLE
+    reference = open_engine(
+        load_config(
+            flags={
+                "state_dir": tmp_path / "other",
+                "target": {"model": str(target), "dtype": "float32", "max_context_tokens": 128},
+                "drafter": {"vocab_tokens": 128},
+            }
+        )
     )
-    for service in run_service(config):
-        assert service.answer("the sea is", 8).usage.completion_tokens == 8
-        assert service.status()["restarts"] == {"engine": 0, "ray": 0}
+    expected = "".join(
+        delta.text for delta in reference.generate(["the sea is"], SamplingParams(temperature=0.0, max_tokens=16))
+    )
+    with httpx.Client(base_url=f"http://127.0.0.1:{unused_tcp_port}", timeout=60) as client:
+        (model,) = client.get("/v1/models").json()["data"]
+        asked = {"model": model["id"], "prompt": "the sea is", "max_tokens": 16, "temperature": 0}
+        assert client.post("/v1/completions", json=asked).json()["choices"][0]["text"] == expected
+        assert client.post("/v1/completions", json={**asked, "temperature": -1}).status_code == 400
+        second = cluster.osd_serve(*flags, "--served-model-name", "another")
+        assert second.returncode == 0, second.stderr
+        assert cluster.replicas() == _WHOLE, "updated, not doubled"
+        assert (
+            client.post("/v1/completions", json={**asked, "model": "another"}).json()["choices"][0]["text"] == expected
+        )
+    elsewhere = cluster.osd_serve(*flags, "--port", str(unused_tcp_port + 1))
+    assert elsewhere.returncode == 2 and "give that address with --host and --port" in elsewhere.stderr
+    assert cluster.replicas("delete") == {}

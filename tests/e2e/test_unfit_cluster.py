@@ -1,62 +1,39 @@
-"""A cluster that cannot run what is configured is refused before any actor is created."""
+"""A cluster that cannot run what is configured is refused by `osd serve` before anything is deployed."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.topology import start
-from osd.records.errors import OsdError
-from tests.e2e.conftest import service_config
-from tests.kit.saved_models import save_llama
+pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
+
+from benchmarks.fleet.cluster import ServeCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(280)]
-_TWO_NODES = """
-from ray.cluster_utils import Cluster
-node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-cluster.add_node(**node)
-print(cluster.address, flush=True)
-input()
-cluster.shutdown()
-"""
 _NO_STREAM = {"outcomes": {"enabled": False}}
-_SHARED = {**_NO_STREAM, "store": {"url": "/mnt/shared"}}
 _REFUSALS: list[tuple[dict[str, Any], str]] = [
-    ({}, "the cluster has 2 nodes, and the embedded Redis can be reached from one of them only; set outcomes"),
-    (_NO_STREAM, "the cluster has 2 nodes, and drafter versions would be in the folder"),
-    (_SHARED, "target.device is 'cuda', and no node of the cluster has a GPU"),
+    ({}, "outcomes.redis_url is empty"),
+    ({**_NO_STREAM, "target": {"device": "cuda"}}, "target.device is 'cuda', and no node of the cluster has a GPU"),
+    ({**_NO_STREAM, "cluster": {"engine_num_cpus": 9}}, "no node of the cluster has the 9 CPU"),
+    ({**_NO_STREAM, "cluster": {"engine_resources": {"fast": 1}}}, "no node of the cluster has the 1 CPU and 1 fast"),
+    ({**_NO_STREAM, "cluster": {"namespace": "osd"}}, "setting 'cluster.namespace' has no effect under Ray Serve"),
 ]
 
 
-@pytest.fixture
-def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a cluster whose nodes are on this machine; this process has its token."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "ab" * 32)
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", _TWO_NODES],
-        text=True,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as cluster:
-        assert cluster.stdout is not None
-        yield cluster.stdout.readline().strip()
-        cluster.communicate("\n", timeout=60)
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: Any) -> Iterator[ServeCluster]:
+    """Two nodes, neither with a GPU."""
+    with ServeCluster(tmp_path_factory.mktemp("home"), unused_tcp_port_factory(), head={}, nodes=[{}]) as cluster:
+        yield cluster
 
 
-def test_what_two_nodes_cannot_do_is_refused(two_nodes: str, tmp_path: Path) -> None:
-    target = save_llama(tmp_path / "tiny")
-    for sections, says in _REFUSALS:
-        config = service_config(tmp_path / "state", target, cluster={"address": two_nodes}, **sections)
-        config = config.model_copy(update={"target": config.target.model_copy(update={"device": "cuda"})})
-        with pytest.raises(OsdError, match=says):
-            start(config).close()
+@pytest.mark.parametrize(("sections", "says"), _REFUSALS)
+def test_what_the_nodes_cannot_do_is_refused(
+    cluster: ServeCluster, tmp_path: Path, sections: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(RuntimeError, match=says):
+        cluster.do("deploy", args={"state_dir": str(tmp_path), **sections})
+    assert cluster.do("replicas", deployment="engine") == []

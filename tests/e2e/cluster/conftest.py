@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,48 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
+from benchmarks.fleet.cluster import ServeCluster
+from benchmarks.fleet.faults import HEAD, NODES, PLACEMENT, WHOLE
+from benchmarks.fleet.load import StreamingLoad, streaming_load
+from benchmarks.fleet.redis_server import RedisServer
 from osd.assembly.engine import open_engine
 from osd.config.settings import load_config
-from osd.io.find_redis import find_redis_server
 from osd.records.query import SamplingParams
 from tests.kit.saved_models import save_llama
-from tests.kit.serve_cluster import ServeCluster
-from tests.kit.streaming_load import StreamingLoad, streaming_load
 from tests.kit.waiting import wait_for
 
 pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
 ADMIN_TOKEN = "an admin token"
 PROMPTS = ["the sea is", "list three fruits", "def add(a, b):", "once upon a time", "12 + 30 =", "hello, who are you"]
 NUM_TOKENS, NUM_CLIENTS = 300, 6
-HEAD = {"resources": {"front": 1}}
-NODES = [{"resources": {"serves": 1}}, {"resources": {"serves": 1, "learns": 1}}]
-"""Two engines on two nodes; HTTP, the supervisor and Serve's controller on the head, the distiller on the last."""
-
-
-class RedisServer:
-    """A redis-server that can be killed and started again.
-
-    Args:
-        folder: for its append-only file.
-        port: where it listens.
-    """
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self._command = [str(find_redis_server()), "--port", str(port), "--bind", "127.0.0.1"]
-        self._command += ["--appendonly", "yes", "--dir", str(folder)]
-        self.address, self.url = f"127.0.0.1:{port}", f"redis://127.0.0.1:{port}/0"
-
-    def start(self) -> None:
-        """Start it."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-
-    def kill(self) -> None:
-        """Kill it."""
-        self._process.kill()
-        self._process.wait()
 
 
 @dataclass
@@ -80,32 +51,10 @@ class Fleet:
     def load(self, *, retries: int = 0) -> Iterator[StreamingLoad]:
         """Clients that stream, of whom all have begun; on exit, no query may be lost, and each has its whole answer."""
         with streaming_load(self.cluster.url, self.model, PROMPTS, NUM_TOKENS, NUM_CLIENTS, retries=retries) as load:
-            wait_for(lambda: load.num_open == NUM_CLIENTS, "every client's answer to have begun")
+            load.wait_until_all_stream()
             yield load
         assert not load.lost(self.expected)
         assert {one.num_tokens for one in load.answers} == {NUM_TOKENS}
-
-    def recover(self, load: StreamingLoad, fault: str, began_s: float, deployment: str, num: int) -> None:
-        """Wait until a deployment has its replicas again and answers have come; tell how long it took."""
-        num_before = len(load.answers)
-        wait_for(lambda: len(load.answers) >= num_before + NUM_CLIENTS, "answers after the fault", 120)
-        served_s = time.monotonic() - began_s
-        self.cluster.running(deployment, num)
-        pause_s = max(one.longest_pause_s for one in load.answers)
-        whole_s = time.monotonic() - began_s
-        figures = f"longest pause of a stream {pause_s:.1f} s, {NUM_CLIENTS} more answers after {served_s:.1f} s, "
-        sys.stdout.write(f"\n{fault}: {figures}all parts there after {whole_s:.1f} s\n")
-
-
-@contextmanager
-def redis_server(folder: Path, port: int) -> Iterator[RedisServer]:
-    """A redis-server of its own."""
-    server = RedisServer(folder, port)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 def settings(folder: Path, redis_url: str, **sections: dict[str, Any]) -> dict[str, Any]:
@@ -117,24 +66,11 @@ def settings(folder: Path, redis_url: str, **sections: dict[str, Any]) -> dict[s
         "drafter": {"vocab_tokens": 128},
         "outcomes": {"redis_url": redis_url},
         "server": {"admin_token_sha256": hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest()},
-        "cluster": {
-            "min_engines": 2,
-            "max_engines": 2,
-            "engine_resources": {"serves": 1},
-            "ingress_resources": {"front": 0.1},
-            "supervisor_resources": {"front": 0.1},
-            "distiller_resources": {"learns": 0.1},
-            "health_interval_s": 1,
-        },
+        "cluster": {**PLACEMENT, "min_engines": 2, "max_engines": 2, "health_interval_s": 1},
     }
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
     return values
-
-
-def kill_process(pid: str) -> None:
-    """Kill a process of the cluster."""
-    psutil.Process(int(pid)).kill()
 
 
 @pytest.fixture(scope="session")
@@ -159,8 +95,8 @@ def shared_fleet(
     folder, expected = tiny
     of_ray, of_outcomes = (tmp_path_factory.mktemp("redis") for _ in range(2))
     with (
-        redis_server(of_ray, unused_tcp_port_factory()) as gcs_redis,
-        redis_server(of_outcomes, unused_tcp_port_factory()) as redis,
+        RedisServer(of_ray, unused_tcp_port_factory()) as gcs_redis,
+        RedisServer(of_outcomes, unused_tcp_port_factory()) as redis,
         ServeCluster(
             tmp_path_factory.mktemp("home"),
             unused_tcp_port_factory(),
@@ -180,6 +116,6 @@ def shared_fleet(
 @pytest.fixture
 def fleet(shared_fleet: Fleet) -> Fleet:
     """The fleet that all tests share; each finds it whole."""
-    for deployment, num in (("engine", 2), ("ingress", 2), ("distiller", 1), ("supervisor", 1)):
+    for deployment, num in WHOLE.items():
         shared_fleet.cluster.running(deployment, num)
     return shared_fleet

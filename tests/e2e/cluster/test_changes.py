@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from benchmarks.fleet.faults import WHOLE
 from tests.e2e.cluster.conftest import NUM_CLIENTS, PROMPTS, Fleet
 from tests.kit.waiting import wait_for
 
@@ -18,7 +18,6 @@ def test_engines_are_rolled_one_by_one_on_a_new_configuration(fleet: Fleet) -> N
     args = {**fleet.args, "engine": {**fleet.args["engine"], "max_slots": 3}}
     fewest = 2
     with fleet.load() as load:
-        began_s = time.monotonic()
         fleet.cluster.do("deploy", args=args, wait=False)
 
         def is_rolled() -> bool:
@@ -28,9 +27,9 @@ def test_engines_are_rolled_one_by_one_on_a_new_configuration(fleet: Fleet) -> N
             return len(present) == 2 and not present & former
 
         wait_for(is_rolled, "two new engines", 200)
-        fleet.recover(load, "rolling update", began_s, "engine", 2)
+        load.wait_for_answers(len(load.answers) + NUM_CLIENTS)
     assert fewest == 1
-    for deployment, num in (("ingress", 2), ("supervisor", 1), ("distiller", 1)):
+    for deployment, num in WHOLE.items():
         fleet.cluster.running(deployment, num)
 
 
@@ -45,8 +44,7 @@ def test_the_fleet_follows_the_load(fleet: Fleet) -> None:
         fleet.cluster.running("engine", 1)
         with fleet.load() as load:
             wait_for(lambda: len(fleet.cluster.running("engine")) == 3, "three engines", 120)
-            num_before = len(load.answers)
-            wait_for(lambda: len(load.answers) >= num_before + NUM_CLIENTS, "answers of three engines", 120)
+            load.wait_for_answers(len(load.answers) + NUM_CLIENTS)
         with ThreadPoolExecutor(1) as pool:  # one client goes on while two engines leave
             while len(fleet.cluster.running("engine")) > 1:
                 assert pool.submit(fleet.ask, PROMPTS[0]).result() == fleet.expected[PROMPTS[0]]

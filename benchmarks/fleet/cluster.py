@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine (`cluster_program.py`), as tests use it."""
+"""A Ray cluster of several nodes on this machine (`program.py`), as tests and benchmarks use it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kit.waiting import wait_for
-
 _ROOT = Path(__file__).parents[2]
+_LOOK_S = 0.2
 
 
 class ServeCluster:
@@ -53,7 +53,7 @@ class ServeCluster:
 
     def __enter__(self) -> Self:
         self._program = subprocess.Popen(
-            [sys.executable, "-m", "tests.kit.cluster_program"],
+            [sys.executable, "-m", "benchmarks.fleet.program"],
             cwd=_ROOT,
             env=self._environment,
             text=True,
@@ -90,17 +90,30 @@ class ServeCluster:
         self._program.stdin.write(json.dumps([command, args]) + "\n")
         self._program.stdin.flush()
         line = self._program.stdout.readline()
-        assert line, f"the cluster's program ended at {command!r}"
+        if not line:
+            raise RuntimeError(f"the cluster's program ended at {command!r}")
         answer = json.loads(line)
-        assert "error" not in answer, answer
+        if "error" in answer:
+            raise RuntimeError(f"{command}: {answer['error']}")
         return answer["result"]
 
-    def running(self, deployment: str, num: int | None = None) -> list[dict[str, str]]:
-        """The running replicas of a deployment; waits until there are `num`, and none in another state."""
+    def running(self, deployment: str, num: int | None = None, *, patience_s: float = 120.0) -> list[dict[str, str]]:
+        """The running replicas of a deployment.
 
-        def look() -> list[dict[str, str]]:
+        Args:
+            deployment: its name.
+            num: wait until so many run, and none is in another state; None: do not wait.
+            patience_s: how long.
+
+        Raises:
+            TimeoutError: there are not so many in time.
+        """
+        deadline_s = time.monotonic() + patience_s
+        while True:
             replicas = self.do("replicas", deployment=deployment)
             running = [one for one in replicas if one["state"] == "RUNNING"]
-            return running if num is None or len(running) == len(replicas) == num else []
-
-        return wait_for(look, f"{num} replicas of {deployment}", 120)
+            if num is None or len(running) == len(replicas) == num:
+                return running
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"waited {patience_s:g} s for {num} replicas of {deployment!r}: {replicas}")
+            time.sleep(_LOOK_S)

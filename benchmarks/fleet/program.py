@@ -44,22 +44,19 @@ class ClusterProgram:
         details = ray.get(self._controller().get_serve_instance_details.remote())
         app = details["applications"].get("osd", {"deployments": {}})
         return [
-            {name: str(one[name]) for name in ("replica_id", "state", "node_id", "pid")}
+            {name: str(one.get(name)) for name in ("replica_id", "node_id", "pid")} | {"state": one["state"].value}
             for one in app["deployments"].get(deployment, {"replicas": []})["replicas"]
         ]
-
-    def nodes(self) -> list[str]:
-        """The ids of the nodes beside the head, in the order in which they were added; "" for one that is gone."""
-        return [node.node_id if node else "" for node in self._nodes]
 
     def add_node(self, node: dict[str, Any]) -> None:
         """Add a node."""
         self._nodes.append(self._cluster.add_node(**_node(node)))
 
-    def kill_node(self, number: int) -> None:
+    def kill_node(self, node_id: str) -> None:
         """End a node as a loss of power would."""
-        self._cluster.remove_node(self._nodes[number], allow_graceful=False)
-        self._nodes[number] = None
+        node = next(node for node in self._nodes if node.node_id == node_id)
+        self._nodes.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
 
     def kill_controller(self) -> int:
         """Kill the process of Serve's controller; Ray starts another. Returns its id."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
+
+_LOOK_S = 0.01
 
 
 @dataclass(slots=True)
@@ -28,10 +30,27 @@ class Answer:
 class StreamingLoad:
     """What the clients got so far."""
 
+    num_clients: int
     answers: list[Answer] = field(default_factory=list)
     """Finished queries."""
     num_open: int = 0
     """Queries whose first token has come."""
+
+    def wait_for_answers(self, num: int, patience_s: float = 180.0) -> None:
+        """Wait until so many queries are finished. Raises TimeoutError."""
+        self._wait(lambda: len(self.answers) >= num, f"{num} answers", patience_s)
+
+    def wait_until_all_stream(self, patience_s: float = 180.0) -> None:
+        """Wait until every client has the beginning of an answer. Raises TimeoutError."""
+        self._wait(lambda: self.num_open == self.num_clients, "every client's answer to have begun", patience_s)
+
+    @staticmethod
+    def _wait(condition: Callable[[], bool], what: str, patience_s: float) -> None:
+        deadline_s = time.monotonic() + patience_s
+        while not condition():
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"waited {patience_s:g} s for {what}")
+            time.sleep(_LOOK_S)
 
     def lost(self, expected: dict[str, str]) -> list[Answer]:
         """Queries that failed, or whose answer is not the expected one."""
@@ -96,7 +115,7 @@ def streaming_load(
         num_clients: queries at a time.
         retries: how often a client asks again after its connection was cut, as the official clients do.
     """
-    load, stopping, lock = StreamingLoad(), threading.Event(), threading.Lock()
+    load, stopping, lock = StreamingLoad(num_clients), threading.Event(), threading.Lock()
     turns = iter(range(1 << 30))
 
     def run() -> None:
