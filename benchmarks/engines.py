@@ -2,7 +2,7 @@
 
 python -m benchmarks.engines [--engines 1,2,3] [--clients 1,8] [--threads 1] [--target smollm2] [--json]
 
-`direct` is `osd serve` on this machine; the others are the Ray Serve application on one node with that many engines. The
+`direct` is `osd serve` on this machine; the others are the Ray Serve application on one node with so many engines. The
 first token and the time per token are medians over queries. Give every engine a core of its own (`--threads`), or the
 engines only take turns.
 """

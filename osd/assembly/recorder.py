@@ -8,7 +8,7 @@ from osd.config.settings import Config
 from osd.io.answers.stream import Sinks
 from osd.io.outcome_stream import RedisOutcomeStream
 from osd.io.recorder import Recorder
-from osd.io.spill import SpillFile, adopt_spill
+from osd.io.spill import SpillFile, adopt_orphans, adopt_spill
 from osd.ports.outcomes import OutcomeSink
 
 
@@ -29,4 +29,5 @@ def open_recorder(config: Config, redis_url: str) -> Recorder:
     path = spill_path(config.state_dir, config.engine.id)
     adopt_spill(former_spill_path(config.state_dir), path)
     spill = SpillFile(path, max_bytes=outcomes.spill_bytes)
+    adopt_orphans(spill, path.parent, outcomes.spill_bytes)
     return Recorder(Sinks(sinks), spill, queue_entries=outcomes.queue_entries)

@@ -39,6 +39,38 @@ def adopt_spill(former: Path, path: Path) -> None:
         logger.warning("cannot take %s over: %s", former, error.strerror)
 
 
+def adopt_orphans(spill: SpillFile, folder: Path, max_bytes: int) -> None:
+    """Take over the outcomes of spill files that no process uses, as far as there is room.
+
+    Args:
+        spill: the file that takes them.
+        folder: holds the spill files of all engines on this machine.
+        max_bytes: largest size of each.
+    """
+    for path in sorted(folder.glob("*.spill")):
+        if path == spill.path or not _is_unused(path):
+            continue
+        orphan = SpillFile(path, max_bytes)
+        try:
+            for outcome in orphan.replay():
+                if not spill.append(outcome):
+                    return
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("cannot take %s over: %s", path, error.strerror)
+        finally:
+            orphan.close()
+
+
+def _is_unused(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # a process holds it, or removed it
+        return False
+    return True
+
+
 class SpillFile:
     """A first-in-first-out file of outcomes, for one thread of one process.
 
@@ -53,7 +85,7 @@ class SpillFile:
             path: Where the file is; its folder is created.
             max_bytes: Largest size of the file; 0 stores nothing and creates no file.
         """
-        self._path = path
+        self.path = path
         self._max_bytes = max_bytes
         self._fd = -1
         self._start = self._end = _HEADER_BYTES
@@ -68,7 +100,7 @@ class SpillFile:
         try:
             self._write(record, self._end)
         except OSError as error:
-            logger.warning("cannot spill to %s: %s", self._path, error.strerror)
+            logger.warning("cannot spill to %s: %s", self.path, error.strerror)
             return False
         self._end += len(record)
         return True
@@ -82,16 +114,16 @@ class SpillFile:
             try:
                 data = self._read(self._start)
             except OSError as error:
-                logger.warning("cannot read %s: %s", self._path, error.strerror)
+                logger.warning("cannot read %s: %s", self.path, error.strerror)
                 return
             if data is None:
-                logger.warning("%s is damaged; dropping its %d bytes", self._path, self._end - self._start)
+                logger.warning("%s is damaged; dropping its %d bytes", self.path, self._end - self._start)
                 self._consume_to(self._end)
                 return
             try:
                 outcome = decode(data)
             except OutcomeFormatError as error:
-                logger.warning("skipping an entry of %s: %s", self._path, error)
+                logger.warning("skipping an entry of %s: %s", self.path, error)
             else:
                 yield outcome
             self._consume_to(self._start + _RECORD.size + len(data))
@@ -107,12 +139,12 @@ class SpillFile:
         if self._fd >= 0 or self._max_bytes <= _HEADER_BYTES:
             return self._fd >= 0
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)  # for its owner only: prompts are private
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)  # for its owner only: prompts are private
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._recover()
         except OSError as error:
-            logger.warning("cannot use the spill file %s: %s", self._path, error.strerror)
+            logger.warning("cannot use the spill file %s: %s", self.path, error.strerror)
             self.close()
         return self._fd >= 0
 
@@ -130,7 +162,7 @@ class SpillFile:
         while (data := self._read(self._end)) is not None:
             self._end += _RECORD.size + len(data)
         if self._end < size_bytes:
-            logger.warning("dropping %d torn bytes at the end of %s", size_bytes - self._end, self._path)
+            logger.warning("dropping %d torn bytes at the end of %s", size_bytes - self._end, self.path)
             os.ftruncate(self._fd, self._end)
 
     def _read(self, offset: int) -> bytes | None:
@@ -158,4 +190,4 @@ class SpillFile:
                 os.ftruncate(self._fd, self._end)  # before the offset: one past the end means empty
             self._write(_OFFSET.pack(self._start), len(_MAGIC))
         except OSError as error:
-            logger.warning("cannot mark what was replayed in %s: %s", self._path, error.strerror)
+            logger.warning("cannot mark what was replayed in %s: %s", self.path, error.strerror)

@@ -47,6 +47,22 @@ def test_engines_spill_apart_while_redis_is_away(tmp_path: Path) -> None:
     assert _spilled(tmp_path, "right") == [_outcome("right")]
 
 
+def test_an_engine_takes_over_what_engines_that_are_gone_left(tmp_path: Path) -> None:
+    """In a cluster every engine process has a name of its own."""
+    for name in ("gone", "runs"):
+        spill = SpillFile(spill_path(tmp_path, name), _SPILL_BYTES)
+        assert spill.append(_outcome(name))
+        if name == "gone":
+            spill.close()
+    recorder = open_recorder(Config(state_dir=tmp_path, engine=EngineConfig(id="next")), _NOBODY)
+    recorder.close()
+    recorder._spill.close()  # type: ignore[attr-defined]  # as the end of its process does
+    assert _spilled(tmp_path, "next") == [_outcome("gone")]
+    assert not spill_path(tmp_path, "gone").exists()
+    spill.close()
+    assert _spilled(tmp_path, "runs") == [_outcome("runs")]
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a b", "x" * 65])
 def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="engine|id"):
