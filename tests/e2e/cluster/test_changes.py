@@ -47,6 +47,6 @@ def test_the_fleet_follows_the_load(fleet: Fleet) -> None:
             load.wait_for_answers(len(load.answers) + NUM_CLIENTS)
         with ThreadPoolExecutor(1) as pool:  # one client goes on while two engines leave
             while len(fleet.cluster.running("engine")) > 1:
-                assert pool.submit(fleet.ask, PROMPTS[0]).result() == fleet.expected[PROMPTS[0]]
+                assert pool.submit(fleet.ask, PROMPTS[0]).result(120) == fleet.expected[PROMPTS[0]]
     finally:
         fleet.cluster.do("deploy", args=fleet.args)

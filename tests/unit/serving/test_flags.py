@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from osd.config.settings import Config
 from serving.cli.flags import SHORT, VLLM, all_settings
+from serving.serve import Serving
 from tests.kit.cli_kit import the_error
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
@@ -22,6 +23,12 @@ def served(osd: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`osd serve …`, up to the configuration that it would serve with."""
     configs: list[Config] = []
     monkeypatch.setattr("serving.serve.run_server", lambda config, **_: configs.append(config))
+
+    def deploy(config: Config, _: object) -> Serving:
+        configs.append(config)
+        return Serving("http://x", "x", "x", "x", None)
+
+    monkeypatch.setattr("serving.deploy.deploy_to_cluster", deploy)
 
     def serve(*arguments: object) -> Config:
         status, _, err = osd("serve", *arguments)
@@ -46,6 +53,9 @@ def other_value(setting: str) -> tuple[list[str], Any]:
         "server.root_path": "/x",
         "server.allowed_origins": ("https://a.example",),
         "speculation.fixed_length": 3,
+        "cluster.min_engines": 2,
+        "cluster.distiller_num_cpus": 0.5,
+        "cluster.distiller_num_gpus": 0.5,
     }
     if setting in special:
         value = special[setting]
@@ -73,12 +83,15 @@ def fits(kind: Any, field: str, value: float) -> bool:
     return True
 
 
+_WITH = {"server.ssl_keyfile": ["--ssl-certfile", "x"], "cluster.min_engines": ["--cluster.max_engines", "2"]}
+"""What some settings need beside them."""
+
+
 def test_every_setting_has_an_option(served: Any) -> None:
     assert len(all_settings()) > 70
     for setting in all_settings():
         arguments, value = other_value(setting)
-        if setting == "server.ssl_keyfile":
-            arguments += ["--ssl-certfile", "x"]
+        arguments += _WITH.get(setting, [])
         assert value_of(served(*arguments), setting) == value != value_of(Config(), setting), setting
 
 

@@ -25,7 +25,7 @@ class _SilenceError(Exception):
     """Stands for an engine that says nothing."""
 
 
-def _answer(request: Request, upto: int = len(_WORDS)) -> list[TokenDelta]:
+def _answer(request: Request, upto: int = len(_WORDS)) -> list[TokenDelta | Exception]:
     """What an engine says from where the query was resumed."""
     begin = len(request.resume_ids)
     return [
@@ -43,7 +43,7 @@ def _answer(request: Request, upto: int = len(_WORDS)) -> list[TokenDelta]:
 class _Engines:
     """A Serve handle whose calls are answered by one script after another: deltas, and then perhaps an error."""
 
-    scripts: list[Callable[[Request], list[TokenDelta | Exception]]]
+    scripts: list[Callable[..., list[TokenDelta | Exception]]]
     asked: list[tuple[Request, tuple[str, ...]]] = field(default_factory=list)
     num_cancelled: int = 0
 
@@ -83,12 +83,14 @@ class _Stream:
 
 
 def _dies() -> Exception:
-    return ray.exceptions.ActorDiedError()
+    died: Exception = ray.exceptions.ActorDiedError()
+    return died
 
 
 def _raised(cause: Exception) -> Exception:
     """As Ray passes on what a method raised."""
-    return ray.exceptions.RayTaskError("generate", "traceback", cause).as_instanceof_cause()  # type: ignore[no-any-return]
+    raised: Exception = ray.exceptions.RayTaskError("generate", "traceback", cause).as_instanceof_cause()
+    return raised
 
 
 async def _text(pool: EnginePool) -> str:
@@ -110,7 +112,7 @@ async def test_an_answer_goes_on_where_its_engine_ended(end: Exception) -> None:
 
 
 async def test_a_stream_that_ends_early_is_continued() -> None:
-    engines = _Engines([lambda request: list(_answer(request, 1)), _answer])
+    engines = _Engines([lambda request: _answer(request, 1), _answer])
     assert await _text(EnginePool(engines, retry_s=0.0)) == "abcde"
 
 
