@@ -76,7 +76,6 @@ class ClusterProgram:
 
     def stop(self) -> None:
         """Stop everything."""
-        serve.shutdown()
         ray.shutdown()
         self._cluster.shutdown()
 
