@@ -15,6 +15,7 @@ from collections.abc import Callable
 from osd.ports.outcomes import OutcomeSource
 from osd.records.errors import OutcomeSinkError
 from osd.records.outcome import Outcome
+from trainer.drift import Drifted, DriftMonitor
 from trainer.examples import Alignment, unfit_because
 from trainer.replay import Replay
 from trainer.token_counts import TokenCounts
@@ -32,6 +33,7 @@ class Intake:
         source: the stream.
         replay: receives the outcomes.
         counts: told of every new training record.
+        drift: told of every new record.
         alignment: the drafter's, by which unfit outcomes are recognised.
         target_id: outcomes of other targets are skipped.
         clock: monotonic seconds.
@@ -42,17 +44,20 @@ class Intake:
         source: OutcomeSource,
         replay: Replay,
         counts: TokenCounts,
+        drift: DriftMonitor,
         alignment: Alignment,
         target_id: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source, self._replay, self._counts = source, replay, counts
+        self._source, self._replay, self._counts, self._drift = source, replay, counts, drift
         self._alignment, self._target_id, self._clock = alignment, target_id, clock
         self.unacked: list[str] = []
         """Positions read but not yet acknowledged, oldest first."""
         self._num_checkpointed = 0
         self.last_position = ""
         self.num_unfit = 0
+        self.drifted: list[Drifted] = []
+        """Drifts that the latest `read` completed."""
         self.lag: int | None = None
         self.problem = ""
         """Why the stream cannot be read; empty while it can."""
@@ -60,6 +65,7 @@ class Intake:
 
     def read(self, block_ms: int) -> None:
         """Read the outcomes that are there; wait at most `block_ms` for the first."""
+        self.drifted = []
         if self._clock() < self._retry_at_s:
             return
         try:
@@ -102,8 +108,10 @@ class Intake:
             self.num_unfit += 1
             log = _log.warning if self.num_unfit == 1 else _log.debug
             log("outcome %s is not used: %s", outcome.request_id, reason)
-        elif self._replay.add(outcome) and not self._replay.is_held_out(outcome.request_id):
-            self._counts.observe(outcome)
+        elif self._replay.add(outcome):
+            self.drifted += self._drift.add(outcome)
+            if not self._replay.is_held_out(outcome.request_id):
+                self._counts.observe(outcome)
 
     def _away(self, error: OutcomeSinkError) -> None:
         if not self.problem:

@@ -26,9 +26,10 @@ from osd.ports.weight_store import WeightStore
 from osd.records.errors import WeightsRefusedError
 from osd.records.events import Event, EventKind
 from osd.records.outcome import Outcome
-from osd.records.status import TrainerState, TrainerStatus
+from osd.records.status import DomainDrift, TrainerState, TrainerStatus
 from trainer.batches import Batch, make_batches, take_columns
 from trainer.checkpoint import Checkpoint, CheckpointFolder
+from trainer.drift import ALL_TRAFFIC, DriftMonitor
 from trainer.examples import Example, make_examples
 from trainer.gate import GateDecision
 from trainer.intake import Intake
@@ -54,7 +55,7 @@ _STUDENT, _COUNTS = "student/", "token_counts"
 class Trainer:
     """Distils a student online.
 
-    `run_once` and `run_forever` belong to one thread; `pause`, `resume`, `refocus` and `status` may be called from any.
+    `run_once` and `run_forever` belong to one thread; `pause`, `resume` and `status` may be called from any.
 
     Args:
         config: the `trainer` section.
@@ -90,7 +91,8 @@ class Trainer:
         self._may_train, self._on_event, self._clock = may_train, on_event, clock
         self._replay = Replay(config.replay_bytes, config.held_out_share, config.held_out_records, config.seed)
         self._counts = TokenCounts(student.alignment.vocab_tokens)
-        self._intake = Intake(source, self._replay, self._counts, student.alignment, target_id, clock)
+        self._drift = DriftMonitor()
+        self._intake = Intake(source, self._replay, self._counts, self._drift, student.alignment, target_id, clock)
         self._publisher = Publisher(store, student, config.gate_margin, self)
         self._folder = CheckpointFolder(checkpoint_folder)
         self._checkpoint_every_s, self._checkpointed_at_s = checkpoint_every_s, clock()
@@ -104,7 +106,7 @@ class Trainer:
         """Share of the configured learning rate in use now."""
         self._worth = 1.0
         self._problem = ""
-        self._paused, self._refocus, self._stop = threading.Event(), threading.Event(), threading.Event()
+        self._paused, self._stop = threading.Event(), threading.Event()
         if checkpoint := self._folder.load():
             self._resume_from(checkpoint)
         self._status = self._report("waiting_for_data")
@@ -114,6 +116,7 @@ class Trainer:
         num_seen = self._replay.num_seen
         self._intake.read(block_ms)
         self._dirty |= self._replay.num_seen > num_seen
+        self._respond_to_drift()
         self._intake.ack()
         if self._publisher.follow():
             self._steps_at_gate = self._steps
@@ -158,14 +161,6 @@ class Trainer:
         if self._paused.is_set():
             self._paused.clear()
             self.event("resume", "training resumed")
-
-    def refocus(self) -> None:
-        """React to a change of the traffic: at the next step, prefer new outcomes, reset the optimizer, warm up again.
-
-        The optimizer's momentum from before the change points in the wrong direction (SPAM, Huang et al. 2025, arXiv
-        2501.06842).
-        """
-        self._refocus.set()
 
     @property
     def worth(self) -> float:
@@ -218,12 +213,21 @@ class Trainer:
             return "waiting_for_data"
         return "training" if self._may_train() else "yielding"
 
-    def _train(self) -> None:
-        if self._refocus.is_set():
-            self._refocus.clear()
+    def _respond_to_drift(self) -> None:
+        """Where the traffic changed: prefer new outcomes, drop the optimizer's momentum, and warm up again.
+
+        Momentum from before the change points in the wrong direction (SPAM, Huang et al. 2025, arXiv 2501.06842).
+        """
+        for domain, direction, window in self._intake.drifted:
+            where = "acceptance" if domain == ALL_TRAFFIC else f"acceptance of domain {domain!r}"
+            change = f"{'rose' if direction == 'up' else 'fell'} from {window.before:.2f} to {window.recent:.2f}"
+            self.event("drift", f"{where} {change} over {window.queries} queries", **_figures(window))
+        if self._intake.drifted:
             self._replay.focus_on_present()
             self._counts.focus_on_present()
-            self._update, self._rate = self._new_update(), 1.0
+            self._update, self._rate, self._worth = self._new_update(), 1.0, 1.0
+
+    def _train(self) -> None:
         if self._update.steps == 0:
             self._student.refresh_vocab(self._counts.counts_V)
         examples = chain.from_iterable(self._examples(outcome) for outcome in self._replay.draw())
@@ -281,6 +285,7 @@ class Trainer:
         The publisher has already reset a worse candidate to the serving version.
         """
         if decision.published:
+            self._drift.passed_gate()
             self._rate = min(2 * self._rate, 1.0)
         elif decision.worse:
             self._update, self._rate = self._new_update(), max(self._rate / 2, _LEAST_RATE)
@@ -366,5 +371,10 @@ class Trainer:
             published_version=self._publisher.serving,
             gate=dict(self._publisher.figures),
             stream_lag=self._intake.lag,
+            drift=self._drift.status(),
             message="; ".join(problem for problem in problems if problem),
         )
+
+
+def _figures(window: DomainDrift) -> dict[str, float]:
+    return {"queries": float(window.queries), "before": window.before, "recent": window.recent}

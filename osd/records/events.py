@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-EventKind = Literal["publish", "refuse", "swap", "roll_back", "restart", "pause", "resume", "kernels", "error", "gap"]
+EventKind = Literal[
+    "publish", "refuse", "swap", "roll_back", "restart", "pause", "resume", "kernels", "error", "gap", "drift"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,27 @@ class EngineStatus:
     """For every drafter and version that has proposed."""
 
 
+DriftState = Literal["stable", "warning", "drift"]
+"""`warning`: recent queries may differ from those before; `drift`: they do, and no better version was published yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainDrift:
+    """Whether a domain's acceptance has changed.
+
+    Example: `DomainDrift(state="drift", queries=14, before=0.53, recent=0.36)`
+    """
+
+    state: DriftState
+    queries: int
+    """Number of queries in the window that was judged: those since the warning."""
+    before: float
+    """Share of rounds whose first proposed token was accepted, of the queries that the window was compared with; 0 if
+    there was no warning."""
+    recent: float
+    """The same of the window."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerStatus:
     """A snapshot of the distiller for the admin page."""
@@ -89,6 +110,8 @@ class TrainerStatus:
     """The figures of the latest gate decision; see `trainer.gate.GateDecision`."""
     stream_lag: int | None = None
     """Outcomes recorded but not yet read; None if Redis cannot be reached."""
+    drift: dict[str, DomainDrift] = field(default_factory=dict)
+    """By domain; `*` stands for all traffic."""
     message: str = ""
 
 

@@ -6,10 +6,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from osd.io.folder import LocalFolder
+from osd.records.outcome import Round
 from tests.kit.trainer_bench import Bench
 from tests.kit.trainer_fakes import feature_student, learnable_outcome, make_outcome, model_student
 from tests.kit.waiting import wait_for
@@ -244,13 +246,36 @@ def test_rejected_positions_only(tmp_path: Path) -> None:
     assert 0 < bench.trainer.status().trained_tokens < 30
 
 
-def test_refocus_resets_momentum_and_warms_up_again(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, warmup_steps=4, gate_every_steps=1000)
-    bench.run(6)
-    assert bench.trainer.status().learning_rate == pytest.approx(5e-3)
-    bench.trainer.refocus()
+def test_drift_drops_momentum_warms_up_again_and_prefers_new_outcomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until a version passes the gate."""
+    focused: list[int] = []
+    monkeypatch.setattr(Replay, "focus_on_present", lambda replay: focused.append(replay.num_seen))
+    bench = Bench(tmp_path, outcomes=0, warmup_steps=4, gate_every_steps=60, learning_rate=0.05)
+
+    def put(numbers: range, accepted: int) -> None:
+        for number in numbers:
+            rounds = (Round(1, 4, 1), Round(1, 4, 0)) * 5 + (Round(1, 4, accepted),) * 10
+            bench.source.put(msgspec.structs.replace(learnable_outcome(number), rounds=rounds))
+
+    put(range(60), accepted=2)
+    bench.run(30)
+    assert bench.trainer.status().learning_rate == pytest.approx(0.05) and not focused
+    assert {one.state for one in bench.trainer.status().drift.values()} == {"stable"}
+    put(range(60, 90), accepted=0)
     bench.run(1)
-    assert bench.trainer.status().learning_rate == pytest.approx(5e-3 * 2 / 5)
+    [*_, event] = [event for event in bench.events if event.kind == "drift"]
+    assert event.message.startswith("acceptance fell from 0.75 to 0.25 over ")
+    assert event.data["before"] == pytest.approx(0.75) and event.data["recent"] == 0.25
+    assert 1 <= event.data["queries"] < 30
+    assert bench.trainer.status().learning_rate == pytest.approx(0.05 * 2 / 5)
+    assert focused == [90] and bench.trainer.worth == 1.0
+    window = bench.trainer.status().drift["*"]
+    assert window.state == "drift" and window.before == pytest.approx(0.75)
+    bench.run(29)
+    assert bench.kinds()[-1] == "publish"
+    assert {one.state for one in bench.trainer.status().drift.values()} == {"stable"}
 
 
 def test_run_forever_runs_in_a_thread_and_leaves_a_checkpoint(tmp_path: Path) -> None:

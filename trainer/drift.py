@@ -1,0 +1,137 @@
+"""Watches each domain's acceptance for drift: traffic that the drafter is no longer, or not yet, trained on.
+
+A fall is looked for in the rounds of all arms, as users feel it. A rise, which means other traffic as well, is looked
+for in the learned drafter's rounds alone, and from each new version anew: neither answers that the `suffix` lookup has
+learnt nor training that succeeds are drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from osd.records.outcome import Outcome
+from osd.records.status import DomainDrift, DriftState
+from trainer.shift import Direction, ShiftDetector
+
+ALL_TRAFFIC = "*"
+"""Stands for all domains together: a shift from one domain to another is none within either."""
+_MAX_DOMAINS = 64
+_LEAST_ROUNDS = 3
+"""Queries with fewer rounds that proposed say next to nothing."""
+_WARNING_QUERIES = 40
+"""A warning that no drift follows ends after so many queries."""
+_DRIFT_QUERIES = 500
+"""Drift that no published version ends is what is normal after so many queries."""
+
+
+class Drifted(NamedTuple):
+    """A domain's acceptance changed for good."""
+
+    domain: str
+    direction: Direction
+    window: DomainDrift
+
+
+@dataclass(slots=True)
+class _Window:
+    """Queries since the last warning."""
+
+    queries: int = 0
+    accepted: int = 0
+    rounds: int = 0
+
+    def add(self, accepted: int, rounds: int) -> None:
+        """Add one query."""
+        self.queries += 1
+        self.accepted += accepted
+        self.rounds += rounds
+
+
+@dataclass(slots=True)
+class _Domain:
+    """One domain, or all traffic."""
+
+    fall: ShiftDetector = field(default_factory=lambda: ShiftDetector("down"))
+    rise: ShiftDetector = field(default_factory=lambda: ShiftDetector("up"))
+    state: DriftState = "stable"
+    window: _Window = field(default_factory=_Window)
+    reference: float = 0.0
+    """What the window is compared with."""
+    version: int = 0
+    """Of the learned drafter in the newest query."""
+
+    def settle(self) -> None:
+        """What comes now is normal."""
+        self.state, self.window, self.reference = "stable", _Window(), 0.0
+
+    def report(self) -> DomainDrift:
+        """For the status."""
+        rate = self.window.accepted / self.window.rounds if self.window.rounds else 0.0
+        return DomainDrift(state=self.state, queries=self.window.queries, before=self.reference, recent=rate)
+
+
+class DriftMonitor:
+    """Takes every outcome once, and says when acceptance drifts."""
+
+    def __init__(self) -> None:
+        self._domains: dict[str, _Domain] = {}
+
+    def add(self, outcome: Outcome) -> list[Drifted]:
+        """Add one query; returns the drifts that it completes: of its domain, of all traffic, or none."""
+        return [
+            Drifted(name, direction, domain.report())
+            for name, domain in ((name, self._known(name)) for name in (outcome.domain, ALL_TRAFFIC))
+            if (direction := _observe(domain, outcome))
+        ]
+
+    def passed_gate(self) -> None:
+        """A version was published that is better on recent queries: the response to drift has succeeded."""
+        for domain in self._domains.values():
+            if domain.state == "drift":
+                domain.settle()
+
+    @property
+    def is_drifting(self) -> bool:
+        """Whether any domain has drifted and no better version was published since."""
+        return any(domain.state == "drift" for domain in self._domains.values())
+
+    def status(self) -> dict[str, DomainDrift]:
+        """By domain, the least recently seen first."""
+        return {name: domain.report() for name, domain in self._domains.items()}
+
+    def _known(self, name: str) -> _Domain:
+        """A domain, which becomes the most recent; beyond `_MAX_DOMAINS` the least recent one is forgotten."""
+        domain = self._domains.pop(name, None) or _Domain()
+        self._domains[name] = domain
+        if len(self._domains) > _MAX_DOMAINS:
+            del self._domains[next(iter(self._domains))]
+        return domain
+
+
+def _observe(domain: _Domain, outcome: Outcome) -> Direction | None:
+    """Add one query to a domain; returns the direction of a drift that it completes."""
+    proposing = [one for one in outcome.rounds if one.proposed]
+    learned = [one for one in proposing if (one.drafter_name or outcome.drafter_kind) == outcome.drafter_kind]
+    if learned and learned[-1].drafter_version != domain.version:
+        domain.version = learned[-1].drafter_version
+        domain.rise.reset()
+    if len(proposing) < _LEAST_ROUNDS:
+        return None
+    accepted, found = sum(one.accepted > 0 for one in proposing), None
+    for detector, own in ((domain.fall, proposing), (domain.rise, learned)):
+        if len(own) < _LEAST_ROUNDS:
+            continue
+        reference = detector.reference
+        step = detector.add(sum(one.accepted > 0 for one in own), len(own))
+        if domain.state == "stable" and (step.warns or step.alarms):
+            domain.state, domain.reference, domain.window = "warning", reference, _Window()
+        found = detector.direction if step.alarms else found
+    domain.window.add(accepted, len(proposing))
+    if found:
+        domain.state = "drift"
+        domain.fall.reset()
+        domain.rise.reset()
+    elif domain.window.queries > (_WARNING_QUERIES if domain.state == "warning" else _DRIFT_QUERIES):
+        domain.settle()
+    return found
