@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from osd.config.cluster import ClusterConfig
+from osd.config.monitor import MonitorConfig
 from osd.config.section import Section
 from osd.records.errors import OsdError
 from osd.records.rules import AcceptRule
@@ -281,6 +282,7 @@ class Config(BaseSettings):
     store: StoreConfig = StoreConfig()
     swap: SwapConfig = SwapConfig()
     server: ServerConfig = ServerConfig()
+    monitor: MonitorConfig = MonitorConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @classmethod

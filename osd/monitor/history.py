@@ -12,9 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from osd.monitor.answer import answer, checked, tier_of
-from osd.monitor.buckets import TIERS, Bucket, Figures, HistoryAnswer, HistoryQuery, Series
+from osd.monitor.buckets import TIERS, Bucket, Figures, HistoryAnswer, HistoryQuery, Series, Tier
 from osd.monitor.labels import Domains
 from osd.monitor.store import HistoryStore
 from osd.monitor.waiting import Place, WaitingBuckets
@@ -24,6 +25,16 @@ from osd.records.events import Event
 _log = logging.getLogger(__name__)
 _MOST_EVENTS = 2000
 _DOMAINS_OF_S = 2 * 86_400
+
+
+class Found(NamedTuple):
+    """What a range of the history holds."""
+
+    buckets: list[Bucket]
+    """Several may begin at the same time: what is stored, and what was counted since."""
+    events: list[Event]
+    message: str
+    """What the reader has to know; empty if all is well."""
 
 
 class History:
@@ -93,29 +104,28 @@ class History:
             BadRangeError: the range makes no sense.
         """
         tier = tier_of(checked(query), self._clock_s())
-        first_s = tier.start_of(query.from_s)
-        with self._using_store:
-            stored, old_events, message = self._stored(tier.name, query, max_events)
-            with self._lock:
-                in_memory, events = (
-                    (self._recent, self._recent_events) if message else (self._waiting, self._new_events)
-                )
-                extra = in_memory.within(tier, first_s, query.to_s)
-                old_events += [one for one in events if query.from_s <= one.at_s <= query.to_s]
-        newest = sorted(old_events, key=lambda event: event.at_s)[-max_events:]
-        return replace(answer(query, tier, [*stored, *extra], newest), message=message)
+        found = self.buckets(tier, query.from_s, query.to_s, max_events)
+        return replace(answer(query, tier, found.buckets, found.events), message=found.message)
 
-    def _stored(self, tier_name: str, query: HistoryQuery, max_events: int) -> tuple[list[Bucket], list[Event], str]:
+    def buckets(self, tier: Tier, from_s: float, to_s: float, max_events: int = _MOST_EVENTS) -> Found:
+        """A tier's buckets and the events in a range; what is not stored yet is included."""
+        first_s = tier.start_of(from_s)
+        with self._using_store:
+            stored, events, message = self._stored(tier, first_s, from_s, to_s, max_events)
+            with self._lock:
+                in_memory, newer = (self._recent, self._recent_events) if message else (self._waiting, self._new_events)
+                stored += in_memory.within(tier, first_s, to_s)
+                events += [one for one in newer if from_s <= one.at_s <= to_s]
+        return Found(stored, sorted(events, key=lambda event: event.at_s)[-max_events:], message)
+
+    def _stored(
+        self, tier: Tier, first_s: float, from_s: float, to_s: float, max_events: int
+    ) -> tuple[list[Bucket], list[Event], str]:
         """(buckets, events, why there are none)."""
         if self._store is None:
             return [], [], "The history is kept in memory only, and ends with this process: there is no Redis."
-        tier = next(one for one in TIERS if one.name == tier_name)
         try:
-            return (
-                self._store.read(tier, tier.start_of(query.from_s), query.to_s),
-                self._store.events(query.from_s, query.to_s, max_events),
-                "",
-            )
+            return self._store.read(tier, first_s, to_s), self._store.events(from_s, to_s, max_events), ""
         except OutcomeSinkError as error:
             return [], [], f"{error}. Until then only what is in memory is shown; what is stored is not lost."
 

@@ -6,7 +6,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 EventKind = Literal[
-    "publish", "refuse", "swap", "roll_back", "restart", "pause", "resume", "kernels", "error", "gap", "drift"
+    "publish",
+    "refuse",
+    "swap",
+    "roll_back",
+    "restart",
+    "pause",
+    "resume",
+    "kernels",
+    "error",
+    "gap",
+    "drift",
+    "alert",
+    "acknowledge",
+    "silence",
+    "dead_letter",
+    "audit",
 ]
 
 

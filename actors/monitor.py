@@ -1,0 +1,221 @@
+"""The supervisor's monitor: writes the history from what engines and the trainer report, and follows the alert rules.
+
+consumes: engines' reports (`take`); the trainer's status and the actors' events, which it asks for
+waits for: the interval between two looks
+is unblocked by: `close`
+on failure: an actor that does not answer is asked again; while Redis is away, the history is kept in memory
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from actors.ask import Ask
+from osd.config.monitor import MonitorConfig
+from osd.monitor.alerts import Alert, Alerts
+from osd.monitor.buckets import SAMPLES, TIERS, Figures, HistoryAnswer, HistoryQuery, Series
+from osd.monitor.facts import Facts
+from osd.monitor.history import History
+from osd.monitor.store import HistoryStore
+from osd.monitor.totals import Row, Totals
+from osd.monitor.webhook import Post, WebhookSender
+from osd.records.events import Event
+from osd.records.status import TrainerStatus
+
+_log = logging.getLogger(__name__)
+_ASK_TIMEOUT_S = 3.0
+_REMEMBER_S = 30 * 86_400.0
+"""How far back silences and acknowledgements are looked for after a restart."""
+_FLUSH_EVERY = 5
+"""In looks."""
+_POST_TIMEOUT_S = 10.0
+_NUM_REMEMBERED = 2000
+
+
+def post_by_http(url: str, body: bytes, headers: dict[str, str]) -> int:
+    """Post to a webhook (see `osd.monitor.webhook.Post`); redirects are not followed."""
+    try:
+        return httpx.post(url, content=body, headers=headers, timeout=_POST_TIMEOUT_S).status_code
+    except httpx.HTTPError as error:
+        raise OSError(f"{type(error).__name__}: {error}") from None
+
+
+class Monitor:
+    """The history and the alerts of one service.
+
+    Args:
+        config: section `monitor`.
+        store: where the history is kept; None: in memory only.
+        watched: the actors' names in reports, and the names by which they are asked.
+        ask: calls them.
+        trains: whether there is a trainer.
+        post: posts to webhooks.
+        clock_s: wall clock.
+        look_s: pause between two looks at the actors.
+    """
+
+    def __init__(
+        self,
+        config: MonitorConfig,
+        store: HistoryStore | None,
+        watched: Mapping[str, str],
+        *,
+        ask: Ask,
+        post: Post = post_by_http,
+        clock_s: Callable[[], float] = time.time,
+        look_s: float = 1.0,
+    ) -> None:
+        self._watched, self._ask = dict(watched), ask
+        self._clock_s, self._look_s = clock_s, look_s
+        self.history = History(store, max_domains=config.max_domains, clock_s=clock_s)
+        self._alerts, self._totals = Alerts(config.alerts), Totals()
+        self._longest_s = max((rule.window_s for rule in config.alerts), default=0.0)
+        self._lock = threading.Lock()
+        """Guards totals and alerts."""
+        secrets = {hook.secret_env: os.environ.get(hook.secret_env, "") for hook in config.webhooks if hook.secret_env}
+        self._sender = WebhookSender(config.webhooks, secrets, post, self.mark, clock_s=clock_s)
+        self._seen: deque[tuple[float, str, str]] = deque(maxlen=_NUM_REMEMBERED)
+        self._trainer: TrainerStatus | None = None
+        self._steps = (-1, clock_s())
+        self._gate_decided_s = clock_s()
+        self._engines_away: tuple[str, ...] = ()
+        self._knows_past = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="osd-monitor", daemon=True)
+        self._thread.start()
+
+    def take(self, engine_id: str, process: str, rows: Sequence[Row], levels: Figures, *, since_start: bool) -> None:
+        """Take what an engine reports: totals by series, and levels such as its utilisation."""
+        with self._lock:
+            added = self._totals.added(engine_id, process, rows, since_start=since_start)
+        for series, figures in added:
+            self.history.add(Series(series.domain, series.drafter, series.version, engine_id), figures)
+        self.history.add(Series(engine=engine_id), _as_samples(levels))
+
+    def set_engines_away(self, names: Sequence[str]) -> None:
+        """Engines whose reports stopped."""
+        self._engines_away = tuple(names)
+
+    def mark(self, event: Event) -> None:
+        """Keep an event in the history; one that was kept already is not kept twice."""
+        key = (event.at_s, event.kind, event.message)
+        with self._lock:
+            if key in self._seen:
+                return
+            self._seen.append(key)
+        if event.kind in ("publish", "refuse"):
+            self._gate_decided_s = max(self._gate_decided_s, event.at_s)
+        self.history.mark(event)
+
+    def read(self, query: HistoryQuery) -> HistoryAnswer:
+        """Read the history; raises BadRangeError."""
+        return self.history.read(query)
+
+    def alerts(self) -> tuple[list[Alert], dict[str, float]]:
+        """(pending and firing alerts, silenced rules with the end of their silence)."""
+        now_s = self._clock_s()
+        with self._lock:
+            return self._alerts.current(now_s), self._alerts.silences(now_s)
+
+    def acknowledge(self, name: str, subject: str, who: str) -> None:
+        """Somebody takes care of an alert; raises UnknownAlertError."""
+        with self._lock:
+            event = self._alerts.acknowledge(name, subject, who, self._clock_s())
+        self.mark(event)
+
+    def silence(self, name: str, for_s: float, who: str) -> None:
+        """Tell nobody about a rule's alerts for a while; raises UnknownAlertError."""
+        with self._lock:
+            event = self._alerts.silence(name, for_s, who, self._clock_s())
+        self.mark(event)
+
+    def close(self) -> None:
+        """Write what waits, and stop."""
+        self._stop.set()
+        self._thread.join()
+        self._sender.close()
+        self.history.flush()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.wait(self._look_s):
+            number += 1
+            try:
+                self._look()
+                if number % _FLUSH_EVERY == 0:
+                    self.history.flush()
+                    self._follow_alerts()
+            except Exception:
+                _log.exception("the monitor failed; going on")
+
+    def _look(self) -> None:
+        """Ask the trainer for its status, and every actor for its events."""
+        if "distiller" in self._watched:
+            self._trainer = self._asked("distiller", "status")
+            if self._trainer is not None:
+                self._take_trainer(self._trainer)
+        for name in self._watched:
+            for event in self._asked(name, "events", 200) or []:
+                self.mark(event)
+
+    def _asked(self, name: str, method: str, *args: Any) -> Any:
+        try:
+            return self._ask(self._watched[name], method, *args, timeout_s=_ASK_TIMEOUT_S)
+        except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
+            return None
+
+    def _take_trainer(self, trainer: TrainerStatus) -> None:
+        if trainer.steps != self._steps[0] or trainer.state != "training":
+            self._steps = (trainer.steps, self._clock_s())
+        levels = {
+            "loss": trainer.loss,
+            "learning_rate": trainer.learning_rate,
+            "replay_bytes": float(trainer.replay_bytes),
+            "stream_lag": trainer.stream_lag,
+            "worth": trainer.worth,
+        }
+        known = {name: float(value) for name, value in levels.items() if value is not None}
+        self.history.add(Series(engine="trainer"), _as_samples(known))
+
+    def _follow_alerts(self) -> None:
+        now_s = self._clock_s()
+        if not self._knows_past:
+            self._learn_past(now_s)
+        recent = self.history.buckets(TIERS[1], now_s - self._longest_s, now_s)
+        with self._lock:
+            facts = Facts(
+                at_s=now_s,
+                trainer=self._trainer if "distiller" in self._watched else TrainerStatus(state="off"),
+                engines_away=self._engines_away,
+                steps_changed_s=self._steps[1],
+                gate_decided_s=self._gate_decided_s,
+                buckets=tuple(recent.buckets),
+                events=tuple(recent.events),
+            )
+            told = self._alerts.update(facts)
+        for event in told:
+            self.mark(event)
+            self._sender.send(event)
+
+
+    def _learn_past(self, now_s: float) -> None:
+        """After a restart: what was acknowledged and silenced, and when the gate decided last."""
+        found = self.history.buckets(TIERS[2], now_s - _REMEMBER_S, now_s)
+        decided = (one.at_s for one in found.events if one.kind in ("publish", "refuse"))
+        with self._lock:
+            self._alerts.remember(found.events)
+            self._gate_decided_s = max(decided, default=self._gate_decided_s)
+            self._knows_past = not found.message
+
+
+def _as_samples(levels: Mapping[str, float]) -> Figures:
+    """One sample of each level, as figures that add up."""
+    return {**levels, **dict.fromkeys((name + SAMPLES for name in levels), 1.0)}
