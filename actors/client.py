@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 import uuid
@@ -23,15 +24,19 @@ from typing import Any, Protocol, TypeVar
 from actors.delivered import Delivered
 from actors.handle import ActorAwayError, ActorHandle
 from actors.resident_memory import resident_bytes
+from osd.fleet.heartbeat import EngineReport
+from osd.monitor.alerts import AlertsAnswer
+from osd.monitor.buckets import HistoryAnswer, HistoryQuery
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
-from osd.records.status import AcceptancePoint, ServiceStatus, TrainerStatus
+from osd.records.status import ServiceStatus, TrainerStatus
 from osd.records.version import WeightManifest
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _POLL_S = 10.0
+_MAX_OWN_EVENTS = 50
 _ASK_TIMEOUT_S = 15.0
 _AWAY = (ActorAwayError, TimeoutError)
 
@@ -139,18 +144,49 @@ class RayEngineClient:
             processes={**here, **(actors or {})},
         )
 
-    async def events(self, limit: int) -> list[Event]:
-        """The newest events of all actors, oldest first."""
-        actors = [actor for actor in (self._engine, self._distiller, self._supervisor) if actor is not None]
+    async def events(self, limit: int, from_s: float = 0.0, to_s: float = math.inf) -> list[Event]:
+        """The newest events of all processes in a range of time, oldest first."""
+        for event in self._driver.events(_MAX_OWN_EVENTS) if self._driver else []:
+            await _or_none(_ask(self._supervisor, "mark", event))
+        recorded: list[Event] | None = await _or_none(_ask(self._supervisor, "recorded", from_s, to_s, limit))
+        if recorded is not None:
+            return recorded
+        return [one for one in await self._remembered_events(limit) if from_s <= one.at_s <= to_s]
+
+    async def _remembered_events(self, limit: int) -> list[Event]:
+        """What the other processes remember, while the supervisor is away."""
+        actors = [actor for actor in (self._engine, self._distiller) if actor is not None]
         parts = await asyncio.gather(*(_or_none(_ask(actor, "events", limit)) for actor in actors))
         own = self._driver.events(limit) if self._driver else []
         merged = sorted((event for part in (*parts, own) for event in part or []), key=lambda event: event.at_s)
         return merged[-limit:]
 
-    async def history(self, limit: int) -> list[AcceptancePoint]:
-        """Acceptance of the newest finished queries, oldest first."""
-        points: list[AcceptancePoint] = await _require(self._engine, "history", limit)
-        return points
+    async def history(self, query: HistoryQuery) -> HistoryAnswer:
+        """Read the operator's history."""
+        answer: HistoryAnswer = await _require(self._supervisor, "history", query)
+        return answer
+
+    async def engines(self) -> list[EngineReport]:
+        """The latest report of every engine."""
+        reports: list[EngineReport] = await _require(self._supervisor, "engines")
+        return reports
+
+    async def alerts(self) -> AlertsAnswer:
+        """Pending and firing alerts, and silenced rules."""
+        answer: AlertsAnswer = await _require(self._supervisor, "alerts")
+        return answer
+
+    async def acknowledge(self, name: str, subject: str, who: str) -> None:
+        """Somebody takes care of an alert."""
+        await _require(self._supervisor, "acknowledge", name, subject, who)
+
+    async def silence(self, name: str, for_s: float, who: str) -> None:
+        """Tell nobody about a rule's alerts for a while."""
+        await _require(self._supervisor, "silence", name, for_s, who)
+
+    async def mark(self, event: Event) -> None:
+        """Keep an event in the history."""
+        await _require(self._supervisor, "mark", event)
 
     async def versions(self) -> list[WeightManifest]:
         """Every drafter version, oldest first."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Mapping
 from itertools import count
 from typing import TYPE_CHECKING
 
 from osd.fleet.heartbeat import EngineReport
+from osd.monitor.buckets import Figures, Series
 from osd.records.drafter_id import DrafterId
 
 if TYPE_CHECKING:
@@ -63,4 +65,16 @@ class EngineReports:
             free_rows=max(status.max_slots - status.running - status.waiting, 0),
             paused_s=engine.counters.values["paused_seconds_total"],
             acceptance=engine.counters.by_domain.take(everything=is_full),
+            served=(
+                *engine.counters.served.take(everything=is_full),
+                (Series(), _of_engine(status.counters)),
+            ),
         )
+
+
+def _of_engine(counters: Mapping[str, float]) -> Figures:
+    """What an engine counts for the history without dividing it by domain."""
+    return {
+        "dropped": float(counters.get("outcomes_dropped", 0.0)),
+        "paused_ms": 1e3 * counters.get("paused_seconds_total", 0.0),
+    }

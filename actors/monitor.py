@@ -20,7 +20,8 @@ import httpx
 
 from actors.ask import Ask
 from osd.config.monitor import MonitorConfig
-from osd.monitor.alerts import Alert, Alerts
+from osd.io.history_store import RedisHistory
+from osd.monitor.alerts import Alerts, AlertsAnswer
 from osd.monitor.buckets import SAMPLES, TIERS, Figures, HistoryAnswer, HistoryQuery, Series
 from osd.monitor.facts import Facts
 from osd.monitor.history import History
@@ -119,11 +120,13 @@ class Monitor:
         """Read the history; raises BadRangeError."""
         return self.history.read(query)
 
-    def alerts(self) -> tuple[list[Alert], dict[str, float]]:
-        """(pending and firing alerts, silenced rules with the end of their silence)."""
+    def alerts(self) -> AlertsAnswer:
+        """Pending and firing alerts, and silenced rules."""
         now_s = self._clock_s()
         with self._lock:
-            return self._alerts.current(now_s), self._alerts.silences(now_s)
+            return AlertsAnswer(
+                alerts=self._alerts.current(now_s), silences=self._alerts.silences(now_s), rules=self._alerts.rules
+            )
 
     def acknowledge(self, name: str, subject: str, who: str) -> None:
         """Somebody takes care of an alert; raises UnknownAlertError."""
@@ -205,7 +208,6 @@ class Monitor:
             self.mark(event)
             self._sender.send(event)
 
-
     def _learn_past(self, now_s: float) -> None:
         """After a restart: what was acknowledged and silenced, and when the gate decided last."""
         found = self.history.buckets(TIERS[2], now_s - _REMEMBER_S, now_s)
@@ -214,6 +216,12 @@ class Monitor:
             self._alerts.remember(found.events)
             self._gate_decided_s = max(decided, default=self._gate_decided_s)
             self._knows_past = not found.message
+
+
+def open_monitor(config: MonitorConfig, redis_url: str, watched: Mapping[str, str], *, ask: Ask) -> Monitor:
+    """A monitor with its history in Redis, or in memory if there is no URL."""
+    store = RedisHistory(redis_url, config.history, max_bytes=config.history_bytes) if redis_url else None
+    return Monitor(config, store, watched, ask=ask)
 
 
 def _as_samples(levels: Mapping[str, float]) -> Figures:

@@ -73,7 +73,15 @@ def start_actors(
     if config.trainer.enabled and config.outcomes.enabled:
         actors["distiller"] = _create(DistillerActor, names.distiller, stack, config, order.redis_url, names)
         watched["distiller"] = names.distiller
-    actors["supervisor"] = _create(SupervisorActor, names.supervisor, stack, watched, order.training_paused)
+    actors["supervisor"] = _create(
+        SupervisorActor,
+        names.supervisor,
+        stack,
+        watched,
+        order.training_paused,
+        config.monitor,
+        order.redis_url if config.outcomes.enabled else "",
+    )
     return {name: RayHandle(actor) for name, actor in actors.items()}, status
 
 

@@ -14,9 +14,13 @@ from collections.abc import Mapping
 
 from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
+from actors.monitor import open_monitor
 from actors.resident_memory import ray_bytes, resident_bytes
+from osd.config.monitor import MonitorConfig
 from osd.fleet.engines import Engines
 from osd.fleet.heartbeat import EngineOrders, EngineReport
+from osd.monitor.alerts import AlertsAnswer
+from osd.monitor.buckets import HistoryAnswer, HistoryQuery
 from osd.records.events import Event
 
 _PING_TIMEOUT_S = 5.0
@@ -28,6 +32,8 @@ class SupervisorActor:
     Args:
         watched: each actor's name in reports, and its name in Ray.
         training_paused: whether the operator paused training; None if unknown.
+        config: of history and alerts; None: the defaults.
+        redis_url: where the history is kept; empty: in memory only.
         ask: calls the other actors.
         ping_interval_s: pause between two pings of one actor.
     """
@@ -36,6 +42,8 @@ class SupervisorActor:
         self,
         watched: Mapping[str, str],
         training_paused: bool | None = None,
+        config: MonitorConfig | None = None,
+        redis_url: str = "",
         *,
         ask: Ask = ask_by_ray,
         ping_interval_s: float = 1.0,
@@ -49,6 +57,7 @@ class SupervisorActor:
         self._lock = threading.Lock()
         """Guards the reports."""
         self._engines = Engines()
+        self._monitor = open_monitor(config or MonitorConfig(), redis_url, watched, ask=ask)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._watch, args=one, daemon=True) for one in watched.items()]
         for thread in self._threads:
@@ -58,12 +67,39 @@ class SupervisorActor:
         """Take an engine's report, and answer with its orders."""
         with self._lock:
             self._engines.take(report)
-            return EngineOrders(session=self._session)
+            orders = EngineOrders(session=self._session)
+        levels = {"utilisation": report.utilisation, "running": report.running, "waiting": report.waiting}
+        self._monitor.take(report.engine_id, report.incarnation, report.served, levels, since_start=report.number == 0)
+        return orders
 
     def engines(self) -> list[EngineReport]:
         """The latest report of every engine that reports, by engine id."""
         with self._lock:
             return self._engines.present()
+
+    def history(self, query: HistoryQuery) -> HistoryAnswer:
+        """Read the operator's history; raises BadRangeError."""
+        return self._monitor.read(query)
+
+    def alerts(self) -> AlertsAnswer:
+        """Pending and firing alerts, and silenced rules."""
+        return self._monitor.alerts()
+
+    def acknowledge(self, name: str, subject: str, who: str) -> None:
+        """Somebody takes care of an alert; raises UnknownAlertError."""
+        self._monitor.acknowledge(name, subject, who)
+
+    def silence(self, name: str, for_s: float, who: str) -> None:
+        """Tell nobody about a rule's alerts for a while; raises UnknownAlertError."""
+        self._monitor.silence(name, for_s, who)
+
+    def recorded(self, from_s: float, to_s: float, limit: int) -> list[Event]:
+        """The newest events of all processes in a range of time, oldest first, also from before a restart."""
+        return self._monitor.history.events(from_s, to_s, limit)
+
+    def mark(self, event: Event) -> None:
+        """Keep an event of another process in the history, such as an operator's action."""
+        self._monitor.mark(event)
 
     def set_training_paused(self, paused: bool) -> None:
         """Store the operator's choice. The distiller asks for it regularly, so it survives the distiller's restarts."""
@@ -102,6 +138,7 @@ class SupervisorActor:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        self._monitor.close()
 
     def _watch(self, name: str, actor_name: str) -> None:
         """Emit an event when an actor was restarted.
@@ -121,5 +158,7 @@ class SupervisorActor:
                 if pid != before:
                     self._restarts[name] += 1
                     message = f"{name} was restarted (process {before} -> {pid})"
-                    self._events.add(Event(at_s=time.time(), kind="restart", message=message, data={"actor": name}))
+                    event = Event(at_s=time.time(), kind="restart", message=message, data={"actor": name})
+                    self._events.add(event)
+                    self._monitor.mark(event)
             self._stop.wait(self._ping_interval_s)

@@ -146,7 +146,8 @@ def _start_redis(config: Config, stack: ExitStack) -> EmbeddedRedis | None:
             stream.close()
         return None
     redis = EmbeddedRedis(
-        redis_dir(config.state_dir), max_memory_bytes=outcomes.max_bytes * 3 // 2 + _REDIS_SLACK_BYTES
+        redis_dir(config.state_dir),
+        max_memory_bytes=(outcomes.max_bytes + config.monitor.history_bytes) * 3 // 2 + _REDIS_SLACK_BYTES,
     )
     stack.callback(redis.stop)
     redis.start()

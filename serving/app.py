@@ -20,7 +20,8 @@ from serving.observing.observe import Observe
 from serving.openapi import Api
 from serving.responses.store import ResponseStore
 from serving.route_path import UnderRootPath
-from serving.routes import admin, admin_page, chat, completions, health, messages, models, openapi, responses, tokenize
+from serving.routes import chat, completions, health, messages, models, openapi, responses, tokenize
+from serving.routes.admin import alerts, engines, history, levers, live, page, playground
 from serving.services import Services
 from serving.wire.errors import install_error_handlers
 
@@ -70,8 +71,11 @@ def create_app(
     app.state.services = services
     app.state.created_s = int(time.time())
     install_error_handlers(app)
-    for part in (chat, completions, messages, models, responses, tokenize, health, openapi, admin_page, admin):
+    app.state.snapshots = live.Snapshots(services)
+    for part in (chat, completions, messages, models, responses, tokenize, health, openapi):
+        app.include_router(part.router)
+    for part in (page, levers, history, engines, alerts, live, playground):
         app.include_router(part.router)
     app.include_router(health.metrics_router)
-    app.include_router(admin.public_router)
+    app.include_router(levers.public_router)
     return app

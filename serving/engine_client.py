@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from math import inf
 from typing import Protocol
 
+from osd.fleet.heartbeat import EngineReport
+from osd.monitor.alerts import AlertsAnswer
+from osd.monitor.buckets import HistoryAnswer, HistoryQuery
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
-from osd.records.status import AcceptancePoint, ServiceStatus
+from osd.records.status import ServiceStatus
 from osd.records.version import WeightManifest
 
 
@@ -31,12 +35,44 @@ class EngineClient(Protocol):
         """A snapshot of the engine, the trainer and their processes."""
         ...
 
-    async def events(self, limit: int) -> list[Event]:
-        """The newest events, oldest first."""
+    async def events(self, limit: int, from_s: float = 0.0, to_s: float = inf) -> list[Event]:
+        """The newest events in a range of time (seconds since the epoch), oldest first."""
         ...
 
-    async def history(self, limit: int) -> list[AcceptancePoint]:
-        """Acceptance of the newest finished queries, oldest first."""
+    async def history(self, query: HistoryQuery) -> HistoryAnswer:
+        """Read the operator's history.
+
+        Raises:
+            BadRangeError: the range makes no sense.
+        """
+        ...
+
+    async def engines(self) -> list[EngineReport]:
+        """The latest report of every engine."""
+        ...
+
+    async def alerts(self) -> AlertsAnswer:
+        """Pending and firing alerts, and silenced rules."""
+        ...
+
+    async def acknowledge(self, name: str, subject: str, who: str) -> None:
+        """Somebody takes care of an alert.
+
+        Raises:
+            UnknownAlertError: it does not hold (any more).
+        """
+        ...
+
+    async def silence(self, name: str, for_s: float, who: str) -> None:
+        """Tell nobody about a rule's alerts for a while.
+
+        Raises:
+            UnknownAlertError: there is no such rule, or the time makes no sense.
+        """
+        ...
+
+    async def mark(self, event: Event) -> None:
+        """Keep an event in the history, such as an operator's action."""
         ...
 
     async def versions(self) -> list[WeightManifest]:

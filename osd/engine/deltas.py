@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from osd.engine.sequence import Sequence
+from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats, TokenDelta, TokenLogprob
 from osd.verify.top_logprobs import TopLogprobs
 
@@ -14,14 +15,15 @@ class Said(NamedTuple):
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    round: Round | None = None
 
     @classmethod
-    def of(cls, sequence: Sequence, tokens: list[int], top: TopLogprobs | None) -> Said:
-        """From the tokens that a query commits."""
+    def of(cls, sequence: Sequence, tokens: list[int], top: TopLogprobs | None, round_: Round | None) -> Said:
+        """From the tokens that a query commits, and the round that gave them."""
         asked = sequence.request.params.logprobs
         if top is None or asked is None:
-            return cls(tuple(tokens))
-        return cls(tuple(tokens), top.cut(len(tokens), asked).for_client(tokens))
+            return cls(tuple(tokens), (), round_)
+        return cls(tuple(tokens), top.cut(len(tokens), asked).for_client(tokens), round_)
 
     def delta(self, sequence: Sequence) -> TokenDelta:
         """The delta of a query that continues, with all text that is complete by now."""
@@ -30,6 +32,7 @@ class Said(NamedTuple):
             token_ids=self.tokens,
             text=sequence.text.take(),
             logprobs=self.logprobs,
+            round=self.round,
         )
 
     def last_delta(self, sequence: Sequence, reason: FinishReason, stats: QueryStats, error: str | None) -> TokenDelta:
@@ -42,6 +45,7 @@ class Said(NamedTuple):
             finish_reason=reason,
             error=error,
             stats=stats,
+            round=self.round,
         )
 
 

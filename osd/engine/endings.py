@@ -39,6 +39,7 @@ class Endings:
         if reason != "error":  # the state after a failed step is not worth learning from
             self._record(sequence, stats, target, [arm.drafter for arm in arms])
         self._counters.add_query(stats, reason)
+        self._counters.served.add_query(sequence.request.domain, stats.output_tokens)
         if stats.rounds:
             query = int(self._counters.values["queries_total"])
             self._history.append(acceptance_point(sequence, stats, query))

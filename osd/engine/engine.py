@@ -257,7 +257,8 @@ class Engine:
     ) -> list[TokenDelta]:
         """Append each row's committed tokens; finish the rows that end."""
         committed = verified.committed
-        self.counters.add_times(*times_ms)
+        plain_ms = self.policy.verify.ms(len(rows), 1)
+        self.counters.add_times(*times_ms, num_rows=len(rows), plain_ms=plain_ms)
         accepted = learn(self.policy, rows, drafted.choices, committed, times_ms)
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
         tops = wanted_top_logprobs(verified.logits, committed, [sequence.num_logprobs for sequence in rows])
@@ -279,7 +280,7 @@ class Engine:
         else:
             round_ = sequence.commit(tokens, round_, top)
             self.counters.add_round(round_, len(tokens), sequence.request.domain)
-        said = Said.of(sequence, tokens, top)
+        said = Said.of(sequence, tokens, top, round_)
         return said.delta(sequence) if reason is None else self._finish(sequence, reason, said)
 
     def _finish(

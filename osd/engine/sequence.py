@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
@@ -162,7 +163,10 @@ class Sequence:
 
     def stats(self) -> QueryStats:
         """The query's statistics so far."""
-        drafters = dict.fromkeys(DrafterId(r.drafter_name, r.drafter_version) for r in self.rounds if r.proposed)
+        proposing = [r for r in self.rounds if r.proposed]
+        drafters = dict.fromkeys(DrafterId(r.drafter_name, r.drafter_version) for r in proposing)
+        num_accepted = Counter(r.accepted for r in proposing)
+        longest = max((r.proposed for r in proposing), default=-1)
         return QueryStats(
             prompt_tokens=len(self.request.prompt_ids),
             reused_tokens=min(self.num_reused, len(self.request.prompt_ids)),
@@ -171,6 +175,7 @@ class Sequence:
             proposed=sum(r.proposed for r in self.rounds),
             accepted=sum(r.accepted for r in self.rounds),
             committed=self.committed,
+            accepted_histogram=tuple(num_accepted[count] for count in range(longest + 1)),
             drafters=tuple(drafters),
             queue_ms=max(self.admitted_s - self.submitted_s, 0.0) * 1e3 if self.admitted_s else 0.0,
             prefill_ms=self.prefill_ms,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from osd.monitor.buckets import Figures, Series
 from osd.records.drafter_id import DrafterId
 
 
@@ -61,6 +62,8 @@ class EngineReport:
     paused_s: float
     """Seconds that the engine has paused for training, in total."""
     acceptance: tuple[AcceptanceCount, ...] = ()
+    served: tuple[tuple[Series, Figures], ...] = ()
+    """Totals for the operator's history since the engine's process started."""
     rounds: tuple[QueryRounds, ...] = ()
     """Evidence for the referee."""
     refused: dict[int, str] = field(default_factory=dict)

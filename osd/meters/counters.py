@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from osd.meters.domain_counts import DomainCounts
+from osd.meters.served_totals import ServedTotals
+from osd.monitor.buckets import Series
 from osd.records.drafter_id import DrafterId
 from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats
@@ -44,15 +46,27 @@ class Counters:
             lambda: {"rounds": 0, "proposed": 0, "accepted": 0, "committed": 0}
         )
         self.by_domain = DomainCounts()
+        self.served = ServedTotals()
+        self._row_ms = self._plain_token_ms = 0.0
+        """Of the pass whose rounds are being counted."""
 
     def add(self, name: str, amount: float = 1.0) -> None:
         """Increase a counter; the name must be one of MEANINGS."""
         self.values[name] += amount
 
-    def add_times(self, draft_ms: float, verify_ms: float) -> None:
-        """Add the durations of one round of all rows."""
+    def add_times(self, draft_ms: float, verify_ms: float, *, num_rows: int = 1, plain_ms: float = 0.0) -> None:
+        """Add the durations of one pass over several rows; their rounds are counted next (`add_round`).
+
+        Args:
+            draft_ms: duration of drafting.
+            verify_ms: duration of verifying.
+            num_rows: rows in the pass.
+            plain_ms: expected duration of a plain pass over them.
+        """
         self.add("draft_seconds_total", draft_ms / 1e3)
         self.add("verify_seconds_total", verify_ms / 1e3)
+        self._row_ms = (draft_ms + verify_ms) / num_rows
+        self._plain_token_ms = plain_ms / num_rows
 
     def add_roll_back(self, *, manual: bool) -> None:
         """Count one version rolled back, by an operator (`manual`) or by the engine's watch."""
@@ -78,6 +92,14 @@ class Counters:
             counts["accepted"] += accepted
             counts["committed"] += committed
             self.by_domain.add(domain, drafter, proposed, accepted, committed)
+        self.served.add_round(
+            Series(domain, round_.drafter_name, round_.drafter_version),
+            proposed=proposed,
+            accepted=accepted,
+            committed=committed,
+            took_ms=self._row_ms,
+            plain_ms=committed * self._plain_token_ms,
+        )
 
     def add_query(self, stats: QueryStats, reason: FinishReason) -> None:
         """Count one finished query."""

@@ -39,6 +39,18 @@ class Alert:
     silenced_until_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertsAnswer:
+    """What holds now."""
+
+    alerts: list[Alert]
+    """Pending and firing, the oldest first."""
+    silences: dict[str, float]
+    """Silenced rules, and until when (seconds since the epoch)."""
+    rules: list[str]
+    """The names of all rules."""
+
+
 class Alerts:
     """Follows all rules. Not thread-safe.
 
@@ -51,6 +63,11 @@ class Alerts:
         self._alerts: dict[tuple[str, str], Alert] = {}
         self._silences: dict[str, float] = {}
         self._acknowledged: dict[tuple[str, str], tuple[float, str]] = {}
+
+    @property
+    def rules(self) -> list[str]:
+        """The rules' names."""
+        return list(self._rules)
 
     def remember(self, events: Iterable[Event]) -> None:
         """Take up earlier acknowledgements and silences from the history."""

@@ -99,8 +99,8 @@ class Tier:
 
 
 TIERS = (
-    Tier("seconds", 5, 720, 0.25),  # an hour
-    Tier("minutes", 60, 10_080, 0.45),  # a week
+    Tier("seconds", 5, 780, 0.25),  # an hour, and five minutes for a range of an hour that was chosen a moment ago
+    Tier("minutes", 60, 10_140, 0.45),  # a week
     Tier("hours", 3600, 8_784, 0.25),  # a year
 )
 """From the finest to the coarsest; what is left of the bytes is for marks."""

@@ -118,6 +118,18 @@ class History:
                 events += [one for one in newer if from_s <= one.at_s <= to_s]
         return Found(stored, sorted(events, key=lambda event: event.at_s)[-max_events:], message)
 
+    def events(self, from_s: float, to_s: float, limit: int) -> list[Event]:
+        """The newest events in a range, oldest first."""
+        with self._using_store:
+            try:
+                found = self._store.events(from_s, to_s, limit) if self._store else []
+                newer = self._new_events if self._store else self._recent_events
+            except OutcomeSinkError:
+                found, newer = [], self._recent_events
+            with self._lock:
+                found += [one for one in newer if from_s <= one.at_s <= to_s]
+        return sorted(found, key=lambda event: event.at_s)[-limit:]
+
     def _stored(
         self, tier: Tier, first_s: float, from_s: float, to_s: float, max_events: int
     ) -> tuple[list[Bucket], list[Event], str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from osd.monitor.buckets import TIERS, Bucket, Figures, Series, Tier
 
-_MOST = {"seconds": 720, "minutes": 1440, "hours": 720}
+_MOST = {"seconds": 780, "minutes": 1440, "hours": 720}
 
 Place = tuple[Tier, float]
 """A tier, and when a bucket of it begins."""

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from osd.records.drafter_id import DrafterId
+from osd.records.outcome import Round
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -111,6 +112,8 @@ class QueryStats:
     proposed: int = 0
     accepted: int = 0
     committed: int = 0
+    accepted_histogram: tuple[int, ...] = ()
+    """Index j: rounds that proposed tokens and accepted exactly j of them; as long as the longest proposal, and one."""
     drafters: tuple[DrafterId, ...] = ()
     """Every drafter and version that proposed for this query, in order of first use."""
     queue_ms: float = 0.0
@@ -140,3 +143,5 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     error: str | None = None
     stats: QueryStats | None = None
+    round: Round | None = None
+    """The round that gave these tokens; None for the first token, which the prefill gives."""

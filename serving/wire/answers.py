@@ -58,6 +58,24 @@ class OsdStats(BaseModel):
     verify_ms: float
 
 
+class SpeculationFigures(BaseModel):
+    """Speculation in this answer by vLLM's names; steps are the rounds in which tokens were proposed."""
+
+    num_spec_tokens: int
+    num_spec_steps: int
+    num_draft_tokens: int
+    num_accepted_draft_tokens: int
+    mean_acceptance_length: float
+    draft_acceptance_rate: float
+    acceptance_histogram: list[int]
+
+
+class Metrics(BaseModel):
+    """Left out where there are several choices, or nothing was proposed."""
+
+    speculative_decoding: SpeculationFigures
+
+
 class TokenLogprob(BaseModel):
     """A token and its log-probability."""
 
@@ -123,6 +141,7 @@ class ChatCompletion(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     osd: OsdStats
+    metrics: Metrics | None = None
 
 
 class FunctionDelta(BaseModel):
@@ -169,6 +188,7 @@ class ChatCompletionChunk(BaseModel):
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
     osd: OsdStats | None = None
+    metrics: Metrics | None = None
 
 
 class CompletionLogprobs(BaseModel):
@@ -199,6 +219,7 @@ class Completion(BaseModel):
     choices: list[CompletionChoice]
     usage: Usage
     osd: OsdStats
+    metrics: Metrics | None = None
 
 
 class CompletionChunkChoice(BaseModel):
@@ -220,6 +241,7 @@ class CompletionChunk(BaseModel):
     choices: list[CompletionChunkChoice]
     usage: Usage | None = None
     osd: OsdStats | None = None
+    metrics: Metrics | None = None
 
 
 class ModelCard(BaseModel):

@@ -11,7 +11,7 @@ from osd.records.query import QueryStats, TokenDelta
 from serving.answering.generation import Choice
 from serving.answering.sse import Framing
 from serving.wire.request_base import StreamOptions
-from serving.wire.stats import counts, osd_field, usage
+from serving.wire.stats import counts, told, usage
 
 Payload = dict[str, Any]
 
@@ -74,7 +74,7 @@ class ChoicesAnswer:
             self._stats.append(delta.stats or QueryStats())
         for piece in self.view.pieces(index, delta):
             is_last = piece["finish_reason"] is not None and len(self._stats) == self.num_choices
-            osd = {"osd": osd_field(self._stats)} if is_last and not self.options.include_usage else {}
+            osd = told(self._stats) if is_last and not self.options.include_usage else {}
             yield {**head, "choices": [piece], **self._usage_so_far(), **osd}
 
     def end(self) -> Iterator[Payload]:
@@ -93,4 +93,4 @@ class ChoicesAnswer:
         return {"id": self.answer_id, "object": kind, "created": self.created_s, "model": self.model}
 
     def _totals(self, stats: Sequence[QueryStats]) -> Payload:
-        return {"usage": usage(self.prompt_tokens, stats), "osd": osd_field(stats)}
+        return {"usage": usage(self.prompt_tokens, stats), **told(stats)}

@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
+from osd.monitor.alerts import UnknownAlertError
+from osd.monitor.answer import BadRangeError
 from osd.records.errors import (
     EngineUnavailableError,
     OsdError,
@@ -113,6 +115,10 @@ def to_api_error(error: Exception) -> ApiError:
         case EngineUnavailableError():
             retry = {"Retry-After": str(UNAVAILABLE_RETRY_S)}
             return ApiError(503, str(error), code="engine_unavailable", headers=retry)
+        case BadRangeError():
+            return ApiError(400, str(error), code="bad_range")
+        case UnknownAlertError():
+            return ApiError(404, str(error), param="name", code="alert_not_found")
         case UnknownVersionError():
             return ApiError(404, str(error), param="to", code="version_not_found")
         case WeightsRefusedError():

@@ -28,6 +28,29 @@ def usage(prompt_tokens: int, stats: Sequence[QueryStats]) -> dict[str, Any]:
     return {**counts(prompt_tokens, completion_tokens), "prompt_tokens_details": {"cached_tokens": cached_tokens}}
 
 
+def told(stats: Sequence[QueryStats]) -> dict[str, Any]:
+    """The `osd` field, and `metrics` where there is one choice and something was proposed for it.
+
+    `metrics.speculative_decoding` has the names that vLLM gives these figures (`--per-request-spec-decode-metrics
+    summary`), which benchmark clients such as AIPerf read. Its steps are the rounds in which tokens were proposed.
+    """
+    histogram = stats[0].accepted_histogram if len(stats) == 1 else ()
+    if not histogram:
+        return {"osd": osd_field(stats)}
+    [one] = stats
+    num_steps, num_accepted = sum(histogram), sum(count * times for count, times in enumerate(histogram))
+    figures = {
+        "num_spec_tokens": len(histogram) - 1,
+        "num_spec_steps": num_steps,
+        "num_draft_tokens": one.proposed,
+        "num_accepted_draft_tokens": num_accepted,
+        "mean_acceptance_length": 1.0 + num_accepted / num_steps,
+        "draft_acceptance_rate": num_accepted / one.proposed,
+        "acceptance_histogram": list(histogram),
+    }
+    return {"osd": osd_field(stats), "metrics": {"speculative_decoding": figures}}
+
+
 def osd_field(stats: Sequence[QueryStats]) -> dict[str, Any]:
     """The `osd` field: speculation in this answer, summed over its choices; ratios with denominator 0 are null.
 

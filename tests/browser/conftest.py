@@ -14,11 +14,11 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 from osd.config.settings import load_config
+from osd.monitor.buckets import TIERS, Bucket, Figures, Series
 from osd.records.events import Event
-from osd.records.status import AcceptancePoint
 from serving.app import create_app
 from tests.browser.driving import TOKEN, faults
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_report, fake_service
 from tests.kit.http_server import serve
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -62,31 +62,26 @@ def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
     faults(chromium)
 
 
+ACCEPTANCE = {1: 0.22, 2: 0.12, 3: 0.41}
+TAKEOVERS = ((1200, 1), (840, 2), (720, 1), (440, 3))
+"""(seconds ago, version that began to serve then)."""
+
+
 @pytest.fixture
 def engine() -> FakeEngineClient:
-    """300 queries that began with drafter version 1; 2 was worse and rolled back, 3 is better."""
+    """Twenty minutes that began with drafter version 1; 2 was worse and rolled back, 3 is better."""
     random.seed(7)
     now_s = time.time()
-    takeovers = {0: 1, 90: 2, 120: 1, 190: 3}
-    acceptance = {1: 0.22, 2: 0.12, 3: 0.41}
-    points, version = [], 1
-    for query in range(300):
-        version = takeovers.get(query, version)
-        rounds = random.randint(10, 30)
-        accepted = sum(random.random() < acceptance[version] for _ in range(3 * rounds))
-        point = AcceptancePoint(
-            query=query,
-            at_s=now_s - 2 * (300 - query),
-            domain="code" if query % 3 else "chat",
-            drafter_version=version,
-            rounds=rounds,
-            proposed=3 * rounds,
-            accepted=accepted,
-            committed=accepted + rounds,
-            output_tokens=accepted + rounds + 1,
-            decode_ms=30.0 * rounds,
-        )
-        points.append(point)
+    buckets = []
+    for ago_s in range(1200, 0, -5):
+        version = [number for since_s, number in TAKEOVERS if since_s >= ago_s][-1]
+        rows = {
+            Series(engine="engine"): _samples(utilisation=0.5),
+            Series(engine="trainer"): _samples(loss=1 + ago_s / 400),
+        }
+        for domain in ("chat", "code"):
+            rows[Series(domain, "feature", version, "engine")] = _served(ACCEPTANCE[version])
+        buckets.append(Bucket(TIERS[0].start_of(now_s - ago_s), rows))
     log = [
         Event(at_s=now_s - 425, kind="publish", message="drafter version 2 published: held-out acceptance 0.2510"),
         Event(at_s=now_s - 420.5, kind="swap", message="drafter version 1 -> 2 in 3.1 ms"),
@@ -97,10 +92,34 @@ def engine() -> FakeEngineClient:
     ]
     return FakeEngineClient(
         service=fake_service(),
-        points=points,
+        buckets=buckets,
+        reports=[fake_report()],
         event_log=log,
         manifests=[fake_manifest(1), fake_manifest(2, rolled_back="accepted less, z = 5.2"), fake_manifest(3)],
     )
+
+
+def _served(acceptance: float) -> Figures:
+    """Thirty rounds of three proposed tokens."""
+    accepted = [sum(random.random() < acceptance for _ in range(30)) for _ in range(3)]
+    at = {f"accepted_at_{position}": float(count) for position, count in enumerate(accepted, start=1)}
+    total = float(sum(accepted))
+    return {
+        "queries": 2.0,
+        "rounds": 30.0,
+        "length_3": 30.0,
+        "proposed": 90.0,
+        "accepted": total,
+        "committed": total + 30.0,
+        "decode_ms": 900.0,
+        "plain_ms": 25.0 * (total + 30.0),
+        **dict.fromkeys(("proposed_at_1", "proposed_at_2", "proposed_at_3"), 30.0),
+        **at,
+    }
+
+
+def _samples(**levels: float) -> Figures:
+    return {**levels, **{f"{name}.samples": 1.0 for name in levels}}
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def sign_in(browser: webdriver.Chrome, url: str, token: str = TOKEN) -> None:
 
 def open_dashboard(browser: webdriver.Chrome, url: str) -> None:
     sign_in(browser, url)
-    wait(browser, lambda: text_of(browser, "now-length"))
+    wait(browser, lambda: text_of(browser, "now-length") and text_of(browser, "now-version"))
 
 
 def click(browser: webdriver.Chrome, selector: str) -> None:

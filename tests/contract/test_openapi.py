@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import inf
 from typing import Any, NoReturn
 
 import httpx
@@ -18,11 +19,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from osd.config.settings import load_config
+from osd.monitor.alerts import Alert
+from osd.monitor.buckets import HistoryQuery
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.text.chat_template import ChatFeatures
 from serving.app import create_app
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_point, fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_buckets, fake_manifest, fake_report, fake_service
 from tests.kit.http_client import CHAT, COMPLETION, http_client
 
 KEY, TOKEN = "a-key", "a-long-admin-token"
@@ -38,6 +41,7 @@ CALLING: dict[str, Any] = {
     "codec": FakeCodec(features=ChatFeatures(tools=True, calls=True, call_format="hermes", reasoning=True)),
 }
 ADMIN = "/admin/api"
+DATA = ("status", "events", "history", "versions", "engines", "alerts")
 POSTS: dict[str, dict[str, Any]] = {
     CHATS: CHAT,
     COMPLETIONS: COMPLETION,
@@ -51,6 +55,8 @@ POSTS: dict[str, dict[str, Any]] = {
     f"{ADMIN}/pause": {},
     f"{ADMIN}/resume": {},
     f"{ADMIN}/roll_back": {"to": 1, "reason": "was better"},
+    f"{ADMIN}/alerts/acknowledge": {"name": "drift", "subject": "code"},
+    f"{ADMIN}/alerts/silence": {"name": "drift", "for_s": 60},
 }
 
 
@@ -94,10 +100,22 @@ class Failing(FakeEngineClient):
     async def status(self) -> NoReturn:
         raise self._error
 
-    async def events(self, limit: int) -> NoReturn:
+    async def events(self, limit: int, from_s: float = 0.0, to_s: float = inf) -> NoReturn:
         raise self._error
 
-    async def history(self, limit: int) -> NoReturn:
+    async def history(self, query: HistoryQuery) -> NoReturn:
+        raise self._error
+
+    async def engines(self) -> NoReturn:
+        raise self._error
+
+    async def alerts(self) -> NoReturn:
+        raise self._error
+
+    async def acknowledge(self, name: str, subject: str, who: str) -> NoReturn:
+        raise self._error
+
+    async def silence(self, name: str, for_s: float, who: str) -> NoReturn:
         raise self._error
 
     async def versions(self) -> NoReturn:
@@ -136,7 +154,9 @@ class Case:
 def healthy() -> FakeEngineClient:
     return FakeEngineClient(
         service=fake_service(),
-        points=[fake_point(1)],
+        buckets=fake_buckets(),
+        reports=[fake_report()],
+        held_alerts=[Alert(name="drift", subject="code", severity="info", state="firing", since_s=1.0, why="fell")],
         event_log=[Event(at_s=1.0, kind="swap", message="1 -> 2", data={"took_ms": 3.0})],
         manifests=[fake_manifest(1), fake_manifest(2), fake_manifest(3, rolled_back="worse")],
     )
@@ -172,12 +192,17 @@ def cases() -> list[Case]:
         Case(status=200, method="GET", path=MODEL, url="/v1/models/fake-model"),
         Case(status=404, method="GET", path=MODEL, url="/v1/models/other"),
         Case(status=400, method="GET", path=f"{ADMIN}/events", url=f"{ADMIN}/events?limit=0"),
-        Case(status=400, method="GET", path=f"{ADMIN}/history", url=f"{ADMIN}/history?limit=x"),
+        Case(status=400, method="GET", path=f"{ADMIN}/history", url=f"{ADMIN}/history?from=x"),
         Case(status=204, path=f"{ADMIN}/login", headers=CSRF),
         Case(status=400, path=f"{ADMIN}/login", headers=CSRF, body={"tokn": "x"}),
         Case(status=401, path=f"{ADMIN}/login", headers=CSRF, body={"token": "guess"}),
         Case(status=403, path=f"{ADMIN}/login", headers={}),
         Case(status=429, path=f"{ADMIN}/login", headers=CSRF, body={"token": "guess"}, times=11),
+        Case(status=200, method="GET", path=f"{ADMIN}/events", url=f"{ADMIN}/events?format=csv", engine=healthy()),
+        Case(status=400, path=f"{ADMIN}/alerts/acknowledge", body={"name": 1}),
+        Case(status=404, path=f"{ADMIN}/alerts/acknowledge", body={"name": "gone"}),
+        Case(status=400, path=f"{ADMIN}/alerts/silence", body={"name": "drift", "for_s": -1}),
+        Case(status=404, path=f"{ADMIN}/alerts/silence", body={"name": "gone", "for_s": 1}),
         Case(status=400, path=f"{ADMIN}/roll_back", body={"to": "x"}),
         Case(status=404, path=f"{ADMIN}/roll_back", body={"to": 9, "reason": "x"}),
         Case(status=409, path=f"{ADMIN}/roll_back", body={"to": 3, "reason": "x"}, engine=healthy()),
@@ -229,11 +254,11 @@ def cases() -> list[Case]:
             Case(status=413, path=path, headers=signed_in, body="x" * 2000, server={"max_body_bytes": 1024}),
             Case(status=408, path=path, headers=signed_in, stalls=True, server={"receive_timeout_s": 0.01}),
         ]
-    for name in ("status", "events", "history", "versions", "pause", "resume", "roll_back"):
+    for name in (*DATA, "pause", "resume", "roll_back", "alerts/acknowledge", "alerts/silence"):
         method = "POST" if f"{ADMIN}/{name}" in POSTS else "GET"
         found += [
             Case(
-                status=204 if name in ("pause", "resume") else 200,
+                status=200 if name in (*DATA, "roll_back") else 204,
                 method=method,
                 path=f"{ADMIN}/{name}",
                 engine=healthy(),
@@ -250,7 +275,7 @@ def cases() -> list[Case]:
         *OF_RESPONSES,
         *(("POST", path) for path in POSTS),
         ("GET", "/metrics"),
-    ] + [("GET", f"{ADMIN}/{name}") for name in ("status", "events", "history", "versions")]:
+    ] + [("GET", f"{ADMIN}/{name}") for name in DATA]:
         if path.endswith("/login"):
             continue
         guess = {"Authorization": "Bearer guess"}

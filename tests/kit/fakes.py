@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from osd.fleet.heartbeat import EngineReport
+from osd.monitor.alerts import Alert, AlertsAnswer, UnknownAlertError
+from osd.monitor.answer import answer, checked, tier_of
+from osd.monitor.buckets import TIERS, Bucket, HistoryAnswer, HistoryQuery, Series
 from osd.records.drafter_id import DrafterId
 from osd.records.errors import EngineUnavailableError, UnknownVersionError, WeightsRefusedError
 from osd.records.events import Event
+from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
-from osd.records.status import AcceptancePoint, EngineStatus, ServiceStatus, TrainerStatus
+from osd.records.status import EngineStatus, ServiceStatus, TrainerStatus
 from osd.records.version import WeightManifest
 from osd.text.chat_template import ChatFeatures
 from osd.text.offsets import TextOffsets
@@ -91,7 +97,10 @@ class FakeEngineClient:
     service: ServiceStatus | None = None
     """None: the engine is unavailable."""
     event_log: list[Event] = field(default_factory=list)
-    points: list[AcceptancePoint] = field(default_factory=list)
+    buckets: list[Bucket] = field(default_factory=list)
+    reports: list[EngineReport] = field(default_factory=list)
+    held_alerts: list[Alert] = field(default_factory=list)
+    silences: dict[str, float] = field(default_factory=dict)
     manifests: list[WeightManifest] = field(default_factory=list)
 
     requests: list[Request] = field(default_factory=list)
@@ -133,6 +142,7 @@ class FakeEngineClient:
             proposed=4 * rounds,
             accepted=len(ids) - 1 - rounds,
             committed=len(ids) - 1,
+            accepted_histogram=_histogram([len(group) - 1 for group in groups[1:]]),
             drafters=(DrafterId("feature", 2), DrafterId("feature", 3)),
             queue_ms=1.0,
             prefill_ms=2.0,
@@ -151,6 +161,7 @@ class FakeEngineClient:
                 finish_reason=(self.finish_as or reason) if number == rounds else None,
                 error=self.error if number == rounds else None,
                 stats=stats if number == rounds else None,
+                round=Round(3, 4, len(group) - 1, "feature") if number else None,
             )
             for number, group in enumerate(groups)
         ]
@@ -160,11 +171,34 @@ class FakeEngineClient:
             raise EngineUnavailableError("no engine yet; try again")
         return self.service
 
-    async def events(self, limit: int) -> list[Event]:
-        return self.event_log[-limit:]
+    async def events(self, limit: int, from_s: float = 0.0, to_s: float = math.inf) -> list[Event]:
+        return [one for one in self.event_log if from_s <= one.at_s <= to_s][-limit:]
 
-    async def history(self, limit: int) -> list[AcceptancePoint]:
-        return self.points[-limit:]
+    async def history(self, query: HistoryQuery) -> HistoryAnswer:
+        return answer(checked(query), tier_of(query, time.time()), self.buckets, await self.events(500, query.from_s))
+
+    async def engines(self) -> list[EngineReport]:
+        return self.reports
+
+    async def alerts(self) -> AlertsAnswer:
+        return AlertsAnswer(alerts=self.held_alerts, silences=self.silences, rules=["drift", "trainer_stuck"])
+
+    async def acknowledge(self, name: str, subject: str, who: str) -> None:
+        self.calls.append(("acknowledge", name, subject))
+        for alert in self.held_alerts:
+            if (alert.name, alert.subject) == (name, subject):
+                alert.acknowledged_by = who
+                return
+        raise UnknownAlertError(f"there is no alert {name!r} now")
+
+    async def silence(self, name: str, for_s: float, who: str) -> None:
+        self.calls.append(("silence", name, for_s))
+        if name not in ("drift", "trainer_stuck"):
+            raise UnknownAlertError(f"there is no alert rule {name!r}")
+        self.silences[name] = time.time() + for_s
+
+    async def mark(self, event: Event) -> None:
+        self.event_log.append(event)
 
     async def versions(self) -> list[WeightManifest]:
         return self.manifests
@@ -183,6 +217,10 @@ class FakeEngineClient:
             if manifest.number == to:
                 return manifest
         raise UnknownVersionError(f"there is no drafter version {to}")
+
+
+def _histogram(accepted: list[int]) -> tuple[int, ...]:
+    return tuple(accepted.count(count) for count in range(5)) if accepted else ()
 
 
 def _logprob(token_id: int, num_top: int) -> TokenLogprob:
@@ -209,19 +247,33 @@ def fake_manifest(
     )
 
 
-def fake_point(query: int) -> AcceptancePoint:
-    """One finished query."""
-    return AcceptancePoint(
-        query=query,
-        at_s=1000.0 + query,
-        domain="default",
-        drafter_version=1,
-        rounds=2,
-        proposed=8,
-        accepted=3,
-        committed=5,
-        output_tokens=6,
-        decode_ms=50.0,
+def fake_buckets() -> list[Bucket]:
+    """Two domains with two versions, a few seconds ago."""
+    rows = {
+        Series("chat", "feature", 1, "engine"): {"rounds": 2.0, "proposed": 8.0, "accepted": 3.0, "committed": 5.0},
+        Series("code", "feature", 2, "engine"): {"rounds": 2.0, "proposed": 8.0, "accepted": 6.0, "committed": 8.0},
+    }
+    return [Bucket(TIERS[0].start_of(time.time() - 20.0), rows)]
+
+
+def fake_report(engine_id: str = "engine") -> EngineReport:
+    """An engine's report."""
+    return EngineReport(
+        engine_id=engine_id,
+        incarnation="1a2b",
+        number=7,
+        is_full=False,
+        at_s=time.time(),
+        node="node-1",
+        device="cpu",
+        pid=4242,
+        target_id="fake-model",
+        drafter=DrafterId("feature", 3),
+        utilisation=0.4,
+        running=2,
+        waiting=1,
+        free_rows=5,
+        paused_s=1.5,
     )
 
 

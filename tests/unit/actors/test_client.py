@@ -374,7 +374,7 @@ async def test_what_cannot_be_asked_now_is_unavailable() -> None:
     supervisor = FakeActor()
     handle = FakeHandle(supervisor)
     client = RayEngineClient(FakeHandle(None), None, handle)
-    for ask in (client.versions(), client.history(3), client.roll_back(1, "because")):
+    for ask in (client.versions(), client.roll_back(1, "because")):
         with pytest.raises(EngineUnavailableError):
             await ask
     await client.pause_training()

@@ -120,7 +120,7 @@ def test_a_long_outage_keeps_memory_bounded_and_the_old_part_coarse() -> None:
     store.is_away = False
     one.flush()
     stored = {tier.name: sum(name == tier.name for name, _ in store.buckets) for tier in TIERS}
-    assert stored == {"seconds": 720, "minutes": 120, "hours": 2}
+    assert stored == {"seconds": 780, "minutes": 120, "hours": 2}
     assert (
         sum(bucket.rows[Series("code")]["rounds"] for (name, _), bucket in store.buckets.items() if name == "hours")
         == 1440

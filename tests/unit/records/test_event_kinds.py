@@ -20,7 +20,7 @@ def test_every_kind_is_emitted_somewhere() -> None:
 
 
 def test_the_page_colours_only_these() -> None:
-    page = (ROOT / "serving" / "admin" / "page.js").read_text(encoding="utf-8")
+    page = (ROOT / "serving" / "admin" / "static" / "events.js").read_text(encoding="utf-8")
     moods = re.search(r"const EVENT_MOODS = \{(.*?)\}", page, re.DOTALL)
     assert moods is not None
     assert set(re.findall(r"(\w+):", moods[1])) <= set(get_args(EventKind))

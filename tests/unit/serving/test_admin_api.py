@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
@@ -7,8 +10,9 @@ from hashlib import sha256
 import httpx
 import pytest
 
+from osd.monitor.alerts import Alert
 from osd.records.events import Event
-from tests.kit.fakes import FakeEngineClient, fake_manifest, fake_point, fake_service
+from tests.kit.fakes import FakeEngineClient, fake_buckets, fake_manifest, fake_service
 from tests.kit.http_client import http_client
 
 TOKEN = "a-long-admin-token"
@@ -18,7 +22,7 @@ TOKEN = "a-long-admin-token"
 def engine() -> FakeEngineClient:
     return FakeEngineClient(
         service=fake_service(),
-        points=[fake_point(query) for query in range(10)],
+        buckets=fake_buckets(),
         event_log=[Event(at_s=1.0, kind="swap", message="1 -> 2", data={"took_ms": 3.0})],
         manifests=[fake_manifest(1), fake_manifest(2), fake_manifest(3, rolled_back="worse")],
     )
@@ -59,16 +63,88 @@ async def test_events_and_versions(client: httpx.AsyncClient) -> None:
     assert versions[1]["gate"]["candidate"] == 0.31
 
 
-async def test_history_gives_what_is_new(client: httpx.AsyncClient) -> None:
-    async def queries(params: str) -> list[int]:
-        return [one["query"] for one in (await client.get(f"/admin/api/history?{params}")).json()]
+async def test_history_by_what_is_asked_for(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
+    answer = (await client.get("/admin/api/history?from=-60&by=domain&by=version")).json()
+    assert [(one["of"], [v for v in one["figures"]["accepted"] if v]) for one in answer["series"]] == [
+        ({"domain": "chat", "version": 1}, [3.0]),
+        ({"domain": "code", "version": 2}, [6.0]),
+    ]
+    assert answer["domains"] == ["chat", "code"] and answer["step_s"] == 5
+    assert len(answer["times_s"]) == len(answer["series"][0]["figures"]["accepted"])
+    one_domain = (await client.get("/admin/api/history?from=-60&domain=code")).json()
+    assert sum(v or 0 for v in one_domain["series"][0]["figures"]["proposed"]) == 8.0
+    assert (await client.get("/admin/api/history?from=-60&domain=unknown")).json()["series"] == []
 
-    assert await queries("") == list(range(10))
-    assert await queries("limit=3") == [7, 8, 9]
-    assert await queries("after=7") == [8, 9]
-    assert await queries("after=9") == []
-    assert await queries("after=500") == list(range(10))  # numbers began anew
-    assert (await client.get("/admin/api/history?limit=0")).status_code == 400
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ("from=tomorrow", "from"),
+        ("from=nan", "from"),
+        ("from=-5&to=-10", "before to"),
+        ("from=1&to=1e300", "ten years"),
+        ("step=-1", "step"),
+        ("by=prompt", "by"),
+        (f"domain={'x' * 300}", "domain"),
+    ],
+)
+async def test_absurd_ranges_are_refused_by_name(client: httpx.AsyncClient, params: str, field: str) -> None:
+    answer = await client.get(f"/admin/api/history?{params}")
+    assert answer.status_code == 400 and field in answer.json()["error"]["message"]
+
+
+async def test_events_filter_and_export(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
+    engine.event_log += [
+        Event(at_s=2.0, kind="publish", message='=HYPERLINK(1), "quoted"', data={"candidate": 0.5}),
+        Event(at_s=3.0, kind="error", message="disk full"),
+    ]
+
+    async def messages(params: str) -> list[str]:
+        return [one["message"] for one in (await client.get(f"/admin/api/events?{params}")).json()]
+
+    assert await messages("kind=swap&kind=error") == ["1 -> 2", "disk full"]
+    assert await messages("text=DISK") == ["disk full"]
+    assert await messages("from=2&to=2.5") == ['=HYPERLINK(1), "quoted"']
+    assert await messages("limit=1") == ["disk full"]
+    assert (await client.get("/admin/api/events?kind=lunch")).status_code == 400
+    answer = await client.get("/admin/api/events?format=csv&from=2")
+    assert (
+        answer.headers["content-type"].startswith("text/csv") and "attachment" in answer.headers["content-disposition"]
+    )
+    assert list(csv.reader(io.StringIO(answer.text))) == [
+        ["time", "kind", "message", "data"],
+        ["1970-01-01T00:00:02Z", "publish", '\'=HYPERLINK(1), "quoted"', '{"candidate": 0.5}'],
+        ["1970-01-01T00:00:03Z", "error", "disk full", "{}"],
+    ]
+
+
+async def test_alerts_are_acknowledged_and_silenced(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
+    engine.held_alerts = [
+        Alert(name="drift", subject="code", severity="warning", state="firing", since_s=1.0, why="fell")
+    ]
+    body = {"name": "drift", "subject": "code"}
+    headers = {"X-OSD-Operator": "anna"}
+    assert (await client.post("/admin/api/alerts/acknowledge", json=body, headers=headers)).status_code == 204
+    (alert,) = (await client.get("/admin/api/alerts")).json()["alerts"]
+    assert alert["acknowledged_by"] == "anna (token)"
+    gone = await client.post("/admin/api/alerts/acknowledge", json={"name": "gone"})
+    assert gone.status_code == 404 and gone.json()["error"]["code"] == "alert_not_found"
+    assert (await client.post("/admin/api/alerts/silence", json={"name": "drift", "for_s": 60})).status_code == 204
+    assert "drift" in (await client.get("/admin/api/alerts")).json()["silences"]
+
+
+async def test_every_lever_leaves_an_audit_entry(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
+    engine.event_log.clear()
+    await client.post("/admin/api/pause", headers={"X-OSD-Operator": "anna"})
+    await client.post("/admin/api/resume", headers={"X-OSD-Operator": "<script>"})
+    await client.post("/admin/api/roll_back", json={"to": 1, "reason": "was better"})
+    await client.post("/admin/api/roll_back", json={"to": 99, "reason": "was better"})  # refused: it did nothing
+    said = [(one.kind, one.message) for one in engine.event_log]
+    assert said == [
+        ("audit", "anna (token) from 127.0.0.1: pause training"),
+        ("audit", "token from 127.0.0.1: resume training"),
+        ("audit", "token from 127.0.0.1: serve version 1: was better"),
+    ]
 
 
 async def test_levers(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
@@ -116,7 +192,7 @@ async def test_a_roll_back_names_its_version_and_reason(
 
 async def test_every_route_needs_the_token(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
     del client.headers["Authorization"]
-    for path in ("status", "events", "history", "versions"):
+    for path in ("status", "events", "history", "versions", "engines", "alerts", "live"):
         assert (await client.get(f"/admin/api/{path}")).status_code == 401
     for path in ("pause", "resume", "roll_back", "logout"):
         body = {"reason": "x"}
@@ -146,8 +222,14 @@ async def test_the_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) 
     assert page.headers["content-type"].startswith("text/html")
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
-    for path in ("/admin", "/admin/page.js", "/admin/chart.js", "/admin/figures.js", "/admin/page.css"):
-        asset = await client.get(path)
+    names = re.findall(r'(?:href|src)="admin/([\w.]+)"', page.text)
+    while names:
+        name = names.pop()
+        asset = await client.get(f"/admin/{name}")
         assert asset.status_code == 200 and asset.headers["x-content-type-options"] == "nosniff"
-        without_namespace = asset.text.replace("http://www.w3.org/2000/svg", "")
-        assert "http:" not in without_namespace and "https:" not in without_namespace
+        code = re.sub(r"^\s*(//|/?\*).*$", "", asset.text, flags=re.MULTILINE)  # comments name authors' sites
+        assert "http:" not in code and "https:" not in code and "url(" not in code
+        names += re.findall(r'from "\./([\w.]+)"', asset.text)
+    assert (await client.get("/admin/../app.py")).status_code == 404
+    assert (await client.get("/admin/page.html")).status_code == 404
+    assert (await client.get("/admin/uPlot.LICENSE")).status_code == 404

@@ -105,7 +105,7 @@ async def test_a_query_parameter_is_named() -> None:
     token = sha256(b"token").hexdigest()
     async with http_client(admin_token_sha256=token) as client:
         client.headers["Authorization"] = "Bearer token"
-        error = await error_of(await client.get("/admin/api/history?limit=0"), 400)
+        error = await error_of(await client.get("/admin/api/events?limit=0"), 400)
     assert error["param"] == "limit" and "'limit'" in error["message"]
 
 

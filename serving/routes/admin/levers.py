@@ -1,20 +1,18 @@
-"""/admin/api: the data and the actions of the admin page."""
+"""/admin/api: signing in, the service's status, and what an operator can do."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from osd.records.events import Event
-from osd.records.status import AcceptancePoint, ServiceStatus
+from osd.records.status import ServiceStatus
 from osd.records.version import WeightManifest
 from serving.admin.sign_in import SESSION_S
 from serving.guards.admission import admits
 from serving.guards.routes import SESSION_COOKIE, peer_of, with_admin_token, with_csrf_header
 from serving.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
+from serving.routes.admin.audit import audit
 from serving.services import ServicesDep
 from serving.wire.inert_fields import WireModel
 from serving.wire.text import Text
@@ -31,8 +29,6 @@ router = APIRouter(
     route_class=admits(with_admin_token, ADMIN_TOKEN, ADMIN_SESSION),
     responses=errors(401, 429, 500),
 )
-
-Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 
 class LoginBody(WireModel):
@@ -80,25 +76,6 @@ async def status(services: ServicesDep) -> ServiceStatus:
     return await services.client.status()
 
 
-@router.get("/events", responses=errors(400, 503))
-async def events(services: ServicesDep, limit: Limit = 200) -> list[Event]:
-    """The newest events, oldest first."""
-    return await services.client.events(limit)
-
-
-@router.get("/history", responses=errors(400, 503))
-async def history(services: ServicesDep, limit: Limit = 2000, after: int = -1) -> list[AcceptancePoint]:
-    """The acceptance of the newest finished queries, oldest first.
-
-    `after` is the number of the last query that the page has; older ones are left out. After a restart of the engine,
-    when numbers start again, it has no effect.
-    """
-    points = await services.client.history(limit)
-    if points and points[-1].query < after:
-        return points
-    return [point for point in points if point.query > after]
-
-
 @router.get("/versions", responses=errors(503))
 async def versions(services: ServicesDep) -> list[WeightManifest]:
     """Every drafter version, oldest first."""
@@ -106,21 +83,25 @@ async def versions(services: ServicesDep) -> list[WeightManifest]:
 
 
 @router.post("/pause", status_code=204, responses=_OF_CHANGES | errors(503))
-async def pause(services: ServicesDep) -> None:
+async def pause(http: Request, services: ServicesDep) -> None:
     """Stop training; serving continues."""
     await services.client.pause_training()
+    await audit(http, services, "pause training")
 
 
 @router.post("/resume", status_code=204, responses=_OF_CHANGES | errors(503))
-async def resume(services: ServicesDep) -> None:
+async def resume(http: Request, services: ServicesDep) -> None:
     """Resume training."""
     await services.client.resume_training()
+    await audit(http, services, "resume training")
 
 
 @router.post("/roll_back", responses=_OF_CHANGES | errors(400, 404, 409, 503))
-async def roll_back(body: RollBackBody, services: ServicesDep) -> WeightManifest:
+async def roll_back(body: RollBackBody, http: Request, services: ServicesDep) -> WeightManifest:
     """Serve a drafter version again.
 
     404: it does not exist; 409: it serves already, was rolled back, is damaged or was refused by the engine.
     """
-    return await services.client.roll_back(body.to, body.reason)
+    restored = await services.client.roll_back(body.to, body.reason)
+    await audit(http, services, f"serve version {body.to}: {body.reason}")
+    return restored

@@ -1,0 +1,97 @@
+"""Totals of rounds and queries for the operator's history, by domain and drafter version."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from osd.monitor.buckets import Figures, Series
+from osd.monitor.labels import Domains
+
+_MAX_DOMAINS = 64
+"""Clients choose the labels; later ones are counted together."""
+
+
+class _Totals:
+    """Of one domain and drafter version. How many were proposed and accepted in each round says all of acceptance."""
+
+    __slots__ = ("committed", "decode_ms", "output_tokens", "plain_ms", "queries", "rounds")
+
+    def __init__(self) -> None:
+        self.rounds: Counter[tuple[int, int]] = Counter()
+        """(proposed, accepted) to the number of such rounds."""
+        self.committed = self.queries = self.output_tokens = 0
+        self.decode_ms = self.plain_ms = 0.0
+
+    def figures(self) -> Figures:
+        """The totals by the names in `osd.monitor.buckets`."""
+        figures: Counter[str] = Counter()
+        for (proposed, accepted), num_rounds in self.rounds.items():
+            figures["rounds"] += num_rounds
+            figures["proposed"] += num_rounds * proposed
+            figures["accepted"] += num_rounds * accepted
+            figures[f"length_{proposed}"] += num_rounds
+            if proposed == 0:
+                figures["plain_rounds"] += num_rounds
+            for position in range(1, proposed + 1):
+                figures[f"proposed_at_{position}"] += num_rounds
+            for position in range(1, accepted + 1):
+                figures[f"accepted_at_{position}"] += num_rounds
+        counted = {name: float(value) for name, value in figures.items()}
+        own = {name: float(getattr(self, name)) for name in self.__slots__ if name != "rounds"}
+        return {**counted, **{name: value for name, value in own.items() if value}}
+
+
+class ServedTotals:
+    """Counts on the engine's thread; everything only grows."""
+
+    def __init__(self) -> None:
+        self._totals: dict[Series, _Totals] = {}
+        self._domains = Domains(_MAX_DOMAINS)
+        self._changed: set[Series] = set()
+
+    def add_round(
+        self,
+        series: Series,
+        *,
+        proposed: int,
+        accepted: int,
+        committed: int,
+        took_ms: float,
+        plain_ms: float,
+    ) -> None:
+        """Count one row's round.
+
+        Args:
+            series: the query's domain and the drafter version that proposed; none for a plain round.
+            proposed: tokens proposed.
+            accepted: of them, tokens accepted.
+            committed: tokens added to the answer.
+            took_ms: the row's share of the pass.
+            plain_ms: what plain decoding would have taken for the committed tokens.
+        """
+        totals = self._of(series)
+        totals.rounds[proposed, accepted] += 1
+        totals.committed += committed
+        totals.decode_ms += took_ms
+        totals.plain_ms += plain_ms
+
+    def add_query(self, domain: str, output_tokens: int) -> None:
+        """Count one finished query."""
+        totals = self._of(Series(domain))
+        totals.queries += 1
+        totals.output_tokens += output_tokens
+
+    def take(self, *, everything: bool) -> tuple[tuple[Series, Figures], ...]:
+        """The totals of series that changed since the last call, or of all."""
+        taken = tuple(
+            (series, self._totals[series].figures()) for series in (self._totals if everything else self._changed)
+        )
+        self._changed = set()
+        return taken
+
+    def _of(self, series: Series) -> _Totals:
+        series = Series(self._domains.label(series.domain), series.drafter, series.version)
+        if series not in self._totals:
+            self._totals[series] = _Totals()
+        self._changed.add(series)
+        return self._totals[series]

@@ -1,0 +1,27 @@
+// Engines with their nodes and devices, and the processes here.
+
+import { $, badge, element, emptyRow, head, number, replaceRows, row } from "./dom.js";
+import { bytes, count, percent } from "./figures.js";
+
+const SILENT_S = 10;
+
+export function renderFleet(engines, status) {
+  const rows = engines.map((engine) => {
+    const health = element("span"), silent = engine.silent_s > SILENT_S;
+    badge(health, silent ? "! silent" : engine.draining ? "draining" : "● up", silent ? "bad" : engine.draining ? "warn" : "good");
+    health.title = silent ? `no report for ${Math.round(engine.silent_s)} s` : `process ${engine.pid}`;
+    const refused = Object.entries(engine.refused).map(([version, why]) => `v${version}: ${why}`).join("; ");
+    return row(
+      head(engine.engine_id), health, engine.node, engine.device, { text: `${engine.drafter} v${engine.drafter_version}`, title: refused },
+      number(percent(engine.utilisation)), number(`${engine.running} + ${engine.waiting}`, "running + waiting"), number(count(engine.free_rows)));
+  });
+  replaceRows($("engines"), rows.length ? rows : [emptyRow(8, "No engine reports.")]);
+  const { processes, restarts } = status;
+  const names = [...new Set([...Object.keys(processes), ...Object.keys(restarts)])];
+  const own = names.map((name) => row(head(name), number(name in processes ? bytes(processes[name]) : "–"), number(count(restarts[name]))));
+  if (own.length > 1) {
+    const total = Object.values(processes).reduce((sum, value) => sum + value, 0);
+    own.push(row(head("all"), number(bytes(total)), ""));
+  }
+  replaceRows($("processes"), own.length ? own : [emptyRow(3, "None known.")]);
+}

@@ -1,0 +1,89 @@
+// What an operator can do. Each action is confirmed in a dialog that says what will happen.
+
+import { call } from "./api.js";
+import { $ } from "./dom.js";
+import { announce, tell } from "./messages.js";
+
+const SILENCE_S = 3600;
+
+export class Levers {
+  /** isSignedIn(): the focus is not given back to a page that shows the sign-in. */
+  constructor(isSignedIn) {
+    this.isSignedIn = isSignedIn;
+    $("confirm-no").addEventListener("click", () => $("confirm").close("no"));
+    // The Enter that opened the dialog, held down a little long, must not confirm it as well.
+    $("confirm").addEventListener("keydown", (event) => event.key === "Enter" && event.repeat && event.preventDefault());
+    $("pause").addEventListener("click", () => this.ask({
+      title: "Pause training?", verb: "Pause", path: "pause", done: "Training is paused.",
+      text: "The drafter learns nothing until training is resumed. Serving goes on." }));
+    $("resume").addEventListener("click", () => this.ask({
+      title: "Resume training?", verb: "Resume", path: "resume", done: "Training is resumed.",
+      text: "The trainer goes on from its last step." }));
+    $("roll-back").addEventListener("click", (event) => this.#rollBack(Number(event.currentTarget.dataset.version)));
+    $("versions").addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) this.#rollBack(Number(button.dataset.version));
+    });
+    $("alerts").addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) this.#alert(button.dataset);
+    });
+  }
+
+  /** Confirm, then post; `body` may be a function of the reason given. */
+  async ask({ title, text, verb, path, body = {}, done, askReason = false }) {
+    if (!(await this.#confirmed({ title, text, verb, askReason }))) return;
+    const reason = $("reason").value.trim();
+    try {
+      await call(path, typeof body === "function" ? body(reason || "no reason given") : body);
+      tell("lever", "");
+      announce(done);
+    } catch (error) {
+      tell("lever", `That did not work: ${error.message}`);
+    }
+  }
+
+  /** `to` is what the dialog names and what is posted, whatever is published while it is open. */
+  #rollBack(to) {
+    this.ask({
+      title: `Serve version ${to}?`, verb: `Serve version ${to}`, path: "roll_back", askReason: true,
+      body: (reason) => ({ to, reason }), done: `Version ${to} is going to serve.`,
+      text: `The engine changes to version ${to} between two steps; answers under way go on unchanged. The version it replaces is marked as rolled back, and not served again.` });
+  }
+
+  #alert({ act, name, subject }) {
+    const of = subject ? `${name} (${subject})` : name;
+    if (act === "acknowledge") this.ask({
+      title: `Acknowledge ${of}?`, verb: "Acknowledge", path: "alerts/acknowledge", body: { name, subject }, done: "The alert is acknowledged.",
+      text: "Everybody sees that you take care of it. It stays here until its condition ends." });
+    else this.ask({
+      title: `Silence ${name}?`, verb: "Silence for an hour", path: "alerts/silence", body: { name, for_s: SILENCE_S }, done: "The rule is silent.",
+      text: `For an hour no webhook is told about any alert of the rule ${name}. It is still shown here.` });
+  }
+
+  #confirmed({ title, text, verb, askReason }) {
+    const dialog = $("confirm"), opener = document.activeElement, section = opener?.closest("section");
+    if (dialog.open) return Promise.resolve(false);
+    $("confirm-title").textContent = title;
+    $("confirm-text").textContent = text;
+    $("confirm-yes").textContent = verb;
+    $("reason-label").hidden = !askReason;
+    $("reason").value = "";
+    dialog.returnValue = "no";
+    dialog.showModal();
+    (askReason ? $("reason") : $("confirm-yes")).focus();
+    return new Promise((resolve) => {
+      dialog.addEventListener("close", () => {
+        if (section && this.isSignedIn()) focusAgain(opener, section);
+        resolve(dialog.returnValue === "yes");
+      }, { once: true });
+    });
+  }
+}
+
+/** Focus `control`, or where that is gone or off its successor in the table, or else the heading of its section. */
+export function focusAgain(control, section) {
+  const successor = section.querySelector(`tbody button[data-version="${control.dataset.version}"]`);
+  const usable = [control, successor, section.querySelector("h2")].find((one) => one?.isConnected && !one.disabled && !one.hidden);
+  if (usable !== document.activeElement) usable?.focus();
+}

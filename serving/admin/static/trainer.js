@@ -1,0 +1,58 @@
+// The trainer: its state, its figures, the gate's decisions, and the detectors of drift.
+
+import { $, badge, element, emptyRow, head, number, put, replaceRows, replaceTerms, row } from "./dom.js";
+import { bytes, count, gateText, timeElement } from "./figures.js";
+
+const MOODS = { off: "", training: "good", yielding: "good", waiting_for_data: "", paused: "warn", stopped: "bad", no_answer: "bad" };
+const DRIFT = { stable: ["● stable", "good"], warning: ["▲ warning", "warn"], drift: ["◆ drift", "bad"] };
+const MOST_DECISIONS = 30;
+
+export function renderTrainer(trainer) {
+  const state = trainer?.state ?? "no_answer", gate = trainer?.gate ?? {};
+  badge($("trainer-state"), state.replaceAll("_", " "), MOODS[state]);
+  $("pause").hidden = ["off", "paused", "stopped", "no_answer"].includes(state);
+  $("resume").hidden = state !== "paused";
+  put("trainer-message", trainer?.message ?? "");
+  replaceTerms($("trainer-figures"), trainer && state !== "off" ? {
+    "Steps": count(trainer.steps),
+    "Trained tokens": count(trainer.trained_tokens),
+    "Loss": trainer.loss === null ? "–" : trainer.loss.toFixed(3),
+    "Learning rate": trainer.learning_rate.toExponential(1),
+    "Replay": `${count(trainer.replay_records)} records, ${bytes(trainer.replay_bytes)}`,
+    "Held out": `${count(trainer.held_out_records)} records`,
+    "Outcomes not yet read": trainer.stream_lag === null ? "Redis is away" : count(trainer.stream_lag),
+    "Worth of training": `${Math.round(trainer.worth * 100)}%`,
+    "Published": trainer.published_version ? `v${trainer.published_version}` : "–",
+    "Last gate": "candidate" in gate ? `${gateText(gate)}, ${gate.published ? "published" : "refused"}` : "–",
+  } : {});
+}
+
+/** Every decision of the gate in the events, the newest first. */
+export function renderGate(events) {
+  const rows = events.filter((event) => event.kind === "publish" || event.kind === "refuse").slice(-MOST_DECISIONS).toReversed().map((event) => {
+    const { data } = event, published = event.kind === "publish";
+    const figure = (value) => number(value === undefined ? "–" : value.toFixed(3));
+    const badgeOf = element("span");
+    badge(badgeOf, published ? "✓ published" : "× refused", published ? "good" : "");
+    return row(timeElement(event.at_s), badgeOf, figure(data.length ?? data.candidate), figure(data.serving_length ?? data.serving),
+      { text: why(data, published), style: "why", title: event.message });
+  });
+  replaceRows($("gate"), rows.length ? rows : [emptyRow(5, "The gate has not decided yet.")]);
+}
+
+function why(data, published) {
+  if (data.gain_low === undefined) return published ? "better than the serving version" : "not better";
+  const interval = `gain between ${data.gain_low.toFixed(3)} and ${data.gain_high.toFixed(3)}`;
+  return `${interval}: ${published ? "surely above" : "not surely above"} ${(data.margin ?? 0).toFixed(3)}`;
+}
+
+/** Detector state by domain, where the trainer has detectors. */
+export function renderDrift(trainer) {
+  const domains = Object.entries(trainer?.drift ?? {});
+  $("drift-card").hidden = domains.length === 0;
+  replaceRows($("drift"), domains.map(([domain, one]) => {
+    const [text, mood] = DRIFT[one.state] ?? [one.state, ""], state = element("span");
+    badge(state, text, mood);
+    return row(head(domain), state, number(one.mean?.toFixed(3) ?? "–"), number(count(one.window ?? one.num_queries ?? 0)));
+  }));
+}

@@ -1,0 +1,1 @@
+"""Routes of the admin page: its files, its data, its levers."""

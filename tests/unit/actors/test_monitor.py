@@ -1,0 +1,92 @@
+"""The supervisor's monitor: what engines and the trainer report is in the history; alerts fire from it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from actors.monitor import Monitor
+from osd.config.monitor import AlertRule, MonitorConfig, Webhook
+from osd.monitor.buckets import HistoryAnswer, HistoryQuery, Series
+from osd.records.events import Event
+from osd.records.status import TrainerStatus
+from tests.kit.history_stores import MemoryHistory, SetClock
+from tests.kit.waiting import wait_for
+
+NOON_S = 1_800_000_000.0
+
+
+class Others:
+    """The engine and the distiller."""
+
+    def __init__(self) -> None:
+        self.trainer: TrainerStatus | None = TrainerStatus(state="training", loss=2.0)
+        self.log = [Event(at_s=NOON_S, kind="publish", message="version 2")]
+        self.asked = threading.Event()
+
+    def ask(self, actor: str, method: str, *args: Any, timeout_s: float) -> Any:
+        self.asked.set()
+        if method == "events":
+            return self.log if actor == "osd-distiller" else []
+        if self.trainer is None:
+            raise RuntimeError("the actor died")
+        return self.trainer
+
+
+WATCHED = {"engine": "osd-engine", "distiller": "osd-distiller"}
+
+
+def sums(answer: HistoryAnswer) -> dict[str, dict[str, float]]:
+    return {
+        str(series.of["engine"]): {name: sum(filter(None, values)) for name, values in series.figures.items()}
+        for series in answer.series
+    }
+
+
+def test_reports_are_merged_over_engines_and_kept() -> None:
+    clock, store, others = SetClock(NOON_S), MemoryHistory(), Others()
+    monitor = Monitor(MonitorConfig(), store, WATCHED, ask=others.ask, clock_s=clock, look_s=0.001)
+    rows = [(Series("code", "feature", 2), {"rounds": 4.0})]
+    for engine in ("a", "b"):
+        monitor.take(engine, "p", rows, {"utilisation": 0.5}, since_start=True)
+    monitor.take("a", "p", rows, {"utilisation": 0.7}, since_start=False)
+    query = HistoryQuery(from_s=NOON_S - 60, to_s=NOON_S + 60, by=("engine",))
+    wait_for(lambda: "trainer" in sums(monitor.read(query)))
+    by_engine = sums(monitor.read(query))
+    assert by_engine["a"] == {"rounds": 4.0, "utilisation": 1.2, "utilisation.samples": 2.0}
+    assert by_engine["b"]["rounds"] == 4.0
+    assert by_engine["trainer"]["loss"] == 2.0 * by_engine["trainer"]["loss.samples"]
+    wait_for(lambda: monitor.history.events(0.0, 2 * NOON_S, 10))
+    monitor.close()
+    again = Monitor(MonitorConfig(), store, {}, ask=others.ask, clock_s=clock, look_s=60.0)
+    assert sums(again.read(query))["a"] == by_engine["a"]
+    assert [one.message for one in again.history.events(0.0, 2 * NOON_S, 10)] == [
+        "version 2"
+    ]  # once, though asked often
+    again.close()
+
+
+def test_a_trainer_that_died_raises_an_alert_and_posts_it() -> None:
+    clock, others, posts = SetClock(NOON_S), Others(), list[bytes]()
+    config = MonitorConfig(
+        alerts=(AlertRule(name="stuck", when="trainer_stuck"),), webhooks=(Webhook(url="http://a.example"),)
+    )
+
+    def post(url: str, body: bytes, headers: dict[str, str]) -> int:
+        posts.append(body)
+        return 200
+
+    monitor = Monitor(config, None, WATCHED, ask=others.ask, post=post, clock_s=clock, look_s=0.001)
+    wait_for(others.asked.is_set)
+    others.trainer = None
+    wait_for(lambda: posts)
+    (alert,) = monitor.alerts().alerts
+    assert (alert.name, alert.state, alert.why) == ("stuck", "firing", "the trainer does not answer")
+    monitor.acknowledge("stuck", "", "anna")
+    assert monitor.alerts().alerts[0].acknowledged_by == "anna"
+    others.trainer = TrainerStatus(state="training")
+    wait_for(lambda: len(posts) == 2)
+    assert monitor.alerts().alerts == []
+    kinds = [one.kind for one in monitor.history.events(0.0, 2 * NOON_S, 10)]
+    assert kinds.count("alert") == 2 and kinds.count("acknowledge") == 1
+    monitor.close()

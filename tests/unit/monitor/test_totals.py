@@ -1,0 +1,50 @@
+"""Totals of engines: differences, whatever is lost, repeated or restarted."""
+
+from __future__ import annotations
+
+from osd.meters.served_totals import ServedTotals
+from osd.monitor.buckets import Series
+from osd.monitor.totals import Totals
+
+CODE = Series("code", "feature", 1)
+
+
+def test_a_lost_and_a_repeated_report_count_once() -> None:
+    totals = Totals()
+    assert totals.added("a", "p1", [(CODE, {"rounds": 5.0})], since_start=True) == [(CODE, {"rounds": 5.0})]
+    assert totals.added("a", "p1", [(CODE, {"rounds": 5.0})], since_start=False) == []
+    assert totals.added("a", "p1", [(CODE, {"rounds": 12.0, "accepted": 1.0})], since_start=False) == [
+        (CODE, {"rounds": 7.0, "accepted": 1.0})
+    ]
+
+
+def test_a_restarted_engine_begins_at_zero_and_a_restarted_supervisor_counts_nothing_twice() -> None:
+    totals = Totals()
+    totals.added("a", "p1", [(CODE, {"rounds": 100.0})], since_start=True)
+    assert totals.added("a", "p2", [(CODE, {"rounds": 3.0})], since_start=True) == [(CODE, {"rounds": 3.0})]
+    restarted = Totals()
+    assert restarted.added("a", "p2", [(CODE, {"rounds": 50.0})], since_start=False) == []
+    assert restarted.added("a", "p2", [(CODE, {"rounds": 51.0})], since_start=False) == [(CODE, {"rounds": 1.0})]
+
+
+def test_rounds_give_acceptance_by_position_and_lengths() -> None:
+    served = ServedTotals()
+    for proposed, accepted in ((3, 3), (3, 1), (3, 0), (0, 0)):
+        series = Series("code", "feature", 2) if proposed else Series("code")
+        served.add_round(
+            series, proposed=proposed, accepted=accepted, committed=accepted + 1, took_ms=2.0, plain_ms=1.5
+        )
+    served.add_query("code", 9)
+    totals = dict(served.take(everything=False))
+    assert totals[Series("code", "feature", 2)] == {
+        "rounds": 3.0, "proposed": 9.0, "accepted": 4.0, "committed": 7.0, "length_3": 3.0,
+        "decode_ms": 6.0, "plain_ms": 4.5,
+        "proposed_at_1": 3.0, "proposed_at_2": 3.0, "proposed_at_3": 3.0,
+        "accepted_at_1": 2.0, "accepted_at_2": 1.0, "accepted_at_3": 1.0,
+    }  # fmt: skip
+    assert totals[Series("code")] == {
+        "rounds": 1.0, "plain_rounds": 1.0, "proposed": 0.0, "accepted": 0.0, "length_0": 1.0, "committed": 1.0,
+        "decode_ms": 2.0, "plain_ms": 1.5, "queries": 1.0, "output_tokens": 9.0,
+    }  # fmt: skip
+    assert served.take(everything=False) == ()
+    assert len(served.take(everything=True)) == 2
