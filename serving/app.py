@@ -16,6 +16,7 @@ from serving.engine_client import EngineClient
 from serving.guards.api_keys import ApiKeys
 from serving.guards.cors import ApiCors
 from serving.head import HeadAsGet
+from serving.observing.metrics import Metrics
 from serving.observing.observe import Observe
 from serving.openapi import Api
 from serving.responses.store import ResponseStore
@@ -49,6 +50,7 @@ def create_app(
         config=config,
         client=client,
         codec=codec,
+        metrics=Metrics(config, config.server.model_names[0] if config.server.model_names else codec.model_id),
         responses=ResponseStore(config.server.stored_responses_bytes),
         api_keys=ApiKeys(config.server.api_keys_sha256),
         admin=AdminSignIn(admin_token_sha256),

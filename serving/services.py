@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -31,7 +31,7 @@ class Services:
     api_keys: ApiKeys
     admin: AdminSignIn
     responses: ResponseStore
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics
 
     @property
     def model_names(self) -> tuple[str, ...]:

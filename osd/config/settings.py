@@ -208,6 +208,7 @@ class ServerConfig(Section):
     metrics_access: Access = Field(
         "open", description="Who may read /metrics: 'open', 'api_key', 'admin' (the admin token) or 'off'."
     )
+    vllm_metrics: bool = Field(False, description="Add the metrics that vLLM has under vLLM's names (vllm:…).")
     openapi_access: Access = Field("open", description="Who may read /openapi.json; values as for metrics_access.")
     request_timeout_s: float = Field(600.0, gt=0, description="Longest time that one query may take.")
     ping_interval_s: float = Field(

@@ -8,7 +8,7 @@ from osd.meters.counters import Counters
 from osd.models.target import Target
 from osd.ports.outcomes import OutcomeRecorder
 from osd.records.drafter_id import DrafterId
-from osd.records.status import DrafterCounts, EngineStatus
+from osd.records.status import DrafterCounts, EngineStatus, ServedCounts
 from osd.speculation.length import GoodputPolicy
 
 
@@ -45,4 +45,8 @@ def status_of(
             one.version: dict(own) for one, own in counters.by_drafter.items() if one.name == first.name
         },
         drafters=tuple(counts),
+        served=tuple(
+            ServedCounts(domain=series.domain, drafter=series.drafter, version=series.version, figures=figures)
+            for series, figures in counters.served.totals()
+        ),
     )

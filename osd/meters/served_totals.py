@@ -89,6 +89,10 @@ class ServedTotals:
         self._changed = set()
         return taken
 
+    def totals(self) -> list[tuple[Series, Figures]]:
+        """The totals of every series."""
+        return [(series, totals.figures()) for series, totals in self._totals.items()]
+
     def _of(self, series: Series) -> _Totals:
         series = Series(self._domains.label(series.domain), series.drafter, series.version)
         if series not in self._totals:

@@ -41,6 +41,18 @@ class DrafterCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServedCounts:
+    """The totals of one domain and drafter version since the engine started."""
+
+    domain: str
+    drafter: str
+    """Empty for plain rounds, and for what is counted by query."""
+    version: int
+    figures: dict[str, float]
+    """By the names in osd/monitor/buckets.py."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
     """A snapshot of the engine for `/health`, `/metrics` and the admin page. Counters only ever grow."""
 
@@ -67,6 +79,7 @@ class EngineStatus:
     """For the first drafter: version to {rounds, proposed, accepted, committed}."""
     drafters: tuple[DrafterCounts, ...] = ()
     """For every drafter and version that has proposed."""
+    served: tuple[ServedCounts, ...] = ()
 
 
 DriftState = Literal["stable", "warning", "drift"]

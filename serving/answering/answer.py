@@ -54,6 +54,7 @@ async def respond(
         queries,
         timeout_s=server.request_timeout_s,
         on_first_token=lambda: services.metrics.http.observe_first_token(route, time.monotonic() - started_s),
+        on_finished=lambda index, last: services.metrics.queries.observe(last, queries[index].domain),
         ping_interval_s=server.ping_interval_s if stream else None,
     )
     if not stream:

@@ -47,6 +47,7 @@ async def run_queries(
     *,
     timeout_s: float,
     on_first_token: Callable[[], None],
+    on_finished: Callable[[int, TokenDelta], None] = lambda index, delta: None,
     ping_interval_s: float | None = None,
 ) -> Deltas:
     """Yield the deltas of all queries until every query has finished.
@@ -58,6 +59,7 @@ async def run_queries(
         requests: the queries.
         timeout_s: limit for all queries together.
         on_first_token: called once, at the first token.
+        on_finished: called with each query's index and last delta.
         ping_interval_s: yield None after this long without a delta; None: never.
 
     Raises:
@@ -86,6 +88,7 @@ async def run_queries(
                 has_token = True
                 on_first_token()
             if item.finish_reason is not None:
+                on_finished(index, item)
                 _check_finish(item)
                 num_running -= 1
             yield index, item

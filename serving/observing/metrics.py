@@ -14,15 +14,21 @@ A restarted engine counts from zero again, which `rate()` handles.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from osd.config.settings import Config
 from osd.io import recorder
 from osd.meters import counters
-from osd.records.status import EngineStatus, ServiceStatus, TrainerStatus
+from osd.monitor.labels import Domains
+from osd.records.status import EngineStatus, ServiceStatus, TrainerState, TrainerStatus
 from serving.observing.http_metrics import HttpMetrics
+from serving.observing.query_metrics import QueryMetrics
+from serving.observing.served_metrics import served_metrics
+from serving.observing.vllm_names import vllm_metrics
 
 _MEANINGS = counters.MEANINGS | recorder.MEANINGS
 _BY_VERSION = {
@@ -34,13 +40,20 @@ _BY_VERSION = {
 
 
 class Metrics:
-    """All metrics of one app, in a registry of its own."""
+    """All metrics of one app, in a registry of its own.
 
-    def __init__(self) -> None:
+    Args:
+        config: sections `server` and `monitor` are read.
+        model_name: for the metrics under vLLM's names.
+    """
+
+    def __init__(self, config: Config, model_name: str) -> None:
         self._registry = CollectorRegistry()
-        self._service = _ServiceCollector()
+        self._service = _ServiceCollector(config, model_name)
         self._registry.register(self._service)
+        ProcessCollector(registry=self._registry, namespace="osd_server")
         self.http = HttpMetrics(self._registry)
+        self.queries = QueryMetrics(self._registry, config.monitor.max_domains)
 
     def exposition(self, status: ServiceStatus | None) -> bytes:
         """Prometheus text. Without a status (no engine) the engine's metrics are absent, not zero."""
@@ -51,8 +64,10 @@ class Metrics:
 class _ServiceCollector(Collector):
     """Turns the latest status into metrics."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config, model_name: str) -> None:
         self.status: ServiceStatus | None = None
+        self._domains = Domains(config.monitor.max_domains)
+        self._vllm_name = model_name if config.server.vllm_metrics else ""
 
     def collect(self) -> Iterator[Metric]:
         status = self.status
@@ -75,6 +90,9 @@ class _ServiceCollector(Collector):
         yield resident
         if status.engine is not None:
             yield from _engine_metrics(status.engine)
+            yield from served_metrics(status.engine.served, self._domains)
+            if self._vllm_name:
+                yield from vllm_metrics(status.engine, self._vllm_name)
         if status.trainer is not None and status.trainer.state != "off":
             yield from _trainer_metrics(status.trainer)
 
@@ -82,6 +100,9 @@ class _ServiceCollector(Collector):
 def _engine_metrics(engine: EngineStatus) -> Iterator[Metric]:
     yield GaugeMetricFamily("osd_running_queries", "Queries that are in a slot now.", value=engine.running)
     yield GaugeMetricFamily("osd_waiting_queries", "Queries that wait for a slot now.", value=engine.waiting)
+    chosen = "Tokens proposed in the latest round; 0: plain."
+    yield GaugeMetricFamily("osd_speculation_tokens", chosen, value=engine.speculation_length)
+    yield GaugeMetricFamily("osd_utilisation", "Share of the time that the engine is busy.", value=engine.utilisation)
     yield GaugeMetricFamily("osd_drafter_version", "Number of the version that drafts.", value=engine.drafter_version)
     for name, count in engine.counters.items():
         yield CounterMetricFamily(f"osd_{name}", _MEANINGS[name], value=count)
@@ -97,6 +118,26 @@ def _trainer_metrics(trainer: TrainerStatus) -> Iterator[Metric]:
     yield CounterMetricFamily("osd_trainer_steps", steps, value=trainer.steps)
     tokens = "Token positions that the trainer has trained on, repetitions included."
     yield CounterMetricFamily("osd_trainer_tokens", tokens, value=trainer.trained_tokens)
-    if trainer.stream_lag is not None:
-        lag = "Outcomes in the stream that the trainer has not read yet."
-        yield GaugeMetricFamily("osd_stream_lag_outcomes", lag, value=trainer.stream_lag)
+    state = GaugeMetricFamily("osd_trainer_state", "1 for the state that the trainer is in.", labels=("state",))
+    for name in get_args(TrainerState):
+        state.add_metric((name,), float(name == trainer.state))
+    yield state
+    gauges: dict[str, tuple[str, float | None]] = {
+        "trainer_loss": ("The trainer's latest loss, of the kind that trainer.loss names.", trainer.loss),
+        "trainer_learning_rate": ("The learning rate of the trainer's latest step.", trainer.learning_rate),
+        "trainer_worth": ("Share of trainer.max_serving_cost that training is worth now.", trainer.worth),
+        "trainer_replay_bytes": ("Bytes of outcomes in the trainer's replay.", trainer.replay_bytes),
+        "trainer_published_version": ("The version that the trainer descends from.", trainer.published_version),
+        "trainer_gate_candidate": (
+            "Held-out acceptance length of the last candidate, in tokens a round.",
+            trainer.gate.get("length"),
+        ),
+        "trainer_gate_serving": (
+            "Held-out acceptance length of the version it was compared with.",
+            trainer.gate.get("serving_length"),
+        ),
+        "stream_lag_outcomes": ("Outcomes in the stream that the trainer has not read yet.", trainer.stream_lag),
+    }
+    for name, (meaning, value) in gauges.items():
+        if value is not None:
+            yield GaugeMetricFamily(f"osd_{name}", meaning, value=value)

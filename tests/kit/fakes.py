@@ -18,7 +18,7 @@ from osd.records.errors import EngineUnavailableError, UnknownVersionError, Weig
 from osd.records.events import Event
 from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
-from osd.records.status import EngineStatus, ServiceStatus, TrainerStatus
+from osd.records.status import EngineStatus, ServedCounts, ServiceStatus, TrainerStatus
 from osd.records.version import WeightManifest
 from osd.text.chat_template import ChatFeatures
 from osd.text.offsets import TextOffsets
@@ -305,6 +305,14 @@ def fake_service(*, ready: bool = True) -> ServiceStatus:
             2: {"rounds": 50, "proposed": 180, "accepted": 40, "committed": 90},
             3: {"rounds": 20, "proposed": 70, "accepted": 35, "committed": 55},
         },
+        served=(
+            ServedCounts(
+                domain="code",
+                drafter="feature",
+                version=3,
+                figures={"rounds": 20.0, "proposed": 70.0, "accepted": 35.0, "committed": 55.0, "accepted_at_1": 20.0},
+            ),
+        ),
     )
     trainer = TrainerStatus(
         state="training",
@@ -316,7 +324,14 @@ def fake_service(*, ready: bool = True) -> ServiceStatus:
         replay_bytes=48_300_000,
         held_out_records=31,
         published_version=3,
-        gate={"candidate": 0.31, "serving": 0.24, "margin": 0.005, "published": 1.0},
+        gate={
+            "candidate": 0.31,
+            "serving": 0.24,
+            "margin": 0.005,
+            "published": 1.0,
+            "length": 1.82,
+            "serving_length": 1.71,
+        },
         stream_lag=2,
     )
     return ServiceStatus(

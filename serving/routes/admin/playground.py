@@ -48,9 +48,9 @@ async def playground(body: PlaygroundBody, services: ServicesDep) -> Response:
 
 
 def _query(body: PlaygroundBody, codec: Codec) -> Query:
-    if codec.has_chat_template:
+    try:
         prompt_ids = codec.encode_chat([{"role": "user", "content": body.prompt}])
-    else:
+    except ValueError:  # the target has no chat template
         prompt_ids = codec.encode_text(body.prompt)
     return Query(
         request_id=f"playground-{uuid.uuid4().hex}",

@@ -14,7 +14,7 @@ EMITTED = re.compile(r'(?:kind=|event\(\s*)"(\w+)"')
 
 
 def test_every_kind_is_emitted_somewhere() -> None:
-    sources = [path for package in ("osd", "trainer", "actors") for path in (ROOT / package).rglob("*.py")]
+    sources = [path for package in ("osd", "trainer", "actors", "serving") for path in (ROOT / package).rglob("*.py")]
     emitted = {kind for path in sources for kind in EMITTED.findall(path.read_text(encoding="utf-8"))}
     assert set(get_args(EventKind)) <= emitted
 

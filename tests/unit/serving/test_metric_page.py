@@ -1,0 +1,88 @@
+"""The metrics that are documented are those that are exported, with bounded labels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+import osd
+from osd.config.settings import load_config
+from osd.records.query import QueryStats, TokenDelta
+from osd.records.status import ServedCounts
+from serving.observing.metrics import Metrics
+from serving.observing.reference import RATIOS, exposition, page
+from tests.kit.fakes import fake_service
+
+ROOT = Path(osd.__file__).parents[1]
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (one.name, tuple(sorted(one.labels.items()))): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
+
+
+def test_the_page_is_generated() -> None:
+    written = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert written == page(), "python -m serving.observing.reference > docs/metrics.md"
+
+
+def test_every_ratio_is_of_metrics_that_exist() -> None:
+    names = {name for name, _ in samples(exposition())}
+    for promql in RATIOS.values():
+        used = set(re.findall(r"osd_\w+", promql))
+        assert used and used <= names, promql
+
+
+def test_domains_are_bounded_labels() -> None:
+    config = load_config(flags={"monitor": {"max_domains": 2}})
+    metrics = Metrics(config, "m")
+    status = fake_service()
+    assert status.engine is not None
+    served = [
+        ServedCounts(domain=f"d{number}", drafter="feature", version=1, figures={"rounds": 1.0, "accepted_at_2": 3.0})
+        for number in range(5)
+    ]
+    object.__setattr__(status.engine, "served", tuple(served))
+    for number in range(5):
+        metrics.queries.observe(TokenDelta(request_id="r", finish_reason="stop", stats=QueryStats()), f"d{number}")
+    found = samples(metrics.exposition(status).decode())
+    rounds = {labels[0][1]: value for (name, labels), value in found.items() if name == "osd_domain_rounds_total"}
+    assert rounds == {"d0": 1.0, "d1": 1.0, "other": 3.0}
+    finished = {labels[0][1]: value for (name, labels), value in found.items() if name == "osd_finished_queries_total"}
+    assert finished == {"d0": 1.0, "d1": 1.0, "other": 3.0}
+    assert found["osd_accepted_at_position_total", (("position", "2"),)] == 15.0
+
+
+def test_a_query_is_observed_where_its_time_went() -> None:
+    metrics = Metrics(load_config(), "m")
+    stats = QueryStats(
+        prompt_tokens=10,
+        output_tokens=5,
+        queue_ms=2000.0,
+        prefill_ms=30.0,
+        draft_ms=40.0,
+        verify_ms=160.0,
+        total_ms=2300.0,
+    )
+    metrics.queries.observe(TokenDelta(request_id="r", finish_reason="length", stats=stats), "code")
+    found = samples(metrics.exposition(None).decode())
+    assert found["osd_query_queue_seconds_sum", ()] == 2.0
+    assert found["osd_query_decode_seconds_sum", ()] == 0.2
+    assert found["osd_time_per_output_token_seconds_sum", ()] == 0.05
+    assert found["osd_finished_queries_total", (("domain", "code"), ("reason", "length"))] == 1.0
+
+
+def test_names_of_vllm_are_there_only_when_asked_for() -> None:
+    assert "vllm:" not in Metrics(load_config(), "m").exposition(fake_service()).decode()
+    metrics = Metrics(load_config(flags={"server": {"vllm_metrics": True}}), "smollm2")
+    found = samples(metrics.exposition(fake_service()).decode())
+    key = (("engine", "0"), ("model_name", "smollm2"))
+    counters = fake_service().engine.counters  # type: ignore[union-attr]
+    assert found["vllm:spec_decode_num_accepted_tokens_total", key] == counters["accepted_total"]
+    drafts = counters["rounds_total"] - counters.get("plain_rounds_total", 0.0)
+    assert found["vllm:spec_decode_num_drafts_total", key] == drafts
