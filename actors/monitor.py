@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from actors.ask import Ask
+from actors.kept_wishes import KeptWishes
 from osd.config.monitor import MonitorConfig
 from osd.io.history_store import RedisHistory
 from osd.monitor.alerts import Alerts, AlertsAnswer
@@ -79,6 +80,7 @@ class Monitor:
         self.history = History(store, max_domains=config.max_domains, clock_s=clock_s)
         self._alerts, self._totals = Alerts(config.alerts), Totals()
         self._longest_s = max((rule.window_s for rule in config.alerts), default=0.0)
+        self.wishes = KeptWishes(store)
         self._lock = threading.Lock()
         """Guards totals and alerts."""
         secrets = {hook.secret_env: os.environ.get(hook.secret_env, "") for hook in config.webhooks if hook.secret_env}
@@ -91,6 +93,7 @@ class Monitor:
         self._knows_past = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="osd-monitor", daemon=True)
+        self.wishes.settle()
         self._thread.start()
 
     def take(self, engine_id: str, process: str, rows: Sequence[Row], levels: Figures, *, since_start: bool) -> None:
@@ -155,6 +158,7 @@ class Monitor:
                 self._look()
                 if number % _FLUSH_EVERY == 0:
                     self.history.flush()
+                    self.wishes.settle()
                     self._follow_alerts()
             except Exception:
                 _log.exception("the monitor failed; going on")

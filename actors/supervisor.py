@@ -21,6 +21,7 @@ from osd.fleet.engines import Engines
 from osd.fleet.heartbeat import EngineOrders, EngineReport
 from osd.monitor.alerts import AlertsAnswer
 from osd.monitor.buckets import HistoryAnswer, HistoryQuery
+from osd.monitor.wishes import Wishes
 from osd.records.events import Event
 
 _PING_TIMEOUT_S = 5.0
@@ -96,6 +97,22 @@ class SupervisorActor:
     def recorded(self, from_s: float, to_s: float, limit: int) -> list[Event]:
         """The newest events of all processes in a range of time, oldest first, also from before a restart."""
         return self._monitor.history.events(from_s, to_s, limit)
+
+    def wishes(self) -> Wishes:
+        """What the operator has asked for."""
+        return self._monitor.wishes.now
+
+    def set_length(self, domain: str, length: int | None) -> Wishes:
+        """Fix the speculation length of a domain's queries (None: chosen by goodput); raises BadWishError."""
+        return self._monitor.wishes.change(lambda wishes: wishes.with_length(domain, length))
+
+    def set_frozen(self, domain: str, frozen: bool) -> Wishes:
+        """Learn from a domain no more, or again; raises BadWishError."""
+        return self._monitor.wishes.change(lambda wishes: wishes.with_frozen(domain, frozen))
+
+    def set_draining(self, engine_id: str, draining: bool) -> Wishes:
+        """Give an engine no new queries, or again; raises BadWishError."""
+        return self._monitor.wishes.change(lambda wishes: wishes.with_draining(engine_id, draining))
 
     def mark(self, event: Event) -> None:
         """Keep an event of another process in the history, such as an operator's action."""

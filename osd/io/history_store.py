@@ -91,6 +91,17 @@ class RedisHistory:
             members: Any = self._client.zrevrangebyscore(self._keys("events")[0], to_s, from_s, start=0, num=limit)
         return [_events.decode(member) for member in reversed(members)]
 
+    def keep(self, name: str, value: bytes) -> None:
+        """See `HistoryStore`."""
+        with explained(self._url):
+            self._client.set(f"{self._name}:{name}", value)
+
+    def kept(self, name: str) -> bytes | None:
+        """See `HistoryStore`."""
+        with explained(self._url):
+            value: Any = self._client.get(f"{self._name}:{name}")
+        return None if value is None else bytes(value)
+
     def num_bytes(self) -> int:
         """Bytes of all stored values."""
         names = [tier.name for tier in TIERS] + ["events"]

@@ -27,3 +27,11 @@ class HistoryStore(Protocol):
     def events(self, from_s: float, to_s: float, limit: int) -> list[Event]:
         """The newest events in [from_s, to_s], oldest first."""
         ...
+
+    def keep(self, name: str, value: bytes) -> None:
+        """Store a value under a name, in place of an earlier one."""
+        ...
+
+    def kept(self, name: str) -> bytes | None:
+        """The value under a name; None if there is none."""
+        ...

@@ -15,6 +15,7 @@ class MemoryHistory:
     def __init__(self) -> None:
         self.buckets: dict[tuple[str, float], Bucket] = {}
         self.stored_events: list[Event] = []
+        self.values: dict[str, bytes] = {}
         self.is_away = False
         self.loses_answers = False
         self.id = "first"
@@ -36,6 +37,14 @@ class MemoryHistory:
     def events(self, from_s: float, to_s: float, limit: int) -> list[Event]:
         self._check()
         return [one for one in self.stored_events if from_s <= one.at_s <= to_s][-limit:]
+
+    def keep(self, name: str, value: bytes) -> None:
+        self._check()
+        self.values[name] = value
+
+    def kept(self, name: str) -> bytes | None:
+        self._check()
+        return self.values.get(name)
 
     def empty(self) -> None:
         """As FLUSHALL does."""
