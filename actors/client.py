@@ -155,7 +155,7 @@ class RayEngineClient:
 
     async def _remembered_events(self, limit: int) -> list[Event]:
         """What the other processes remember, while the supervisor is away."""
-        actors = [actor for actor in (self._engine, self._distiller) if actor is not None]
+        actors = [actor for actor in (self._engine, self._distiller, self._supervisor) if actor is not None]
         parts = await asyncio.gather(*(_or_none(_ask(actor, "events", limit)) for actor in actors))
         own = self._driver.events(limit) if self._driver else []
         merged = sorted((event for part in (*parts, own) for event in part or []), key=lambda event: event.at_s)

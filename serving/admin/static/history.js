@@ -15,9 +15,9 @@ export class History {
   #askedAt = 0;
   #number = 0;
 
-  constructor(onAnswer, onProblem) {
-    this.onAnswer = onAnswer;
-    this.onProblem = onProblem;
+  /** onAnswer(): there are new figures; onProblem(message): empty when there is none; onRefused(): the session has ended. */
+  constructor(onAnswer, onProblem, onRefused) {
+    Object.assign(this, { onAnswer, onProblem, onRefused });
   }
 
   get isLive() { return this.fixed === null; }
@@ -66,8 +66,9 @@ export class History {
       this.onProblem(served.message);
       this.onAnswer();
     } catch (error) {
-      if (error instanceof Refused && error.status !== 401) this.onProblem(error.message);
-      // A lost connection and an ended session show in the live stream.
+      if (error instanceof Refused && error.status === 401) this.onRefused();
+      else if (error instanceof Refused) this.onProblem(error.message);
+      // A lost connection shows in the live stream.
     }
   }
 }

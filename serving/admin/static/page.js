@@ -19,7 +19,7 @@ import { renderVersions } from "./versions.js";
 const STALE_MS = 7000;
 let snapshot = null, answeredAt = 0, readiness = "";
 
-const history = new History(showHistory, (message) => tell("history", message));
+const history = new History(showHistory, (message) => tell("history", message), () => session.check());
 const events = new Events(history);
 const charts = new Charts(history, () => events.all);
 const live = new Live(take, () => session.check());
