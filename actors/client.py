@@ -27,6 +27,7 @@ from actors.resident_memory import resident_bytes
 from osd.fleet.heartbeat import EngineReport
 from osd.monitor.alerts import AlertsAnswer
 from osd.monitor.buckets import HistoryAnswer, HistoryQuery
+from osd.monitor.wishes import Wishes
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
@@ -183,6 +184,31 @@ class RayEngineClient:
     async def silence(self, name: str, for_s: float, who: str) -> None:
         """Tell nobody about a rule's alerts for a while."""
         await _require(self._supervisor, "silence", name, for_s, who)
+
+    async def wishes(self) -> Wishes:
+        """What the operator has asked for and holds."""
+        wishes: Wishes = await _require(self._supervisor, "wishes")
+        return wishes
+
+    async def set_length(self, domain: str, length: int | None) -> None:
+        """Fix the speculation length of a domain's queries; None: chosen by goodput."""
+        await _require(self._supervisor, "set_length", domain, length)
+
+    async def set_frozen(self, domain: str, frozen: bool) -> None:
+        """Learn from a domain no more, or again."""
+        await _require(self._supervisor, "set_frozen", domain, frozen)
+
+    async def set_draining(self, engine_id: str, draining: bool) -> None:
+        """Give an engine no new queries, or again."""
+        await _require(self._supervisor, "set_draining", engine_id, draining)
+
+    async def train_now(self) -> None:
+        """Train until the gate's next decision, however busy the engine is."""
+        await _require(self._supervisor, "train_now")
+
+    async def publish_candidate(self) -> None:
+        """Publish the trainer's weights as they are, whatever the gate says."""
+        await _require(self._supervisor, "publish_candidate")
 
     async def mark(self, event: Event) -> None:
         """Keep an event in the history."""

@@ -22,7 +22,7 @@ from serving.openapi import Api
 from serving.responses.store import ResponseStore
 from serving.route_path import UnderRootPath
 from serving.routes import chat, completions, health, messages, models, openapi, responses, tokenize
-from serving.routes.admin import alerts, engines, history, levers, live, page, playground
+from serving.routes.admin import alerts, engines, history, levers, live, page, playground, wishes
 from serving.services import Services
 from serving.wire.errors import install_error_handlers
 
@@ -76,7 +76,7 @@ def create_app(
     app.state.snapshots = live.Snapshots(services)
     for part in (chat, completions, messages, models, responses, tokenize, health, openapi):
         app.include_router(part.router)
-    for part in (page, levers, history, engines, alerts, live, playground):
+    for part in (page, levers, history, engines, alerts, wishes, live, playground):
         app.include_router(part.router)
     app.include_router(health.metrics_router)
     app.include_router(levers.public_router)

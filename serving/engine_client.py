@@ -9,6 +9,7 @@ from typing import Protocol
 from osd.fleet.heartbeat import EngineReport
 from osd.monitor.alerts import AlertsAnswer
 from osd.monitor.buckets import HistoryAnswer, HistoryQuery
+from osd.monitor.wishes import Wishes
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
 from osd.records.status import ServiceStatus
@@ -69,6 +70,34 @@ class EngineClient(Protocol):
         Raises:
             UnknownAlertError: there is no such rule, or the time makes no sense.
         """
+        ...
+
+    async def wishes(self) -> Wishes:
+        """What the operator has asked for and holds."""
+        ...
+
+    async def set_length(self, domain: str, length: int | None) -> None:
+        """Fix the speculation length of a domain's queries; None: chosen by goodput.
+
+        Raises:
+            BadWishError: it cannot be asked for.
+        """
+        ...
+
+    async def set_frozen(self, domain: str, frozen: bool) -> None:
+        """Learn from a domain no more, or again; raises BadWishError."""
+        ...
+
+    async def set_draining(self, engine_id: str, draining: bool) -> None:
+        """Give an engine no new queries, or again; raises BadWishError."""
+        ...
+
+    async def train_now(self) -> None:
+        """Train until the gate's next decision, however busy the engine is."""
+        ...
+
+    async def publish_candidate(self) -> None:
+        """Publish the trainer's weights as they are, whatever the gate says."""
         ...
 
     async def mark(self, event: Event) -> None:

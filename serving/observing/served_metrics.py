@@ -44,7 +44,7 @@ def served_metrics(served: Iterable[ServedCounts], domains: Domains) -> Iterator
             f"osd_domain_{name}", meaning, labels, {key[1:]: v for key, v in by_domain.items() if key[0] == name}
         )
     for name, meaning in _BY_POSITION.items():
-        values = {key[1:]: value for key, value in by_position.items() if key[0] == name}
+        values: dict[tuple[str, ...], float] = {key[1:]: v for key, v in by_position.items() if key[0] == name}
         yield _family(f"osd_{name}_at_position", meaning, ("position",), values)
     meaning = "Rounds by the number of tokens proposed; 0: plain."
     lengths: dict[tuple[str, ...], float] = {(length,): value for length, value in by_length.items()}

@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from osd.monitor.alerts import UnknownAlertError
 from osd.monitor.answer import BadRangeError
+from osd.monitor.wishes import BadWishError
 from osd.records.errors import (
     EngineUnavailableError,
     OsdError,
@@ -115,6 +116,8 @@ def to_api_error(error: Exception) -> ApiError:
         case EngineUnavailableError():
             retry = {"Retry-After": str(UNAVAILABLE_RETRY_S)}
             return ApiError(503, str(error), code="engine_unavailable", headers=retry)
+        case BadWishError():
+            return ApiError(400, str(error), code="invalid_value")
         case BadRangeError():
             return ApiError(400, str(error), code="bad_range")
         case UnknownAlertError():

@@ -41,7 +41,16 @@ CALLING: dict[str, Any] = {
     "codec": FakeCodec(features=ChatFeatures(tools=True, calls=True, call_format="hermes", reasoning=True)),
 }
 ADMIN = "/admin/api"
-DATA = ("status", "events", "history", "versions", "engines", "alerts")
+DATA = ("status", "events", "history", "versions", "engines", "alerts", "wishes")
+LEVERS: dict[str, dict[str, Any]] = {
+    f"{ADMIN}/alerts/acknowledge": {"name": "drift", "subject": "code"},
+    f"{ADMIN}/alerts/silence": {"name": "drift", "for_s": 60},
+    f"{ADMIN}/policy": {"domain": "code", "length": 0},
+    f"{ADMIN}/freeze": {"domain": "code"},
+    f"{ADMIN}/drain": {"engine": "engine"},
+    f"{ADMIN}/train_now": {},
+    f"{ADMIN}/publish": {},
+}
 POSTS: dict[str, dict[str, Any]] = {
     CHATS: CHAT,
     COMPLETIONS: COMPLETION,
@@ -55,8 +64,7 @@ POSTS: dict[str, dict[str, Any]] = {
     f"{ADMIN}/pause": {},
     f"{ADMIN}/resume": {},
     f"{ADMIN}/roll_back": {"to": 1, "reason": "was better"},
-    f"{ADMIN}/alerts/acknowledge": {"name": "drift", "subject": "code"},
-    f"{ADMIN}/alerts/silence": {"name": "drift", "for_s": 60},
+    **LEVERS,
 }
 
 
@@ -110,6 +118,24 @@ class Failing(FakeEngineClient):
         raise self._error
 
     async def alerts(self) -> NoReturn:
+        raise self._error
+
+    async def wishes(self) -> NoReturn:
+        raise self._error
+
+    async def set_length(self, domain: str, length: int | None) -> NoReturn:
+        raise self._error
+
+    async def set_frozen(self, domain: str, frozen: bool) -> NoReturn:
+        raise self._error
+
+    async def set_draining(self, engine_id: str, draining: bool) -> NoReturn:
+        raise self._error
+
+    async def train_now(self) -> NoReturn:
+        raise self._error
+
+    async def publish_candidate(self) -> NoReturn:
         raise self._error
 
     async def acknowledge(self, name: str, subject: str, who: str) -> NoReturn:
@@ -200,6 +226,10 @@ def cases() -> list[Case]:
         Case(status=429, path=f"{ADMIN}/login", headers=CSRF, body={"token": "guess"}, times=11),
         Case(status=200, method="GET", path=f"{ADMIN}/events", url=f"{ADMIN}/events?format=csv", engine=healthy()),
         Case(status=400, path=f"{ADMIN}/alerts/acknowledge", body={"name": 1}),
+        Case(status=400, path=f"{ADMIN}/policy", body={"domain": "code", "length": 99}),
+        Case(status=400, path=f"{ADMIN}/freeze", body={"domain": ""}),
+        Case(status=400, path=f"{ADMIN}/drain", body={"engine": "a", "draining": "yes"}),
+        Case(status=400, method="GET", path=f"{ADMIN}/history", url=f"{ADMIN}/history?from=5&to=4"),
         Case(status=404, path=f"{ADMIN}/alerts/acknowledge", body={"name": "gone"}),
         Case(status=400, path=f"{ADMIN}/alerts/silence", body={"name": "drift", "for_s": -1}),
         Case(status=404, path=f"{ADMIN}/alerts/silence", body={"name": "gone", "for_s": 1}),
@@ -254,7 +284,7 @@ def cases() -> list[Case]:
             Case(status=413, path=path, headers=signed_in, body="x" * 2000, server={"max_body_bytes": 1024}),
             Case(status=408, path=path, headers=signed_in, stalls=True, server={"receive_timeout_s": 0.01}),
         ]
-    for name in (*DATA, "pause", "resume", "roll_back", "alerts/acknowledge", "alerts/silence"):
+    for name in (*DATA, "pause", "resume", "roll_back", *(path.removeprefix(f"{ADMIN}/") for path in LEVERS)):
         method = "POST" if f"{ADMIN}/{name}" in POSTS else "GET"
         found += [
             Case(

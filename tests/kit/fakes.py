@@ -13,6 +13,7 @@ from osd.fleet.heartbeat import EngineReport
 from osd.monitor.alerts import Alert, AlertsAnswer, UnknownAlertError
 from osd.monitor.answer import answer, checked, tier_of
 from osd.monitor.buckets import TIERS, Bucket, HistoryAnswer, HistoryQuery, Series
+from osd.monitor.wishes import Wishes
 from osd.records.drafter_id import DrafterId
 from osd.records.errors import EngineUnavailableError, UnknownVersionError, WeightsRefusedError
 from osd.records.events import Event
@@ -101,6 +102,7 @@ class FakeEngineClient:
     reports: list[EngineReport] = field(default_factory=list)
     held_alerts: list[Alert] = field(default_factory=list)
     silences: dict[str, float] = field(default_factory=dict)
+    asked_for: Wishes = Wishes()
     manifests: list[WeightManifest] = field(default_factory=list)
 
     requests: list[Request] = field(default_factory=list)
@@ -196,6 +198,27 @@ class FakeEngineClient:
         if name not in ("drift", "trainer_stuck"):
             raise UnknownAlertError(f"there is no alert rule {name!r}")
         self.silences[name] = time.time() + for_s
+
+    async def wishes(self) -> Wishes:
+        return self.asked_for
+
+    async def set_length(self, domain: str, length: int | None) -> None:
+        self.calls.append(("policy", domain, length))
+        self.asked_for = self.asked_for.with_length(domain, length)
+
+    async def set_frozen(self, domain: str, frozen: bool) -> None:
+        self.calls.append(("freeze", domain, frozen))
+        self.asked_for = self.asked_for.with_frozen(domain, frozen)
+
+    async def set_draining(self, engine_id: str, draining: bool) -> None:
+        self.calls.append(("drain", engine_id, draining))
+        self.asked_for = self.asked_for.with_draining(engine_id, draining)
+
+    async def train_now(self) -> None:
+        self.calls.append(("train_now",))
+
+    async def publish_candidate(self) -> None:
+        self.calls.append(("publish",))
 
     async def mark(self, event: Event) -> None:
         self.event_log.append(event)

@@ -5,17 +5,19 @@ import { bytes, count, percent } from "./figures.js";
 
 const SILENT_S = 10;
 
-export function renderFleet(engines, status) {
+export function renderFleet(engines, status, wishes) {
   const rows = engines.map((engine) => {
     const health = element("span"), silent = engine.silent_s > SILENT_S;
-    badge(health, silent ? "! silent" : engine.draining ? "draining" : "● up", silent ? "bad" : engine.draining ? "warn" : "good");
+    const drains = wishes?.draining.includes(engine.engine_id) ?? false;
+    badge(health, silent ? "! silent" : drains ? "▽ draining" : "● up", silent ? "bad" : drains ? "warn" : "good");
     health.title = silent ? `no report for ${Math.round(engine.silent_s)} s` : `process ${engine.pid}`;
     const refused = Object.entries(engine.refused).map(([version, why]) => `v${version}: ${why}`).join("; ");
     return row(
       head(engine.engine_id), health, engine.node, engine.device, { text: `${engine.drafter} v${engine.drafter_version}`, title: refused },
-      number(percent(engine.utilisation)), number(`${engine.running} + ${engine.waiting}`, "running + waiting"), number(count(engine.free_rows)));
+      number(percent(engine.utilisation)), number(`${engine.running} + ${engine.waiting}`, "running + waiting"), number(count(engine.free_rows)),
+      element("button", { type: "button", textContent: drains ? "Use again" : "Drain", data: { engine: engine.engine_id, draining: String(!drains) }, "aria-label": `${drains ? "Use again" : "Drain"} ${engine.engine_id}` }));
   });
-  replaceRows($("engines"), rows.length ? rows : [emptyRow(8, "No engine reports.")]);
+  replaceRows($("engines"), rows.length ? rows : [emptyRow(9, "No engine reports.")]);
   const { processes, restarts } = status;
   const names = [...new Set([...Object.keys(processes), ...Object.keys(restarts)])];
   const own = names.map((name) => row(head(name), number(name in processes ? bytes(processes[name]) : "–"), number(count(restarts[name]))));

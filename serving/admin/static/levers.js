@@ -24,6 +24,20 @@ export class Levers {
       const button = event.target.closest("button");
       if (button) this.#rollBack(Number(button.dataset.version));
     });
+    $("train-now").addEventListener("click", () => this.ask({
+      title: "Train now?", verb: "Train now", path: "train_now", done: "The trainer trains until the gate decides.",
+      text: "The trainer works until the gate's next decision, however busy the engines are. Answers may come more slowly meanwhile." }));
+    $("publish").addEventListener("click", () => this.ask({
+      title: "Publish the candidate?", verb: "Publish", path: "publish", done: "The candidate is going to be published.",
+      text: "The trainer's weights become a new version as they are, whatever the gate says, and the engines change to it. If acceptance falls, it is rolled back by itself." }));
+    $("domains").addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) this.#domain(button.dataset);
+    });
+    $("engines").addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) this.#engine(button.dataset.engine, button.dataset.draining === "true");
+    });
     $("alerts").addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (button) this.#alert(button.dataset);
@@ -31,8 +45,8 @@ export class Levers {
   }
 
   /** Confirm, then post; `body` may be a function of the reason given. */
-  async ask({ title, text, verb, path, body = {}, done, askReason = false }) {
-    if (!(await this.#confirmed({ title, text, verb, askReason }))) return;
+  async ask({ title, text, verb, path, body = {}, done, askReason = false, asks = "" }) {
+    if (!(await this.#confirmed({ title, text, verb, askReason, asks }))) return;
     const reason = $("reason").value.trim();
     try {
       await call(path, typeof body === "function" ? body(reason || "no reason given") : body);
@@ -51,6 +65,24 @@ export class Levers {
       text: `The engine changes to version ${to} between two steps; answers under way go on unchanged. The version it replaces is marked as rolled back, and not served again.` });
   }
 
+  #domain({ act, domain }) {
+    if (act === "policy") this.ask({
+      title: `Speculation in ${domain}`, verb: "Set", path: "policy", asks: "length", done: "The policy is set.",
+      body: () => ({ domain, length: $("length").value === "" ? null : Number($("length").value) }),
+      text: `Holds for new queries of the domain ${domain} that do not ask for a length themselves, on every engine, until it is changed.` });
+    else this.ask({
+      title: act === "freeze" ? `Freeze ${domain}?` : `Thaw ${domain}?`, verb: act === "freeze" ? "Freeze" : "Thaw", path: "freeze",
+      body: { domain, frozen: act === "freeze" }, done: act === "freeze" ? "The domain is frozen." : "The domain is learnt from again.",
+      text: act === "freeze" ? `The trainer learns nothing from queries of the domain ${domain} until it is thawed. They are served as before.` : `The trainer learns from queries of the domain ${domain} again.` });
+  }
+
+  #engine(engine, draining) {
+    this.ask({
+      title: draining ? `Drain ${engine}?` : `Use ${engine} again?`, verb: draining ? "Drain" : "Use again", path: "drain",
+      body: { engine, draining }, done: draining ? "The engine drains." : "The engine takes queries again.",
+      text: draining ? `${engine} answers the queries that it has and takes no new ones. If it is the only engine, new queries are refused.` : `${engine} takes new queries again.` });
+  }
+
   #alert({ act, name, subject }) {
     const of = subject ? `${name} (${subject})` : name;
     if (act === "acknowledge") this.ask({
@@ -61,13 +93,14 @@ export class Levers {
       text: `For an hour no webhook is told about any alert of the rule ${name}. It is still shown here.` });
   }
 
-  #confirmed({ title, text, verb, askReason }) {
+  #confirmed({ title, text, verb, askReason, asks }) {
     const dialog = $("confirm"), opener = document.activeElement, section = opener?.closest("section");
     if (dialog.open) return Promise.resolve(false);
     $("confirm-title").textContent = title;
     $("confirm-text").textContent = text;
     $("confirm-yes").textContent = verb;
     $("reason-label").hidden = !askReason;
+    $("length-label").hidden = asks !== "length";
     $("reason").value = "";
     dialog.returnValue = "no";
     dialog.showModal();

@@ -3,6 +3,7 @@
 import { renderAlerts } from "./alerts.js";
 import { Charts } from "./charts.js";
 import { $, badge, put } from "./dom.js";
+import { renderDomains } from "./domains.js";
 import { Events } from "./events.js";
 import { timeElement } from "./figures.js";
 import { renderFleet } from "./fleet.js";
@@ -57,7 +58,8 @@ function render() {
   renderTrainer(status.trainer);
   renderDrift(status.trainer);
   renderVersions(snapshot.versions, status.engine);
-  renderFleet(snapshot.engines, status);
+  renderFleet(snapshot.engines, status, snapshot.wishes);
+  renderDomains(history.served?.domains ?? [], snapshot.wishes);
   renderAlerts(snapshot.alerts);
   renderEvents();
   if (section) focusAgain(focused, section);

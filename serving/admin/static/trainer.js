@@ -12,6 +12,7 @@ export function renderTrainer(trainer) {
   badge($("trainer-state"), state.replaceAll("_", " "), MOODS[state]);
   $("pause").hidden = ["off", "paused", "stopped", "no_answer"].includes(state);
   $("resume").hidden = state !== "paused";
+  for (const id of ["train-now", "publish"]) $(id).hidden = $("pause").hidden;
   put("trainer-message", trainer?.message ?? "");
   replaceTerms($("trainer-figures"), trainer && state !== "off" ? {
     "Steps": count(trainer.steps),

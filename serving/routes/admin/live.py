@@ -18,6 +18,7 @@ from serving.answering.sse import EventStream, Framing, named_frame
 from serving.guards.admission import admits
 from serving.guards.routes import SESSION_COOKIE, with_admin_token
 from serving.routes.admin.engines import EngineNow
+from serving.routes.admin.wishes import WishesNow
 from serving.services import Services, ServicesDep
 from serving.wire.errors import ApiError
 
@@ -81,12 +82,13 @@ class Snapshots:
 
     async def _look(self) -> dict[str, Any]:
         client = self._services.client
-        status, alerts, engines, versions, events = await asyncio.gather(
+        status, alerts, engines, versions, events, wishes = await asyncio.gather(
             _or_none(client.status()),
             _or_none(client.alerts()),
             _or_none(client.engines()),
             _or_none(client.versions()),
             _or_none(client.events(_NUM_EVENTS)),
+            _or_none(client.wishes()),
         )
         return {
             "type": "snapshot",
@@ -95,6 +97,7 @@ class Snapshots:
             "alerts": _plain(asdict(alerts)) if alerts else None,
             "engines": [_plain(asdict(EngineNow.of(one))) for one in engines or ()],
             "versions": [_plain(asdict(one)) for one in versions or ()],
+            "wishes": _plain(asdict(WishesNow.of(wishes))) if wishes else None,
             "events": [_plain(asdict(one)) for one in events or ()],
         }
 
