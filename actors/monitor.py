@@ -206,6 +206,7 @@ class Monitor:
                 gate_decided_s=self._gate_decided_s,
                 buckets=tuple(recent.buckets),
                 events=tuple(recent.events),
+                drifting=_drifting(self._trainer),
             )
             told = self._alerts.update(facts)
         for event in told:
@@ -220,6 +221,16 @@ class Monitor:
             self._alerts.remember(found.events)
             self._gate_decided_s = max(decided, default=self._gate_decided_s)
             self._knows_past = not found.message
+
+
+def _drifting(trainer: TrainerStatus | None) -> dict[str, str]:
+    """Domains that drift, each with what its detector says."""
+    found = trainer.drift if trainer is not None else {}
+    return {
+        domain: f"first-token acceptance was {one.before:.3f} and is {one.recent:.3f} over {one.queries} queries"
+        for domain, one in found.items()
+        if one.state == "drift"
+    }
 
 
 def open_monitor(config: MonitorConfig, redis_url: str, watched: Mapping[str, str], *, ask: Ask) -> Monitor:

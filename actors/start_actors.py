@@ -79,7 +79,7 @@ def start_actors(
         stack,
         watched,
         order.training_paused,
-        config.monitor,
+        config,
         order.redis_url if config.outcomes.enabled else "",
     )
     return {name: RayHandle(actor) for name, actor in actors.items()}, status

@@ -16,7 +16,7 @@ from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
 from actors.monitor import open_monitor
 from actors.resident_memory import ray_bytes, resident_bytes
-from osd.config.monitor import MonitorConfig
+from osd.config.settings import Config
 from osd.fleet.engines import Engines
 from osd.fleet.heartbeat import EngineOrders, EngineReport
 from osd.monitor.alerts import AlertsAnswer
@@ -33,7 +33,7 @@ class SupervisorActor:
     Args:
         watched: each actor's name in reports, and its name in Ray.
         training_paused: whether the operator paused training; None if unknown.
-        config: of history and alerts; None: the defaults.
+        config: the whole configuration; None: the defaults.
         redis_url: where the history is kept; empty: in memory only.
         ask: calls the other actors.
         ping_interval_s: pause between two pings of one actor.
@@ -43,7 +43,7 @@ class SupervisorActor:
         self,
         watched: Mapping[str, str],
         training_paused: bool | None = None,
-        config: MonitorConfig | None = None,
+        config: Config | None = None,
         redis_url: str = "",
         *,
         ask: Ask = ask_by_ray,
@@ -58,7 +58,7 @@ class SupervisorActor:
         self._lock = threading.Lock()
         """Guards the reports."""
         self._engines = Engines()
-        self._monitor = open_monitor(config or MonitorConfig(), redis_url, watched, ask=ask)
+        self._monitor = open_monitor((config or Config()).monitor, redis_url, watched, ask=ask)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._watch, args=one, daemon=True) for one in watched.items()]
         for thread in self._threads:

@@ -16,7 +16,8 @@ class SupervisorReplica(SupervisorActor):
 
     def __init__(self, config: Config) -> None:
         watched = {"distiller": DISTILLER} if config.trainer.enabled and config.outcomes.enabled else {}
-        super().__init__(watched, ask=ask_by_serve)
+        redis_url = config.outcomes.redis_url if config.outcomes.enabled else ""
+        super().__init__(watched, None, config, redis_url, ask=ask_by_serve)
 
     def __del__(self) -> None:
         """Stop watching (Ray Serve calls this before it ends the process)."""

@@ -54,6 +54,7 @@ export function renderDrift(trainer) {
   replaceRows($("drift"), domains.map(([domain, one]) => {
     const [text, mood] = DRIFT[one.state] ?? [one.state, ""], state = element("span");
     badge(state, text, mood);
-    return row(head(domain), state, number(one.mean?.toFixed(3) ?? "–"), number(count(one.window ?? one.num_queries ?? 0)));
+    const name = domain === "*" ? "all traffic" : domain;
+    return row(head(name), state, number(one.before ? one.before.toFixed(3) : "–"), number(one.recent.toFixed(3)), number(`${count(one.queries)} queries`));
   }));
 }
