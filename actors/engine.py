@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from actors.ask import Ask, ask_by_ray
@@ -23,7 +24,7 @@ from actors.reporter import Reporter
 from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineOrders
 from osd.machine.memory import exclude_from_gc, trim_heap
-from osd.records.errors import EngineUnavailableError
+from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
 from osd.records.status import AcceptancePoint, EngineStatus
@@ -32,6 +33,19 @@ from osd.records.version import WeightManifest
 if TYPE_CHECKING:
     from osd.assembly.assemble import EngineAssembly
     from osd.engine.engine import Engine
+
+
+def as_ordered(request: Request, orders: EngineOrders) -> Request:
+    """The query with the speculation length that the operator fixed for its domain, unless it asks for one itself.
+
+    Raises:
+        QueueFullError: the engine drains, and the query is new.
+    """
+    if orders.draining and not request.resume_ids:
+        raise QueueFullError("this engine is being drained and takes no new queries; try again later")
+    if request.speculation_length is None and request.domain in orders.lengths:
+        return replace(request, speculation_length=orders.lengths[request.domain])
+    return request
 
 
 class EngineActor:
@@ -88,11 +102,14 @@ class EngineActor:
     async def submit(self, client_id: str, request: Request) -> str:
         """Queue a query; raises what `Engine.submit` raises. A query that is held already is not queued again.
 
+        While the engine drains, it raises QueueFullError for queries that are new.
+
         Returns:
             The id of the client's mailbox, which tells this engine process from others.
         """
         loop = (await self._assembly()).loop
         box_id = self._mailboxes.open(client_id)
+        request = as_ordered(request, self.orders)
         if not self._mailboxes.holds(client_id, request.request_id):
 
             def take(engine: Engine) -> None:

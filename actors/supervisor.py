@@ -68,7 +68,10 @@ class SupervisorActor:
         """Take an engine's report, and answer with its orders."""
         with self._lock:
             self._engines.take(report)
-            orders = EngineOrders(session=self._session)
+            wishes = self._monitor.wishes.now
+            orders = EngineOrders(
+                session=self._session, draining=report.engine_id in wishes.draining, lengths=wishes.lengths
+            )
         levels = {"utilisation": report.utilisation, "running": report.running, "waiting": report.waiting}
         self._monitor.take(report.engine_id, report.incarnation, report.served, levels, since_start=report.number == 0)
         return orders

@@ -84,3 +84,5 @@ class EngineOrders:
     """Share of its time that the engine leaves to training."""
     draining: bool = False
     """Take no new queries; the engine is going to be stopped."""
+    lengths: dict[str, int] = field(default_factory=dict)
+    """Domain to the speculation length of its queries, where the operator fixed one."""

@@ -20,11 +20,12 @@ def serve(
     app: FastAPI,
     receive_timeout_s: float = 30.0,
     *,
+    port: int = 0,
     ssl_certfile: Path | None = None,
     ssl_keyfile: Path | None = None,
 ) -> Iterator[str]:
-    """Yield the base URL; stop the server at the end."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    """Yield the base URL; stop the server at the end. Port 0 takes a free one."""
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -1,0 +1,245 @@
+"""History, events, alerts, levers and playground in a real Chromium, over a fake engine."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from hashlib import sha256
+from socket import create_server
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from osd.config.settings import load_config
+from osd.monitor.alerts import Alert
+from osd.monitor.buckets import MAX_POINTS, TIERS, Bucket, Series
+from osd.records.events import Event
+from serving.app import create_app
+from tests.browser.driving import (
+    TOKEN,
+    click,
+    content,
+    faults,
+    find,
+    focused_id,
+    look,
+    open_dashboard,
+    script,
+    text_of,
+    wait,
+)
+from tests.kit.fakes import FakeCodec, FakeEngineClient
+from tests.kit.http_server import serve
+
+pytestmark = pytest.mark.browser
+
+DRAWN = "return osd.charts.charts.rate.drawn"
+PAINTED_MS = """
+const done = arguments[0], began = performance.now();
+osd.charts.render();
+requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)))"""
+
+
+def drawn(browser: webdriver.Chrome) -> dict[str, Any]:
+    found: dict[str, Any] = script(browser, DRAWN)
+    return found
+
+
+def open_history(browser: webdriver.Chrome, url: str) -> None:
+    open_dashboard(browser, url)
+    wait(browser, lambda: drawn(browser)["lines"])
+
+
+def test_dragging_zooms_keys_move_and_the_way_back_to_now(browser: webdriver.Chrome, url: str) -> None:
+    open_history(browser, url)
+    before = drawn(browser)
+    over = find(browser, "#chart-rate .u-over")
+    width = over.size["width"]
+    ActionChains(browser).move_to_element_with_offset(over, int(width * 0.2), 0).click_and_hold().move_by_offset(
+        int(width * 0.2), 0
+    ).release().perform()
+    wait(browser, find(browser, "#follow").is_displayed)
+    wait(browser, lambda: drawn(browser)["to"] - drawn(browser)["from"] < (before["to"] - before["from"]) / 2)
+    zoomed = drawn(browser)
+    assert before["from"] < zoomed["from"] < zoomed["to"] <= before["to"] + 60
+    plot = find(browser, "#chart-rate .plot")
+    script(browser, "arguments[0].focus()", plot)
+    plot.send_keys(Keys.ARROW_LEFT)
+    wait(browser, lambda: drawn(browser)["from"] < zoomed["from"])
+    plot.send_keys("-")
+    wait(browser, lambda: drawn(browser)["to"] - drawn(browser)["from"] > 1.5 * (zoomed["to"] - zoomed["from"]))
+    click(browser, "#follow")
+    wait(browser, lambda: text_of(browser, "range-to") == "now")
+    assert faults(browser) == []
+
+
+def test_lines_are_by_what_is_chosen_and_told_apart_without_colour(browser: webdriver.Chrome, url: str) -> None:
+    open_history(browser, url)
+    find(browser, "#by").send_keys("drafter version")
+    wait(browser, lambda: drawn(browser)["lines"] == ["v0", "v1", "v2", "v3"][-3:])
+    find(browser, "#by").send_keys("domain and version")
+    wait(browser, lambda: "code · v3" in drawn(browser)["lines"])
+    find(browser, "#domain").send_keys("chat")
+    wait(browser, lambda: drawn(browser)["lines"] == ["chat · v1", "chat · v2", "chat · v3"])
+    names = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#chart-rate .key span:not(.value)")]
+    assert names == ["chat · v1", "chat · v2", "chat · v3"]
+    key = find(browser, "#chart-rate .key")
+    key.click()
+    assert key.get_attribute("aria-pressed") == "false"
+
+
+def test_ten_thousand_queries_are_drawn_as_a_bounded_number_of_points(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient, record_property: Any
+) -> None:
+    now_s = time.time()
+    rows = {
+        Series("code", "feature", 3, "engine"): {"queries": 14.0, "rounds": 90.0, "proposed": 270.0, "accepted": 99.0}
+    }
+    engine.buckets = [Bucket(TIERS[0].start_of(now_s - 5 * number), rows) for number in range(715, 0, -1)]
+    open_history(browser, url)
+    wait(browser, lambda: "10,0" in text_of(browser, "summary") or "10K" in text_of(browser, "summary"))
+    assert 500 < drawn(browser)["points"] <= MAX_POINTS
+    record_property(
+        "drawn in ms", browser.execute_async_script(PAINTED_MS)
+    )  # a figure; on a busy machine no bound holds
+
+
+def test_events_filter_and_export_what_is_shown(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
+    engine.event_log.append(Event(at_s=time.time() - 5, kind="error", message="disk full on node-1"))
+    open_history(browser, url)
+    wait(browser, lambda: "disk full" in text_of(browser, "events"))
+    find(browser, "#event-kind").send_keys("publish")
+    wait(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, "#events li")) == 2)
+    find(browser, "#event-kind").send_keys("all")
+    find(browser, "#event-text").send_keys("DISK")
+    wait(browser, lambda: [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#events .message")] == [
+        "disk full on node-1"
+    ])  # fmt: skip
+    fetched = (
+        "const done = arguments[1]; fetch(document.getElementById(arguments[0]).href).then((a) => a.text()).then(done)"
+    )
+    as_json = browser.execute_async_script(fetched, "export-json")
+    assert [one["message"] for one in json.loads(as_json)] == ["disk full on node-1"]
+    as_csv = browser.execute_async_script(fetched, "export-csv")
+    assert as_csv.splitlines()[0] == "time,kind,message,data" and "disk full on node-1" in as_csv
+    find(browser, "#event-text").send_keys("xyz")
+    wait(browser, lambda: text_of(browser, "no-events") == "No event matches.")
+
+
+def test_what_happens_appears_by_itself_also_after_a_restart(
+    browser: webdriver.Chrome, engine: FakeEngineClient
+) -> None:
+    digest = sha256(TOKEN.encode()).hexdigest()
+
+    def app() -> Any:
+        return create_app(load_config(), engine, FakeCodec(), admin_token_sha256=digest)
+
+    with closing(create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    with serve(app(), port=port) as url:
+        open_history(browser, url)
+        engine.event_log.append(Event(at_s=time.time(), kind="swap", message="drafter version 3 -> 4"))
+        wait(browser, lambda: "drafter version 3 -> 4" in text_of(browser, "events"))
+    wait(browser, lambda: "No answer from the server" in text_of(browser, "alert"))
+    with serve(app(), port=port):  # sessions are gone with the process
+        wait(browser, find(browser, "#token").is_displayed)
+        find(browser, "#token").send_keys(TOKEN)
+        click(browser, "#login button")
+        wait(browser, lambda: text_of(browser, "ready") == "ready")
+        assert not find(browser, "#alert").is_displayed()
+
+
+def test_alerts_are_acknowledged_and_silenced(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
+    engine.held_alerts = [
+        Alert(name="drift", subject="code", severity="warning", state="firing", since_s=time.time(), why="it fell")
+    ]
+    open_dashboard(browser, url)
+    wait(browser, lambda: text_of(browser, "alert-count") == "▲ 1 firing")
+    click(browser, "#alerts button[data-act=acknowledge]")
+    assert "take care of it" in text_of(browser, "confirm-text")
+    click(browser, "#confirm-yes")
+    wait(browser, lambda: "acknowledged by session" in text_of(browser, "alerts"))
+    click(browser, "#alerts button[data-act=silence]")
+    click(browser, "#confirm-yes")
+    wait(browser, lambda: "drift is silent for" in text_of(browser, "silences"))
+    assert engine.calls == [("acknowledge", "drift", "code"), ("silence", "drift", 3600)]
+    assert [one.kind for one in engine.event_log[-2:]] == ["audit", "audit"]
+
+
+@pytest.mark.parametrize(
+    ("button", "said", "call"),
+    [
+        ("#train-now", "however busy", ("train_now",)),
+        ("#publish", "whatever the gate says", ("publish",)),
+        ("#pause", "learns nothing", ("pause",)),
+        ("#engines button", "takes no new ones", ("drain", "engine", True)),
+        ("#domains button[data-act=freeze]", "learns nothing from", ("freeze", "chat", True)),
+        ("#domains button[data-act=policy]", "until it is changed", ("policy", "chat", None)),
+    ],
+)
+def test_every_lever_says_what_will_happen(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient, button: str, said: str, call: tuple[object, ...]
+) -> None:
+    open_history(browser, url)
+    wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, button))
+    click(browser, button)
+    assert said in text_of(browser, "confirm-text")
+    click(browser, "#confirm-no")
+    assert engine.calls == []
+    click(browser, button)
+    click(browser, "#confirm-yes")
+    wait(browser, lambda: engine.calls == [call])
+    wait(browser, lambda: content(browser, "#announcement"))
+
+
+def test_two_operators_see_each_others_doing(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
+    """The other one freezes a domain with the API while the page is open."""
+    open_history(browser, url)
+    engine.asked_for = engine.asked_for.with_frozen("code", True)
+    engine.event_log.append(Event(at_s=time.time(), kind="audit", message="bob (token): freeze the domain code"))
+    wait(browser, lambda: "❄ frozen" in text_of(browser, "domains"))
+    wait(browser, lambda: "bob (token)" in text_of(browser, "events"))
+
+
+def test_the_playground_tells_tokens_apart(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
+    open_dashboard(browser, url)
+    click(browser, "#ask")
+    wait(browser, lambda: "Plain" in text_of(browser, "playground-note") or find(browser, "#ask").is_enabled())
+    wait(browser, find(browser, "#ask").is_enabled)
+    assert text_of(browser, "speculated") == text_of(browser, "plain") == "Hello world"
+    kinds = [one.get_attribute("class") for one in browser.find_elements(By.CSS_SELECTOR, "#speculated .token")]
+    assert kinds[:4] == ["token first", "token accepted", "token accepted", "token recovered"]
+    style = "return getComputedStyle(document.querySelector(arguments[0])).borderBottomStyle"
+    shapes = {kind: script(browser, style, f"#speculated .{kind}") for kind in ("accepted", "recovered")}
+    assert shapes == {"accepted": "solid", "recovered": "dashed"}
+    first_round = find(browser, "#rounds tr").text
+    assert "feature v3" in first_round and "■■□□ 2 of 4" in first_round
+    assert "acceptance rate" in text_of(browser, "speculated-figures")
+    assert [query.speculation_length for query in engine.requests] == [None, 0]
+
+
+def test_a_page_left_open_holds_no_more_than_its_bounds(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient
+) -> None:
+    open_history(browser, url)
+    now_s = time.time()
+    engine.event_log += [
+        Event(at_s=now_s - 300 + at / 10, kind="refuse", message=f"candidate {at}") for at in range(2000)
+    ]
+    wait(browser, lambda: "candidate 1999" in text_of(browser, "events"))
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#events li")) <= 200
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#gate tr")) <= 30
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_lines_follow_the_theme(browser: webdriver.Chrome, url: str, theme: str) -> None:
+    look(browser, width=1280, theme=theme)
+    open_history(browser, url)
+    colour = script(browser, "return getComputedStyle(document.documentElement).getPropertyValue('--line-0').trim()")
+    assert colour == {"light": "#0f766e", "dark": "#35c4b5"}[theme]
+    assert focused_id(browser) is not None

@@ -1,0 +1,76 @@
+"""What the operator asks for reaches engines with the answers to their reports, and survives every restart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from actors.engine import as_ordered
+from actors.kept_wishes import KeptWishes
+from actors.supervisor import SupervisorActor
+from osd.fleet.heartbeat import EngineOrders
+from osd.monitor.wishes import BadWishError, Wishes
+from osd.records.errors import QueueFullError
+from osd.records.query import Request
+from tests.kit.fakes import fake_report
+from tests.kit.history_stores import MemoryHistory
+
+QUERY = Request(request_id="r", prompt_ids=(1,), domain="code")
+
+
+def test_a_policy_is_for_queries_that_ask_for_nothing_themselves() -> None:
+    orders = EngineOrders(session="s", lengths={"code": 0})
+    assert as_ordered(QUERY, orders).speculation_length == 0
+    assert as_ordered(replace(QUERY, domain="chat"), orders).speculation_length is None
+    assert as_ordered(replace(QUERY, speculation_length=3), orders).speculation_length == 3
+
+
+def test_a_draining_engine_takes_no_new_queries_but_goes_on_with_old_ones() -> None:
+    orders = EngineOrders(session="s", draining=True)
+    with pytest.raises(QueueFullError, match="drained"):
+        as_ordered(QUERY, orders)
+    assert as_ordered(replace(QUERY, resume_ids=(7,)), orders).resume_ids == (7,)
+
+
+def test_the_supervisor_orders_what_was_asked_for() -> None:
+    supervisor = SupervisorActor({})
+    supervisor.set_length("code", 2)
+    supervisor.set_draining("b", True)
+    assert supervisor.report(fake_report("a")).lengths == {"code": 2}
+    assert [supervisor.report(fake_report(name)).draining for name in ("a", "b")] == [False, True]
+    supervisor.set_draining("b", False)
+    supervisor.set_length("code", None)
+    orders = supervisor.report(fake_report("b"))
+    assert (orders.lengths, orders.draining) == ({}, False)
+    supervisor.close()
+
+
+def test_wishes_survive_restarts_also_those_of_an_outage() -> None:
+    store = MemoryHistory()
+    KeptWishes(store).change(lambda wishes: wishes.with_frozen("code", True))
+    store.is_away = True
+    later = KeptWishes(store)
+    later.settle()
+    store.is_away = False
+    assert later.now == Wishes()
+    later.settle()
+    assert later.now.frozen == {"code"}
+    store.is_away = True
+    later.change(lambda wishes: wishes.with_frozen("chat", True))
+    store.is_away = False
+    later.settle()
+    restarted = KeptWishes(store)
+    restarted.settle()
+    assert restarted.now.frozen == {"code", "chat"}
+
+
+def test_absurd_wishes_are_refused() -> None:
+    with pytest.raises(BadWishError, match="length"):
+        Wishes().with_length("code", 17)
+    with pytest.raises(BadWishError, match="domain"):
+        Wishes().with_frozen("", True)
+    wishes = Wishes()
+    with pytest.raises(BadWishError, match="200"):
+        for number in range(300):
+            wishes = wishes.with_frozen(f"domain-{number}", True)
