@@ -17,8 +17,6 @@ from trainer.answers import AnswerFolder, answers_key, make_answers, open_answer
 from trainer.build import build_student
 from trainer.offline import OfflineTrainer
 
-_CHECKPOINT_EVERY_S = 60.0
-
 
 @dataclass(frozen=True, slots=True)
 class DistillProgress:
@@ -43,6 +41,7 @@ def distill(
     num_answers: int,
     max_tokens: int,
     passes: float,
+    checkpoint_every_s: float = 60.0,
     on_progress: Callable[[DistillProgress], None] = lambda progress: None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> WeightManifest:
@@ -57,6 +56,7 @@ def distill(
         num_answers: see `make_answers`.
         max_tokens: see `make_answers`.
         passes: how often each answer is trained on.
+        checkpoint_every_s: least time between two checkpoints.
         on_progress: called after every file of answers and every training step.
         on_event: called on a publish or a refusal by the gate.
 
@@ -100,7 +100,7 @@ def distill(
                 held_out_acceptance=acceptance,
             )
         )
-        if time.monotonic() - saved_at_s >= _CHECKPOINT_EVERY_S:
+        if time.monotonic() - saved_at_s >= checkpoint_every_s:
             trainer.checkpoint()
             saved_at_s = time.monotonic()
     trainer.checkpoint()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 LOG_ZERO = -1e4
 """Log-probability of an impossible event: exp() of it is exactly 0, and 0 times it is 0, not NaN as with -inf."""
-_BUFFER_FLOATS = 1 << 18
+BUFFER_FLOATS = 1 << 18
 
 
 def gather_logits(logits_NR: Tensor, slots_NK: Tensor, slots_N1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +70,7 @@ def _buffers(logits_NR: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows, each with its logits in a float32 buffer; the buffer's extra last column is for index R."""
     num_rows, size = logits_NR.shape
     # On a GPU all rows at once: one launch per operation.
-    at_once = max(1, _BUFFER_FLOATS // size) if logits_NR.device.type == "cpu" else max(1, num_rows)
+    at_once = max(1, BUFFER_FLOATS // size) if logits_NR.device.type == "cpu" else max(1, num_rows)
     buffer_nS = torch.zeros((min(at_once, num_rows), size + 1), device=logits_NR.device)
     for first in range(0, num_rows, at_once):
         rows = slice(first, min(first + at_once, num_rows))

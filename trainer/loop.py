@@ -43,7 +43,6 @@ _log = logging.getLogger(__name__)
 _MIN_HELD_OUT_RECORDS = 3
 _IDLE_S = 0.1
 _BLOCK_MS = 200
-_PAUSE_AFTER_ERROR_S = 1.0
 _LONGEST_YIELD_S = 2.0
 _LEAST_RATE = 1 / 16
 """Lowest share of the configured learning rate, however many candidates in a row are worse."""
@@ -67,6 +66,7 @@ class Trainer:
         may_train: False while the engine needs the machine.
         on_event: called on publishes, refusals, restarts, pauses and errors, on the thread where they happen.
         checkpoint_every_s: longest time between checkpoints, so the most work that a kill may cost.
+        pause_after_error_s: pause after a step that failed.
         clock: monotonic seconds.
 
     Raises:
@@ -85,6 +85,7 @@ class Trainer:
         may_train: Callable[[], bool] = lambda: True,
         on_event: Callable[[Event], None] = lambda event: None,
         checkpoint_every_s: float = 60.0,
+        pause_after_error_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._student, self._target_id = config, student, target_id
@@ -96,6 +97,7 @@ class Trainer:
         self._publisher = Publisher(store, student, config.gate_margin, self)
         self._folder = CheckpointFolder(checkpoint_folder)
         self._checkpoint_every_s, self._checkpointed_at_s = checkpoint_every_s, clock()
+        self._pause_after_error_s = pause_after_error_s
         self._num_saved = 0
         """How many of all records ever seen the checkpoint contains."""
         self._dirty = False
@@ -143,7 +145,7 @@ class Trainer:
             except Exception as error:
                 _log.exception("the trainer's step failed")
                 self.problem(f"training failed: {error}")
-                stop.wait(_PAUSE_AFTER_ERROR_S)
+                stop.wait(self._pause_after_error_s)
                 continue
             if status.state != "training":
                 stop.wait(_IDLE_S)

@@ -19,7 +19,7 @@ from osd.ports.drafter import Drafter, SwapIn
 from osd.records.drafter_id import DrafterId
 from osd.records.proposal import DraftBatch, Proposal
 
-_CATCH_UP_TOKENS = 256
+CATCH_UP_TOKENS = 256
 """Most positions per pass while catching up, so that a long prompt does not need one huge pass."""
 
 _ROUND_TOKENS = 17
@@ -48,7 +48,7 @@ class ModelDrafter:
             backend,
             num_slots=num_slots,
             max_context_tokens=max_context_tokens,
-            max_new_tokens=_CATCH_UP_TOKENS,
+            max_new_tokens=CATCH_UP_TOKENS,
             max_round_tokens=_ROUND_TOKENS,
         )
         self._vocab_tokens = target_vocab_tokens
@@ -58,7 +58,7 @@ class ModelDrafter:
     def reset_row(self, row: int) -> None:
         """Begin a new query in a row. Its cache is zeroed, since even a masked NaN of the last query would spoil it."""
         # Beyond the known positions lie rejected proposals, and padding.
-        self._lm.clear_row(row, 0, self._end[row] + _CATCH_UP_TOKENS)
+        self._lm.clear_row(row, 0, self._end[row] + CATCH_UP_TOKENS)
         self._end[row] = 0
 
     def swap_rows(self, row: int, other: int) -> None:
@@ -108,7 +108,7 @@ class ModelDrafter:
         for row, num_tokens in enumerate(batch.num_tokens):
             if num_tokens - self._end[row] <= _ROUND_TOKENS:
                 continue
-            for start in range(self._end[row], num_tokens - 1, _CATCH_UP_TOKENS):
-                end = min(start + _CATCH_UP_TOKENS, num_tokens - 1)
+            for start in range(self._end[row], num_tokens - 1, CATCH_UP_TOKENS):
+                end = min(start + CATCH_UP_TOKENS, num_tokens - 1)
                 self._lm.forward(row, batch.tokens_SL[row : row + 1, start:end], [start], logits="none")
             self._end[row] = num_tokens - 1

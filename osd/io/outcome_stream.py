@@ -20,7 +20,6 @@ from osd.records.outcome import Outcome
 logger = logging.getLogger(__name__)
 
 _LONGEST_BLOCK_MS = int(COMMAND_TIMEOUT_S * 1000) // 2
-_CLAIM_INTERVAL_S = 5.0
 
 # If a put times out, it may or may not have happened. The mark makes repeating it harmless for this long.
 _MARK_S = 600
@@ -43,6 +42,7 @@ class RedisOutcomeStream:
         group: str = "osd-trainer",
         consumer: str = "trainer",
         dead_after_s: float = 600.0,
+        claim_interval_s: float = 5.0,
     ) -> None:
         """Prepare; the first method call connects to Redis.
 
@@ -54,6 +54,7 @@ class RedisOutcomeStream:
             group: Redis consumer group; its readers share the outcomes.
             consumer: This reader's name in the group.
             dead_after_s: Outcomes that another reader has held unacknowledged for this long are taken over.
+            claim_interval_s: Pause after all of those were looked through.
 
         Raises:
             OsdError: the URL is malformed.
@@ -65,6 +66,7 @@ class RedisOutcomeStream:
         self._group = group
         self._consumer = consumer
         self._dead_after_s = dead_after_s
+        self._claim_interval_s = claim_interval_s
         self._client = connect(url)
         self._put_script = self._client.register_script(PUT)
         self._lag_script = self._client.register_script(LAG)
@@ -189,7 +191,7 @@ class RedisOutcomeStream:
         )
         self._claim_after = reply[0].decode()
         if self._claim_after == "0-0":
-            self._next_claim_s = time.monotonic() + _CLAIM_INTERVAL_S
+            self._next_claim_s = time.monotonic() + self._claim_interval_s
         # Redis 6.2 returns no position for an entry trimmed in between; the next run drops it as its own pending.
         return [entry for entry in reply[1] if entry[0] is not None]
 

@@ -45,11 +45,11 @@ def num_weights(folder: Path) -> int:
     return sum(_num_weights(path) for path in folder.glob("*.safetensors"))
 
 
-def memory_bytes(device: torch.device) -> int:
-    """All memory of a device; of a CPU what this process may take, by its container's limit too."""
+def memory_bytes(device: torch.device, limit_file: Path = _CGROUP_LIMIT) -> int:
+    """All memory of a device; of a CPU what this process may take, by its container's limit (in `limit_file`) too."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
+    limit = limit_file.read_text().strip() if limit_file.exists() else "max"
     total = int(psutil.virtual_memory().total)
     return total if limit == "max" else min(total, int(limit))
 

@@ -111,11 +111,8 @@ def test_what_a_killed_reader_held_goes_to_another(redis_server: RedisServer, op
     assert _read(heir)[:2] == ["a", "b"]
 
 
-def test_one_object_delivers_nothing_twice_though_it_claims(
-    open_stream: OpenStream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("osd.io.outcome_stream._CLAIM_INTERVAL_S", 0.0)
-    stream = open_stream(dead_after_s=0.0)
+def test_one_object_delivers_nothing_twice_though_it_claims(open_stream: OpenStream) -> None:
+    stream = open_stream(dead_after_s=0.0, claim_interval_s=0.0)
     _put(stream, "a", "b")
     assert _read(stream) == ["a", "b"]
     assert _read_all(stream) == []

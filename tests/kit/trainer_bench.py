@@ -48,6 +48,7 @@ class Bench:
             may_train=lambda: self.may_train,
             on_event=self.events.append,
             checkpoint_every_s=60.0,
+            pause_after_error_s=0.01,
             clock=self.clock,
         )
         return self.trainer

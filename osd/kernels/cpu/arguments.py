@@ -175,7 +175,7 @@ class Kept(NamedTuple):
 NONE: Array = np.empty(0, np.int64)
 
 
-class Look(NamedTuple):
+class Ranking(NamedTuple):
     """A query to logits at N places: the K largest, and the log-probabilities of chosen tokens."""
 
     places_N: Array
@@ -186,9 +186,9 @@ class Look(NamedTuple):
     chosen_N: Array
 
 
-def look_at(places_N: Array, chosen_ids_N: Array, top_k: int) -> Look:
+def ranking_at(places_N: Array, chosen_ids_N: Array, top_k: int) -> Ranking:
     """A query with memory for the results; places and chosen ids are int64."""
-    return Look(
+    return Ranking(
         places_N=places_N,
         chosen_ids_N=chosen_ids_N,
         ids_NK=np.empty((len(places_N), top_k), np.int32),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from osd.kernels.cpu.bits import Array, apart, exp, inner, narrow, room, widen
+from osd.kernels.cpu.bits import Array, compiled, empty_rows, exp, inlined, narrow, widen
 from osd.kernels.cpu.products.tile import leave, ready, rows_at_once, sums
 from osd.kernels.cpu.products.tiling import STEP_BYTES, WIDTH
 from osd.kernels.cpu.rows import norm
@@ -24,7 +24,7 @@ _NEAR = 4
 _FLOATS: Array = np.empty(0, np.float32)
 
 
-@inner
+@inlined
 def keep(
     heads_QXD: Array,
     cos_LD: Array,
@@ -59,7 +59,7 @@ def keep(
                 values_HTW[h, t, w] = 0
 
 
-@inner
+@inlined
 def _keep_value(value_D: Array, values_HTW: Array, at: int) -> None:
     """Write one value. Where a step holds two bfloat16, writing the first zeroes the second."""
     for h in range(len(values_HTW)):
@@ -76,13 +76,13 @@ def _keep_value(value_D: Array, values_HTW: Array, at: int) -> None:
                 values_HTW[h, at // 2, w] = first | np.uint32(np.uint32(part_W[w]) << np.uint32(16))
 
 
-@inner
+@inlined
 def num_blocks(num_positions: int) -> int:
     """The number of blocks that hold these positions."""
     return (num_positions + WIDTH - 1) // WIDTH
 
 
-@inner
+@inlined
 def _turned(head_D: Array, cos_D: Array, sin_D: Array, norm_D: Array, eps: np.float32, out_D: Array) -> None:
     """Normalise a head where the model does, then apply rotary embedding; the sines are signed."""
     if len(norm_D) > 0:
@@ -97,8 +97,8 @@ def _turned(head_D: Array, cos_D: Array, sin_D: Array, norm_D: Array, eps: np.fl
         out2_D[i] = narrow(second * cos2_D[i] + first * sin2_D[i], out_D)
 
 
-@inner
-def look(
+@inlined
+def ranking(
     heads_QXD: Array,
     cos_LD: Array,
     sin_LD: Array,
@@ -116,7 +116,7 @@ def look(
     """Attention of one key head's queries, from position `start` on, to positions from `first` on within `reach`."""
     num_new, num_heads, size = out_QND.shape
     group = num_heads // len(keys_MCKW)
-    query_PD = room(num_new * group, size, heads_QXD)
+    query_PD = empty_rows(num_new * group, size, heads_QXD)
     for p in range(len(query_PD)):
         at = min(start + p // group, len(cos_LD) - 1)
         head_D = heads_QXD[p // group, key_head * group + p % group]
@@ -124,14 +124,14 @@ def look(
     first_block = max(first, start - reach + 1, 0) // WIDTH
     low = first_block * WIDTH
     keys_CKW = keys_MCKW[key_head, first_block : num_blocks(start + num_new)]
-    score_PL = room(len(query_PD), len(keys_CKW) * WIDTH, _FLOATS)
+    score_PL = empty_rows(len(query_PD), len(keys_CKW) * WIDTH, _FLOATS)
     _scores(query_PD, keys_CKW, score_PL)
-    share_PL = room(len(query_PD), score_PL.shape[1], heads_QXD)
+    share_PL = empty_rows(len(query_PD), score_PL.shape[1], heads_QXD)
     for p in range(len(query_PD)):
         at = start + p // group
         _softmax(score_PL[p], max(first, at - reach + 1, 0) - low, at + 1 - low, scale, share_PL[p])
     values_HTW = values_MHTW[key_head, :, low * heads_QXD.itemsize // STEP_BYTES :]
-    mixed_PD = room(len(query_PD), len(values_HTW) * WIDTH, _FLOATS)
+    mixed_PD = empty_rows(len(query_PD), len(values_HTW) * WIDTH, _FLOATS)
     _mix(share_PL, values_HTW, mixed_PD)
     for p in range(len(query_PD)):
         out_D = out_QND[p // group, key_head * group + p % group]
@@ -139,7 +139,7 @@ def look(
             out_D[d] = narrow(mixed_PD[p, d], out_D)
 
 
-@apart
+@compiled
 def _scores(query_PD: Array, keys_CKW: Array, score_PL: Array) -> None:
     """The dot products of all queries and keys; scores beyond the last key are undefined."""
     at_once, num_ready, zeros_W = rows_at_once(query_PD), 0, np.zeros(WIDTH, np.float32)
@@ -153,7 +153,7 @@ def _scores(query_PD: Array, keys_CKW: Array, score_PL: Array) -> None:
     leave(query_PD)
 
 
-@inner
+@inlined
 def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Array) -> None:
     """Softmax of the entries `low .. high - 1`; the others become zero."""
     seen_L, seen_share_L = score_L[low:high], share_L[low:high]  # plain slices: indices might be negative to LLVM
@@ -172,19 +172,19 @@ def _softmax(score_L: Array, low: int, high: int, scale: np.float32, share_L: Ar
     share_L[high:] = 0
 
 
-@inner
+@inlined
 def _ordered(value: np.float32) -> np.int32:
     """A float32's bits as an int32 of the same order; integer maxima are vectorised, float ones are not."""
     return _flipped(np.float32(value).view(np.int32))
 
 
-@inner
+@inlined
 def _flipped(bits: np.int32) -> np.int32:
     """Map a float's bits to that order, or back."""
     return np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
-@apart
+@compiled
 def _mix(share_PL: Array, values_HTW: Array, mixed_PD: Array) -> None:
     """The sum of the values, weighted by their softmax shares."""
     at_once, num_ready, zeros_W = rows_at_once(share_PL), 0, np.zeros(WIDTH, np.float32)

@@ -20,20 +20,20 @@ if _config.CPU_FEATURES is None and FEATURES.get("avx512f"):
     # On many Intel processors LLVM prefers 256-bit vectors, because wide ones used to reduce the clock frequency.
     _config.CPU_FEATURES = f"{get_host_cpu_features().flatten()},-prefer-256-bit"
 # The numpy error model does not check for division by zero, which would prevent vectorisation and raise on padding.
-inner = njit(fastmath=True, error_model="numpy", forceinline=True)
+inlined = njit(fastmath=True, error_model="numpy", forceinline=True)
 """For functions called from compiled ones: inlined, so the caller's optimisation includes them."""
-apart = njit(error_model="numpy")
+compiled = njit(error_model="numpy")
 """For functions that are too large to inline everywhere. Such a function's machine code may be its own compilation's or
 the stored one of a caller, so it is compiled without fastmath, whose last bits could differ between the two.
 """
-loose = njit(fastmath=True, error_model="numpy")
-"""As `apart`, but with fastmath: for proposals and for distributions that tokens are drawn from, whose last bits may
+compiled_fast = njit(fastmath=True, error_model="numpy")
+"""As `compiled`, but with fastmath: for proposals and for distributions that tokens are drawn from, whose last bits may
 differ, since greedy answers do not depend on them.
 """
 
 
-@apart
-def room(num_rows: int, num_columns: int, like: Array) -> Array:
+@compiled
+def empty_rows(num_rows: int, num_columns: int, like: Array) -> Array:
     """Uninitialised rows of the element type of `like`, each aligned to a cache line if rows are whole cache lines."""
     size, line = num_rows * num_columns, 64 // like.itemsize
     elements = np.empty(size + line, like.dtype)
@@ -65,7 +65,7 @@ def _narrow(value, like):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
     return lambda value, like: _rounded(value)
 
 
-@inner
+@inlined
 def is_finite(value: np.float32) -> bool:
     """Whether the value is neither NaN nor infinite, by its bits: `fastmath` assumes that no such values exist."""
     exponent = np.int32(0x7F800000)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from osd.kernels.cpu.arguments import CHAIN_PHASES, Chain, Choice, Kept, Known, Scratch, Shapes, Span, Stack
-from osd.kernels.cpu.bits import Array, apart, loose
+from osd.kernels.cpu.bits import Array, compiled, compiled_fast
 from osd.kernels.cpu.rows import norm
 from osd.kernels.cpu.sharing import Turns, later, shared
 from osd.kernels.cpu.stack import project_rows, run_layers, scratch_in
 from osd.kernels.cpu.verdicts.highest import highest
-from osd.kernels.cpu.verdicts.masses import draw, room_for, spread
+from osd.kernels.cpu.verdicts.masses import draw, empty_masses, spread
 from osd.kernels.cpu.verdicts.shaping import shape
 
 
-@apart
+@compiled
 def _pass_in(scratch_E: Array, stack: Stack, num_rows: int, size: int) -> Scratch:
     """The scratch of a pass over `num_rows` rows, at the beginning of the round's scratch."""
     middle, end = num_rows * size, 2 * num_rows * size
@@ -25,7 +25,7 @@ def _pass_in(scratch_E: Array, stack: Stack, num_rows: int, size: int) -> Scratc
     return scratch_in(scratch_E[end:], stack, x_RH, normed_RH)
 
 
-@loose
+@compiled_fast
 def run_chain(
     stack: Stack, chain: Chain, known: Known, choice: Choice, shapes: Shapes, scratch_E: Array, turns: Turns
 ) -> None:
@@ -69,20 +69,20 @@ def run_chain(
             choice.ids_KB[step, b] = _choose(b, step, kept.logits_BR[b], chain.vocab_ids_R, choice, shapes)
 
 
-@loose
+@compiled_fast
 def _choose(b: int, step: int, logits_R: Array, vocab_ids_R: Array, choice: Choice, shapes: Shapes) -> int:
     """Choose row b's token of one step: the most likely one, or a draw."""
     index, most = np.empty(1, np.int32), np.empty(1, np.float32)
     highest(logits_R, index, most)
     if len(choice.greedy_B) == 0 or choice.greedy_B[b]:
         return int(vocab_ids_R[index[0]])
-    weights, probs_V = room_for(len(logits_R)), choice.probs_BKV[b, step]
-    share = np.float32(1) / shape(logits_R, most[0], shapes, b, weights)
-    spread(weights, share, vocab_ids_R, probs_V)
-    return int(vocab_ids_R[draw(weights, choice.uniform_BK[b, step])])
+    masses, probs_V = empty_masses(len(logits_R)), choice.probs_BKV[b, step]
+    share = np.float32(1) / shape(logits_R, most[0], shapes, b, masses)
+    spread(masses, share, vocab_ids_R, probs_V)
+    return int(vocab_ids_R[draw(masses, choice.uniform_BK[b, step])])
 
 
-@loose
+@compiled_fast
 def _read_in(n: int, step: int, stack: Stack, chain: Chain, known: Known, choice: Choice, kept: Kept) -> None:
     """Write entry n's input: the next token's embedding beside the hidden state (first step) or the last feature."""
     both_F, size = kept.both_RF[n], kept.feature_BH.shape[1]

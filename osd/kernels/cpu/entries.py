@@ -11,24 +11,24 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit, prange
 
-from osd.kernels.cpu.arguments import Chain, Choice, Known, Look, Shapes, Span, Stack, Trial
-from osd.kernels.cpu.bits import Array, inner
+from osd.kernels.cpu.arguments import Chain, Choice, Known, Ranking, Shapes, Span, Stack, Trial
+from osd.kernels.cpu.bits import Array, inlined
 from osd.kernels.cpu.chain import run_chain
 from osd.kernels.cpu.rows import norm
 from osd.kernels.cpu.sharing import Turns, later, shared, turns_at
 from osd.kernels.cpu.stack import project_rows, run_layers, scratch_in
-from osd.kernels.cpu.verdicts.highest import answer
+from osd.kernels.cpu.verdicts.highest import rank_place
 from osd.kernels.cpu.verdicts.token_rule import judge
 
 _Entry: TypeAlias = Callable[..., None]
 
 
-@inner
-def _find(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, turns: Turns) -> None:
+@inlined
+def _project_and_rank(weights: int, bits: int, x_RI: Array, out_RO: Array, ranking: Ranking, turns: Turns) -> None:
     """A product, and a query to its result."""
     project_rows(weights, bits, x_RI, out_RO, False, turns)
-    for n in shared(later(turns, 1), len(look.places_N)):
-        answer(n, out_RO, look)
+    for n in shared(later(turns, 1), len(ranking.places_N)):
+        rank_place(n, out_RO, ranking)
 
 
 def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
@@ -95,30 +95,32 @@ def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
             project_rows(weights, bits, x_RI, out_RO, False, turns_at(counters, thread, num_threads))
 
     @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
-    def find_alone(weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array) -> None:
+    def project_and_rank_alone(
+        weights: int, bits: int, x_RI: Array, out_RO: Array, ranking: Ranking, counters: Array
+    ) -> None:
         sources  # noqa: B018
-        _find(weights, bits, x_RI, out_RO, look, turns_at(counters, 0, 1))
+        _project_and_rank(weights, bits, x_RI, out_RO, ranking, turns_at(counters, 0, 1))
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # numba is untyped
-    def find_together(
-        weights: int, bits: int, x_RI: Array, out_RO: Array, look: Look, counters: Array, num_threads: int
+    def project_and_rank_together(
+        weights: int, bits: int, x_RI: Array, out_RO: Array, ranking: Ranking, counters: Array, num_threads: int
     ) -> None:
         sources  # noqa: B018
         for thread in prange(num_threads):
-            _find(weights, bits, x_RI, out_RO, look, turns_at(counters, thread, num_threads))
+            _project_and_rank(weights, bits, x_RI, out_RO, ranking, turns_at(counters, thread, num_threads))
 
     @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
-    def highest_alone(logits_RV: Array, look: Look, counters: Array) -> None:
+    def rank_alone(logits_RV: Array, ranking: Ranking, counters: Array) -> None:
         sources  # noqa: B018
-        for n in range(len(look.places_N)):
-            answer(n, logits_RV, look)
+        for n in range(len(ranking.places_N)):
+            rank_place(n, logits_RV, ranking)
 
     @njit(**options, parallel=True)  # type: ignore[untyped-decorator]  # numba is untyped
-    def highest_together(logits_RV: Array, look: Look, counters: Array, num_threads: int) -> None:
+    def rank_together(logits_RV: Array, ranking: Ranking, counters: Array, num_threads: int) -> None:
         sources  # noqa: B018
         for thread in prange(num_threads):
-            for n in shared(turns_at(counters, thread, num_threads), len(look.places_N)):
-                answer(n, logits_RV, look)
+            for n in shared(turns_at(counters, thread, num_threads), len(ranking.places_N)):
+                rank_place(n, logits_RV, ranking)
 
     @njit(**options)  # type: ignore[untyped-decorator]  # numba is untyped
     def judge_alone(logits_RV: Array, trial: Trial, shapes: Shapes, counters: Array) -> None:
@@ -143,8 +145,8 @@ def entries(sources: str) -> dict[str, tuple[_Entry, ...]]:
         "pass": (pass_alone, pass_together),
         "chain": (chain_alone, chain_together),
         "project": (project_alone, project_together),
-        "find": (find_alone, find_together),
-        "highest": (highest_alone, highest_together),
+        "project_and_rank": (project_and_rank_alone, project_and_rank_together),
+        "rank": (rank_alone, rank_together),
         "judge": (judge_alone, judge_together),
         "norm": (norm_rows,),
     }

@@ -20,7 +20,7 @@ from osd.kernels.cpu.arguments import (
     Chain,
     Choice,
     Known,
-    Look,
+    Ranking,
     Shapes,
     Span,
     Stack,
@@ -46,8 +46,9 @@ class Kernels:
         self._told = threading.local()
         self._most_threads = most_threads(numba)
         self._entries = entries = stored_entries()
-        self._pass, self._chain, self._project, self._find = (entries[n] for n in ("pass", "chain", "project", "find"))
-        self._highest, self._judge, [self._norm] = (entries[name] for name in ("highest", "judge", "norm"))
+        self._pass, self._chain, self._project = (entries[name] for name in ("pass", "chain", "project"))
+        self._project_and_rank = entries["project_and_rank"]
+        self._rank, self._judge, [self._norm] = (entries[name] for name in ("rank", "judge", "norm"))
         if self._most_threads > 1:
             num_threads = torch.get_num_threads()
             numba.set_num_threads(self._most_threads)
@@ -77,13 +78,13 @@ class Kernels:
         """Compute `x @ weight.T + bias`; `bits` of a quantised weight, or 0."""
         self._run(self._project, 1, tiles.data_ptr(), bits, array(x_RI), array(out_RO))
 
-    def find(self, tiles: Tensor, bits: int, x_RI: Array, out_RO: Array, look: Look) -> None:
+    def project_and_rank(self, tiles: Tensor, bits: int, x_RI: Array, out_RO: Array, ranking: Ranking) -> None:
         """Compute a product in bfloat16, and answer a query to its result."""
-        self._run(self._find, 2, tiles.data_ptr(), bits, x_RI, out_RO, look)
+        self._run(self._project_and_rank, 2, tiles.data_ptr(), bits, x_RI, out_RO, ranking)
 
-    def highest(self, logits_RV: Array, look: Look) -> None:
+    def rank(self, logits_RV: Array, ranking: Ranking) -> None:
         """Find the K largest logits of some rows, in bfloat16."""
-        self._run(self._highest, 1, logits_RV, look)
+        self._run(self._rank, 1, logits_RV, ranking)
 
     def judge(self, logits_RV: Array, trial: Trial, shapes: Shapes) -> None:
         """Compute verdicts on sampled rows' proposals."""

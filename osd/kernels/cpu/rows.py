@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from osd.kernels.cpu.bits import Array, inner, narrow, widen
+from osd.kernels.cpu.bits import Array, inlined, narrow, widen
 
 
-@inner
+@inlined
 def norm(x_H: Array, weight_H: Array, eps: np.float32, out_H: Array) -> None:
     """RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467): `x / sqrt(mean(x²) + eps) * weight`."""
     size = len(x_H)

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from osd.kernels.cpu.arguments import COUNTERS
-from osd.kernels.cpu.bits import Array, inner
+from osd.kernels.cpu.bits import Array, inlined
 
 _INT64 = ir.IntType(64)
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -67,19 +67,19 @@ class Turns(NamedTuple):
     num_threads: int
 
 
-@inner
+@inlined
 def turns_at(counters: Array, thread: int, num_threads: int) -> Turns:
     """The turns at the first phase of an array of counters."""
     return Turns(np.int64(counters.ctypes.data), np.int64(thread), np.int64(num_threads))  # type: ignore[arg-type]
 
 
-@inner
+@inlined
 def later(turns: Turns, num_phases: int) -> Turns:
     """The turns `num_phases` phases later."""
     return Turns(turns.counters + num_phases * (COUNTERS * _COUNTER_BYTES), turns.thread, turns.num_threads)
 
 
-@inner
+@inlined
 def shared(turns: Turns, num_tasks: int) -> Iterator[int]:
     """The tasks of a phase that this thread draws; ends when all tasks of all threads are done.
 

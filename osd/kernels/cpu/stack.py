@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from osd.kernels.cpu.arguments import LAYER_PHASES, Scratch, Span, Stack
-from osd.kernels.cpu.attention import keep, look
-from osd.kernels.cpu.bits import Array, apart, inner
+from osd.kernels.cpu.attention import keep, ranking
+from osd.kernels.cpu.bits import Array, compiled, inlined
 from osd.kernels.cpu.products.product import project, project_gated
 from osd.kernels.cpu.products.product_codes import project_codes, project_codes_gated
 from osd.kernels.cpu.rows import norm
@@ -19,13 +19,13 @@ _LOOK_ROWS = 32
 """Number of a row's new positions whose attention is one task."""
 
 
-@inner
+@inlined
 def _norm_rows(x_RH: Array, weight_H: Array, eps: np.float32, out_RH: Array, turns: Turns) -> None:
     for row in shared(turns, len(x_RH)):
         norm(x_RH[row], weight_H, eps, out_RH[row])
 
 
-@apart
+@compiled
 def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Turns) -> None:
     """One thread's share of a product with weights, quantised to `bits` bits unless that is 0."""
     if bits > 0:
@@ -34,7 +34,7 @@ def project_rows(weights: int, bits: int, x_RI: Array, out_RO: Array, is_added: 
         project(weights, x_RI, out_RO, is_added, turns)
 
 
-@inner
+@inlined
 def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, turns: Turns) -> None:
     """Attention of one layer. A row with one task writes its keys and values in that task, while they are in the cache;
     a row with several tasks writes them in a phase before.
@@ -51,7 +51,7 @@ def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, turns: Turns
             _keep_new(layer, stack, span, scratch, b, m)
         offset = task // num_key_heads % num_parts * _LOOK_ROWS
         rows = slice(b * span.num_new + offset, b * span.num_new + min(offset + _LOOK_ROWS, span.num_new))
-        look(
+        ranking(
             heads_RXD[rows],
             stack.cos_LD,
             stack.sin_LD,
@@ -68,7 +68,7 @@ def _attend(layer: int, stack: Stack, span: Span, scratch: Scratch, turns: Turns
         )
 
 
-@inner
+@inlined
 def _keep_new(layer: int, stack: Stack, span: Span, scratch: Scratch, b: int, m: int) -> None:
     """Write the keys and values of a row's new positions, for one key head."""
     keep(
@@ -84,7 +84,7 @@ def _keep_new(layer: int, stack: Stack, span: Span, scratch: Scratch, b: int, m:
     )
 
 
-@apart
+@compiled
 def scratch_in(scratch_E: Array, stack: Stack, x_RH: Array, normed_RH: Array) -> Scratch:
     """A pass's scratch as views of one array that all threads share, since numba cannot pass them a tuple made here."""
     num_rows, num_heads, head_size = len(x_RH), stack.num_heads, stack.cos_LD.shape[1]
@@ -103,7 +103,7 @@ def scratch_in(scratch_E: Array, stack: Stack, x_RH: Array, normed_RH: Array) ->
     )
 
 
-@inner
+@inlined
 def run_layers(stack: Stack, span: Span, scratch: Scratch, turns: Turns) -> None:
     """One thread's share of all layers and of the norm after them."""
     x_RH, normed_RH, gated_RI, bits = scratch.x_RH, scratch.normed_RH, scratch.gated_RI, stack.bits

@@ -28,7 +28,7 @@ from osd.machine.arrays import Numbers
 from osd.machine.transfer import pinned, to_device
 from osd.records.proposal import DraftBatch
 
-_SMALLEST_SEEN = 256
+SMALLEST_SEEN = 256
 
 
 class KernelDecoder:
@@ -170,7 +170,7 @@ class GpuDecoder:
         """
         max_len = self._sizes.max_len
         padding = bucket(len(starts), 1, self._sizes.num_slots) - len(starts)
-        seen = bucket(max(starts) + num_new, _SMALLEST_SEEN, max_len)
+        seen = bucket(max(starts) + num_new, SMALLEST_SEEN, max_len)
         return [*starts, *[max_len - num_new] * padding], seen
 
     @torch.no_grad()

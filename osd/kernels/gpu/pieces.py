@@ -27,7 +27,7 @@ _SHORTEST_PIECE = 256
 _FEWEST_NEW = 8
 _SMALLEST_TILE = 16
 """Smallest tile of a tensor-core product."""
-_ENOUGH_PROGRAMS = 264
+ENOUGH_PROGRAMS = 264
 """Two for each of an H200's 132 multiprocessors; more pieces would only add work to combining them."""
 _FAR = 1 << 30
 
@@ -180,7 +180,7 @@ def look_in_pieces(
     num_rows, num_new, _, size = heads_BQXD.shape
     num_key_heads, num_seen = keys_BMLD.shape[1:3]
     group = num_heads // num_key_heads
-    num_pieces = -(-_ENOUGH_PROGRAMS // (num_rows * num_key_heads))
+    num_pieces = -(-ENOUGH_PROGRAMS // (num_rows * num_key_heads))
     num_pieces = max(min(num_pieces, -(-num_seen // _SHORTEST_PIECE)), 1)
     query_rows = _tile(num_new * group)
     block = _BLOCK if query_rows < _MANY_ROWS else _BLOCK_OF_MANY

@@ -30,7 +30,7 @@ _PLAIN = {
     GGMLQuantizationType.F16: torch.float16,
     GGMLQuantizationType.BF16: torch.bfloat16,
 }
-_SHARD_BYTES = 4 << 30
+SHARD_BYTES = 4 << 30
 _NOT_WEIGHTS = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd\.weight")
 """RoPE tables: the first goes into the configuration, the others repeat what the configuration yields."""
 
@@ -126,7 +126,7 @@ def write_weights(
         shard[name] = weight
         waiting_bytes += weight.nbytes
         on_share((number + 1) / len(names))
-        if waiting_bytes >= _SHARD_BYTES:
+        if waiting_bytes >= SHARD_BYTES:
             flush()
     if shard:
         flush()

@@ -37,7 +37,7 @@ _FLOATS = KernelSet(torch.float32, is_threaded=False)
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where nothing is compiled yet."""
-    monkeypatch.setattr(store, "_folder", lambda: tmp_path)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     return tmp_path
 
 
@@ -124,7 +124,6 @@ def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(file))
-    monkeypatch.setattr(store, "_folder", lambda: tmp_path)
     failing = Build(_FLOATS)
     try:
         with pytest.raises(Exception, match="were not compiled: NotADirectoryError"):

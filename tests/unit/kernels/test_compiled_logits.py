@@ -55,6 +55,6 @@ def test_a_product_finds_its_greatest_on_the_way(num_rows: int, num_threads: int
     x_RI = torch.randn(num_rows, 64, generator=generator).bfloat16()
     x_RI[0] = weight_OI[40]
     project = TiledProjection(_KERNELS, weight_OI)
-    logits_RV, best_R = project.find(array(x_RI))
+    logits_RV, best_R = project.project_and_argmax(array(x_RI))
     assert torch.equal(tensor(logits_RV), project(x_RI))
     assert best_R.tolist() == project(x_RI).float().argmax(dim=-1).tolist() and best_R[0] == 40

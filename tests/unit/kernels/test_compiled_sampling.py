@@ -21,7 +21,7 @@ from tests.kit.backends import fastest
 if kernels() is None:
     pytest.skip("numba is not installed", allow_module_level=True)
 
-from osd.kernels.cpu.verdicts.masses import Weights, draw, leave, room_for, weight
+from osd.kernels.cpu.verdicts.masses import Masses, draw, empty_masses, mass_of, subtract
 from osd.kernels.cpu.verdicts.shaping import shape
 
 _VOCAB = 40_000
@@ -51,9 +51,9 @@ def _logits(*shape: int, spread: float, seed: int = 1) -> Tensor:
     return (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * spread).bfloat16()
 
 
-def _weights(logits_V: Tensor, params: SamplingParams) -> tuple[Weights, float]:
+def _weights(logits_V: Tensor, params: SamplingParams) -> tuple[Masses, float]:
     """By the compiled loops, with what they add up to."""
-    weights = room_for(_VOCAB)
+    weights = empty_masses(_VOCAB)
     for values in weights:
         values.fill(7)  # whatever was there
     shapes, most = shapes_of([RowShaping.of(params)]), np.float32(logits_V.max().item())
@@ -62,7 +62,7 @@ def _weights(logits_V: Tensor, params: SamplingParams) -> tuple[Weights, float]:
 
 def _shaped(logits_V: Tensor, params: SamplingParams) -> Tensor:
     weights, total = _weights(logits_V, params)
-    return torch.tensor([weight(weights, index) for index in range(_VOCAB)]) / total
+    return torch.tensor([mass_of(weights, index) for index in range(_VOCAB)]) / total
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 3.0, 40.0])  # nearly all tokens make up a nucleus, or one
@@ -113,8 +113,8 @@ def test_what_is_left_beyond_another_distribution(params: SamplingParams) -> Non
     logits_V, others_V = _logits(_VOCAB, spread=3.0), torch.softmax(_logits(_VOCAB, spread=3.0, seed=2).float(), dim=0)
     expected_V = (_shaped(logits_V, params) - others_V).clamp(min=0)
     weights, total = _weights(logits_V, params)
-    left = leave(weights, np.float32(total), others_V.numpy())
-    torch.testing.assert_close(torch.tensor([weight(weights, index) for index in range(_VOCAB)]), expected_V)
+    left = subtract(weights, np.float32(total), others_V.numpy())
+    torch.testing.assert_close(torch.tensor([mass_of(weights, index) for index in range(_VOCAB)]), expected_V)
     assert left == pytest.approx(float(expected_V.sum()), rel=1e-5)
 
 

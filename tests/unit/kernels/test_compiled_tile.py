@@ -16,7 +16,7 @@ from osd.kernels.cpu.arrays import array
 from osd.kernels.cpu.products import amx
 from osd.kernels.cpu.products.amx import HAS_AMX
 from osd.kernels.cpu.products.blocking import BLOCKING, BLOCKINGS, Blocking, blocking_for
-from osd.kernels.cpu.products.tile import leave, ready, tile_of
+from osd.kernels.cpu.products.tile import ready, release_registers, tile_of
 from osd.kernels.cpu.products.tiling import STEP_BYTES, WIDTH, tiled
 from osd.kernels.cpu.products.vectors import compiled_for
 from tests.kit.blockings import RUNNABLE
@@ -54,7 +54,7 @@ def sums(x_RI: Tensor, tile: Tensor, has_amx: bool, blocking: Blocking) -> Tenso
                 steps,
             )
             if has_amx:
-                leave(x)
+                release_registers(x)
 
         _compiled[kind] = run
     out = np.full((len(x_RI) + 1, WIDTH + 3), 7.0, np.float32)

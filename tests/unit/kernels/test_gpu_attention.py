@@ -48,7 +48,7 @@ def test_the_kernels_look_where_torch_does(
 def test_one_piece_is_enough_for_many_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     from osd.kernels.gpu import pieces
 
-    monkeypatch.setattr(pieces, "_ENOUGH_PROGRAMS", 2)
+    monkeypatch.setattr(pieces, "ENOUGH_PROGRAMS", 2)
     AttentionBench(torch.float32, num_heads=4, size=16, reach=30, max_len=520).check([3, 300], 3, 512)
 
 
@@ -57,7 +57,7 @@ def test_a_row_of_padding_looks_at_nothing(is_alone: bool, monkeypatch: pytest.M
     from osd.kernels.gpu import pieces
 
     if is_alone:
-        monkeypatch.setattr(pieces, "_ENOUGH_PROGRAMS", 2)
+        monkeypatch.setattr(pieces, "ENOUGH_PROGRAMS", 2)
     bench = AttentionBench(torch.float32, num_heads=4, size=16, reach=None, max_len=520)
     for _, got in bench.look([5, 516], 2, 256):
         assert got[:2].abs().sum() > 0 and not got[2:].any()

@@ -101,7 +101,7 @@ def test_sizes_are_rounded_up(value: int, size: int) -> None:
 
 @pytest.mark.parametrize("sliding_window", [None, 6])
 def test_a_captured_pass_is_the_pass(sliding_window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("osd.kernels.gpu.decoder._SMALLEST_SEEN", 8)
+    monkeypatch.setattr("osd.kernels.gpu.decoder.SMALLEST_SEEN", 8)
     plain = tiny_llama()
     if sliding_window is not None:
         shape = {name: getattr(plain.config, name) for name in _SHAPE}
@@ -164,7 +164,7 @@ def test_a_captured_chain_is_the_chain(kind: str, monkeypatch: pytest.MonkeyPatc
             return feature_drafter(target, backend=backend)
         return model_drafter(tiny_llama(seed=5), target, backend=backend)
 
-    monkeypatch.setattr("osd.drafters.model._CATCH_UP_TOKENS", 7)
+    monkeypatch.setattr("osd.drafters.model.CATCH_UP_TOKENS", 7)
     eager, replayed = make(TORCH), make(captured_by(capture))
     if isinstance(eager, FeatureDrafter):
         states = [feature_state(eager.config, seed) for seed in (1, 2)]

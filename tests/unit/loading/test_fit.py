@@ -45,12 +45,11 @@ def test_weights_larger_than_the_device_are_refused(
         check_fits(folder, dtype_name, dtype, _CPU)
 
 
-def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(fit, "_CGROUP_LIMIT", limit)
-    machine = memory_bytes(_CPU)
+    machine = memory_bytes(_CPU, limit)
     assert machine > 1 << 28
     limit.write_text("max\n")
-    assert memory_bytes(_CPU) == machine
+    assert memory_bytes(_CPU, limit) == machine
     limit.write_text("1048576\n")
-    assert memory_bytes(_CPU) == 1 << 20
+    assert memory_bytes(_CPU, limit) == 1 << 20

@@ -187,7 +187,7 @@ def test_quantised_weights_become_float32_and_are_marked(tmp_path: Path) -> None
 
 
 def test_weights_beyond_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("osd.loading.gguf.tensors._SHARD_BYTES", 20_000)
+    monkeypatch.setattr("osd.loading.gguf.tensors.SHARD_BYTES", 20_000)
     model = _model()
     path = _file(tmp_path / "m.gguf", model)
     torch.testing.assert_close(_logits(_loaded(path)), _logits(model))

@@ -25,7 +25,6 @@ from osd.kernels.backend import Backend
 from osd.kernels.cpu import kernels as door
 from osd.kernels.cpu.backend.decoder import CpuDecoder
 from osd.kernels.cpu.backend.layers import CompiledLayers
-from osd.kernels.cpu.compiling import store
 from osd.kernels.cpu.compiling.building import Build
 from osd.kernels.cpu.compiling.signatures import KernelSet
 from osd.kernels.reference.llama import Llama
@@ -346,7 +345,6 @@ def test_the_drafter_before_is_freed_at_once(model: Any) -> None:
 def test_a_process_that_is_killed_leaves_torch_serving(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_folder", lambda: tmp_path / "kernels")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     build = Build(_THESE)
     service = Service(model, build)

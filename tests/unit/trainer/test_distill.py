@@ -95,10 +95,17 @@ def test_it_goes_on_where_it_was(config: Config, resolved: ResolvedTarget, monke
         if now.trained_share > 0.5:
             raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("trainer.distill._CHECKPOINT_EVERY_S", 0.0)
-        prompts = _prompts(resolved, other)
-        distill(other, resolved, prompts, num_answers=24, max_tokens=_MAX_TOKENS, passes=2.0, on_progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        distill(
+            other,
+            resolved,
+            _prompts(resolved, other),
+            num_answers=24,
+            max_tokens=_MAX_TOKENS,
+            passes=2.0,
+            checkpoint_every_s=0.0,
+            on_progress=stop,
+        )
     resumed = _distill(other, resolved, 24, passes=2.0)
     assert resumed[0].steps == stopped[-1].steps  # the step that was told of last had not been saved
     assert resumed[-1].steps == whole[-1].steps and resumed[-1].trained_tokens == whole[-1].trained_tokens

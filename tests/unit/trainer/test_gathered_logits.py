@@ -24,7 +24,7 @@ def _plain(logits_NR: Tensor, slots_NK: Tensor, slots_N1: Tensor) -> tuple[Tenso
 def test_values_and_gradients_are_those_of_plain_torch(
     dtype: torch.dtype, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathered_logits, "_BUFFER_FLOATS", rows_at_once * R)
+    monkeypatch.setattr(gathered_logits, "BUFFER_FLOATS", rows_at_once * R)
     generator = torch.Generator().manual_seed(rows_at_once)
     logits_NR = (3 * torch.randn(N, R, generator=generator)).to(dtype)
     slots_NK = torch.stack([torch.randperm(R, generator=generator)[:K] for _ in range(N)])

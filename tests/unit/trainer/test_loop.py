@@ -296,7 +296,6 @@ def test_run_forever_runs_in_a_thread_and_leaves_a_checkpoint(tmp_path: Path) ->
 
 
 def test_an_error_in_a_step_does_not_end_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.loop._PAUSE_AFTER_ERROR_S", 0.01)
     bench = Bench(tmp_path)
     fails = iter([True, True])
     loss_terms = bench.student.loss_terms

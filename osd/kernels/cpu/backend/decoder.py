@@ -138,7 +138,7 @@ class CpuDecoder:
         num_rows, num_new, size = hidden_BQH.shape
         if hidden_BQH.dtype != np.uint16:
             return TorchLogits(self._head(tensor(hidden_BQH)))
-        found_RV, best_R = self._head.find(hidden_BQH.reshape(-1, size))
+        found_RV, best_R = self._head.project_and_argmax(hidden_BQH.reshape(-1, size))
         return CpuLogits(self._kernels, found_RV, num_new, best_R.reshape(num_rows, num_new))
 
     def draft(self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int) -> Proposed:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.kernels.cpu.arguments import LAYER_PHASES, NONE, Array, Span, Stack, look_at
+from osd.kernels.cpu.arguments import LAYER_PHASES, NONE, Array, Span, Stack, ranking_at
 from osd.kernels.cpu.kernels import Kernels
 from osd.kernels.cpu.products.codes import tiled_codes
 from osd.kernels.cpu.products.tiling import tiled
@@ -56,11 +56,12 @@ class TiledProjection:
         self._kernels.project(self.tiles, self._bits, x_RI, out_RO)
         return out_RO.view(*x.shape[:-1], self._num_outputs)
 
-    def find(self, x_RI: Array) -> tuple[Array, Array]:
+    def project_and_argmax(self, x_RI: Array) -> tuple[Array, Array]:
         """The product in bfloat16, and the index of each row's largest output `[R]`, the first if there are several."""
-        out_RO, look = np.empty((len(x_RI), self._num_outputs), x_RI.dtype), look_at(np.arange(len(x_RI)), NONE, 1)
-        self._kernels.find(self.tiles, self._bits, x_RI, out_RO, look)
-        return out_RO, look.ids_NK[:, 0].astype(np.int64)
+        out_RO = np.empty((len(x_RI), self._num_outputs), x_RI.dtype)
+        ranking = ranking_at(np.arange(len(x_RI)), NONE, 1)
+        self._kernels.project_and_rank(self.tiles, self._bits, x_RI, out_RO, ranking)
+        return out_RO, ranking.ids_NK[:, 0].astype(np.int64)
 
 
 class LayerWeights(NamedTuple):

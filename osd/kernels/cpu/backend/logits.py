@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osd.kernels.cpu.arguments import NONE, Array, Shapes, Trial, look_at
+from osd.kernels.cpu.arguments import NONE, Array, Shapes, Trial, ranking_at
 from osd.kernels.cpu.arrays import array, is_finite, tensor
 from osd.kernels.cpu.kernels import Kernels
 from osd.kernels.reference.logits import TorchLogits
@@ -87,9 +87,9 @@ class CpuLogits:
 
     def rank(self, places: Sequence[int], chosen: Sequence[int], top_k: int) -> RankedTokens:
         """See `Logits`."""
-        look = look_at(np.array(places, np.int64), np.array(chosen, np.int64), top_k)
-        self._kernels.highest(self._bits_RV, look)
-        return RankedTokens(look.chosen_N, look.ids_NK, look.values_NK, no_wait)
+        ranking = ranking_at(np.array(places, np.int64), np.array(chosen, np.int64), top_k)
+        self._kernels.rank(self._bits_RV, ranking)
+        return RankedTokens(ranking.chosen_N, ranking.ids_NK, ranking.values_NK, no_wait)
 
     def replaced(self, logits_BQV: Tensor) -> Logits:
         """See `Logits`; in float32, by torch's operations."""
@@ -107,9 +107,9 @@ def most_likely(kernels: Kernels, logits: Tensor) -> Tensor:
     if logits.dtype != torch.bfloat16 or logits.numel() <= _FEW or not logits.is_contiguous():
         return most_likely_by_torch(logits)
     logits_RV = logits.view(-1, logits.shape[-1])
-    look = look_at(np.arange(len(logits_RV)), NONE, 1)
-    kernels.highest(array(logits_RV), look)
-    return torch.from_numpy(look.ids_NK.astype(np.int64)).view(logits.shape[:-1])
+    ranking = ranking_at(np.arange(len(logits_RV)), NONE, 1)
+    kernels.rank(array(logits_RV), ranking)
+    return torch.from_numpy(ranking.ids_NK.astype(np.int64)).view(logits.shape[:-1])
 
 
 def shapes_of(rows: Sequence[RowShaping]) -> Shapes:

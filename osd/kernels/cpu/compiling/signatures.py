@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from osd.kernels.cpu.arguments import NONE, Array, Chain, Choice, Known, Shapes, Span, Stack, Trial, look_at
+from osd.kernels.cpu.arguments import NONE, Array, Chain, Choice, Known, Shapes, Span, Stack, Trial, ranking_at
 
-_NAMES = {torch.bfloat16: ("chain", "pass", "project", "find", "judge", "highest", "norm")}
+_NAMES = {torch.bfloat16: ("chain", "pass", "project", "project_and_rank", "judge", "rank", "norm")}
 """Kernels for each dtype of weights; those that take longest to compile come first."""
 _FEW_NAMES = ("pass", "project", "norm")
 """Kernels for the other dtypes."""
@@ -60,10 +60,10 @@ def samples(name: str, kernels: KernelSet) -> Iterator[tuple[Any, ...]]:
         yield stack, chain, known, choice, _shapes(), _of(stored, 1), *counters, *threads
     elif name == "project":
         yield 0, 0, rows_RH, rows_RH, *counters, *threads
-    elif name == "find":
-        yield 0, 0, rows_RH, rows_RH, look_at(NONE, NONE, 1), *counters, *threads
-    elif name == "highest":
-        yield rows_RH, look_at(NONE, NONE, 1), *counters, *threads
+    elif name == "project_and_rank":
+        yield 0, 0, rows_RH, rows_RH, ranking_at(NONE, NONE, 1), *counters, *threads
+    elif name == "rank":
+        yield rows_RH, ranking_at(NONE, NONE, 1), *counters, *threads
     elif name == "judge":
         table, probs = _of(np.int64, 2), _of(np.float32, 3)
         trial = Trial(NONE, 1, table, NONE, table, probs, _of(np.float32, 2), table, True, True)

@@ -92,7 +92,6 @@ def stored_entries() -> Entries:
     return entries
 
 
-@cache
 def _folder() -> Path:
     return root() / _digest()[:24]
 

@@ -4,7 +4,7 @@ An AMX register holds sixteen rows of 64 bytes. The tile layout of `osd.kernels.
 sixteen steps of sixteen outputs, 128 bytes apart. A row's result does not depend on the other rows.
 
 Registers must be configured before use, which takes longer than a short product, so one configuration serves many
-products. Rows aligned to cache lines are loaded in half of the time (`aligned` in `osd.machine.arrays`, `room` in
+products. Rows aligned to cache lines are loaded in half of the time (`aligned` in `osd.machine.arrays`, `empty_rows` in
 `bits`).
 """
 
@@ -47,7 +47,7 @@ HAS_AMX = _is_allowed()
 
 def make_ready(builder: Any, num_rows: Any, num_steps: Any) -> None:
     """Configure the registers for `write_tile`: for up to `ROWS` rows, or up to `REGISTER_ROWS` if the number of steps
-    is not a multiple of `STEPS`. Lasts until the next configuration or `leave`.
+    is not a multiple of `STEPS`. Lasts until the next configuration or `release_registers`.
     """
     has_more = builder.icmp_signed(">", num_rows, int64(REGISTER_ROWS))
     first = builder.select(has_more, int64(REGISTER_ROWS), num_rows)
@@ -65,7 +65,7 @@ def make_ready(builder: Any, num_rows: Any, num_steps: Any) -> None:
     )
 
 
-def leave(builder: Any) -> None:
+def release_registers(builder: Any) -> None:
     """Release the registers; a thread that uses them takes longer to switch."""
     MatrixCode(builder).call("tilerelease")
 

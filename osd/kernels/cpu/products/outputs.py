@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from osd.kernels.cpu.bits import LOG2_E, Array, apart, inner, room
+from osd.kernels.cpu.bits import LOG2_E, Array, compiled, empty_rows, inlined
 from osd.kernels.cpu.products.tiling import WIDTH
 from osd.kernels.cpu.products.vectors import FLOAT, FLOATS, INTS, VECTOR_BYTES, Code
 
@@ -154,24 +154,24 @@ def _gate_compiled(gates_RW, ups_RW, out_RW):  # type: ignore[no-untyped-def]  #
     return compiled
 
 
-@inner
+@inlined
 def _whole(out_RW: Array) -> Array:
     """The outputs as rows of whole tiles: a temporary copy if there are fewer outputs."""
     if out_RW.shape[1] == WIDTH:
         return out_RW
-    whole_RW = room(len(out_RW), WIDTH, out_RW)
+    whole_RW = empty_rows(len(out_RW), WIDTH, out_RW)
     _copy(out_RW, whole_RW, out_RW.shape[1])
     return whole_RW
 
 
-@inner
+@inlined
 def _cut(whole_RW: Array, out_RW: Array) -> None:
     """Copy the existing outputs back from the temporary."""
     if out_RW.shape[1] < WIDTH:
         _copy(whole_RW, out_RW, out_RW.shape[1])
 
 
-@apart
+@compiled
 def _copy(source_RW: Array, out_RW: Array, num_columns: int) -> None:
     """Copy element by element; numba would take many seconds to compile a slice assignment."""
     for row in range(len(out_RW)):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from osd.kernels.cpu.bits import Array, apart, inner, room
+from osd.kernels.cpu.bits import Array, compiled, empty_rows, inlined
 from osd.kernels.cpu.products import outputs
-from osd.kernels.cpu.products.tile import leave, ready, rows_at_once, sums
+from osd.kernels.cpu.products.tile import ready, release_registers, rows_at_once, sums
 from osd.kernels.cpu.products.tiling import STEP_BYTES, WIDTH
 from osd.kernels.cpu.sharing import Turns, shared
 
@@ -17,11 +17,11 @@ _FLOATS: Array = np.empty(0, np.float32)
 _BYTES_OF_A_STEP = WIDTH * STEP_BYTES
 
 
-@apart
+@compiled
 def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Turns) -> None:
     """Write (or with `is_added` add) the product with the tiles at address `weights`, by one phase's turns."""
     at_once, num_ready = rows_at_once(x_RI), 0
-    sums_RW = room(at_once, WIDTH, _FLOATS)
+    sums_RW = empty_rows(at_once, WIDTH, _FLOATS)
     for tile in shared(turns, num_tiles(out_RO)):
         for start in range(0, len(x_RI), at_once):
             some_RI = x_RI[start : start + at_once]
@@ -32,14 +32,14 @@ def project(weights: int, x_RI: Array, out_RO: Array, is_added: bool, turns: Tur
                 outputs.add(sums_RW, out)
             else:
                 outputs.write(sums_RW, out)
-    leave(x_RI)
+    release_registers(x_RI)
 
 
-@apart
+@compiled
 def project_gated(weights: int, x_RI: Array, out_RO: Array, turns: Turns) -> None:
     """Write `silu(gate) * up` (Shazeer 2020, arXiv 2002.05202); the up projection's tiles follow the gate's."""
     at_once, num_ready = rows_at_once(x_RI), 0
-    gates_RW, ups_RW = room(at_once, WIDTH, _FLOATS), room(at_once, WIDTH, _FLOATS)
+    gates_RW, ups_RW = empty_rows(at_once, WIDTH, _FLOATS), empty_rows(at_once, WIDTH, _FLOATS)
     to_ups = num_tiles(out_RO) * _num_bytes(x_RI)
     for tile in shared(turns, num_tiles(out_RO)):
         gate = weights + tile * _num_bytes(x_RI)
@@ -50,17 +50,17 @@ def project_gated(weights: int, x_RI: Array, out_RO: Array, turns: Turns) -> Non
             _of_tile(some_RI, gate + to_ups, ahead, ups_RW)
             out = out_RO[start : start + at_once, tile * WIDTH : (tile + 1) * WIDTH]
             outputs.gate(gates_RW, ups_RW, out)
-    leave(x_RI)
+    release_registers(x_RI)
 
 
-@inner
+@inlined
 def _of_tile(x_RI: Array, address: int, ahead: int, out_RW: Array) -> None:
     """The product with the tile at an address; prefetches what lies `ahead` bytes after its steps."""
     steps = address + _BYTES_OF_A_STEP
     sums(x_RI, address, steps, out_RW, steps + ahead)
 
 
-@inner
+@inlined
 def _half_ahead(start: int, x_RI: Array) -> int:
     """The prefetch distance for the rows from `start` on. The first block of rows waits for the memory, the next ones
     for arithmetic; each of the first two blocks prefetches half of the next tile. 0 for no prefetching.
@@ -71,14 +71,14 @@ def _half_ahead(start: int, x_RI: Array) -> int:
     return size if start == 0 else size + size // 2
 
 
-@inner
+@inlined
 def num_tiles(out_RO: Array) -> int:
     """Number of tiles for these outputs; the last one may have fewer than 32."""
     num_outputs: int = out_RO.shape[1]
     return (num_outputs + WIDTH - 1) // WIDTH
 
 
-@inner
+@inlined
 def _num_bytes(x_RI: Array) -> int:
     """Bytes of a tile for inputs of this size."""
     num_steps: int = x_RI.shape[1] * x_RI.itemsize // STEP_BYTES

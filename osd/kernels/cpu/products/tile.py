@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from osd.kernels.cpu.bits import Array, inner
+from osd.kernels.cpu.bits import Array, inlined
 from osd.kernels.cpu.products import amx
 from osd.kernels.cpu.products.amx import HAS_AMX
 from osd.kernels.cpu.products.blocking import BLOCK_STEPS, BLOCKING, Blocking
@@ -190,17 +190,17 @@ def _make_ready(typing: Any, num_rows: Any, num_steps: Any) -> Any:
 
 
 @_intrinsic  # type: ignore[untyped-decorator]  # numba is untyped
-def _leave(typing: Any) -> Any:
+def _release_registers(typing: Any) -> Any:
     """Release AMX registers; see `osd.kernels.cpu.products.amx`."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        amx.leave(builder)
+        amx.release_registers(builder)
         return context.get_dummy_value()
 
     return types.void(), generate
 
 
-@inner
+@inlined
 def rows_at_once(x_RI: Array) -> int:
     """The most rows that `sums` accepts."""
     if not (HAS_AMX and x_RI.itemsize == 2):
@@ -209,7 +209,7 @@ def rows_at_once(x_RI: Array) -> int:
     return amx.ROWS if is_whole else amx.REGISTER_ROWS
 
 
-@inner
+@inlined
 def ready(x_RI: Array, num_ready: int) -> int:
     """Prepare for `sums` of these rows. Returns the number of rows prepared for, to pass to the next call.
 
@@ -222,11 +222,11 @@ def ready(x_RI: Array, num_ready: int) -> int:
     return len(x_RI)
 
 
-@inner
-def leave(x_RI: Array) -> None:
+@inlined
+def release_registers(x_RI: Array) -> None:
     """Call this after the last `sums` of such rows; it releases AMX registers."""
     if HAS_AMX and x_RI.itemsize == 2:
-        _leave()
+        _release_registers()
 
 
 _tile_float32 = tile_of(is_float32=True, has_amx=False)

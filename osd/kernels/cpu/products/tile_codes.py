@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from osd.kernels.cpu.bits import Array, apart, inner, widen
+from osd.kernels.cpu.bits import Array, compiled, inlined, widen
 from osd.kernels.cpu.products import amx_codes
 from osd.kernels.cpu.products.amx import HAS_AMX
 from osd.kernels.cpu.products.blocking import BLOCKING, Blocking
@@ -204,7 +204,7 @@ def _each_step(code: Code, codes: Any, bits: int, halves: range, sums: _Vectors,
 _tile_4, _tile_8 = tile_of(4, has_amx=HAS_AMX), tile_of(8, has_amx=HAS_AMX)
 
 
-@inner
+@inlined
 def code_rows_at_once() -> int:
     """The most rows that `sums_codes` accepts."""
     return amx_codes.ROWS if HAS_AMX else BLOCKING.rows
@@ -232,7 +232,7 @@ def _sums_codes(x_RI, x_sums_RB, bits, weights, out_RW):  # type: ignore[no-unty
     return either
 
 
-@apart
+@compiled
 def block_sums(x_RI: Array) -> Array:
     """Every row's sum of inputs over each block, `[R, B]`; computed by halves."""
     sums_RB = np.empty((len(x_RI), x_RI.shape[1] // BLOCK), np.float32)

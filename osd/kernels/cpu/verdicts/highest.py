@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from osd.kernels.cpu.arguments import Look
-from osd.kernels.cpu.bits import Array, apart, exp_below, inner, widen
+from osd.kernels.cpu.arguments import Ranking
+from osd.kernels.cpu.bits import Array, compiled, exp_below, inlined, widen
 
 _CHUNK = 128
 _PART = 32
@@ -18,7 +18,7 @@ _SUMMED = 512
 _LOWEST = np.int16(-32768)
 
 
-@apart
+@compiled
 def highest(logits_V: Array, ids_K: Array, values_K: Array) -> None:
     """The K largest values with their indices, largest first; equal ones in order of index.
 
@@ -43,7 +43,7 @@ def highest(logits_V: Array, ids_K: Array, values_K: Array) -> None:
         values_K[k] = widen(logits_V[ids_K[k]])
 
 
-@inner
+@inlined
 def _most(bits_N: Array) -> np.int16:
     """The maximum."""
     most = _LOWEST
@@ -52,7 +52,7 @@ def _most(bits_N: Array) -> np.int16:
     return most
 
 
-@inner
+@inlined
 def _below(most_C: Array, count: int) -> np.int16:
     """A value that at least `count` chunk maxima exceed, by bisection; the lowest value if there are fewer chunks."""
     low, high = int(_LOWEST), 32767
@@ -68,13 +68,13 @@ def _below(most_C: Array, count: int) -> np.int16:
     return np.int16(max(low - 1, int(_LOWEST)))
 
 
-@inner
+@inlined
 def _flipped(bits: np.int16) -> np.int16:
     """bfloat16's bits as int16 of the same order, of which a vector register holds twice as many."""
     return np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF)))
 
 
-@apart
+@compiled
 def _insert(order: np.int16, index: int, ids_K: Array, order_K: Array) -> None:
     """Insert a value into the sorted list; the last one drops out."""
     place = len(order_K) - 1
@@ -84,7 +84,7 @@ def _insert(order: np.int16, index: int, ids_K: Array, order_K: Array) -> None:
     order_K[place], ids_K[place] = order, index
 
 
-@inner
+@inlined
 def log_total(logits_V: Array, most: np.float32) -> np.float64:
     """`log(sum(exp(logits)))`, given the maximum `most`; accurate enough to subtract it from large logits."""
     total = np.float64(0)
@@ -97,13 +97,13 @@ def log_total(logits_V: Array, most: np.float32) -> np.float64:
     return np.float64(most + np.log(total))
 
 
-@inner
-def answer(n: int, logits_RV: Array, look: Look) -> None:
-    """Answer the n-th place of a query."""
-    logits_V, values_K = logits_RV[look.places_N[n]], look.values_NK[n]
-    highest(logits_V, look.ids_NK[n], values_K)
-    if len(look.chosen_N) > 0:
+@inlined
+def rank_place(n: int, logits_RV: Array, ranking: Ranking) -> None:
+    """Write the n-th place's most likely ids, their values, and the chosen id's log-probability if one is asked for."""
+    logits_V, values_K = logits_RV[ranking.places_N[n]], ranking.values_NK[n]
+    highest(logits_V, ranking.ids_NK[n], values_K)
+    if len(ranking.chosen_N) > 0:
         total = log_total(logits_V, values_K[0])
-        look.chosen_N[n] = widen(logits_V[look.chosen_ids_N[n]]) - total
+        ranking.chosen_N[n] = widen(logits_V[ranking.chosen_ids_N[n]]) - total
         for k in range(len(values_K)):
             values_K[k] -= total
