@@ -1,4 +1,4 @@
-"""A served engine and everything around it: its thread, recorder, weight store, hot swap and kernel swap."""
+"""Assembles a served engine: its thread, recorder, weight store, hot swap and kernel swap."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from osd.text.codec import TextCodec
 
 @dataclass(slots=True)
 class EngineAssembly:
-    """A running engine with everything around it."""
+    """A running engine and the parts that serve, record and swap for it."""
 
     loop: EngineLoop
     store: WeightStore
@@ -46,11 +46,11 @@ class EngineAssembly:
     feed: AnswerFeed | None = None
 
     def roll_back(self, to: int, reason: str) -> WeightManifest:
-        """Serve version `to` again, as an operator asks. The hot swap sees it in the store, counts it and reports it.
+        """Serve version `to` again at an operator's request, by moving the store's pointer, which the hot swap follows.
 
         Raises:
             UnknownVersionError: there is no such version.
-            WeightsRefusedError: it serves already, was itself rolled back, is torn, or was refused by the engine.
+            WeightsRefusedError: the version serves already, was rolled back, is damaged, or was refused by the engine.
         """
         if self.hot_swap and (refusal := self.hot_swap.refusal(to)):
             raise WeightsRefusedError(f"the engine refused version {to}: {refusal}")
@@ -80,17 +80,17 @@ def assemble_engine(
     on_event: Callable[[Event], None] = lambda event: None,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> EngineAssembly:
-    """A served engine: its own thread, outcomes to Redis, new versions swapped in.
+    """Start an engine on its own thread, which records outcomes to Redis and swaps in new drafter versions.
 
     Args:
-        config: everything.
-        redis_url: where outcomes go.
-        deliver: takes each step's deltas, on the engine's thread.
-        on_event: told of swaps, refusals and roll backs, on several threads.
-        on_progress: told what it is doing, also of kernels that are compiled while it serves.
+        config: the whole configuration.
+        redis_url: server of the outcome stream.
+        deliver: called with each step's deltas, on the engine's thread.
+        on_event: called on swaps, refusals and roll backs, on several threads.
+        on_progress: called with the stage of the start, and with the progress of compilation while the engine serves.
 
     Raises:
-        OsdError: a model cannot be had or served; the message says what to do.
+        OsdError: a model cannot be loaded or served; the message says what to do.
     """
     use_threads(config)
     resolved = resolve_target(config.target.model, config.state_dir)
@@ -112,7 +112,7 @@ def _assemble(
     on_event: Callable[[Event], None],
     on_progress: Callable[[str], None],
 ) -> EngineAssembly:
-    """See `assemble_engine`; `prepared` is what computes, and what compiles where kernels are to take over."""
+    """See `assemble_engine`; `prepared` holds the first back end, and the running compilation of its successor."""
     store = open_store(config, resolved)
     recorder = open_recorder(config, redis_url) if config.outcomes.enabled else None
     lookup = make_lookup(config)

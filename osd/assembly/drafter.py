@@ -1,4 +1,4 @@
-"""The drafter's versions for a target, and the drafter that serves one of them."""
+"""Opens the store of a drafter's versions, and a drafter with one of them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _log = logging.getLogger(__name__)
 
 
 def open_store(config: Config, resolved: ResolvedTarget) -> FileWeightStore:
-    """The versions of the configured kind of drafter for a target."""
+    """The store of versions of the configured kind of drafter for a target."""
     return FileWeightStore(open_folder(config, weights_path(resolved.target_id, config.drafter.kind)))
 
 
 def ensure_first_version(config: Config, resolved: ResolvedTarget, store: WeightStore) -> None:
-    """Where there is no version, publish the drafter that is shipped for this target, or else an untrained one."""
+    """If the store is empty, publish the drafter shipped for this target, or an untrained one if none is shipped."""
     if store.latest() is not None:
         return
     kind = config.drafter.kind
@@ -40,10 +40,10 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
 
 
 def open_latest(config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target) -> Drafter:
-    """The drafter with the store's latest version that can be served; the first version is made where there is none.
+    """The drafter with the latest version that can be served; an empty store gets its first version.
 
     Raises:
-        OsdError: no drafter can be made, or none of the versions served.
+        OsdError: no drafter can be created, or every version is refused.
     """
     ensure_first_version(config, resolved, store)
     latest = store.latest()
@@ -62,11 +62,11 @@ def open_latest(config: Config, resolved: ResolvedTarget, store: WeightStore, ta
 def open_version(
     config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target, number: int, backend: Backend
 ) -> Drafter:
-    """The drafter with one of the store's versions, computed by a back end.
+    """The drafter with one of the store's versions, on a back end.
 
     Raises:
-        WeightsRefusedError: it is torn, or does not fit.
-        OsdError: its configuration does not fit the target.
+        WeightsRefusedError: the version is damaged, or its tensors do not fit.
+        OsdError: the version's configuration does not fit the target.
     """
     manifest, state = store.load(number)
     drafter = open_drafter(config, manifest.config, target, resolved.folder, backend)

@@ -1,4 +1,4 @@
-"""An engine of a target and drafters, and one for this process alone."""
+"""Builds an engine from a target and drafters; `open_engine` makes one without Ray, Redis or HTTP."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def open_engine(
     recorder: OutcomeRecorder | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Engine:
-    """An engine for this process alone: no Ray, Redis or HTTP. The drafter is the store's latest version.
+    """Open an engine in this process, without Ray, Redis or HTTP, with the latest drafter version of the store.
 
     Raises:
-        OsdError: a model cannot be had or served; the message says what to do.
+        OsdError: a model cannot be loaded or served; the message says what to do.
     """
     config = config or Config()
     use_threads(config)
@@ -68,17 +68,17 @@ def load_engine(
     """Load target and drafter, and make an engine of them.
 
     Args:
-        config: everything.
+        config: the whole configuration.
         resolved: the target.
-        prepared: what computes. Where kernels are to take over, nothing is spent on what is done anew then.
-        store: of the drafter's versions.
+        prepared: the back end. If kernels will replace it, huge pages and exact timings are left until then.
+        store: the drafter's versions.
         lookup: proposes beside the drafter.
         recorder: see `Engine`.
         on_event: see `Engine`.
-        on_progress: told what it is doing.
+        on_progress: called with each stage.
 
     Raises:
-        OsdError: a model cannot be had or served; the message says what to do.
+        OsdError: a model cannot be loaded or served; the message says what to do.
     """
     is_for_now = prepared.build is not None
     on_progress("loading the target")
@@ -96,7 +96,7 @@ def load_engine(
 
 
 def measure(config: Config, target: Target, drafters: Sequence[Drafter], *, num_timings: int = NUM_TIMINGS) -> Costs:
-    """What rounds cost with this target and these drafters, for `make_engine`; their rows are overwritten."""
+    """Measure what rounds cost with this target and these drafters, for `make_engine`; overwrites their rows."""
     num_slots, max_length = config.engine.max_slots, config.speculation.max_length
     return calibrate(target, drafters, num_slots=num_slots, max_length=max_length, num_timings=num_timings)
 
@@ -115,11 +115,11 @@ def make_engine(
     """An engine whose policy chooses among the drafters.
 
     Args:
-        config: see `Engine`; section swap as well.
-        target: the model served.
+        config: the whole configuration.
+        target: the target model.
         codec: its tokenizer.
         drafters: each becomes an arm; with none, decoding is plain.
-        costs: of rounds with these.
+        costs: measured by `measure`.
         lookup: proposes beside them where it has something to offer.
         recorder: see `Engine`.
         on_event: see `Engine`.
@@ -134,5 +134,5 @@ def make_engine(
 
 
 def use_threads(config: Config) -> None:
-    """Explicitly, because Ray tells the libraries of an actor's process to use a single thread."""
+    """Set torch's number of threads; Ray limits it to one in an actor's process."""
     torch.set_num_threads(num_threads(config.target))

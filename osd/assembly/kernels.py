@@ -1,4 +1,7 @@
-"""Which back end an engine computes with: chosen here, once. Compiled kernels are made sure of before it serves."""
+"""Chooses the back end of an engine (see `osd.kernels.backend`); the only place that does.
+
+On a CPU it also loads the compiled kernels, or has them compiled by another process while torch serves.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,15 @@ _log = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
-    """What an engine computes with at its start."""
+    """The back end that an engine starts with."""
 
     backend: Backend
     build: Build | None
-    """Compiles kernels, which are to take over once they are there; None where nothing is awaited."""
+    """The running compilation of kernels that will replace the back end; None if the back end is final."""
 
 
 def backend_for(device: torch.device) -> Backend:
-    """The fastest that there is on a device; compiled kernels that are not there yet are compiled when first called."""
+    """The fastest back end for a device. Kernels that are not compiled yet are compiled by their first call."""
     if device.type == "cuda":
         return GpuBackend.on(device)
     found = kernels() if device.type == "cpu" else None
@@ -46,28 +49,28 @@ def backend_for(device: torch.device) -> Backend:
 
 
 def load_backend(these: KernelSet) -> Backend:
-    """Of kernels that were compiled.
+    """The CPU back end with a set of kernels that are compiled already.
 
     Raises:
-        OsdError: they cannot be loaded.
+        OsdError: the kernels cannot be loaded.
     """
     return CpuBackend(load(these))
 
 
 def num_threads(target: TargetConfig) -> int:
-    """How many threads an engine computes with on a CPU."""
+    """Number of threads of an engine's passes on a CPU; by default one per physical core."""
     return target.threads or psutil.cpu_count(logical=False) or 1
 
 
 def kernels_for(target: TargetConfig, stored: Stored = LLAMA_IN_BFLOAT16) -> KernelSet | None:
-    """What an engine with this target calls; None: nothing, since there are no kernels for its device or type.
+    """The set of compiled kernels for a target; None if there are none for its device and dtype.
 
     Args:
-        target: what is served.
-        stored: how its weights are stored; by default as most are.
+        target: the target's settings.
+        stored: dtype and architecture of the target's files; by default those of most models.
 
     Raises:
-        OsdError: no such device, or it cannot have this type.
+        OsdError: there is no such device, or it does not support the dtype.
     """
     device = choose_device(target.device)
     dtype = choose_dtype(target.dtype, device, stored)
@@ -77,7 +80,7 @@ def kernels_for(target: TargetConfig, stored: Stored = LLAMA_IN_BFLOAT16) -> Ker
 
 
 def _most_threads() -> int:
-    """Of kernels; where numba is not installed, whoever needs them is told so later."""
+    """The most threads that kernels can use; 1 if numba is not installed, which loading the kernels will report."""
     try:
         import numba
     except ImportError:
@@ -86,14 +89,14 @@ def _most_threads() -> int:
 
 
 def _stored_as(model: str) -> Stored:
-    """How a target that is a folder is stored; of others it is not known yet, and most are stored alike."""
+    """Dtype and architecture of a target's files; those of most models if it is no folder (not read yet)."""
     folder = Path(model).expanduser()
     return stored_in(folder) if (folder / "config.json").is_file() else LLAMA_IN_BFLOAT16
 
 
 @contextmanager
 def early_build(target: TargetConfig) -> Iterator[None]:
-    """Where kernels were never compiled before, begin while a start does other things; the engine's build shares in."""
+    """On the first start of all, compile kernels while the context runs; the engine's own build continues the work."""
     these = kernels_for(target, _stored_as(target.model)) if store.is_empty() else None
     build = None if these is None else Build(these)
     try:
@@ -110,16 +113,19 @@ def prepare_backend(
     may_serve_without: bool,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
-    """See to it that no query waits for a compiler: kernels are loaded now, or take over once they are compiled.
+    """Choose a back end so that no query waits for a compiler.
+
+    Compiled kernels are loaded. Otherwise the torch back end serves until they are, or, if that is not allowed, this
+    waits for them.
 
     Args:
-        target: what is served; `int4` needs them.
-        folder: its model's.
-        may_serve_without: start with torch's operations where the kernels are not compiled yet.
-        on_progress: told how far they are, where they are waited for.
+        target: the target's settings; dtype `int4` requires compiled kernels.
+        folder: the target's files.
+        may_serve_without: whether the torch back end may serve meanwhile.
+        on_progress: called with the share of kernels compiled, while this waits.
 
     Raises:
-        OsdError: no such device; or the target needs kernels, and they cannot be had.
+        OsdError: there is no such device, or the target requires kernels that cannot be compiled or loaded.
     """
     device, these = choose_device(target.device), kernels_for(target, stored_in(folder))
     if these is None:
@@ -144,5 +150,5 @@ def prepare_backend(
 
 
 def awaits_kernels(target: Target) -> bool:
-    """Whether compiled kernels are to take over this target's passes; else they only take over the drafters'."""
+    """Whether compiled kernels, once there, will run this target's passes; if not, they run only the drafters'."""
     return target.lm.is_fused and fits_kernels(target.lm.model)

@@ -40,7 +40,7 @@ def open_target(config: Config, resolved: ResolvedTarget, backend: Backend) -> t
 
 
 def make_target(config: Config, model: Any, backend: Backend, target_id: str, eos_ids: frozenset[int]) -> Target:
-    """A target of a loaded model, with rows as the configuration says."""
+    """Make a target of a loaded model, with as many rows as the configuration sets."""
     return Target(
         model,
         backend,
@@ -55,10 +55,10 @@ def make_target(config: Config, model: Any, backend: Backend, target_id: str, eo
 
 
 def _check_context(config: Config, model: Any) -> None:
-    """See that the context that was set can be had; one that nobody set is shortened, which the log says.
+    """Check that the model can serve the configured context; a default context is shortened if need be, and logged.
 
     Raises:
-        OsdError: it goes beyond where the model's rotary factors change.
+        OsdError: the configured context exceeds the length at which the model's rotary factors change.
     """
     asked, boundary = config.target.max_context_tokens, rotary_boundary(model.config.get_text_config())
     if boundary is None or asked <= boundary:
