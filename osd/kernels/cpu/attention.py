@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from osd.kernels.cpu.bits import Array, compiled, empty_rows, exp, inlined, narrow, widen
-from osd.kernels.cpu.products.tile import leave, ready, rows_at_once, sums
+from osd.kernels.cpu.products.tile import ready, release_registers, rows_at_once, sums
 from osd.kernels.cpu.products.tiling import STEP_BYTES, WIDTH
 from osd.kernels.cpu.rows import norm
 
@@ -150,7 +150,7 @@ def _scores(query_PD: Array, keys_CKW: Array, score_PL: Array) -> None:
             for c in range(near, min(near + _NEAR, len(keys_CKW))):
                 steps = keys_CKW[c].ctypes.data
                 sums(some_PD, zeros_W.ctypes.data, steps, score_PL[p:, c * WIDTH :], steps)
-    leave(query_PD)
+    release_registers(query_PD)
 
 
 @inlined
@@ -194,4 +194,4 @@ def _mix(share_PL: Array, values_HTW: Array, mixed_PD: Array) -> None:
         for h in range(len(values_HTW)):
             steps = values_HTW[h].ctypes.data
             sums(some_PL, zeros_W.ctypes.data, steps, mixed_PD[p:, h * WIDTH :], steps)
-    leave(share_PL)
+    release_registers(share_PL)

@@ -113,6 +113,8 @@ def kernels() -> Kernels | None:
     try:
         return Kernels()
     except (ImportError, RuntimeError, OSError) as error:  # not installed, incompatible with numpy, or no cache folder
+        if isinstance(error, ImportError) and (error.name or "").startswith("osd."):
+            raise  # a fault of ours, which tests that are skipped without numba would hide
         _log.warning("decoding will be slower: numba cannot be used (%s)", reason(error))
         return None
 
