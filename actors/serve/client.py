@@ -27,7 +27,7 @@ from actors.cluster import trains
 from actors.delivered import Delivered
 from actors.serve.ask import DISTILLER, ENGINE, SUPERVISOR, deployment_handle
 from actors.serve.engine import FullEngineError
-from actors.serve.handle import ServeHandle
+from actors.serve.handle import EnginesHandle, ServeHandle
 from actors.serve.prefixes import block_hashes
 from osd.config.settings import Config
 from osd.records.errors import EngineUnavailableError, QueueFullError
@@ -49,7 +49,7 @@ class ServeEngineClient(RayEngineClient):
 
     def __init__(self, engines: Any, distiller: Any | None, supervisor: Any) -> None:
         super().__init__(
-            ServeHandle(engines), ServeHandle(distiller) if distiller is not None else None, ServeHandle(supervisor)
+            EnginesHandle(engines), ServeHandle(distiller) if distiller is not None else None, ServeHandle(supervisor)
         )
         self._pool = EnginePool(engines)
 

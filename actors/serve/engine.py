@@ -14,6 +14,7 @@ from actors.serve.prefixes import HeldPrefixes, block_hashes
 from osd.config.settings import Config
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.query import Request, TokenDelta
+from osd.records.status import EngineStatus
 
 _BEAT_S = 5.0
 """A stream with nothing to say sends an empty list this often, by which its reader knows that the engine lives."""
@@ -85,6 +86,14 @@ class EngineReplica(EngineActor):
             else:
                 await self.cancel(request.request_id)
             await self.leave(reader)
+
+    async def status_as(self, *, avoid: tuple[str, ...] = ()) -> tuple[str, EngineStatus]:
+        """(this engine's id in `avoid`, its status).
+
+        Args:
+            avoid: for the router: engines that were asked already.
+        """
+        return self._id, await self.status()
 
     def record_routing_stats(self) -> dict[str, Any]:
         """What routers know of this engine (Ray Serve calls this)."""

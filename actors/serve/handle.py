@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from concurrent.futures import Future
 from typing import Any
 
@@ -10,6 +11,11 @@ import ray.exceptions
 from ray.serve.exceptions import RayServeException
 
 from actors.handle import ActorAwayError
+from osd.fleet.whole_status import whole_status
+from osd.records.status import EngineStatus
+
+_STATUS_S = 2.0
+"""An engine that does not tell its status for so long is left out."""
 
 
 class ServeHandle:
@@ -25,14 +31,43 @@ class ServeHandle:
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """Call a method (see `ActorHandle`)."""
+        return self._soon(getattr(self._deployment, method).remote(*args))
+
+    def _soon(self, response: Awaitable[Any]) -> Future[Any]:
         answer: Future[Any] = Future()
-        task = asyncio.create_task(_settle(answer, getattr(self._deployment, method).remote(*args)))
+        task = asyncio.create_task(_settle(answer, response))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         return answer
 
 
-async def _settle(answer: Future[Any], response: Any) -> None:
+class EnginesHandle(ServeHandle):
+    """Calls one engine, which Serve chooses; asked for its status, all of them."""
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        """Call a method (see `ActorHandle`)."""
+        return self._soon(self._whole_status()) if method == "status" else super().call(method, *args)
+
+    async def _whole_status(self) -> EngineStatus:
+        """The sum over the engines that answer.
+
+        A handle cannot name a replica, so each that has answered is asked to be left out of the next call.
+        """
+        statuses: dict[str, EngineStatus] = {}
+        while True:
+            try:
+                async with asyncio.timeout(_STATUS_S):
+                    engine_id, status = await self._deployment.status_as.remote(avoid=tuple(statuses))
+            except (ray.exceptions.RayError, RayServeException, TimeoutError):
+                if not statuses:
+                    raise
+                return whole_status(list(statuses.values()))
+            if engine_id in statuses:
+                return whole_status(list(statuses.values()))
+            statuses[engine_id] = status
+
+
+async def _settle(answer: Future[Any], response: Awaitable[Any]) -> None:
     """Pass on a result. Ray wraps exceptions that a method raised; they are passed on unwrapped."""
     result, error = None, None
     try:
