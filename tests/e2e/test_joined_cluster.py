@@ -17,6 +17,7 @@ from osd.assembly.engine import open_engine
 from osd.config.settings import load_config
 from osd.records.query import SamplingParams
 from tests.kit.saved_models import save_llama
+from tests.kit.waiting import wait_for
 
 pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -55,7 +56,14 @@ class _Cluster:
 
     def osd_serve(self, *flags: str) -> subprocess.CompletedProcess[str]:
         """Run `osd serve` on this cluster until it returns."""
-        command = [sys.executable, "-m", "serving.cli.app", "serve", "--ray-address", self._address, *flags]
+        return self._run("serving.cli.app", "serve", "--ray-address", self._address, *flags)
+
+    def serve_run(self, file: Path) -> subprocess.CompletedProcess[str]:
+        """Have Ray Serve's own command deploy a file of its format."""
+        return self._run("ray.serve.scripts", "run", "--non-blocking", "--address", self._address, str(file))
+
+    def _run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(command, capture_output=True, text=True, env=self._environment, cwd=_ROOT, timeout=240)
 
 
@@ -116,3 +124,27 @@ def test_a_cluster_is_deployed_to_and_updated(cluster: _Cluster, tmp_path: Path,
     elsewhere = cluster.osd_serve(*flags, "--port", str(unused_tcp_port + 1))
     assert elsewhere.returncode == 2 and "give that address with --host and --port" in elsewhere.stderr
     assert cluster.replicas("delete") == {}
+
+
+def test_serves_own_command_takes_it_by_name(cluster: _Cluster, tmp_path: Path, unused_tcp_port: int) -> None:
+    """And does nothing where nothing has changed."""
+    args = {
+        "state_dir": str(tmp_path / "state"),
+        "target": {"model": str(save_llama(tmp_path / "tiny")), "dtype": "float32", "max_context_tokens": 128},
+        "drafter": {"vocab_tokens": 128},
+        "outcomes": {"enabled": False},
+        "cluster": {"num_ingress": 1},
+    }
+    application = {"name": "osd", "route_prefix": "/", "import_path": "serving.ray_serve:build", "args": args}
+    file = tmp_path / "serve.yaml"
+    http = {"host": "127.0.0.1", "port": unused_tcp_port}
+    file.write_text(json.dumps({"http_options": http, "applications": [application]}))  # JSON is YAML
+    whole = {**_WHOLE, "ingress": {"RUNNING": 1}}
+    for _ in range(2):
+        told = cluster.serve_run(file)
+        assert told.returncode == 0, told.stderr
+        wait_for(lambda: cluster.replicas() == whole, "the application to run", 200)
+    asked = {"prompt": "the sea is", "max_tokens": 16, "temperature": 0}
+    with httpx.Client(base_url=f"http://127.0.0.1:{unused_tcp_port}", timeout=60) as client:
+        (model,) = client.get("/v1/models").json()["data"]
+        assert client.post("/v1/completions", json={**asked, "model": model["id"]}).status_code == 200
