@@ -127,7 +127,7 @@ def test_a_cluster_is_deployed_to_and_updated(cluster: _Cluster, tmp_path: Path,
 
 
 def test_serves_own_command_takes_it_by_name(cluster: _Cluster, tmp_path: Path, unused_tcp_port: int) -> None:
-    """And does nothing where nothing has changed."""
+    """Given twice, it is there once."""
     args = {
         "state_dir": str(tmp_path / "state"),
         "target": {"model": str(save_llama(tmp_path / "tiny")), "dtype": "float32", "max_context_tokens": 128},
