@@ -1,0 +1,81 @@
+"""The router within Ray Serve's own base class: what it knows of engines, and in which order it tries them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
+
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
+from ray.serve.request_router import PendingRequest
+
+from actors.serve.prefixes import BLOCK_TOKENS, block_hashes
+from actors.serve.router import PrefixRouter
+
+_ENGINES = DeploymentID(name="engine", app_name="osd")
+_PREFIX = block_hashes(range(3 * BLOCK_TOKENS))
+
+
+@dataclass
+class _Engine:
+    """The parts of Serve's `RunningReplica` that a router uses."""
+
+    name: str
+    num_queries: int
+    routing_stats: dict[str, Any] = field(default_factory=dict)
+    max_ongoing_requests: int = 100
+    num_probes: int = 0
+
+    @property
+    def replica_id(self) -> ReplicaID:
+        return ReplicaID(self.name, _ENGINES)
+
+    async def get_queue_len(self, *, deadline_s: float) -> int:
+        self.num_probes += 1
+        return self.num_queries
+
+
+async def _order(router: PrefixRouter, engines: list[_Engine], **kwargs: Any) -> str:
+    pending = PendingRequest(args=[], kwargs=kwargs, metadata=SimpleNamespace())
+    ranks = await router.choose_replicas(engines, pending)
+    assert pending.routing_context.should_backoff
+    return "".join(engine.name for (engine,) in ranks)
+
+
+@pytest.fixture
+async def router() -> PrefixRouter:
+    router = PrefixRouter(_ENGINES, DeploymentHandleSource.REPLICA, use_replica_queue_len_cache=True)
+    router.initialize_state(num_rows=4)
+    return router
+
+
+async def test_the_least_loaded_is_first(router: PrefixRouter) -> None:
+    engines = [_Engine("a", 2), _Engine("b", 0), _Engine("c", 1)]
+    assert await _order(router, engines) == "bca"
+    assert [engine.num_probes for engine in engines] == [1, 1, 1]
+    assert await _order(router, engines, avoid=("b",)) == "ca"
+    assert await _order(router, engines, avoid=("a", "b", "c")) == "bca", "all are full: one of them has to say so"
+    assert [engine.num_probes for engine in engines] == [1, 1, 1], "their loads are known"
+
+
+async def test_an_engine_that_says_that_it_holds_the_prefix_is_first(router: PrefixRouter) -> None:
+    held = {"prefixes": frozenset(_PREFIX[:2])}
+    engines = [_Engine("a", 2, held), _Engine("b", 0), _Engine("c", 1, {"prefixes": frozenset(_PREFIX[:1])})]
+    assert await _order(router, engines, prefix=_PREFIX) == "abc"
+    assert await _order(router, engines, prefix=block_hashes((7,) * BLOCK_TOKENS)) == "bca"
+    assert await _order(router, engines, prefix=_PREFIX, avoid=("a",)) == "cb"
+
+
+async def test_it_remembers_what_it_sent_until_the_engine_is_gone(router: PrefixRouter) -> None:
+    engines = [_Engine("a", 0), _Engine("b", 1)]
+    router.update_replicas(engines)
+    sent = PendingRequest(args=[], kwargs={"prefix": _PREFIX[:2]}, metadata=SimpleNamespace())
+    router.on_request_routed(sent, engines[1].replica_id, None)
+    assert await _order(router, engines, prefix=_PREFIX) == "ba"
+    router.update_replicas(engines[:1])
+    router.update_replicas(engines)
+    assert await _order(router, engines, prefix=_PREFIX) == "ab"
