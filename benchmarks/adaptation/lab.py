@@ -193,4 +193,6 @@ class _Drafting:
         self._learners[key] = learner
         if self._arm.is_tuned:
             learner.train_offline(self._others, self._lab.passes)
-        return EitherProposer(suffix, learner.proposer) if self._arm.suffix else learner.proposer
+        if not self._arm.suffix:
+            return learner.proposer
+        return EitherProposer(suffix, learner.proposer, learner.drafter, self._lab.length)

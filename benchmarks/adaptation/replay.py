@@ -15,13 +15,21 @@ from typing import Protocol
 import torch
 
 from benchmarks.adaptation.scores import Score
+from osd.config.settings import SpeculationConfig, SwapConfig
+from osd.drafters.suffix.lookup import SuffixLookup
 from osd.drafters.suffix.pool import AnswerPool
-from osd.drafters.suffix.query import SuffixQuery
 from osd.ports.drafter import Drafter
 from osd.records.outcome import Outcome, Round
 from osd.records.outcome_arrays import hidden_states
-from osd.records.proposal import DraftBatch
+from osd.records.proposal import NO_OFFER, DraftBatch, RowText
 from osd.records.query import SamplingParams
+from osd.speculation.arm import Arm, Choice
+from osd.speculation.budget import RowBudget
+from osd.speculation.cost import ArmCosts, CostCurve
+from osd.speculation.depth_acceptance import AcceptanceModel
+from osd.speculation.length import GoodputPolicy
+from osd.speculation.lookup_arm import LookupArm
+from osd.speculation.watch import SwapWatch
 
 _GREEDY = SamplingParams(temperature=0.0)
 
@@ -137,39 +145,43 @@ class SuffixProposer:
     version = 1
 
     def __init__(self, pool: AnswerPool) -> None:
-        self._pool = pool
-        self.score = 0.0
-        """Expected number of accepted tokens of the latest proposal."""
+        self.lookup = SuffixLookup(pool, 1)
+        self.offer = NO_OFFER
+        """The latest."""
 
     def begin(self, outcome: Outcome) -> None:
         """See `Proposer`."""
-        self._answer, self._num_prompt = outcome.output_ids, len(outcome.prompt_ids)
-        self._query, self._num_known = SuffixQuery(self._pool, outcome.domain, outcome.prompt_ids), self._num_prompt
+        self._outcome = outcome
+        self.lookup.reset_row(0)
 
     def propose(self, num_known: int, max_tokens: int) -> list[int]:
         """See `Proposer`."""
-        self._query.extend(self._answer[self._num_known - self._num_prompt : num_known - self._num_prompt])
-        self._num_known = num_known
-        proposal = self._query.propose(max_tokens)
-        self.score = proposal.score
-        return list(proposal.token_ids)
+        prompt_ids, output_ids = self._outcome.prompt_ids, self._outcome.output_ids
+        text = RowText(self._outcome.domain, prompt_ids, output_ids[: num_known - len(prompt_ids)])
+        [self.offer] = self.lookup.offers([text], max_tokens)
+        return list(self.offer.token_ids)
 
 
 class EitherProposer:
-    """Uses the suffix proposal if it promises more accepted tokens than the learned drafter's recent rounds had.
+    """Uses the suffix proposal or the learned drafter's by the served policy, as if every round took the same time.
 
     Args:
-        suffix: proposes in every round.
-        learned: proposes when the suffix proposal promises less; other rounds do not cost a pass.
+        suffix: is asked in every round.
+        learned: proposes in the rounds for which it is chosen; others do not cost a pass.
+        drafter: its drafter.
+        length: most tokens proposed.
     """
 
-    _NEWEST = 0.02
-    """Weight of a round in the running mean of the learned drafter's accepted tokens."""
+    _outcome: Outcome
+    _row: RowBudget
 
-    def __init__(self, suffix: SuffixProposer, learned: Proposer) -> None:
-        self._suffix, self._learned = suffix, learned
-        self._expected = 1.0
-        self._asked_at: tuple[int, list[int]] | None = None
+    def __init__(self, suffix: SuffixProposer, learned: Proposer, drafter: Drafter, length: int) -> None:
+        self._suffix, self._learned, self._drafter = suffix, learned, drafter
+        free, width = CostCurve({(1, 1): 1e-6, (1, 2): 1e-6}), CostCurve({(1, 1): 1.0, (1, length + 1): 1.0})
+        arm = Arm(drafter, ArmCosts(free, free), AcceptanceModel(length), SwapWatch(SwapConfig()))
+        config = SpeculationConfig(max_length=length)
+        self.policy = GoodputPolicy(config, width, [arm], LookupArm(suffix.lookup))
+        self._asked: tuple[int, Choice] | None = None
 
     @property
     def version(self) -> int:
@@ -178,26 +190,33 @@ class EitherProposer:
 
     def begin(self, outcome: Outcome) -> None:
         """See `Proposer`."""
+        if self._asked is not None:
+            self._observe(len(self._outcome.prompt_ids) + len(self._outcome.output_ids))
         self._suffix.begin(outcome)
         self._learned.begin(outcome)
-        self._outcome, self._asked_at = outcome, None
+        self._outcome, self._row, self._asked = outcome, RowBudget(), None
 
     def propose(self, num_known: int, max_tokens: int) -> list[int]:
         """See `Proposer`."""
-        if self._asked_at is not None:
-            self._observe(*self._asked_at)
-        proposed = self._suffix.propose(num_known, max_tokens)
-        if proposed and self._suffix.score > self._expected:
-            self._asked_at = None
-            return proposed
-        proposed = self._learned.propose(num_known, max_tokens)
-        self._asked_at = num_known, proposed
-        return proposed
+        if self._asked is not None:
+            self._observe(num_known)
+        found = self._suffix.propose(num_known, max_tokens)
+        self._row.limit, self._row.num_tokens, self._row.offer = max_tokens, num_known, self._suffix.offer
+        [choice] = self.policy.choose([self._row])
+        self._asked = num_known, choice
+        if isinstance(choice.arm, LookupArm):
+            return found[: choice.length]
+        return self._learned.propose(num_known, choice.length) if choice.length else []
 
-    def _observe(self, num_known: int, proposed: list[int]) -> None:
-        """Count how much of the learned drafter's last proposal was accepted; the answer is known so far by now."""
-        rest = self._outcome.output_ids[num_known - len(self._outcome.prompt_ids) :]
-        self._expected += self._NEWEST * (num_common(proposed, rest) - self._expected)
+    def _observe(self, num_known: int) -> None:
+        """Learn from the last round, which committed what is known since."""
+        assert self._asked is not None and self.policy.lookup is not None
+        (asked_at, choice), num_prompt = self._asked, len(self._outcome.prompt_ids)
+        committed = self._outcome.output_ids[asked_at - num_prompt : num_known - num_prompt]
+        lookup = self.policy.lookup
+        lookup.observe(self._row.offer, self._row.of(lookup).acceptance, committed)
+        accepted = min(max(len(committed) - 1, 0), choice.length)
+        self.policy.observe([self._row], [choice], [accepted], draft_ms=1e-6, verify_ms=1.0)
 
 
 def num_common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from osd.ports.drafter import Drafter
 from osd.speculation.cost import ArmCosts
-from osd.speculation.depth_acceptance import AcceptanceModel
+from osd.speculation.depth_acceptance import AcceptanceModel, RowAcceptance
 from osd.speculation.lookup_arm import LookupArm
 from osd.speculation.watch import SwapWatch
+
+_KINDS = 3
+_KEPT = 0.99
+
+
+def _kinds() -> list[RowAcceptance]:
+    return [RowAcceptance(kept=_KEPT) for _ in range(_KINDS)]
 
 
 @dataclass(slots=True, eq=False)
@@ -22,10 +29,17 @@ class Arm:
     watch: SwapWatch
     is_broken: bool = False
     """Its drafter raised; it is not used until other weights are swapped in."""
+    kinds: list[RowAcceptance] = field(default_factory=_kinds)
+    """Its acceptance where the lookup promises 1 to 2, 2 to 3, or more tokens for the same row. Where a text repeats
+    itself, a drafter is right more often as well, so its average would be too low a bar for the lookup."""
     idle_rounds: int = 0
     """Rounds since it was last chosen."""
     probe_ms: float = 0.0
     """Time that its recent probes added to a round; after a pause a drafter has much to process."""
+
+    def kind(self, promised: float) -> RowAcceptance | None:
+        """Its acceptance in rounds in which the lookup promises about so many accepted tokens; None below one."""
+        return self.kinds[min(int(promised), _KINDS) - 1] if promised >= 1.0 else None
 
     @property
     def name(self) -> str:

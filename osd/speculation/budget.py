@@ -31,6 +31,8 @@ class RowBudget:
     """Number of known tokens, all of which a drafter processes before it proposes."""
     offer: Offer = NO_OFFER
     """What the lookup offers in this round."""
+    promised: float = 0.0
+    """Number of accepted tokens that the lookup promises in this round."""
     histories: dict[Arm | LookupArm, RowHistory] = field(default_factory=dict)
 
     def of(self, arm: Arm | LookupArm) -> RowHistory:
@@ -38,3 +40,8 @@ class RowBudget:
         if (known := self.histories.get(arm)) is None:
             known = self.histories[arm] = RowHistory()
         return known
+
+    def factor(self, arm: Arm) -> float:
+        """A drafter's expected acceptance in this row and round, relative to its average."""
+        kind = arm.kind(self.promised)
+        return self.of(arm).acceptance.factor * (1.0 if kind is None else kind.factor)

@@ -17,15 +17,22 @@ _DEFAULT_PRIOR = 0.3
 
 @dataclass(slots=True)
 class RowAcceptance:
-    """One query's acceptance, relative to what its version's acceptance led to expect."""
+    """The acceptance of one query, or of one kind of rounds, relative to what was expected without knowing which."""
 
     accepted: float = 0.0
     expected: float = 0.0
+    kept: float = 1.0
+    """What a round leaves of the weight of those before it."""
 
     @property
     def factor(self) -> float:
-        """The query's acceptance relative to the version's average; above 1 is better."""
+        """Accepted relative to expected; above 1 is better."""
         return (self.accepted + _ROW_PRIOR) / (self.expected + _ROW_PRIOR)
+
+    def add(self, accepted: float, expected: float) -> None:
+        """Add one round."""
+        self.accepted = self.accepted * self.kept + accepted
+        self.expected = self.expected * self.kept + expected
 
 
 class AcceptanceModel:
@@ -48,27 +55,47 @@ class AcceptanceModel:
         """Conditional acceptance at depths 1, 2, …"""
         return [accepted / reached for accepted, reached in zip(self._accepted, self._reached, strict=True)]
 
-    def expected(self, rows: Sequence[RowAcceptance], limits: Sequence[int]) -> list[list[float]]:
+    def expected(self, factors: Sequence[float], limits: Sequence[int]) -> list[list[float]]:
         """For each row, the expected number of accepted tokens at speculation lengths 0, 1, …, `max_length`.
 
         Args:
-            rows: each row's acceptance so far.
+            factors: each row's acceptance relative to the average.
             limits: most tokens that each row may propose.
         """
         rates, accepted_by_row = self.by_depth(), []
-        for row, limit in zip(rows, limits, strict=True):
-            factor, share, total = row.factor, 1.0, [0.0]
+        for factor, limit in zip(factors, limits, strict=True):
+            share, total = 1.0, [0.0]
             for depth, rate in enumerate(rates):
                 share = share * min(rate * factor, 1.0) if depth < limit else 0.0
                 total.append(total[-1] + share)
             accepted_by_row.append(total)
         return accepted_by_row
 
-    def observe(self, rows: Sequence[RowAcceptance], proposed: Sequence[int], accepted: Sequence[int]) -> None:
-        """Update the estimates by one round."""
-        for row, num_proposed, num_accepted in zip(rows, proposed, accepted, strict=True):
+    def observe(
+        self,
+        rows: Sequence[RowAcceptance],
+        proposed: Sequence[int],
+        accepted: Sequence[int],
+        kinds: Sequence[RowAcceptance | None],
+    ) -> None:
+        """Update the estimates by one round.
+
+        Args:
+            rows: each row's acceptance so far.
+            proposed: number of proposed tokens of each row.
+            accepted: number of accepted tokens of each row.
+            kinds: the acceptance so far in rounds like this one of each row; None for ordinary rounds.
+        """
+        for row, kind, num_proposed, num_accepted in zip(rows, kinds, proposed, accepted, strict=True):
+            expected = 0.0
             for depth in range(min(num_proposed, num_accepted + 1)):
-                row.expected += self._accepted[depth] / self._reached[depth]
+                expected += self._accepted[depth] / self._reached[depth]
                 self._reached[depth] = self._reached[depth] * _FADE + 1.0
                 self._accepted[depth] = self._accepted[depth] * _FADE + (depth < num_accepted)
-            row.accepted += num_accepted
+            if not num_proposed:
+                continue
+            # Each is compared with what the other explains, so that together they do not count anything twice.
+            factor = row.factor
+            row.add(num_accepted, expected * (1.0 if kind is None else kind.factor))
+            if kind is not None:
+                kind.add(num_accepted, expected * factor)

@@ -30,6 +30,11 @@ _PROBE_SHARE = 0.01
 _MOST_OF_A_PROBE = 10.0
 """A probe counts at most this many times its expected duration; otherwise one stall could stop probing for hours."""
 
+_CLOSE = 1.0
+"""The lookup is chosen closely if it promises less than so many tokens more than the drafter."""
+_CLOSE_CHOICES = 48
+"""After so many close choices, a round without the lookup shows what the drafter would have done."""
+
 
 class _Plan(NamedTuple):
     """The choice for all rows without a fixed length, except those that probe."""
@@ -60,6 +65,8 @@ class GoodputPolicy:
         """The longest speculation length of the last round."""
         self._plan: _Plan | None = None
         self._probed: Arm | None = None
+        self._num_close = 0
+        """Choices of the lookup since the last round without it where a drafter promised nearly as much."""
         self._prompt_tokens = self._output_tokens = 0.0
         """Running averages over finished queries."""
 
@@ -81,7 +88,12 @@ class GoodputPolicy:
         usable = [arm for arm in self.arms if not arm.is_broken]
         if not (self.config.enabled and (usable or self.lookup)):
             return [PLAIN] * len(rows)
-        plan = self._best([judged] if judged in usable else usable, rows)
+        arms = [judged] if judged in usable else usable
+        offered = self._offered(rows)
+        plan = self._best(arms, rows, offered)
+        if self._num_close >= _CLOSE_CHOICES and any(row.promised >= 1.0 for row in rows):
+            without = self._best(arms, rows, None)
+            plan, self._num_close = (without, 0) if without.length else (plan, self._num_close)
         if self.config.fixed_length is not None:
             plan = plan._replace(length=self.config.fixed_length, width=self.config.fixed_length)
         elif plan.arm is judged and judged is not None:
@@ -98,9 +110,8 @@ class GoodputPolicy:
         self.chosen = max(choice.length if choice.arm else 0 for choice in wanted)
         return [_within(choice, row) for choice, row in zip(wanted, rows, strict=True)]
 
-    def _best(self, arms: Sequence[Arm], rows: Sequence[RowBudget]) -> _Plan:
-        """The plan with the best goodput, if all rows followed it."""
-        offered = self._offered(rows)
+    def _best(self, arms: Sequence[Arm], rows: Sequence[RowBudget], offered: Sequence[Sequence[float]] | None) -> _Plan:
+        """The plan with the best goodput, if all rows followed it; without the lookup if `offered` is None."""
         best, best_ms = _Plan(arms[0] if arms else None, 0, 0), self.verify.ms(len(rows), 1) / len(rows) / _WORTH_IT
         accepted = [[0.0] * (self.config.max_length + 1)] * len(rows)
         if offered is not None:
@@ -109,7 +120,7 @@ class GoodputPolicy:
                 if token_ms < best_ms:
                     best, best_ms = best._replace(width=width), token_ms
         for arm in arms:
-            accepted = arm.acceptance.expected([row.of(arm).acceptance for row in rows], [row.limit for row in rows])
+            accepted = arm.acceptance.expected([row.factor(arm) for row in rows], [row.limit for row in rows])
             reading_ms = self._reading_ms(arm)
             for length in range(1, self.config.max_length + 1):
                 draft_ms = arm.costs.draft.ms(len(rows), length)
@@ -117,22 +128,25 @@ class GoodputPolicy:
                     committed = _num_committed(accepted, length, offered, width)
                     token_ms = (self.verify.ms(len(rows), width + 1) + draft_ms) / committed + reading_ms
                     if token_ms < best_ms:
-                        best, best_ms = _Plan(arm, length, width), token_ms
+                        best, best_ms = _Plan(arm, length, 0 if offered is None else width), token_ms
         return best
 
     def _offered(self, rows: Sequence[RowBudget]) -> list[list[float]] | None:
         """For each row, the expected number of accepted tokens if 0, 1, … of what the lookup offers are proposed.
 
-        None if it offers nothing to any row.
+        None if it offers nothing to any row. Each row's `promised` is set.
         """
         lookup = self.lookup
+        for row in rows:
+            row.promised = 0.0
         if lookup is None or lookup.is_broken or not any(row.offer.token_ids for row in rows):
             return None
-        longest = self.config.max_length
-        return [
-            _extended(lookup.expected(row.offer, row.of(lookup).acceptance, min(row.limit, longest)), longest)
-            for row in rows
-        ]
+        longest, offered = self.config.max_length, []
+        for row in rows:
+            found = lookup.expected(row.offer, row.of(lookup).acceptance, min(row.limit, longest))
+            row.promised = found[-1]
+            offered.append(_extended(found, longest))
+        return offered
 
     def _looked_up(self, plan: _Plan, row: RowBudget) -> Choice | None:
         """The lookup's proposal for a row, if it promises more than the plan's arm; otherwise None."""
@@ -145,12 +159,13 @@ class GoodputPolicy:
         num_tokens = min(width, len(row.offer.token_ids))
         if not num_tokens or (is_fixed and num_tokens < width):
             return None
-        accepted = 0.0
-        if plan.arm is not None:
-            [by_length] = plan.arm.acceptance.expected([row.of(plan.arm).acceptance], [length])
-            accepted = by_length[-1]
         expected = lookup.expected(row.offer, row.of(lookup).acceptance, num_tokens)[-1]
-        return Choice(lookup, num_tokens) if expected > accepted else None
+        if plan.arm is not None:
+            [accepted] = plan.arm.acceptance.expected([row.factor(plan.arm)], [row.limit])
+            if expected <= accepted[min(length, self.config.max_length)]:
+                return None
+            self._num_close += row.promised >= 1.0 and expected - accepted[-1] < _CLOSE
+        return Choice(lookup, num_tokens)
 
     def _reading_ms(self, arm: Arm) -> float:
         """The cost per output token of the drafter's prefill of a query, for queries like the last ones.
@@ -222,7 +237,8 @@ class GoodputPolicy:
         used = list(dict.fromkeys(choice.arm for choice in proposed if isinstance(choice.arm, Arm)))
         for arm in used:
             lengths = [choice.length if choice.arm is arm else 0 for choice in proposed]
-            arm.acceptance.observe([row.of(arm).acceptance for row in rows], lengths, accepted)
+            kinds = [arm.kind(row.promised) for row in rows]
+            arm.acceptance.observe([row.of(arm).acceptance for row in rows], lengths, accepted, kinds)
             drafted = rows[: _num_drafted(lengths)]
             if len(used) == 1:  # the time cannot be divided between several arms
                 self._observe_draft(arm, drafted, max(lengths), draft_ms)

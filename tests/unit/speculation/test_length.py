@@ -205,7 +205,7 @@ def test_a_row_that_is_accepted_less_weighs_less() -> None:
     policy = _policy()
     _reset(policy, {"depth_1": 0.5})
     poor = RowAcceptance(accepted=0.0, expected=200.0)
-    assert policy.arms[0].acceptance.expected([poor], [_MAX])[0][1] < 0.05
+    assert policy.arms[0].acceptance.expected([poor.factor], [_MAX])[0][1] < 0.05
     assert _lengths(policy, [RowBudget(limit=_MAX, histories={policy.arms[0]: RowHistory(poor)})]) == [0]
     assert _lengths(policy, _rows())[0] > 0
 
@@ -300,7 +300,7 @@ def test_acceptance_is_counted_where_it_was_tested() -> None:
     """Two of four accepted: depths 1 and 2 succeeded, 3 failed, 4 was never reached."""
     model, row = AcceptanceModel(4), RowAcceptance()
     before = model.by_depth()
-    model.observe([row], [4], [2])
+    model.observe([row], [4], [2], [None])
     after = model.by_depth()
     assert after[0] > before[0]
     assert after[1] > before[1]
@@ -312,10 +312,10 @@ def test_acceptance_is_counted_where_it_was_tested() -> None:
 def test_acceptance_converges_to_what_is_seen() -> None:
     model = AcceptanceModel(2)
     for number in range(2000):
-        model.observe([RowAcceptance()], [2], [2 if number % 4 == 0 else (number % 2)])
+        model.observe([RowAcceptance()], [2], [2 if number % 4 == 0 else (number % 2)], [None])
     # Of four rounds: 2, 1, 0, 1 accepted: depth 1 in three of four, depth 2 in one of the three that reached it.
     assert model.by_depth() == pytest.approx([0.75, 1 / 3], abs=0.02)
-    assert model.expected([RowAcceptance()], [2]) == [pytest.approx([0.0, 0.75, 1.0], abs=0.04)]
+    assert model.expected([1.0], [2]) == [pytest.approx([0.0, 0.75, 1.0], abs=0.04)]
 
 
 def test_gate_figures_are_the_prior() -> None:

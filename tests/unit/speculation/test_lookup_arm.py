@@ -173,3 +173,45 @@ def test_fewer_rounds_are_needed_with_a_lookup_than_without(learned: float, qual
 def _kept(chance: random.Random, rate: float) -> int:
     """How many of four tokens are accepted."""
     return next((n for n in range(_MAX) if chance.random() >= rate), _MAX)
+
+
+def _choices_over(policy: GoodputPolicy, rounds: int, easy: float, hard: float) -> list[str]:
+    """Who proposes in rounds with an offer of 1.8 promised tokens, which keeps its promise.
+
+    Args:
+        policy: with a drafter.
+        rounds: every other one has an offer.
+        easy: acceptance of the drafter's tokens in rounds with an offer.
+        hard: in the others.
+    """
+    chance, names = random.Random(2), []
+    offer = Offer((1, 1, 1, 1), (0.7, 0.5, 0.35, 0.25))
+    for number in range(rounds):
+        row = RowBudget(limit=_MAX, offer=offer if number % 2 else NO_OFFER)
+        [choice] = policy.choose([row])
+        draw = chance.random()
+        found = sum(draw < reach for reach in row.offer.reach)
+        own = _kept(chance, easy if number % 2 else hard)
+        accepted = min(found if isinstance(choice.arm, LookupArm) else own, choice.length)
+        committed = ([1] * found + [2] * _MAX)[: accepted + 1]
+        assert policy.lookup is not None
+        policy.lookup.observe(row.offer, row.of(policy.lookup).acceptance, committed)
+        policy.observe([row], [choice], [accepted], draft_ms=0.1 * choice.length, verify_ms=20.0)
+        if number % 2:
+            names.append(_names([choice])[0][0])
+    return names
+
+
+def test_a_drafter_is_judged_by_what_it_does_where_the_lookup_promises_as_much() -> None:
+    """On average it is right half as often as where a text repeats itself; only rare tries can show that."""
+    names = _choices_over(_policy(acceptance=0.5, draft_ms=0.1), 6000, easy=0.95, hard=0.5)
+    assert names[:20].count("suffix") > 15
+    assert names[-500:].count("lookup") > 450
+    names = _choices_over(_policy(acceptance=0.5, draft_ms=0.1), 6000, easy=0.5, hard=0.5)
+    assert 5 <= names[-500:].count("lookup") <= 30, "a try in 48"
+
+
+def test_a_drafter_that_promises_far_less_is_not_tried() -> None:
+    policy = _policy(acceptance=0.3, draft_ms=0.1)
+    for _ in range(200):
+        assert _names(policy.choose(_rows(_STRONG))) == [("suffix", 4)]
