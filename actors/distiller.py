@@ -14,6 +14,8 @@ from actors.event_log import EventLog
 from actors.names import ActorNames
 from osd.config.settings import Config
 from osd.machine.memory import trim_heap
+from osd.monitor.logs import join_logs
+from osd.monitor.wishes import TrainerWishes
 from osd.records.errors import OsdError
 from osd.records.events import Event
 from osd.records.status import TrainerStatus
@@ -82,6 +84,7 @@ class DistillerActor:
         ask_interval_s: float = 0.5,
         retry_s: float = 2.0,
     ) -> None:
+        join_logs("distiller")
         self._ask, self._build = ask, build or _build
         self._ask_interval_s, self._retry_s = ask_interval_s, retry_s
         lower_priority(config.trainer.nice)
@@ -95,6 +98,7 @@ class DistillerActor:
         self._has_room = False
         """The engine pauses now and then, so that training can run."""
         self._paused = False
+        self._wishes: TrainerWishes | None = None
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._train, self._watch)]
         for thread in self._threads:
@@ -159,7 +163,26 @@ class DistillerActor:
                 self._has_room = share > 0.0
             except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
                 self._utilisation, self._has_room = 1.0, False
+            self._follow_wishes()
             self._stop.wait(self._ask_interval_s)
+
+    def _follow_wishes(self) -> None:
+        """Ask the supervisor what an operator wants of the trainer, and do it."""
+        trainer = self._trainer
+        if trainer is None:
+            return
+        try:
+            wishes: TrainerWishes = self._ask(self._names.supervisor, "trainer_wishes", timeout_s=_ASK_TIMEOUT_S)
+        except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
+            return
+        before, self._wishes = self._wishes, wishes
+        trainer.demands.frozen = wishes.frozen
+        if before is None or before.session != wishes.session:
+            return  # what was asked of an earlier process has been done, or is asked again
+        if wishes.num_trainings > before.num_trainings:
+            trainer.demands.train_now()
+        if wishes.num_publishes > before.num_publishes:
+            trainer.demands.publish()
 
     def _train(self) -> None:
         """Build the trainer, retrying until that works, and run it."""

@@ -26,6 +26,7 @@ from actors.link import Answer, Call, Ended, Link, Order, Ready, Stage
 from actors.local_ray import check_closed, check_version
 from actors.session import kill_session
 from actors.start_actors import start_actors, start_ray
+from osd.monitor.logs import join_logs
 from osd.records.errors import OsdError, reason
 
 _CHECK_S = 0.2
@@ -35,6 +36,7 @@ _VITAL = ("gcs_server", "raylet")
 
 def main() -> None:
     """Run until the server closes the pipe."""
+    join_logs("driver")
     end = socket.socket(fileno=int(sys.argv[1]))
     end.set_inheritable(False)  # else Ray's processes would inherit it and keep it open
     link = Link(end)

@@ -24,6 +24,7 @@ from actors.reporter import Reporter
 from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineOrders
 from osd.machine.memory import exclude_from_gc, trim_heap
+from osd.monitor.logs import join_logs
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
@@ -74,6 +75,7 @@ class EngineActor:
         reap_interval_s: float = 5.0,
         retry_s: float = 5.0,
     ) -> None:
+        join_logs("engine")
         self._config, self._redis_url, self._assemble = config, redis_url, assemble
         self._supervisor, self._ask = supervisor, ask
         self._reap_interval_s, self._retry_s = reap_interval_s, retry_s

@@ -21,7 +21,8 @@ from osd.fleet.engines import Engines
 from osd.fleet.heartbeat import EngineOrders, EngineReport
 from osd.monitor.alerts import AlertsAnswer
 from osd.monitor.buckets import HistoryAnswer, HistoryQuery
-from osd.monitor.wishes import Wishes
+from osd.monitor.logs import join_logs
+from osd.monitor.wishes import TrainerWishes, Wishes
 from osd.records.events import Event
 
 _PING_TIMEOUT_S = 5.0
@@ -49,6 +50,7 @@ class SupervisorActor:
         ask: Ask = ask_by_ray,
         ping_interval_s: float = 1.0,
     ) -> None:
+        join_logs("supervisor")
         self._ask, self._ping_interval_s = ask, ping_interval_s
         self._events = EventLog()
         self._pids: dict[str, int] = {}
@@ -59,6 +61,7 @@ class SupervisorActor:
         """Guards the reports."""
         self._engines = Engines()
         self._monitor = open_monitor((config or Config()).monitor, redis_url, watched, ask=ask)
+        self._num_trainings = self._num_publishes = 0
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._watch, args=one, daemon=True) for one in watched.items()]
         for thread in self._threads:
@@ -112,6 +115,23 @@ class SupervisorActor:
     def set_frozen(self, domain: str, frozen: bool) -> Wishes:
         """Learn from a domain no more, or again; raises BadWishError."""
         return self._monitor.wishes.change(lambda wishes: wishes.with_frozen(domain, frozen))
+
+    def train_now(self) -> None:
+        """Train until the gate's next decision, however busy the engines are."""
+        self._num_trainings += 1
+
+    def publish_candidate(self) -> None:
+        """Publish the trainer's weights as they are, whatever the gate says."""
+        self._num_publishes += 1
+
+    def trainer_wishes(self) -> TrainerWishes:
+        """What an operator wants of the trainer."""
+        return TrainerWishes(
+            session=self._session,
+            frozen=self._monitor.wishes.now.frozen,
+            num_trainings=self._num_trainings,
+            num_publishes=self._num_publishes,
+        )
 
     def set_draining(self, engine_id: str, draining: bool) -> Wishes:
         """Give an engine no new queries, or again; raises BadWishError."""

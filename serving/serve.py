@@ -21,6 +21,7 @@ from osd.assembly.kernels import early_build
 from osd.config.settings import Config
 from osd.loading.resolve import resolve_target
 from osd.machine.memory import exclude_from_gc
+from osd.monitor.logs import start_logs
 from osd.records.errors import OsdError
 from osd.text.codec import TextCodec
 from serving.app import create_app
@@ -83,6 +84,7 @@ def _serve(
     on_ready: Callable[[Serving], None],
     on_news: Callable[[str], None],
 ) -> None:
+    start_logs(config.log, config.state_dir, "server")
     check_machine(config)
     check_certificate(config)
     with early_build(config.target):

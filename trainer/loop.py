@@ -14,7 +14,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from osd.records.outcome import Outcome
 from osd.records.status import DomainDrift, TrainerState, TrainerStatus
 from trainer.batches import Batch, make_batches, take_columns
 from trainer.checkpoint import Checkpoint, CheckpointFolder
+from trainer.demands import Demands
 from trainer.drift import ALL_TRAFFIC, DriftMonitor
 from trainer.examples import Example, make_examples
 from trainer.gate import GateDecision
@@ -102,6 +103,7 @@ class Trainer:
         """How many of all records ever seen the checkpoint contains."""
         self._dirty = False
         self._update = self._new_update()
+        self.demands = Demands()
         self._steps = self._steps_at_gate = self._trained_tokens = 0
         self._loss: float | None = None
         self._rate = 1.0
@@ -126,7 +128,7 @@ class Trainer:
         state = self._state()
         if state == "training":
             self._train()
-            if self._gate_is_due():
+            if self._gate_is_due() or (self.demands.publishes and self._replay.num_held_out):
                 self._attempt_to_publish()
         if (
             self._dirty or self._intake.unacked
@@ -213,7 +215,7 @@ class Trainer:
         num_records = self._replay.num_train + self._replay.num_held_out
         if not self._publisher.serving or not self._replay.num_train or num_records < self._config.min_records:
             return "waiting_for_data"
-        return "training" if self._may_train() else "yielding"
+        return "training" if self._may_train() or self.demands.trains_now else "yielding"
 
     def _respond_to_drift(self) -> None:
         """Where the traffic changed: prefer new outcomes, drop the optimizer's momentum, and warm up again.
@@ -232,7 +234,7 @@ class Trainer:
     def _train(self) -> None:
         if self._update.steps == 0:
             self._student.refresh_vocab(self._counts.counts_V)
-        examples = chain.from_iterable(self._examples(outcome) for outcome in self._replay.draw())
+        examples = chain.from_iterable(self._examples(outcome) for outcome in self._drawn())
         trained_on = (example for example in examples if bool(example.in_loss_Q.any()))
         batches = self._batches(take_columns(trained_on, self._config.batch_tokens))
         if not batches:  # with positions = "rejected": no output of these records was rejected
@@ -243,6 +245,10 @@ class Trainer:
             self._steps += 1
             self._trained_tokens += result.num_tokens
             self._loss = result.loss
+
+    def _drawn(self) -> Iterator[Outcome]:
+        """Outcomes to train on, without those of frozen domains."""
+        return (outcome for outcome in self._replay.draw() if outcome.domain not in self.demands.frozen)
 
     def _examples(self, outcome: Outcome, positions: Any = None) -> list[Example]:
         return list(
@@ -274,7 +280,9 @@ class Trainer:
             training_step=self._steps,
             stream_position=self._intake.last_position,
             between=self._yield_to_serving,
+            demanded=self.demands.publishes,
         )
+        self.demands.met()
         if decision is not None:
             self._adapt_rate(decision)
             self._worth = 1.0 if decision.published else max(self._worth / 2, _LEAST_WORTH)
@@ -296,7 +304,11 @@ class Trainer:
     def _yield_to_serving(self) -> None:
         """Between two batches of a step: wait while the engine is busy, but at most `_LONGEST_YIELD_S`."""
         deadline_s = self._clock() + _LONGEST_YIELD_S
-        while not self._may_train() and self._clock() < deadline_s and not self._stop.is_set():
+        while (
+            not (self._may_train() or self.demands.trains_now)
+            and self._clock() < deadline_s
+            and not self._stop.is_set()
+        ):
             self._stop.wait(_IDLE_S / 5)
 
     def _new_update(self) -> TrainingStep:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from osd.config.cluster import ClusterConfig
+from osd.config.logs import LogConfig
 from osd.config.monitor import MonitorConfig
 from osd.config.section import Section
 from osd.records.errors import OsdError
@@ -284,6 +285,7 @@ class Config(BaseSettings):
     swap: SwapConfig = SwapConfig()
     server: ServerConfig = ServerConfig()
     monitor: MonitorConfig = MonitorConfig()
+    log: LogConfig = LogConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @classmethod

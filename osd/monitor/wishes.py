@@ -61,3 +61,15 @@ def _named(name: str, what: str) -> str:
 
 def _toggled(names: frozenset[str], name: str, present: bool) -> frozenset[str]:
     return names | {name} if present else names - {name}
+
+
+class TrainerWishes(msgspec.Struct, frozen=True, kw_only=True):
+    """What the supervisor tells the distiller of them."""
+
+    session: str
+    """Of the supervisor's process: numbers begin anew with another one."""
+    frozen: frozenset[str]
+    num_trainings: int
+    """How often an operator has asked to train now."""
+    num_publishes: int
+    """How often to publish the candidate."""

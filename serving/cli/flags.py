@@ -50,6 +50,8 @@ SHORT = {
     "--max-utilisation": "trainer.max_utilisation",
     "--redis-url": "outcomes.redis_url",
     "--ray-address": "cluster.address",
+    "--log-level": "log.level",
+    "--log-format": "log.format",
 }
 VLLM = {
     "--model": "target.model",

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from osd.monitor.logs import request_id as logged_as
 from serving.observing.http_metrics import HttpMetrics
 from serving.wire.errors import CLIENT_CLOSED_REQUEST, ApiError, error_response, internal_error
 
@@ -48,6 +49,7 @@ class Observe:
         given = _header(scope, b"x-request-id")
         request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else answer_id
         scope.setdefault("state", {}).update(request_id=request_id, answer_id=answer_id, started_s=started_s)
+        logged_as.set(request_id)
         status = 0
 
         async def send_with_id(message: Message) -> None:

@@ -28,6 +28,7 @@ from osd.records.errors import EngineUnavailableError, OsdError, QueueFullError
 from osd.records.query import Request, SamplingParams, TokenDelta
 from tests.kit.engine_kit import Answers, make_engine, make_target, plain_greedy, tiny_llama
 from tests.kit.waiting import PATIENCE_S, wait_for
+from trainer.demands import Demands
 
 MODEL = tiny_llama()
 PROMPT = (3, 1, 4, 1, 5)
@@ -166,6 +167,7 @@ class FakeTrainer:
 
     may_train: Callable[[], bool] = lambda: True
     paused: bool = False
+    demands: Demands = field(default_factory=Demands)
     worth = 0.5
 
     def pause(self) -> None:
@@ -295,6 +297,21 @@ class TestDistillerActor:
         assert trainer.paused
         restarted.set_training_paused(False)
         wait_for(lambda: not trainer.paused, "training to be resumed")
+
+    def test_it_does_what_an_operator_demands_once(self, trainer: FakeTrainer, others: FakeActors) -> None:
+        supervisor = others.named["supervisor"]
+        supervisor.set_frozen("code", True)
+        wait_for(lambda: trainer.demands.frozen == {"code"}, "the domain to be frozen")
+        supervisor.train_now()
+        wait_for(lambda: trainer.demands.trains_now, "training on demand")
+        trainer.demands.met()
+        supervisor.publish_candidate()
+        wait_for(lambda: trainer.demands.publishes, "publishing on demand")
+        trainer.demands.met()
+        others.named["supervisor"] = restarted = SupervisorActor({})
+        restarted.set_frozen("chat", True)
+        wait_for(lambda: trainer.demands.frozen == {"chat"}, "a restarted supervisor to be asked")
+        assert not trainer.demands.trains_now and not trainer.demands.publishes
 
     def test_a_trainer_that_cannot_start_says_why_and_is_tried_again(
         self, start: Any, build: Callable[..., Any]

@@ -1,0 +1,121 @@
+"""One log file for all processes of a service on a machine, as text or JSON lines.
+
+The server calls `start_logs`, which puts the settings into the environment; processes that it starts inherit them and
+call `join_logs`. Each record is one write to a file opened for appending, so that processes do not mix their lines.
+Records carry the request's id where there is one. Nothing logs prompts or answers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import sys
+import time
+from contextlib import suppress
+from contextvars import ContextVar
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+
+from osd.config.logs import LogConfig
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the HTTP request that is being handled."""
+_VARIABLE = "OSD_LOG_OF_SERVICE"
+_PACKAGES = ("osd", "actors", "trainer", "serving")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line."""
+        fields = {
+            "at": _utc(record),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "pid": record.process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if current := request_id.get():
+            fields["request_id"] = current
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+class TextLines(logging.Formatter):
+    """Time, level, process, logger, message; an exception's traceback follows on lines of its own."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's lines."""
+        current = request_id.get()
+        of = f" [{current}]" if current else ""
+        line = f"{_utc(record)} {record.levelname:<7} {self._process} {record.name}{of}: {record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _utc(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+class BoundedFile(WatchedFileHandler):
+    """Appends, and renames a file that has grown too large; other processes notice that, and open the new one."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(path, encoding="utf-8", delay=True)
+        self._path, self._max_bytes = path, max_bytes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        with suppress(OSError):  # a full disk must not disturb serving
+            if self._path.stat().st_size > self._max_bytes:
+                self._turn_over()
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Say nothing of a record that cannot be written: a full disk would fill the terminal."""
+
+    def _turn_over(self) -> None:
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._path.stat().st_size > self._max_bytes:  # another process may have been first
+                self._path.replace(self._path.with_suffix(self._path.suffix + ".1"))
+
+
+def start_logs(config: LogConfig, state_dir: Path, process: str) -> Path:
+    """Log to the file, and warnings to the terminal; returns the file's path."""
+    path = Path(config.file) if config.file else state_dir / "logs" / "osd.log"
+    os.environ[_VARIABLE] = json.dumps([str(path.absolute()), config.level, config.format, config.max_bytes])
+    join_logs(process)
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.DEBUG if config.level == "debug" else logging.WARNING)
+    terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger().addHandler(terminal)
+    return path
+
+
+def join_logs(process: str) -> None:
+    """Log to the file of the service that started this process; without one, logging stays as it is."""
+    if _VARIABLE not in os.environ:
+        return
+    path, level, format_, max_bytes = json.loads(os.environ[_VARIABLE])
+    handler = BoundedFile(Path(path), max_bytes)
+    handler.setFormatter(JsonLines(process) if format_ == "json" else TextLines(process))
+    root = logging.getLogger()
+    for other in [one for one in root.handlers if isinstance(one, BoundedFile)]:
+        root.removeHandler(other)
+    root.addHandler(handler)
+    for package in _PACKAGES:  # libraries below warnings say what must not be in a log, such as the URLs they call
+        logging.getLogger(package).setLevel(level.upper())
