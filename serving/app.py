@@ -18,6 +18,7 @@ from serving.guards.cors import ApiCors
 from serving.head import HeadAsGet
 from serving.observing.metrics import Metrics
 from serving.observing.observe import Observe
+from serving.observing.tracing import Tracing, open_tracing
 from serving.openapi import Api
 from serving.responses.store import ResponseStore
 from serving.route_path import UnderRootPath
@@ -33,6 +34,7 @@ def create_app(
     codec: Codec,
     *,
     admin_token_sha256: str,
+    tracing: Tracing | None = None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
     """The OpenAI routes, health, metrics and the admin page over one engine.
@@ -42,6 +44,7 @@ def create_app(
         client: the engine.
         codec: its target's tokenizer.
         admin_token_sha256: SHA-256 (hex) of the admin token; empty disables the admin API.
+        tracing: makes traces; None: as `server.otlp_endpoint` says.
         lifespan: entered before the first request, and left when the server stops.
 
     Example: `uvicorn.run(create_app(config, client, codec, admin_token_sha256=digest), host="127.0.0.1", port=8000)`
@@ -51,6 +54,7 @@ def create_app(
         client=client,
         codec=codec,
         metrics=Metrics(config, config.server.model_names[0] if config.server.model_names else codec.model_id),
+        tracing=tracing or open_tracing(config.server),
         responses=ResponseStore(config.server.stored_responses_bytes),
         api_keys=ApiKeys(config.server.api_keys_sha256),
         admin=AdminSignIn(admin_token_sha256),
@@ -67,7 +71,7 @@ def create_app(
             Middleware(UnderRootPath, root_path=config.server.root_path),
             Middleware(ApiCors, origins=config.server.allowed_origins),
             Middleware(HeadAsGet),
-            Middleware(Observe, metrics=services.metrics.http),
+            Middleware(Observe, metrics=services.metrics.http, tracing=services.tracing),
         ],
     )
     app.state.services = services

@@ -16,6 +16,7 @@ from serving.codec import Codec
 from serving.engine_client import EngineClient
 from serving.guards.api_keys import ApiKeys
 from serving.observing.metrics import Metrics
+from serving.observing.tracing import Tracing
 from serving.responses.store import ResponseStore
 
 _STATUS_TIMEOUT_S = 5.0
@@ -32,6 +33,7 @@ class Services:
     admin: AdminSignIn
     responses: ResponseStore
     metrics: Metrics
+    tracing: Tracing | None = None
 
     @property
     def model_names(self) -> tuple[str, ...]:

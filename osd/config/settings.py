@@ -209,6 +209,12 @@ class ServerConfig(Section):
     metrics_access: Access = Field(
         "open", description="Who may read /metrics: 'open', 'api_key', 'admin' (the admin token) or 'off'."
     )
+    otlp_endpoint: str = Field(
+        "", description="OTLP/HTTP collector of traces, such as http://127.0.0.1:4318/v1/traces; empty: no traces."
+    )
+    trace_share: float = Field(
+        0.1, ge=0, le=1, description="Share of requests that are traced; a caller's own decision comes first."
+    )
     vllm_metrics: bool = Field(False, description="Add the metrics that vLLM has under vLLM's names (vllm:…).")
     openapi_access: Access = Field("open", description="Who may read /openapi.json; values as for metrics_access.")
     request_timeout_s: float = Field(600.0, gt=0, description="Longest time that one query may take.")

@@ -49,12 +49,20 @@ async def respond(
     An error before the first token, and within `server.ping_interval_s`, still determines the HTTP status.
     """
     started_s, route, server = http.state.started_s, http.scope["route"].path, services.config.server
+    traces = [services.tracing.query(query) for query in queries] if services.tracing else []
+
+    def note(index: int, delta: TokenDelta) -> None:
+        if delta.finish_reason is not None:
+            services.metrics.queries.observe(delta, queries[index].domain)
+        if traces:
+            traces[index].take(delta)
+
     deltas = run_queries(
         services.client,
         queries,
         timeout_s=server.request_timeout_s,
         on_first_token=lambda: services.metrics.http.observe_first_token(route, time.monotonic() - started_s),
-        on_finished=lambda index, last: services.metrics.queries.observe(last, queries[index].domain),
+        on_delta=note,
         ping_interval_s=server.ping_interval_s if stream else None,
     )
     if not stream:

@@ -47,7 +47,7 @@ async def run_queries(
     *,
     timeout_s: float,
     on_first_token: Callable[[], None],
-    on_finished: Callable[[int, TokenDelta], None] = lambda index, delta: None,
+    on_delta: Callable[[int, TokenDelta], None] = lambda index, delta: None,
     ping_interval_s: float | None = None,
 ) -> Deltas:
     """Yield the deltas of all queries until every query has finished.
@@ -59,7 +59,7 @@ async def run_queries(
         requests: the queries.
         timeout_s: limit for all queries together.
         on_first_token: called once, at the first token.
-        on_finished: called with each query's index and last delta.
+        on_delta: called with each delta and its query's index.
         ping_interval_s: yield None after this long without a delta; None: never.
 
     Raises:
@@ -87,8 +87,8 @@ async def run_queries(
             if item.token_ids and not has_token:
                 has_token = True
                 on_first_token()
+            on_delta(index, item)
             if item.finish_reason is not None:
-                on_finished(index, item)
                 _check_finish(item)
                 num_running -= 1
             yield index, item

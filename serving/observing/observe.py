@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 import re
 import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from osd.monitor.logs import request_id as logged_as
 from serving.observing.http_metrics import HttpMetrics
+from serving.observing.tracing import Tracing
 from serving.wire.errors import CLIENT_CLOSED_REQUEST, ApiError, error_response, internal_error
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +42,9 @@ class Observe:
     answered as a 500 without details.
     """
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, tracing: Tracing | None = None) -> None:
         self.app = app
-        self.metrics = metrics
+        self.metrics, self.tracing = metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request (ASGI)."""
@@ -66,7 +72,11 @@ class Observe:
             if given is not None and request_id != given:
                 await error_response(_BAD_REQUEST_ID, scope)(scope, receive, send_with_id)
             else:
-                await self.app(scope, receive, send_with_id)
+                with self._span(scope, request_id) as span:
+                    await self.app(scope, receive, send_with_id)
+                    if span is not None:
+                        span.update_name(f"{scope['method']} {getattr(scope.get('route'), 'path', 'unmatched')}")
+                        span.set_attribute("http.response.status_code", status)
         except Exception:
             log.exception("request %s failed", request_id)
             if status == 0:
@@ -76,6 +86,12 @@ class Observe:
             route = getattr(scope.get("route"), "path", "unmatched")
             duration_s = time.monotonic() - started_s
             self.metrics.observe_request(scope["method"], route, status or CLIENT_CLOSED_REQUEST, duration_s)
+
+    def _span(self, scope: Scope, request_id: str) -> AbstractContextManager[Span | None]:
+        if self.tracing is None:
+            return nullcontext()
+        headers = {name: value for name in ("traceparent", "tracestate") if (value := _header(scope, name.encode()))}
+        return self.tracing.request(scope["method"], headers, request_id)
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
