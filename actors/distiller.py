@@ -13,8 +13,8 @@ from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
 from actors.names import ActorNames
 from osd.config.settings import Config
+from osd.machine.logs import join_logs
 from osd.machine.memory import trim_heap
-from osd.monitor.logs import join_logs
 from osd.monitor.wishes import TrainerWishes
 from osd.records.errors import OsdError
 from osd.records.events import Event

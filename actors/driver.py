@@ -26,7 +26,7 @@ from actors.link import Answer, Call, Ended, Link, Order, Ready, Stage
 from actors.local_ray import check_closed, check_version
 from actors.session import kill_session
 from actors.start_actors import start_actors, start_ray
-from osd.monitor.logs import join_logs
+from osd.machine.logs import join_logs
 from osd.records.errors import OsdError, reason
 
 _CHECK_S = 0.2

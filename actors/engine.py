@@ -23,8 +23,8 @@ from actors.node import node_id
 from actors.reporter import Reporter
 from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineOrders
+from osd.machine.logs import join_logs
 from osd.machine.memory import exclude_from_gc, trim_heap
-from osd.monitor.logs import join_logs
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta

@@ -19,9 +19,9 @@ from actors.resident_memory import ray_bytes, resident_bytes
 from osd.config.settings import Config
 from osd.fleet.engines import Engines
 from osd.fleet.heartbeat import EngineOrders, EngineReport
+from osd.machine.logs import join_logs
 from osd.monitor.alerts import AlertsAnswer
 from osd.monitor.buckets import HistoryAnswer, HistoryQuery
-from osd.monitor.logs import join_logs
 from osd.monitor.wishes import TrainerWishes, Wishes
 from osd.records.events import Event
 

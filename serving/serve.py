@@ -13,15 +13,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 
 from actors.topology import start
 from osd.assembly.kernels import early_build
+from osd.config.paths import log_path
 from osd.config.settings import Config
 from osd.loading.resolve import resolve_target
+from osd.machine.logs import start_logs
 from osd.machine.memory import exclude_from_gc
-from osd.monitor.logs import start_logs
 from osd.records.errors import OsdError
 from osd.text.codec import TextCodec
 from serving.app import create_app
@@ -84,7 +86,9 @@ def _serve(
     on_ready: Callable[[Serving], None],
     on_news: Callable[[str], None],
 ) -> None:
-    start_logs(config.log, config.state_dir, "server")
+    options = config.log
+    path = Path(options.file) if options.file else log_path(config.state_dir)
+    start_logs(path, "server", level=options.level, lines=options.format, max_bytes=options.max_bytes)
     check_machine(config)
     check_certificate(config)
     with early_build(config.target):

@@ -54,3 +54,8 @@ def spill_path(state_dir: Path, engine_id: str) -> Path:
 def former_spill_path(state_dir: Path) -> Path:
     """Where they waited before engines had ids."""
     return state_dir / "outcomes.spill"
+
+
+def log_path(state_dir: Path) -> Path:
+    """The log of all processes on this machine."""
+    return state_dir / "logs" / "osd.log"

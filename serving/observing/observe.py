@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from osd.monitor.logs import request_id as logged_as
+from osd.machine.logs import request_id as logged_as
 from serving.observing.http_metrics import HttpMetrics
 from serving.observing.tracing import Tracing
 from serving.wire.errors import CLIENT_CLOSED_REQUEST, ApiError, error_response, internal_error

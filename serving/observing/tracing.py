@@ -70,7 +70,7 @@ class QueryTrace:
     def _end(self, reason: str, stats: QueryStats) -> None:
         from opentelemetry import trace
 
-        attributes = {
+        attributes: dict[str, Any] = {
             "gen_ai.response.finish_reasons": [reason],
             "gen_ai.usage.input_tokens": stats.prompt_tokens,
             "gen_ai.usage.output_tokens": stats.output_tokens,

@@ -20,6 +20,7 @@ from serving.app import create_app
 from tests.browser.driving import TOKEN, faults
 from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_report, fake_service
 from tests.kit.http_server import serve
+from tests.kit.waiting import PATIENCE_S
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -45,6 +46,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(PATIENCE_S)  # axe looks at everything, on a busy machine slowly
     try:
         yield driver
     finally:

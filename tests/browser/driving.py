@@ -8,7 +8,7 @@ from typing import Any
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 TOKEN = "a-long-admin-token"
 
@@ -66,3 +66,8 @@ def faults(browser: webdriver.Chrome) -> list[str]:
     """What the console has of errors since it was last read."""
     console = browser.get_log("browser")  # type: ignore[no-untyped-call]  # selenium left it untyped
     return [one["message"] for one in console if one["level"] == "SEVERE"]
+
+
+def choose(browser: webdriver.Chrome, selector: str, option: str) -> None:
+    """Choose an option of a list by its text."""
+    Select(find(browser, selector)).select_by_visible_text(option)

@@ -22,6 +22,7 @@ from osd.records.events import Event
 from serving.app import create_app
 from tests.browser.driving import (
     TOKEN,
+    choose,
     click,
     content,
     faults,
@@ -80,11 +81,11 @@ def test_dragging_zooms_keys_move_and_the_way_back_to_now(browser: webdriver.Chr
 
 def test_lines_are_by_what_is_chosen_and_told_apart_without_colour(browser: webdriver.Chrome, url: str) -> None:
     open_history(browser, url)
-    find(browser, "#by").send_keys("drafter version")
+    choose(browser, "#by", "drafter version")
     wait(browser, lambda: drawn(browser)["lines"] == ["v0", "v1", "v2", "v3"][-3:])
-    find(browser, "#by").send_keys("domain and version")
+    choose(browser, "#by", "domain and version")
     wait(browser, lambda: "code · v3" in drawn(browser)["lines"])
-    find(browser, "#domain").send_keys("chat")
+    choose(browser, "#domain", "chat")
     wait(browser, lambda: drawn(browser)["lines"] == ["chat · v1", "chat · v2", "chat · v3"])
     names = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#chart-rate .key span:not(.value)")]
     assert names == ["chat · v1", "chat · v2", "chat · v3"]
@@ -113,9 +114,9 @@ def test_events_filter_and_export_what_is_shown(browser: webdriver.Chrome, url: 
     engine.event_log.append(Event(at_s=time.time() - 5, kind="error", message="disk full on node-1"))
     open_history(browser, url)
     wait(browser, lambda: "disk full" in text_of(browser, "events"))
-    find(browser, "#event-kind").send_keys("publish")
+    choose(browser, "#event-kind", "publish")
     wait(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, "#events li")) == 2)
-    find(browser, "#event-kind").send_keys("all")
+    choose(browser, "#event-kind", "all")
     find(browser, "#event-text").send_keys("DISK")
     wait(browser, lambda: [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#events .message")] == [
         "disk full on node-1"

@@ -18,8 +18,6 @@ from contextvars import ContextVar
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
-from osd.config.logs import LogConfig
-
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the HTTP request that is being handled."""
 _VARIABLE = "OSD_LOG_OF_SERVICE"
@@ -94,25 +92,31 @@ class BoundedFile(WatchedFileHandler):
                 self._path.replace(self._path.with_suffix(self._path.suffix + ".1"))
 
 
-def start_logs(config: LogConfig, state_dir: Path, process: str) -> Path:
-    """Log to the file, and warnings to the terminal; returns the file's path."""
-    path = Path(config.file) if config.file else state_dir / "logs" / "osd.log"
-    os.environ[_VARIABLE] = json.dumps([str(path.absolute()), config.level, config.format, config.max_bytes])
+def start_logs(path: Path, process: str, *, level: str, lines: str, max_bytes: int) -> None:
+    """Log to a file, and warnings to the terminal.
+
+    Args:
+        path: of the file.
+        process: what this process is called in it.
+        level: the least level: `debug`, `info`, `warning` or `error`.
+        lines: `text` or `json`.
+        max_bytes: a file that has grown so large is renamed.
+    """
+    os.environ[_VARIABLE] = json.dumps([str(path.absolute()), level, lines, max_bytes])
     join_logs(process)
     terminal = logging.StreamHandler(sys.stderr)
-    terminal.setLevel(logging.DEBUG if config.level == "debug" else logging.WARNING)
+    terminal.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.getLogger().addHandler(terminal)
-    return path
 
 
 def join_logs(process: str) -> None:
     """Log to the file of the service that started this process; without one, logging stays as it is."""
     if _VARIABLE not in os.environ:
         return
-    path, level, format_, max_bytes = json.loads(os.environ[_VARIABLE])
+    path, level, lines, max_bytes = json.loads(os.environ[_VARIABLE])
     handler = BoundedFile(Path(path), max_bytes)
-    handler.setFormatter(JsonLines(process) if format_ == "json" else TextLines(process))
+    handler.setFormatter(JsonLines(process) if lines == "json" else TextLines(process))
     root = logging.getLogger()
     for other in [one for one in root.handlers if isinstance(one, BoundedFile)]:
         root.removeHandler(other)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from osd.config.logs import LogConfig
-from osd.monitor.logs import BoundedFile, JsonLines, TextLines, join_logs, request_id, start_logs
+from osd.machine.logs import BoundedFile, JsonLines, TextLines, join_logs, request_id, start_logs
 
 CHILD = """
 import logging, sys
-from osd.monitor.logs import join_logs
+from osd.machine.logs import join_logs
 join_logs(sys.argv[1])
 for number in range(200):
     logging.getLogger("actors.test").info("%s says %d %s", sys.argv[1], number, "x" * 300)
@@ -41,8 +40,14 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
 
 
+def started(folder: Path, *, level: str = "info", lines: str = "text") -> Path:
+    path = folder / "logs" / "osd.log"
+    start_logs(path, "server", level=level, lines=lines, max_bytes=1 << 30)
+    return path
+
+
 def test_processes_share_a_file_without_mixing_lines(tmp_path: Path) -> None:
-    path = start_logs(LogConfig(format="json"), tmp_path, "server")
+    path = started(tmp_path, lines="json")
     children = [subprocess.Popen([sys.executable, "-c", CHILD, f"engine-{number}"]) for number in range(3)]
     logging.getLogger("serving.test").info("from here")
     assert [child.wait(60) for child in children] == [0, 0, 0]
@@ -84,7 +89,7 @@ def test_a_record_has_its_requests_id_and_its_exception() -> None:
 
 
 def test_the_level_is_that_of_the_settings(tmp_path: Path) -> None:
-    path = start_logs(LogConfig(level="error", file=str(tmp_path / "x.log")), tmp_path, "server")
+    path = started(tmp_path, level="error")
     logging.getLogger("osd.x").warning("not this")
     logging.getLogger("osd.x").error("but this")
     assert [line.rpartition(": ")[2] for line in path.read_text().splitlines()] == ["but this"]

@@ -1,0 +1,69 @@
+"""What was served is in the history by domain and version, and stays there when the supervisor is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import PROMPTS, Service
+from tests.kit.waiting import wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
+DOMAIN = "history-of-e2e"
+
+
+def _served(service: Service) -> dict[str, float]:
+    """Sums of the domain's figures in the last hour; empty while the supervisor is away."""
+    answer = service.admin.get("/admin/api/history", params={"from": -3600, "domain": DOMAIN, "by": ["domain"]})
+    if answer.status_code != 200:
+        return {}
+    body: dict[str, Any] = answer.json()
+    return {
+        name: sum(value or 0.0 for value in values)
+        for series in body["series"]
+        for name, values in series["figures"].items()
+    }
+
+
+def test_history_is_counted_right_and_outlives_the_supervisor(service: Service) -> None:
+    answers = [service.answer(prompt, osd={"domain": DOMAIN, "speculation_length": 2}).osd for prompt in PROMPTS]
+    expected = {
+        name: float(sum(one[name] for one in answers)) for name in ("rounds", "proposed", "accepted", "committed")
+    }
+    wait_for(lambda: _served(service).get("queries") == len(PROMPTS), "the engine's report")
+    found = _served(service)
+    assert {name: found[name] for name in expected} == expected
+    assert found["proposed_at_1"] >= found["proposed_at_2"] > 0 and found["decode_ms"] > 0 and found["plain_ms"] > 0
+    wait_for(lambda: any(key.startswith("osd:history") for key in _keys(service)), "the history to be stored")
+    os.kill(service.pid("supervisor"), signal.SIGKILL)
+    service.pid("supervisor")
+    wait_for(
+        lambda: _served(service).get("queries") == len(PROMPTS), "the new supervisor to read what the old one wrote"
+    )
+    assert {name: _served(service)[name] for name in expected} == expected
+
+
+def _keys(service: Service) -> list[str]:
+    import redis
+
+    assert service.topology.redis is not None
+    with redis.Redis.from_url(service.topology.redis.url) as client:
+        return [key.decode() for key in client.scan_iter("osd:history*")]
+
+
+def test_an_operators_policy_reaches_the_engine(service: Service) -> None:
+    def lever(path: str, **body: Any) -> None:
+        service.admin.post(f"/admin/api/{path}", json=body, headers={"X-OSD-Operator": "anna"}).raise_for_status()
+
+    lever("policy", domain="plain-please", length=0)
+    wait_for(lambda: service.answer(PROMPTS[0], osd={"domain": "plain-please"}).osd["proposed"] == 0, "plain decoding")
+    assert service.admin.get("/admin/api/wishes").json()["lengths"] == {"plain-please": 0}
+    lever("policy", domain="plain-please", length=1)
+    wait_for(
+        lambda: service.answer(PROMPTS[0], osd={"domain": "plain-please"}).osd["proposed"] > 0, "speculation again"
+    )
+    lever("policy", domain="plain-please")
+    assert any("anna" in event["message"] for event in service.events("audit"))
