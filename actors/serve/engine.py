@@ -65,8 +65,11 @@ class EngineReplica(EngineActor):
         reader = uuid.uuid4().hex
         try:
             box_id = await self.submit(reader, request)
-        except QueueFullError as error:
-            raise FullEngineError(str(error), self._id) from None
+        except Exception as error:
+            await self.leave(reader)
+            if isinstance(error, QueueFullError):
+                raise FullEngineError(str(error), self._id) from None
+            raise
         output_ids: list[int] = list(request.resume_ids)
         num_received, is_finished = 0, False
         self._prefixes.add(prefix)
@@ -97,7 +100,7 @@ class EngineReplica(EngineActor):
 
     def record_routing_stats(self) -> dict[str, Any]:
         """What routers know of this engine (Ray Serve calls this)."""
-        return {"prefixes": self._prefixes.blocks()}
+        return {"prefixes": self._prefixes.blocks(), "draining": self.orders.draining}
 
     async def check_health(self) -> None:
         """Raise unless the engine's thread takes commands between steps (Ray Serve calls this, and bounds its time)."""

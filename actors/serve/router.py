@@ -1,7 +1,8 @@
 """Ray Serve's choice of an engine for a query: the one that holds its prefix, or else the least loaded.
 
 Every process that sends queries has a router of its own. Engines publish what they hold as Serve's routing statistics;
-until those arrive, a router goes by what it sent itself. Serve leaves out engines that are being drained.
+until those arrive, a router goes by what it sent itself. Serve leaves out engines that it is about to stop; those that
+the operator drains say so themselves, and are taken only if there is no other.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         pending_request.routing_context.should_backoff = True  # pause before the engines are tried once more
         avoid = pending_request.kwargs.get("avoid", ())
         engines = [one for one in candidate_replicas if one.replica_id.unique_id not in avoid] or candidate_replicas
+        engines = [one for one in engines if not one.routing_stats.get("draining", False)] or engines
         loads = self._replica_queue_len_cache
         unknown = [one for one in engines if loads.get(one.replica_id) is None]
         if unknown and len(engines) > 1:  # else idle engines, whose figures are old, would get nothing

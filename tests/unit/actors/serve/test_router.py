@@ -70,6 +70,12 @@ async def test_an_engine_that_says_that_it_holds_the_prefix_is_first(router: Pre
     assert await _order(router, engines, prefix=_PREFIX, avoid=("a",)) == "cb"
 
 
+async def test_a_draining_engine_is_taken_only_if_there_is_no_other(router: PrefixRouter) -> None:
+    engines = [_Engine("a", 0, {"draining": True, "prefixes": frozenset(_PREFIX)}), _Engine("b", 3)]
+    assert await _order(router, engines, prefix=_PREFIX) == "b"
+    assert await _order(router, engines, prefix=_PREFIX, avoid=("b",)) == "a"
+
+
 async def test_it_remembers_what_it_sent_until_the_engine_is_gone(router: PrefixRouter) -> None:
     engines = [_Engine("a", 0), _Engine("b", 1)]
     router.update_replicas(engines)
