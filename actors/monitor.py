@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _ASK_TIMEOUT_S = 3.0
 _REMEMBER_S = 30 * 86_400.0
 """How far back silences and acknowledgements are looked for after a restart."""
+_SILENT_S = 15.0
 _FLUSH_EVERY = 5
 """In looks."""
 _POST_TIMEOUT_S = 10.0
@@ -89,7 +90,8 @@ class Monitor:
         self._trainer: TrainerStatus | None = None
         self._steps = (-1, clock_s())
         self._gate_decided_s = clock_s()
-        self._engines_away: tuple[str, ...] = ()
+        self._heard_s: dict[str, float] = {}
+        """Engine to when it last reported."""
         self._knows_past = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="osd-monitor", daemon=True)
@@ -99,14 +101,11 @@ class Monitor:
     def take(self, engine_id: str, process: str, rows: Sequence[Row], levels: Figures, *, since_start: bool) -> None:
         """Take what an engine reports: totals by series, and levels such as its utilisation."""
         with self._lock:
+            self._heard_s[engine_id] = self._clock_s()
             added = self._totals.added(engine_id, process, rows, since_start=since_start)
         for series, figures in added:
             self.history.add(Series(series.domain, series.drafter, series.version, engine_id), figures)
         self.history.add(Series(engine=engine_id), _as_samples(levels))
-
-    def set_engines_away(self, names: Sequence[str]) -> None:
-        """Engines whose reports stopped."""
-        self._engines_away = tuple(names)
 
     def mark(self, event: Event) -> None:
         """Keep an event in the history; one that was kept already is not kept twice."""
@@ -201,7 +200,7 @@ class Monitor:
             facts = Facts(
                 at_s=now_s,
                 trainer=self._trainer if "distiller" in self._watched else TrainerStatus(state="off"),
-                engines_away=self._engines_away,
+                engines_away=self._silent_engines(now_s),
                 steps_changed_s=self._steps[1],
                 gate_decided_s=self._gate_decided_s,
                 buckets=tuple(recent.buckets),
@@ -212,6 +211,15 @@ class Monitor:
         for event in told:
             self.mark(event)
             self._sender.send(event)
+
+    def _silent_engines(self, now_s: float) -> tuple[str, ...]:
+        """Engines whose reports stopped. Where engines are scaled, they come and go, and Ray Serve watches them."""
+        if "engine" not in self._watched:
+            return ()
+        draining = self.wishes.now.draining
+        return tuple(
+            name for name, heard_s in self._heard_s.items() if now_s - heard_s > _SILENT_S and name not in draining
+        )
 
     def _learn_past(self, now_s: float) -> None:
         """After a restart: what was acknowledged and silenced, and when the gate decided last."""

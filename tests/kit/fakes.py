@@ -163,7 +163,7 @@ class FakeEngineClient:
                 finish_reason=(self.finish_as or reason) if number == rounds else None,
                 error=self.error if number == rounds else None,
                 stats=stats if number == rounds else None,
-                round=Round(3, 4, len(group) - 1, "feature") if number else None,
+                round=_round(request, len(group) - 1) if number else None,
             )
             for number, group in enumerate(groups)
         ]
@@ -240,6 +240,10 @@ class FakeEngineClient:
             if manifest.number == to:
                 return manifest
         raise UnknownVersionError(f"there is no drafter version {to}")
+
+
+def _round(request: Request, num_accepted: int) -> Round:
+    return Round(0, 0, 0) if request.speculation_length == 0 else Round(3, 4, num_accepted, "feature")
 
 
 def _histogram(accepted: list[int]) -> tuple[int, ...]:

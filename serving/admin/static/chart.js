@@ -64,7 +64,7 @@ export class Chart {
     const width = Math.max(this.canvas.clientWidth, 200), muted = colour("muted"), grid = { stroke: colour("line"), width: 1 };
     const axis = { stroke: muted, grid, ticks: grid, font: "12px system-ui, sans-serif" };
     this.#plot = new uPlot({
-      width, height: HEIGHT, padding: [16, 8, 0, 0], legend: { show: false },
+      width, height: HEIGHT, padding: [16, 22, 0, 0], legend: { show: false },
       cursor: { sync: { key: "osd" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: { x: { time: true, range: () => { const { from, to } = this.history.range(); return [from, to]; } },
         y: { range: (_, low, high) => this.#heights(low, high) } },

@@ -28,7 +28,7 @@ export class Playground {
       put("playground-note", "answering plainly");
       const plain = await this.#answer("plain", { ...body, plain: true }, false);
       const faster = speculated.decode_s > 0 ? plain.decode_s / speculated.decode_s : null;
-      put("playground-note", speculated.output_tokens === plain.output_tokens && faster ? `Speculation took ${faster.toFixed(2)}× less time to decode.` : "Done.");
+      put("playground-note", speculated.output_tokens === plain.output_tokens && faster ? `Plain decoding took ${faster.toFixed(2)} times as long.` : "Done.");
     } catch (error) {
       put("playground-note", error.name === "AbortError" ? "Stopped." : error instanceof Refused ? error.message : `The answer broke off: ${error.message}`);
     } finally {

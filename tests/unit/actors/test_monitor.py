@@ -90,3 +90,19 @@ def test_a_trainer_that_died_raises_an_alert_and_posts_it() -> None:
     kinds = [one.kind for one in monitor.history.events(0.0, 2 * NOON_S, 10)]
     assert kinds.count("alert") == 2 and kinds.count("acknowledge") == 1
     monitor.close()
+
+
+def test_an_engine_that_falls_silent_is_away_unless_it_drains() -> None:
+    clock, others = SetClock(NOON_S), Others()
+    config = MonitorConfig(alerts=(AlertRule(name="away", when="engine_away"),))
+    monitor = Monitor(config, None, WATCHED, ask=others.ask, clock_s=clock, look_s=0.001)
+    for engine in ("a", "b", "c"):
+        monitor.take(engine, "p", [], {}, since_start=True)
+    monitor.wishes.change(lambda wishes: wishes.with_draining("b", True))
+    clock.now_s += 20
+    monitor.take("c", "p", [], {}, since_start=False)
+    wait_for(lambda: monitor.alerts().alerts)
+    assert [alert.subject for alert in monitor.alerts().alerts] == ["a"]
+    monitor.take("a", "p", [], {}, since_start=False)
+    wait_for(lambda: not monitor.alerts().alerts)
+    monitor.close()
