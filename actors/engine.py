@@ -109,13 +109,16 @@ class EngineActor:
         Returns:
             The id of the client's mailbox, which tells this engine process from others.
         """
-        loop = (await self._assembly()).loop
+        assembly = await self._assembly()
+        loop, constraint = assembly.loop, None
+        if request.constraint is not None:  # in a thread, since it may take a second
+            constraint = await asyncio.to_thread(assembly.grammars.compile, request.constraint)
         box_id = self._mailboxes.open(client_id)
         request = as_ordered(request, self.orders)
         if not self._mailboxes.holds(client_id, request.request_id):
 
             def take(engine: Engine) -> None:
-                engine.submit(request)
+                engine.submit(request, constraint)
                 # On the engine's thread: after deltas of an abandoned query with this id, before those of this query.
                 self._mailboxes.expect(client_id, request.request_id)
 

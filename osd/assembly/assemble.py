@@ -15,6 +15,7 @@ from osd.assembly.recorder import open_recorder
 from osd.assembly.target import make_target
 from osd.config.settings import Config
 from osd.engine.loop import EngineLoop
+from osd.grammar.compiler import GrammarCompiler
 from osd.io.answers.feed import AnswerFeed
 from osd.io.recorder import Recorder
 from osd.kernels.cpu.compiling.signatures import KernelSet
@@ -40,6 +41,7 @@ class EngineAssembly:
     loop: EngineLoop
     store: WeightStore
     codec: TextCodec
+    grammars: GrammarCompiler
     hot_swap: HotSwap | None
     recorder: Recorder | None
     kernel_swap: KernelSwap | None = None
@@ -146,7 +148,7 @@ def _assemble(
     hot_swap.start()
     if kernel_swap is not None:
         kernel_swap.start()
-    return EngineAssembly(loop, store, engine.codec, hot_swap, recorder, kernel_swap, feed)
+    return EngineAssembly(loop, store, engine.codec, engine.grammars, hot_swap, recorder, kernel_swap, feed)
 
 
 def _remake(

@@ -19,6 +19,7 @@ from osd.engine.rows.row_caches import RowCaches
 from osd.engine.scheduler import Scheduler
 from osd.engine.sequence import Sequence, check_prompt, new_sequence
 from osd.engine.status import status_of
+from osd.grammar.compiler import GrammarCompiler
 from osd.meters.counters import Counters
 from osd.meters.round_clock import RoundClock
 from osd.meters.utilisation import Utilisation
@@ -29,7 +30,7 @@ from osd.ports.outcomes import OutcomeRecorder
 from osd.records.acceptance_figures import AcceptanceFigures
 from osd.records.events import Event, EventKind
 from osd.records.outcome import Round
-from osd.records.query import NOT_FINITE, FinishReason, Request, SamplingParams, TokenDelta
+from osd.records.query import CONSTRAINT_FAILED, NOT_FINITE, FinishReason, Request, SamplingParams, TokenDelta
 from osd.records.status import AcceptancePoint, EngineStatus
 from osd.records.version import WeightManifest
 from osd.speculation.arm import PLAIN, Arm, Choice
@@ -69,6 +70,8 @@ class Engine:
         self.recorder, self.on_event = recorder, on_event
         self.rows, self.counters = rows, counters
         self.scheduler = Scheduler(config.engine, rows.swap)
+        self.grammars = GrammarCompiler(codec, target.eos_ids)
+        """Compiles constraints; may be used on other threads."""
         self.utilisation = Utilisation()
         self._endings = Endings(config, counters, recorder)
         self._clock = RoundClock(target.lm.device)
@@ -83,9 +86,12 @@ class Engine:
 
         Args:
             request: the query.
-            constraint: restricts the tokens of the answer; an object of this query only.
+            constraint: restricts the tokens of the answer; an object of this query only. None: `request.constraint` is
+                compiled here, which may take a second; compile it on another thread, with `grammars`, where that
+                would delay others.
 
         Raises:
+            ConstraintRefusedError: the request's constraint cannot be compiled.
             PromptTooLongError: there is no room for a new token.
             QueueFullError: too many queries are waiting.
             ValueError: the id is in use, or the prompt is empty or holds unknown tokens.
@@ -94,6 +100,8 @@ class Engine:
             raise ValueError(f"request_id {request.request_id!r} is in use; give every query its own")
         check_prompt(request, self.target.lm.vocab_tokens, self.target.max_context_tokens)
         num_recorded = self.config.outcomes.top_k if self.recorder else 0
+        if constraint is None and request.constraint is not None:
+            constraint = self.grammars.compile(request.constraint)
         sequence = new_sequence(request, self.codec, num_recorded, constraint)
         self.scheduler.submit(sequence)
         self._sequences[request.request_id] = sequence
@@ -274,6 +282,8 @@ class Engine:
         self, sequence: Sequence, tokens: list[int], top: TopLogprobs | None, round_: Round | None = None
     ) -> TokenDelta:
         """Commit tokens to one query, up to its end; returns the delta. The first token has no round."""
+        if sequence.constraint is not None and (error := sequence.constraint.error):
+            return self._finish(sequence, "error", error=f"{CONSTRAINT_FAILED}: {error}")
         tokens, reason = sequence.cut(tokens, self.target.eos_ids, self.target.max_context_tokens)
         if round_ is None:
             sequence.begin(tokens, top)

@@ -28,3 +28,11 @@ class RowConstraint(Protocol):
     def advance(self, tokens: Sequence[int]) -> None:
         """Advance by committed tokens."""
         ...
+
+    @property
+    def error(self) -> str | None:
+        """Why the constraint can no longer be followed, which ends the query with this error; None: it can.
+
+        From the failure on, `allowed` allows every token.
+        """
+        ...

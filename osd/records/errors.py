@@ -15,6 +15,19 @@ class PromptTooLongError(OsdError):
     """The prompt leaves no room for a new token in the target's context."""
 
 
+class ConstraintRefusedError(OsdError):
+    """A constraint on an answer cannot be applied: the grammar is wrong, too large, or uses what is not supported.
+
+    Args:
+        message: for the user; names the field.
+        field: the request's field that holds the constraint.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class EngineUnavailableError(OsdError):
     """The engine is restarting or gone; serving answers 503 with Retry-After."""
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from osd.records.asked.constraint import ConstraintSpec
 from osd.records.drafter_id import DrafterId
 from osd.records.outcome import Round
 
@@ -21,6 +22,8 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 NOT_FINITE = "the model's output for it is not finite (NaN or infinity)"
 """The error message in the last delta of such a query."""
+CONSTRAINT_FAILED = "its constraint is too complex to be followed further"
+"""How the error message begins in the last delta of such a query."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -86,6 +89,8 @@ class Request:
     """False: the query is not recorded; it only counts in the counters."""
     speculation_length: int | None = None
     """A fixed speculation length for this query (0: plain decoding); None: chosen by goodput."""
+    constraint: ConstraintSpec | None = None
+    """Which texts the answer may be; None: any."""
     resume_ids: tuple[int, ...] = ()
     resume_chars: int = 0
 

@@ -185,6 +185,22 @@ class TextCodec:
             return b""
         return self._bytes_after_text(token_id) if self._bytes is None else self._bytes.by_id.get(token_id, b"")
 
+    def bytes_by_id(self) -> list[bytes] | None:
+        """The bytes of every token of the model, special tokens as they are spelt; empty for ids of no token.
+
+        None for tokenizers in which a token's text depends on its neighbours.
+        """
+        if self._bytes is None:
+            return None
+        table = [self._bytes.by_id.get(token_id, b"") for token_id in range(self.vocab_tokens)]
+        for token_id in self.special_token_ids():
+            table[token_id] = str(self.tokenizer.decode([token_id])).encode()
+        return table
+
+    def special_token_ids(self) -> list[int]:
+        """Special tokens of the model, which add no text."""
+        return sorted(token_id for token_id in self._special_ids if token_id < self.vocab_tokens)
+
     def token_text(self, token_id: int) -> str:
         r"""The text of one token; special tokens as spelt, bytes that form no whole character as `\xf0\x9f`."""
         if token_id in self._special_ids:

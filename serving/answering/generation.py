@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from osd.records.errors import EngineUnavailableError
-from osd.records.query import NOT_FINITE, FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
+from osd.records.query import CONSTRAINT_FAILED, NOT_FINITE, FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
 from serving.engine_client import EngineClient
 from serving.wire.errors import NO_RETRY, ApiError, internal_error, took_too_long
 
@@ -121,6 +121,9 @@ async def _pump(
 def _check_finish(delta: TokenDelta) -> None:
     if delta.finish_reason == "error":
         log.error("query %s failed in the engine: %s", delta.request_id, delta.error)
+        if delta.error is not None and delta.error.startswith(CONSTRAINT_FAILED):
+            message = f"This query cannot be answered: {delta.error}. Simplify the schema or grammar."
+            raise ApiError(500, message, code="constraint_failed", headers=NO_RETRY)
         if delta.error == NOT_FINITE:
             message = f"This query cannot be answered: {NOT_FINITE}."
             raise ApiError(500, message, code="not_finite", headers=NO_RETRY)

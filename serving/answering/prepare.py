@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from osd.records.asked.constraint import ConstraintSpec
+from osd.records.errors import ConstraintRefusedError
 from osd.records.query import Request
 from serving.answering.queries import build_queries, check_model, encode_messages
-from serving.parsing.choose import parser_maker
+from serving.forms.calls import argument_specs
+from serving.forms.constraint import chat_constraint, checked
+from serving.parsing.choose import answer_shape, parser_maker
 from serving.parsing.pieces import AnswerParser
 from serving.services import Services
 from serving.wire.chat_request import ChatRequest
@@ -24,7 +28,12 @@ class PreparedChat:
 
 
 async def prepare_chat(
-    body: ChatRequest, services: Services, answer_id: str, *, param: str = "messages"
+    body: ChatRequest,
+    services: Services,
+    answer_id: str,
+    *,
+    param: str = "messages",
+    form_field: str = "response_format.json_schema.schema",
 ) -> PreparedChat:
     """Check the model, render the conversation and build the queries.
 
@@ -33,14 +42,19 @@ async def prepare_chat(
         services: of the app.
         answer_id: the queries are numbered after it.
         param: the field that holds the conversation, for errors.
+        form_field: the field that holds the schema of the answer, for errors.
 
     Raises:
+        ConstraintRefusedError: the form of the answer, or a tool's schema, is no grammar that can be kept to.
         ApiError: the model is another, or its template or context cannot take the conversation or the tools.
     """
     codec = services.codec
     check_model(body.model, services.model_names)
     prompt_ids = await encode_messages(codec, body.messages, body.offered_tools, param)
-    new_parser = parser_maker(body, codec, prompt_ids, services.config.target.tool_call_format)
+    shape = answer_shape(body, codec, prompt_ids, services.config.target.tool_call_format)
+    constraint = chat_constraint(body, codec, shape.call_format, reasoning=shape.reasoning)
+    if constraint is not None and constraint.field.startswith("response_format"):
+        constraint = replace(constraint, field=form_field)
     is_chat = param == "messages"
     queries = build_queries(
         body,
@@ -50,6 +64,17 @@ async def prepare_chat(
         codec=codec,
         answer_id=answer_id,
         param=param,
+        constraint=await _checked(constraint, body),
         texts={f"messages[{at}].content": message.text for at, message in enumerate(body.messages)} if is_chat else {},
     )
-    return PreparedChat(queries, len(prompt_ids), new_parser)
+    return PreparedChat(queries, len(prompt_ids), parser_maker(body, shape))
+
+
+async def _checked(constraint: ConstraintSpec | None, body: ChatRequest) -> ConstraintSpec | None:
+    """As `checked`; where a tool's schema is what is refused, the error names it."""
+    try:
+        return await checked(constraint)
+    except ConstraintRefusedError:
+        for spec in argument_specs(body.callable_tools, must_call=body.must_call):
+            await checked(spec)
+        raise

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
+from osd.records.asked.constraint import ConstraintSpec
 from osd.records.query import Request
 from serving.codec import Codec
 from serving.wire.chat_request import Message
@@ -95,6 +96,7 @@ def build_queries(
     codec: Codec,
     answer_id: str,
     param: str,
+    constraint: ConstraintSpec | None = None,
     texts: Mapping[str, str] = _NO_TEXTS,
 ) -> list[Request]:
     """`n` queries per prompt. `max_tokens` (None: all that fits) is limited by the context.
@@ -107,6 +109,7 @@ def build_queries(
         codec: knows the context and the vocabulary.
         answer_id: prefix of the queries' ids.
         param: name of the field that holds the prompts, for errors.
+        constraint: what each answer may be; None: anything.
         texts: for errors: the texts that make up the prompt, by field name.
 
     Raises:
@@ -130,6 +133,7 @@ def build_queries(
                 domain=body.osd.domain,
                 store=body.store,
                 speculation_length=body.osd.speculation_length,
+                constraint=constraint,
             )
             queries.append(query)
     return queries

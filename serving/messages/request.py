@@ -6,10 +6,9 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
 from serving.wire.chat_request import ChatRequest
-from serving.wire.inert_fields import UNSUPPORTED, NoEffect, Unsupported, WireModel
+from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
 from serving.wire.request_base import OsdOptions
 from serving.wire.text import Text
 from serving.wire.tools import JsonSchema, ToolName, unclashing
@@ -121,11 +120,16 @@ class MessagesTool(WireModel):
     input_schema: JsonSchema
     type: Annotated[None, NoEffect("custom")] = None
     cache_control: CacheControl = None
-    strict: Annotated[None, NoEffect(False)] = None
+    strict: bool = False
 
     def as_chat(self) -> dict[str, Any]:
         """The tool of a chat request."""
-        function = {"name": self.name, "description": self.description, "parameters": self.input_schema}
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.input_schema,
+            "strict": self.strict,
+        }
         return {"type": "function", "function": function}
 
 
@@ -134,19 +138,46 @@ def _unclashing(tools: list[MessagesTool]) -> list[MessagesTool]:
     return tools
 
 
-def _without_grammar(value: Any) -> Any:
-    if value in ("auto", "none"):
-        return value
-    raise PydanticCustomError(
-        UNSUPPORTED, 'is not supported by osd: only "auto" and "none" are, since a call cannot be enforced yet'
-    )
-
-
 class MessagesToolChoice(WireModel):
-    """Whether the model may use tools."""
+    """Whether the model may use tools, or must."""
 
-    type: Annotated[Literal["auto", "none"], BeforeValidator(_without_grammar)]
+    type: Literal["auto", "none", "any", "tool"]
+    name: Annotated[ToolName | None, Field(description="With type 'tool': the one that is used.")] = Field(
+        default=None, validate_default=True
+    )
     disable_parallel_tool_use: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _of_one_tool(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if (value is not None) != (info.data.get("type") == "tool"):
+            raise ValueError("it belongs to type 'tool', and to no other")
+        return value
+
+    def as_chat(self) -> Any:
+        """The choice of a chat request."""
+        if self.type == "tool":
+            return {"type": "function", "function": {"name": self.name}}
+        return "required" if self.type == "any" else self.type
+
+
+class JsonFormat(WireModel):
+    """A JSON document that keeps to a schema."""
+
+    type: Literal["json_schema"]
+    schema_: JsonSchema = Field(alias="schema")
+
+    def as_chat(self) -> dict[str, Any]:
+        """The format of a chat request."""
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": self.schema_}}
+
+
+class OutputConfig(WireModel):
+    """The form of the answer."""
+
+    format: JsonFormat | None = None
+    effort: Unsupported = None
+    task_budget: Unsupported = None
 
 
 class MessagesMetadata(WireModel):
@@ -167,8 +198,8 @@ class PromptFields(WireModel):
     cache_control: CacheControl = None
     context_management: Annotated[None, NoEffect({})] = None
     mcp_servers: Annotated[None, NoEffect([])] = None
-    output_config: Annotated[None, NoEffect({})] = None
-    output_format: Unsupported = None
+    output_config: OutputConfig | None = None
+    output_format: JsonFormat | None = Field(default=None, description="Older name of output_config.format.")
 
     @field_validator("messages")
     @classmethod
@@ -184,9 +215,20 @@ class PromptFields(WireModel):
             "model": self.model,
             "messages": [*system, *(message for turn in self.messages for message in turn.as_chat())],
             "tools": [tool.as_chat() for tool in self.tools],
-            "tool_choice": self.tool_choice.type,
+            "tool_choice": self.tool_choice.as_chat(),
             "parallel_tool_calls": not self.tool_choice.disable_parallel_tool_use,
+            "response_format": None if (asked := self.form) is None else asked.as_chat(),
         }
+
+    @property
+    def form_field(self) -> str:
+        """The field that holds the schema of the answer."""
+        return "output_format.schema" if self.output_format else "output_config.format.schema"
+
+    @property
+    def form(self) -> JsonFormat | None:
+        """The form of the answer; None: free text."""
+        return self.output_format or (self.output_config.format if self.output_config else None)
 
 
 class MessagesRequest(PromptFields):

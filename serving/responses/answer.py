@@ -13,7 +13,7 @@ from serving.answering.sse import Framing, named_frame
 from serving.codec import Codec
 from serving.parsing.blocks import Block, Blocks, Change
 from serving.parsing.pieces import AnswerParser
-from serving.responses.request import ResponsesRequest
+from serving.responses.request import ResponsesRequest, TextOptions
 from serving.wire.chat_view import new_call_id
 from serving.wire.errors import ApiError
 from serving.wire.stats import osd_field, usage
@@ -170,8 +170,8 @@ class ResponsesAnswer:
             "service_tier": "default",
             "store": body.store,
             "temperature": body.temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": body.tool_choice,
+            "text": (body.text or TextOptions()).as_sent(),
+            "tool_choice": body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.model_dump(),
             "tools": [tool.as_sent() for tool in body.tools],
             "top_p": body.top_p,
             "truncation": "disabled",

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from serving.responses.request import ChosenByName
 from serving.wire.answers import OsdStats
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -113,7 +114,7 @@ class ResponseObject(BaseModel):
     store: bool
     temperature: float
     text: dict[str, Any]
-    tool_choice: Literal["none", "auto"]
+    tool_choice: Literal["none", "auto", "required"] | ChosenByName
     tools: list[dict[str, Any]]
     top_p: float
     truncation: Literal["disabled"]

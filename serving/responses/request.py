@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from serving.forms.fields import JsonObject, NamedSchema, PlainText
 from serving.responses.items import Item, conversation
 from serving.wire.chat_request import ChatRequest
 from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
 from serving.wire.request_base import Label, OsdOptions, Stop
 from serving.wire.text import Text
-from serving.wire.tools import JsonSchema, ToolChoice, ToolName, unclashing
+from serving.wire.tools import JsonSchema, ToolName, unclashing
 
 
 def _input_items(value: Any) -> Any:
@@ -25,11 +26,16 @@ class FunctionTool(WireModel):
     name: ToolName
     description: Text | None = None
     parameters: JsonSchema | None = None
-    strict: Annotated[None, NoEffect(False)] = None
+    strict: bool = False
 
     def as_chat(self) -> dict[str, Any]:
         """The tool of a chat request."""
-        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+            "strict": self.strict,
+        }
         return {"type": "function", "function": function}
 
     def as_sent(self) -> dict[str, Any]:
@@ -39,7 +45,7 @@ class FunctionTool(WireModel):
             "name": self.name,
             "description": self.description,
             "parameters": self.parameters or {},
-            "strict": False,
+            "strict": self.strict,
         }
 
 
@@ -48,17 +54,41 @@ def _unclashing(tools: list[FunctionTool]) -> list[FunctionTool]:
     return tools
 
 
-class TextFormat(WireModel):
-    """The text format; only plain text is supported."""
+class SchemaFormat(NamedSchema):
+    """A JSON document that keeps to a schema."""
 
-    type: Literal["text"]
+    type: Literal["json_schema"]
+
+    def as_chat(self) -> dict[str, Any]:
+        """The format of a chat request."""
+        return {"type": "json_schema", "json_schema": self.model_dump(by_alias=True, exclude={"type"})}
 
 
 class TextOptions(WireModel):
     """The form of the answer's text."""
 
-    format: TextFormat | None = None
+    format: Annotated[PlainText | JsonObject | SchemaFormat | None, Field(discriminator="type")] = None
     verbosity: Annotated[None, NoEffect("medium")] = None
+
+    def as_chat(self) -> dict[str, Any] | None:
+        """The format of a chat request."""
+        match self.format:
+            case SchemaFormat() as asked:
+                return asked.as_chat()
+            case JsonObject():
+                return {"type": "json_object"}
+        return None
+
+    def as_sent(self) -> dict[str, Any]:
+        """The form as repeated in the answer."""
+        return {"format": {"type": "text"} if self.format is None else self.format.model_dump(by_alias=True)}
+
+
+class ChosenByName(WireModel):
+    """A choice of one tool."""
+
+    type: Literal["function"]
+    name: ToolName
 
 
 class ReasoningOptions(WireModel):
@@ -96,7 +126,7 @@ class ResponsesRequest(WireModel):
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     tools: Annotated[list[FunctionTool], AfterValidator(_unclashing)] = []
-    tool_choice: ToolChoice = "auto"
+    tool_choice: Literal["none", "auto", "required"] | ChosenByName = Field(default="auto", union_mode="left_to_right")
     parallel_tool_calls: bool = True
     stream: bool = False
     stream_options: ResponsesStreamOptions | None = None
@@ -147,7 +177,6 @@ class ResponsesRequest(WireModel):
                 "ignore_eos",
                 "store",
                 "osd",
-                "tool_choice",
                 "parallel_tool_calls",
             }
         )
@@ -157,5 +186,11 @@ class ResponsesRequest(WireModel):
                 "messages": [*system, *conversation([*past, *self.input])],
                 "max_completion_tokens": self.max_output_tokens,
                 "tools": [tool.as_chat() for tool in self.tools],
+                "tool_choice": _choice_in_chat(self.tool_choice),
+                "response_format": None if self.text is None else self.text.as_chat(),
             }
         )
+
+
+def _choice_in_chat(choice: str | ChosenByName) -> Any:
+    return choice if isinstance(choice, str) else {"type": "function", "function": {"name": choice.name}}

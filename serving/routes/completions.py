@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from serving.answering.answer import respond
 from serving.answering.queries import build_queries, check_model, check_num_choices, encode_aside
+from serving.forms.constraint import checked, one_form
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
@@ -44,6 +45,7 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
         codec=codec,
         answer_id=answer_id,
         param="prompt",
+        constraint=await checked(one_form(body.constraint_specs())),
     )
     answer = ChoicesAnswer(
         answer_id=answer_id,

@@ -27,7 +27,7 @@ router = APIRouter(route_class=admits(with_api_key, API_KEY))
 async def create_message(body: MessagesRequest, http: Request, services: ServicesDep) -> Response:
     """Answer a conversation, streamed or whole."""
     answer_id = f"msg_{http.state.answer_id}"
-    chat = await prepare_chat(body.chat_request(), services, answer_id)
+    chat = await prepare_chat(body.chat_request(), services, answer_id, form_field=body.form_field)
     answer = MessagesAnswer(
         answer_id=answer_id,
         model=body.model,

@@ -34,7 +34,9 @@ async def create_response(body: ResponsesRequest, http: Request, services: Servi
     if body.previous_response_id is not None:
         past = services.responses.items(owner, body.previous_response_id, "previous_response_id")
     answer_id = f"resp_{http.state.answer_id}"
-    chat = await prepare_chat(body.chat_request(past), services, answer_id, param="input")
+    chat = await prepare_chat(
+        body.chat_request(past), services, answer_id, param="input", form_field="text.format.schema"
+    )
 
     def keep(response: dict[str, Any]) -> None:
         if body.store:

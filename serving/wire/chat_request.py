@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from serving.wire.inert_fields import InertChat, InertMessage, NoEffect, WireModel
 from serving.wire.request_base import GenerationFields
 from serving.wire.text import Text
-from serving.wire.tools import Function, ToolCall, ToolChoice, Tools
+from serving.wire.tools import ChosenTool, Function, ToolCall, ToolChoice, Tools
 
 
 class TextPart(WireModel):
@@ -97,7 +97,11 @@ class ChatRequest(InertChat, GenerationFields):
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: Tools = Field(default=[], description="Functions that the model may call.")
-    tool_choice: ToolChoice = Field(default="auto", description="'none' does not tell the model of the tools.")
+    tool_choice: ToolChoice = Field(
+        default="auto",
+        description="'none' does not tell the model of the tools; 'required' or one tool's name makes it call.",
+        union_mode="left_to_right",
+    )
     parallel_tool_calls: bool = Field(default=True, description="false leaves all calls but the first out.")
     include_reasoning: bool = Field(default=True, description="false leaves the reasoning out of the answer.")
 
@@ -106,6 +110,16 @@ class ChatRequest(InertChat, GenerationFields):
     def _one_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("max_tokens") not in (None, value):
             raise ValueError("it differs from max_tokens; give one of them")
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _chooses_a_tool(cls, value: ToolChoice, info: ValidationInfo) -> ToolChoice:
+        names = [tool.function.name for tool in info.data.get("tools", ())]
+        if isinstance(value, ChosenTool) and value.function.name not in names:
+            raise ValueError(f"no tool is named {value.function.name!r}")
+        if value == "required" and not names:
+            raise ValueError("there are no tools")
         return value
 
     @field_validator("top_logprobs")
@@ -118,7 +132,19 @@ class ChatRequest(InertChat, GenerationFields):
     @property
     def offered_tools(self) -> list[Function]:
         """Those that the model is told of."""
-        return [tool.function for tool in self.tools] if self.tool_choice == "auto" else []
+        return [] if self.tool_choice == "none" else [tool.function for tool in self.tools]
+
+    @property
+    def callable_tools(self) -> list[Function]:
+        """Those that the model may call."""
+        if isinstance(self.tool_choice, ChosenTool):
+            return [tool for tool in self.offered_tools if tool.name == self.tool_choice.function.name]
+        return self.offered_tools
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer is one or more calls."""
+        return self.tool_choice not in ("none", "auto")
 
     @property
     def answer_limit(self) -> int | None:

@@ -18,6 +18,7 @@ from osd.monitor.alerts import UnknownAlertError
 from osd.monitor.answer import BadRangeError
 from osd.monitor.wishes import BadWishError
 from osd.records.errors import (
+    ConstraintRefusedError,
     EngineUnavailableError,
     OsdError,
     PromptTooLongError,
@@ -111,6 +112,8 @@ def to_api_error(error: Exception) -> ApiError:
             return error
         case PromptTooLongError():
             return ApiError(400, str(error), param="prompt", code="context_length_exceeded")
+        case ConstraintRefusedError():
+            return ApiError(400, str(error), param=error.field, code="invalid_value")
         case QueueFullError():
             return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(QUEUE_FULL_RETRY_S)})
         case EngineUnavailableError():

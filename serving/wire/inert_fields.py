@@ -88,14 +88,7 @@ class InertGeneration(WireModel):
     use_beam_search: Annotated[None, NoEffect(False)] = None
     watermarking: Annotated[None, NoEffect(False)] = None
     # vLLM: structured output
-    guided_choice: Unsupported = None
-    guided_decoding_backend: Unsupported = None
-    guided_grammar: Unsupported = None
-    guided_json: Unsupported = None
-    guided_regex: Unsupported = None
-    guided_whitespace_pattern: Unsupported = None
     structural_tag: Unsupported = None
-    structured_outputs: Unsupported = None
     # vLLM: prompts and what is returned
     logprob_token_ids: Unsupported = None
     prompt_logprobs: Unsupported = None

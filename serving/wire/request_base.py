@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from osd.records.query import SamplingParams
+from serving.forms.fields import FormFields
 from serving.wire.inert_fields import InertGeneration, NoEffect, WireModel
 from serving.wire.text import utf8
 
@@ -52,16 +53,10 @@ Stop = Annotated[
 ]
 
 
-class ResponseFormat(WireModel):
-    """The response format; only plain text is supported."""
-
-    type: Literal["text"]
-
-
 Label = Annotated[str | None, Field(description="Accepted and not used.")]
 
 
-class GenerationFields(InertGeneration):
+class GenerationFields(InertGeneration, FormFields):
     """The fields that chat and plain completions share.
 
     `store` defaults to true, unlike OpenAI's: osd learns from its traffic. With `"store": false` nothing of the query
@@ -92,7 +87,6 @@ class GenerationFields(InertGeneration):
         description="Above 0 only with ignore_eos and without stop, which make every answer full length.",
     )
     store: bool = True
-    response_format: ResponseFormat | None = None
     osd: OsdOptions = OsdOptions()
 
     metadata: Annotated[dict[str, str] | None, Field(description="Accepted and not used.")] = None
@@ -113,6 +107,13 @@ class GenerationFields(InertGeneration):
     def _nothing_ends_it_early(cls, value: int, info: ValidationInfo) -> int:
         if value and (not info.data.get("ignore_eos") or info.data.get("stop")):
             raise ValueError("above 0 it is allowed only with ignore_eos: true and without stop")
+        return value
+
+    @field_validator("ignore_eos")
+    @classmethod
+    def _has_an_end(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and any(info.data.get(name) is not None for name in FormFields.model_fields):
+            raise ValueError("an answer with a form ends where it is complete; leave one of them out")
         return value
 
     def sampling(self, *, max_tokens: int, logprobs: int | None, choice: int) -> SamplingParams:

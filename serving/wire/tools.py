@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
 
-from serving.wire.inert_fields import UNSUPPORTED, NoEffect, WireModel
+from serving.wire.inert_fields import WireModel
 from serving.wire.text import Text
 
 MAX_TOOLS = 128
@@ -42,7 +41,7 @@ class Function(WireModel):
     parameters: JsonSchema | None = Field(
         default=None, description="JSON Schema of the arguments, for the model to read."
     )
-    strict: Annotated[None, NoEffect(False)] = None
+    strict: bool = Field(default=False, description="Its arguments always keep to the schema.")
 
     def for_template(self) -> dict[str, Any]:
         """The tool as chat templates expect it."""
@@ -75,14 +74,20 @@ def _unclashing_tools(tools: list[Tool]) -> list[Tool]:
 Tools = Annotated[list[Tool], AfterValidator(_unclashing_tools)]
 
 
-def _without_grammar(value: Any) -> Any:
-    if value in ("none", "auto"):
-        return value
-    message = 'is not supported by osd: only "none" and "auto" are, since a call cannot be enforced yet'
-    raise PydanticCustomError(UNSUPPORTED, message)
+class ChosenFunction(WireModel):
+    """The function that is to be called."""
+
+    name: ToolName
 
 
-ToolChoice = Annotated[Literal["none", "auto"], BeforeValidator(_without_grammar)]
+class ChosenTool(WireModel):
+    """A choice of one tool."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+ToolChoice = Literal["none", "auto", "required"] | ChosenTool
 
 
 def _json_object(text: str) -> str:

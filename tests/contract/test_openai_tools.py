@@ -22,6 +22,12 @@ TOOLS: Any = [
     {"type": "function", "function": {"name": name, "description": name, "parameters": {"type": "object"}}}
     for name in ("get_weather", "add")
 ]
+
+
+def _named(name: str) -> Any:
+    return {"type": "function", "function": {"name": name}}
+
+
 ASK: Any = [{"role": "user", "content": "How warm is it?"}]
 TWO_CALLS = (
     "<think>\nI must look.\n</think>\n\nOne moment.\n"
@@ -184,7 +190,7 @@ def test_logprobs_are_of_every_token_once(client: openai.OpenAI, engine: FakeEng
     [
         (ChatFeatures(), {"tools": TOOLS}, "tools", "tells the model of no tools"),
         (ChatFeatures(tools=True), {"tools": TOOLS}, "tools", "target.tool_call_format"),
-        (FEATURES, {"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "auto"),
+        (FEATURES, {"tools": TOOLS, "tool_choice": _named("other")}, "tool_choice", "no tool is named"),
         (
             ChatFeatures(tools=True, call_format="hermes"),
             {

@@ -19,6 +19,8 @@ def bits_of(allowed_QV: NDArray[np.bool_]) -> NDArray[np.uint32]:
 class EvenTokens:
     """Only even token ids."""
 
+    error = None
+
     def __init__(self, vocab_tokens: int = VOCAB_TOKENS) -> None:
         self._bits_1W = bits_of((np.arange(vocab_tokens) % 2 == 0)[None])
 
@@ -33,6 +35,8 @@ class NoThirds:
 
     Before the first token stands 0.
     """
+
+    error = None
 
     def __init__(self) -> None:
         self._last = 0

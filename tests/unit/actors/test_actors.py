@@ -51,7 +51,7 @@ def assemble(*_: Any, deliver: Any, on_event: Any, is_stuck: bool = False, **__:
         engine.step = no_step  # type: ignore[method-assign]
     loop = EngineLoop(engine, deliver)
     loop.start()
-    return EngineAssembly(loop, None, engine.codec, None, None)  # type: ignore[arg-type]
+    return EngineAssembly(loop, None, engine.codec, engine.grammars, None, None)  # type: ignore[arg-type]
 
 
 async def read(actor: EngineActor, client_id: str, num_answers: int) -> Answers:

@@ -30,7 +30,7 @@ async def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
     [
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"tools": [{}]}, "tools[0].type", "missing_required_parameter"),
-        ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"mystery": 1}, "mystery", "unknown_parameter"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type", None),
         ({"messages": [{"role": "user", "content": "x" * 128}]}, "messages", "context_length_exceeded"),

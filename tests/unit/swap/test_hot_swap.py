@@ -19,6 +19,7 @@ from torch import Tensor
 from osd.assembly.assemble import EngineAssembly
 from osd.config.settings import SwapConfig
 from osd.engine.loop import EngineLoop
+from osd.grammar.compiler import GrammarCompiler
 from osd.io.weight_store import FileWeightStore
 from osd.records.errors import OsdError, UnknownVersionError, WeightsRefusedError
 from osd.records.events import Event, EventKind
@@ -211,7 +212,7 @@ def test_an_operators_roll_back_is_served_counted_and_reported_at_once(model: An
         service.watcher.start()
         service.wait_for_event("swap")
         codec = service.loop.call(lambda engine: engine.codec).result(60)
-        assembly = EngineAssembly(service.loop, service.store, codec, service.watcher, None)
+        assembly = EngineAssembly(service.loop, service.store, codec, GrammarCompiler(codec, ()), service.watcher, None)
         assert assembly.roll_back(1, "was better").number == 1
         assert service.wait_for_event("roll_back").data == {"version": 2, "to": 1}
         with pytest.raises(UnknownVersionError, match="there is no drafter version 9"):
@@ -226,7 +227,7 @@ def test_an_operator_who_asks_for_a_refused_version_is_told_why(service: Service
     service.publish(_wrong_shape(service))
     service.watcher.check_now()
     codec = service.loop.call(lambda engine: engine.codec).result(60)
-    assembly = EngineAssembly(service.loop, service.store, codec, service.watcher, None)
+    assembly = EngineAssembly(service.loop, service.store, codec, GrammarCompiler(codec, ()), service.watcher, None)
     with pytest.raises(WeightsRefusedError, match="the engine refused version 2: tensor .* has shape"):
         assembly.roll_back(2, "try again")
     with pytest.raises(UnknownVersionError):

@@ -1,0 +1,1 @@
+"""Grammars that constrain answers: checked, compiled for a tokenizer, and followed token by token."""

@@ -1,0 +1,68 @@
+"""One query's place in its grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+_ALL = np.uint32(0xFFFFFFFF)
+
+
+class RowGrammar:
+    """See `osd.ports.constraint.RowConstraint`.
+
+    Args:
+        matcher: at the grammar's beginning; of this query alone.
+        vocab_tokens: V.
+        eos_ids: tokens that end an answer.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocab_tokens: int, eos_ids: Collection[int]) -> None:
+        self._matcher, self._num_words, self._eos_ids = matcher, num_words(vocab_tokens), eos_ids
+
+    @property
+    def error(self) -> str | None:
+        """See `RowConstraint`."""
+        return self._matcher.get_error() or None
+
+    def allowed(self, proposed: Sequence[int]) -> NDArray[np.uint32]:
+        """See `RowConstraint`. The matcher goes along the proposed tokens, and back."""
+        matcher = self._matcher
+        bits_QW = np.full((len(proposed) + 1, self._num_words), _ALL)
+        num_consumed = 0
+        for bits_W, token in zip(bits_QW, [*proposed, -1], strict=True):
+            if matcher.is_error():
+                break
+            fill_mask(matcher, bits_W)
+            if token < 0 or token in self._eos_ids or not _holds(bits_W, token):
+                break  # nothing that follows is committed
+            num_consumed += matcher.consume_token(token)
+        if matcher.is_error():
+            bits_QW[:] = _ALL
+        else:
+            matcher.rollback(num_consumed)
+        return bits_QW
+
+    def advance(self, tokens: Sequence[int]) -> None:
+        """See `RowConstraint`."""
+        self._matcher.consume_tokens(list(tokens))
+
+
+def num_words(vocab_tokens: int) -> int:
+    """Number of 32-bit words of a mask."""
+    return -(-vocab_tokens // 32)
+
+
+def fill_mask(matcher: LLMatcher, bits_W: NDArray[np.uint32]) -> None:
+    """Write the mask of the next tokens; `bits_W` is contiguous."""
+    matcher.unsafe_compute_mask_ptr(bits_W.ctypes.data, bits_W.nbytes)
+
+
+def _holds(bits_W: NDArray[np.uint32], token: int) -> bool:
+    return bool(bits_W[token >> 5] >> np.uint32(token & 31) & np.uint32(1))
