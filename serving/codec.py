@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from osd.text.chat_template import ChatFeatures, Message, Tools
+from osd.text.generation_config import SamplingDefaults
 from osd.text.offsets import TextOffsets
 
 
@@ -18,6 +19,8 @@ class Codec(Protocol):
     """Longest prompt + output of one query."""
     model_id: str
     """The name under which the target is served."""
+    sampling_defaults: SamplingDefaults
+    """The values of what requests leave out."""
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Token ids of a plain prompt. A special token's spelling becomes that token.

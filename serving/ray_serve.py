@@ -101,11 +101,5 @@ def _app_of_replica(config: Config, admin_token_sha256: str) -> FastAPI:
     from actors.serve.client import client_of_replica
 
     resolved = resolve_target(config.target.model, config.state_dir)
-    codec = TextCodec.open(
-        resolved.folder,
-        resolved.target_id,
-        config.target.max_context_tokens,
-        special_tokens_in_messages=config.target.special_tokens_in_messages,
-        chat_template=config.target.chat_template,
-    )
+    codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
     return create_app(config, client_of_replica(config), codec, admin_token_sha256=admin_token_sha256)

@@ -111,12 +111,7 @@ def _serve_target(
     with ExitStack() as stack:
         # Loading the tokenizer takes seconds, in which Ray and the engine start.
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(
-            TextCodec.open,
-            resolved.folder,
-            resolved.target_id,
-            config.target.max_context_tokens,
-            special_tokens_in_messages=config.target.special_tokens_in_messages,
-            chat_template=config.target.chat_template,
+            TextCodec.configured, resolved.folder, resolved.target_id, config.target
         )
         topology = stack.enter_context(start(config, progress, resolved=resolved, on_news=on_news))
         codec = opening.result()

@@ -30,12 +30,7 @@ def open_target(config: Config, resolved: ResolvedTarget, backend: Backend) -> t
     check_fits(resolved.folder, config.target.dtype, dtype, device)
     model = load_causal_lm(resolved.folder, dtype=dtype, device=device)
     _check_context(config, model)
-    codec = TextCodec.open(
-        resolved.folder,
-        resolved.target_id,
-        config.target.max_context_tokens,
-        special_tokens_in_messages=config.target.special_tokens_in_messages,
-    )
+    codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
     return make_target(config, model, backend, resolved.target_id, codec.eos_ids(resolved.folder)), codec
 
 

@@ -45,6 +45,11 @@ class TargetConfig(Section):
     tool_call_format: Literal["auto", "hermes", "llama3_json", "mistral"] = Field(
         "auto", description="How the target writes tool calls; auto finds it in the chat template."
     )
+    generation_config: str = Field(
+        "auto",
+        description="Where sampling defaults come from: auto: the model's generation_config.json; osd (or vllm): none, "
+        "those of the API hold; or a folder that holds such a file.",
+    )
     special_tokens_in_messages: bool = Field(
         False,
         description="Read '<|im_end|>' and the like in chat messages as special tokens, with which a message can end "

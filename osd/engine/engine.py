@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from msgspec import structs
+
 from osd.config.settings import Config
 from osd.engine.deltas import NOTHING, Said
 from osd.engine.endings import Endings
@@ -102,7 +104,7 @@ class Engine:
         num_recorded = self.config.outcomes.top_k if self.recorder else 0
         if constraint is None and request.constraint is not None:
             constraint = self.grammars.compile(request.constraint)
-        sequence = new_sequence(request, self.codec, num_recorded, constraint)
+        sequence = new_sequence(request, self.codec, self.target.eos_ids, num_recorded, constraint)
         self.scheduler.submit(sequence)
         self._sequences[request.request_id] = sequence
 
@@ -226,9 +228,7 @@ class Engine:
     def _admit(self, sequence: Sequence) -> TokenDelta | None:
         """Assign a row to a query. A resumed one may turn out to have ended just before its engine died."""
         sequence.admitted_s = time.monotonic()
-        if sequence.is_resumed and (
-            reason := sequence.reason_to_finish(self.target.eos_ids, self.target.max_context_tokens)
-        ):
+        if sequence.is_resumed and (reason := sequence.reason_to_finish(self.target.max_context_tokens)):
             return self._finish(sequence, reason)
         self.rows.begin(sequence)
         return None
@@ -242,7 +242,10 @@ class Engine:
         self.rows.hold(sequence)
         self.target.write_tokens(sequence.row, sequence.num_tokens, tokens)
         [top] = wanted_top_logprobs(first.logits, [tokens], [sequence.num_logprobs])
-        return self._emit(sequence, tokens, top)
+        delta = self._emit(sequence, tokens, top)
+        if sequence.prompt_logprobs:
+            delta = structs.replace(delta, prompt_logprobs=sequence.prompt_logprobs)
+        return delta
 
     def _choose(self, rows: list[Sequence]) -> list[Choice]:
         """The arm and the speculation length for each row, by goodput."""
@@ -284,7 +287,7 @@ class Engine:
         """Commit tokens to one query, up to its end; returns the delta. The first token has no round."""
         if sequence.constraint is not None and (error := sequence.constraint.error):
             return self._finish(sequence, "error", error=f"{CONSTRAINT_FAILED}: {error}")
-        tokens, reason = sequence.cut(tokens, self.target.eos_ids, self.target.max_context_tokens)
+        tokens, reason = sequence.cut(tokens, self.target.max_context_tokens)
         if round_ is None:
             sequence.begin(tokens, top)
         else:

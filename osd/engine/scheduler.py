@@ -42,7 +42,11 @@ class Scheduler:
         free = self.config.max_slots - len(self.decoding) - (self.prefilling is not None)
         if len(self.waiting) >= self.config.max_waiting + max(free, 0):
             raise QueueFullError(f"{len(self.waiting)} queries wait already; try again shortly")
-        self.waiting.append(sequence)
+        # Behind all of the same priority; most queries have the same, so the search begins at the end.
+        place = len(self.waiting)
+        while place and self.waiting[place - 1].request.priority > sequence.request.priority:
+            place -= 1
+        self.waiting.insert(place, sequence)
 
     def next_prefill(self) -> Sequence | None:
         """The query whose prompt is processed next, with its row; None if none waits or no row is free."""

@@ -12,7 +12,7 @@ from osd.ports.constraint import RowConstraint
 from osd.records.drafter_id import DrafterId
 from osd.records.errors import PromptTooLongError
 from osd.records.outcome import ACCEPTED, BONUS, RECOVERED, Round
-from osd.records.query import FinishReason, QueryStats, Request
+from osd.records.query import FinishReason, QueryStats, Request, TokenLogprob
 from osd.records.status import AcceptancePoint
 from osd.speculation.budget import RowBudget
 from osd.text.codec import TextCodec
@@ -31,6 +31,8 @@ class Sequence:
     request: Request
     text: AnswerText
     generator: Random
+    end_ids: frozenset[int] = frozenset()
+    """Tokens that end the answer."""
     constraint: RowConstraint | None = None
     """Restricts the tokens of the answer; None: no restriction."""
     num_recorded: int = 0
@@ -51,6 +53,8 @@ class Sequence:
     """ACCEPTED, RECOVERED or BONUS for each output token of this engine; BONUS for those of an earlier engine."""
     tops: list[TopLogprobs] = field(default_factory=list)
     """The target's log-probabilities at committed positions, for the outcome."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the prompt's tokens but the first, as far as it was prefilled; empty unless the client asked."""
     finish_reason: FinishReason | None = None
     committed: int = 0
     submitted_s: float = field(default_factory=time.monotonic)
@@ -78,6 +82,11 @@ class Sequence:
     def is_resumed(self) -> bool:
         """Whether an earlier engine began this answer, whose verification record is then incomplete."""
         return bool(self.request.resume_ids)
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether all positions of the prompt must be computed; a resumed query's client has them."""
+        return self.request.params.prompt_logprobs is not None and not self.is_resumed
 
     @property
     def num_left(self) -> int:
@@ -127,30 +136,28 @@ class Sequence:
         if top is not None and self.num_recorded:
             self.tops.append(top.cut(len(tokens), self.num_recorded))
 
-    def cut(
-        self, tokens: list[int], eos_ids: frozenset[int], context_tokens: int
-    ) -> tuple[list[int], FinishReason | None]:
+    def cut(self, tokens: list[int], context_tokens: int) -> tuple[list[int], FinishReason | None]:
         """New tokens up to the query's end, and why it ends there (None: it continues).
 
         Args:
             tokens: the tokens to append; their text is added to the answer.
-            eos_ids: tokens that end an answer.
             context_tokens: longest prompt + output.
         """
-        room = min(self.num_left, context_tokens - self.num_tokens)
+        room, params = min(self.num_left, context_tokens - self.num_tokens), self.request.params
         for count, token in enumerate(tokens, start=1):
-            if token in eos_ids and not self.request.params.ignore_eos:
+            if token in self.end_ids:
+                if params.include_stop:
+                    self.text.push(token)
                 return tokens[:count], "stop"
-            if self.text.push(token):
+            if self.text.push(token, may_stop=len(self.output_ids) + count >= params.min_tokens):
                 return tokens[:count], "stop"
             if count >= room:
                 return tokens[:count], "length"
         return tokens, None
 
-    def reason_to_finish(self, eos_ids: frozenset[int], context_tokens: int) -> FinishReason | None:
+    def reason_to_finish(self, context_tokens: int) -> FinishReason | None:
         """Why a query with output ends in its present state; None: it continues. See `cut`."""
-        ended = self.output_ids[-1] in eos_ids and not self.request.params.ignore_eos
-        if ended or self.text.stopped:
+        if self.output_ids[-1] in self.end_ids or self.text.stopped:
             return "stop"
         if self.num_left <= 0 or self.num_tokens >= context_tokens:
             return "length"
@@ -204,13 +211,18 @@ def check_prompt(request: Request, vocab_tokens: int, max_context_tokens: int) -
 
 
 def new_sequence(
-    request: Request, codec: TextCodec, num_recorded: int, constraint: RowConstraint | None = None
+    request: Request,
+    codec: TextCodec,
+    eos_ids: frozenset[int],
+    num_recorded: int,
+    constraint: RowConstraint | None = None,
 ) -> Sequence:
     """A query as it enters the queue; a resumed one includes what its client already has.
 
     Args:
         request: the query.
         codec: the target's tokenizer.
+        eos_ids: tokens that end an answer of this target.
         num_recorded: number of log-probabilities per position for the outcome; 0: nothing is recorded.
         constraint: restricts the tokens of the answer; None: no restriction.
     """
@@ -219,15 +231,28 @@ def new_sequence(
     seed = request.params.seed if request.params.seed is not None else secrets.randbits(62)
     # A resumed query must not repeat the random draws of its earlier tokens.
     generator = Random((seed + 7919 * len(request.resume_ids)) % 2**63)
-    text = AnswerText(codec, request.params.stop, request.prompt_ids)
+    params = request.params
+    text = AnswerText(
+        codec,
+        params.stop,
+        request.prompt_ids,
+        include_stop=params.include_stop,
+        skip_special_tokens=params.skip_special_tokens,
+    )
+    end_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_ids)
     sequence = Sequence(
-        request=request, text=text, generator=generator, num_recorded=num_recorded, constraint=constraint
+        request=request,
+        text=text,
+        generator=generator,
+        end_ids=end_ids,
+        num_recorded=num_recorded,
+        constraint=constraint,
     )
     sequence.budget.fixed = request.speculation_length
     sequence.output_ids = list(request.resume_ids)
     sequence.kinds = bytearray([BONUS] * len(request.resume_ids))
-    for token in request.resume_ids:
-        sequence.text.push(token)
+    for count, token in enumerate(request.resume_ids, start=1):
+        sequence.text.push(token, may_stop=count >= params.min_tokens)
     sequence.text.skip(request.resume_chars)
     if constraint is not None:
         constraint.advance(request.resume_ids)

@@ -27,10 +27,10 @@ _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 """Between the parts of a JSON document; bounded, because a model may otherwise write nothing else."""
 _AFTER_REASONING = {
     "optional": _OPTIONS
-    + r"""start: thought? /\s{0,4}/ @answer
-thought[lazy]: /\s{0,4}<think>(.|\n)*<\/think>/""",
+    + r"""start: thought? /[ \t\n\r]{0,4}/ @answer
+thought[lazy]: /[ \t\n\r]{0,4}<think>(.|\n)*<\/think>/""",
     "open": _OPTIONS
-    + r"""start: thought /\s{0,4}/ @answer
+    + r"""start: thought /[ \t\n\r]{0,4}/ @answer
 thought[lazy]: /(.|\n)*<\/think>/""",
 }
 

@@ -48,6 +48,24 @@ class SamplingParams:
     logprobs: int | None = None
     """None: none; n: log-probabilities of the chosen token and of the n most likely tokens."""
     ignore_eos: bool = False
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens of prompt and output less likely (Keskar et al. 2019, arXiv 1909.05858)."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit)."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """Only these are emitted; empty: any."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Sequences of tokens that are not completed."""
+    min_tokens: int = 0
+    """Before so many tokens, nothing that ends the answer is emitted, and no stop string ends it."""
+    stop_token_ids: tuple[int, ...] = ()
+    """End the answer, as the model's own end tokens do."""
+    include_stop: bool = False
+    """Whether the stop string, or the token that ends the answer, is part of its text."""
+    skip_special_tokens: bool = True
+    """False: special tokens are part of the text, as they are spelt."""
+    prompt_logprobs: int | None = None
+    """As `logprobs`, for the tokens of the prompt."""
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 2.0, "temperature must be between 0 and 2")
@@ -59,6 +77,12 @@ class SamplingParams:
         _require(self.max_tokens >= 1, "max_tokens must be at least 1")
         _require(len(self.stop) <= 4 and all(self.stop), "stop takes at most 4 strings, none of them empty")
         _require(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs must be between 0 and 20")
+        _require(
+            self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= 20, "prompt_logprobs must be between 0 and 20"
+        )
+        _require(0.0 < self.repetition_penalty <= 10.0, "repetition_penalty must be above 0 and at most 10")
+        _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens must be between 0 and max_tokens")
+        _require(all(self.bad_words), "bad_words must not be empty")
 
     @property
     def is_greedy(self) -> bool:
@@ -66,9 +90,17 @@ class SamplingParams:
         return self.temperature == 0.0
 
     @property
-    def has_penalties(self) -> bool:
-        """Whether earlier output changes the distribution."""
-        return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+    def adjusts_logits(self) -> bool:
+        """Whether the logits are changed before temperature and filters."""
+        return bool(
+            self.presence_penalty
+            or self.frequency_penalty
+            or self.repetition_penalty != 1.0
+            or self.logit_bias
+            or self.allowed_token_ids
+            or self.bad_words
+            or self.min_tokens
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +121,8 @@ class Request:
     """False: the query is not recorded; it only counts in the counters."""
     speculation_length: int | None = None
     """A fixed speculation length for this query (0: plain decoding); None: chosen by goodput."""
+    priority: int = 0
+    """Waiting queries with lower numbers are served first."""
     constraint: ConstraintSpec | None = None
     """Which texts the answer may be; None: any."""
     resume_ids: tuple[int, ...] = ()
@@ -150,3 +184,5 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
     stats: QueryStats | None = None
     round: Round | None = None
     """The round that gave these tokens; None for the first token, which the prefill gives."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the prompt's tokens but the first; in a query's first delta."""

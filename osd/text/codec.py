@@ -7,10 +7,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from osd.config.settings import TargetConfig
 from osd.models.context import longest_context
 from osd.records.errors import OsdError, reason
 from osd.text.chat_template import ChatFeatures, ChatTemplate, Message, Tools, replace_template
 from osd.text.end_tokens import end_token_ids
+from osd.text.generation_config import SamplingDefaults, sampling_defaults
 from osd.text.offsets import TextOffsets
 from osd.text.plain_content import PlainContent
 from osd.text.stream import ByteStream, NeighbourStream, TextStream, unfinished_end
@@ -31,6 +33,7 @@ class TextCodec:
         vocab_tokens: size of the model's vocabulary, which may differ from the tokenizer's; None takes the tokenizer's.
         special_tokens_in_messages: True reads a special token that is spelt in a message as that token; False reads
             the spelling as plain text.
+        sampling_defaults: the values of what requests leave out; None: the API's own.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class TextCodec:
         context_tokens: int,
         vocab_tokens: int | None = None,
         special_tokens_in_messages: bool = False,
+        sampling_defaults: SamplingDefaults | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        self.sampling_defaults = sampling_defaults or SamplingDefaults()
         self.model_id = model_id
         self.context_tokens = context_tokens
         self.vocab_tokens = len(tokenizer) if vocab_tokens is None else vocab_tokens
@@ -67,6 +72,7 @@ class TextCodec:
         *,
         special_tokens_in_messages: bool = False,
         chat_template: str = "",
+        generation_config: str = "osd",
     ) -> TextCodec:
         """Load the tokenizer of a model folder.
 
@@ -76,6 +82,7 @@ class TextCodec:
             max_context_tokens: longest prompt + output of one query, as far as the model allows.
             special_tokens_in_messages: as for the codec itself.
             chat_template: Jinja text, or a file of it, to be used instead of the model's own.
+            generation_config: where sampling defaults come from (see `osd.text.generation_config`).
 
         Raises:
             OsdError: it cannot be loaded.
@@ -95,6 +102,19 @@ class TextCodec:
             context_tokens=longest_context(config, max_context_tokens),
             vocab_tokens=getattr(config, "vocab_size", None),
             special_tokens_in_messages=special_tokens_in_messages,
+            sampling_defaults=sampling_defaults(folder, generation_config),
+        )
+
+    @classmethod
+    def configured(cls, folder: Path, model_id: str, target: TargetConfig) -> TextCodec:
+        """As `open`, with everything that the configuration says of the target's tokenizer."""
+        return cls.open(
+            folder,
+            model_id,
+            target.max_context_tokens,
+            special_tokens_in_messages=target.special_tokens_in_messages,
+            chat_template=target.chat_template,
+            generation_config=target.generation_config,
         )
 
     # ---- text to ids -----------------------------------------------------------------------------------------------
@@ -155,12 +175,19 @@ class TextCodec:
         """The text of tokens that begin a text, with special tokens as they are spelt."""
         return str(self._decoder.decode(ids, skip_special_tokens=False))
 
-    def stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:
-        """A decoder for one answer, fed its tokens as they come; the text is what follows the prompt's."""
+    def stream(self, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> TextStream:
+        """A decoder for one answer, fed its tokens as they come; the text is what follows the prompt's.
+
+        Args:
+            prompt_ids: the prompt.
+            skip_special_tokens: leave special tokens out; False writes them as they are spelt.
+        """
         if self._bytes is not None:
             unfinished, is_first = self._prompt_end(prompt_ids)
             return ByteStream(
-                self._bytes.by_id, unfinished=unfinished, drop_space=is_first and self._bytes.drops_first_space
+                self._bytes.by_id if skip_special_tokens else self._all_bytes,
+                unfinished=unfinished,
+                drop_space=is_first and self._bytes.drops_first_space,
             )
         context: list[int] = []
         for token in reversed(prompt_ids):
@@ -168,6 +195,10 @@ class TextCodec:
                 context.append(token)
             if len(context) == _CONTEXT_TOKENS:
                 break
+        if not skip_special_tokens:
+            return NeighbourStream(
+                self.decode_all, self.decode_all, context=context[::-1], has_bytes=self._may_hold_bytes
+            )
         # A decoder without a byte step yields U+FFFD only for the character U+FFFD itself.
         return NeighbourStream(self.decode, self._decode_again, context=context[::-1], has_bytes=self._may_hold_bytes)
 
@@ -196,6 +227,10 @@ class TextCodec:
         for token_id in self.special_token_ids():
             table[token_id] = str(self.tokenizer.decode([token_id])).encode()
         return table
+
+    @cached_property
+    def _all_bytes(self) -> dict[int, bytes]:
+        return dict(enumerate(self.bytes_by_id() or ()))
 
     def special_token_ids(self) -> list[int]:
         """Special tokens of the model, which add no text."""

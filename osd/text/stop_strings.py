@@ -14,12 +14,32 @@ class AnswerText:
         codec: the target's tokenizer.
         stop: the stop strings; the text ends before the first that appears.
         prompt_ids: the prompt, whose text the answer continues.
+        include_stop: end the text after the stop string, not before it.
+        skip_special_tokens: leave special tokens out of the text; False writes them as they are spelt.
     """
 
-    __slots__ = ("_emitted_chars", "_longest_stop_chars", "_stop", "_stream", "_text", "_unread", "stopped")
+    __slots__ = (
+        "_emitted_chars",
+        "_include_stop",
+        "_longest_stop_chars",
+        "_stop",
+        "_stream",
+        "_text",
+        "_unread",
+        "stopped",
+    )
 
-    def __init__(self, codec: TextCodec, stop: Sequence[str] = (), prompt_ids: Sequence[int] = ()) -> None:
-        self._stream = codec.stream(prompt_ids)
+    def __init__(
+        self,
+        codec: TextCodec,
+        stop: Sequence[str] = (),
+        prompt_ids: Sequence[int] = (),
+        *,
+        include_stop: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        self._stream = codec.stream(prompt_ids, skip_special_tokens=skip_special_tokens)
+        self._include_stop = include_stop
         self._stop = tuple(stop)
         self._longest_stop_chars = max(map(len, stop), default=0)
         self._unread: list[int] = []
@@ -27,25 +47,31 @@ class AnswerText:
         self._emitted_chars = 0
         self.stopped = False
 
-    def push(self, token_id: int) -> bool:
-        """Add a token; True when a stop string is now complete (the text ends before it)."""
+    def push(self, token_id: int, *, may_stop: bool = True) -> bool:
+        """Add a token; True when a stop string is now complete, and the text ends before it.
+
+        Args:
+            token_id: the token.
+            may_stop: False passes over stop strings that it completes.
+        """
         self._unread.append(token_id)
         if self._stop:  # without stop strings, decoding waits until the text is taken
-            self._read_on()
+            self._read_on(may_stop=may_stop)
         return self.stopped
 
-    def _read_on(self) -> None:
-        self._append(self._stream.read(self._unread))
+    def _read_on(self, *, may_stop: bool = True) -> None:
+        self._append(self._stream.read(self._unread), may_stop=may_stop)
         self._unread.clear()
 
-    def _append(self, text: str) -> None:
+    def _append(self, text: str, *, may_stop: bool = True) -> None:
         self._text += text
-        if not self._stop or not text:
+        if not self._stop or not text or not may_stop:
             return
         searched_from = max(0, len(self._text) - len(text) - self._longest_stop_chars)
-        found = [at for stop in self._stop if (at := self._text.find(stop, searched_from)) >= 0]
+        found = [(at, stop) for stop in self._stop if (at := self._text.find(stop, searched_from)) >= 0]
         if found:
-            self._text = self._text[: min(found)]
+            at, stop = min(found)
+            self._text = self._text[: at + len(stop) if self._include_stop else at]
             self.stopped = True
 
     def take(self, *, final: bool = False) -> str:

@@ -1,7 +1,8 @@
 """From logits to the distribution that tokens are drawn from, and drawing from it.
 
-Penalties, temperature and filters are applied to the *target's* distribution before verification, so none is ever
-applied to a residual. Shapes: B rows, Q positions, V vocabulary, N rows of draws.
+Temperature and filters, and before them what `osd.verify.adjust` does to logits, are applied to the *target's*
+distribution before verification, so none is ever applied to a residual.
+Shapes: B rows, Q positions, V vocabulary, N rows of draws.
 """
 
 from __future__ import annotations
@@ -73,24 +74,6 @@ def uniforms(generator: Random, num: int, width: int) -> list[float]:
     """`num` draws strictly between 0 and 1, exact in float32, followed by zeros up to `width`."""
     draws = [(generator.getrandbits(23) + 0.5) * 2.0**-23 for _ in range(num)]
     return draws if width == num else draws + [0.0] * (width - num)
-
-
-def penalise(logits_QV: Tensor, params: SamplingParams, output_ids: Sequence[int], proposed_K: Tensor) -> Tensor:
-    """Presence and frequency penalties (OpenAI API) of one row, position by position.
-
-    Position i of the round follows the query's output and the first i proposed tokens, so those are counted.
-    """
-    counts_V = torch.zeros(logits_QV.shape[-1], device=logits_QV.device)
-    if output_ids:
-        ids = upload(output_ids, logits_QV.device)
-        counts_V.index_add_(0, ids, torch.ones(len(output_ids), device=logits_QV.device))
-    one_1 = counts_V.new_ones(1)
-    penalised = []
-    for position, logits_V in enumerate(logits_QV.float()):
-        if 0 < position <= len(proposed_K):
-            counts_V.index_add_(0, proposed_K[position - 1 : position], one_1)
-        penalised.append(logits_V - params.frequency_penalty * counts_V - params.presence_penalty * (counts_V > 0))
-    return torch.stack(penalised)
 
 
 def shape_probs(logits_BQV: Tensor, shaping: BatchShaping) -> Tensor:

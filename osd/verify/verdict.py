@@ -18,21 +18,16 @@ from osd.machine.arrays import Numbers, tensor
 from osd.machine.transfer import in_columns, upload
 from osd.ports.constraint import RowConstraint
 from osd.records.proposal import Proposal
-from osd.records.query import Request
 from osd.records.rules import AcceptRule
+from osd.verify.adjust import AdjustedRow, adjust
 from osd.verify.constrain import constrained
 from osd.verify.logits import Logits, SampledRows
-from osd.verify.shaping import RowShaping, penalise, uniforms
+from osd.verify.shaping import RowShaping, uniforms
 from osd.verify.token_rule import match_greedy
 
 
-class Row(Protocol):
+class Row(AdjustedRow, Protocol):
     """What verification needs of a query (implemented by `osd.engine.sequence.Sequence`)."""
-
-    @property
-    def request(self) -> Request:
-        """The request, for its sampling parameters."""
-        ...
 
     @property
     def shaping(self) -> RowShaping:
@@ -42,11 +37,6 @@ class Row(Protocol):
     @property
     def generator(self) -> Random:
         """Its own random generator."""
-        ...
-
-    @property
-    def output_ids(self) -> Sequence[int]:
-        """Its output so far, which penalties count."""
         ...
 
     @property
@@ -78,14 +68,14 @@ def verify_rows(
     constraints = [row.constraint for row in rows]
     if any(constraints):
         logits = logits.replaced(constrained(logits.tensor_BQV, constraints, proposal))
-    penalised = logits
-    if any(one.has_penalties for one in params):
-        penalised = logits.replaced(_penalised(logits.tensor_BQV, rows, proposal))
+    adjusted = logits
+    if any(one.adjusts_logits for one in params):
+        adjusted = logits.replaced(_adjusted(logits.tensor_BQV, rows, proposal))
     if any(is_greedy_B):
-        columns.append(penalised.best_BQ)
+        columns.append(adjusted.best_BQ)
     if not all(is_greedy_B):
-        columns.append(_verdicts(logits, penalised, rows, proposal, lengths, rule))
-    columns.append(penalised.is_finite_BQ)
+        columns.append(_verdicts(logits, adjusted, rows, proposal, lengths, rule))
+    columns.append(adjusted.is_finite_BQ)
     committed = []
     for is_greedy, length, known in zip(is_greedy_B, lengths, in_columns(columns), strict=True):
         ids, is_finite_Q = known[: -logits.num_positions], known[-logits.num_positions :]
@@ -102,7 +92,7 @@ def verify_rows(
 
 def _verdicts(
     logits: Logits,
-    penalised: Logits,
+    adjusted: Logits,
     rows: Sequence[Row],
     proposal: Proposal | None,
     lengths: Sequence[int],
@@ -111,14 +101,14 @@ def _verdicts(
     """How many proposed tokens each row accepts, and the token that follows them, `[B, 2]`; zeros for greedy rows.
 
     Rows are judged in groups of one kind each, from their own logits, so that a row's rounding and draws do not depend
-    on whether another row of the batch has penalties, or tokens that were drawn.
+    on whether another row of the batch has adjustments, or tokens that were drawn.
     """
     found, groups = [], defaultdict[tuple[bool, bool], list[int]](list)
     for b, row in enumerate(rows):
         if not row.request.params.is_greedy:
-            groups[row.request.params.has_penalties, proposal is not None and proposal.is_drawn(b)].append(b)
-    for (has_penalties, is_drawn), sampled in groups.items():
-        own, offered = penalised if has_penalties else logits, proposal
+            groups[row.request.params.adjusts_logits, proposal is not None and proposal.is_drawn(b)].append(b)
+    for (adjusts_logits, is_drawn), sampled in groups.items():
+        own, offered = adjusted if adjusts_logits else logits, proposal
         if proposal is not None and not is_drawn:
             offered = replace(proposal, draft_probs_BKV=None)
         found.append((sampled, own.judge(_sampled(rows, sampled, lengths, offered, rule))))
@@ -145,17 +135,15 @@ def _sampled(
     )
 
 
-def _penalised(logits_BQV: Tensor, rows: Sequence[Row], proposal: Proposal | None) -> Tensor:
-    """The logits in float32, with penalties applied to the rows that have any."""
+def _adjusted(logits_BQV: Tensor, rows: Sequence[Row], proposal: Proposal | None) -> Tensor:
+    """The logits in float32, with the adjustments that rows ask for."""
     proposed_BK = proposed_ids(proposal, logits_BQV)
     logits_BQV = logits_BQV.float()
-    penalised = [
-        penalise(logits_QV, row.request.params, row.output_ids, proposed_K)
-        if row.request.params.has_penalties
-        else logits_QV
+    adjusted = [
+        adjust(logits_QV, row, proposed_K) if row.request.params.adjusts_logits else logits_QV
         for logits_QV, row, proposed_K in zip(logits_BQV, rows, proposed_BK, strict=True)
     ]
-    return torch.stack(penalised)
+    return torch.stack(adjusted)
 
 
 def proposed_ids(proposal: Proposal | None, logits_BQV: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.errors import ConstraintRefusedError
 from osd.records.query import Request
-from serving.answering.queries import build_queries, check_model, encode_messages
+from serving.answering.queries import build_queries, check_model, encode_messages, truncated
 from serving.forms.calls import argument_specs
 from serving.forms.constraint import chat_constraint, checked
 from serving.parsing.choose import answer_shape, parser_maker
@@ -22,7 +22,7 @@ class PreparedChat:
     """A chat request, ready to be run."""
 
     queries: list[Request]
-    prompt_tokens: int
+    prompt_ids: tuple[int, ...]
     new_parser: Callable[[], AnswerParser]
     """Makes a parser for one choice."""
 
@@ -51,6 +51,7 @@ async def prepare_chat(
     codec = services.codec
     check_model(body.model, services.model_names)
     prompt_ids = await encode_messages(codec, body.messages, body.offered_tools, param)
+    prompt_ids = truncated(prompt_ids, body, codec)
     shape = answer_shape(body, codec, prompt_ids, services.config.target.tool_call_format)
     constraint = chat_constraint(body, codec, shape.call_format, reasoning=shape.reasoning)
     if constraint is not None and constraint.field.startswith("response_format"):
@@ -61,13 +62,14 @@ async def prepare_chat(
         [prompt_ids],
         max_tokens=body.answer_limit,
         logprobs=body.num_logprobs,
+        prompt_logprobs=body.prompt_logprobs,
         codec=codec,
         answer_id=answer_id,
         param=param,
         constraint=await _checked(constraint, body),
         texts={f"messages[{at}].content": message.text for at, message in enumerate(body.messages)} if is_chat else {},
     )
-    return PreparedChat(queries, len(prompt_ids), parser_maker(body, shape))
+    return PreparedChat(queries, prompt_ids, parser_maker(body, shape))
 
 
 async def _checked(constraint: ConstraintSpec | None, body: ChatRequest) -> ConstraintSpec | None:

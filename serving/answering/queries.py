@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.query import Request
+from serving.answering.sampling import sampling_params
 from serving.codec import Codec
 from serving.wire.chat_request import Message
 from serving.wire.errors import ApiError
@@ -96,6 +98,7 @@ def build_queries(
     codec: Codec,
     answer_id: str,
     param: str,
+    prompt_logprobs: int | None = None,
     constraint: ConstraintSpec | None = None,
     texts: Mapping[str, str] = _NO_TEXTS,
 ) -> list[Request]:
@@ -109,6 +112,7 @@ def build_queries(
         codec: knows the context and the vocabulary.
         answer_id: prefix of the queries' ids.
         param: name of the field that holds the prompts, for errors.
+        prompt_logprobs: as `logprobs`, for the prompt's tokens.
         constraint: what each answer may be; None: anything.
         texts: for errors: the texts that make up the prompt, by field name.
 
@@ -119,24 +123,37 @@ def build_queries(
     for number, prompt_ids in enumerate(prompts):
         _check_prompt(prompt_ids, codec, f"{param}[{number}]" if len(prompts) > 1 else param, texts)
         room = codec.context_tokens - len(prompt_ids)
-        limit = min(max_tokens or room, room)
-        if body.min_tokens > limit:
-            message = f"'min_tokens' is {body.min_tokens}, but this answer holds {limit} tokens at most."
-            raise ApiError(400, message, param="min_tokens", code="invalid_value")
+        params = sampling_params(
+            body,
+            codec,
+            max_tokens=min(max_tokens or codec.sampling_defaults.max_new_tokens or room, room),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+        )
         for _ in range(body.n):
             choice = len(queries)
-            params = body.sampling(max_tokens=limit, logprobs=logprobs, choice=choice)
             query = Request(
                 request_id=f"{answer_id}-{choice}",
                 prompt_ids=prompt_ids,
-                params=params,
+                params=params if body.seed is None else replace(params, seed=body.seed + choice),
                 domain=body.osd.domain,
                 store=body.store,
                 speculation_length=body.osd.speculation_length,
+                priority=body.priority,
                 constraint=constraint,
             )
             queries.append(query)
     return queries
+
+
+def truncated(prompt_ids: tuple[int, ...], body: GenerationFields, codec: Codec) -> tuple[int, ...]:
+    """The prompt as far as `truncate_prompt_tokens` lets it be."""
+    most = body.truncate_prompt_tokens
+    if most is None:
+        return prompt_ids
+    if most < 0:
+        most = codec.context_tokens - 1
+    return prompt_ids[:most] if body.truncation_side == "right" else prompt_ids[-most:]
 
 
 def _check_prompt(prompt_ids: tuple[int, ...], codec: Codec, param: str, texts: Mapping[str, str]) -> None:

@@ -44,13 +44,7 @@ def distill(
     settings = configure(config, state_dir, target__model=target, drafter__kind=drafter, engine__max_slots=rows)
     chats = read_prompts(prompts)
     resolved = resolve_target(settings.target.model, settings.state_dir)
-    codec = TextCodec.open(
-        resolved.folder,
-        resolved.target_id,
-        settings.target.max_context_tokens,
-        special_tokens_in_messages=settings.target.special_tokens_in_messages,
-        chat_template=settings.target.chat_template,
-    )
+    codec = TextCodec.configured(resolved.folder, resolved.target_id, settings.target)
     console = Console()
     columns = (
         TextColumn("{task.description}"),

@@ -29,6 +29,7 @@ SHORT = {
     "--max-context-tokens": "target.max_context_tokens",
     "--chat-template": "target.chat_template",
     "--tool-call-format": "target.tool_call_format",
+    "--generation-config": "target.generation_config",
     "--host": "server.host",
     "--port": "server.port",
     "--served-model-name": "server.model_names",

@@ -17,7 +17,9 @@ from osd.records.asked.constraint import ConstraintSpec
 from osd.text.chat_template import CallFormat
 from serving.wire.tools import Function
 
-_GAP = r"/\s{0,4}/"
+_BLANK = r"[ \t\n\r]"
+"""What JSON calls whitespace; `\\s` would be Unicode's."""
+_GAP = f"/{_BLANK}{{0,4}}/"
 _FREE = {"type": "object"}
 
 
@@ -49,11 +51,11 @@ def call_grammar(call_format: CallFormat, calls: Calls, form: ConstraintSpec | N
         case "hermes":
             rules = _hermes(calls, form)
         case "llama3_json":
-            rules = _listed(calls, form, key="parameters", separator=r"/;\s?/", around=("", ""), first="{")
+            rules = _listed(calls, form, key="parameters", separator=f"/;{_BLANK}?/", around=("", ""), first="{")
         case "mistral":
             mark = '"[TOOL_CALLS]"?' if calls.mark_id is None else f"<[{calls.mark_id}]>"
             around = (f'{mark} "["', '"]"')
-            rules = _listed(calls, form, key="arguments", separator=r"/,\s?/", around=around, first="\\[")
+            rules = _listed(calls, form, key="arguments", separator=f"/,{_BLANK}?/", around=around, first="\\[")
     return "\n".join(rules)
 
 
@@ -80,14 +82,14 @@ def _listed(
         return ["start: calls", *whole]
     if form is not None:
         return ["start: calls | form", *whole, json_rule("form", form)]
-    return ["start: calls | TEXT", f"TEXT: /(\\s*[^\\s{first}](.|\\n)*)?/", *whole]
+    return ["start: calls | TEXT", f"TEXT: /({_BLANK}*[^ \\t\\n\\r{first}](.|\\n)*)?/", *whole]
 
 
 def _functions(calls: Calls, key: str) -> list[str]:
     rules = ["function: " + " | ".join(f"function_{number}" for number in range(len(calls.tools)))]
     specs = argument_specs(calls.tools, must_call=calls.must_call)
     for number, (tool, spec) in enumerate(zip(calls.tools, specs, strict=True)):
-        name, gap = re.escape(tool.name).replace("/", r"\/"), r"\s{0,4}"
+        name, gap = re.escape(tool.name).replace("/", r"\/"), f"{_BLANK}{{0,4}}"
         head = rf'/\{{{gap}"name":{gap}"{name}",{gap}"{key}":{gap}/'
         rules.append(f"function_{number}: {head} arguments_{number} /{gap}\\}}/")
         rules.append(json_rule(f"arguments_{number}", spec))

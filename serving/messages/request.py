@@ -252,7 +252,7 @@ class MessagesRequest(PromptFields):
 
     def chat_request(self) -> ChatRequest:
         """The chat request that yields the same answer."""
-        sampling = self.model_dump(include={"temperature", "top_p", "top_k", "store", "max_tokens"})
+        sampling = self.model_dump(include={"temperature", "top_p", "top_k", "store", "max_tokens"}, exclude_unset=True)
         return ChatRequest.model_validate(
             {**self.as_chat(), **sampling, "stop": self.stop_sequences, "osd": self.osd.model_dump()}
         )

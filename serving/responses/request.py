@@ -178,7 +178,8 @@ class ResponsesRequest(WireModel):
                 "store",
                 "osd",
                 "parallel_tool_calls",
-            }
+            },
+            exclude_unset=True,
         )
         return ChatRequest.model_validate(
             {

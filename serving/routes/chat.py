@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from serving.answering.answer import respond
 from serving.answering.prepare import prepare_chat
+from serving.answering.tokens import TokenFields
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
@@ -30,13 +31,17 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
     answer_id = ChatView.id_prefix + http.state.answer_id
     chat = await prepare_chat(body, services, answer_id)
     view = ChatView(
-        services.codec, logprobs=body.logprobs, new_parser=chat.new_parser, include_reasoning=body.include_reasoning
+        services.codec,
+        logprobs=body.logprobs,
+        new_parser=chat.new_parser,
+        include_reasoning=body.include_reasoning,
+        tokens=TokenFields(body, services.codec, [chat.prompt_ids] * len(chat.queries)),
     )
     answer = ChoicesAnswer(
         answer_id=answer_id,
         model=body.model,
         view=view,
-        prompt_tokens=chat.prompt_tokens,
+        prompt_tokens=len(chat.prompt_ids),
         num_choices=len(chat.queries),
         options=body.stream_options or StreamOptions(),
     )

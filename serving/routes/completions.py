@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serving.answering.answer import respond
-from serving.answering.queries import build_queries, check_model, check_num_choices, encode_aside
+from serving.answering.queries import build_queries, check_model, check_num_choices, encode_aside, truncated
+from serving.answering.tokens import TokenFields
 from serving.forms.constraint import checked, one_form
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
@@ -31,17 +32,26 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
     check_model(body.model, services.model_names)
     check_num_choices(len(body.prompt), body.n)
     num_chars = sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str))
-    prompts = [
+    encoded = [
         await encode_aside(codec.encode_text, prompt, num_chars) if isinstance(prompt, str) else tuple(prompt)
         for prompt in body.prompt
     ]
-    view = CompletionView(codec, prompts, choices_per_prompt=body.n, logprobs=body.logprobs is not None)
+    prompts = [truncated(prompt_ids, body, codec) for prompt_ids in encoded]
+    view = CompletionView(
+        codec,
+        prompts,
+        choices_per_prompt=body.n,
+        logprobs=body.logprobs is not None,
+        tokens=TokenFields(body, codec, [prompt_ids for prompt_ids in prompts for _ in range(body.n)]),
+        echoed=[codec.decode_all(prompt_ids) for prompt_ids in prompts] if body.echo else (),
+    )
     answer_id = view.id_prefix + http.state.answer_id
     queries = build_queries(
         body,
         prompts,
         max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
         logprobs=body.logprobs,
+        prompt_logprobs=body.num_prompt_logprobs,
         codec=codec,
         answer_id=answer_id,
         param="prompt",

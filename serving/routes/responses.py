@@ -49,7 +49,7 @@ async def create_response(body: ResponsesRequest, http: Request, services: Servi
         body=body,
         codec=services.codec,
         parser=chat.new_parser(),
-        prompt_tokens=chat.prompt_tokens,
+        prompt_tokens=len(chat.prompt_ids),
         keep=keep,
     )
     return await respond(http, services, answer, chat.queries, stream=body.stream)

@@ -122,6 +122,18 @@ class AnswerMessage(BaseModel):
     tool_calls: list[ToolCallAnswer] | None = None
 
 
+class PromptToken(BaseModel):
+    """A token of the prompt, or one that could have been there; `rank` is null where it is not among the asked."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptToken] | None]
+"""By token id, for every token of the prompt; null for the first."""
+
+
 class ChatChoice(BaseModel):
     """One choice."""
 
@@ -129,6 +141,7 @@ class ChatChoice(BaseModel):
     message: AnswerMessage
     logprobs: ChatLogprobs | None
     finish_reason: ChatFinished
+    token_ids: list[int] | None = None
 
 
 class ChatCompletion(BaseModel):
@@ -142,6 +155,8 @@ class ChatCompletion(BaseModel):
     usage: Usage
     osd: OsdStats
     metrics: Metrics | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class FunctionDelta(BaseModel):
@@ -176,6 +191,8 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: ChatFinished | None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class ChatCompletionChunk(BaseModel):
@@ -192,11 +209,13 @@ class ChatCompletionChunk(BaseModel):
 
 
 class CompletionLogprobs(BaseModel):
-    """Log-probabilities of a choice, or of a chunk of it; offsets count characters from the answer's beginning."""
+    """Log-probabilities of a choice, or of a chunk of it; offsets count characters from the beginning of its text. The
+    first token of an echoed prompt has none.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -207,6 +226,9 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Finished
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class Completion(BaseModel):
@@ -229,6 +251,8 @@ class CompletionChunkChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Finished | None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class CompletionChunk(BaseModel):

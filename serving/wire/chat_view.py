@@ -10,6 +10,7 @@ from typing import Any
 
 from osd.records.query import TokenDelta, TokenLogprob
 from serving.answering.generation import Choice
+from serving.answering.tokens import MIN_LOGPROB, TokenFields
 from serving.codec import Codec
 from serving.parsing.pieces import (
     AnswerParser,
@@ -22,8 +23,6 @@ from serving.parsing.pieces import (
     parts_of,
 )
 
-# Replaces minus infinity, which JSON lacks; vLLM sends the same number.
-MIN_LOGPROB = -9999.0
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -50,9 +49,11 @@ class ChatView:
         logprobs: bool,
         new_parser: Callable[[], AnswerParser] = PlainText,
         include_reasoning: bool = True,
+        tokens: TokenFields | None = None,
     ) -> None:
         self._codec = codec
         self._logprobs = logprobs
+        self._tokens = tokens
         self._new_parser, self._include_reasoning = new_parser, include_reasoning
         self._parsers: dict[int, AnswerParser] = {}
         self._num_calls: Counter[int] = Counter()
@@ -74,7 +75,12 @@ class ChatView:
             "message": message,
             "logprobs": self._shape_logprobs(choice.logprobs),
             "finish_reason": _finish(choice.finish_reason, len(parts.calls)),
+            **(self._tokens.ids(choice.token_ids) if self._tokens else {}),
         }
+
+    def of_answer(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """Fields of the answer as a whole: what was asked of the prompt, which all choices share."""
+        return self._tokens.of_prompt(0, choices[0]) if self._tokens else {}
 
     def opening(self, index: int) -> dict[str, Any]:
         """The first chunk of a choice: the role."""
@@ -89,13 +95,14 @@ class ChatView:
         self._num_calls[index] += sum(isinstance(one, CallStart) for one in parsed)
         deltas = [self._delta(one) for one in parsed if self._include_reasoning or not isinstance(one, Reasoning)]
         logprobs = delta.logprobs if self._logprobs else ()
-        if not deltas and logprobs:
+        tokens = self._tokens.of_delta(index, delta) if self._tokens else {}
+        if not deltas and (logprobs or tokens):
             deltas.append({"content": ""})
         if delta.finish_reason and (not deltas or "tool_calls" in deltas[-1]):
             deltas.append({})
         reasons = [None] * (len(deltas) - 1) + [_finish(delta.finish_reason, self._num_calls[index])]
         return [
-            self._piece(index, one, () if at else logprobs, reason)
+            self._piece(index, one, () if at else logprobs, reason) | ({} if at else tokens)
             for at, (one, reason) in enumerate(zip(deltas, reasons, strict=False))
         ]
 
@@ -128,8 +135,9 @@ class ChatView:
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
         """A token's entry; `bytes` are what it adds to the answer, empty for a special token."""
+        text = self._codec.token_text(token_id)
         return {
-            "token": self._codec.token_text(token_id),
+            "token": self._tokens.spelt(token_id, text) if self._tokens else text,
             "logprob": max(logprob, MIN_LOGPROB),
             "bytes": list(self._codec.token_bytes(token_id)),
         }

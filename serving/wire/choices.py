@@ -27,6 +27,10 @@ class View(Protocol):
         """The JSON of a finished choice."""
         ...
 
+    def of_answer(self, choices: Sequence[Choice]) -> Payload:
+        """Further fields of the whole answer."""
+        ...
+
     def opening(self, index: int) -> Payload | None:
         """The JSON with which a stream opens a choice; None for nothing."""
         ...
@@ -56,7 +60,8 @@ class ChoicesAnswer:
     def whole(self, choices: Sequence[Choice]) -> Payload:
         """Every choice, and the totals."""
         shaped = [self.view.choice(index, choice) for index, choice in enumerate(choices)]
-        return {**self._head(self.view.object), "choices": shaped, **self._totals([one.stats for one in choices])}
+        totals = self._totals([one.stats for one in choices])
+        return {**self._head(self.view.object), "choices": shaped, **totals, **self.view.of_answer(choices)}
 
     def begin(self) -> Iterable[Payload]:
         """Nothing: each choice is opened by its first delta."""

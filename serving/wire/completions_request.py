@@ -40,7 +40,14 @@ class CompletionRequest(InertCompletion, GenerationFields):
         Field(description="Text or token ids, one prompt or a list."),
     ]
     logprobs: int | None = Field(default=None, ge=0, le=20)
+    echo: bool = Field(default=False, description="Begin the text, and the log-probabilities, with the prompt's.")
     best_of: int | None = Field(default=None, description="Accepted where it equals n: every choice is returned.")
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Alternatives per token of the prompt: for the field of that name, or for those of an echo."""
+        asked = (self.prompt_logprobs, self.logprobs if self.echo else None)
+        return max((num for num in asked if num is not None), default=None)
 
     @field_validator("best_of")
     @classmethod

@@ -68,22 +68,15 @@ class InertGeneration(WireModel):
     """Fields of chat and of plain completions."""
 
     # OpenAI
-    logit_bias: Annotated[None, NoEffect({})] = None
     moderation: Unsupported = None
     prompt_cache_options: Annotated[None, NoEffect({})] = None
     prompt_cache_retention: Annotated[None, NoEffect("in_memory", "in-memory")] = None
     service_tier: Annotated[None, NoEffect("auto", "default")] = None
     # vLLM: sampling
-    allowed_token_ids: Unsupported = None
-    bad_words: Annotated[None, NoEffect([])] = None
-    include_stop_str_in_output: Annotated[None, NoEffect(False)] = None
     length_penalty: Annotated[None, NoEffect(1.0)] = None
     logits_processors: Annotated[None, NoEffect([])] = None
     repetition_detection: Unsupported = None
-    repetition_penalty: Annotated[None, NoEffect(1.0)] = None
-    skip_special_tokens: Annotated[None, NoEffect(True)] = None
     spaces_between_special_tokens: Annotated[None, NoEffect(True)] = None
-    stop_token_ids: Annotated[None, NoEffect([])] = None
     thinking_token_budget: Annotated[None, NoEffect(-1)] = None
     use_beam_search: Annotated[None, NoEffect(False)] = None
     watermarking: Annotated[None, NoEffect(False)] = None
@@ -91,18 +84,12 @@ class InertGeneration(WireModel):
     structural_tag: Unsupported = None
     # vLLM: prompts and what is returned
     logprob_token_ids: Unsupported = None
-    prompt_logprobs: Unsupported = None
-    return_token_ids: Annotated[None, NoEffect(False)] = None
     return_token_offsets: Annotated[None, NoEffect(False)] = None
-    return_tokens_as_token_ids: Annotated[None, NoEffect(False)] = None
     stream_interval: Annotated[None, NoEffect(1)] = None
-    truncate_prompt_tokens: Unsupported = None
-    truncation_side: Unsupported = None
     # vLLM: scheduling
     cache_salt: Unsupported = None
     ec_transfer_params: Annotated[None, NoEffect({})] = None
     kv_transfer_params: Annotated[None, NoEffect({})] = None
-    priority: Annotated[None, NoEffect(0)] = None
     request_id: Unsupported = None
     vllm_xargs: Annotated[None, NoEffect({})] = None
 
@@ -135,7 +122,6 @@ class InertCompletion(WireModel):
     """Fields of plain completions only."""
 
     add_special_tokens: Annotated[None, NoEffect(True)] = None
-    echo: Annotated[None, NoEffect(False)] = None
     prompt_embeds: Unsupported = None
     suffix: Annotated[None, NoEffect("")] = None
 

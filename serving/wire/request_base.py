@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from osd.records.query import SamplingParams
 from serving.forms.fields import FormFields
 from serving.wire.inert_fields import InertGeneration, NoEffect, WireModel
-from serving.wire.text import utf8
+from serving.wire.text import Text, utf8
 
 MAX_CHOICES = 128
 
@@ -53,6 +52,22 @@ Stop = Annotated[
 ]
 
 
+TokenIds = Annotated[list[int], Field(max_length=1024)]
+
+
+def _by_id(value: dict[str, float]) -> dict[str, float]:
+    if not all(key.isascii() and key.isdigit() for key in value):
+        raise ValueError('the keys are token ids, as in {"50256": -100}')
+    if not all(-100 <= bias <= 100 for bias in value.values()):
+        raise ValueError("a bias is between -100 and 100")
+    return value
+
+
+LogitBias = Annotated[
+    dict[str, float],
+    Field(max_length=1024, description="Token id to what is added to its logit."),
+    AfterValidator(_by_id),
+]
 Label = Annotated[str | None, Field(description="Accepted and not used.")]
 
 
@@ -82,10 +97,23 @@ class GenerationFields(InertGeneration, FormFields):
     stream_options: StreamOptions | None = None
     ignore_eos: bool = Field(default=False, description="For benchmarks: go on after the end-of-text token.")
     min_tokens: int = Field(
-        default=0,
-        ge=0,
-        description="Above 0 only with ignore_eos and without stop, which make every answer full length.",
+        default=0, ge=0, description="Before so many tokens, neither an end token nor a stop string ends the answer."
     )
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10, description="Of tokens of prompt and answer.")
+    logit_bias: LogitBias = {}
+    allowed_token_ids: TokenIds = Field(default=[], description="The answer consists of these only.")
+    bad_words: Annotated[list[Annotated[Text, Field(min_length=1)]], Field(max_length=128)] = []
+    stop_token_ids: TokenIds = Field(default=[], description="End the answer, as the model's own end tokens do.")
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = Field(default=True, description="false leaves them in the text, as they are spelt.")
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = Field(default=False, description="Write tokens of logprobs as 'token_id:7'.")
+    truncate_prompt_tokens: int | None = Field(
+        default=None, ge=-1, description="Most tokens of the prompt; -1: those that leave room for an answer."
+    )
+    truncation_side: Literal["left", "right"] = Field(default="left", description="Where the prompt is cut.")
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="Lower numbers are served first.")
     store: bool = True
     osd: OsdOptions = OsdOptions()
 
@@ -102,11 +130,18 @@ class GenerationFields(InertGeneration, FormFields):
             raise ValueError("it is allowed only with stream: true")
         return value
 
-    @field_validator("min_tokens")
+    @field_validator("prompt_logprobs")
     @classmethod
-    def _nothing_ends_it_early(cls, value: int, info: ValidationInfo) -> int:
-        if value and (not info.data.get("ignore_eos") or info.data.get("stop")):
-            raise ValueError("above 0 it is allowed only with ignore_eos: true and without stop")
+    def _is_not_streamed(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("stream"):
+            raise ValueError("it is not sent in streams; leave one of them out")
+        return value
+
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _leaves_something(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise ValueError("a prompt has at least one token; -1 cuts it to what the context holds")
         return value
 
     @field_validator("ignore_eos")
@@ -115,19 +150,3 @@ class GenerationFields(InertGeneration, FormFields):
         if value and any(info.data.get(name) is not None for name in FormFields.model_fields):
             raise ValueError("an answer with a form ends where it is complete; leave one of them out")
         return value
-
-    def sampling(self, *, max_tokens: int, logprobs: int | None, choice: int) -> SamplingParams:
-        """The engine's parameters of one choice."""
-        return SamplingParams(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=max(self.top_k, 0),
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            seed=None if self.seed is None else self.seed + choice,
-            max_tokens=max_tokens,
-            stop=tuple(self.stop),
-            logprobs=logprobs,
-            ignore_eos=self.ignore_eos,
-        )

@@ -130,7 +130,9 @@ def test_a_call_is_made_because_it_is_required(client: openai.OpenAI, stream: bo
 
 def test_the_named_tool_is_called(client: openai.OpenAI) -> None:
     choice: Any = {"type": "function", "function": {"name": "forecast"}}
-    answer = client.chat.completions.create(model="tiny", messages=ASK, tools=TOOLS, tool_choice=choice, n=4, seed=9)
+    answer: Any = client.chat.completions.create(
+        model="tiny", messages=ASK, tools=TOOLS, tool_choice=choice, n=4, seed=9
+    )
     for one in answer.choices:
         (call,) = one.message.tool_calls or ()
         assert call.type == "function" and call.function.name == "forecast"
@@ -147,20 +149,21 @@ def test_the_named_tool_of_a_response(client: openai.OpenAI) -> None:
 
 
 def test_anthropics_choices_and_format(url: str) -> None:
-    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as typed:
+        client: Any = typed
         tools: Any = [{"name": "forecast", "input_schema": _PARAMETERS}]
         for choice in ({"type": "any"}, {"type": "tool", "name": "forecast"}):
-            used: Any = client.messages.create(
+            used = client.messages.create(
                 model="tiny",
                 max_tokens=100,
                 messages=ASK,
                 tools=tools,
-                tool_choice={**choice, "disable_parallel_tool_use": True},  # type: ignore[arg-type]
+                tool_choice={**choice, "disable_parallel_tool_use": True},
             )
             assert [block.type for block in used.content] == ["tool_use"]
             assert set(used.content[0].input) == {"place", "days"}
         form = {"type": "json_schema", "schema": {"const": [1]}}
-        answer: Any = client.messages.create(
+        answer = client.messages.create(
             model="tiny", max_tokens=100, messages=ASK, extra_body={"output_config": {"format": form}}
         )
         assert json.loads(answer.content[0].text) == [1]

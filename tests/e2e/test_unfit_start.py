@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-import psutil
 import pytest
 
 from osd.io.embedded_redis import EmbeddedRedis
+from tests.kit.osd_program import program, ready_url, started_by
 from tests.kit.saved_models import save_llama, save_tokenizer
 from tests.kit.waiting import wait_for
 
 _START_S = 90.0
 _STOP_S = 60.0
 """Three actors get five seconds each to save what they have, and Ray ends after them; this is for a slow machine."""
-_MARK = "marked"
 
 
 @pytest.fixture(scope="module")
@@ -41,46 +37,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(models: Path) -> Path:
     return models / "tiny"
-
-
-@contextmanager
-def program(state_dir: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """`osd serve` in a session of its own, whose processes are told by an environment variable that they inherit."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OSD_")}
-    # Inherited by all it starts, through XDG_STATE_HOME: an OSD_ variable of our own would be refused as unknown.
-    environment |= {"XDG_STATE_HOME": str(state_dir / _MARK), "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "60"}
-    command = [sys.executable, "-m", "serving.cli.app", "serve", "--port", "0", "--state-dir", state_dir, *arguments]
-    process = subprocess.Popen(
-        list(map(str, command)),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        with process:
-            try:
-                yield process
-            finally:
-                process.kill()
-    finally:
-        for one in started_by(state_dir):
-            one.kill()
-
-
-def started_by(state_dir: Path) -> list[psutil.Process]:
-    """Whatever still runs of a program, its orphans included."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            # redis-server writes its title over its environment, but it runs in the state folder.
-            marked = process.environ().get("XDG_STATE_HOME") == str(state_dir / _MARK)
-            if marked or Path(process.cwd()).is_relative_to(state_dir):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def assert_nothing_is_left(state_dir: Path, patience_s: float) -> None:
@@ -238,15 +194,6 @@ def test_an_architecture_that_cannot_be_served(tmp_path: Path) -> None:
     ).save_pretrained(folder)
     error = refusal(tmp_path, "--target", folder, "--no-train", within_s=_START_S)
     assert "mamba" in error.lower()
-
-
-def ready_url(process: subprocess.Popen[str]) -> str:
-    """Reads what it prints until it says where it serves."""
-    assert process.stdout
-    for line in process.stdout:
-        if match := re.search(r"admin page: (http://\S+)/admin", line):
-            return match[1]
-    raise AssertionError(f"it ended: {process.stderr.read() if process.stderr else ''}")
 
 
 @pytest.mark.ray

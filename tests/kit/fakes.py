@@ -22,6 +22,7 @@ from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, Tok
 from osd.records.status import EngineStatus, ServedCounts, ServiceStatus, TrainerStatus
 from osd.records.version import WeightManifest
 from osd.text.chat_template import ChatFeatures
+from osd.text.generation_config import SamplingDefaults
 from osd.text.offsets import TextOffsets
 
 
@@ -39,6 +40,7 @@ class FakeCodec:
         prompt_end: str = "",
     ) -> None:
         self.features, self._prompt_end = features or ChatFeatures(), prompt_end
+        self.sampling_defaults = SamplingDefaults()
         self.model_id = model_id
         self.context_tokens = context_tokens
         self.vocab_tokens = vocab_tokens

@@ -29,6 +29,11 @@ class LocalClient(FakeEngineClient):
         super().__init__()
         self._arrived: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[TokenDelta]]] = {}
         self.loop: EngineLoop | None = None
+        self._prefilled: list[int] = []
+
+    def prefilled(self, num: int) -> list[int]:
+        """How many tokens of their prompts the last finished queries had to prefill, most first."""
+        return sorted(self._prefilled[-num:], reverse=True)
 
     def deliver(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
@@ -45,6 +50,8 @@ class LocalClient(FakeEngineClient):
             while True:
                 delta = await queue.get()
                 yield delta
+                if delta.stats is not None:
+                    self._prefilled.append(delta.stats.prompt_tokens - delta.stats.reused_tokens)
                 if delta.finish_reason is not None:
                     return
         finally:

@@ -31,6 +31,7 @@ def emit(
     samples: int = SAMPLES,
     between: Callable[[int], None] = lambda step: None,
     constraint: Callable[[], RowConstraint | None] = lambda: None,
+    **sampling: Any,
 ) -> dict[str, list[list[int]]]:
     """The first tokens of many requests, both cases mixed in every batch."""
     outputs: dict[str, list[int]] = {}
@@ -41,7 +42,11 @@ def emit(
                     request_id=f"{name}-{number}",
                     prompt_ids=prompt,
                     params=SamplingParams(
-                        temperature=params.temperature, top_p=params.top_p, seed=number, max_tokens=TOKENS + 1
+                        temperature=params.temperature,
+                        top_p=params.top_p,
+                        seed=number,
+                        max_tokens=TOKENS + 1,
+                        **sampling,
                     ),
                     speculation_length=lengths[number % len(lengths)],
                 ),

@@ -57,6 +57,7 @@ def enumerate_outputs(
     prompt: Sequence[int],
     params: SamplingParams,
     allowed: Callable[[Tensor], Tensor] | None = None,
+    changed: Callable[[Tensor, Tensor], Tensor] = lambda logits_NV, outputs_ND: logits_NV,
 ) -> Exact:
     """All outputs of a prompt, by plain passes of the model.
 
@@ -65,6 +66,7 @@ def enumerate_outputs(
         prompt: its token ids.
         params: how the query is sampled.
         allowed: which tokens may follow each of N outputs of D tokens, bool `[N, V]`; None: all.
+        changed: the logits after N outputs as the query has them changed, of both of them.
     """
     exact = Exact([], [])
     for depth in range(TOKENS):
@@ -72,10 +74,11 @@ def enumerate_outputs(
         outputs = torch.arange(VOCAB_TOKENS**depth)[:, None] // places % VOCAB_TOKENS
         ids = torch.cat((torch.tensor(prompt).expand(len(outputs), -1), outputs), dim=1)
         logits_NV = model(input_ids=ids, use_cache=False).logits[:, -1]
+        logits_NV = changed(logits_NV, outputs)
         if allowed is not None:
             logits_NV = logits_NV.masked_fill(~allowed(outputs), -torch.inf)
         exact.tables.append(shaped(logits_NV, params))
-        exact.is_clear.append(is_clear(logits_NV, params))
+        exact.is_clear.append(is_clear(logits_NV.to(model.dtype), params))
     return exact
 
 

@@ -47,6 +47,7 @@ def new_row() -> Callable[[], RowGrammar]:
     return lambda: compiler.compile(_GRAMMAR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(0,), (3, 1, 3, 0, 2)])
 def test_a_grammar_is_kept_and_changes_nothing_else(
     model: Any,

@@ -63,7 +63,7 @@ class RowCaches:
         for drafter in self._by_row:
             # The drafter starts over: it needs little, and may have other weights than for the last query in this row.
             drafter.reset_row(sequence.row)
-        sequence.num_cached = sequence.num_reused = place.num_tokens
+        sequence.num_cached = sequence.num_reused = 0 if sequence.wants_prompt_logprobs else place.num_tokens
 
     def hold(self, sequence: Sequence) -> None:
         """Offer a query's processed tokens as a prefix to later queries."""

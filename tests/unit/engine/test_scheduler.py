@@ -120,3 +120,15 @@ def test_rows_move_as_the_engine_expects() -> None:
     scheduler.remove(queries[0])
     assert swaps == [(0, 2, 1), (2, 3, 1)]
     assert [query.row for query in (queries[2], queries[1], queries[3])] == [0, 1, 2]
+
+
+def test_lower_priorities_come_first_and_equal_ones_in_their_order() -> None:
+    scheduler = Scheduler(EngineConfig(max_slots=1, max_waiting=9), lambda *rows: None)
+    for name, priority in (("a", 0), ("b", 5), ("c", -1), ("d", 0), ("e", -1), ("f", 5)):
+        request = Request(request_id=name, prompt_ids=(1,), priority=priority)
+        scheduler.submit(Sequence(request=request, text=AnswerText(_CODEC), generator=Random()))
+    served = []
+    while (sequence := scheduler.next_prefill()) is not None:
+        served.append(sequence.request.request_id)
+        scheduler.remove(sequence)
+    assert served == list("ceadbf")

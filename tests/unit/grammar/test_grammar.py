@@ -122,7 +122,7 @@ def test_a_grammar_is_compiled_once(compiler: GrammarCompiler, monkeypatch: pyte
     assert _tokens(other.allowed(())[0]) != _tokens(one.allowed(())[0])
 
 
-_MANY = {f"p{number}": {} for number in range(1001)}
+_MANY: dict[str, Any] = {f"p{number}": {} for number in range(1001)}
 _TOO_MUCH = {"anyOf": [{"type": "object", "properties": {f"p{number}": {}}} for number in range(1800)]}
 
 

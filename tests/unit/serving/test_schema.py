@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from osd.records.query import SamplingParams
+from serving.answering.sampling import sampling_params
 from serving.wire.chat_request import ChatRequest
 from serving.wire.completions_request import CompletionRequest
 from serving.wire.inert_fields import InertChat, InertCompletion, InertGeneration, InertMessage, WireModel
@@ -23,6 +24,10 @@ def completion(**fields: Any) -> CompletionRequest:
     return CompletionRequest.model_validate({**COMPLETION, **fields})
 
 
+def _params(body: ChatRequest, *, max_tokens: int, logprobs: int | None = None) -> SamplingParams:
+    return sampling_params(body, FakeCodec(), max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=None)
+
+
 def refused_field(**fields: Any) -> str:
     with pytest.raises(ValidationError) as caught:
         chat(**fields)
@@ -30,7 +35,7 @@ def refused_field(**fields: Any) -> str:
 
 
 def test_defaults_are_the_engines() -> None:
-    assert chat().sampling(max_tokens=128, logprobs=None, choice=0) == SamplingParams()
+    assert _params(chat(), max_tokens=128) == SamplingParams()
 
 
 def test_sampling_fields_reach_the_engine() -> None:
@@ -45,14 +50,14 @@ def test_sampling_fields_reach_the_engine() -> None:
         stop="x",
         ignore_eos=True,
     )
-    assert body.sampling(max_tokens=9, logprobs=2, choice=2) == SamplingParams(
+    assert _params(body, max_tokens=9, logprobs=2) == SamplingParams(
         temperature=0.0,
         top_p=0.5,
         top_k=7,
         min_p=0.1,
         presence_penalty=1.0,
         frequency_penalty=-1.0,
-        seed=42,
+        seed=40,
         max_tokens=9,
         stop=("x",),
         logprobs=2,
@@ -112,8 +117,16 @@ def deep(levels: int) -> dict[str, Any]:
         {"structured_outputs": {"structural_tag": "x"}},
         {"guided_choice": []},
         {"stream_options": {"continuous_usage_stats": True}},
-        {"min_tokens": 1},
-        {"min_tokens": 1, "ignore_eos": True, "stop": ["x"]},
+        {"repetition_penalty": 0},
+        {"logit_bias": {"a": 1}},
+        {"logit_bias": {"5": 101}},
+        {"bad_words": [""]},
+        {"stop_token_ids": ["x"]},
+        {"prompt_logprobs": 21},
+        {"prompt_logprobs": 1, "stream": True},
+        {"truncate_prompt_tokens": 0},
+        {"truncation_side": "middle"},
+        {"priority": 2**31},
         {"min_tokens": -1},
         {"stream_options": {"include_obfuscation": True}, "stream": True},
         {"top_logprobs": 2},
@@ -132,36 +145,23 @@ def test_what_does_not_fit_is_refused_by_name(fields: dict[str, Any]) -> None:
 # Every field that osd does not implement, with values that ask for nothing (null always does) and one that asks.
 INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
     InertGeneration: {
-        "allowed_token_ids": ([], [5]),
-        "bad_words": ([[]], ["x"]),
         "cache_salt": ([], "x"),
         "ec_transfer_params": ([{}], {"a": 1}),
-        "include_stop_str_in_output": ([False], True),
         "kv_transfer_params": ([{}], {"a": 1}),
         "length_penalty": ([1.0, 1], True),
-        "logit_bias": ([{}], {"5": 1}),
         "logits_processors": ([[]], ["x"]),
         "logprob_token_ids": ([], [5]),
         "moderation": ([], {}),
-        "priority": ([0], False),
         "prompt_cache_options": ([{}], {"mode": "explicit"}),
         "prompt_cache_retention": (["in_memory", "in-memory"], "24h"),
-        "prompt_logprobs": ([], 0),
         "repetition_detection": ([], {}),
-        "repetition_penalty": ([1.0, 1], 1.1),
         "request_id": ([], "x"),
-        "return_token_ids": ([False], True),
         "return_token_offsets": ([False], True),
-        "return_tokens_as_token_ids": ([False], True),
         "service_tier": (["auto", "default"], "flex"),
-        "skip_special_tokens": ([True], False),
         "spaces_between_special_tokens": ([True], False),
-        "stop_token_ids": ([[]], [5]),
         "stream_interval": ([1], 2),
         "structural_tag": ([], {}),
         "thinking_token_budget": ([-1], 10),
-        "truncate_prompt_tokens": ([], 5),
-        "truncation_side": ([], "left"),
         "use_beam_search": ([False], True),
         "vllm_xargs": ([{}], {"a": 1}),
         "watermarking": ([False], True),
@@ -187,7 +187,6 @@ INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
     },
     InertCompletion: {
         "add_special_tokens": ([True], False),
-        "echo": ([False], True),
         "prompt_embeds": ([], "x"),
         "suffix": ([""], "x"),
     },
@@ -289,7 +288,7 @@ async def test_a_least_length_where_nothing_ends_an_answer_early() -> None:
 
 def test_no_top_k_by_either_number() -> None:
     for top_k in (0, -1):
-        assert chat(top_k=top_k).sampling(max_tokens=1, logprobs=None, choice=0).top_k == 0
+        assert _params(chat(top_k=top_k), max_tokens=1).top_k == 0
 
 
 def test_limits_by_both_names_must_be_equal() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
-import subprocess
 from pathlib import Path
 
 import httpx
@@ -14,25 +12,15 @@ from osd.config.settings import ConfigError, load_config
 from osd.records.errors import OsdError
 from serving.app import create_app
 from serving.preflight import check_certificate
+from tests.kit.certificates import make_certificate, needs_openssl
 from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_server import serve
-
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(certificate of 127.0.0.1, its key)."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-days", "2", "-subj", "/CN=osd", "-addext", "subjectAltName=IP:127.0.0.1"]
-        + ["-out", str(cert), "-keyout", str(key)],
-        check=True,
-        capture_output=True,
-    )
-    return cert, key
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @needs_openssl

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from osd.kernels.cpu.backend.logits import shapes_of
 from osd.records.query import SamplingParams
-from osd.verify.shaping import BatchShaping, RowShaping, draw, penalise
+from osd.verify.shaping import BatchShaping, RowShaping, draw
 from osd.verify.shaping import shape_probs as shape_rows
 
-_NOTHING = torch.empty(0, dtype=torch.long)
 _logits = st.lists(st.floats(-6, 6, allow_nan=False, width=32), min_size=2, max_size=12)
 
 
@@ -127,32 +126,6 @@ def test_the_nucleus_of_a_large_flat_vocabulary(top_p: float) -> None:
 def test_very_small_temperatures_do_not_overflow() -> None:
     probs_V = shape_probs(torch.tensor([[100.0, 99.0, -100.0]]), SamplingParams(temperature=1e-4))[0]
     assert probs_V.tolist() == [1.0, 0.0, 0.0]
-
-
-# ---- penalties -----------------------------------------------------------------------------------------------------
-
-
-def test_penalties_count_the_proposed_tokens_before_a_position() -> None:
-    params = SamplingParams(presence_penalty=0.5, frequency_penalty=0.25)
-    output, proposed = [1, 1, 3], [3, 0, 1]
-    logits_QV = torch.arange(24, dtype=torch.float32).reshape(4, 6)
-    penalised_QV = penalise(logits_QV, params, output, torch.tensor(proposed, dtype=torch.long))
-    for position in range(4):
-        seen = output + proposed[:position]
-        for token in range(6):
-            count = seen.count(token)
-            expected = float(logits_QV[position, token]) - 0.25 * count - (0.5 if count else 0.0)
-            assert float(penalised_QV[position, token]) == pytest.approx(expected), (position, token)
-
-
-def test_negative_penalties_raise_what_was_said() -> None:
-    params = SamplingParams(presence_penalty=-1.0)
-    assert penalise(torch.zeros(1, 3), params, [2], _NOTHING).tolist() == [[0.0, 0.0, 1.0]]
-
-
-def test_without_output_nothing_is_penalised() -> None:
-    params = SamplingParams(presence_penalty=1.0, frequency_penalty=1.0)
-    assert penalise(torch.ones(1, 3), params, [], _NOTHING).tolist() == [[1.0, 1.0, 1.0]]
 
 
 # ---- drawing -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from osd.ports.constraint import RowConstraint
 from osd.records.drafter_id import DrafterId
 from osd.records.proposal import Proposal
 from osd.records.query import Request, SamplingParams
-from osd.verify.shaping import BatchShaping, RowShaping, penalise, shape_probs, uniforms
+from osd.verify.adjust import adjust
+from osd.verify.shaping import BatchShaping, RowShaping, shape_probs, uniforms
 from osd.verify.token_rule import match_greedy, reject_tokenwise
 from osd.verify.verdict import verify_rows
 from tests.kit.backends import fastest
@@ -28,6 +29,7 @@ class _Row(NamedTuple):
     shaping: RowShaping
     generator: Random
     output_ids: list[int]
+    end_ids: frozenset[int] = frozenset()
     constraint: RowConstraint | None = None
 
 
@@ -99,7 +101,7 @@ def test_sampled_rows_use_their_own_stream_and_shape() -> None:
     for row in (0, 2, 3):
         length = proposal.lengths[row]
         ids = tensor(proposal.token_ids_BK)[row, :length]
-        penalised = penalise(logits[row, : length + 1], params[row], [2, 3], ids)
+        penalised = adjust(logits[row, : length + 1], rows[row], ids)
         uniform = torch.tensor(uniforms(Random(10 + row), length + 1, length + 1))
         target = shape_probs(penalised[None], BatchShaping.of([RowShaping.of(params[row])], _VOCAB, logits.device))
         num_accepted_B, next_B = reject_tokenwise(
