@@ -2,8 +2,8 @@
 
     python -m benchmarks.grammar [--target smollm2] [--queries 1,16] [--tokens 64]
 
-Masks are timed in CPU time of one thread, along a document. Decoding compares the same queries without a grammar and with
-one that allows any text without quotes that is longer than the answers, so that all have the same number of tokens.
+Masks are timed in CPU time of one thread, along a document. Decoding compares the same queries without a grammar and
+with one that allows any text without quotes that is longer than the answers, so that all have as many tokens.
 """
 
 from __future__ import annotations

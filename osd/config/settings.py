@@ -1,6 +1,6 @@
 """The settings: parsed once, frozen, one class per section; unknown keys are refused.
 
-Precedence: TOML file < environment (`OSD_SECTION__FIELD`, and the short `OSD_REDIS_URL`, `OSD_PORT`) < flags.
+Precedence: TOML or YAML file < environment (`OSD_SECTION__FIELD`, and the short `OSD_REDIS_URL`, `OSD_PORT`) < flags.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+from yaml import YAMLError
 
 from osd.config.cluster import ClusterConfig
 from osd.config.logs import LogConfig
@@ -308,8 +315,10 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags before environment before TOML."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Flags before environment before the file."""
+        is_yaml = bool(settings_cls.model_config.get("yaml_file"))
+        file = (YamlConfigSettingsSource if is_yaml else TomlConfigSettingsSource)(settings_cls)
+        return init_settings, env_settings, file
 
 
 _FOR_COMMANDS = {"OSD_ADMIN_TOKEN"}
@@ -318,20 +327,22 @@ _SHORT_ENVIRONMENT = {"OSD_REDIS_URL": ("outcomes", "redis_url"), "OSD_PORT": ("
 
 
 def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any] | Any] | None = None) -> Config:
-    """Merge TOML, environment and flags (`{"server": {"port": 8123}}`) into one frozen Config.
+    """Merge a TOML or YAML file, environment and flags (`{"server": {"port": 8123}}`) into one frozen Config.
 
     Raises:
         ConfigError: a key is unknown or a value invalid; the message names each and its allowed values.
     """
     if path is not None and not path.is_file():
-        raise ConfigError(f"config file {path} does not exist; give --config an existing TOML file")
+        raise ConfigError(f"config file {path} does not exist; give --config an existing TOML or YAML file")
     known = {f"OSD_{name.upper()}" for name in Config.model_fields}
     for name in os.environ:
         if name.startswith("OSD_") and name.split("__")[0] not in known | _SHORT_ENVIRONMENT.keys() | _FOR_COMMANDS:
             raise ConfigError(f"unknown environment variable {name}; `osd config show` lists every setting")
 
+    is_yaml = path is not None and path.suffix in (".yaml", ".yml")
+
     class FromFile(Config):
-        model_config = SettingsConfigDict(toml_file=path)
+        model_config = SettingsConfigDict(yaml_file=path) if is_yaml else SettingsConfigDict(toml_file=path)
 
     values: dict[str, Any] = {}
     for name, (section, field) in _SHORT_ENVIRONMENT.items():
@@ -343,8 +354,9 @@ def load_config(path: Path | None = None, flags: Mapping[str, Mapping[str, Any] 
         return Config.model_construct(**dict(FromFile(**values)))
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from None
-    except ValueError as error:  # invalid TOML, or an environment variable without valid JSON for its section
-        raise ConfigError(f"cannot read the configuration{f' {path}' if path else ''}: {error}") from None
+    except (ValueError, TypeError, YAMLError) as error:  # an invalid file, or a section's variable without valid JSON
+        why, named = " ".join(str(error).split()), f" {path}" if path else ""
+        raise ConfigError(f"cannot read the configuration{named}: {why}") from None
 
 
 def _explain(error: ValidationError, path: Path | None) -> str:

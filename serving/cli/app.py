@@ -23,7 +23,6 @@ def _tell_version(wanted: bool) -> None:
 app = typer.Typer(
     help="Online speculative decoding: serve a model with a drafter that learns from its traffic.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
@@ -50,7 +49,7 @@ _USAGE_ERROR: Any = typer.BadParameter.__base__
 def main() -> None:
     """Run a command; an error that the user can fix is printed as one line, without a traceback."""
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="osd", standalone_mode=False))
     except OsdError as error:
         _fail(str(error))
     except _USAGE_ERROR as error:

@@ -95,7 +95,9 @@ def with_settings(command: Callable[[Config], None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         command(_configuration(options, given))
 
-    config = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.", show_default=False)]
+    config = Annotated[
+        Path | None, typer.Option("--config", help="TOML or YAML file with settings.", show_default=False)
+    ]
     state_dir = Annotated[
         Path | None, typer.Option("--state-dir", help=Config.model_fields["state_dir"].description, show_default=False)
     ]

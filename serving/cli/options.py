@@ -18,7 +18,9 @@ def setting(section: str, field: str, *flags: str) -> Any:
     return typer.Option(*flags, help=f"{info.description}{shown}", show_default=False)
 
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.", show_default=False)]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML or YAML file with settings.", show_default=False)
+]
 StateDir = Annotated[
     Path | None,
     typer.Option("--state-dir", help=f"{Config.model_fields['state_dir'].description}", show_default=False),

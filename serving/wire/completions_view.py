@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from osd.records.query import TokenDelta, TokenLogprob
@@ -74,20 +75,19 @@ class CompletionView:
         finish_reason: str | None,
         prompt_logprobs: Sequence[TokenLogprob],
     ) -> dict[str, Any]:
-        shaped = self._shape_logprobs(index, logprobs) if self._logprobs else None
+        shape: Callable[[int, Sequence[TokenLogprob]], dict[str, Any]] = self._shape_logprobs
         if self._prompts and index not in self._echoed:
             self._echoed.add(index)
             prompt_ids, prompt = self._prompts[index]
-            text = prompt + text
-            if shaped is not None:
-                shaped = self._with_prompt(index, prompt_ids, prompt_logprobs, logprobs)
+            text, shape = prompt + text, partial(self._with_prompt, prompt_ids, prompt_logprobs)
+        shaped = shape(index, logprobs) if self._logprobs else None
         return {"index": index, "text": text, "logprobs": shaped, "finish_reason": finish_reason}
 
     def _with_prompt(
         self,
-        index: int,
         prompt_ids: Sequence[int],
         of_prompt: Sequence[TokenLogprob],
+        index: int,
         logprobs: Sequence[TokenLogprob],
     ) -> dict[str, Any]:
         """Log-probabilities of prompt and answer; the prompt's first token has none, since nothing precedes it."""

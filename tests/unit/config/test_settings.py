@@ -151,3 +151,25 @@ def test_every_setting_is_explained() -> None:
         for field_name, field in fields.items():
             assert field.description, f"{name}.{field_name}"
         assert fields or section.description, name
+
+
+def test_yaml_says_the_same_as_toml(tmp_path: Path) -> None:
+    for suffix in ("yaml", "yml"):
+        path = tmp_path / f"osd.{suffix}"
+        path.write_text("server:\n  port: 8123\n  model_names: [a, b]\ntarget: {dtype: float32}\n")
+        config = load_config(path, {"target": {"dtype": "bfloat16"}})
+        assert (config.server.port, config.server.model_names, config.target.dtype) == (8123, ("a", "b"), "bfloat16")
+    path.write_text("")
+    assert load_config(path) == load_config()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("a: [", "cannot read"), ("- 1", "cannot read"), ("server: {prt: 1}", "unknown setting 'server.prt'")],
+)
+def test_yaml_that_cannot_be_had(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "osd.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
