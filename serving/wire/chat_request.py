@@ -39,6 +39,7 @@ class Message(InertMessage):
     ] = Field(default=None, validate_default=True)
     reasoning_content: Text = Field(default="", description="Of an earlier answer; templates may leave it out.")
 
+    parsed: Annotated[Any, Field(description="Accepted and not used: clients' helpers add it to answers.")] = None
     name: Annotated[Text | None, Field(description="Passed on with a tool's result; otherwise not used.")] = None
 
     @field_validator("tool_calls")

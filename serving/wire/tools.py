@@ -109,6 +109,7 @@ class CalledFunction(WireModel):
 
     name: ToolName
     arguments: Arguments
+    parsed_arguments: Annotated[Any, Field(description="Accepted and not used: clients' helpers add it.")] = None
 
 
 class ToolCall(WireModel):

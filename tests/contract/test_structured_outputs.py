@@ -137,7 +137,7 @@ def test_the_named_tool_is_called(client: openai.OpenAI) -> None:
         model="tiny", messages=ASK, tools=TOOLS, tool_choice=choice, n=4, seed=9
     )
     for one in answer.choices:
-        (call,) = one.message.tool_calls or ()
+        (call,) = one.message.tool_calls
         assert call.type == "function" and call.function.name == "forecast"
         assert set(json.loads(call.function.arguments)) == {"place", "days"}
 

@@ -30,7 +30,7 @@ def test_a_service_with_a_certificate(tmp_path: Path) -> None:
         assert url.startswith("https://")
         with pytest.raises(httpx.ConnectError, match="certificate"):
             httpx.get(f"{url}/health", timeout=60)
-        trusting = httpx.Client(verify=ssl.create_default_context(cafile=str(cert)), timeout=60)
+        trusting = openai.DefaultHttpxClient(verify=ssl.create_default_context(cafile=str(cert)), timeout=60)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=trusting) as client:
             pieces = client.completions.create(model="tiny", prompt="hello", max_tokens=8, seed=1, stream=True)
             streamed = "".join(piece.choices[0].text for piece in pieces if piece.choices)
