@@ -253,7 +253,7 @@ class MessagesRequest(PromptFields):
     def chat_request(self) -> ChatRequest:
         """The chat request that yields the same answer."""
         sampling = self.model_dump(include={"temperature", "top_p", "top_k", "store", "max_tokens"}, exclude_unset=True)
-        return ChatRequest.model_validate(
+        return ChatRequest.converted(
             {**self.as_chat(), **sampling, "stop": self.stop_sequences, "osd": self.osd.model_dump()}
         )
 
@@ -263,7 +263,7 @@ class CountRequest(PromptFields):
 
     def chat_request(self) -> ChatRequest:
         """The chat request with the same prompt."""
-        return ChatRequest.model_validate(self.as_chat())
+        return ChatRequest.converted(self.as_chat())
 
 
 def _parts(blocks: list[TextBlock]) -> list[dict[str, str]]:

@@ -181,7 +181,7 @@ class ResponsesRequest(WireModel):
             },
             exclude_unset=True,
         )
-        return ChatRequest.model_validate(
+        return ChatRequest.converted(
             {
                 **sampling,
                 "messages": [*system, *conversation([*past, *self.input])],

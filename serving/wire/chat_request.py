@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from serving.wire.errors import from_validation
 from serving.wire.inert_fields import InertChat, InertMessage, NoEffect, WireModel
 from serving.wire.request_base import GenerationFields
 from serving.wire.text import Text
@@ -129,6 +130,19 @@ class ChatRequest(InertChat, GenerationFields):
         if value and not info.data.get("logprobs"):
             raise ValueError("it is allowed only with logprobs: true")
         return value
+
+    @classmethod
+    def converted(cls, fields: dict[str, Any]) -> ChatRequest:
+        """From the fields of another API's request.
+
+        Raises:
+            ApiError: 400, they do not fit each other, such as a choice of a tool that is not there.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+            raise from_validation(problems, fields) from None
 
     @property
     def offered_tools(self) -> list[Function]:

@@ -162,6 +162,8 @@ def test_models_are_listed_with_this_clients_key(client: anthropic.Anthropic) ->
         ({"tools": [TOOLS[0], TOOLS[0]]}, "tools"),
         ({"tools": TOOLS, "tool_choice": {"type": "every"}}, "tool_choice.type"),
         ({"tools": TOOLS, "tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "other"}}, "tool_choice"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
         ({"stop_sequences": list("abcde")}, "stop_sequences"),
         ({"max_tokens": 0}, "max_tokens"),

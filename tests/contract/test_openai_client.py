@@ -136,8 +136,8 @@ def test_refusals_are_the_clients_exceptions(client: openai.OpenAI, engine: Fake
         client.chat.completions.create(model=model, messages=MESSAGES, extra_body=fields)
 
     with pytest.raises(openai.BadRequestError) as refused:
-        ask(logit_bias={"5": 1})
-    assert (refused.value.param, refused.value.code) == ("logit_bias", "unsupported_parameter")
+        ask(use_beam_search=True)
+    assert (refused.value.param, refused.value.code) == ("use_beam_search", "unsupported_parameter")
     with pytest.raises(openai.BadRequestError, match="max_tokens"):
         ask(max_tokens=0)
     with pytest.raises(openai.NotFoundError):

@@ -33,7 +33,7 @@ def test_other_prompts_are_refused(prompt: Any) -> None:
         completion(prompt=prompt)
 
 
-@pytest.mark.parametrize("fields", [{"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 21}])
+@pytest.mark.parametrize("fields", [{"suffix": "x"}, {"best_of": 2}, {"logprobs": 21}])
 def test_unsupported_completion_fields_are_refused_by_name(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         completion(**fields)
