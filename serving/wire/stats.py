@@ -35,7 +35,7 @@ def told(stats: Sequence[QueryStats]) -> dict[str, Any]:
     summary`), which benchmark clients such as AIPerf read. Its steps are the rounds in which tokens were proposed.
     """
     histogram = stats[0].accepted_histogram if len(stats) == 1 else ()
-    if not histogram:
+    if not any(histogram):
         return {"osd": osd_field(stats)}
     [one] = stats
     num_steps, num_accepted = sum(histogram), sum(count * times for count, times in enumerate(histogram))
