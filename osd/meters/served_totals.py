@@ -94,8 +94,9 @@ class ServedTotals:
         return [(series, totals.figures()) for series, totals in self._totals.items()]
 
     def _of(self, series: Series) -> _Totals:
-        series = Series(self._domains.label(series.domain), series.drafter, series.version)
-        if series not in self._totals:
-            self._totals[series] = _Totals()
+        totals = self._totals.get(series)
+        if totals is None:
+            series = Series(self._domains.label(series.domain), series.drafter, series.version)
+            totals = self._totals.setdefault(series, _Totals())
         self._changed.add(series)
-        return self._totals[series]
+        return totals
