@@ -122,3 +122,18 @@ async def test_calls_of_a_thread_take_effect_in_their_order(boxes: Mailboxes) ->
     thread.start()
     thread.join(20)
     assert (await boxes.poll("a", 60, boxes.open("a"), 0))[1] == [delta("a1", 2)]
+
+
+async def test_a_client_that_leaves_is_forgotten(boxes: Mailboxes, clock: Clock) -> None:
+    former = boxes.open("a")
+    boxes.expect("a", "a1")
+    boxes.expect("b", "b1")
+    await asyncio.sleep(0)
+    boxes.close("a")
+    boxes.close("a")
+    boxes.post([delta("a1", 1), delta("b1", 2)])
+    await asyncio.sleep(0)
+    assert not boxes.holds("a", "a1") and boxes.open("a") != former
+    assert (await boxes.poll("b", 1, None, 0))[1] == [delta("b1", 2)]
+    clock.now_s = 31.0
+    assert boxes.abandoned() == ["b1"]
