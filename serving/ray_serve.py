@@ -102,4 +102,11 @@ def _app_of_replica(config: Config, admin_token_sha256: str) -> FastAPI:
 
     resolved = resolve_target(config.target.model, config.state_dir)
     codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
-    return create_app(config, client_of_replica(config), codec, admin_token_sha256=admin_token_sha256)
+    return create_app(of_replica(config), client_of_replica(config), codec, admin_token_sha256=admin_token_sha256)
+
+
+def of_replica(config: Config) -> Config:
+    """The configuration of one replica of the ingress: one of several stores no responses, as others lack them."""
+    if config.cluster.num_ingress == 1:
+        return config
+    return config.model_copy(update={"server": config.server.model_copy(update={"stored_responses_bytes": 0})})

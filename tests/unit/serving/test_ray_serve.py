@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from osd.config.settings import ConfigError
-from serving.ray_serve import settings_of
+from serving.ray_serve import of_replica, settings_of
 
 
 def test_arguments_are_settings() -> None:
@@ -30,3 +30,9 @@ def test_arguments_are_settings() -> None:
 def test_what_cannot_be_honoured_is_refused(args: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         settings_of(args)
+
+
+def test_one_replica_of_several_stores_no_responses() -> None:
+    alone, several = (of_replica(settings_of({"cluster": {"num_ingress": num}})) for num in (1, 2))
+    assert alone.server.stored_responses_bytes == settings_of({}).server.stored_responses_bytes > 0
+    assert several.server.stored_responses_bytes == 0
