@@ -132,8 +132,8 @@ def test_pydantic_ai(scripted: str) -> None:
 def test_openai_agents(scripted: str) -> None:
     agents = _package("agents")
     agents.set_tracing_disabled(True)
-    client = openai.AsyncOpenAI(base_url=scripted, api_key="none", max_retries=0)
     for kind in (agents.OpenAIChatCompletionsModel, agents.OpenAIResponsesModel):
+        client = openai.AsyncOpenAI(base_url=scripted, api_key="none", max_retries=0)  # of one event loop
         agent = agents.Agent(
             name="thermometer",
             instructions="Look, then add.",

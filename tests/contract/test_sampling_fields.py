@@ -182,7 +182,7 @@ def test_a_prompt_is_truncated(service: _Service, side: str, kept: slice) -> Non
 
 
 def test_a_prompt_that_is_too_long_is_truncated_to_the_context(service: _Service) -> None:
-    choice = service.complete(prompt=[7] * 900, truncate_prompt_tokens=-1, return_token_ids=True)
+    choice = service.complete(prompt=[7] * 3000, truncate_prompt_tokens=-1, return_token_ids=True)
     assert len(choice["prompt_token_ids"]) == service.codec.context_tokens - 1
 
 

@@ -13,7 +13,7 @@ from tests.kit.engine_kit import make_engine, make_target, model_drafter, pertur
 from tests.kit.fakes import FakeEngineClient
 from tests.kit.tokenizer_kit import tokenizer_of
 
-CONTEXT_TOKENS = 512
+CONTEXT_TOKENS = 2048
 CHATML_WITH_TOOLS = (
     "{% for t in tools or [] %}{{ t.function.name }} {{ t.function.description }}\n{% endfor %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
