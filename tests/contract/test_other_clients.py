@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 import openai
@@ -21,6 +22,7 @@ from serving.app import create_app
 from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_server import serve
 from tests.kit.local_client import local_client
+from tests.kit.tokenizer_kit import tokenizer_of
 
 pytestmark = pytest.mark.filterwarnings("default")  # theirs are not ours to mend
 _FEATURES = ChatFeatures(tools=True, calls=True, call_format="hermes")
@@ -151,17 +153,19 @@ def test_llm(scripted: str) -> None:
     assert model.prompt("How warm is it?", key="none", stream=True).text() == _LOOP[0]
 
 
-def test_lm_eval(random: str) -> None:
-    """The log-likelihood of a continuation is that of its tokens, as this server says them."""
+def test_lm_eval(random: str, tmp_path: Path) -> None:
+    """The log-likelihood of a continuation is the sum of its tokens' log-probabilities."""
     lm = _package("lm_eval.models.openai_completions").LocalCompletionsAPI
     instance = _package("lm_eval.api.instance").Instance
-    evaluated = lm(base_url=f"{random}/completions", model="tiny", tokenizer_backend=None, tokenized_requests=False)
-    found = evaluated.loglikelihood([instance("loglikelihood", {}, ("It was", " a cold day"), 0)])
+    tokenizer = tokenizer_of("byte-level")
+    tokenizer.save_pretrained(tmp_path)
+    evaluated = lm(base_url=f"{random}/completions", model="tiny", tokenizer=str(tmp_path), max_length=512)
+    [(found, _)] = evaluated.loglikelihood([instance("loglikelihood", {}, ("It was", " a cold day"), 0)])
+    context, whole = (tokenizer(text)["input_ids"] for text in ("It was", "It was a cold day"))
     client = openai.OpenAI(base_url=random, api_key="none", max_retries=0)
-    echoed = client.completions.create(model="tiny", prompt="It was a cold day", max_tokens=1, logprobs=1, echo=True)
+    echoed = client.completions.create(model="tiny", prompt=whole, max_tokens=1, logprobs=1, echo=True)
     logprobs: Any = echoed.choices[0].logprobs
-    assert logprobs.token_logprobs[0] is None
-    assert len(found) == 1 and isinstance(found[0][0], float)
+    assert found == pytest.approx(sum(logprobs.token_logprobs[len(context) : -1]), abs=1e-3)
 
 
 _NODE = """
