@@ -130,17 +130,21 @@ class RayEngineClient:
 
     async def status(self) -> ServiceStatus:
         """A snapshot; parts whose actor does not answer are None."""
-        engine, trainer, restarts, actors = await asyncio.gather(
+        engine, trainer, restarts, actors, fleet = await asyncio.gather(
             _or_none(_ask(self._engine, "status")),
             _or_none(_ask(self._distiller, "status")) if self._distiller else _untrained(),
             _or_none(_ask(self._supervisor, "restarts")),
             _or_none(_ask(self._supervisor, "processes")),
+            _or_none(_ask(self._supervisor, "fleet_status")),
         )
         here = resident_bytes({name: find() for name, find in self._processes.items()})
         return ServiceStatus(
             ready=engine is not None,
             engine=engine,
             trainer=trainer,
+            versions=fleet.versions if fleet is not None else None,
+            spare=fleet.spare if fleet is not None else None,
+            stream=fleet.stream if fleet is not None else None,
             restarts={**(restarts or {}), **({"ray": self._driver.num_restarts} if self._driver else {})},
             processes={**here, **(actors or {})},
         )
@@ -229,8 +233,16 @@ class RayEngineClient:
 
     async def roll_back(self, to: int, reason: str) -> WeightManifest:
         """Serve drafter version `to` again."""
-        restored: WeightManifest = await _require(self._engine, "roll_back", to, reason)
+        restored: WeightManifest = await _require(self._supervisor, "roll_back", to, reason)
         return restored
+
+    async def pin(self, version: int, reason: str) -> None:
+        """Serve this drafter version whatever is published."""
+        await _require(self._supervisor, "pin", version, reason)
+
+    async def unpin(self) -> None:
+        """Try newer drafter versions again."""
+        await _require(self._supervisor, "unpin")
 
     async def _set_training_paused(self, paused: bool) -> None:
         await _require(self._supervisor, "set_training_paused", paused)

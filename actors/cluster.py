@@ -138,3 +138,22 @@ def _check_gpu(setting: str, device: str, nodes: Sequence[Node]) -> None:
     if most < needed:
         has = f"no node of the cluster has more than {most:g} GPUs" if most else "no node of the cluster has a GPU"
         raise OsdError(f"{setting} is {device!r}, and {has}; add such a node, or set {setting} to 'cpu' or 'auto'")
+
+
+def check_free_gpus(config: Config, num_gpus: float, num_free: float) -> None:
+    """Refuse to wait for GPUs that other applications of the cluster have reserved.
+
+    Args:
+        config: everything.
+        num_gpus: of the whole cluster.
+        num_free: of these, how many nobody has reserved in Ray.
+
+    Raises:
+        OsdError: one line that says what to do.
+    """
+    needed = config.cluster.engine_num_gpus
+    if num_free < needed:
+        raise OsdError(
+            f"an engine needs {needed:g} GPU, and of the cluster's {num_gpus:g} only {num_free:g} are free; stop "
+            "another application (`ray status` says what is reserved), add a node, or lower cluster.engine_num_gpus"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -12,24 +13,27 @@ from typing import TYPE_CHECKING, Protocol
 from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
 from actors.names import ActorNames
+from actors.node import node_id
 from osd.config.settings import Config
+from osd.fleet.heartbeat import DistillerOrders, DistillerReport
+from osd.fleet.spare import leaves_room
+from osd.io.guards.lease import Lease
 from osd.machine.logs import join_logs
 from osd.machine.memory import trim_heap
 from osd.monitor.wishes import TrainerWishes
+from osd.ports.lease import TrainingLease
 from osd.records.errors import OsdError
 from osd.records.events import Event
 from osd.records.status import TrainerStatus
-from trainer.spare import leaves_room, lower_priority
+from trainer.spare import lower_priority
 
 if TYPE_CHECKING:
     from trainer.loop import Trainer
 
 _log = logging.getLogger(__name__)
 _GIVE_BACK_EVERY = 20
-"""In polls of the engine, that is, every ten seconds."""
+"""In reports to the supervisor, that is, every ten seconds."""
 _ASK_TIMEOUT_S = 10.0
-_ROOM_S = 3.0
-"""How long the engine leaves room without being asked again: a distiller that died must not slow it down."""
 
 
 class BuildTrainer(Protocol):
@@ -41,6 +45,7 @@ class BuildTrainer(Protocol):
         redis_url: str,
         *,
         may_train: Callable[[], bool],
+        lease: TrainingLease | None,
         on_event: Callable[[Event], None],
         stop: threading.Event,
     ) -> Trainer:
@@ -49,7 +54,8 @@ class BuildTrainer(Protocol):
         Args:
             config: the whole configuration.
             redis_url: the Redis of the outcome stream.
-            may_train: whether the engine leaves compute to spare; asked before each step.
+            may_train: whether the engines leave compute to spare; asked before each step.
+            lease: see `trainer.loop.Trainer`.
             on_event: called on a publish or a refusal by the gate.
             stop: set when the trainer has to end.
 
@@ -60,16 +66,16 @@ class BuildTrainer(Protocol):
 
 
 class DistillerActor:
-    """Trains while the engine has compute to spare.
+    """Trains while the engines on its device have compute to spare.
 
     Args:
         config: the whole configuration.
         redis_url: the Redis of the outcome stream.
-        names: of the engine, which is polled for its utilisation (a few times a second, never by the training thread),
-            and of the supervisor, which knows whether the operator paused training.
-        ask: calls these two actors.
+        names: of the supervisor, which knows how busy the engines on this device are, and whether the operator paused
+            training.
+        ask: calls it.
         build: makes the trainer; None: the one that learns from the stream in Redis.
-        ask_interval_s: pause between two polls.
+        ask_interval_s: pause between two reports to the supervisor.
         retry_s: pause after the trainer could not start.
     """
 
@@ -94,12 +100,17 @@ class DistillerActor:
         self._events = EventLog()
         self._trainer: Trainer | None = None
         self._problem = ""
+        self._node, self._device = node_id(), ""
         self._utilisation = 1.0
+        """Of the busiest engine on this device; 1 while that is not known."""
         self._has_room = False
-        """The engine pauses now and then, so that training can run."""
+        """Busy engines on this device pause now and then, so that training can run."""
         self._paused = False
         self._wishes: TrainerWishes | None = None
         self._stop = threading.Event()
+        self._ending = threading.Event()
+        """Ends the present trainer."""
+        self._lease = self._new_lease()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._train, self._watch)]
         for thread in self._threads:
             thread.start()
@@ -107,7 +118,8 @@ class DistillerActor:
     def status(self) -> TrainerStatus:
         """A snapshot of the trainer's status."""
         if self._trainer is None:
-            return TrainerStatus(state="waiting_for_data", message=self._problem or "starting")
+            waits_for = self._lease.problem if self._lease else ""
+            return TrainerStatus(state="waiting_for_data", message=self._problem or waits_for or "starting")
         return self._trainer.status()
 
     def set_paused(self, paused: bool) -> None:
@@ -127,25 +139,41 @@ class DistillerActor:
     def close(self) -> None:
         """Stop training after the current step, and save a checkpoint."""
         self._stop.set()
+        self._ending.set()
         for thread in self._threads:
             thread.join()
+        if self._lease is not None:
+            self._lease.close()
+
+    def _new_lease(self) -> Lease | None:
+        """The right to train on this stream; None without a Redis."""
+        if not self._redis_url:
+            return None
+        where = f"{socket.gethostname()}, process {os.getpid()}"
+        lease = Lease(self._redis_url, self._config.outcomes.stream, where, on_deposed=self._deposed)
+        lease.start()
+        return lease
+
+    def _deposed(self) -> None:
+        """Another distiller has trained meanwhile: go on from its checkpoint, once the lease is held again."""
+        self._ending.set()
 
     def _may_train(self) -> bool:
         return self._has_room or leaves_room(self._utilisation, self._config.trainer)
 
-    def _share_to_ask_for(self) -> float:
-        """Share of the engine's time that training is worth now: none where the engine is idle enough as it is."""
+    def _wanted_share(self) -> float:
+        """Share of an engine's time that training is worth now: none where the engines are idle enough as it is."""
         trainer = self._trainer
         if trainer is None or self._paused or leaves_room(self._utilisation, self._config.trainer):
             return 0.0
         return self._config.trainer.max_serving_cost * trainer.worth
 
     def _watch(self) -> None:
-        """Poll the engine's utilisation, and the supervisor for whether training is paused.
+        """Report to the supervisor, and obey: how busy engines are, and whether training is paused.
 
-        waits for: the interval between two polls
+        waits for: the interval between two reports
         is unblocked by: `close`
-        on failure: an engine that does not answer is loading or overloaded, so training stops meanwhile
+        on failure: without a supervisor nobody knows how busy engines are, so training stops meanwhile
         """
         for number in count():
             if self._stop.is_set():
@@ -153,14 +181,7 @@ class DistillerActor:
             if number % _GIVE_BACK_EVERY == 0:
                 trim_heap()
             try:
-                paused = self._ask(self._names.supervisor, "training_is_paused", self._paused, timeout_s=_ASK_TIMEOUT_S)
-                if paused != self._paused:
-                    self.set_paused(paused)
-                share = self._share_to_ask_for()
-                self._utilisation = self._ask(
-                    self._names.engine, "leave_room", share, _ROOM_S, timeout_s=_ASK_TIMEOUT_S
-                )
-                self._has_room = share > 0.0
+                self._report()
             except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
                 self._utilisation, self._has_room = 1.0, False
             self._follow_wishes()
@@ -184,28 +205,54 @@ class DistillerActor:
         if wishes.num_publishes > before.num_publishes:
             trainer.demands.publish()
 
+    def _report(self) -> None:
+        report = DistillerReport(
+            node=self._node,
+            device=self._device,
+            wanted_share=self._wanted_share(),
+            is_paused=self._paused,
+            status=self.status(),
+        )
+        orders: DistillerOrders = self._ask(
+            self._names.supervisor, "report_distiller", report, timeout_s=_ASK_TIMEOUT_S
+        )
+        if orders.is_paused != self._paused:
+            self.set_paused(orders.is_paused)
+        self._utilisation, self._has_room = orders.utilisation, orders.share > 0.0
+
     def _train(self) -> None:
         """Build the trainer, retrying until that works, and run it."""
         import torch
 
+        from osd.loading.causal_lm import choose_device
+        from osd.machine.device_id import device_id
+
         torch.set_num_threads(self._config.trainer.threads)
+        self._device = device_id(choose_device(self._config.trainer.device))
         while not self._stop.is_set():
+            if self._lease is not None and not self._lease.wait(self._stop):
+                return
             try:
                 trainer = self._build(
                     self._config,
                     self._redis_url,
                     may_train=self._may_train,
+                    lease=self._lease,
                     on_event=self._events.add,
-                    stop=self._stop,
+                    stop=self._ending,
                 )
             except Exception as error:
                 _log.warning("the trainer cannot start", exc_info=not isinstance(error, OsdError))
                 self._problem = f"the trainer cannot start: {error}"
                 self._stop.wait(self._retry_s)
                 continue
-            self._trainer = trainer
+            self._problem, self._trainer = "", trainer
             self.set_paused(self._paused)
-            trainer.run_forever(self._stop)
+            trainer.run_forever(self._ending)
+            if self._lease is not None and not self._stop.is_set():
+                self._trainer = None
+                self._ending.clear()
+                self._lease.begin_again()
 
 
 def _build(
@@ -213,6 +260,7 @@ def _build(
     redis_url: str,
     *,
     may_train: Callable[[], bool],
+    lease: TrainingLease | None,
     on_event: Callable[[Event], None],
     stop: threading.Event,
 ) -> Trainer:
@@ -234,6 +282,7 @@ def _build(
         source,
         target_id=resolved.target_id,
         may_train=may_train,
+        lease=lease,
         on_event=on_event,
         stop=stop,
     )

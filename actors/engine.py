@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from osd.engine.engine import Engine
 
 
+_ROOM_INTERVALS = 3
+"""How long room is left for training without being ordered again, in report intervals."""
+
+
 def as_ordered(request: Request, orders: EngineOrders) -> Request:
     """The query with the speculation length that the operator fixed for its domain, unless it asks for one itself.
 
@@ -150,12 +154,6 @@ class EngineActor:
         loop = (await self._assembly()).loop
         return await asyncio.wrap_future(loop.call(lambda engine: engine.history(limit)))
 
-    async def leave_room(self, share: float, for_s: float) -> float:
-        """Leave a share of the time to training for the next seconds; returns how busy the engine is, 0 to 1."""
-        loop = (await self._assembly()).loop
-        loop.leave_room(share, for_s)
-        return loop.utilisation()
-
     async def events(self, limit: int) -> list[Event]:
         """The newest events, oldest first."""
         return self._events.newest(limit)
@@ -163,10 +161,6 @@ class EngineActor:
     async def versions(self) -> list[WeightManifest]:
         """Every drafter version, oldest first."""
         return await asyncio.to_thread((await self._assembly()).store.list)
-
-    async def roll_back(self, to: int, reason: str) -> WeightManifest:
-        """Point the store at an older version, and swap it in."""
-        return await asyncio.to_thread((await self._assembly()).roll_back, to, reason)
 
     async def ping(self) -> int:
         """This process's id."""
@@ -230,5 +224,12 @@ class EngineActor:
 
         def obey(orders: EngineOrders) -> None:
             self.orders = orders
+            if assembly.hot_swap and orders.version is not None:
+                assembly.hot_swap.order(orders.version)
+            assembly.loop.call(lambda engine: engine.set_judged(orders.is_judged))
+            if assembly.recorder:
+                assembly.recorder.share = orders.record_share
+            # Of the orders, only this one ends by itself: without a supervisor nobody knows whether training goes on.
+            assembly.loop.leave_room(orders.training_share, _ROOM_INTERVALS * interval_s)
 
         self._reporter = Reporter(self._ask, self._supervisor, reports.make, obey, interval_s=interval_s)

@@ -64,11 +64,14 @@ class EngineReports:
             waiting=status.waiting,
             free_rows=max(status.max_slots - status.running - status.waiting, 0),
             paused_s=engine.counters.values["paused_seconds_total"],
+            outcomes_dropped=int(status.counters.get("outcomes_dropped", 0)),
             acceptance=engine.counters.by_domain.take(everything=is_full),
             served=(
                 *engine.counters.served.take(everything=is_full),
                 (Series(), _of_engine(status.counters)),
             ),
+            rounds=engine.policy.arms[0].watch.take(everything=is_full) if engine.policy.arms else (),
+            refused=self._assembly.hot_swap.refused() if self._assembly.hot_swap else {},
         )
 
 

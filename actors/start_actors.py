@@ -73,6 +73,7 @@ def start_actors(
     if config.trainer.enabled and config.outcomes.enabled:
         actors["distiller"] = _create(DistillerActor, names.distiller, stack, config, order.redis_url, names)
         watched["distiller"] = names.distiller
+    redis_url = order.redis_url if config.outcomes.enabled else ""
     actors["supervisor"] = _create(
         SupervisorActor,
         names.supervisor,
@@ -80,7 +81,7 @@ def start_actors(
         watched,
         order.training_paused,
         config,
-        order.redis_url if config.outcomes.enabled else "",
+        redis_url,
     )
     return {name: RayHandle(actor) for name, actor in actors.items()}, status
 

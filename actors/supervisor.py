@@ -14,16 +14,18 @@ from collections.abc import Mapping
 
 from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
+from actors.fleet import Fleet
 from actors.monitor import open_monitor
 from actors.resident_memory import ray_bytes, resident_bytes
 from osd.config.settings import Config
-from osd.fleet.engines import Engines
-from osd.fleet.heartbeat import EngineOrders, EngineReport
+from osd.fleet.heartbeat import DistillerOrders, DistillerReport, EngineOrders, EngineReport
 from osd.machine.logs import join_logs
 from osd.monitor.alerts import AlertsAnswer
 from osd.monitor.buckets import HistoryAnswer, HistoryQuery
 from osd.monitor.wishes import TrainerWishes, Wishes
 from osd.records.events import Event
+from osd.records.status import FleetStatus
+from osd.records.version import WeightManifest
 
 _PING_TIMEOUT_S = 5.0
 
@@ -34,8 +36,9 @@ class SupervisorActor:
     Args:
         watched: each actor's name in reports, and its name in Ray.
         training_paused: whether the operator paused training; None if unknown.
-        config: the whole configuration; None: the defaults.
-        redis_url: where the history is kept; empty: in memory only.
+        config: the whole configuration; None: the defaults, and no drafter versions are judged.
+        redis_url: where the history and the outcome stream are; empty: history in memory only.
+        cluster: address of the Ray cluster; empty: a local Ray.
         ask: calls the other actors.
         ping_interval_s: pause between two pings of one actor.
     """
@@ -46,6 +49,7 @@ class SupervisorActor:
         training_paused: bool | None = None,
         config: Config | None = None,
         redis_url: str = "",
+        cluster: str = "",
         *,
         ask: Ask = ask_by_ray,
         ping_interval_s: float = 1.0,
@@ -57,11 +61,9 @@ class SupervisorActor:
         self._restarts = dict.fromkeys(watched, 0)
         self._paused = training_paused
         self._session = uuid.uuid4().hex[:16]
-        self._lock = threading.Lock()
-        """Guards the reports."""
-        self._engines = Engines()
         self._monitor = open_monitor((config or Config()).monitor, redis_url, watched, ask=ask)
         self._num_trainings = self._num_publishes = 0
+        self._fleet = Fleet(config, redis_url, cluster, self._note)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._watch, args=one, daemon=True) for one in watched.items()]
         for thread in self._threads:
@@ -69,20 +71,37 @@ class SupervisorActor:
 
     def report(self, report: EngineReport) -> EngineOrders:
         """Take an engine's report, and answer with its orders."""
-        with self._lock:
-            self._engines.take(report)
-            wishes = self._monitor.wishes.now
-            orders = EngineOrders(
-                session=self._session, draining=report.engine_id in wishes.draining, lengths=wishes.lengths
-            )
+        wishes = self._monitor.wishes.now
+        orders = EngineOrders(
+            session=self._session, draining=report.engine_id in wishes.draining, lengths=wishes.lengths
+        )
         levels = {"utilisation": report.utilisation, "running": report.running, "waiting": report.waiting}
         self._monitor.take(report.engine_id, report.incarnation, report.served, levels, since_start=report.number == 0)
-        return orders
+        return self._fleet.take(report, orders)
+
+    def report_distiller(self, report: DistillerReport) -> DistillerOrders:
+        """Take the distiller's report, and answer with its orders."""
+        return self._fleet.take_distiller(report, bool(self.training_is_paused(report.is_paused)))
+
+    def fleet_status(self) -> FleetStatus:
+        """What was decided for all engines."""
+        return self._fleet.status()
+
+    def roll_back(self, to: int, reason: str) -> WeightManifest:
+        """Let every engine serve an older version again; raises what `VersionJudge.roll_back` raises."""
+        return self._fleet.judge.roll_back(to, reason)
+
+    def pin(self, version: int, reason: str) -> None:
+        """Let every engine serve this version, whatever is published; raises what `VersionJudge.pin` raises."""
+        self._fleet.judge.pin(version, reason)
+
+    def unpin(self) -> None:
+        """Try newer versions again."""
+        self._fleet.judge.unpin()
 
     def engines(self) -> list[EngineReport]:
         """The latest report of every engine that reports, by engine id."""
-        with self._lock:
-            return self._engines.present()
+        return self._fleet.engines()
 
     def history(self, query: HistoryQuery) -> HistoryAnswer:
         """Read the operator's history; raises BadRangeError."""
@@ -178,7 +197,12 @@ class SupervisorActor:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        self._fleet.close()
         self._monitor.close()
+
+    def _note(self, event: Event) -> None:
+        self._events.add(event)
+        self._monitor.mark(event)
 
     def _watch(self, name: str, actor_name: str) -> None:
         """Emit an event when an actor was restarted.
@@ -198,7 +222,5 @@ class SupervisorActor:
                 if pid != before:
                     self._restarts[name] += 1
                     message = f"{name} was restarted (process {before} -> {pid})"
-                    event = Event(at_s=time.time(), kind="restart", message=message, data={"actor": name})
-                    self._events.add(event)
-                    self._monitor.mark(event)
+                    self._note(Event(at_s=time.time(), kind="restart", message=message, data={"actor": name}))
             self._stop.wait(self._ping_interval_s)

@@ -12,6 +12,7 @@ from typing import Self
 from actors.client import RayEngineClient
 from actors.driver_keeper import DriverKeeper, Progress
 from actors.handle import ActorAwayError, ActorHandle
+from actors.stream_keeper import claim_stream
 from osd.config.paths import redis_dir
 from osd.config.settings import Config
 from osd.io.embedded_redis import EmbeddedRedis
@@ -144,6 +145,8 @@ def _start_redis(config: Config, stack: ExitStack) -> EmbeddedRedis | None:
             stream.check()
         finally:
             stream.close()
+        for warning in claim_stream(config, outcomes.redis_url):
+            _log.warning("%s", warning)
         return None
     redis = EmbeddedRedis(
         redis_dir(config.state_dir),

@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 
 from osd.config.settings import OutcomesConfig, TrainerConfig
+from osd.fleet.spare import leaves_room
 from osd.io.weight_store import FileWeightStore
 from osd.kernels.reference.drafting.feature_net import FeatureConfig
 from osd.loading.causal_lm import choose_device
@@ -26,7 +27,7 @@ from osd.records.outcome_arrays import pack_hidden, pack_top_k
 from osd.records.shared_rows import SharedRows
 from trainer.build import build_feature_student
 from trainer.loop import Trainer
-from trainer.spare import leaves_room, lower_priority
+from trainer.spare import lower_priority
 
 _ASK_INTERVAL_S = 0.5
 """The interval at which the distiller polls the engine."""

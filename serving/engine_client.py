@@ -124,3 +124,11 @@ class EngineClient(Protocol):
             WeightsRefusedError: it serves already, was itself rolled back, is damaged, or was refused by the engine.
         """
         ...
+
+    async def pin(self, version: int, reason: str) -> None:
+        """Serve this drafter version on every engine, whatever is published; raises what `roll_back` raises."""
+        ...
+
+    async def unpin(self) -> None:
+        """Try newer drafter versions again."""
+        ...

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from osd.config.settings import Config
+from osd.io.folder import LocalFolder
 from osd.io.url_folder import open_folder
 from osd.loading.causal_lm import choose_device
 from osd.records.errors import OsdError, reason
@@ -73,6 +74,9 @@ def check_store(config: Config) -> None:
     if not config.store.url:
         return
     folder = open_folder(config, "weights")
+    if isinstance(folder, LocalFolder):
+        folder.check()
+        return
     if config.store.url.startswith("memory:"):
         raise OsdError(
             f"store.url is {config.store.url!r}, which every process has for itself; give a folder, or a URL such as "

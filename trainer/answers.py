@@ -56,6 +56,10 @@ class Collector:
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
+    def takes(self, request_id: str) -> bool:
+        """Every query's."""
+        return True
+
     def record(self, make: Callable[[], Outcome]) -> None:
         """Assemble and store one outcome."""
         self.outcomes.append(make())

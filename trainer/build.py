@@ -16,6 +16,7 @@ from osd.io.url_folder import open_folder
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.loading.causal_lm import choose_device, multiplies_bfloat16
 from osd.loading.shared_rows import load_shared_rows
+from osd.ports.lease import TrainingLease
 from osd.ports.outcomes import OutcomeSource
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import OsdError
@@ -39,6 +40,7 @@ def build_trainer(
     *,
     target_id: str,
     may_train: Callable[[], bool] = lambda: True,
+    lease: TrainingLease | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     stop: threading.Event | None = None,
     wait_s: float = 600.0,
@@ -54,6 +56,7 @@ def build_trainer(
         source: the outcome stream.
         target_id: the name under which the target's outcomes are recorded.
         may_train: see `Trainer`.
+        lease: see `Trainer`.
         on_event: see `Trainer`.
         stop: ends the wait.
         wait_s: longest wait.
@@ -70,6 +73,7 @@ def build_trainer(
         open_folder(config, checkpoint_path(target_id, config.drafter.kind)),
         target_id=target_id,
         may_train=may_train,
+        lease=lease,
         on_event=on_event,
     )
 

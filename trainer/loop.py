@@ -21,6 +21,7 @@ from typing import Any
 
 from osd.config.settings import TrainerConfig
 from osd.io.folder import Folder
+from osd.ports.lease import TrainingLease, Unshared
 from osd.ports.outcomes import OutcomeSource
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import WeightsRefusedError
@@ -37,6 +38,7 @@ from trainer.intake import Intake
 from trainer.publisher import Publisher
 from trainer.replay import Replay
 from trainer.step import TrainingStep, new_training_step
+from trainer.stopwatch import Stopwatch
 from trainer.student import Student
 from trainer.token_counts import TokenCounts
 
@@ -65,6 +67,8 @@ class Trainer:
         checkpoint_folder: this trainer's own folder, or its path on a local disk.
         target_id: outcomes of other targets are skipped.
         may_train: False while the engine needs the machine.
+        lease: while it is not held, another trainer may be at work, and nothing is read, trained, published or saved;
+            None: there is no other.
         on_event: called on publishes, refusals, restarts, pauses and errors, on the thread where they happen.
         checkpoint_every_s: longest time between checkpoints, so the most work that a kill may cost.
         pause_after_error_s: pause after a step that failed.
@@ -84,6 +88,7 @@ class Trainer:
         *,
         target_id: str,
         may_train: Callable[[], bool] = lambda: True,
+        lease: TrainingLease | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         checkpoint_every_s: float = 60.0,
         pause_after_error_s: float = 1.0,
@@ -91,11 +96,12 @@ class Trainer:
     ) -> None:
         self._config, self._student, self._target_id = config, student, target_id
         self._may_train, self._on_event, self._clock = may_train, on_event, clock
+        self._lease = lease or Unshared()
         self._replay = Replay(config.replay_bytes, config.held_out_share, config.held_out_records, config.seed)
         self._counts = TokenCounts(student.alignment.vocab_tokens)
         self._drift = DriftMonitor()
         self._intake = Intake(source, self._replay, self._counts, self._drift, student.alignment, target_id, clock)
-        self._publisher = Publisher(store, student, config.gate_margin, self)
+        self._publisher = Publisher(store, student, config.gate_margin, self, self._lease)
         self._folder = CheckpointFolder(checkpoint_folder)
         self._checkpoint_every_s, self._checkpointed_at_s = checkpoint_every_s, clock()
         self._pause_after_error_s = pause_after_error_s
@@ -105,6 +111,7 @@ class Trainer:
         self._update = self._new_update()
         self.demands = Demands()
         self._steps = self._steps_at_gate = self._trained_tokens = 0
+        self._training_time = Stopwatch(clock)
         self._loss: float | None = None
         self._rate = 1.0
         """Share of the configured learning rate in use now."""
@@ -118,18 +125,20 @@ class Trainer:
     def run_once(self, block_ms: int = 0) -> TrainerStatus:
         """Read outcomes (waiting at most `block_ms`), train one step if possible now, publish if due."""
         num_seen = self._replay.num_seen
-        self._intake.read(block_ms)
-        self._dirty |= self._replay.num_seen > num_seen
-        self._respond_to_drift()
-        self._intake.ack()
+        if self._lease.is_held():
+            self._intake.read(block_ms)
+            self._dirty |= self._replay.num_seen > num_seen
+            self._respond_to_drift()
+            self._intake.ack()
         if self._publisher.follow():
             self._steps_at_gate = self._steps
             self._update = self._new_update()
         state = self._state()
         if state == "training":
-            self._train()
-            if self._gate_is_due() or (self.demands.publishes and self._replay.num_held_out):
-                self._attempt_to_publish()
+            with self._training_time:
+                self._train()
+                if self._gate_is_due() or (self.demands.publishes and self._replay.num_held_out):
+                    self._attempt_to_publish()
         if (
             self._dirty or self._intake.unacked
         ) and self._clock() - self._checkpointed_at_s >= self._checkpoint_every_s:
@@ -180,6 +189,8 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Save everything, then acknowledge the outcomes that are now safe. A failed write is reported."""
+        if not self._lease.is_held():
+            return
         self._checkpointed_at_s = self._clock()
         state = {f"{_STUDENT}{name}": tensor for name, tensor in self._student.state().items()}
         try:
@@ -215,7 +226,8 @@ class Trainer:
         num_records = self._replay.num_train + self._replay.num_held_out
         if not self._publisher.serving or not self._replay.num_train or num_records < self._config.min_records:
             return "waiting_for_data"
-        return "training" if self._may_train() or self.demands.trains_now else "yielding"
+        may_train = self._may_train() or self.demands.trains_now
+        return "training" if may_train and self._lease.is_held() else "yielding"
 
     def _respond_to_drift(self) -> None:
         """Where the traffic changed: prefer new outcomes, drop the optimizer's momentum, and warm up again.
@@ -304,12 +316,11 @@ class Trainer:
     def _yield_to_serving(self) -> None:
         """Between two batches of a step: wait while the engine is busy, but at most `_LONGEST_YIELD_S`."""
         deadline_s = self._clock() + _LONGEST_YIELD_S
-        while (
-            not (self._may_train() or self.demands.trains_now)
-            and self._clock() < deadline_s
-            and not self._stop.is_set()
-        ):
-            self._stop.wait(_IDLE_S / 5)
+        with self._training_time.halted():
+            while not (self._may_train() or self.demands.trains_now) and not self._stop.is_set():
+                if self._clock() >= deadline_s:
+                    return
+                self._stop.wait(_IDLE_S / 5)
 
     def _new_update(self) -> TrainingStep:
         return new_training_step(self._config, self._student)
@@ -376,6 +387,7 @@ class Trainer:
             state=state,
             steps=self._steps,
             trained_tokens=self._trained_tokens,
+            training_s=self._training_time.total_s,
             loss=self._loss,
             learning_rate=self._rate * self._update.learning_rate,
             worth=self._worth,

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from osd.ports.lease import TrainingLease, Unshared
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.events import EventKind
@@ -41,10 +42,19 @@ class Publisher:
         student: the drafter in training.
         margin: acceptance length that a candidate must certainly gain; see `trainer.gate.decide`.
         reporter: receives publishes, refusals, replaced weights and failures.
+        lease: while it is not held nothing is published; None: there is no other trainer.
     """
 
-    def __init__(self, store: WeightStore, student: Student, margin: float, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        store: WeightStore,
+        student: Student,
+        margin: float,
+        reporter: Reporter,
+        lease: TrainingLease | None = None,
+    ) -> None:
         self._store, self._student, self._margin, self._reporter = store, student, margin, reporter
+        self._lease = lease or Unshared()
         self._refused: set[int] = set()
         self.serving = 0
         """The version from which the student's weights descend; 0: none yet."""
@@ -116,6 +126,8 @@ class Publisher:
 
     def _publish(self, text: str, training_step: int, stream_position: str) -> None:
         try:
+            if not self._lease.is_held():
+                raise OsdError("another trainer may have taken over")
             manifest = self._store.publish(
                 self._student.state(),
                 kind=self._student.kind,
@@ -124,6 +136,7 @@ class Publisher:
                 training_step=training_step,
                 stream_position=stream_position,
                 gate=self.figures,
+                fence=self._lease.fence,
             )
         except (OSError, OsdError) as error:
             self.figures = {**self.figures, "published": 0.0}

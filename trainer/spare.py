@@ -1,10 +1,8 @@
-"""Keeps training from slowing down serving: lowest process priority, and no step while the engine is busy."""
+"""Keeps training from slowing down serving: the lowest process priority."""
 
 from __future__ import annotations
 
 import os
-
-from osd.config.settings import TrainerConfig
 
 
 def lower_priority(nice: int) -> None:
@@ -16,8 +14,3 @@ def lower_priority(nice: int) -> None:
     os.nice(nice)
     # The priority on a GPU that runs CUDA's Multi-Process Service; without MPS it has no effect.
     os.environ.setdefault("CUDA_MPS_CLIENT_PRIORITY", "1")
-
-
-def leaves_room(utilisation: float, config: TrainerConfig) -> bool:
-    """Whether an engine that is busy this share of the time leaves room for training."""
-    return utilisation < config.max_utilisation or config.max_utilisation >= 1.0

@@ -15,8 +15,10 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
+from actors.cluster import check_free_gpus
+from actors.join_ray import check_address, why_not_joined
 from osd.config.settings import Config
-from osd.records.errors import OsdError, reason
+from osd.records.errors import OsdError
 
 _LOOK_S = 0.5
 _REQUEST_SLACK_S = 60.0
@@ -31,6 +33,7 @@ def joined(config: Config) -> Iterator[None]:
         OsdError: it cannot be reached, or refuses.
     """
     address = config.cluster.address
+    check_address(address)
     try:
         ray.init(
             address=address,
@@ -39,7 +42,7 @@ def joined(config: Config) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        raise OsdError(f"cannot join the Ray cluster at {address!r}: {reason(error)}; check cluster.address") from error
+        raise OsdError(why_not_joined(address, error)) from error
     try:
         yield
     finally:
@@ -59,6 +62,9 @@ def deploy(application: Any, config: Config, on_progress: Callable[[str], None])
     """
     _start_serve(config)
     name = config.cluster.application
+    if name not in serve.status().applications:  # else GPUs are reserved by what is updated
+        gpus = [found.get("GPU", 0.0) for found in (ray.cluster_resources(), ray.available_resources())]
+        check_free_gpus(config, *gpus)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(serve.run, application, name=name, route_prefix="/")
         while not _is_done(running):

@@ -24,10 +24,8 @@ from osd.machine.memory import exclude_from_gc
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.ports.weight_store import WeightStore
-from osd.records.errors import WeightsRefusedError
 from osd.records.events import Event
 from osd.records.query import TokenDelta
-from osd.records.version import WeightManifest
 from osd.swap.hot_swap import HotSwap
 from osd.swap.kernel_swap import KernelSwap
 from osd.swap.local_engine import LocalEngine
@@ -46,20 +44,6 @@ class EngineAssembly:
     recorder: Recorder | None
     kernel_swap: KernelSwap | None = None
     feed: AnswerFeed | None = None
-
-    def roll_back(self, to: int, reason: str) -> WeightManifest:
-        """Serve version `to` again at an operator's request, by moving the store's pointer, which the hot swap follows.
-
-        Raises:
-            UnknownVersionError: there is no such version.
-            WeightsRefusedError: the version serves already, was rolled back, is damaged, or was refused by the engine.
-        """
-        if self.hot_swap and (refusal := self.hot_swap.refusal(to)):
-            raise WeightsRefusedError(f"the engine refused version {to}: {refusal}")
-        restored = self.store.roll_back(to=to, reason=reason)
-        if self.hot_swap:
-            self.hot_swap.wake()
-        return restored
 
     def close(self) -> None:
         """Stop the watchers, the loop and the recorder, in that order."""
@@ -132,7 +116,7 @@ def _assemble(
     hot_swap = HotSwap(
         store,
         LocalEngine(loop, config.drafter.kind),
-        poll_interval_s=config.swap.poll_interval_s,
+        retry_s=config.swap.poll_interval_s,
         on_event=on_event,
     )
     kernel_swap = None

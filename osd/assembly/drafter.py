@@ -40,17 +40,19 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
 
 
 def open_latest(config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target) -> Drafter:
-    """The drafter with the latest version that can be served; an empty store gets its first version.
+    """The drafter with the version to start with, or the newest older one that can be served.
+
+    The first version is made where there is none.
 
     Raises:
         OsdError: no drafter can be created, or every version is refused.
     """
     ensure_first_version(config, resolved, store)
-    latest = store.latest()
-    assert latest is not None
-    older = [one for one in reversed(store.list()) if one.number < latest.number and not one.rolled_back]
+    first = store.to_start_with()
+    assert first is not None
+    older = [one for one in reversed(store.list()) if one.number < first.number and not one.rolled_back]
     refusals = []
-    for candidate in (latest, *older):
+    for candidate in (first, *older):
         try:
             return open_version(config, resolved, store, target, candidate.number, target.backend)
         except WeightsRefusedError as error:  # an engine that restarts must come up with what it served before

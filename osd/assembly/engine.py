@@ -125,7 +125,7 @@ def make_engine(
         on_event: see `Engine`.
     """
     arms = [
-        Arm(drafter, own, AcceptanceModel(config.speculation.max_length), SwapWatch(config.swap))
+        Arm(drafter, own, AcceptanceModel(config.speculation.max_length), SwapWatch(config.swap.watch_rounds))
         for drafter, own in zip(drafters, costs.arms, strict=True)
     ]
     found = None if lookup is None else LookupArm(lookup)

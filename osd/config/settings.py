@@ -131,6 +131,12 @@ class OutcomesConfig(Section):
     stream: str = Field("osd:outcomes", description="Name of the Redis stream.")
     max_entries: int = Field(20_000, ge=1, description="Most outcomes kept in the stream.")
     max_bytes: int = Field(96 << 20, ge=1 << 16, description="Most bytes kept in the stream.")
+    max_bytes_per_s: int = Field(
+        64 << 20,
+        ge=1 << 16,
+        description="Most bytes that all engines write to the stream in a second; above it they record a share of the "
+        "queries.",
+    )
     queue_entries: int = Field(64, ge=1, description="Most outcomes waiting to be written; further ones are dropped.")
     spill_bytes: int = Field(
         64 << 20, ge=0, description="Largest size of the file that holds outcomes while Redis cannot be reached."
@@ -195,7 +201,14 @@ class StoreConfig(Section):
 class SwapConfig(Section):
     """What happens around a hot swap."""
 
-    poll_interval_s: float = Field(0.5, gt=0, description="How often the engine looks for a new version.")
+    poll_interval_s: float = Field(0.5, gt=0, description="How often the supervisor looks for a new version.")
+    canary_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the engines that serve a new version first, at least one; default: one of three or more "
+        "engines, all of fewer.",
+    )
     watch_rounds: int = Field(
         400, ge=10, description="Rounds after a swap in which a significant fall of acceptance rolls back."
     )

@@ -29,7 +29,6 @@ from osd.models.target import Target
 from osd.ports.constraint import RowConstraint
 from osd.ports.drafter import Drafter, SwapIn
 from osd.ports.outcomes import OutcomeRecorder
-from osd.records.acceptance_figures import AcceptanceFigures
 from osd.records.events import Event, EventKind
 from osd.records.outcome import Round
 from osd.records.query import CONSTRAINT_FAILED, NOT_FINITE, FinishReason, Request, SamplingParams, TokenDelta
@@ -101,7 +100,8 @@ class Engine:
         if request.request_id in self._sequences:
             raise ValueError(f"request_id {request.request_id!r} is in use; give every query its own")
         check_prompt(request, self.target.lm.vocab_tokens, self.target.max_context_tokens)
-        num_recorded = self.config.outcomes.top_k if self.recorder else 0
+        is_recorded = self.recorder is not None and self.recorder.takes(request.request_id)
+        num_recorded = self.config.outcomes.top_k if is_recorded else 0
         if constraint is None and request.constraint is not None:
             constraint = self.grammars.compile(request.constraint)
         sequence = new_sequence(request, self.codec, self.target.eos_ids, num_recorded, constraint)
@@ -155,23 +155,22 @@ class Engine:
         """The arm of the drafter with this name."""
         return next(arm for arm in self.policy.arms if arm.name == name)
 
-    def load_drafter(self, manifest: WeightManifest, swap_in: SwapIn, *, watch: bool = True) -> None:
+    def load_drafter(self, manifest: WeightManifest, swap_in: SwapIn) -> None:
         """Use a version that the drafter's `prepare` has made ready."""
         arm = self.arm(manifest.kind)
         before, started_s = arm.drafter.id.version, time.perf_counter()
         swap_in()
         arm.is_broken = False
         arm.acceptance.reset(manifest.gate)
-        arm.watch.swapped(watch=watch)
         self.counters.add("swaps_total")
         took_ms = (time.perf_counter() - started_s) * 1e3
         message = f"drafter version {before} -> {manifest.number} in {took_ms:.1f} ms"
         self._event("swap", message, drafter=arm.name, took_ms=took_ms)
 
-    def figures(self, name: str) -> AcceptanceFigures:
-        """First-token acceptance of a drafter's serving version, and of the one before it."""
-        arm = self.arm(name)
-        return AcceptanceFigures(arm.drafter.id, *arm.watch.rates(), arm.watch.verdict())
+    def set_judged(self, is_judged: bool) -> None:
+        """Propose at least one token where that helps to judge the serving version of the drafter that learns."""
+        if self.policy.arms:
+            self.policy.arms[0].watch.is_judged = is_judged
 
     def take_over(self, target: Target, drafters: list[Drafter], costs: Costs) -> None:
         """Continue with compiled kernels; every row stays where it is.
@@ -260,7 +259,7 @@ class Engine:
             except Exception as error:
                 self._broke(lookup, error)
         queries = [sequence.request.request_id for sequence in rows]
-        judged = next((arm for arm in self.policy.arms if arm.watch.wants_rounds(queries)), None)
+        judged = next((arm for arm in self.policy.arms if arm.wants_rounds(queries)), None)
         return self.policy.choose([sequence.budget for sequence in rows], judged=judged)
 
     def _commit(

@@ -151,8 +151,5 @@ def learn(
     policy.observe(budgets, choices, accepted, draft_ms=draft_ms, verify_ms=verify_ms)
     for sequence, choice, num_accepted in zip(rows, choices, accepted, strict=True):
         if isinstance(choice.arm, Arm):
-            choice.arm.watch.observe(sequence.request.request_id, num_accepted > 0)
-    for arm in dict.fromkeys(choice.arm for choice in choices):
-        if isinstance(arm, Arm):
-            arm.watch.verdict()
+            choice.arm.observe(sequence.request.request_id, num_accepted > 0)
     return accepted

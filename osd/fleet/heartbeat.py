@@ -1,4 +1,4 @@
-"""What an engine and the supervisor tell each other about once a second."""
+"""What engines, the distiller and the supervisor tell each other about once a second."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from osd.monitor.buckets import Figures, Series
 from osd.records.drafter_id import DrafterId
+from osd.records.status import TrainerStatus
 
 
 class AcceptanceCount(NamedTuple):
@@ -61,6 +62,8 @@ class EngineReport:
     free_rows: int
     paused_s: float
     """Seconds that the engine has paused for training, in total."""
+    outcomes_dropped: int = 0
+    """Outcomes lost so far, since the stream could not take them."""
     acceptance: tuple[AcceptanceCount, ...] = ()
     served: tuple[tuple[Series, Figures], ...] = ()
     """Totals for the operator's history since the engine's process started."""
@@ -82,7 +85,35 @@ class EngineOrders:
     """Drafter versions are being compared, so propose at least one token where that adds evidence."""
     training_share: float = 0.0
     """Share of its time that the engine leaves to training."""
+    record_share: float = 1.0
+    """Share of the queries whose outcomes are recorded."""
     draining: bool = False
     """Take no new queries; the engine is going to be stopped."""
     lengths: dict[str, int] = field(default_factory=dict)
     """Domain to the speculation length of its queries, where the operator fixed one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillerReport:
+    """From the distiller to the supervisor."""
+
+    node: str
+    device: str
+    """As in `EngineReport`; empty while it is not known, which stands for any device of the node."""
+    wanted_share: float
+    """Share of a busy engine's time that training is worth now."""
+    is_paused: bool
+    """As the distiller has it; a supervisor that was restarted takes it over."""
+    status: TrainerStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillerOrders:
+    """From the supervisor to the distiller, in answer to its report."""
+
+    utilisation: float
+    """Of the busiest engine on the same device; 0 if there is none."""
+    share: float
+    """Share of their time that busy engines on this device leave to training."""
+    is_paused: bool
+    """Whether the operator paused training."""

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from osd.records.errors import OsdError
+
 _TEMPORARY = ".tmp"
 
 
@@ -99,6 +101,27 @@ class LocalFolder:
     def remove(self, name: str) -> None:
         """See `Folder`."""
         (self._path / name).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """See that a file can be locked here and renamed over another, as some network file systems cannot.
+
+        Raises:
+            OsdError: it cannot; the message says what to use instead.
+        """
+        name, step = ".osd-check", "lock a file"
+        try:
+            with self.writing():
+                step = "rename a file over another"
+                for content in (b"1", b"2"):
+                    self.write(name, content)
+                if self.read(name) != b"2":
+                    raise OSError("the old content is still there")
+                self.remove(name)
+        except OSError as error:
+            raise OsdError(
+                f"cannot {step} in {self._path}: {error.strerror or error}; drafter versions need a file system that "
+                "can (a local disk, NFS version 4), or an object store: store.url = 's3://bucket/osd'"
+            ) from None
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from osd.fleet.record_share import is_recorded
 from osd.ports.outcomes import OutcomeSink
 from osd.records.errors import OutcomeSinkError
 from osd.records.outcome import Outcome
@@ -25,6 +26,7 @@ MEANINGS = {
     "outcomes_spilled": "Outcomes written to the spill file because the stream was away.",
     "outcomes_replayed": "Of the outcomes that reached the stream, those that came by way of the spill file.",
     "outcomes_dropped": "Outcomes lost: the queue or the spill file was full.",
+    "outcomes_left_out": "Queries not recorded because the stream was near its limit (outcomes.max_bytes_per_s).",
 }
 """Counter name to help text; all count since the recorder started."""
 
@@ -69,6 +71,8 @@ class Recorder:
         self._longest_retry_s = longest_retry_s
         self._queue: deque[Callable[[], Outcome]] = deque()
         self._changed = threading.Condition()
+        self.share = 1.0
+        """Of the queries that are recorded; set by any thread."""
         self._closing = False
         self._busy = False
         self._counts = dict.fromkeys(MEANINGS, 0)
@@ -90,6 +94,13 @@ class Recorder:
             else:
                 self._queue.append(make)
                 self._changed.notify_all()
+
+    def takes(self, request_id: str) -> bool:
+        """Whether this query belongs to the share that is recorded; counts it if not."""
+        if self._sink is None or is_recorded(request_id, self.share):
+            return True
+        self._count("outcomes_left_out")
+        return False
 
     def counters(self) -> dict[str, int]:
         """Monotone counts since the start, by the names in `MEANINGS`."""

@@ -61,3 +61,12 @@ end
 return entry and seq(last) - seq(entry) + 1 or 0
 """
 )
+
+# KEYS: stream. The number of outcome bytes ever written.
+TOTAL_BYTES = (
+    _FIELDS
+    + """
+local last = newest()
+return last and string.format('%.0f', finish(last)) or '0'
+"""
+)

@@ -5,6 +5,10 @@ its manifest does, which holds the digest of its tensors, and is served once the
 and a reader may look, at any time. On a disk, one writer at a time holds a lock. An object store has no locks: the
 writer that is first to create the tensors' file has the number, and any other takes the next one; of two that publish
 at once, the pointer names either.
+
+The file `confirmed` names the version that passed its trial. Only the supervisor writes it.
+
+torch is imported only where tensors are read or written, so that a light process can read manifests and roll back.
 """
 
 from __future__ import annotations
@@ -14,26 +18,25 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 
 from osd.io.folder import Folder, as_folder
 from osd.records.errors import OsdError, UnknownVersionError, WeightsRefusedError
 from osd.records.errors import reason as reason_of
-from osd.records.version import WeightManifest
+from osd.records.version import Confirmed, WeightManifest
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
-_MANIFEST, _TENSORS, _POINTER = "json", "safetensors", "latest"
+_MANIFEST, _TENSORS, _POINTER, _CONFIRMED = "json", "safetensors", "latest", "confirmed"
 _FILE_NAME = re.compile(rf"v(\d+)\.({_MANIFEST}|{_TENSORS})")
 
 
@@ -59,7 +62,7 @@ class FileWeightStore:
 
         Args:
             root: The folder, or its path on a local disk.
-            keep: How many of the newest versions are kept; the latest and its parent always are.
+            keep: How many of the newest versions are kept; the latest, its parent and the confirmed one always are.
         """
         if keep < 1:
             raise ValueError("keep must be at least 1")
@@ -77,6 +80,7 @@ class FileWeightStore:
         stream_position: str = "",
         gate: Mapping[str, float] | None = None,
         note: str = "",
+        fence: int = 0,
     ) -> WeightManifest:
         """Write a new version (number = highest ever given + 1) and point `latest` at it.
 
@@ -85,6 +89,8 @@ class FileWeightStore:
             OsdError: the store cannot be written; the previous version stays the latest.
         """
         _refuse_non_finite(state, "the new version")
+        from safetensors.torch import save as tensors_to_bytes
+
         # clone: safetensors refuses tensors that share memory, such as tied weights.
         data = tensors_to_bytes(
             {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in state.items()}
@@ -103,6 +109,7 @@ class FileWeightStore:
                 gate={name: float(figure) for name, figure in (gate or {}).items()},
                 created_at_s=time.time(),
                 note=note,
+                fence=fence,
             )
             self._write_manifest(manifest)
             self._write_pointer(_Pointer(latest=number, newest=number))
@@ -136,20 +143,51 @@ class FileWeightStore:
             WeightsRefusedError: it is missing or incomplete, holds NaN or infinity, or does not match its manifest.
             OsdError: the store cannot be read now.
         """
-        manifest, name = self._manifest(number), _name(number, _TENSORS)
-        path = f"{self._folder}/{name}"
-        try:
-            data = self._read(name)
-        except FileNotFoundError:
-            raise WeightsRefusedError(f"cannot read weights {path}: there is no such file") from None
-        if hashlib.sha256(data).hexdigest() != manifest.digest:
-            raise WeightsRefusedError(f"weights {path} are torn or altered: they do not match their manifest's digest")
+        from safetensors import SafetensorError
+        from safetensors.torch import load as tensors_from_bytes
+
+        manifest, data = self._intact(number)
         try:
             state = tensors_from_bytes(data)
         except SafetensorError as error:
+            path = f"{self._folder}/{_name(number, _TENSORS)}"
             raise WeightsRefusedError(f"weights {path} are no safetensors file: {error}") from None
         _refuse_non_finite(state, f"version {number}")
         return manifest, state
+
+    def confirmed(self) -> Confirmed | None:
+        """The version that passed its trial; None if that is not known, or if it was rolled back or removed since.
+
+        Raises:
+            OsdError: the store cannot be read now.
+        """
+        try:
+            confirmed = msgspec.json.decode(self._read(_CONFIRMED), type=Confirmed)
+            return None if self._manifest(confirmed.version).rolled_back else confirmed
+        except (FileNotFoundError, msgspec.DecodeError, WeightsRefusedError):
+            return None
+
+    def confirm(self, version: int, *, pinned: str = "") -> None:
+        """Let every engine serve a version from now on.
+
+        Raises:
+            WeightsRefusedError: there is no such version, it is torn, or it was rolled back.
+            OsdError: the store cannot be read or written.
+        """
+        with self._writing():
+            if (manifest := self._intact(version)[0]).rolled_back:
+                raise WeightsRefusedError(f"version {version} was itself rolled back: {manifest.rolled_back}")
+            self._folder.write(_CONFIRMED, msgspec.json.encode(Confirmed(version, pinned)))
+
+    def to_start_with(self) -> WeightManifest | None:
+        """The version that an engine starts with: the confirmed one, or the latest where none is known."""
+        confirmed = self.confirmed()
+        return self._manifest(confirmed.version) if confirmed else self.latest()
+
+    def changes(self) -> tuple[int, int]:
+        """A pair of numbers that differs after every publish and roll back; one small read."""
+        pointer = self._pointer()
+        return (pointer.latest, pointer.newest) if pointer else (0, 0)
 
     def list(self) -> list[WeightManifest]:
         """All versions with a readable manifest, oldest first; tensors are only checked by `load`."""
@@ -176,20 +214,43 @@ class FileWeightStore:
             OsdError: the store cannot be read or written.
         """
         with self._writing():
-            current = self.latest()
-            if current is None:
-                raise WeightsRefusedError("nothing was published yet, so there is no version to roll back")
+            current = self._current()
             target = self._predecessor(current) if to is None else self._sound(to, current)
             # Versions newer than `to` are marked too, so that the next roll back does not go to one of them.
             passed = [current] if to is None else [one for one in self.list() if one.number > to]
-            # Marked before the pointer moves: after a crash in between, `latest()` skips the marked version.
-            for manifest in passed:
-                if not manifest.rolled_back:
-                    self._write_manifest(replace(manifest, rolled_back=reason or "no reason given"))
-            pointer = self._pointer()
-            newest = max([*self._numbers(), pointer.newest if pointer else 0])
-            self._write_pointer(_Pointer(latest=target.number, newest=newest))
+            self._pass_over(passed, target, reason)
         return target
+
+    def reject(self, number: int, *, reason: str) -> WeightManifest:
+        """Mark one version as rolled back; newer ones stay as they are.
+
+        Returns:
+            The manifest of the version that is now the latest.
+
+        Raises:
+            WeightsRefusedError: it is the latest, and there is no sound one before it; nothing was changed.
+            OsdError: the store cannot be read or written.
+        """
+        with self._writing():
+            current = self._current()
+            target = self._predecessor(current) if number == current.number else current
+            self._pass_over([self._manifest(number)], target, reason)
+        return target
+
+    def _current(self) -> WeightManifest:
+        current = self.latest()
+        if current is None:
+            raise WeightsRefusedError("nothing was published yet, so there is no version to roll back")
+        return current
+
+    def _pass_over(self, passed: Sequence[WeightManifest], target: WeightManifest, reason: str) -> None:
+        # Marked before the pointer moves: after a crash in between, `latest()` skips the marked version.
+        for manifest in passed:
+            if not manifest.rolled_back:
+                self._write_manifest(replace(manifest, rolled_back=reason or "no reason given"))
+        pointer = self._pointer()
+        newest = max([*self._numbers(), pointer.newest if pointer else 0])
+        self._write_pointer(_Pointer(latest=target.number, newest=newest))
 
     def _predecessor(self, current: WeightManifest) -> WeightManifest:
         for number in reversed(tuple(number for number in self._numbers() if number < current.number)):
@@ -200,12 +261,24 @@ class FileWeightStore:
         raise WeightsRefusedError(f"version {current.number} has no sound predecessor to roll back to")
 
     def _sound(self, number: int, current: WeightManifest) -> WeightManifest:
-        manifest, _ = self.load(number)
+        manifest, _ = self._intact(number)
         if number == current.number:
             raise WeightsRefusedError(f"version {number} is the latest already")
         if manifest.rolled_back:
             raise WeightsRefusedError(f"version {number} was itself rolled back: {manifest.rolled_back}")
         return manifest
+
+    def _intact(self, number: int) -> tuple[WeightManifest, bytes]:
+        """A version's manifest and its tensors' file, which has the manifest's digest."""
+        manifest, name = self._manifest(number), _name(number, _TENSORS)
+        path = f"{self._folder}/{name}"
+        try:
+            data = self._read(name)
+        except FileNotFoundError:
+            raise WeightsRefusedError(f"cannot read weights {path}: there is no such file") from None
+        if hashlib.sha256(data).hexdigest() != manifest.digest:
+            raise WeightsRefusedError(f"weights {path} are torn or altered: they do not match their manifest's digest")
+        return manifest, data
 
     def _manifest(self, number: int) -> WeightManifest:
         name = _name(number, _MANIFEST)
@@ -293,8 +366,10 @@ class FileWeightStore:
                 self._folder.remove(_name(number, _TENSORS))
 
     def _prune(self, latest: WeightManifest) -> None:
+        confirmed = self.confirmed()
+        kept = {latest.number, latest.parent, confirmed.version if confirmed else None}
         for number in self._numbers()[: -self._keep]:
-            if number != latest.number and number != latest.parent:
+            if number not in kept:
                 self._folder.remove(_name(number, _MANIFEST))  # first: without it the version does not exist
                 self._folder.remove(_name(number, _TENSORS))
 
@@ -312,6 +387,8 @@ def _canonical_json(value: Any) -> str:
 
 
 def _refuse_non_finite(state: Mapping[str, torch.Tensor], what: str) -> None:
+    import torch
+
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise WeightsRefusedError(f"{what} is refused: tensor {name!r} holds NaN or infinity")

@@ -31,8 +31,6 @@ MEANINGS = {
     "prefill_seconds_total": "Seconds spent in reading prompts, summed over the queries that ended.",
     "paused_seconds_total": "Seconds that the engine paused while it had work, so that training could run.",
     "swaps_total": "Drafter versions swapped in while serving.",
-    "roll_backs_total": "Drafter versions rolled back, automatically or by hand.",
-    "manual_roll_backs_total": "Of the roll-backs, those by hand: admin page, admin API or `osd drafter rollback`.",
 }
 """Counter name to help text; all count since the engine started."""
 
@@ -67,12 +65,6 @@ class Counters:
         self.add("verify_seconds_total", verify_ms / 1e3)
         self._row_ms = (draft_ms + verify_ms) / num_rows
         self._plain_token_ms = plain_ms / num_rows
-
-    def add_roll_back(self, *, manual: bool) -> None:
-        """Count one version rolled back, by an operator (`manual`) or by the engine's watch."""
-        self.add("roll_backs_total")
-        if manual:
-            self.add("manual_roll_backs_total")
 
     def add_round(self, round_: Round, committed: int, domain: str) -> None:
         """Count one row's round. A round that proposed nothing is a plain round, and belongs to no drafter."""

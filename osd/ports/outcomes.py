@@ -15,6 +15,10 @@ class OutcomeRecorder(Protocol):
         """Queue an outcome, which `make` assembles later."""
         ...
 
+    def takes(self, request_id: str) -> bool:
+        """Whether this query's outcome is to be recorded; asked once, when the query comes."""
+        ...
+
     def counters(self) -> dict[str, int]:
         """Monotone counts of recorded, spilled and dropped outcomes."""
         ...

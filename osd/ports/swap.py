@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from osd.records.acceptance_figures import AcceptanceFigures
 from osd.records.version import WeightManifest
 
 if TYPE_CHECKING:
@@ -23,18 +22,10 @@ class SwapPort(Protocol):
         """
         ...
 
-    def commit(self, *, watch: bool) -> None:
-        """Put the prepared version in use, between two steps.
-
-        Args:
-            watch: whether to compare its acceptance with that of the version before it.
-        """
+    def commit(self) -> None:
+        """Put the prepared version in use, between two steps."""
         ...
 
-    def figures(self) -> AcceptanceFigures:
-        """The serving version, and its acceptance since it was swapped in."""
-        ...
-
-    def count_roll_back(self, *, manual: bool) -> None:
-        """Count a roll back in the engine's counters."""
+    def serving(self) -> int:
+        """The version in use."""
         ...

@@ -25,6 +25,7 @@ class WeightStore(Protocol):
         stream_position: str = "",
         gate: Mapping[str, float] | None = None,
         note: str = "",
+        fence: int = 0,
     ) -> WeightManifest:
         """Write a new version (number = newest + 1) and point `latest` at it."""
         ...
@@ -51,4 +52,16 @@ class WeightStore(Protocol):
         Raises:
             WeightsRefusedError: there is no version to go back to.
         """
+        ...
+
+    def reject(self, number: int, *, reason: str) -> WeightManifest:
+        """Mark one version as rolled back; returns the latest after that.
+
+        Raises:
+            WeightsRefusedError: it is the latest, and there is no version to go back to.
+        """
+        ...
+
+    def to_start_with(self) -> WeightManifest | None:
+        """The version that an engine starts with: the one that passed its trial, or the latest where none did."""
         ...

@@ -110,6 +110,8 @@ class TrainerStatus:
     state: TrainerState
     steps: int = 0
     trained_tokens: int = 0
+    training_s: float = 0.0
+    """Seconds that this process has spent in training steps and gate comparisons, without waits for the engine."""
     loss: float | None = None
     learning_rate: float = 0.0
     worth: float = 1.0
@@ -129,6 +131,66 @@ class TrainerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VersionsStatus:
+    """What the referee decided about drafter versions. Counters only ever grow."""
+
+    confirmed: int | None = None
+    """The version that every engine may serve; None until the store was read."""
+    trial: int | None = None
+    """The version that the canaries try."""
+    canaries: tuple[str, ...] = ()
+    """Ids of the engines that serve the version on trial."""
+    pinned: str = ""
+    """Why the operator keeps `confirmed` in service whatever is published; empty if not."""
+    before: float = 0.0
+    """First-token acceptance of the version that the one on trial is compared with."""
+    after: float = 0.0
+    """First-token acceptance of the version on trial."""
+    rounds_before: int = 0
+    rounds_after: int = 0
+    roll_backs: int = 0
+    """Versions rolled back, by the referee or by hand."""
+    manual_roll_backs: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpareStatus:
+    """What training takes, and what it costs serving, over about the last minute."""
+
+    neighbours: tuple[str, ...] = ()
+    """Ids of the engines that share the distiller's device."""
+    utilisation: float = 0.0
+    """Of the busiest of them, 0 to 1."""
+    share: float = 0.0
+    """Share of their time that busy neighbours leave to training now."""
+    training: float = 0.0
+    """Share of the time that the distiller trained."""
+    serving_cost: float = 0.0
+    """Share of its time that the neighbour which paused most paused for training while it had work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatus:
+    """The outcome stream as all engines write to it."""
+
+    bytes_per_s: float = 0.0
+    """Written lately."""
+    record_share: float = 1.0
+    """Share of the queries that engines record, so that `outcomes.max_bytes_per_s` is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetStatus:
+    """What the supervisor decided for all engines."""
+
+    versions: VersionsStatus = VersionsStatus()
+    spare: SpareStatus | None = None
+    """None: the distiller does not report."""
+    stream: StreamStatus | None = None
+    """None: nothing is recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatus:
     """The status of the whole service."""
 
@@ -136,6 +198,12 @@ class ServiceStatus:
     engine: EngineStatus | None
     trainer: TrainerStatus | None
     """None: it is configured, but does not answer."""
+    versions: VersionsStatus | None = None
+    """None: the supervisor does not answer."""
+    spare: SpareStatus | None = None
+    """None: the supervisor does not answer, or the distiller does not report."""
+    stream: StreamStatus | None = None
+    """None: the supervisor does not answer, or nothing is recorded."""
     restarts: dict[str, int] = field(default_factory=dict)
     """Actor name to number of restarts; `ray`: of all of Ray, with every actor."""
     processes: dict[str, int] = field(default_factory=dict)

@@ -26,5 +26,16 @@ class WeightManifest:
     gate: dict[str, float] = field(default_factory=dict)
     created_at_s: float = 0.0
     note: str = ""
+    fence: int = 0
+    """Of the training lease under which it was published; 0: without one. See `osd.io.guards.lease`."""
     rolled_back: str = ""
     """Why this version was rolled back; empty if it was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The version that every engine may serve."""
+
+    version: int
+    pinned: str = ""
+    """Why the operator wants this version to serve whatever is published; empty: newer ones are tried."""

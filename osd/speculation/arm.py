@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -45,6 +46,14 @@ class Arm:
     def name(self) -> str:
         """The drafter's name, whatever version it has."""
         return self.drafter.id.name
+
+    def wants_rounds(self, queries: Iterable[str]) -> bool:
+        """Whether rounds of these queries would help to judge its version; see `SwapWatch`."""
+        return self.watch.wants_rounds(self.drafter.id.version, queries)
+
+    def observe(self, query: str, first_accepted: bool) -> None:
+        """Add one row's round with at least one proposed token to the evidence on its version."""
+        self.watch.observe(self.drafter.id.version, query, first_accepted)
 
 
 class Choice(NamedTuple):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from osd.engine.loop import EngineLoop
 from osd.ports.drafter import Drafter, SwapIn, Swappable
-from osd.records.acceptance_figures import AcceptanceFigures
 from osd.records.version import WeightManifest
 
 
@@ -37,23 +36,19 @@ class LocalEngine:
         with self._loop.changing:
             self._prepared = self._made_ready(manifest, state)
 
-    def commit(self, *, watch: bool) -> None:
+    def commit(self) -> None:
         """See `SwapPort`."""
         assert self._prepared is not None
         with self._loop.changing:
             manifest, state, drafter, swap_in = self._prepared
             if self._drafter() is not drafter:  # compiled kernels have taken over meanwhile
                 swap_in = self._made_ready(manifest, state).swap_in
-            self._loop.call(lambda engine: engine.load_drafter(manifest, swap_in, watch=watch)).result()
+            self._loop.call(lambda engine: engine.load_drafter(manifest, swap_in)).result()
         self._prepared = None
 
-    def figures(self) -> AcceptanceFigures:
+    def serving(self) -> int:
         """See `SwapPort`."""
-        return self._loop.call(lambda engine: engine.figures(self._name)).result()
-
-    def count_roll_back(self, *, manual: bool) -> None:
-        """See `SwapPort`."""
-        self._loop.call(lambda engine: engine.counters.add_roll_back(manual=manual))
+        return self._drafter().id.version
 
     def _made_ready(self, manifest: WeightManifest, state: Mapping[str, Tensor]) -> _Prepared:
         drafter = self._drafter()

@@ -54,7 +54,8 @@ def _tables(body: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     processes, restarts = body["processes"], body["restarts"]
     return [
         ("engine", _engine_rows(body["engine"])),
-        ("trainer", _trainer_rows(body["trainer"])),
+        ("drafter versions", _version_rows(body["versions"])),
+        ("trainer", [*_trainer_rows(body["trainer"]), *_spare_rows(body["spare"]), *_stream_rows(body["stream"])]),
         ("resident memory", [(name, f"{size / 1e6:.0f} MB") for name, size in sorted(processes.items())]),
         ("restarts", [(name, str(count)) for name, count in sorted(restarts.items())]),
     ]
@@ -65,7 +66,6 @@ def _engine_rows(engine: dict[str, Any] | None) -> list[tuple[str, str]]:
         return [("state", "no answer")]
     counters = engine["counters"]
     rounds, proposed = counters["rounds_total"], counters["proposed_total"]
-    all_roll_backs, manual = counters["roll_backs_total"], counters["manual_roll_backs_total"]
     speculates = engine["speculation_enabled"]
     return [
         ("target", engine["target"]),
@@ -76,9 +76,38 @@ def _engine_rows(engine: dict[str, Any] | None) -> list[tuple[str, str]]:
         ("acceptance rate", f"{counters['accepted_total'] / proposed:.1%} of proposed tokens" if proposed else "-"),
         ("acceptance length", f"{counters['committed_total'] / rounds:.2f} tokens a round" if rounds else "-"),
         ("speculation length", str(engine["speculation_length"]) if speculates else "off"),
-        ("roll-backs", f"{all_roll_backs - manual:.0f} automatic, {manual:.0f} by hand"),
         ("utilisation", f"{engine['utilisation']:.0%}"),
     ]
+
+
+def _version_rows(versions: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if versions is None:
+        return [("state", "no answer")]
+    all_roll_backs, manual = versions["roll_backs"], versions["manual_roll_backs"]
+    rows = [("confirmed", f"v{versions['confirmed']}" if versions["confirmed"] is not None else "-")]
+    if versions["pinned"]:
+        rows.append(("pinned", versions["pinned"]))
+    if versions["trial"] is not None:
+        rates = f"first tokens accepted {versions['before']:.1%} before, {versions['after']:.1%} now"
+        rows.append(("on trial", f"v{versions['trial']} on {', '.join(versions['canaries'])}: {rates}"))
+    return [*rows, ("roll-backs", f"{all_roll_backs - manual} automatic, {manual} by hand")]
+
+
+def _spare_rows(spare: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if spare is None:
+        return []
+    beside = ", ".join(spare["neighbours"]) or "no engine"
+    cost = f"trained {spare['training']:.0%} of the time, for which an engine paused {spare['serving_cost']:.1%}"
+    return [
+        ("device shared with", f"{beside}; the busiest is busy {spare['utilisation']:.0%} of the time"),
+        ("last minute", cost),
+    ]
+
+
+def _stream_rows(stream: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if stream is None:
+        return []
+    return [("stream", f"{stream['bytes_per_s'] / 1e6:.2f} MB/s, {stream['record_share']:.0%} of the queries recorded")]
 
 
 def _trainer_rows(trainer: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -24,7 +24,14 @@ from osd.config.settings import Config
 from osd.io import recorder
 from osd.meters import counters
 from osd.monitor.labels import Domains
-from osd.records.status import EngineStatus, ServiceStatus, TrainerState, TrainerStatus
+from osd.records.status import (
+    EngineStatus,
+    ServiceStatus,
+    SpareStatus,
+    TrainerState,
+    TrainerStatus,
+    VersionsStatus,
+)
 from serving.observing.http_metrics import HttpMetrics
 from serving.observing.query_metrics import QueryMetrics
 from serving.observing.served_metrics import served_metrics
@@ -88,6 +95,15 @@ class _ServiceCollector(Collector):
         for process, num_bytes in status.processes.items():
             resident.add_metric((process,), num_bytes)
         yield resident
+        if status.versions is not None:
+            yield from _version_metrics(status.versions)
+        if status.stream is not None:
+            written = "Bytes that all engines together wrote to the outcome stream lately, in a second."
+            yield GaugeMetricFamily("osd_stream_bytes_per_second", written, value=status.stream.bytes_per_s)
+            share = "Share of the queries whose outcomes engines record; below 1 while the stream is near its limit."
+            yield GaugeMetricFamily("osd_record_share", share, value=status.stream.record_share)
+        if status.spare is not None:
+            yield from _spare_metrics(status.spare)
         if status.engine is not None:
             yield from _engine_metrics(status.engine)
             yield from served_metrics(status.engine.served, self._domains)
@@ -113,9 +129,32 @@ def _engine_metrics(engine: EngineStatus) -> Iterator[Metric]:
         yield family
 
 
+def _version_metrics(versions: VersionsStatus) -> Iterator[Metric]:
+    roll_backs = "Drafter versions rolled back, by the referee or by hand."
+    yield CounterMetricFamily("osd_roll_backs", roll_backs, value=versions.roll_backs)
+    manual = "Of the roll-backs, those by hand: admin page, admin API or `osd drafter rollback`."
+    yield CounterMetricFamily("osd_manual_roll_backs", manual, value=versions.manual_roll_backs)
+    if versions.confirmed is not None:
+        meaning = "The drafter version that every engine may serve."
+        yield GaugeMetricFamily("osd_confirmed_version", meaning, value=versions.confirmed)
+    meaning = "Engines that try a drafter version now, before the others get it."
+    yield GaugeMetricFamily("osd_canary_engines", meaning, value=len(versions.canaries))
+
+
+def _spare_metrics(spare: SpareStatus) -> Iterator[Metric]:
+    share = "Share of their time that busy engines on the trainer's device are asked to leave to it now."
+    yield GaugeMetricFamily("osd_training_granted_share", share, value=spare.share)
+    cost = "Share of the last minute that the engine which paused most for training paused while it had work."
+    yield GaugeMetricFamily("osd_training_serving_cost", cost, value=spare.serving_cost)
+    neighbours = "Engines that share the trainer's device."
+    yield GaugeMetricFamily("osd_training_neighbours", neighbours, value=len(spare.neighbours))
+
+
 def _trainer_metrics(trainer: TrainerStatus) -> Iterator[Metric]:
     steps = "Optimizer steps of the trainer; its checkpoint carries them over a restart."
     yield CounterMetricFamily("osd_trainer_steps", steps, value=trainer.steps)
+    seconds = "Seconds that the trainer spent in training, without waits for busy engines."
+    yield CounterMetricFamily("osd_training_seconds", seconds, value=trainer.training_s)
     tokens = "Token positions that the trainer has trained on, repetitions included."
     yield CounterMetricFamily("osd_trainer_tokens", tokens, value=trainer.trained_tokens)
     state = GaugeMetricFamily("osd_trainer_state", "1 for the state that the trainer is in.", labels=("state",))

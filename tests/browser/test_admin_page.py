@@ -46,7 +46,7 @@ def test_shows_figures_charts_versions_and_events(
     assert "training goes on from version 1 instead of 2" in text_of(browser, "events")
     assert "980 MB" in text_of(browser, "processes")
     assert text_of(browser, "engines").startswith("engine")
-    assert text_of(browser, "roll-backs") == "Rolled back since the engine started: 2 automatically, 1 by hand."
+    assert text_of(browser, "roll-backs") == "Rolled back since the supervisor started: 2 automatically, 1 by hand."
     assert faults(browser) == []  # no script error, no refused request, nothing that the page's own policy had to block
 
 

@@ -50,6 +50,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     f"{ADMIN}/drain": {"engine": "engine"},
     f"{ADMIN}/train_now": {},
     f"{ADMIN}/publish": {},
+    f"{ADMIN}/pin": {"to": 1, "reason": "a demonstration"},
+    f"{ADMIN}/unpin": {},
 }
 POSTS: dict[str, dict[str, Any]] = {
     CHATS: CHAT,
@@ -153,6 +155,12 @@ class Failing(FakeEngineClient):
     async def resume_training(self) -> NoReturn:
         raise self._error
 
+    async def pin(self, version: int, reason: str) -> NoReturn:
+        raise self._error
+
+    async def unpin(self) -> NoReturn:
+        raise self._error
+
     async def roll_back(self, to: int, reason: str) -> NoReturn:
         raise self._error
 
@@ -234,6 +242,9 @@ def cases() -> list[Case]:
         Case(status=400, path=f"{ADMIN}/alerts/silence", body={"name": "drift", "for_s": -1}),
         Case(status=404, path=f"{ADMIN}/alerts/silence", body={"name": "gone", "for_s": 1}),
         Case(status=400, path=f"{ADMIN}/roll_back", body={"to": "x"}),
+        Case(status=400, path=f"{ADMIN}/pin", body={"to": "x"}),
+        Case(status=404, path=f"{ADMIN}/pin", body={"to": 9, "reason": "x"}),
+        Case(status=409, path=f"{ADMIN}/pin", body={"to": 3, "reason": "x"}, engine=healthy()),
         Case(status=404, path=f"{ADMIN}/roll_back", body={"to": 9, "reason": "x"}),
         Case(status=409, path=f"{ADMIN}/roll_back", body={"to": 3, "reason": "x"}, engine=healthy()),
     ]

@@ -189,6 +189,9 @@ class ListRecorder:
     def __init__(self) -> None:
         self.outcomes: dict[str, Outcome] = {}
 
+    def takes(self, request_id: str) -> bool:
+        return True
+
     def record(self, make: Callable[[], Outcome]) -> None:
         outcome = make()
         self.outcomes[outcome.request_id] = outcome

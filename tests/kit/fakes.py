@@ -19,7 +19,7 @@ from osd.records.errors import EngineUnavailableError, UnknownVersionError, Weig
 from osd.records.events import Event
 from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
-from osd.records.status import EngineStatus, ServedCounts, ServiceStatus, TrainerStatus
+from osd.records.status import EngineStatus, ServedCounts, ServiceStatus, TrainerStatus, VersionsStatus
 from osd.records.version import WeightManifest
 from osd.text.chat_template import ChatFeatures
 from osd.text.generation_config import SamplingDefaults
@@ -236,12 +236,22 @@ class FakeEngineClient:
 
     async def roll_back(self, to: int, reason: str) -> WeightManifest:
         self.calls.append(("roll_back", to, reason))
+        return self._check_usable(to)
+
+    def _check_usable(self, version: int) -> WeightManifest:
         for manifest in self.manifests:
-            if manifest.number == to and manifest.rolled_back:
-                raise WeightsRefusedError(f"version {to} was itself rolled back: {manifest.rolled_back}")
-            if manifest.number == to:
+            if manifest.number == version and manifest.rolled_back:
+                raise WeightsRefusedError(f"version {version} was itself rolled back: {manifest.rolled_back}")
+            if manifest.number == version:
                 return manifest
-        raise UnknownVersionError(f"there is no drafter version {to}")
+        raise UnknownVersionError(f"there is no drafter version {version}")
+
+    async def pin(self, version: int, reason: str) -> None:
+        self.calls.append(("pin", version, reason))
+        self._check_usable(version)
+
+    async def unpin(self) -> None:
+        self.calls.append(("unpin",))
 
 
 def _round(request: Request, num_accepted: int) -> Round:
@@ -327,8 +337,6 @@ def fake_service(*, ready: bool = True) -> ServiceStatus:
             "proposed_total": 250.0,
             "accepted_total": 75.0,
             "committed_total": 145.0,
-            "roll_backs_total": 3.0,
-            "manual_roll_backs_total": 1.0,
         },
         acceptance_by_version={
             2: {"rounds": 50, "proposed": 180, "accepted": 40, "committed": 90},
@@ -367,6 +375,7 @@ def fake_service(*, ready: bool = True) -> ServiceStatus:
         ready=ready,
         engine=engine,
         trainer=trainer,
+        versions=VersionsStatus(confirmed=2, trial=3, canaries=("engine",), roll_backs=3, manual_roll_backs=1),
         restarts={"engine": 0, "trainer": 1},
         processes={"server": 210_000_000, "engine": 980_000_000, "trainer": 720_000_000, "redis": 34_000_000},
     )

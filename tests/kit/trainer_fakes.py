@@ -82,6 +82,7 @@ class FakeStore:
         stream_position: str = "",
         gate: Mapping[str, float] | None = None,
         note: str = "",
+        fence: int = 0,
     ) -> WeightManifest:
         if self.full:
             raise OSError(28, "No space left on device")
@@ -97,6 +98,7 @@ class FakeStore:
             stream_position=stream_position,
             gate=dict(gate or {}),
             note=note,
+            fence=fence,
         )
         self.versions[self._latest] = manifest, {name: tensor.clone() for name, tensor in state.items()}
         return manifest
@@ -115,6 +117,12 @@ class FakeStore:
     def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
         self._latest = to or self._latest - 1
         return self.versions[self._latest][0]
+
+    def reject(self, number: int, *, reason: str) -> WeightManifest:
+        return self.roll_back(to=number - 1, reason=reason)
+
+    def to_start_with(self) -> WeightManifest | None:
+        return self.latest()
 
 
 def shared_rows(vocab_tokens: int = VOCAB_TOKENS, hidden_size: int = HIDDEN_SIZE) -> SharedRows:

@@ -57,7 +57,7 @@ function render() {
   renderTiles(status.engine, history);
   renderTrainer(status.trainer);
   renderDrift(status.trainer);
-  renderVersions(snapshot.versions, status.engine);
+  renderVersions(snapshot.versions, status.engine, status.versions);
   renderFleet(snapshot.engines, status, snapshot.wishes);
   renderDomains(history.served?.domains ?? [], snapshot.wishes);
   renderAlerts(snapshot.alerts);

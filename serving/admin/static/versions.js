@@ -7,7 +7,7 @@ import { divided } from "./ratio.js";
 /** The newest version before the one that serves that was not rolled back itself; undefined where there is none. */
 const predecessor = (versions, serving) => versions.findLast((one) => one.number < serving && !one.rolled_back)?.number;
 
-export function renderVersions(versions, engine) {
+export function renderVersions(versions, engine, judged) {
   const rows = versions.toReversed().map((version) => {
     const serving = version.number === engine?.drafter_version;
     const state = element("span");
@@ -26,11 +26,11 @@ export function renderVersions(versions, engine) {
     );
   });
   replaceRows($("versions"), rows.length ? rows : [emptyRow(7, "Nothing published yet: the drafter is as it was made.")]);
-  const to = engine && predecessor(versions, engine.drafter_version), counters = engine?.counters ?? {};
+  const to = engine && predecessor(versions, engine.drafter_version);
   $("roll-back").disabled = !to;
   $("roll-back").dataset.version = to ?? "";
   put("roll-back", to ? `Roll back to v${to}` : "Roll back");
   put("roll-back-note", to ? "" : engine ? "Nothing to go back to: no older version is fit to serve." : "No engine answers.");
-  const all = counters.roll_backs_total ?? 0, manual = counters.manual_roll_backs_total ?? 0;
-  put("roll-backs", engine ? `Rolled back since the engine started: ${count(all - manual)} automatically, ${count(manual)} by hand.` : "");
+  const all = judged?.roll_backs ?? 0, manual = judged?.manual_roll_backs ?? 0;
+  put("roll-backs", judged ? `Rolled back since the supervisor started: ${count(all - manual)} automatically, ${count(manual)} by hand.` : "");
 }

@@ -38,7 +38,7 @@ class LoginBody(WireModel):
 
 
 class RollBackBody(WireModel):
-    """The version to serve again, and why. Always explicit, since "the previous version" may change meanwhile."""
+    """The version to serve, and why. Always explicit, since "the previous version" may change meanwhile."""
 
     to: int = Field(ge=0)
     reason: Text = Field(min_length=1, max_length=500)
@@ -105,3 +105,20 @@ async def roll_back(body: RollBackBody, http: Request, services: ServicesDep) ->
     restored = await services.client.roll_back(body.to, body.reason)
     await audit(http, services, f"serve version {body.to}: {body.reason}")
     return restored
+
+
+@router.post("/pin", status_code=204, responses=_OF_CHANGES | errors(400, 404, 409, 503))
+async def pin(body: RollBackBody, http: Request, services: ServicesDep) -> None:
+    """Serve a drafter version on every engine, whatever is published, until it is unpinned.
+
+    404: it does not exist; 409: it was rolled back, is damaged or was refused by an engine.
+    """
+    await services.client.pin(body.to, body.reason)
+    await audit(http, services, f"pin version {body.to}: {body.reason}")
+
+
+@router.post("/unpin", status_code=204, responses=_OF_CHANGES | errors(503))
+async def unpin(http: Request, services: ServicesDep) -> None:
+    """Try newer drafter versions again."""
+    await services.client.unpin()
+    await audit(http, services, "unpin")

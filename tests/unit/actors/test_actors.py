@@ -19,6 +19,7 @@ from actors.distiller import DistillerActor
 from actors.engine import EngineActor
 from actors.mailbox import Mailboxes
 from actors.names import ActorNames
+from actors.node import node_id
 from actors.resident_memory import resident_bytes
 from actors.supervisor import SupervisorActor
 from osd.assembly.assemble import EngineAssembly
@@ -26,7 +27,9 @@ from osd.config.settings import load_config
 from osd.engine.loop import EngineLoop
 from osd.records.errors import EngineUnavailableError, OsdError, QueueFullError
 from osd.records.query import Request, SamplingParams, TokenDelta
+from osd.records.status import TrainerStatus
 from tests.kit.engine_kit import Answers, make_engine, make_target, plain_greedy, tiny_llama
+from tests.kit.reports import engine_report
 from tests.kit.waiting import PATIENCE_S, wait_for
 from trainer.demands import Demands
 
@@ -179,8 +182,8 @@ class FakeTrainer:
     def run_forever(self, stop: threading.Event) -> None:
         stop.wait()
 
-    def status(self) -> str:
-        return "running"
+    def status(self) -> TrainerStatus:
+        return TrainerStatus(state="training", message="running")
 
 
 @dataclass
@@ -200,14 +203,18 @@ class FakeActors:
 
 @dataclass
 class FakeEngine:
+    """An engine on the distiller's device."""
+
+    supervisor: SupervisorActor
     busy: float = 0.0
     pid: int = 0
-    share: float = 0.0
-    """That training was last granted."""
+    reports: int = 0
 
-    def leave_room(self, share: float, for_s: float) -> float:
-        self.share = share
-        return self.busy
+    def share(self) -> float:
+        """What it is to leave to training, in answer to a report."""
+        report = engine_report("one", node=node_id(), number=self.reports, utilisation=self.busy)
+        self.reports += 1
+        return self.supervisor.report(report).training_share
 
     def ping(self) -> int:
         return self.pid
@@ -215,12 +222,12 @@ class FakeEngine:
 
 @pytest.fixture
 def engine() -> FakeEngine:
-    return FakeEngine(pid=os.getpid())
+    return FakeEngine(SupervisorActor({}), pid=os.getpid())
 
 
 @pytest.fixture
 def others(engine: FakeEngine) -> FakeActors:
-    return FakeActors({"engine": engine, "supervisor": SupervisorActor({})})
+    return FakeActors({"engine": engine, "supervisor": engine.supervisor})
 
 
 class TestDistillerActor:
@@ -260,34 +267,37 @@ class TestDistillerActor:
         wait_for(lambda: trainers, "the trainer to be built")
         return trainers[0]
 
-    def test_it_trains_only_while_the_engine_has_time(
+    def test_it_trains_only_while_the_engines_on_its_device_have_time(
         self, trainer: FakeTrainer, others: FakeActors, engine: FakeEngine
     ) -> None:
-        wait_for(trainer.may_train, "the idle engine to be seen")
-        engine.busy = 0.8
-        wait_for(lambda: not trainer.may_train(), "the busy engine to be seen")
-        engine.busy = 0.2
-        wait_for(trainer.may_train, "the engine to have time again")
-        assert engine.share == 0.0
-        del others.named["engine"]
-        wait_for(lambda: not trainer.may_train(), "an engine that does not answer to be taken for a busy one")
+        def is_seen(busy: float) -> bool:
+            engine.busy = busy
+            assert engine.share() == 0.0  # it costs nothing where max_serving_cost is 0
+            return trainer.may_train()
 
-    def test_a_busy_engine_is_asked_for_what_training_is_worth(
-        self, start: Any, build: Callable[..., Any], trainers: list[FakeTrainer], engine: FakeEngine, others: FakeActors
+        wait_for(lambda: is_seen(0.2), "the idle engine to be seen")
+        wait_for(lambda: not is_seen(0.8), "the busy engine to be seen")
+        wait_for(lambda: is_seen(0.2), "the engine to have time again")
+        del others.named["supervisor"]
+        wait_for(lambda: not trainer.may_train(), "engines of which nothing is known to be taken for busy ones")
+
+    def test_a_busy_engine_leaves_what_training_is_worth(
+        self, start: Any, build: Callable[..., Any], trainers: list[FakeTrainer], engine: FakeEngine
     ) -> None:
         engine.busy = 0.9
-        start(build, max_serving_cost=0.2)
-        wait_for(lambda: engine.share == 0.2 * 0.5, "room for a trainer that is worth half of it")
+        engine.share()
+        start(build, max_serving_cost=0.1)
+        wait_for(lambda: engine.share() == 0.1 * 0.5, "room for a trainer that is worth half of it")
         [trainer] = trainers
         wait_for(trainer.may_train, "the trainer to use it")
         trainer.worth = 0.25
-        wait_for(lambda: engine.share == 0.2 * 0.25, "less room for a trainer that gains less")
-        others.named["supervisor"].set_training_paused(True)
-        wait_for(lambda: engine.share == 0.0 and not trainer.may_train(), "no room while training is paused")
-        others.named["supervisor"].set_training_paused(False)
-        wait_for(lambda: engine.share > 0.0, "room again")
+        wait_for(lambda: engine.share() == 0.1 * 0.25, "less room for a trainer that gains less")
+        engine.supervisor.set_training_paused(True)
+        wait_for(lambda: engine.share() == 0.0 and not trainer.may_train(), "no room while training is paused")
+        engine.supervisor.set_training_paused(False)
+        wait_for(lambda: engine.share() > 0.0, "room again")
         engine.busy = 0.1
-        wait_for(lambda: engine.share == 0.0 and trainer.may_train(), "an idle engine to be asked for nothing")
+        wait_for(lambda: engine.share() == 0.0 and trainer.may_train(), "an idle engine to leave nothing")
 
     def test_it_pauses_as_the_operator_wants(self, trainer: FakeTrainer, others: FakeActors) -> None:
         others.named["supervisor"].set_training_paused(True)
@@ -328,7 +338,7 @@ class TestDistillerActor:
         problems.pop(0)
         wait_for(lambda: "odd" in actor.status().message, "the second one to be said")
         problems.pop(0)
-        wait_for(lambda: str(actor.status()) == "running", "the trainer to run")
+        wait_for(lambda: actor.status().message == "running", "the trainer to run")
 
 
 def test_the_supervisor_notices_restarts(others: FakeActors, engine: FakeEngine) -> None:

@@ -11,6 +11,7 @@ from actors.client import RayEngineClient
 from osd.records.errors import EngineUnavailableError, PromptTooLongError, QueueFullError
 from osd.records.events import Event
 from osd.records.query import Request, SamplingParams
+from osd.records.status import FleetStatus, VersionsStatus
 from tests.kit.actor_fakes import FakeEngine, FakeHandle, settle, text_of
 
 LENGTH = 8
@@ -339,6 +340,9 @@ class FakeActor:
     async def processes(self) -> dict[str, int]:
         return {"engine": 5}
 
+    async def fleet_status(self) -> FleetStatus:
+        return FleetStatus(versions=VersionsStatus(confirmed=3))
+
     async def set_training_paused(self, paused: bool) -> None:
         self.wishes.append(paused)
 
@@ -358,7 +362,7 @@ async def test_a_status_shows_what_there_is() -> None:
     client = RayEngineClient(FakeHandle(None), FakeHandle(None), supervisor, processes={"redis": lambda: None})
     status = await client.status()
     assert not status.ready and status.engine is None and status.trainer is None
-    assert status.restarts == {"engine": 2}
+    assert status.restarts == {"engine": 2} and status.versions == VersionsStatus(confirmed=3)
     assert status.processes.keys() == {"engine", "server"}
     await supervisor.replace(None)
     assert (await client.status()).processes.keys() == {"server"}
@@ -374,12 +378,13 @@ async def test_what_cannot_be_asked_now_is_unavailable() -> None:
     supervisor = FakeActor()
     handle = FakeHandle(supervisor)
     client = RayEngineClient(FakeHandle(None), None, handle)
-    for ask in (client.versions(), client.roll_back(1, "because")):
+    for ask in (client.versions(),):
         with pytest.raises(EngineUnavailableError):
             await ask
     await client.pause_training()
     await client.resume_training()
     assert supervisor.wishes == [True, False]
     await handle.replace(None)
-    with pytest.raises(EngineUnavailableError):
-        await client.pause_training()
+    for wish in (client.pause_training(), client.roll_back(1, "because"), client.pin(1, "because"), client.unpin()):
+        with pytest.raises(EngineUnavailableError):
+            await wish

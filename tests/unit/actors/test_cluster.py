@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.cluster import Node, check_application, check_cluster
+from actors.cluster import Node, check_application, check_cluster, check_free_gpus
 from osd.config.settings import Config, load_config
 from osd.records.errors import OsdError
 
@@ -121,3 +121,14 @@ def test_an_application_that_the_cluster_cannot_run_is_refused(sections: dict[st
 def test_an_application_that_a_node_can_run_is_fine() -> None:
     reserved = {"engine_num_gpus": 1, "engine_num_cpus": 4, "engine_resources": {"fast": 1}, "distiller_num_cpus": 2}
     check_application(_config(outcomes=_REDIS, target={"device": "cuda"}, cluster=reserved), [_GPU, _CPU])
+
+
+def test_gpus_that_others_have_reserved_are_refused() -> None:
+    cuda = _config(target={"device": "cuda"}, cluster={"engine_num_gpus": 0.5})
+    with pytest.raises(
+        OsdError, match="needs 0.5 GPU, and of the cluster's 4 only 0.25 are free; stop another"
+    ) as told:
+        check_free_gpus(cuda, 4.0, 0.25)
+    assert "\n" not in str(told.value)
+    check_free_gpus(cuda, 4.0, 0.5)
+    check_free_gpus(_config(), 0.0, 0.0)

@@ -17,10 +17,10 @@ from benchmarks.shape_bench import feature_config
 from benchmarks.shared_device import main
 from benchmarks.training_process import Mode
 from osd.config.settings import TrainerConfig
+from osd.fleet.spare import leaves_room
 from osd.records.outcome_arrays import check_shapes
 from tests.kit.waiting import wait_for
 from tests.unit.benchmarks.test_shapes import make_bench, prompts_of
-from trainer.spare import leaves_room
 
 _CONFIG = TrainerConfig(device="cpu", gate_margin=100.0, batch_tokens=32, gate_every_steps=2, held_out_share=0.25)
 _NET = feature_config(SHAPES["tiny"])

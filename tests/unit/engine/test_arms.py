@@ -81,7 +81,6 @@ def test_a_swap_is_of_one_arm(model: Any) -> None:
     engine = _two_armed(model)
     swap(engine, manifest_of(2), weights_of(model))
     assert [arm.drafter.id for arm in engine.policy.arms] == [DrafterId("model", 2), _LOOKUP]
-    assert engine.figures("model").drafter == DrafterId("model", 2)
     [request] = requests([20])
     assert run(engine, [request])[request.request_id].ids == plain(model, request)
 

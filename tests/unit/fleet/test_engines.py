@@ -55,10 +55,19 @@ def test_of_engines_that_ran_before_nothing_is_counted_again(engines: Engines) -
     assert engines.take(engine_report(number=42, is_full=False, acceptance=(_count(10, "y"),))) == [_count(1, "y")]
 
 
+def test_lost_outcomes_are_counted_over_restarts(engines: Engines) -> None:
+    engines.take(engine_report(outcomes_dropped=5, number=3))  # before this supervisor
+    engines.take(engine_report(outcomes_dropped=7, number=4))
+    engines.take(engine_report(outcomes_dropped=7, number=4))
+    engines.take(engine_report(outcomes_dropped=1, incarnation="second"))
+    engines.take(engine_report(outcomes_dropped=2, number=1, incarnation="second"))
+    assert engines.outcomes_dropped == 3
+
+
 def test_an_engine_whose_reports_stop_is_away(engines: Engines, clock: _Clock) -> None:
     engines.take(engine_report("b"))
     clock.now_s = 6.0
     engines.take(engine_report("a"))
-    assert [report.engine_id for report in engines.present()] == ["a", "b"]
+    assert [(report.engine_id, report.utilisation) for report in engines.present()] == [("a", 0.0), ("b", 1.0)]
     clock.now_s = 11.0
     assert [report.engine_id for report in engines.present()] == ["a"]

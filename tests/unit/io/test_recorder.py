@@ -276,3 +276,12 @@ def test_without_a_stream_nothing_is_recorded(spill: SpillFile) -> None:
     assert recorder.flush(_PATIENCE_S)
     assert _counts(recorder) == (0, 0, 0, 0)
     recorder.close()
+
+
+def test_a_share_of_the_queries_is_left_out_and_counted(sink: _Sink, spill: SpillFile) -> None:
+    with _recording(sink, spill) as recorder:
+        assert all(recorder.takes(f"q{number}") for number in range(100))
+        recorder.share = 0.5
+        num_taken = sum(recorder.takes(f"q{number}") for number in range(400))
+        assert 160 < num_taken < 240
+        assert recorder.counters()["outcomes_left_out"] == 400 - num_taken

@@ -170,6 +170,14 @@ async def test_roll_back_refused(client: httpx.AsyncClient) -> None:
     assert answer.json()["error"]["message"] == "version 3 was itself rolled back: worse"
 
 
+async def test_a_version_is_pinned_and_unpinned(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
+    answer = await client.post("/admin/api/pin", json={"to": 1, "reason": "a demonstration"})
+    assert answer.status_code == 204
+    assert (await client.post("/admin/api/unpin")).status_code == 204
+    assert engine.calls == [("pin", 1, "a demonstration"), ("unpin",)]
+    assert (await client.post("/admin/api/pin", json={"to": 99, "reason": "x"})).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -194,7 +202,7 @@ async def test_every_route_needs_the_token(client: httpx.AsyncClient, engine: Fa
     del client.headers["Authorization"]
     for path in ("status", "events", "history", "versions", "engines", "alerts", "live"):
         assert (await client.get(f"/admin/api/{path}")).status_code == 401
-    for path in ("pause", "resume", "roll_back", "logout"):
+    for path in ("pause", "resume", "roll_back", "pin", "unpin", "logout"):
         body = {"reason": "x"}
         answer = await client.post(f"/admin/api/{path}", json=body, headers={"X-OSD-Admin": "1"})
         assert answer.status_code == 401

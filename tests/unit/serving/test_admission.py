@@ -42,7 +42,7 @@ async def test_no_key_no_body(path: str, headers: list[tuple[bytes, bytes]]) -> 
 
 
 async def test_no_token_no_body() -> None:
-    for path in ("pause", "resume", "roll_back", "logout"):
+    for path in ("pause", "resume", "roll_back", "pin", "unpin", "logout"):
         assert await status_without_body(f"/admin/api/{path}", [(b"content-length", b"1000")]) == 401
     assert await status_without_body("/admin/api/login", [(b"content-length", b"1000")]) == 403
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +38,20 @@ def test_an_unfit_store_is_explained_in_one_line(
     with pytest.raises(OsdError, match=reason) as told:
         check_machine(config_of_store(url, options, tmp_path))
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("broken", "step"), [("replace", "rename a file over another"), ("flock", "lock a file")])
+def test_a_folder_that_cannot_rename_or_lock_is_refused(
+    broken: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some mounted object stores and network disks."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    if broken == "replace":
+        monkeypatch.setattr(Path, "replace", refuse)
+    else:
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OsdError, match=f"cannot {step} in .*shared/weights: Operation not supported; .*NFS version 4"):
+        check_machine(config_of_store(f"file://{tmp_path}/shared", {}, tmp_path))

@@ -27,7 +27,7 @@ def _arm(draft_ms: float = 2.0) -> Arm:
         draft=CostCurve({(1, 1): draft_ms, (1, 4): 4 * draft_ms}),
         reading=CostCurve({(1, 1): 0.1, (1, 100): 10.0}),
     )
-    return Arm(LookupDrafter(), costs, AcceptanceModel(_MAX), SwapWatch(SwapConfig()))
+    return Arm(LookupDrafter(), costs, AcceptanceModel(_MAX), SwapWatch(SwapConfig().watch_rounds))
 
 
 def _policy(

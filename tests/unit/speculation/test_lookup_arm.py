@@ -39,7 +39,7 @@ def _policy(
     arms = []
     if acceptance is not None:
         costs = ArmCosts(CostCurve({(1, 1): draft_ms, (1, 4): 4 * draft_ms}), CostCurve({(1, 1): 0.001, (1, 9): 0.009}))
-        arms = [Arm(LookupDrafter(), costs, AcceptanceModel(_MAX), SwapWatch(SwapConfig()))]
+        arms = [Arm(LookupDrafter(), costs, AcceptanceModel(_MAX), SwapWatch(SwapConfig().watch_rounds))]
         arms[0].acceptance.reset({"depth_1": acceptance})
     verify = CostCurve({(1, 1): 20.0, (1, 5): 20.0 + 4 * token_ms})
     return GoodputPolicy(SpeculationConfig(max_length=_MAX, **config), verify, arms, _lookup())

@@ -1,4 +1,4 @@
-"""Hot swap end to end: a real engine in its loop, a real weight store, and the watcher between them."""
+"""Hot swap end to end: a real engine in its loop, a real weight store, and the thread that swaps between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import json
 import threading
 from collections.abc import Iterator
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from osd.assembly.assemble import EngineAssembly
-from osd.config.settings import SwapConfig
 from osd.engine.loop import EngineLoop
-from osd.grammar.compiler import GrammarCompiler
 from osd.io.weight_store import FileWeightStore
-from osd.records.errors import OsdError, UnknownVersionError, WeightsRefusedError
+from osd.records.errors import OsdError
 from osd.records.events import Event, EventKind
 from osd.records.query import Request, SamplingParams, TokenDelta
 from osd.records.version import WeightManifest
@@ -40,7 +36,6 @@ from tests.kit.engine_kit import (
     weights_of,
 )
 
-_SWAP = SwapConfig(min_rounds=20, watch_rounds=200)
 _QUERIES = 8
 _MAX_TOKENS = 40
 
@@ -56,9 +51,9 @@ def model() -> Any:
 
 
 class Service:
-    """An engine in its loop with a store and a watcher; the target's own weights are drafter version 1."""
+    """An engine in its loop with a store and a hot swap; the target's own weights are drafter version 1."""
 
-    def __init__(self, model: Any, root: Path, *, poll_interval_s: float = 60.0) -> None:
+    def __init__(self, model: Any, root: Path, *, retry_s: float = 60.0) -> None:
         self.model, self.root = model, root
         self.store = FileWeightStore(root)
         self.good = weights_of(model)
@@ -72,17 +67,14 @@ class Service:
             target,
             model_drafter(copy.deepcopy(model), target),
             fixed_length=3,
-            swap=_SWAP,
             on_event=self._note,
         )
         self.loop = EngineLoop(engine, self._deliver)
-        self.watcher = HotSwap(
-            self.store, LocalEngine(self.loop, "model"), poll_interval_s=poll_interval_s, on_event=self._note
-        )
+        self.swap = HotSwap(self.store, LocalEngine(self.loop, "model"), retry_s=retry_s, on_event=self._note)
         self.loop.start()
 
     def close(self) -> None:
-        self.watcher.stop()
+        self.swap.stop()
         self.loop.stop()
 
     def publish(self, state: dict[str, Tensor], *, kind: str = "model") -> WeightManifest:
@@ -122,11 +114,6 @@ class Service:
     def serving(self) -> int:
         return self.loop.status().drafter_version
 
-    def roll_backs(self) -> tuple[float, float]:
-        """(all, of those by hand)"""
-        counters = self.loop.status().counters
-        return counters["roll_backs_total"], counters["manual_roll_backs_total"]
-
     def _counts(self) -> dict[str, int]:
         counters = self.loop.status().counters
         return {name: int(counters[f"{name}_total"]) for name in ("proposed", "accepted")}
@@ -154,137 +141,42 @@ def _scrambled(seed: int = 7) -> dict[str, Tensor]:
     return weights_of(tiny_llama(1000 + seed))
 
 
-def test_a_new_version_is_swapped_in_once(service: Service) -> None:
-    service.watcher.check_now()
+def _obey(service: Service, number: int) -> None:
+    service.swap.order(number)
+    service.swap.obey()
+
+
+def test_an_ordered_version_is_swapped_in_once(service: Service) -> None:
+    _obey(service, 1)
     assert service.kinds() == []
     service.publish(service.good)
-    service.watcher.check_now()
-    service.watcher.check_now()
+    service.swap.obey()
+    assert service.serving() == 1  # published is not ordered
+    _obey(service, 2)
+    _obey(service, 2)
     assert service.serving() == 2
     assert service.kinds() == ["swap"]
 
 
-def test_a_scrambled_version_is_rolled_back_and_acceptance_recovers(service: Service) -> None:
+def test_answers_are_the_targets_before_and_after_a_nonsensical_version_and_an_order_back(service: Service) -> None:
     good = service.serve()
     assert good["accepted"] > 0.95 * good["proposed"]
     service.publish(_scrambled())
-    service.watcher.check_now()
-    assert service.serving() == 2
+    _obey(service, 2)
     bad = service.serve()
     assert bad["accepted"] < 0.5 * bad["proposed"]
-    assert service.serving() == 2
-    service.watcher.check_now()
-    assert service.serving() == 1
-    assert service.kinds() == ["swap", "roll_back", "swap"]
-    roll_back = service.events[1]
-    assert "acceptance fell from 1.00 to 0." in roll_back.message
-    assert roll_back.data == {"version": 2, "to": 1}
-    latest = service.store.latest()
-    assert latest is not None
-    assert latest.number == 1
-    assert "acceptance fell" in service.store.load(2)[0].rolled_back
+    _obey(service, 1)
     again = service.serve()
     assert again["accepted"] > 0.95 * again["proposed"]
-    service.watcher.check_now()
-    assert service.serving() == 1  # and there it stays
-    assert service.roll_backs() == (1, 0)
+    assert service.kinds() == ["swap", "swap"]
 
 
-def test_roll_backs_by_hand_are_counted_and_told_from_automatic_ones(service: Service) -> None:
+def test_its_thread_obeys_by_itself(service: Service) -> None:
+    service.swap.start()
     service.publish(service.good)
-    service.publish(service.good)
-    service.watcher.check_now()
-    assert service.serving() == 3
-    service.store.roll_back(to=1, reason="was better")  # as another process does: `osd drafter rollback`
-    service.watcher.check_now()
-    service.watcher.check_now()
-    assert service.serving() == 1
-    assert service.kinds() == ["swap", "roll_back", "swap"]
-    assert service.events[1].message == "drafter version 3 -> 1, by hand: was better"
-    assert service.events[1].data == {"version": 3, "to": 1}
-    assert service.roll_backs() == (1, 1)
-
-
-def test_an_operators_roll_back_is_served_counted_and_reported_at_once(model: Any, tmp_path: Path) -> None:
-    service = Service(model, tmp_path / "weights")  # which looks at its store once a minute
-    try:
-        service.publish(service.good)
-        service.watcher.start()
-        service.wait_for_event("swap")
-        codec = service.loop.call(lambda engine: engine.codec).result(60)
-        assembly = EngineAssembly(service.loop, service.store, codec, GrammarCompiler(codec, ()), service.watcher, None)
-        assert assembly.roll_back(1, "was better").number == 1
-        assert service.wait_for_event("roll_back").data == {"version": 2, "to": 1}
-        with pytest.raises(UnknownVersionError, match="there is no drafter version 9"):
-            assembly.roll_back(9, "mistyped")
-    finally:
-        service.close()
-    assert service.kinds()[:2] == ["swap", "roll_back"]
-
-
-def test_an_operator_who_asks_for_a_refused_version_is_told_why(service: Service) -> None:
-    """It is the store's latest, but not what serves."""
-    service.publish(_wrong_shape(service))
-    service.watcher.check_now()
-    codec = service.loop.call(lambda engine: engine.codec).result(60)
-    assembly = EngineAssembly(service.loop, service.store, codec, GrammarCompiler(codec, ()), service.watcher, None)
-    with pytest.raises(WeightsRefusedError, match="the engine refused version 2: tensor .* has shape"):
-        assembly.roll_back(2, "try again")
-    with pytest.raises(UnknownVersionError):
-        assembly.roll_back(9, "mistyped")
-    assert service.serving() == 1
-
-
-def test_a_version_that_was_rolled_back_before_it_was_swapped_in_counts_too(service: Service) -> None:
-    service.publish(service.good)
-    service.store.roll_back(to=1, reason="too early")
-    service.watcher.wake()
-    service.watcher.check_now()
-    assert (service.serving(), service.kinds(), service.roll_backs()) == (1, ["roll_back"], (1, 1))
-
-
-def test_a_roll_back_that_the_disk_refused_is_tried_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.serve()
-    service.publish(_scrambled())
-    service.watcher.check_now()
-    service.serve()
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
-        patched.setattr(service.store, "roll_back", partial(_refuse, "the disk is full"))
-        service.watcher.check_now()
+    service.swap.order(2)
+    service.wait_for_event("swap")
     assert service.serving() == 2
-    service.watcher.check_now()
-    assert service.serving() == 1
-    assert service.kinds() == ["swap", "roll_back", "swap"]
-
-
-def _refuse(message: str, **_: object) -> None:
-    raise OSError(message)
-
-
-def test_a_version_published_right_after_a_roll_back_is_judged_as_well(service: Service) -> None:
-    service.serve()
-    for number in (2, 3):
-        service.publish(_scrambled(number))
-        service.watcher.check_now()
-        assert service.serving() == number
-        service.serve()
-        service.watcher.check_now()
-        assert service.serving() == 1
-    assert service.kinds() == ["swap", "roll_back", "swap"] * 2
-
-
-def test_the_watcher_does_all_that_by_itself(model: Any, tmp_path: Path) -> None:
-    service = Service(model, tmp_path / "weights", poll_interval_s=0.01)
-    try:
-        service.watcher.start()
-        service.serve()
-        service.publish(_scrambled())
-        service.wait_for_event("swap")
-        service.serve()
-        service.wait_for_event("roll_back")
-    finally:
-        service.close()
-    assert service.kinds()[:2] == ["swap", "roll_back"]
 
 
 def _tear(service: Service, number: int) -> None:
@@ -326,52 +218,41 @@ def test_an_unsound_version_is_refused_once_and_the_old_one_serves_on(
         number = service.publish(service.good).number
         (_tear if fault == "torn" else _spoil)(service, number)
     for _ in range(3):
-        service.watcher.check_now()
+        _obey(service, number)
     assert service.kinds() == ["refuse"]
     assert reason in service.events[0].message
     assert service.events[0].data == {"version": 2}
+    assert reason in service.swap.refused()[2]
     assert service.serving() == 1
     served = service.serve()
     assert served["accepted"] > 0.95 * served["proposed"]
     service.publish(service.good)
-    service.watcher.check_now()
+    _obey(service, 3)
     assert service.serving() == 3
 
 
-def test_a_store_that_is_away_is_told_of_once_and_looked_at_again(
+def test_a_store_that_is_away_is_told_of_once_and_read_again(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service = Service(model, tmp_path / "weights", poll_interval_s=0.01)
+    service = Service(model, tmp_path / "weights", retry_s=0.01)
     service.publish(service.good)
-    latest, num_looks = service.store.latest, 0
+    load, num_loads = service.store.load, 0
 
-    def away() -> WeightManifest | None:
-        nonlocal num_looks
-        num_looks += 1
-        if num_looks <= 5:
+    def away(number: int) -> tuple[WeightManifest, dict[str, Tensor]]:
+        nonlocal num_loads
+        num_loads += 1
+        if num_loads <= 5:
             raise OsdError("cannot read weights in s3://a now")
-        return latest()
+        return load(number)
 
-    monkeypatch.setattr(service.store, "latest", away)
+    monkeypatch.setattr(service.store, "load", away)
     try:
-        service.watcher.start()
+        service.swap.start()
+        service.swap.order(2)
         service.wait_for_event("swap")
         assert service.serving() == 2
     finally:
         service.close()
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "cannot look for new drafter weights: cannot read weights in s3://a now"
+        "cannot read new drafter weights: cannot read weights in s3://a now"
     ]
-
-
-def test_a_refused_version_on_top_does_not_keep_a_worse_one_serving(service: Service) -> None:
-    service.serve()
-    service.publish(_scrambled())
-    service.watcher.check_now()
-    service.publish(_wrong_shape(service))
-    service.watcher.check_now()
-    assert service.serving() == 2
-    service.serve()
-    service.watcher.check_now()
-    assert service.serving() == 1
-    assert service.kinds() == ["swap", "refuse", "roll_back", "swap"]

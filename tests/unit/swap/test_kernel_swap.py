@@ -236,12 +236,11 @@ def test_kernels_take_over_when_they_are_compiled(model: Any, service: Service) 
 
 def test_drafter_versions_are_swapped_in_before_and_after(model: Any, service: Service, tmp_path: Path) -> None:
     versions = FileWeightStore(tmp_path)
-    watcher = HotSwap(
-        versions, LocalEngine(service.loop, "model"), poll_interval_s=60.0, on_event=service.events.append
-    )
+    hot_swap = HotSwap(versions, LocalEngine(service.loop, "model"), retry_s=60.0, on_event=service.events.append)
     for number in (1, 2):
         versions.publish(weights_of(model), kind="model", config={}, parent=None)
-        watcher.check_now()
+        hot_swap.order(number)
+        hot_swap.obey()
         if number == 1:
             service.kernel_swap.swap()
         assert service.loop.status().drafter_version == number
@@ -308,21 +307,20 @@ def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(model:
     service = Service(model, FakeBuild(_THESE), backend=Undecoded(), kernels=Undecoded)
     versions = FileWeightStore(tmp_path)
     service.loop.changing = lock = NotedLock()  # type: ignore[assignment]
-    watcher = HotSwap(
-        versions, LocalEngine(service.loop, "model"), poll_interval_s=60.0, on_event=service.events.append
-    )
-    looking = threading.Thread(target=watcher.check_now)
+    hot_swap = HotSwap(versions, LocalEngine(service.loop, "model"), retry_s=60.0, on_event=service.events.append)
+    swapping = threading.Thread(target=hot_swap.obey)
 
-    def look_meanwhile() -> None:
+    def order_meanwhile() -> None:
         versions.publish(weights_of(model), kind="model", config={}, parent=None)
         versions.publish(weights_of(model), kind="model", config={}, parent=1)
-        looking.start()
-        wait_for(lambda: lock.is_waited_for.is_set() or not looking.is_alive(), "the watcher to see the version")
+        hot_swap.order(2)
+        swapping.start()
+        wait_for(lambda: lock.is_waited_for.is_set() or not swapping.is_alive(), "the version to be read")
 
-    service.before_remake = look_meanwhile
+    service.before_remake = order_meanwhile
     try:
         service.kernel_swap.swap()
-        looking.join(60)
+        swapping.join(60)
         assert [event.kind for event in service.events] == ["kernels", "swap"]
         assert service.loop.status().drafter_version == 2
     finally:

@@ -7,7 +7,7 @@ Biometrics 48).
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from typing import NamedTuple
 
 _ROUNDS_A_QUERY = 20
@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
 
 
 class FirstTokenWindow:
-    """The newest `num_rounds` rounds.
+    """The newest queries that together have `num_rounds` rounds.
 
     Args:
         num_rounds: length of the window.
@@ -30,13 +30,14 @@ class FirstTokenWindow:
 
     def __init__(self, num_rounds: int) -> None:
         self._num_rounds = num_rounds
-        self._rounds: deque[tuple[str, bool]] = deque()
         self._sizes: Counter[str] = Counter()
+        """Rounds by query, oldest query first."""
         self._accepted: Counter[str] = Counter()
+        self._total = 0
 
     def __len__(self) -> int:
         """Number of rounds in the window."""
-        return len(self._rounds)
+        return self._total
 
     @property
     def num_queries(self) -> int:
@@ -49,20 +50,24 @@ class FirstTokenWindow:
 
     def add(self, query: str, accepted: bool) -> None:
         """Add one round of a query that `takes` accepts."""
-        if len(self._rounds) == self._num_rounds:
-            oldest, was_accepted = self._rounds.popleft()
-            self._sizes[oldest] -= 1
-            self._accepted[oldest] -= was_accepted
-            if not self._sizes[oldest]:
-                del self._sizes[oldest], self._accepted[oldest]
-        self._rounds.append((query, accepted))
-        self._sizes[query] += 1
-        self._accepted[query] += accepted
+        self.put(query, self._sizes[query] + 1, self._accepted[query] + accepted)
+
+    def put(self, query: str, num_rounds: int, num_accepted: int) -> None:
+        """Set what is known of a query; putting the same again changes nothing."""
+        self._total += num_rounds - self._sizes[query]
+        self._sizes[query], self._accepted[query] = num_rounds, num_accepted
+        while self._total - self._sizes[oldest := next(iter(self._sizes))] >= self._num_rounds:
+            self._total -= self._sizes.pop(oldest)
+            del self._accepted[oldest]
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Query to (rounds, of these accepted), oldest query first."""
+        return {query: (size, self._accepted[query]) for query, size in self._sizes.items()}
 
     @property
     def rate(self) -> float:
         """Share of rounds whose first token was accepted."""
-        return self._accepted.total() / len(self._rounds) if self._rounds else 0.0
+        return self._accepted.total() / len(self) if self._sizes else 0.0
 
     def estimate(self, correlation: float) -> Estimate:
         """The rate, with the variance for the effective number of independent rounds.
@@ -74,7 +79,7 @@ class FirstTokenWindow:
             correlation: of two rounds of one query.
         """
         design_effect = 1 + correlation * (self._mean_size - 1)
-        worth = len(self._rounds) / design_effect
+        worth = len(self) / design_effect
         rate = (worth * self.rate + 1) / (worth + 2)
         return Estimate(rate, rate * (1 - rate) / (worth + 2))
 
@@ -82,7 +87,7 @@ class FirstTokenWindow:
         """The correlation of two rounds of one query, at most 1, by analysis of variance (Ridout et al. 1999,
         Biometrics 55); 0 if the rounds do not allow an estimate.
         """
-        num_rounds, num_queries, rate = len(self._rounds), len(self._sizes), self.rate
+        num_rounds, num_queries, rate = len(self), len(self._sizes), self.rate
         if num_queries < 2 or num_rounds == num_queries:
             return 0.0
         rates = {query: self._accepted[query] / size for query, size in self._sizes.items()}
@@ -96,4 +101,4 @@ class FirstTokenWindow:
     @property
     def _mean_size(self) -> float:
         """The mean number of rounds of the query that a random round belongs to."""
-        return sum(size * size for size in self._sizes.values()) / len(self._rounds)
+        return sum(size * size for size in self._sizes.values()) / len(self)

@@ -1,0 +1,115 @@
+"""What the supervisor decides for all engines: versions, room for training, what is recorded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from actors.stream_keeper import StreamKeeper
+from actors.version_judge import VersionJudge
+from osd.config.settings import Config
+from osd.fleet.clock_skew import skew_message
+from osd.fleet.engines import Engines
+from osd.fleet.heartbeat import DistillerOrders, DistillerReport, EngineOrders, EngineReport
+from osd.fleet.spare import SpareCompute
+from osd.records.errors import EngineUnavailableError
+from osd.records.events import Event
+from osd.records.status import FleetStatus, VersionsStatus
+
+_SETTLE_S = 5.0
+"""After so long every engine has reported."""
+
+
+class Fleet:
+    """The engines as they report, and the orders that they get.
+
+    Args:
+        config: the whole configuration; None: no drafter versions are judged.
+        redis_url: the Redis of the outcome stream; empty: none.
+        cluster: address of the Ray cluster; empty: a local Ray.
+        on_event: told what was decided, and what is wrong.
+    """
+
+    def __init__(self, config: Config | None, redis_url: str, cluster: str, on_event: Callable[[Event], None]) -> None:
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        """Guards the reports."""
+        self._engines = engines = Engines()
+        self._spare = SpareCompute((config or Config()).trainer)
+        self._settled_s = time.monotonic() + _SETTLE_S
+        self._skewed: set[str] = set()
+        """Engines whose clocks were said to be off."""
+        self._judge = VersionJudge(config, self.engines, on_event) if config else None
+        if self._judge is not None:
+            self._judge.start()
+        self._keeper = None
+        if config and redis_url:
+            self._keeper = StreamKeeper(
+                config, redis_url, on_event, cluster, outcomes_dropped=lambda: engines.outcomes_dropped
+            )
+
+    def take(self, report: EngineReport, orders: EngineOrders) -> EngineOrders:
+        """Take an engine's report; returns the orders with what is decided here."""
+        with self._lock:
+            self._engines.take(report)
+            share = self._spare.share_for(report)
+        self._compare_clocks(report)
+        record_share = self._keeper.status().record_share if self._keeper is not None else 1.0
+        orders = replace(orders, training_share=share, record_share=record_share)
+        if self._judge is None:
+            return orders
+        self._judge.take(report)
+        version = self._judge.version_for(report.engine_id)
+        return replace(orders, version=version, is_judged=self._judge.is_judging)
+
+    def take_distiller(self, report: DistillerReport, is_paused: bool) -> DistillerOrders:
+        """Take the distiller's report; returns its orders."""
+        with self._lock:
+            utilisation = self._spare.take(report, self._engines.present())
+            if time.monotonic() < self._settled_s and not self._spare.has_neighbours:
+                utilisation = 1.0  # engines may not have reported yet
+            return DistillerOrders(utilisation=utilisation, share=self._spare.granted(), is_paused=is_paused)
+
+    def engines(self) -> list[EngineReport]:
+        """The latest report of every engine that is present, by engine id."""
+        with self._lock:
+            return self._engines.present()
+
+    def status(self) -> FleetStatus:
+        """What was decided so far."""
+        with self._lock:
+            spare = self._spare.status()
+        return FleetStatus(
+            versions=self._judge.status() if self._judge is not None else VersionsStatus(),
+            spare=spare,
+            stream=self._keeper.status() if self._keeper is not None else None,
+        )
+
+    @property
+    def judge(self) -> VersionJudge:
+        """Decides about drafter versions.
+
+        Raises:
+            EngineUnavailableError: there is none.
+        """
+        if self._judge is None:
+            raise EngineUnavailableError("this service has no drafter versions")
+        return self._judge
+
+    def close(self) -> None:
+        """Stop what runs beside."""
+        for part in (self._judge, self._keeper):
+            if part is not None:
+                part.close()
+
+    def _compare_clocks(self, report: EngineReport) -> None:
+        """Tell once of an engine whose clock is off."""
+        ahead_s = report.at_s - time.time()
+        message = skew_message(f"engine {report.engine_id}'s node", ahead_s, "the supervisor's")
+        if not message:
+            self._skewed.discard(report.engine_id)
+        elif report.engine_id not in self._skewed:
+            self._skewed.add(report.engine_id)
+            self._on_event(Event(at_s=time.time(), kind="error", message=message))
