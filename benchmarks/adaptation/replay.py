@@ -178,7 +178,7 @@ class EitherProposer:
     def __init__(self, suffix: SuffixProposer, learned: Proposer, drafter: Drafter, length: int) -> None:
         self._suffix, self._learned, self._drafter = suffix, learned, drafter
         free, width = CostCurve({(1, 1): 1e-6, (1, 2): 1e-6}), CostCurve({(1, 1): 1.0, (1, length + 1): 1.0})
-        arm = Arm(drafter, ArmCosts(free, free), AcceptanceModel(length), SwapWatch(SwapConfig()))
+        arm = Arm(drafter, ArmCosts(free, free), AcceptanceModel(length), SwapWatch(SwapConfig().watch_rounds))
         config = SpeculationConfig(max_length=length)
         self.policy = GoodputPolicy(config, width, [arm], LookupArm(suffix.lookup))
         self._asked: tuple[int, Choice] | None = None
