@@ -226,8 +226,7 @@ class Trainer:
         num_records = self._replay.num_train + self._replay.num_held_out
         if not self._publisher.serving or not self._replay.num_train or num_records < self._config.min_records:
             return "waiting_for_data"
-        may_train = self._may_train() or self.demands.trains_now
-        return "training" if may_train and self._lease.is_held() else "yielding"
+        return "training" if self._has_time() and self._lease.is_held() else "yielding"
 
     def _respond_to_drift(self) -> None:
         """Where the traffic changed: prefer new outcomes, drop the optimizer's momentum, and warm up again.
@@ -263,14 +262,8 @@ class Trainer:
         return (outcome for outcome in self._replay.draw() if outcome.domain not in self.demands.frozen)
 
     def _examples(self, outcome: Outcome, positions: Any = None) -> list[Example]:
-        return list(
-            make_examples(
-                outcome,
-                self._student.alignment,
-                max_predicting=self._student.max_batch_columns,
-                positions=positions or self._config.positions,
-            )
-        )
+        width, positions = self._student.max_batch_columns, positions or self._config.positions
+        return list(make_examples(outcome, self._student.alignment, max_predicting=width, positions=positions))
 
     def _batches(self, examples: list[Example]) -> list[Batch]:
         return make_batches(examples, self._student.max_batch_columns)
@@ -317,10 +310,11 @@ class Trainer:
         """Between two batches of a step: wait while the engine is busy, but at most `_LONGEST_YIELD_S`."""
         deadline_s = self._clock() + _LONGEST_YIELD_S
         with self._training_time.halted():
-            while not (self._may_train() or self.demands.trains_now) and not self._stop.is_set():
-                if self._clock() >= deadline_s:
-                    return
+            while not self._has_time() and self._clock() < deadline_s and not self._stop.is_set():
                 self._stop.wait(_IDLE_S / 5)
+
+    def _has_time(self) -> bool:
+        return self._may_train() or self.demands.trains_now
 
     def _new_update(self) -> TrainingStep:
         return new_training_step(self._config, self._student)
