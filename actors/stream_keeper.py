@@ -112,8 +112,8 @@ class StreamKeeper:
 
 
 def _owner(config: Config, redis_url: str, cluster: str) -> StreamOwner:
-    """The same after a restart, and another for a service in another cluster or with another store."""
+    """The same after a restart or an update, and another for a service in another cluster or on another machine."""
     where = f"Ray cluster {cluster}" if cluster else f"machine {socket.gethostname()}, {config.state_dir}"
-    identity = f"{where}\n{config.cluster.application}\n{config.store.url}"
+    identity = f"{where}\n{config.cluster.application}"
     service = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return StreamOwner(redis_url, config.outcomes.stream, service, where)
