@@ -86,12 +86,12 @@ def _serve(
     on_ready: Callable[[Serving], None],
     on_news: Callable[[str], None],
 ) -> None:
-    options = config.log
-    path = Path(options.file) if options.file else log_path(config.state_dir)
-    start_logs(path, "server", level=options.level, lines=options.format, max_bytes=options.max_bytes)
     check_machine(config)
     check_certificate(config)
-    with early_build(config.target):
+    options = config.log
+    path = Path(options.file) if options.file else log_path(config.state_dir)
+    logs = start_logs(path, "server", level=options.level, lines=options.format, max_bytes=options.max_bytes)
+    with logs, early_build(config.target):
         _serve_target(config, listener, progress, on_ready, on_news)
 
 

@@ -13,14 +13,15 @@ import logging
 import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the HTTP request that is being handled."""
-_VARIABLE = "OSD_LOG_OF_SERVICE"
+_VARIABLE = "LOG_OF_OSD_SERVICE"
 _PACKAGES = ("osd", "actors", "trainer", "serving")
 
 
@@ -92,8 +93,9 @@ class BoundedFile(WatchedFileHandler):
                 self._path.replace(self._path.with_suffix(self._path.suffix + ".1"))
 
 
-def start_logs(path: Path, process: str, *, level: str, lines: str, max_bytes: int) -> None:
-    """Log to a file, and warnings to the terminal.
+@contextmanager
+def start_logs(path: Path, process: str, *, level: str, lines: str, max_bytes: int) -> Iterator[None]:
+    """Log to a file, and warnings to the terminal, until the context is left.
 
     Args:
         path: of the file.
@@ -102,12 +104,21 @@ def start_logs(path: Path, process: str, *, level: str, lines: str, max_bytes: i
         lines: `text` or `json`.
         max_bytes: a file that has grown so large is renamed.
     """
+    root = logging.getLogger()
+    before = list(root.handlers)
     os.environ[_VARIABLE] = json.dumps([str(path.absolute()), level, lines, max_bytes])
     join_logs(process)
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logging.getLogger().addHandler(terminal)
+    root.addHandler(terminal)
+    try:
+        yield
+    finally:
+        os.environ.pop(_VARIABLE, None)
+        for handler in [one for one in root.handlers if one not in before]:
+            root.removeHandler(handler)
+            handler.close()
 
 
 def join_logs(process: str) -> None:

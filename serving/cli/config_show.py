@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 
 from osd.config.settings import Config
 from serving.cli.options import ConfigFile, StateDir, configure
@@ -44,6 +45,10 @@ def _value(value: Any) -> str:
     """A TOML value: strings, numbers, booleans and lists are written as JSON, tables inline."""
     if isinstance(value, Path):
         return json.dumps(str(value))
+    if isinstance(value, BaseModel):
+        return _value(value.model_dump())
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_value, value)) + "]"
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_value(item)}" for key, item in value.items()) + " }"
     return json.dumps(value)

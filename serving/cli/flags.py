@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 
 from osd.config.settings import Config, load_config
 from osd.records.errors import OsdError
@@ -165,12 +166,14 @@ def _configuration(options: list[_Option], given: dict[str, Any]) -> Config:
 
 
 def _parsed(option: _Option, value: Any) -> Any:
-    """A table is given as JSON."""
+    """A table is given as JSON, and so is each entry of a list of tables."""
     section, field = option.setting.split(".")
     annotation = Config.model_fields[section].default.__class__.model_fields[field].annotation
-    if get_origin(annotation) is not dict:
+    is_table = get_origin(annotation) is dict
+    item = get_args(annotation)[0] if get_origin(annotation) is tuple else None
+    if not is_table and not (isinstance(item, type) and issubclass(item, BaseModel)):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value) if is_table else [json.loads(one) for one in value]
     except ValueError:
         raise OsdError(f"{option.flag} takes a JSON object, such as '{{\"a\": 1}}'") from None

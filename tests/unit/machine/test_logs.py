@@ -7,10 +7,12 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from osd.config.settings import load_config
 from osd.machine.logs import BoundedFile, JsonLines, TextLines, join_logs, request_id, start_logs
 
 CHILD = """
@@ -25,8 +27,8 @@ logging.getLogger("httpx").info("a library's chatter")
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("OSD_LOG_OF_SERVICE", "")
-    monkeypatch.delenv("OSD_LOG_OF_SERVICE")
+    monkeypatch.setenv("LOG_OF_OSD_SERVICE", "")
+    monkeypatch.delenv("LOG_OF_OSD_SERVICE")
     root = logging.getLogger()
     before, levels = (
         list(root.handlers),
@@ -40,17 +42,18 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
 
 
-def started(folder: Path, *, level: str = "info", lines: str = "text") -> Path:
+@contextmanager
+def started(folder: Path, *, level: str = "info", lines: str = "text") -> Iterator[Path]:
     path = folder / "logs" / "osd.log"
-    start_logs(path, "server", level=level, lines=lines, max_bytes=1 << 30)
-    return path
+    with start_logs(path, "server", level=level, lines=lines, max_bytes=1 << 30):
+        yield path
 
 
 def test_processes_share_a_file_without_mixing_lines(tmp_path: Path) -> None:
-    path = started(tmp_path, lines="json")
-    children = [subprocess.Popen([sys.executable, "-c", CHILD, f"engine-{number}"]) for number in range(3)]
-    logging.getLogger("serving.test").info("from here")
-    assert [child.wait(60) for child in children] == [0, 0, 0]
+    with started(tmp_path, lines="json") as path:
+        children = [subprocess.Popen([sys.executable, "-c", CHILD, f"engine-{number}"]) for number in range(3)]
+        logging.getLogger("serving.test").info("from here")
+        assert [child.wait(60) for child in children] == [0, 0, 0]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == 601
     for number in range(3):
@@ -88,11 +91,14 @@ def test_a_record_has_its_requests_id_and_its_exception() -> None:
     assert "server serving.x [req-7]: failed twice" in text and "ValueError: broken" in text
 
 
-def test_the_level_is_that_of_the_settings(tmp_path: Path) -> None:
-    path = started(tmp_path, level="error")
-    logging.getLogger("osd.x").warning("not this")
-    logging.getLogger("osd.x").error("but this")
+def test_the_level_is_that_of_the_settings_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    before = list(logging.getLogger().handlers)
+    with started(tmp_path, level="error") as path:
+        logging.getLogger("osd.x").warning("not this")
+        logging.getLogger("osd.x").error("but this")
     assert [line.rpartition(": ")[2] for line in path.read_text().splitlines()] == ["but this"]
+    assert logging.getLogger().handlers == before
+    load_config()  # a variable of ours that is no setting would be refused
 
 
 def test_a_process_that_nobody_configured_logs_as_before(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import ValidationError
 
+from osd.config.monitor import AlertRule, Webhook
 from osd.config.settings import Config
 from serving.cli.flags import SHORT, VLLM, all_settings
 from serving.serve import Serving
@@ -57,6 +58,12 @@ def other_value(setting: str) -> tuple[list[str], Any]:
         "cluster.distiller_num_cpus": 0.5,
         "cluster.distiller_num_gpus": 0.5,
     }
+    tables: dict[str, Any] = {
+        "monitor.alerts": AlertRule(name="x", when="drift"),
+        "monitor.webhooks": Webhook(url="http://a.example"),
+    }
+    if setting in tables:
+        return [f"--{setting}", tables[setting].model_dump_json()], (tables[setting],)
     if setting in special:
         value = special[setting]
     elif get_origin(annotation) is Literal:
