@@ -10,7 +10,16 @@ from osd.config.settings import load_config
 from osd.io import recorder
 from osd.meters import counters
 from osd.records.query import QueryStats, TokenDelta
-from osd.records.status import DrafterCounts, EngineStatus, ServedCounts, ServiceStatus, TrainerStatus
+from osd.records.status import (
+    DrafterCounts,
+    EngineStatus,
+    ServedCounts,
+    ServiceStatus,
+    SpareStatus,
+    StreamStatus,
+    TrainerStatus,
+    VersionsStatus,
+)
 from serving.observing.metrics import Metrics
 
 _HEAD = """# Metrics
@@ -85,7 +94,16 @@ def exposition() -> str:
     )
     gate = {"length": 2.0, "serving_length": 1.9}
     trainer = TrainerStatus(state="training", loss=1.0, stream_lag=0, gate=gate)
-    status = ServiceStatus(ready=True, engine=engine, trainer=trainer, restarts={"engine": 0}, processes={"engine": 1})
+    status = ServiceStatus(
+        ready=True,
+        engine=engine,
+        trainer=trainer,
+        versions=VersionsStatus(confirmed=1),
+        spare=SpareStatus(),
+        stream=StreamStatus(),
+        restarts={"engine": 0},
+        processes={"engine": 1},
+    )
     return metrics.exposition(status).decode()
 
 
