@@ -195,4 +195,4 @@ class _Drafting:
             learner.train_offline(self._others, self._lab.passes)
         if not self._arm.suffix:
             return learner.proposer
-        return EitherProposer(suffix, learner.proposer, learner.drafter, self._lab.length)
+        return EitherProposer(suffix, learner.proposer, learner.drafter, self._lab.length, learner.gate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +97,13 @@ class Learner:
             target_id=resolved.target_id,
             on_event=self.events.append,
         )
+
+    @property
+    def gate(self) -> Mapping[str, float]:
+        """The gate's figures of the serving version."""
+        latest = self._store.latest()
+        assert latest is not None
+        return latest.gate
 
     def forced(self, length: int) -> Student:
         """The serving version's weights, to be scored at every position of an answer and `length` depths at once."""

@@ -8,7 +8,7 @@ Shapes: L positions, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Protocol
 
@@ -170,15 +170,24 @@ class EitherProposer:
         learned: proposes in the rounds for which it is chosen; others do not cost a pass.
         drafter: its drafter.
         length: most tokens proposed.
+        gate: the figures of its version's gate, from which the policy starts.
     """
 
     _outcome: Outcome
     _row: RowBudget
 
-    def __init__(self, suffix: SuffixProposer, learned: Proposer, drafter: Drafter, length: int) -> None:
+    def __init__(
+        self,
+        suffix: SuffixProposer,
+        learned: Proposer,
+        drafter: Drafter,
+        length: int,
+        gate: Mapping[str, float],
+    ) -> None:
         self._suffix, self._learned, self._drafter = suffix, learned, drafter
         free, width = CostCurve({(1, 1): 1e-6, (1, 2): 1e-6}), CostCurve({(1, 1): 1.0, (1, length + 1): 1.0})
         arm = Arm(drafter, ArmCosts(free, free), AcceptanceModel(length), SwapWatch(SwapConfig().watch_rounds))
+        arm.acceptance.reset(dict(gate))
         config = SpeculationConfig(max_length=length)
         self.policy = GoodputPolicy(config, width, [arm], LookupArm(suffix.lookup))
         self._asked: tuple[int, Choice] | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from benchmarks.edit_prompts import edit_prompts
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from osd.text.prompt_file import Messages, read_prompts
 
@@ -18,6 +19,8 @@ _PACKAGED: Mapping[str, Callable[[], list[Messages]]] = {
     "humaneval": code_prompts,
     "chatterbot": small_talk_prompts,
 }
+
+_EDITS = "edits:"
 
 
 class Prompt(NamedTuple):
@@ -31,14 +34,18 @@ def read_stream(name: str, num_prompts: int) -> list[Prompt]:
     """The first prompts of a stream.
 
     Args:
-        name: "bfcl", "humaneval" or "chatterbot" (from installed packages), or a JSONL file of
-            `{"domain": …, "messages": […]}` lines; the default domain is the file's name.
+        name: "bfcl", "humaneval" or "chatterbot" (from installed packages), a JSONL file of
+            `{"domain": …, "messages": […]}` lines, whose default domain is the file's name, or "edits:" and a stream:
+            its last messages are texts to edit.
         num_prompts: most prompts to read.
 
     Raises:
         OsdError: the file cannot be read, or a line is not a prompt.
         SystemExit: the package with the stream is not installed.
     """
+    if name.startswith(_EDITS):
+        texts = [prompt.messages[-1]["content"] for prompt in read_stream(name.removeprefix(_EDITS), num_prompts)]
+        return [Prompt("edits", messages) for messages in edit_prompts(texts)]
     if name in _PACKAGED:
         return [Prompt(name, messages) for messages in _PACKAGED[name]()[:num_prompts]]
     path = Path(name)

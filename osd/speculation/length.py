@@ -30,6 +30,9 @@ _PROBE_SHARE = 0.01
 _MOST_OF_A_PROBE = 10.0
 """A probe counts at most this many times its expected duration; otherwise one stall could stop probing for hours."""
 
+_CLEARLY = 1.1
+"""Where a drafter is to propose for other rows anyway, or would as well, the lookup must promise this much more: of two
+noisy estimates, the larger tends to be too large."""
 _CLOSE = 1.0
 """The lookup is chosen closely if it promises less than so many tokens more than the drafter."""
 _CLOSE_CHOICES = 48
@@ -162,7 +165,7 @@ class GoodputPolicy:
         expected = lookup.expected(row.offer, row.of(lookup).acceptance, num_tokens)[-1]
         if plan.arm is not None:
             [accepted] = plan.arm.acceptance.expected([row.factor(plan.arm)], [row.limit])
-            if expected <= accepted[min(length, self.config.max_length)]:
+            if expected <= _CLEARLY * accepted[min(length, self.config.max_length)]:
                 return None
             self._num_close += row.promised >= 1.0 and expected - accepted[-1] < _CLOSE
         return Choice(lookup, num_tokens)
