@@ -223,6 +223,8 @@ class EngineActor:
         reports = EngineReports(self._config.engine.id, assembly, node_id())
 
         def obey(orders: EngineOrders) -> None:
+            if orders.drifting != self.orders.drifting:
+                assembly.loop.call(lambda engine: engine.prefer_lookup(orders.drifting))
             self.orders = orders
             if assembly.hot_swap and orders.version is not None:
                 assembly.hot_swap.order(orders.version)

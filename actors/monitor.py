@@ -178,6 +178,11 @@ class Monitor:
         except Exception:  # noqa: BLE001 - while an actor restarts, Ray raises many types
             return None
 
+    @property
+    def drifting(self) -> tuple[str, ...]:
+        """Domains whose acceptance drifts, as far as the trainer last said."""
+        return tuple(_drifting(self._trainer))
+
     def _take_trainer(self, trainer: TrainerStatus) -> None:
         if trainer.steps != self._steps[0] or trainer.state != "training":
             self._steps = (trainer.steps, self._clock_s())

@@ -73,7 +73,10 @@ class SupervisorActor:
         """Take an engine's report, and answer with its orders."""
         wishes = self._monitor.wishes.now
         orders = EngineOrders(
-            session=self._session, draining=report.engine_id in wishes.draining, lengths=wishes.lengths
+            session=self._session,
+            draining=report.engine_id in wishes.draining,
+            lengths=wishes.lengths,
+            drifting=self._monitor.drifting,
         )
         levels = {"utilisation": report.utilisation, "running": report.running, "waiting": report.waiting}
         self._monitor.take(report.engine_id, report.incarnation, report.served, levels, since_start=report.number == 0)

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from osd.records.outcome import Outcome
-from osd.records.status import DomainDrift, DriftState
+from osd.records.status import ALL_TRAFFIC, DomainDrift, DriftState
 from trainer.shift import Direction, ShiftDetector
 
-ALL_TRAFFIC = "*"
-"""Stands for all domains together: a shift from one domain to another is none within either."""
 _MAX_DOMAINS = 64
 _LEAST_ROUNDS = 3
 """Queries with fewer rounds that proposed say next to nothing."""

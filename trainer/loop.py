@@ -27,11 +27,11 @@ from osd.ports.weight_store import WeightStore
 from osd.records.errors import WeightsRefusedError
 from osd.records.events import Event, EventKind
 from osd.records.outcome import Outcome
-from osd.records.status import DomainDrift, TrainerState, TrainerStatus
+from osd.records.status import ALL_TRAFFIC, DomainDrift, TrainerState, TrainerStatus
 from trainer.batches import Batch, make_batches, take_columns
 from trainer.checkpoint import Checkpoint, CheckpointFolder
 from trainer.demands import Demands
-from trainer.drift import ALL_TRAFFIC, DriftMonitor
+from trainer.drift import DriftMonitor
 from trainer.examples import Example, make_examples
 from trainer.gate import GateDecision
 from trainer.intake import Intake

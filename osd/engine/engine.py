@@ -8,7 +8,7 @@ through `osd.engine.loop.EngineLoop`. It needs no Ray, Redis or HTTP.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import structs
 
@@ -32,7 +32,7 @@ from osd.ports.outcomes import OutcomeRecorder
 from osd.records.events import Event, EventKind
 from osd.records.outcome import Round
 from osd.records.query import CONSTRAINT_FAILED, NOT_FINITE, FinishReason, Request, SamplingParams, TokenDelta
-from osd.records.status import AcceptancePoint, EngineStatus
+from osd.records.status import ALL_TRAFFIC, AcceptancePoint, EngineStatus
 from osd.records.version import WeightManifest
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.cost import Costs
@@ -78,6 +78,7 @@ class Engine:
         self._clock = RoundClock(target.lm.device)
         self._sequences: dict[str, Sequence] = {}
         self._owes_round = False
+        self._drifting: frozenset[str] = frozenset()
         self._started_s = time.monotonic()
 
     # ---- called by users of the engine -----------------------------------------------------------------------------
@@ -172,6 +173,10 @@ class Engine:
         if self.policy.arms:
             self.policy.arms[0].watch.is_judged = is_judged
 
+    def prefer_lookup(self, domains: Iterable[str]) -> None:
+        """Prefer the lookup to drafters in these domains (`*`: in all), whose traffic drafters do not know yet."""
+        self._drifting = frozenset(domains)
+
     def take_over(self, target: Target, drafters: list[Drafter], costs: Costs) -> None:
         """Continue with compiled kernels; every row stays where it is.
 
@@ -253,6 +258,7 @@ class Engine:
             return [PLAIN] * len(rows)
         for sequence in rows:
             sequence.set_budget(self.config.speculation.max_length, self.target.max_context_tokens)
+            sequence.budget.prefers_lookup = not self._drifting.isdisjoint((ALL_TRAFFIC, sequence.request.domain))
         if lookup is not None and not lookup.is_broken and self.config.speculation.enabled:
             try:
                 look_up(lookup, rows, self.config.speculation.max_length)

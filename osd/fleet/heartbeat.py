@@ -91,6 +91,8 @@ class EngineOrders:
     """Take no new queries; the engine is going to be stopped."""
     lengths: dict[str, int] = field(default_factory=dict)
     """Domain to the speculation length of its queries, where the operator fixed one."""
+    drifting: tuple[str, ...] = ()
+    """Domains whose acceptance drifts, `*` for all traffic: prefer the lookup there until a better version serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

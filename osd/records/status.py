@@ -82,6 +82,8 @@ class EngineStatus:
     served: tuple[ServedCounts, ...] = ()
 
 
+ALL_TRAFFIC = "*"
+"""Stands for all domains together: a shift from one domain to another is none within either."""
 DriftState = Literal["stable", "warning", "drift"]
 """`warning`: recent queries may differ from those before; `drift`: they do, and no better version was published yet."""
 

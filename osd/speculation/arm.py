@@ -14,10 +14,13 @@ from osd.speculation.watch import SwapWatch
 
 _KINDS = 3
 _KEPT = 0.99
+_FIRST_ACCEPTED = 3.0
+"""A drafter is first taken to be half as good again there as on average: chosen too often it shows how good it is,
+which it cannot if it is chosen too rarely."""
 
 
 def _kinds() -> list[RowAcceptance]:
-    return [RowAcceptance(kept=_KEPT) for _ in range(_KINDS)]
+    return [RowAcceptance(accepted=_FIRST_ACCEPTED, kept=_KEPT) for _ in range(_KINDS)]
 
 
 @dataclass(slots=True, eq=False)

@@ -33,6 +33,8 @@ class RowBudget:
     """What the lookup offers in this round."""
     promised: float = 0.0
     """Number of accepted tokens that the lookup promises in this round."""
+    prefers_lookup: bool = False
+    """Its traffic is new to the drafters, so that what they promise is worth less."""
     histories: dict[Arm | LookupArm, RowHistory] = field(default_factory=dict)
 
     def of(self, arm: Arm | LookupArm) -> RowHistory:

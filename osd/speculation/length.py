@@ -30,9 +30,10 @@ _PROBE_SHARE = 0.01
 _MOST_OF_A_PROBE = 10.0
 """A probe counts at most this many times its expected duration; otherwise one stall could stop probing for hours."""
 
-_CLEARLY = 1.1
-"""Where a drafter is to propose for other rows anyway, or would as well, the lookup must promise this much more: of two
-noisy estimates, the larger tends to be too large."""
+_TRUST = 1 / 1.1
+"""What a token that the lookup promises is worth: of two noisy estimates, the larger tends to be too large."""
+_TRUST_IF_PREFERRED = 1 / 0.8
+"""The same for a row that prefers the lookup."""
 _CLOSE = 1.0
 """The lookup is chosen closely if it promises less than so many tokens more than the drafter."""
 _CLOSE_CHOICES = 48
@@ -135,7 +136,7 @@ class GoodputPolicy:
         return best
 
     def _offered(self, rows: Sequence[RowBudget]) -> list[list[float]] | None:
-        """For each row, the expected number of accepted tokens if 0, 1, … of what the lookup offers are proposed.
+        """For each row, what 0, 1, … tokens of the lookup's offer are worth, in accepted tokens of a drafter.
 
         None if it offers nothing to any row. Each row's `promised` is set.
         """
@@ -148,7 +149,7 @@ class GoodputPolicy:
         for row in rows:
             found = lookup.expected(row.offer, row.of(lookup).acceptance, min(row.limit, longest))
             row.promised = found[-1]
-            offered.append(_extended(found, longest))
+            offered.append(_extended([one * _trust(row) for one in found], longest))
         return offered
 
     def _looked_up(self, plan: _Plan, row: RowBudget) -> Choice | None:
@@ -165,7 +166,7 @@ class GoodputPolicy:
         expected = lookup.expected(row.offer, row.of(lookup).acceptance, num_tokens)[-1]
         if plan.arm is not None:
             [accepted] = plan.arm.acceptance.expected([row.factor(plan.arm)], [row.limit])
-            if expected <= _CLEARLY * accepted[min(length, self.config.max_length)]:
+            if expected * _trust(row) <= accepted[min(length, self.config.max_length)]:
                 return None
             self._num_close += row.promised >= 1.0 and expected - accepted[-1] < _CLOSE
         return Choice(lookup, num_tokens)
@@ -286,6 +287,11 @@ def _num_committed(
     if offered is None:
         return len(accepted) + sum(row[length] for row in accepted)
     return len(accepted) + sum(max(row[length], found[width]) for row, found in zip(accepted, offered, strict=True))
+
+
+def _trust(row: RowBudget) -> float:
+    """What a token that the lookup promises is worth, in tokens that a drafter promises."""
+    return _TRUST_IF_PREFERRED if row.prefers_lookup else _TRUST
 
 
 def _extended(values: list[float], last: int) -> list[float]:

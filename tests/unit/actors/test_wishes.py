@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,10 @@ from osd.fleet.heartbeat import EngineOrders
 from osd.monitor.wishes import BadWishError, Wishes
 from osd.records.errors import QueueFullError
 from osd.records.query import Request
+from osd.records.status import DomainDrift, DriftState, TrainerStatus
 from tests.kit.fakes import fake_report
 from tests.kit.history_stores import MemoryHistory
+from tests.kit.waiting import wait_for
 
 QUERY = Request(request_id="r", prompt_ids=(1,), domain="code")
 
@@ -43,6 +46,22 @@ def test_the_supervisor_orders_what_was_asked_for() -> None:
     supervisor.set_length("code", None)
     orders = supervisor.report(fake_report("b"))
     assert (orders.lengths, orders.draining) == ({}, False)
+    supervisor.close()
+
+
+def test_the_supervisor_tells_engines_which_domains_drift() -> None:
+    """As the trainer says, until a better version was published."""
+    states: list[DriftState] = ["drift", "warning"]
+    windows = [DomainDrift(state=state, queries=9, before=0.5, recent=0.3) for state in states]
+    statuses = [TrainerStatus(state="training", drift={"sql": window}) for window in windows]
+
+    def ask(actor: str, method: str, *args: Any, timeout_s: float) -> Any:
+        return {"status": statuses[0], "events": []}.get(method, 1)
+
+    supervisor = SupervisorActor({"distiller": "osd-distiller"}, ask=ask)
+    wait_for(lambda: supervisor.report(fake_report("a")).drifting == ("sql",))
+    del statuses[0]
+    wait_for(lambda: supervisor.report(fake_report("a")).drifting == ())
     supervisor.close()
 
 

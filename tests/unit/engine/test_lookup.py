@@ -133,6 +133,18 @@ def test_a_fixed_length_is_proposed_in_full(model: Any) -> None:
         assert "suffix" in {one.drafter_name for one in whole}
 
 
+@pytest.mark.parametrize(
+    ("drifting", "prefers"), [((), False), (("b",), False), (("b", "default"), True), (("*",), True)]
+)
+def test_rows_of_a_drifting_domain_prefer_the_lookup(model: Any, drifting: tuple[str, ...], prefers: bool) -> None:
+    engine, _ = _engine(model, DRAFTERS["model, good"])
+    engine.prefer_lookup(drifting)
+    engine.submit(requests([20])[0])
+    while not engine.scheduler.decoding or not engine.scheduler.decoding[0].rounds:
+        engine.step()
+    assert engine.scheduler.decoding[0].budget.prefers_lookup is prefers
+
+
 @pytest.mark.parametrize("kind", ["model, good", "feature, random"])
 def test_a_drafter_that_was_skipped_proposes_what_it_would_have_anyway(model: Any, kind: str) -> None:
     """It reads what was decoded without it from the target's tokens and hidden states."""

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from osd.records.outcome import Outcome, Round
+from osd.records.status import ALL_TRAFFIC
 from tests.kit.outcome_samples import sample_outcome
-from trainer.drift import ALL_TRAFFIC, DriftMonitor
+from trainer.drift import DriftMonitor
 
 _ROUNDS = 20
 
