@@ -43,7 +43,7 @@ def test_greedy_answers_stay_the_same(model: Any, make_drafter: MakeDrafter, fix
     answers = run(engine, asked)
     assert [answers[request.request_id].ids for request in asked] == expected
     found = engine.counters.by_drafter[_SUFFIX]
-    assert found["accepted"] >= 10
+    assert found["accepted"] >= 5
 
 
 def test_sampled_answers_depend_on_the_seed_alone_whatever_their_company(model: Any) -> None:
