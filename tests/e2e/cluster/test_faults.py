@@ -9,7 +9,7 @@ import pytest
 from benchmarks.fleet.faults import FAULTS, survive
 from tests.e2e.cluster.conftest import Fleet
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("name", FAULTS)
