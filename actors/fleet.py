@@ -10,7 +10,7 @@ from dataclasses import replace
 from actors.stream_keeper import StreamKeeper
 from actors.version_judge import VersionJudge
 from osd.config.settings import Config
-from osd.fleet.clock_skew import skew_message
+from osd.fleet.clock_skew import ClockSkew
 from osd.fleet.engines import Engines
 from osd.fleet.heartbeat import DistillerOrders, DistillerReport, EngineOrders, EngineReport
 from osd.fleet.spare import SpareCompute
@@ -39,8 +39,7 @@ class Fleet:
         self._engines = engines = Engines()
         self._spare = SpareCompute((config or Config()).trainer)
         self._settled_s = time.monotonic() + _SETTLE_S
-        self._skewed: set[str] = set()
-        """Engines whose clocks were said to be off."""
+        self._skew = ClockSkew()
         self._judge = VersionJudge(config, self.engines, on_event) if config else None
         if self._judge is not None:
             self._judge.start()
@@ -55,7 +54,9 @@ class Fleet:
         with self._lock:
             self._engines.take(report)
             share = self._spare.share_for(report)
-        self._compare_clocks(report)
+            skew = self._skew.take(report.engine_id, report.at_s - time.time())
+        if skew:
+            self._on_event(Event(at_s=time.time(), kind="error", message=skew))
         record_share = self._keeper.status().record_share if self._keeper is not None else 1.0
         orders = replace(orders, training_share=share, record_share=record_share)
         if self._judge is None:
@@ -103,13 +104,3 @@ class Fleet:
         for part in (self._judge, self._keeper):
             if part is not None:
                 part.close()
-
-    def _compare_clocks(self, report: EngineReport) -> None:
-        """Tell once of an engine whose clock is off."""
-        ahead_s = report.at_s - time.time()
-        message = skew_message(f"engine {report.engine_id}'s node", ahead_s, "the supervisor's")
-        if not message:
-            self._skewed.discard(report.engine_id)
-        elif report.engine_id not in self._skewed:
-            self._skewed.add(report.engine_id)
-            self._on_event(Event(at_s=time.time(), kind="error", message=message))

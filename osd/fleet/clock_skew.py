@@ -6,8 +6,41 @@ and silence and leases are timed by one process's own monotonic clock. But times
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
+
 MAX_SKEW_S = 5.0
-"""More than a report takes on its way, even when the supervisor is slow to answer."""
+_NUM_REPORTS = 5
+
+
+class ClockSkew:
+    """Finds engines whose clocks are off.
+
+    A report that waited for a supervisor which was restarted is old, and looks like one of a clock that is behind. So
+    the least difference of the newest reports counts.
+    """
+
+    def __init__(self) -> None:
+        self._ahead_s: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_NUM_REPORTS))
+        self._told: set[str] = set()
+
+    def take(self, engine_id: str, ahead_s: float) -> str:
+        """One line about an engine whose clock is off, once while it is; empty otherwise.
+
+        Args:
+            engine_id: of the engine.
+            ahead_s: the report's time less the supervisor's.
+        """
+        newest = self._ahead_s[engine_id]
+        newest.append(ahead_s)
+        if len(newest) < _NUM_REPORTS:
+            return ""
+        message = skew_message(f"engine {engine_id}'s node", min(newest, key=abs), "the supervisor's")
+        if not message:
+            self._told.discard(engine_id)
+        if not message or engine_id in self._told:
+            return ""
+        self._told.add(engine_id)
+        return message
 
 
 def skew_message(whose: str, ahead_s: float, of_whom: str) -> str:
