@@ -135,9 +135,8 @@ def service_config(state_dir: Path, target: Path | str, **sections: dict[str, An
         "state_dir": state_dir,
         "target": {"model": str(target), "dtype": "float32", "max_context_tokens": 1024, "threads": 1},
         "engine": {"max_slots": 4, "prefill_chunk_tokens": 32},
-        "drafter": {"vocab_tokens": 128},
         # The lookup would give the answers of earlier queries again, and so hide whether the drafter has learnt.
-        "speculation": {"suffix": False},
+        "drafter": {"vocab_tokens": 128, "suffix": False},
         "swap": {"poll_interval_s": 0.1},
         "server": {"admin_token_sha256": hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest()},
         "trainer": trainer,
