@@ -159,7 +159,7 @@ def run_service(config: Config) -> Iterator[Service]:
                 yield service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Started once, because that takes several seconds."""
     folder = tmp_path_factory.mktemp("e2e")

@@ -73,7 +73,7 @@ def settings(folder: Path, redis_url: str, **sections: dict[str, Any]) -> dict[s
     return values
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """(a folder with a saved tiny target, the reference's answers)."""
     folder = tmp_path_factory.mktemp("cluster")
@@ -87,7 +87,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
     return folder, expected
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_fleet(
     tiny: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: Any
 ) -> Iterator[Fleet]:
