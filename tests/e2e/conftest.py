@@ -133,7 +133,7 @@ def service_config(state_dir: Path, target: Path | str, **sections: dict[str, An
     }
     values: dict[str, Any] = {
         "state_dir": state_dir,
-        "target": {"model": str(target), "dtype": "float32", "max_context_tokens": 1024, "threads": 1},
+        "target": {"model": str(target), "dtype": "float32", "max_context_tokens": 4096, "threads": 1},
         "engine": {"max_slots": 4, "prefill_chunk_tokens": 32},
         # The lookup would give the answers of earlier queries again, and so hide whether the drafter has learnt.
         "drafter": {"vocab_tokens": 128, "suffix": False},
@@ -163,7 +163,7 @@ def run_service(config: Config) -> Iterator[Service]:
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Started once, because that takes several seconds."""
     folder = tmp_path_factory.mktemp("e2e")
-    yield from run_service(service_config(folder / "state", save_llama(folder / "tiny", context_tokens=1024)))
+    yield from run_service(service_config(folder / "state", save_llama(folder / "tiny", context_tokens=4096)))
 
 
 @pytest.fixture
