@@ -41,6 +41,7 @@ class ServeCluster:
             "HOME": str(home),
             "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
             "PYTHONPATH": str(_ROOT),
+            "RAY_AUTH_MODE": "disabled",  # a Ray that this process started may have left "token" in its environment
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_enable_metrics_collection": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
