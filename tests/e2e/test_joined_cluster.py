@@ -20,7 +20,7 @@ from tests.kit.saved_models import save_llama
 from tests.kit.waiting import wait_for
 
 pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(400)]
 _ROOT = Path(__file__).parents[2]
 _HEAD = """
 import json, sys
