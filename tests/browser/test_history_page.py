@@ -132,6 +132,7 @@ def test_events_filter_and_export_what_is_shown(browser: webdriver.Chrome, url: 
     wait(browser, lambda: text_of(browser, "no-events") == "No event matches.")
 
 
+@pytest.mark.slow
 def test_what_happens_appears_by_itself_also_after_a_restart(
     browser: webdriver.Chrome, engine: FakeEngineClient
 ) -> None:

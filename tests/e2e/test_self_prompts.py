@@ -22,6 +22,7 @@ def num_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_they_go_on_from_first_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_threads: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.fleet.faults import FAULTS, survive
 from tests.e2e.cluster.conftest import PROMPTS, Fleet
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(280)]
 
 
 def test_answers_go_on_where_a_node_died(fleet: Fleet) -> None:

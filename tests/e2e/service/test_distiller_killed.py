@@ -26,6 +26,7 @@ def _trainer(service: Service) -> dict[str, Any]:
     return trainer or {"steps": 0, "trained_tokens": 0, "state": "away", "gate": {}}
 
 
+@pytest.mark.slow
 def test_it_resumes_from_its_checkpoint(service: Service) -> None:
 
     def trained_and_gated() -> bool:
@@ -59,6 +60,7 @@ def test_it_resumes_from_its_checkpoint(service: Service) -> None:
     wait_for(published, "a version to be published by the new process")
 
 
+@pytest.mark.slow
 def test_a_pause_outlives_the_process(service: Service) -> None:
     service.train(paused=True)
     try:
