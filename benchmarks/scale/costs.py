@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
@@ -25,6 +26,7 @@ from osd.records.drafter_id import DrafterId
 from osd.records.outcome import BONUS, Outcome, Round
 from osd.records.outcome_arrays import pack_hidden, pack_top_k
 
+T = TypeVar("T")
 _NUM_OUTCOMES = 200
 _NUM_WRITERS = 4
 _NUM_REPEATS = 50
@@ -157,9 +159,9 @@ def _route_s(num_engines: int = 200) -> float:
     return _timed(lambda: _each(lambda _: route(), range(_NUM_REPEATS))) / _NUM_REPEATS / num_engines
 
 
-def _each(work: Callable[[EngineReport], None] | Callable[[int], None], things: Sequence[object]) -> None:
+def _each(work: Callable[[T], None], things: Sequence[T]) -> None:
     for thing in things:
-        work(thing)  # type: ignore[arg-type]
+        work(thing)
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -10,28 +10,20 @@ import pytest
 from osd.io.guards.lease import Lease
 from osd.records.errors import OutcomeSinkError
 from tests.contract.conftest import RedisServer
+from tests.kit.clock import Clock
 from tests.kit.waiting import wait_for
 
 pytestmark = pytest.mark.redis
 
 
-class _Clock:
+@pytest.fixture
+def clock() -> Clock:
     """A holder's own clock; Redis has another."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+    return Clock()
 
 
 @pytest.fixture
-def clock() -> _Clock:
-    return _Clock()
-
-
-@pytest.fixture
-def open_lease(redis_server: RedisServer, clock: _Clock) -> Iterator[Callable[..., Lease]]:
+def open_lease(redis_server: RedisServer, clock: Clock) -> Iterator[Callable[..., Lease]]:
     leases = []
 
     def open_one(where: str, on_deposed: Callable[[], None] = lambda: None, ttl_s: float = 15.0) -> Lease:
@@ -76,7 +68,7 @@ def test_a_deposed_one_learns_of_it_and_stays_so(open_lease: Callable[..., Lease
 
 
 def test_who_overslept_without_another_one_goes_on(
-    open_lease: Callable[..., Lease], redis_server: RedisServer, clock: _Clock
+    open_lease: Callable[..., Lease], redis_server: RedisServer, clock: Clock
 ) -> None:
     lease = open_lease("node 1")
     assert lease.renew()
@@ -89,7 +81,7 @@ def test_who_overslept_without_another_one_goes_on(
 
 
 def test_while_redis_is_away_it_is_held_for_its_time_only(
-    open_lease: Callable[..., Lease], redis_server: RedisServer, clock: _Clock
+    open_lease: Callable[..., Lease], redis_server: RedisServer, clock: Clock
 ) -> None:
     lease = open_lease("node 1")
     assert lease.renew()

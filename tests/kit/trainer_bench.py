@@ -6,18 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from osd.records.events import Event
+from tests.kit.clock import Clock
 from tests.kit.trainer_fakes import FakeSource, FakeStore, feature_student, learnable_outcome, trainer_config
 from trainer.loop import Trainer
-
-
-class Clock:
-    """A clock that only advances when told."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Bench:

@@ -9,13 +9,7 @@ import pytest
 
 from actors.mailbox import Mailboxes
 from osd.records.query import FinishReason, TokenDelta
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.kit.clock import Clock
 
 
 @pytest.fixture

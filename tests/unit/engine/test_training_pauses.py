@@ -9,14 +9,8 @@ import pytest
 from osd.engine.loop import EngineLoop
 from osd.engine.training_pauses import TrainingPauses
 from osd.records.query import Request, SamplingParams, TokenDelta
+from tests.kit.clock import Clock
 from tests.kit.engine_kit import make_engine, make_target, plain_greedy, tiny_llama
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.mark.parametrize("step_s", [0.001, 0.006, 0.3])

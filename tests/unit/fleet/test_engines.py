@@ -7,26 +7,19 @@ import pytest
 from osd.fleet.engines import Engines
 from osd.fleet.heartbeat import AcceptanceCount
 from osd.records.drafter_id import DrafterId
+from tests.kit.clock import Clock
 from tests.kit.reports import engine_report
 
 _V1 = DrafterId("model", 1)
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def clock() -> _Clock:
-    return _Clock()
-
-
-@pytest.fixture
-def engines(clock: _Clock) -> Engines:
+def engines(clock: Clock) -> Engines:
     return Engines(away_after_s=10.0, clock=clock)
 
 
@@ -64,7 +57,7 @@ def test_lost_outcomes_are_counted_over_restarts(engines: Engines) -> None:
     assert engines.outcomes_dropped == 3
 
 
-def test_an_engine_whose_reports_stop_is_away(engines: Engines, clock: _Clock) -> None:
+def test_an_engine_whose_reports_stop_is_away(engines: Engines, clock: Clock) -> None:
     engines.take(engine_report("b"))
     clock.now_s = 6.0
     engines.take(engine_report("a"))

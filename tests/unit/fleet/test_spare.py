@@ -10,24 +10,17 @@ from osd.config.settings import TrainerConfig
 from osd.fleet.heartbeat import DistillerReport, EngineReport
 from osd.fleet.spare import SpareCompute
 from osd.records.status import TrainerStatus
+from tests.kit.clock import Clock
 from tests.kit.reports import engine_report
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(now_s=100.0)
 
 
 @pytest.fixture
-def clock() -> _Clock:
-    return _Clock()
-
-
-@pytest.fixture
-def spare(clock: _Clock) -> SpareCompute:
+def spare(clock: Clock) -> SpareCompute:
     return SpareCompute(TrainerConfig(max_utilisation=0.5, max_serving_cost=0.1), clock)
 
 
@@ -70,7 +63,7 @@ def test_nobody_leaves_more_than_the_configuration_allows(spare: SpareCompute) -
     assert spare.share_for(busy) == 0.1
 
 
-def test_a_distiller_that_died_slows_nobody(spare: SpareCompute, clock: _Clock) -> None:
+def test_a_distiller_that_died_slows_nobody(spare: SpareCompute, clock: Clock) -> None:
     busy = _engine("a", "n1", 0.9)
     spare.take(_distiller(), [busy])
     clock.now_s += 2.0
@@ -81,7 +74,7 @@ def test_a_distiller_that_died_slows_nobody(spare: SpareCompute, clock: _Clock) 
     assert spare.status() is None
 
 
-def test_what_it_takes_and_costs_is_measured(spare: SpareCompute, clock: _Clock) -> None:
+def test_what_it_takes_and_costs_is_measured(spare: SpareCompute, clock: Clock) -> None:
     for second in range(11):
         engines = [_engine("a", "n1", 0.9, paused_s=0.05 * second), _engine("b", "n1", 0.7, paused_s=0.02 * second)]
         spare.take(_distiller(training_s=0.4 * second), engines)
@@ -93,7 +86,7 @@ def test_what_it_takes_and_costs_is_measured(spare: SpareCompute, clock: _Clock)
     assert status.serving_cost == pytest.approx(0.05)
 
 
-def test_restarts_do_not_spoil_the_measurement(spare: SpareCompute, clock: _Clock) -> None:
+def test_restarts_do_not_spoil_the_measurement(spare: SpareCompute, clock: Clock) -> None:
     spare.take(_distiller(training_s=50.0), [_engine("a", "n1", 0.9, paused_s=7.0)])
     clock.now_s += 10.0
     spare.take(_distiller(training_s=1.0), [_engine("a", "n1", 0.9, paused_s=0.1, incarnation="second")])

@@ -7,19 +7,12 @@ import math
 import pytest
 
 from osd.meters.utilisation import Utilisation
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.kit.clock import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+    clock = Clock(now_s=100.0)
     monkeypatch.setattr("osd.meters.utilisation.time.monotonic", clock)
     return clock
 
