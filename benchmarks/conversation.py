@@ -19,12 +19,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load import Answer, Load
 from benchmarks.machine import describe_machine
 from benchmarks.prompts import code_prompts, small_talk_prompts
 from benchmarks.server import osd_server
 from osd.config.settings import default_state_dir
 from osd.text.prompt_file import Messages
+from serving.bench.load import Answer, Load
 
 _OSD = {"osd": [], "osd, reading all": ["--no-prefix-caching"]}
 """Names of osd's servers, each with its flags."""

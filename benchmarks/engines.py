@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fleet.cluster import ServeCluster
-from benchmarks.load import Load, LoadResult
 from benchmarks.machine import describe_machine
 from benchmarks.prompts import small_talk_prompts
 from benchmarks.server import free_port, osd_server
 from osd.config.settings import default_state_dir
+from serving.bench.load import Load, LoadResult
 
 _DIRECT = "direct"
 

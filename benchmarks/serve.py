@@ -9,19 +9,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.load import Load, LoadResult
 from benchmarks.machine import describe_machine
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.server import osd_server
 from osd.config.settings import default_state_dir
 from osd.text.prompt_file import Messages, read_prompts
+from serving.bench.load import Load, LoadResult
+from serving.bench.report import figures, print_table
 
 _MODES = {
     "plain": ["--no-train", "--no-speculate"],
@@ -29,7 +28,6 @@ _MODES = {
     "plain, training": ["--no-speculate"],
     "speculative, training": [],
 }
-_PERCENTILES = (50, 95, 99)
 
 
 def main() -> None:
@@ -49,59 +47,18 @@ def main() -> None:
             state_dir = Path(args.state_dir) if args.state_dir else default_state_dir()
             with osd_server(state_dir, out / f"serve-{number}.log", flags) as url:
                 results[f"osd {mode}"] = asyncio.run(_load(args, url, prompts))
-    _print(console, results)
+    print_table(console, results)
     if args.json:
         print(json.dumps(_report(args, results)))
 
 
 async def _load(args: argparse.Namespace, url: str, prompts: list[Messages]) -> list[LoadResult]:
     async with Load(url, prompts, model=args.model, max_tokens=args.max_tokens) as load:
-        await load.closed(1, 2)  # warms up
-        results = []
-        for clients in args.clients:
-            results.append(await load.closed(clients, max(args.queries, clients)))
-        for rate in args.rates:
-            results.append(await load.open(rate, args.queries))
-        return results
-
-
-def _print(console: Console, results: dict[str, list[LoadResult]]) -> None:
-    table = Table(title="under load")
-    columns = ["server", "load", "queries", "failed", "tokens/s"]
-    columns += [f"TTFT p{p} ms" for p in _PERCENTILES] + [f"per token p{p} ms" for p in _PERCENTILES]
-    columns += ["queue p95 ms"]
-    for column in columns:
-        table.add_column(column, justify="right")
-    for server, loads in results.items():
-        for load in loads:
-            table.add_row(
-                server,
-                load.label,
-                str(len(load.answers)),
-                str(load.failed),
-                f"{load.tokens_per_s:.1f}",
-                *(f"{load.percentile_ms('ttft_s', p):.0f}" for p in _PERCENTILES),
-                *(f"{load.percentile_ms('tpot_s', p):.1f}" for p in _PERCENTILES),
-                f"{load.percentile_ms('queue_s', 95):.0f}",
-            )
-    console.print(table)
+        return await load.in_turn(args.clients, args.rates, args.queries)
 
 
 def _report(args: argparse.Namespace, results: dict[str, list[LoadResult]]) -> dict[str, Any]:
-    servers: dict[str, dict[str, dict[str, Any]]] = {
-        server: {
-            load.label: {
-                "queries": len(load.answers),
-                "failed": load.failed,
-                "tokens_per_s": round(load.tokens_per_s, 2),
-                **{f"ttft_p{p}_ms": round(load.percentile_ms("ttft_s", p), 1) for p in _PERCENTILES},
-                **{f"tpot_p{p}_ms": round(load.percentile_ms("tpot_s", p), 2) for p in _PERCENTILES},
-                **{f"queue_p{p}_ms": _number(load.percentile_ms("queue_s", p)) for p in _PERCENTILES},
-            }
-            for load in loads
-        }
-        for server, loads in results.items()
-    }
+    servers = {server: {load.label: figures(load) for load in loads} for server, loads in results.items()}
     report = {"benchmark": "serve", "machine": describe_machine(), "max_tokens": args.max_tokens, "servers": servers}
     for name, pair in {
         "speculative_vs_plain": ("osd speculative", "osd plain"),
@@ -109,16 +66,11 @@ def _report(args: argparse.Namespace, results: dict[str, list[LoadResult]]) -> d
     }.items():
         if pair[0] in servers and pair[1] in servers:
             report[name] = {
-                label: round(servers[pair[0]][label]["tokens_per_s"] / figures["tokens_per_s"], 3)
-                for label, figures in servers[pair[1]].items()
-                if figures["tokens_per_s"]
+                load.label: round(load.tokens_per_s / beside.tokens_per_s, 3)
+                for load, beside in zip(results[pair[0]], results[pair[1]], strict=True)
+                if beside.tokens_per_s
             }
     return report
-
-
-def _number(value_ms: float) -> float | None:
-    """NaN as null, since JSON lacks it."""
-    return None if math.isnan(value_ms) else round(value_ms, 1)
 
 
 def _prompts(args: argparse.Namespace) -> list[Messages]:

@@ -25,11 +25,11 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load import Load, LoadResult
 from benchmarks.machine import describe_machine
 from benchmarks.prompts import tool_call_prompts
 from benchmarks.server import osd_server
 from osd.config.settings import default_state_dir
+from serving.bench.load import Load, LoadResult
 
 _TOKEN = secrets.token_hex()
 _CONFIG = f"""

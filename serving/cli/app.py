@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from osd.records.errors import OsdError
-from serving.cli import chat, config_show, doctor, drafter, serve, status
+from serving.cli import bench, chat, config_show, doctor, drafter, serve, status
 
 
 def _tell_version(wanted: bool) -> None:
@@ -29,6 +29,7 @@ app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(drafter.app, name="drafter")
 app.add_typer(config_show.app, name="config")
 
