@@ -89,6 +89,8 @@ class Monitor:
         self._seen: deque[tuple[float, str, str]] = deque(maxlen=_NUM_REMEMBERED)
         self._trainer: TrainerStatus | None = None
         self._steps = (-1, clock_s())
+        self._trained_s: float | None = None
+        """The trainer's `training_s` at the last look; None before the first."""
         self._gate_decided_s = clock_s()
         self._heard_s: dict[str, float] = {}
         """Engine to when it last reported."""
@@ -194,7 +196,14 @@ class Monitor:
             "worth": trainer.worth,
         }
         known = {name: float(value) for name, value in levels.items() if value is not None}
-        self.history.add(Series(engine="trainer"), _as_samples(known))
+        self.history.add(Series(engine="trainer"), {**_as_samples(known), "trained_ms": 1e3 * self._trained(trainer)})
+
+    def _trained(self, trainer: TrainerStatus) -> float:
+        """Seconds that the trainer trained since the last look. Those of a restarted one count from zero."""
+        before, self._trained_s = self._trained_s, trainer.training_s
+        if before is None:  # it may have trained long before this process began to look
+            return 0.0
+        return trainer.training_s - before if trainer.training_s >= before else trainer.training_s
 
     def _follow_alerts(self) -> None:
         now_s = self._clock_s()

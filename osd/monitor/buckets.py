@@ -27,6 +27,7 @@ COUNTS = {
     "plain_ms": "Milliseconds that plain decoding would have taken for the committed tokens, by the measured costs.",
     "dropped": "Outcomes that were lost.",
     "paused_ms": "Milliseconds that the engine paused while it had work, so that training could run.",
+    "trained_ms": "Milliseconds that the trainer spent in training, without waits for busy engines.",
     "restarts": "Restarts of actors.",
 }
 """Figures that add up, with their meaning. `proposed_at_3` and `accepted_at_3` count tokens at position 3 of proposals

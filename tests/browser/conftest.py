@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -16,6 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from osd.config.settings import load_config
 from osd.monitor.buckets import TIERS, Bucket, Figures, Series
 from osd.records.events import Event
+from osd.records.status import SpareStatus, VersionsStatus
 from serving.app import create_app
 from tests.browser.driving import TOKEN, faults
 from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_report, fake_service
@@ -79,7 +81,7 @@ def engine() -> FakeEngineClient:
         version = [number for since_s, number in TAKEOVERS if since_s >= ago_s][-1]
         rows = {
             Series(engine="engine"): _samples(utilisation=0.5),
-            Series(engine="trainer"): _samples(loss=1 + ago_s / 400),
+            Series(engine="trainer"): {**_samples(loss=1 + ago_s / 400, replay_bytes=2400.0), "trained_ms": 1550.0},
         }
         for domain in ("chat", "code"):
             rows[Series(domain, "feature", version, "engine")] = _served(ACCEPTANCE[version])
@@ -92,8 +94,20 @@ def engine() -> FakeEngineClient:
         Event(at_s=now_s - 221, kind="publish", message="drafter version 3 published: held-out acceptance 0.3100"),
         Event(at_s=now_s - 220.5, kind="swap", message="drafter version 1 -> 3 in 2.9 ms"),
     ]
+    versions = VersionsStatus(
+        confirmed=1,
+        trial=3,
+        canaries=("engine",),
+        before=0.45,
+        after=0.52,
+        rounds_before=900,
+        rounds_after=1200,
+        roll_backs=3,
+        manual_roll_backs=1,
+    )
+    spare = SpareStatus(neighbours=("engine",), utilisation=0.8, share=0.1, training=0.31, serving_cost=0.072)
     return FakeEngineClient(
-        service=fake_service(),
+        service=replace(fake_service(), versions=versions, spare=spare),
         buckets=buckets,
         reports=[fake_report()],
         event_log=log,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from socket import create_server
 from typing import Any
@@ -197,6 +198,43 @@ def test_every_lever_says_what_will_happen(
     click(browser, "#confirm-yes")
     wait(browser, lambda: engine.calls == [call])
     wait(browser, lambda: content(browser, "#announcement"))
+
+
+def test_small_figures_have_their_own_unit(browser: webdriver.Chrome, url: str) -> None:
+    """A replay of 2.4 kB is not drawn as 0 MB, neither in the legend nor on the axis."""
+    open_history(browser, url)
+    value = "return document.querySelector('#chart-replay .value').textContent"
+    wait(browser, lambda: script(browser, value) == "2.4 kB")
+    figures = "import('./admin/figures.js').then((module) => arguments[1](arguments[0].map(module.bytes)))"
+    sizes = [0, 999, 999.6, 48_300_000, 980_000_000, 999_999_999, 4e12, 5e15]
+    assert browser.execute_async_script(figures, sizes) == [
+        "0 B", "999 B", "1 kB", "48.3 MB", "980 MB", "1 GB", "4 TB", "5000 TB",
+    ]  # fmt: skip
+
+
+def test_what_training_takes_and_costs_is_shown(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
+    open_history(browser, url)
+    assert text_of(browser, "spare").splitlines() == [
+        "Time trained", "31.0%", "Taken from serving, at most", "7.2%", "Asked of busy engines now", "10.0%",
+        "Engines on its device", "engine", "Busiest of them", "80.0%",
+    ]  # fmt: skip
+    assert script(browser, "return document.querySelector('#chart-trained .value').textContent") == "31.0%"
+    assert engine.service is not None
+    engine.service = replace(engine.service, spare=None)
+    wait(browser, lambda: text_of(browser, "spare-note") == "The distiller does not report.")
+    assert text_of(browser, "spare") == ""
+
+
+def test_a_browser_whose_clock_is_wrong_shows_the_same(browser: webdriver.Chrome, url: str) -> None:
+    """What is shown is by the server's clock."""
+    behind = "const now = Date.now; Date.now = () => now() - 7_200_000"
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": behind})
+    try:
+        open_history(browser, url)
+        assert time.time() - drawn(browser)["to"] < 600
+        assert drawn(browser)["points"] > 100
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
 def test_two_operators_see_each_others_doing(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:

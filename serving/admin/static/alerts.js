@@ -3,7 +3,8 @@
 import { $, badge, element, emptyRow, head, put, replaceRows, row } from "./dom.js";
 import { duration, timeElement } from "./figures.js";
 
-export function renderAlerts(answer) {
+/** nowS: the server's time. */
+export function renderAlerts(answer, nowS) {
   const alerts = answer?.alerts ?? [], silences = Object.entries(answer?.silences ?? {});
   const firing = alerts.filter((alert) => alert.state === "firing");
   badge($("alert-count"), firing.length ? `▲ ${firing.length} firing` : "none firing", firing.length ? "bad" : "good");
@@ -17,8 +18,7 @@ export function renderAlerts(answer) {
     return row(head(alert.subject ? `${alert.name}: ${alert.subject}` : alert.name), state, timeElement(alert.since_s), { text: notes ? `${alert.why} (${notes})` : alert.why, style: "why" }, buttons);
   });
   replaceRows($("alerts"), rows.length ? rows : [emptyRow(5, "No rule's condition holds.")]);
-  const now = Date.now() / 1000;
-  put("silences", silences.map(([name, until]) => `${name} is silent for ${duration(Math.max(0, until - now))}`).join(", "));
+  put("silences", silences.map(([name, until]) => `${name} is silent for ${duration(Math.max(0, until - nowS))}`).join(", "));
 }
 
 const lever = (text, act, alert) =>

@@ -3,7 +3,15 @@
 export const two = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
 export const percent = (value) => (value === null || value === undefined ? "–" : `${(value * 100).toFixed(1)}%`);
 export const count = (value) => (value ?? 0).toLocaleString("en");
-export const bytes = (value) => (value >= 1e9 ? `${(value / 1e9).toFixed(2)} GB` : `${(value / 1e6).toFixed(0)} MB`);
+const BYTE_UNITS = ["B", "kB", "MB", "GB", "TB"];
+
+/** Three digits, in the unit that fits the value: 48.3 MB. */
+export function bytes(value) {
+  let unit = 0;
+  while (unit < BYTE_UNITS.length - 1 && value >= 999.5 * 1000 ** unit) unit++;
+  return `${Number((value / 1000 ** unit).toPrecision(3))} ${BYTE_UNITS[unit]}`;
+}
+
 export function duration(s) {
   if (s < 60) return `${Math.round(s)} s`;
   if (s < 3600) return `${Math.floor(s / 60)} min`;

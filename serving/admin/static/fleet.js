@@ -11,9 +11,10 @@ export function renderFleet(engines, status, wishes) {
     const drains = wishes?.draining.includes(engine.engine_id) ?? false;
     badge(health, silent ? "! silent" : drains ? "▽ draining" : "● up", silent ? "bad" : drains ? "warn" : "good");
     health.title = silent ? `no report for ${Math.round(engine.silent_s)} s` : `process ${engine.pid}`;
+    const isCanary = status.versions?.canaries.includes(engine.engine_id) ?? false;
     const refused = Object.entries(engine.refused).map(([version, why]) => `v${version}: ${why}`).join("; ");
     return row(
-      head(engine.engine_id), health, engine.node, engine.device, { text: `${engine.drafter} v${engine.drafter_version}`, title: refused },
+      head(engine.engine_id), health, engine.node, engine.device, { text: `${engine.drafter} v${engine.drafter_version}${isCanary ? " (canary)" : ""}`, title: refused },
       number(percent(engine.utilisation)), number(`${engine.running} + ${engine.waiting}`, "running + waiting"), number(count(engine.free_rows)),
       element("button", { type: "button", textContent: drains ? "Use again" : "Drain", data: { engine: engine.engine_id, draining: String(!drains) }, "aria-label": `${drains ? "Use again" : "Drain"} ${engine.engine_id}` }));
   });

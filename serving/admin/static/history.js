@@ -12,6 +12,8 @@ export class History {
   domain = "";
   served = null; // by domain, version, ... as chosen
   levels = null; // by engine: the trainer's and the engines' levels
+  /** The server's clock minus this browser's, in ms: figures have the server's times. */
+  aheadMs = 0;
   #askedAt = 0;
   #number = 0;
 
@@ -22,14 +24,17 @@ export class History {
 
   get isLive() { return this.fixed === null; }
 
+  /** The server's time, in seconds. */
+  get nowS() { return (Date.now() + this.aheadMs) / 1000; }
+
   range() {
-    const now = Date.now() / 1000;
+    const now = this.nowS;
     return this.fixed ?? { from: now - this.span, to: now };
   }
 
   zoomTo(from, to) {
     if (!(to - from >= 10)) return;
-    const now = Date.now() / 1000;
+    const now = this.nowS;
     this.fixed = { from: Math.max(from, now - 366 * 86400), to: Math.min(to, now + 60) };
     if (this.fixed.from >= this.fixed.to) this.fixed = { from: now - 3600, to: now };
     this.ask();

@@ -21,9 +21,13 @@ export class Levers {
       text: "The trainer goes on from its last step." }));
     $("roll-back").addEventListener("click", (event) => this.#rollBack(Number(event.currentTarget.dataset.version)));
     $("versions").addEventListener("click", (event) => {
-      const button = event.target.closest("button");
-      if (button) this.#rollBack(Number(button.dataset.version));
+      const button = event.target.closest("button"), version = Number(button?.dataset.version);
+      if (button?.dataset.act === "pin") this.#pin(version);
+      else if (button) this.#rollBack(version);
     });
+    $("unpin").addEventListener("click", () => this.ask({
+      title: "Unpin?", verb: "Unpin", path: "unpin", done: "The version is no longer pinned.",
+      text: "If a newer version was published meanwhile, it goes on trial: some engines serve it first, then all. Otherwise nothing changes." }));
     $("train-now").addEventListener("click", () => this.ask({
       title: "Train now?", verb: "Train now", path: "train_now", done: "The trainer trains until the gate decides.",
       text: "The trainer works until the gate's next decision, however busy the engines are. Answers may come more slowly meanwhile." }));
@@ -62,7 +66,14 @@ export class Levers {
     this.ask({
       title: `Serve version ${to}?`, verb: `Serve version ${to}`, path: "roll_back", askReason: true,
       body: (reason) => ({ to, reason }), done: `Version ${to} is going to serve.`,
-      text: `The engine changes to version ${to} between two steps; answers under way go on unchanged. The version it replaces is marked as rolled back, and not served again.` });
+      text: `The engine changes to version ${to} between two steps; answers under way go on unchanged. The version it replaces is marked as rolled back, and not served again.${$("unpin").hidden ? "" : " The pin ends."}` });
+  }
+
+  #pin(to) {
+    this.ask({
+      title: `Pin version ${to}?`, verb: `Pin version ${to}`, path: "pin", askReason: true,
+      body: (reason) => ({ to, reason }), done: `Version ${to} is pinned.`,
+      text: `Every engine serves version ${to}, whatever is published, also over restarts, until it is unpinned. Engines with another version change between two steps; answers under way go on unchanged. A trial that runs now ends. Training goes on.` });
   }
 
   #domain({ act, domain }) {
@@ -116,7 +127,8 @@ export class Levers {
 
 /** Focus `control`, or where that is gone or off its successor in the table, or else the heading of its section. */
 export function focusAgain(control, section) {
-  const successor = section.querySelector(`tbody button[data-version="${control.dataset.version}"]`);
+  const does = JSON.stringify(control.dataset);
+  const successor = [...section.querySelectorAll("tbody button")].find((one) => JSON.stringify(one.dataset) === does);
   const usable = [control, successor, section.querySelector("h2")].find((one) => one?.isConnected && !one.disabled && !one.hidden);
   if (usable !== document.activeElement) usable?.focus();
 }

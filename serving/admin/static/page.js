@@ -14,7 +14,7 @@ import { announce, tell } from "./messages.js";
 import { Playground } from "./playground.js";
 import { Session } from "./session.js";
 import { renderTiles } from "./tiles.js";
-import { renderDrift, renderGate, renderTrainer } from "./trainer.js";
+import { renderDrift, renderGate, renderSpare, renderTrainer } from "./trainer.js";
 import { renderVersions } from "./versions.js";
 
 const STALE_MS = 7000;
@@ -37,6 +37,7 @@ function take(newest) {
   const first = snapshot === null;
   snapshot = newest;
   answeredAt = Date.now();
+  history.aheadMs = 1000 * newest.at_s - answeredAt;
   tell("live", newest.status ? "" : "No actor answers: the service is starting or restarting.");
   events.live = newest.events;
   render();
@@ -56,11 +57,12 @@ function render() {
   put("target", status.engine ? `${status.engine.target}${status.engine.computes ? ` (${status.engine.computes})` : ""}` : "");
   renderTiles(status.engine, history);
   renderTrainer(status.trainer);
+  renderSpare(status.spare ?? null);
   renderDrift(status.trainer);
   renderVersions(snapshot.versions, status.engine, status.versions);
   renderFleet(snapshot.engines, status, snapshot.wishes);
   renderDomains(history.served?.domains ?? [], snapshot.wishes);
-  renderAlerts(snapshot.alerts);
+  renderAlerts(snapshot.alerts, snapshot.at_s);
   renderEvents();
   if (section) focusAgain(focused, section);
 }

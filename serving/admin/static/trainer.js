@@ -1,7 +1,7 @@
 // The trainer: its state, its figures, the gate's decisions, and the detectors of drift.
 
 import { $, badge, element, emptyRow, head, number, put, replaceRows, replaceTerms, row } from "./dom.js";
-import { bytes, count, gateText, timeElement } from "./figures.js";
+import { bytes, count, gateText, percent, timeElement } from "./figures.js";
 
 const MOODS = { off: "", training: "good", yielding: "good", waiting_for_data: "", paused: "warn", stopped: "bad", no_answer: "bad" };
 const DRIFT = { stable: ["● stable", "good"], warning: ["▲ warning", "warn"], drift: ["◆ drift", "bad"] };
@@ -25,6 +25,19 @@ export function renderTrainer(trainer) {
     "Worth of training": `${Math.round(trainer.worth * 100)}%`,
     "Published": trainer.published_version ? `v${trainer.published_version}` : "–",
     "Last gate": "candidate" in gate ? `${gateText(gate)}, ${gate.published ? "published" : "refused"}` : "–",
+  } : {});
+}
+
+/** What training takes of the time, and what that costs serving. */
+export function renderSpare(spare) {
+  put("spare-note", spare ? "" : "The distiller does not report.");
+  const names = spare?.neighbours ?? [];
+  replaceTerms($("spare"), spare ? {
+    "Time trained": percent(spare.training),
+    "Taken from serving, at most": percent(spare.serving_cost),
+    "Asked of busy engines now": percent(spare.share),
+    "Engines on its device": names.length ? names.join(", ") : "none",
+    "Busiest of them": names.length ? percent(spare.utilisation) : "–",
   } : {});
 }
 

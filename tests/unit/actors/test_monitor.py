@@ -66,6 +66,23 @@ def test_reports_are_merged_over_engines_and_kept() -> None:
     again.close()
 
 
+def test_the_time_that_the_trainer_took_is_counted_also_over_its_restart() -> None:
+    clock, others = SetClock(NOON_S), Others()
+    others.trainer = TrainerStatus(state="training", training_s=100.0)
+    monitor = Monitor(MonitorConfig(), None, WATCHED, ask=others.ask, clock_s=clock, look_s=0.001)
+    query = HistoryQuery(from_s=NOON_S - 60, to_s=NOON_S + 60, by=("engine",))
+
+    def train(training_s: float, *, expected_ms: float) -> None:
+        others.trainer = TrainerStatus(state="training", training_s=training_s)
+        wait_for(lambda: sums(monitor.read(query)).get("trainer", {}).get("trained_ms") == expected_ms)
+
+    train(100.0, expected_ms=0.0)
+    train(102.5, expected_ms=2500.0)
+    train(1.0, expected_ms=3500.0)
+    train(1.5, expected_ms=4000.0)
+    monitor.close()
+
+
 def test_a_trainer_that_died_raises_an_alert_and_posts_it() -> None:
     clock, others, posts = SetClock(NOON_S), Others(), list[bytes]()
     config = MonitorConfig(
