@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
 from osd.config.settings import Config
+from osd.fleet.heartbeat import EngineReport
 from osd.records.errors import EngineUnavailableError
 from osd.records.status import ServiceStatus
 from serving.admin.sign_in import AdminSignIn
@@ -19,6 +21,7 @@ from serving.observing.metrics import Metrics
 from serving.observing.tracing import Tracing
 from serving.responses.store import ResponseStore
 
+T = TypeVar("T")
 _STATUS_TIMEOUT_S = 5.0
 
 
@@ -42,11 +45,19 @@ class Services:
 
     async def status_or_none(self) -> ServiceStatus | None:
         """A snapshot of the engine; None if it does not answer soon."""
-        try:
-            async with asyncio.timeout(_STATUS_TIMEOUT_S):
-                return await self.client.status()
-        except (EngineUnavailableError, TimeoutError):
-            return None
+        return await _soon(self.client.status())
+
+    async def reports(self) -> list[EngineReport]:
+        """The latest report of each engine; none if the supervisor does not answer soon."""
+        return await _soon(self.client.engines()) or []
+
+
+async def _soon(answer: Awaitable[T]) -> T | None:
+    try:
+        async with asyncio.timeout(_STATUS_TIMEOUT_S):
+            return await answer
+    except (EngineUnavailableError, TimeoutError):
+        return None
 
 
 def services_of(request: Request) -> Services:

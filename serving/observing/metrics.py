@@ -13,7 +13,7 @@ A restarted engine counts from zero again, which `rate()` handles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from osd.config.settings import Config
+from osd.fleet.heartbeat import EngineReport
 from osd.io import recorder
 from osd.meters import counters
 from osd.monitor.labels import Domains
@@ -32,6 +33,8 @@ from osd.records.status import (
     TrainerStatus,
     VersionsStatus,
 )
+from serving.observing.drift_metrics import drift_metrics
+from serving.observing.fleet_metrics import fleet_metrics
 from serving.observing.http_metrics import HttpMetrics
 from serving.observing.query_metrics import QueryMetrics
 from serving.observing.served_metrics import served_metrics
@@ -62,9 +65,14 @@ class Metrics:
         self.http = HttpMetrics(self._registry)
         self.queries = QueryMetrics(self._registry, config.monitor.max_domains)
 
-    def exposition(self, status: ServiceStatus | None) -> bytes:
-        """Prometheus text. Without a status (no engine) the engine's metrics are absent, not zero."""
-        self._service.status = status
+    def exposition(self, status: ServiceStatus | None, engines: Sequence[EngineReport] = ()) -> bytes:
+        """Prometheus text. Without a status (no engine) the engine's metrics are absent, not zero.
+
+        Args:
+            status: of the whole service.
+            engines: the latest report of each engine.
+        """
+        self._service.status, self._service.engines = status, engines
         return generate_latest(self._registry)
 
 
@@ -73,6 +81,7 @@ class _ServiceCollector(Collector):
 
     def __init__(self, config: Config, model_name: str) -> None:
         self.status: ServiceStatus | None = None
+        self.engines: Sequence[EngineReport] = ()
         self._domains = Domains(config.monitor.max_domains)
         self._vllm_name = model_name if config.server.vllm_metrics else ""
 
@@ -109,8 +118,10 @@ class _ServiceCollector(Collector):
             yield from served_metrics(status.engine.served, self._domains)
             if self._vllm_name:
                 yield from vllm_metrics(status.engine, self._vllm_name)
+        yield from fleet_metrics(self.engines)
         if status.trainer is not None and status.trainer.state != "off":
             yield from _trainer_metrics(status.trainer)
+            yield drift_metrics(status.trainer.drift, self._domains)
 
 
 def _engine_metrics(engine: EngineStatus) -> Iterator[Metric]:

@@ -7,10 +7,13 @@ import sys
 from prometheus_client.parser import text_string_to_metric_families
 
 from osd.config.settings import load_config
+from osd.fleet.heartbeat import EngineReport
 from osd.io import recorder
 from osd.meters import counters
+from osd.records.drafter_id import DrafterId
 from osd.records.query import QueryStats, TokenDelta
 from osd.records.status import (
+    DomainDrift,
     DrafterCounts,
     EngineStatus,
     ServedCounts,
@@ -55,7 +58,9 @@ RATIOS = {
     "sum by (le) (rate(osd_query_queue_seconds_bucket[5m])))",
     "share of prompt tokens from the prefix cache": "rate(osd_reused_tokens_total[5m]) / "
     "rate(osd_prompt_tokens_total[5m])",
+    "share of time trained": "rate(osd_training_seconds_total[5m])",
     "share of time paused for training": "rate(osd_paused_seconds_total[5m])",
+    "domains that drift": 'osd_drift_state{state="drift"} == 1',
     "outcomes lost": "increase(osd_outcomes_dropped_total[1h])",
     "automatic roll-backs": "increase(osd_roll_backs_total[1d]) - increase(osd_manual_roll_backs_total[1d])",
 }
@@ -93,7 +98,25 @@ def exposition() -> str:
         served=(ServedCounts(domain="default", drafter="feature", version=1, figures=figures),),
     )
     gate = {"length": 2.0, "serving_length": 1.9}
-    trainer = TrainerStatus(state="training", loss=1.0, stream_lag=0, gate=gate)
+    drift = {"default": DomainDrift(state="stable", queries=0, before=0.0, recent=0.0)}
+    trainer = TrainerStatus(state="training", loss=1.0, stream_lag=0, gate=gate, drift=drift)
+    report = EngineReport(
+        engine_id="engine",
+        incarnation="",
+        number=0,
+        is_full=True,
+        at_s=0.0,
+        node="",
+        device="cpu",
+        pid=0,
+        target_id="model",
+        drafter=DrafterId("feature", 1),
+        utilisation=0.0,
+        running=0,
+        waiting=0,
+        free_rows=1,
+        paused_s=0.0,
+    )
     status = ServiceStatus(
         ready=True,
         engine=engine,
@@ -104,7 +127,7 @@ def exposition() -> str:
         restarts={"engine": 0},
         processes={"engine": 1},
     )
-    return metrics.exposition(status).decode()
+    return metrics.exposition(status, [report]).decode()
 
 
 def page() -> str:

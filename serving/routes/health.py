@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 
 from fastapi import APIRouter
@@ -44,5 +45,5 @@ async def tell_version() -> Response:
 @metrics_router.get("/metrics", response_class=PlainTextResponse, responses=errors(401, 404, 429))
 async def metrics(services: ServicesDep) -> Response:
     """Counters and gauges for Prometheus."""
-    status = await services.status_or_none()
-    return Response(services.metrics.exposition(status), media_type=CONTENT_TYPE_LATEST)
+    status, engines = await asyncio.gather(services.status_or_none(), services.reports())
+    return Response(services.metrics.exposition(status, engines), media_type=CONTENT_TYPE_LATEST)

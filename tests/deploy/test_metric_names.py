@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from osd.io import recorder
-from osd.meters import counters
-from tests.kit.deploy_files import DEPLOY, alert_expressions, dashboard_expressions, labels_in, metrics_in
-from tests.kit.fakes import FakeEngineClient, fake_service
+from tests.kit.deploy_files import (
+    DEPLOY,
+    alert_expressions,
+    dashboard_expressions,
+    exporting_client,
+    labels_in,
+    metrics_in,
+)
 from tests.kit.http_client import CHAT, http_client
 
 _OF_PROMETHEUS = {"job", "instance", "le"}
@@ -22,10 +25,7 @@ EXPRESSIONS = {**alert_expressions(), **dashboard_expressions()}
 @pytest.fixture
 async def exported() -> dict[str, set[str]]:
     """Metric to its labels, as /metrics has them after a streamed answer."""
-    service = fake_service()
-    assert service.engine is not None
-    engine = replace(service.engine, counters=dict.fromkeys((*counters.MEANINGS, *recorder.MEANINGS), 1.0))
-    async with http_client(FakeEngineClient(service=replace(service, engine=engine))) as client:
+    async with http_client(exporting_client()) as client:
         await client.post("/v1/chat/completions", json={**CHAT, "stream": True})
         text = (await client.get("/metrics")).text
     labels: dict[str, set[str]] = defaultdict(set)

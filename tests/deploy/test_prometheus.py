@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ import pytest
 import yaml
 
 from osd.config.settings import load_config
-from osd.io import recorder
-from osd.meters import counters
 from serving.app import create_app
-from tests.kit.deploy_files import DEPLOY, alert_expressions, dashboard_expressions, documents
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
+from tests.kit.deploy_files import DEPLOY, alert_expressions, dashboard_expressions, documents, exporting_client
+from tests.kit.fakes import FakeCodec
 from tests.kit.http_client import CHAT
 from tests.kit.http_server import serve
 from tests.kit.waiting import wait_for
@@ -26,11 +23,7 @@ from tests.kit.waiting import wait_for
 
 @pytest.fixture
 def osd_url() -> Iterator[str]:
-    service = fake_service()
-    assert service.engine is not None
-    engine = replace(service.engine, counters=dict.fromkeys((*counters.MEANINGS, *recorder.MEANINGS), 1.0))
-    client = FakeEngineClient(service=replace(service, engine=engine))
-    with serve(create_app(load_config(), client, FakeCodec(), admin_token_sha256="")) as url:
+    with serve(create_app(load_config(), exporting_client(), FakeCodec(), admin_token_sha256="")) as url:
         yield url
 
 

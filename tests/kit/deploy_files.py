@@ -8,11 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from osd.io import recorder
+from osd.meters import counters
+from osd.records.status import DomainDrift, SpareStatus, StreamStatus
+from tests.kit.fakes import FakeEngineClient, fake_report, fake_service
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 _METRIC = re.compile(r"\bosd_[a-z0-9_]+\b")
@@ -55,6 +61,21 @@ def dashboard_expressions() -> dict[str, str]:
         for target in panel.get("targets", [])
     }
     return {name: query.replace("$__rate_interval", "1m").replace("$instance", ".*") for name, query in queries.items()}
+
+
+def exporting_client() -> FakeEngineClient:
+    """A stand-in for the engines whose service has a figure for every metric."""
+    service = fake_service()
+    assert service.engine is not None and service.trainer is not None
+    drift = {"code": DomainDrift(state="warning", queries=9, before=0.5, recent=0.4)}
+    whole = replace(
+        service,
+        engine=replace(service.engine, counters=dict.fromkeys((*counters.MEANINGS, *recorder.MEANINGS), 1.0)),
+        trainer=replace(service.trainer, drift=drift),
+        spare=SpareStatus(neighbours=("engine",)),
+        stream=StreamStatus(),
+    )
+    return FakeEngineClient(service=whole, reports=[fake_report()])
 
 
 def metrics_in(expression: str) -> set[str]:

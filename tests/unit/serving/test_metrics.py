@@ -7,9 +7,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from osd.io import recorder
 from osd.meters import counters
+from osd.monitor.labels import Domains
 from osd.records.errors import QueueFullError
-from osd.records.status import TrainerStatus
-from tests.kit.fakes import FakeEngineClient, fake_service
+from osd.records.status import DomainDrift, DriftState, TrainerStatus
+from serving.observing.drift_metrics import drift_metrics
+from tests.kit.fakes import FakeEngineClient, fake_report, fake_service
 from tests.kit.http_client import CHAT, http_client
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -38,11 +40,43 @@ async def test_engine_counters_and_gauges() -> None:
     assert samples["osd_trainer_steps_total", ()] == 120
 
 
+async def test_each_engine_and_each_domains_drift_are_told_apart() -> None:
+    service = fake_service()
+    assert service.trainer is not None
+
+    def drift(state: DriftState) -> DomainDrift:
+        return DomainDrift(state=state, queries=9, before=0.5, recent=0.4)
+
+    found = {"*": drift("warning"), "code": drift("drift"), "chat": drift("stable")}
+    status = replace(service, trainer=replace(service.trainer, drift=found))
+    engine = FakeEngineClient(service=status, reports=[fake_report("a"), replace(fake_report("b"), running=9)])
+    async with http_client(engine) as client:
+        samples = samples_of((await client.get("/metrics")).text)
+    running = {labels: value for (name, labels), value in samples.items() if name == "osd_engine_running_queries"}
+    assert running == {(("engine", "a"),): 2.0, (("engine", "b"),): 9.0}
+    assert 0 <= samples["osd_engine_silent_seconds", (("engine", "a"),)] < 60
+    states = {
+        (labels[0][1], labels[1][1]) for (name, labels), value in samples.items() if name == "osd_drift_state" and value
+    }
+    assert states == {("*", "warning"), ("code", "drift"), ("chat", "stable")}
+
+
+def test_domains_beyond_the_limit_show_the_worst_of_their_drift_states() -> None:
+    states: dict[str, DriftState] = {"a": "stable", "b": "drift", "c": "warning"}
+    drift = {name: DomainDrift(state=one, queries=9, before=0.5, recent=0.4) for name, one in states.items()}
+    family = drift_metrics(drift, Domains(1))
+    assert {(one.labels["domain"], one.labels["state"]) for one in family.samples if one.value} == {
+        ("a", "stable"),
+        ("other", "drift"),
+    }
+
+
 async def test_every_metric_has_a_help_text_of_its_own() -> None:
     service = fake_service()
     assert service.engine is not None
     engine = replace(service.engine, counters=dict.fromkeys((*counters.MEANINGS, *recorder.MEANINGS), 1.0))
-    async with http_client(FakeEngineClient(service=replace(service, engine=engine))) as client:
+    client_of = FakeEngineClient(service=replace(service, engine=engine), reports=[fake_report()])
+    async with http_client(client_of) as client:
         await client.post("/v1/chat/completions", json=CHAT)
         text = (await client.get("/metrics")).text
     helps = dict(re.findall(r"^# HELP (\S+) ?(.*)$", text, re.MULTILINE))
