@@ -23,7 +23,7 @@ $(VENV)/.runtime: pyproject.toml Makefile
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	@$(PIP) -e ".[redis-server,demo,s3,serve,deploy,dev]"
+	@$(PIP) -e ".[redis-server,demo,s3,serve,otel,deploy,dev]"
 	@$(PIP) --no-deps chatterbot-corpus==1.3.3
 	@# axe-core's script for the browser tests, without the Playwright that this package would drive it with.
 	@$(PIP) --no-deps axe-playwright-python==0.1.8

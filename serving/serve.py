@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
-
 from actors.topology import start
 from osd.assembly.kernels import early_build
 from osd.config.paths import log_path
@@ -27,12 +25,11 @@ from osd.machine.memory import exclude_from_gc
 from osd.records.errors import OsdError
 from osd.text.codec import TextCodec
 from serving.app import create_app
-from serving.guards.impatient import impatient
+from serving.http_server import HttpServer
 from serving.preflight import check_certificate, check_machine, check_weight_files, exposure_warning
 
 log = logging.getLogger(__name__)
 
-_GRACE_S = 5
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -123,20 +120,7 @@ def _serve_target(
         scheme = "https" if config.server.ssl_certfile else "http"
         url = url_of(listener, scheme)
         on_ready(Serving(url, resolved.target_id, topology.drafter, topology.computes, token))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http=impatient(config.server.receive_timeout_s),
-                ws="none",
-                loop="asyncio",
-                log_level="warning",
-                access_log=False,
-                timeout_graceful_shutdown=_GRACE_S,
-                ssl_certfile=config.server.ssl_certfile or None,
-                ssl_keyfile=config.server.ssl_keyfile or None,
-            )
-        )
-        server.run(sockets=[listener])
+        HttpServer(app, config.server).run(sockets=[listener])
 
 
 class StopSignals:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI
 
-from serving.guards.impatient import impatient
+from osd.config.settings import ServerConfig
+from serving.http_server import HttpServer
 from tests.kit.waiting import wait_for
 
 
@@ -26,19 +26,10 @@ def serve(
 ) -> Iterator[str]:
     """Yield the base URL; stop the server at the end. Port 0 takes a free one."""
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=impatient(receive_timeout_s),
-            log_config=None,
-            lifespan="off",
-            ws="none",
-            loop="asyncio",
-            timeout_graceful_shutdown=1,
-            ssl_certfile=ssl_certfile,
-            ssl_keyfile=ssl_keyfile,
-        )
+    config = ServerConfig(
+        receive_timeout_s=receive_timeout_s, ssl_certfile=str(ssl_certfile or ""), ssl_keyfile=str(ssl_keyfile or "")
     )
+    server = HttpServer(app, config, grace_s=1)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     wait_for(lambda: server.started, "uvicorn to start")

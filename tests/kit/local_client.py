@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from osd.engine.loop import EngineLoop
+from osd.ports.outcomes import OutcomeRecorder
 from osd.records.query import Request, TokenDelta
 from osd.text.codec import TextCodec
 from tests.kit.engine_kit import make_engine, make_target, model_drafter, perturbed, tiny_llama
@@ -60,14 +61,16 @@ class LocalClient(FakeEngineClient):
 
 
 @contextmanager
-def local_client(chat_template: str = CHATML_WITH_TOOLS) -> Iterator[tuple[LocalClient, TextCodec]]:
+def local_client(
+    chat_template: str = CHATML_WITH_TOOLS, recorder: OutcomeRecorder | None = None
+) -> Iterator[tuple[LocalClient, TextCodec]]:
     """A client of a running engine, and its tokenizer."""
     tokenizer = tokenizer_of("byte-level", chat_template)
     codec = TextCodec(tokenizer, model_id="tiny", context_tokens=CONTEXT_TOKENS)
     model = tiny_llama(3, vocab_tokens=codec.vocab_tokens)
     model.config.max_position_embeddings = CONTEXT_TOKENS
     target = make_target(model, eos_ids=[tokenizer.eos_token_id], num_slots=8, context_tokens=CONTEXT_TOKENS)
-    engine = make_engine(target, model_drafter(perturbed(model, 0.05), target), codec=codec)
+    engine = make_engine(target, model_drafter(perturbed(model, 0.05), target), codec=codec, recorder=recorder)
     client = LocalClient()
     client.loop = EngineLoop(engine, client.deliver)
     client.loop.start()

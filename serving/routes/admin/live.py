@@ -41,10 +41,11 @@ class Snapshots:
         self._number = 0
         self._changed = asyncio.Condition()
         self._num_viewers = 0
+        self._is_closed = False
         self._task: asyncio.Task[None] | None = None
 
     async def follow(self, session: str) -> AsyncGenerator[Mapping[str, Any] | None, None]:
-        """Every snapshot from now on, until the session ends."""
+        """Every snapshot from now on, until the session ends or the server stops."""
         seen, until_s = 0, time.monotonic() + _LONGEST_S
         self._num_viewers += 1
         if self._task is None:
@@ -52,9 +53,11 @@ class Snapshots:
         try:
             while time.monotonic() < until_s and (not session or self._services.admin.has_session(session)):
                 async with self._changed:
-                    while self._number <= seen:
+                    while self._number <= seen and not self._is_closed:
                         await self._changed.wait()
                     seen = self._number
+                if self._is_closed:
+                    return
                 yield self._snapshot
         finally:
             self._num_viewers -= 1
@@ -62,6 +65,12 @@ class Snapshots:
                 self._task.cancel()
                 self._task = None
                 self._number = 0
+
+    async def close(self) -> None:
+        """End every viewer's stream."""
+        async with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
 
     @property
     def is_full(self) -> bool:
