@@ -14,6 +14,7 @@ from osd.records.query import Request, TokenDelta
 from serving.answering.generation import Choice, Deltas, run_queries
 from serving.answering.sse import Events, EventStream, Framing
 from serving.guards.disconnect import unless_disconnected
+from serving.observing.tracing import QueryTrace
 from serving.services import Services
 
 Payload = dict[str, Any]
@@ -65,10 +66,23 @@ async def respond(
         on_delta=note,
         ping_interval_s=server.ping_interval_s if stream else None,
     )
+    if traces:
+        deltas = _traced(deltas, traces)
     if not stream:
         return JSONResponse(await unless_disconnected(http.receive, _whole(answer, deltas, len(queries))))
     first = await unless_disconnected(http.receive, _next(deltas))
     return EventStream(_events(answer, first, deltas), answer.framing)
+
+
+async def _traced(deltas: Deltas, traces: Sequence[QueryTrace]) -> Deltas:
+    """The deltas; at their end, however they end, no span stays open."""
+    try:
+        async with aclosing(deltas):
+            async for item in deltas:
+                yield item
+    finally:
+        for trace in traces:
+            trace.close()
 
 
 async def _whole(answer: Answer, deltas: Deltas, num_choices: int) -> Payload:

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from osd.config.settings import load_config
+from osd.records.errors import EngineUnavailableError
 from serving.app import create_app
 from serving.observing.tracing import Tracing, is_sampled
 from tests.kit.fakes import FakeCodec, FakeEngineClient
@@ -49,6 +50,14 @@ async def test_a_request_is_one_trace_below_its_caller(stream: bool) -> None:
     assert query.attributes["osd.outcome_stored"] is True
     everything = "".join(span.to_json() for span in spans.values())
     assert "secret" not in everything and "Hello" not in everything
+
+
+async def test_a_query_that_breaks_off_is_in_the_trace_too() -> None:
+    engine = FakeEngineClient(answer="Hello world", fail_after=(2, EngineUnavailableError("gone")))
+    spans = await traced(engine, {}, stream=True)
+    attributes = spans["query"].attributes
+    assert attributes is not None and attributes["gen_ai.response.finish_reasons"] == ("abandoned",)
+    assert len(spans["rounds"].events) == 1
 
 
 async def test_without_a_caller_a_trace_begins_here() -> None:
