@@ -45,16 +45,21 @@ class KeptWishes:
         return self._wishes
 
     def settle(self) -> None:
-        """Read what is stored, and store what is not; a store that is away is tried again at the next call."""
+        """Read what is stored, and store what is not; a store that is away is tried again at the next call.
+
+        A store that somebody emptied is written again.
+        """
         if self._store is None:
             return
         with self._lock:
             try:
+                kept = self._store.kept(_NAME)
                 if not self._is_known:
-                    kept = self._store.kept(_NAME)
                     if kept is not None and self._is_stored:
                         self._wishes = _decoder.decode(kept)
                     self._is_known = True
+                elif kept is None and self._wishes != Wishes():
+                    self._is_stored = False
                 if not self._is_stored:
                     self._store.keep(_NAME, msgspec.msgpack.encode(self._wishes))
                     self._is_stored = True

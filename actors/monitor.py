@@ -209,6 +209,7 @@ class Monitor:
         now_s = self._clock_s()
         if not self._knows_past:
             self._learn_past(now_s)
+        self._keep_out_of_the_future(now_s)
         recent = self.history.buckets(TIERS[1], now_s - self._longest_s, now_s)
         with self._lock:
             facts = Facts(
@@ -225,6 +226,13 @@ class Monitor:
         for event in told:
             self.mark(event)
             self._sender.send(event)
+
+    def _keep_out_of_the_future(self, now_s: float) -> None:
+        """After the clock was put back: what is said to have happened later than now has just happened."""
+        with self._lock:
+            self._steps = (self._steps[0], min(self._steps[1], now_s))
+            self._gate_decided_s = min(self._gate_decided_s, now_s)
+            self._heard_s = {name: min(heard_s, now_s) for name, heard_s in self._heard_s.items()}
 
     def _silent_engines(self, now_s: float) -> tuple[str, ...]:
         """Engines whose reports stopped. Where engines are scaled, they come and go, and Ray Serve watches them."""

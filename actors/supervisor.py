@@ -22,7 +22,7 @@ from osd.fleet.heartbeat import DistillerOrders, DistillerReport, EngineOrders, 
 from osd.machine.logs import join_logs
 from osd.monitor.alerts import AlertsAnswer
 from osd.monitor.buckets import HistoryAnswer, HistoryQuery
-from osd.monitor.wishes import TrainerWishes, Wishes
+from osd.monitor.wishes import BadWishError, TrainerWishes, Wishes
 from osd.records.events import Event
 from osd.records.status import FleetStatus
 from osd.records.version import WeightManifest
@@ -156,7 +156,12 @@ class SupervisorActor:
         )
 
     def set_draining(self, engine_id: str, draining: bool) -> Wishes:
-        """Give an engine no new queries, or again; raises BadWishError."""
+        """Give an engine no new queries, or again; raises BadWishError, also for an engine that does not report."""
+        present = [report.engine_id for report in self._fleet.engines()]
+        if draining and engine_id not in present:
+            raise BadWishError(
+                f"engine {engine_id!r} does not report; the engines are {', '.join(present) or 'all away'}"
+            )
         return self._monitor.wishes.change(lambda wishes: wishes.with_draining(engine_id, draining))
 
     def mark(self, event: Event) -> None:

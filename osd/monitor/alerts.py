@@ -102,7 +102,7 @@ class Alerts:
 
     def silences(self, now_s: float) -> dict[str, float]:
         """Rules that are silent now, and until when."""
-        return {name: until_s for name, until_s in self._silences.items() if until_s > now_s}
+        return {name: until_s for name, until_s in self._silences.items() if self._is_silent(name, now_s)}
 
     def acknowledge(self, name: str, subject: str, who: str, now_s: float) -> Event:
         """Somebody takes care of an alert; returns the event to keep.
@@ -143,6 +143,7 @@ class Alerts:
             )
             self._alerts[key] = alert
         alert.why = why
+        alert.since_s = min(alert.since_s, now_s)  # the clock may have been put back
         if key in self._acknowledged:
             alert.acknowledged_by = self._acknowledged[key][1]
         if alert.state == "pending" and now_s - alert.since_s >= rule.for_s:
@@ -151,7 +152,7 @@ class Alerts:
         return None
 
     def _is_silent(self, name: str, now_s: float) -> bool:
-        return self._silences.get(name, 0.0) > now_s
+        return 0 < self._silences.get(name, 0.0) - now_s <= _MOST_SILENT_S  # longer, if the clock was put back
 
 
 def _event(alert: Alert, state: str, at_s: float) -> Event:

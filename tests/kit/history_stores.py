@@ -48,7 +48,7 @@ class MemoryHistory:
 
     def empty(self) -> None:
         """As FLUSHALL does."""
-        self.buckets, self.stored_events, self.id = {}, [], "second"
+        self.buckets, self.stored_events, self.values, self.id = {}, [], {}, "second"
 
     def _check(self) -> None:
         if self.is_away:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
+from osd.monitor.answer import BadRangeError
 from osd.monitor.buckets import By, HistoryAnswer, HistoryQuery
 from osd.records.events import Event, EventKind
 from serving.guards.admission import admits
@@ -75,6 +76,8 @@ async def events(
     now_s = time.time()
     first_s = _moment(from_, now_s)
     last_s = inf if to is None else _moment(to, now_s)
+    if first_s > last_s:
+        raise BadRangeError(f"from ({first_s:g}) must be before to ({last_s:g})")
     is_filtered = bool(kind or text)
     found = await services.client.events(_MOST_EVENTS if is_filtered else limit, first_s, last_s)
     wanted = text.casefold()

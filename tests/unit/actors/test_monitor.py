@@ -123,3 +123,15 @@ def test_an_engine_that_falls_silent_is_away_unless_it_drains() -> None:
     monitor.take("a", "p", [], {}, since_start=False)
     wait_for(lambda: not monitor.alerts().alerts)
     monitor.close()
+
+
+def test_an_engine_that_dies_is_missed_also_where_the_clock_was_put_back() -> None:
+    clock, others = SetClock(NOON_S), Others()
+    config = MonitorConfig(alerts=(AlertRule(name="away", when="engine_away"),))
+    monitor = Monitor(config, None, WATCHED, ask=others.ask, clock_s=clock, look_s=0.001)
+    monitor.take("a", "p", [], {}, since_start=True)
+    clock.now_s -= 86_400
+    wait_for(lambda: monitor._heard_s["a"] == clock.now_s, "the monitor to notice the clock")
+    clock.now_s += 20
+    wait_for(lambda: [alert.subject for alert in monitor.alerts().alerts] == ["a"])
+    monitor.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -39,8 +40,13 @@ def test_a_draining_engine_takes_no_new_queries_but_goes_on_with_old_ones() -> N
 def test_the_supervisor_orders_what_was_asked_for() -> None:
     supervisor = SupervisorActor({})
     supervisor.set_length("code", 2)
-    supervisor.set_draining("b", True)
+    with pytest.raises(BadWishError, match="'b' does not report; the engines are all away"):
+        supervisor.set_draining("b", True)
     assert supervisor.report(fake_report("a")).lengths == {"code": 2}
+    with pytest.raises(BadWishError, match="the engines are a$"):
+        supervisor.set_draining("b", True)
+    supervisor.report(fake_report("b"))
+    supervisor.set_draining("b", True)
     assert [supervisor.report(fake_report(name)).draining for name in ("a", "b")] == [False, True]
     supervisor.set_draining("b", False)
     supervisor.set_length("code", None)
@@ -82,6 +88,33 @@ def test_wishes_survive_restarts_also_those_of_an_outage() -> None:
     restarted = KeptWishes(store)
     restarted.settle()
     assert restarted.now.frozen == {"code", "chat"}
+
+
+def test_wishes_are_written_again_where_somebody_emptied_the_store() -> None:
+    store = MemoryHistory()
+    wishes = KeptWishes(store)
+    wishes.settle()
+    assert store.values == {}, "nothing was wished"
+    wishes.change(lambda wishes: wishes.with_frozen("code", True))
+    store.empty()
+    wishes.settle()
+    restarted = KeptWishes(store)
+    restarted.settle()
+    assert restarted.now.frozen == {"code"}
+
+
+def test_of_two_operators_at_once_neither_undoes_the_other() -> None:
+    store = MemoryHistory()
+    wishes = KeptWishes(store)
+
+    def freeze(number: int) -> None:
+        wishes.change(lambda wishes: wishes.with_frozen(f"domain-{number}", True))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(freeze, range(100)))
+    restarted = KeptWishes(store)
+    restarted.settle()
+    assert len(wishes.now.frozen) == len(restarted.now.frozen) == 100
 
 
 def test_absurd_wishes_are_refused() -> None:

@@ -96,6 +96,17 @@ def test_an_alert_fires_after_its_time_once_and_tells_when_it_ends() -> None:
         assert alerts.update(replace(drifting, at_s=NOW_S + at_s, drifting=drifts)) == []
 
 
+def test_a_clock_that_is_put_back_delays_no_alert_by_more_than_its_time() -> None:
+    alerts = Alerts([rule("drift", for_s=60)])
+    drifting = facts(drifting={"code": "fell"})
+    alerts.update(drifting)
+    alerts.silence("a_rule", 3600, "anna", NOW_S)
+    back_s = NOW_S - 400 * 86_400
+    assert alerts.update(replace(drifting, at_s=back_s)) == []
+    assert alerts.silences(back_s) == {}, "nobody silenced it for a year"
+    assert states(alerts.update(replace(drifting, at_s=back_s + 60))) == [("code", "firing")]
+
+
 def test_a_silenced_rule_tells_nobody_but_is_shown() -> None:
     alerts = Alerts([rule("drift")])
     alerts.silence("a_rule", 100.0, "anna", NOW_S)

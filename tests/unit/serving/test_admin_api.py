@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import re
@@ -91,6 +92,56 @@ async def test_history_by_what_is_asked_for(client: httpx.AsyncClient, engine: F
 async def test_absurd_ranges_are_refused_by_name(client: httpx.AsyncClient, params: str, field: str) -> None:
     answer = await client.get(f"/admin/api/history?{params}")
     assert answer.status_code == 400 and field in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ("from=nan", "from"),
+        ("from=5&to=1", "before to"),
+        ("limit=0", "limit"),
+        ("limit=5001", "limit"),
+        ("to=inf", "to"),
+    ],
+)
+async def test_absurd_ranges_of_events_are_refused_by_name(client: httpx.AsyncClient, params: str, field: str) -> None:
+    answer = await client.get(f"/admin/api/events?{params}")
+    assert answer.status_code == 400 and field in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("policy", {"domain": "code", "length": 17}, "length"),
+        ("policy", {"domain": "code", "length": -1}, "length"),
+        ("policy", {"domain": "", "length": 1}, "domain"),
+        ("freeze", {"domain": "x" * 201}, "domain"),
+        ("drain", {"engine": ""}, "engine"),
+        ("alerts/silence", {"name": "drift", "for_s": -1}, "for_s"),
+    ],
+)
+async def test_absurd_wishes_are_refused_by_name(
+    client: httpx.AsyncClient, engine: FakeEngineClient, path: str, body: dict[str, object], field: str
+) -> None:
+    answer = await client.post(f"/admin/api/{path}", json=body)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == field
+    assert engine.calls == [] and not [one for one in engine.event_log if one.kind == "audit"]
+
+
+async def test_a_domain_that_nobody_has_asked_in_yet_has_a_policy_already(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/admin/api/policy", json={"domain": "next-week", "length": 2})).status_code == 204
+    assert (await client.get("/admin/api/wishes")).json()["lengths"] == {"next-week": 2}
+
+
+async def test_of_two_operators_at_once_both_are_heard(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
+    async def freeze(domain: str, operator: str) -> None:
+        body, headers = {"domain": domain}, {"X-OSD-Operator": operator}
+        assert (await client.post("/admin/api/freeze", json=body, headers=headers)).status_code == 204
+
+    await asyncio.gather(*(freeze(f"domain-{number}", f"operator-{number}") for number in range(10)))
+    assert len((await client.get("/admin/api/wishes")).json()["frozen"]) == 10
+    audit = {one.data["who"]: one.data["what"] for one in engine.event_log if one.kind == "audit"}
+    assert audit["operator-3 (token)"] == "freeze the domain domain-3" and len(audit) == 10
 
 
 async def test_events_filter_and_export(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
