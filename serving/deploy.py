@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
+from osd.config.paths import admin_token_path
 from osd.config.settings import Config, ConfigError, ServerConfig
 from osd.records.errors import OsdError
 from serving.ray_serve import application
@@ -11,7 +13,7 @@ from serving.serve import Serving, admin_token
 
 
 def deploy_to_cluster(config: Config, on_progress: Callable[[str, float], None]) -> Serving:
-    """Deploy, or update what was deployed before, and wait until it serves.
+    """Deploy, or update what was deployed before, and wait until it serves; what has not changed is left alone.
 
     Args:
         config: the whole configuration; `cluster.address` is the cluster.
@@ -30,7 +32,7 @@ def deploy_to_cluster(config: Config, on_progress: Callable[[str, float], None])
         )
     if not config.server.port:
         raise ConfigError("server.port is 0, and a cluster's proxies need one that clients know; set it")
-    token, digest = admin_token(config)
+    token, digest = _kept_token(config)
     config = config.model_copy(update={"server": config.server.model_copy(update={"admin_token_sha256": digest})})
     on_progress("joining the Ray cluster", 0.1)
     with joined(config):
@@ -44,3 +46,22 @@ def deploy_to_cluster(config: Config, on_progress: Callable[[str, float], None])
         admin_token=token,
         stop="it goes on in the cluster; `serve shutdown` there ends it",
     )
+
+
+def _kept_token(config: Config) -> tuple[str | None, str]:
+    """As `admin_token`; a token that was made is kept in the state folder, so that the next update has the same one.
+
+    With another one each time, every update would replace the HTTP replicas.
+    """
+    token, digest = admin_token(config)
+    if token is None:
+        return None, digest
+    path = admin_token_path(config.state_dir)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        token = path.read_text().strip() or token
+        path.write_text(token)
+    except OSError as error:
+        raise OsdError(f"the admin token cannot be kept in {path}: {error.strerror}; set OSD_ADMIN_TOKEN") from None
+    return token, hashlib.sha256(token.encode()).hexdigest()

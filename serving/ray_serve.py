@@ -71,12 +71,7 @@ def application(config: Config) -> Any:
 
     nodes = nodes_of_cluster()
     check_application(config, nodes)
-    digest = admin_digest(config)
-
-    def build_app() -> FastAPI:
-        return _app_of_replica(config, digest)
-
-    return bind_application(config, nodes, build_app)
+    return bind_application(config, nodes, _app_of_replica, admin_digest(config))
 
 
 def settings_of(args: Mapping[str, Any]) -> Config:

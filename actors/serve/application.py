@@ -19,6 +19,7 @@ from actors.serve.placement import (
     supervisor_resources,
 )
 from actors.serve.supervisor import SupervisorReplica
+from actors.serve.versions import config_of_engines, config_of_replicas, config_of_supervisor, versioned
 from osd.config.settings import Config
 
 _NUM_EXTRA_REQUESTS = 64
@@ -30,26 +31,34 @@ _NUM_STARTS = 3
 """How often Serve tries to start a replica of an update before it calls the update failed."""
 
 
-def bind_application(config: Config, nodes: Sequence[Node], build_app: Callable[[], Any]) -> Any:
-    """Declare the application; Serve runs it.
+def bind_application(
+    config: Config, nodes: Sequence[Node], make_app: Callable[[Config, str], Any], admin_token_sha256: str
+) -> Any:
+    """Declare the application; Serve runs it. Deployed again, it replaces the replicas of what has changed.
 
     Args:
         config: the whole configuration.
         nodes: of the cluster.
-        build_app: makes the HTTP application in a replica of the ingress.
+        make_app: makes the HTTP application in a replica of the ingress, from the configuration and the next argument.
+        admin_token_sha256: SHA-256 (hex) of the admin token; empty: the admin page is off.
 
     Returns:
         A bound Serve application.
     """
     cluster, redis_url = config.cluster, config.outcomes.redis_url
     single = {"num_replicas": 1, "max_ongoing_requests": 1000, "max_constructor_retry_count": _NUM_STARTS}
+    of_engines, of_supervisor = config_of_engines(config), config_of_supervisor(config)
+    of_ingress = config_of_replicas(config)
+
+    def build_app() -> Any:
+        return make_app(of_ingress, admin_token_sha256)
+
     supervisor = serve.deployment(
         SupervisorReplica, name=SUPERVISOR, ray_actor_options=supervisor_resources(cluster), **single
-    ).bind(config)
+    )
     distiller = serve.deployment(
         DistillerReplica, name=DISTILLER, ray_actor_options=distiller_resources(cluster, nodes), **single
-    ).bind(config, redis_url)
-    parts = [_engines(config).bind(config, redis_url), supervisor, *([distiller] if trains(config) else [])]
+    )
     ingress = serve.deployment(
         serve.ingress(build_app)(),
         name=INGRESS,
@@ -60,7 +69,12 @@ def bind_application(config: Config, nodes: Sequence[Node], build_app: Callable[
         graceful_shutdown_timeout_s=cluster.drain_s,
         max_constructor_retry_count=_NUM_STARTS,
     )
-    return ingress.bind(*parts)
+    parts = [
+        versioned(_engines(config), of_engines).bind(of_engines, redis_url),
+        versioned(supervisor, of_supervisor).bind(of_supervisor),
+        *([versioned(distiller, of_engines).bind(of_engines, redis_url)] if trains(config) else []),
+    ]
+    return versioned(ingress, of_ingress, admin_token_sha256).bind(*parts)
 
 
 def _engines(config: Config) -> Any:

@@ -56,6 +56,11 @@ def former_spill_path(state_dir: Path) -> Path:
     return state_dir / "outcomes.spill"
 
 
+def admin_token_path(state_dir: Path) -> Path:
+    """The admin token that was made for an application in a Ray cluster."""
+    return state_dir / "admin_token"
+
+
 def log_path(state_dir: Path) -> Path:
     """The log of all processes on this machine."""
     return state_dir / "logs" / "osd.log"
