@@ -1,4 +1,4 @@
-"""`osd serve --ray-address`: the admin token stays the same over updates, so that they replace nothing because of it."""
+"""`osd serve --ray-address`: the admin token stays the same over updates, which thus replace nothing for its sake."""
 
 from __future__ import annotations
 
