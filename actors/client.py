@@ -168,59 +168,59 @@ class RayEngineClient:
 
     async def history(self, query: HistoryQuery) -> HistoryAnswer:
         """Read the operator's history."""
-        answer: HistoryAnswer = await _require(self._supervisor, "history", query)
+        answer: HistoryAnswer = await require(self._supervisor, "history", query)
         return answer
 
     async def engines(self) -> list[EngineReport]:
         """The latest report of every engine."""
-        reports: list[EngineReport] = await _require(self._supervisor, "engines")
+        reports: list[EngineReport] = await require(self._supervisor, "engines")
         return reports
 
     async def alerts(self) -> AlertsAnswer:
         """Pending and firing alerts, and silenced rules."""
-        answer: AlertsAnswer = await _require(self._supervisor, "alerts")
+        answer: AlertsAnswer = await require(self._supervisor, "alerts")
         return answer
 
     async def acknowledge(self, name: str, subject: str, who: str) -> None:
         """Somebody takes care of an alert."""
-        await _require(self._supervisor, "acknowledge", name, subject, who)
+        await require(self._supervisor, "acknowledge", name, subject, who)
 
     async def silence(self, name: str, for_s: float, who: str) -> None:
         """Tell nobody about a rule's alerts for a while."""
-        await _require(self._supervisor, "silence", name, for_s, who)
+        await require(self._supervisor, "silence", name, for_s, who)
 
     async def wishes(self) -> Wishes:
         """What the operator has asked for and holds."""
-        wishes: Wishes = await _require(self._supervisor, "wishes")
+        wishes: Wishes = await require(self._supervisor, "wishes")
         return wishes
 
     async def set_length(self, domain: str, length: int | None) -> None:
         """Fix the speculation length of a domain's queries; None: chosen by goodput."""
-        await _require(self._supervisor, "set_length", domain, length)
+        await require(self._supervisor, "set_length", domain, length)
 
     async def set_frozen(self, domain: str, frozen: bool) -> None:
         """Learn from a domain no more, or again."""
-        await _require(self._supervisor, "set_frozen", domain, frozen)
+        await require(self._supervisor, "set_frozen", domain, frozen)
 
     async def set_draining(self, engine_id: str, draining: bool) -> None:
         """Give an engine no new queries, or again."""
-        await _require(self._supervisor, "set_draining", engine_id, draining)
+        await require(self._supervisor, "set_draining", engine_id, draining)
 
     async def train_now(self) -> None:
         """Train until the gate's next decision, however busy the engine is."""
-        await _require(self._supervisor, "train_now")
+        await require(self._supervisor, "train_now")
 
     async def publish_candidate(self) -> None:
         """Publish the trainer's weights as they are, whatever the gate says."""
-        await _require(self._supervisor, "publish_candidate")
+        await require(self._supervisor, "publish_candidate")
 
     async def mark(self, event: Event) -> None:
         """Keep an event in the history."""
-        await _require(self._supervisor, "mark", event)
+        await require(self._supervisor, "mark", event)
 
     async def versions(self) -> list[WeightManifest]:
         """Every drafter version, oldest first."""
-        versions: list[WeightManifest] = await _require(self._engine, "versions")
+        versions: list[WeightManifest] = await require(self._engine, "versions")
         return versions
 
     async def pause_training(self) -> None:
@@ -233,19 +233,19 @@ class RayEngineClient:
 
     async def roll_back(self, to: int, reason: str) -> WeightManifest:
         """Serve drafter version `to` again."""
-        restored: WeightManifest = await _require(self._supervisor, "roll_back", to, reason)
+        restored: WeightManifest = await require(self._supervisor, "roll_back", to, reason)
         return restored
 
     async def pin(self, version: int, reason: str) -> None:
         """Serve this drafter version whatever is published."""
-        await _require(self._supervisor, "pin", version, reason)
+        await require(self._supervisor, "pin", version, reason)
 
     async def unpin(self) -> None:
         """Try newer drafter versions again."""
-        await _require(self._supervisor, "unpin")
+        await require(self._supervisor, "unpin")
 
     async def _set_training_paused(self, paused: bool) -> None:
-        await _require(self._supervisor, "set_training_paused", paused)
+        await require(self._supervisor, "set_training_paused", paused)
         if self._driver:
             self._driver.training_paused = paused
 
@@ -342,7 +342,7 @@ async def _ask(actor: ActorHandle, method: str, *args: Any, timeout_s: float | N
         return await asyncio.wrap_future(actor.call(method, *args))
 
 
-async def _require(actor: ActorHandle, method: str, *args: Any) -> Any:
+async def require(actor: ActorHandle, method: str, *args: Any) -> Any:
     """Call an actor whose answer is required: EngineUnavailableError if it cannot be reached."""
     try:
         return await _ask(actor, method, *args)

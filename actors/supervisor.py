@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping
 
+from actors.admin_sessions import AdminSessions
 from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
 from actors.fleet import Fleet
@@ -62,6 +63,7 @@ class SupervisorActor:
         self._paused = training_paused
         self._session = uuid.uuid4().hex[:16]
         self._monitor = open_monitor((config or Config()).monitor, redis_url, watched, ask=ask)
+        self._sessions = AdminSessions()
         self._num_trainings = self._num_publishes = 0
         self._fleet = Fleet(config, redis_url, cluster, self._note)
         self._stop = threading.Event()
@@ -163,6 +165,18 @@ class SupervisorActor:
                 f"engine {engine_id!r} does not report; the engines are {', '.join(present) or 'all away'}"
             )
         return self._monitor.wishes.change(lambda wishes: wishes.with_draining(engine_id, draining))
+
+    def open_session(self, digest: str) -> None:
+        """Open a session of the admin page, for all replicas of the HTTP ingress."""
+        self._sessions.open(digest)
+
+    def has_session(self, digest: str) -> bool:
+        """Whether it is open and has not expired."""
+        return self._sessions.has(digest)
+
+    def close_session(self, digest: str) -> None:
+        """End a session."""
+        self._sessions.close(digest)
 
     def mark(self, event: Event) -> None:
         """Keep an event of another process in the history, such as an operator's action."""

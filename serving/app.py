@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 
 from osd.config.settings import Config
-from serving.admin.sign_in import AdminSignIn
+from serving.admin.sign_in import AdminSignIn, Sessions
 from serving.codec import Codec
 from serving.engine_client import EngineClient
 from serving.guards.api_keys import ApiKeys
@@ -35,6 +35,7 @@ def create_app(
     *,
     admin_token_sha256: str,
     tracing: Tracing | None = None,
+    sessions: Sessions | None = None,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
     """The OpenAI routes, health, metrics and the admin page over one engine.
@@ -45,6 +46,7 @@ def create_app(
         codec: its target's tokenizer.
         admin_token_sha256: SHA-256 (hex) of the admin token; empty disables the admin API.
         tracing: makes traces; None: as `server.otlp_endpoint` says.
+        sessions: keeps the admin page's sessions; None: this app by itself.
         lifespan: entered before the first request, and left when the server stops.
 
     Example: `uvicorn.run(create_app(config, client, codec, admin_token_sha256=digest), host="127.0.0.1", port=8000)`
@@ -57,7 +59,7 @@ def create_app(
         tracing=tracing or open_tracing(config.server),
         responses=ResponseStore(config.server.stored_responses_bytes),
         api_keys=ApiKeys(config.server.api_keys_sha256),
-        admin=AdminSignIn(admin_token_sha256),
+        admin=AdminSignIn(admin_token_sha256, sessions),
     )
     app = Api(
         config,

@@ -97,7 +97,9 @@ def _app_of_replica(config: Config, admin_token_sha256: str) -> FastAPI:
 
     resolved = resolve_target(config.target.model, config.state_dir)
     codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
-    return create_app(of_replica(config), client_of_replica(config), codec, admin_token_sha256=admin_token_sha256)
+    client = client_of_replica(config)
+    # Replicas share the sessions of the admin page: a browser's requests go to any of them.
+    return create_app(of_replica(config), client, codec, admin_token_sha256=admin_token_sha256, sessions=client)
 
 
 def of_replica(config: Config) -> Config:

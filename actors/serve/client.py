@@ -22,7 +22,7 @@ import msgspec
 import ray.exceptions
 from ray.serve.exceptions import RayServeException
 
-from actors.client import RayEngineClient
+from actors.client import RayEngineClient, require
 from actors.cluster import trains
 from actors.delivered import Delivered
 from actors.serve.ask import DISTILLER, ENGINE, SUPERVISOR, deployment_handle
@@ -56,6 +56,18 @@ class ServeEngineClient(RayEngineClient):
     def generate(self, request: Request) -> AsyncGenerator[TokenDelta, None]:
         """Stream one query's answer."""
         return self._pool.generate(request)
+
+    async def open_session(self, digest: str) -> None:
+        """Open a session of the admin page (see `serving.admin.sign_in.Sessions`)."""
+        await require(self._supervisor, "open_session", digest)
+
+    async def has_session(self, digest: str) -> bool:
+        """Whether it is open and has not expired."""
+        return bool(await require(self._supervisor, "has_session", digest))
+
+    async def close_session(self, digest: str) -> None:
+        """End a session."""
+        await require(self._supervisor, "close_session", digest)
 
 
 def client_of_replica(config: Config) -> ServeEngineClient:

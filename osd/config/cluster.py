@@ -40,7 +40,9 @@ class ClusterConfig(Section):
     )
     health_interval_s: float = Field(5.0, gt=0, description="Pause between two health checks of an engine.")
     health_timeout_s: float = Field(
-        30.0, gt=0, description="An engine that does not answer a health check for so long is replaced."
+        30.0,
+        gt=0,
+        description="An engine that leaves three health checks in a row unanswered, each for so long, is replaced.",
     )
     engine_num_cpus: float = Field(
         1.0, ge=0, description="CPUs that Ray reserves an engine; whole ones are its threads if target.threads is 0."

@@ -3,28 +3,66 @@
 from __future__ import annotations
 
 import secrets
-import time
-from collections import OrderedDict
-from collections.abc import Callable
 from hashlib import sha256
+from typing import Protocol
 
+from actors.admin_sessions import AdminSessions
 from serving.guards.api_keys import is_secret
 from serving.guards.wrong_secrets import WrongSecrets
 from serving.wire.errors import ApiError
 
-SESSION_S = 12 * 3600
-_MAX_SESSIONS = 64
+
+class Sessions(Protocol):
+    """Keeps sessions by the digests of their secrets; every call may raise EngineUnavailableError."""
+
+    async def open_session(self, digest: str) -> None:
+        """Open a session."""
+        ...
+
+    async def has_session(self, digest: str) -> bool:
+        """Whether it is open and has not expired."""
+        ...
+
+    async def close_session(self, digest: str) -> None:
+        """End a session."""
+        ...
+
+
+class OwnSessions:
+    """Keeps the sessions of one server in its memory.
+
+    Args:
+        sessions: holds them.
+    """
+
+    def __init__(self, sessions: AdminSessions | None = None) -> None:
+        self._sessions = sessions or AdminSessions()
+
+    async def open_session(self, digest: str) -> None:
+        """See `Sessions`."""
+        self._sessions.open(digest)
+
+    async def has_session(self, digest: str) -> bool:
+        """See `Sessions`."""
+        return self._sessions.has(digest)
+
+    async def close_session(self, digest: str) -> None:
+        """See `Sessions`."""
+        self._sessions.close(digest)
 
 
 class AdminSignIn:
-    """Checks the admin token, and keeps sessions in memory, so a restart signs everyone out."""
+    """Checks the admin token, and opens sessions.
 
-    def __init__(
-        self, token_sha256: str, clock_s: Callable[[], float] = time.monotonic, wrong: WrongSecrets | None = None
-    ) -> None:
+    Args:
+        token_sha256: SHA-256 (hex) of the token; empty: nobody can sign in.
+        sessions: keeps them; None: this object.
+        wrong: counts wrong tokens.
+    """
+
+    def __init__(self, token_sha256: str, sessions: Sessions | None = None, wrong: WrongSecrets | None = None) -> None:
         self._token_sha256 = token_sha256
-        self._clock_s = clock_s
-        self._sessions: OrderedDict[str, float] = OrderedDict()
+        self._sessions = sessions or OwnSessions()
         self._wrong = wrong or WrongSecrets()
 
     async def check_token(self, token: str, peer: str) -> None:
@@ -38,22 +76,20 @@ class AdminSignIn:
             refusal = ApiError(401, "Wrong admin token.", code="invalid_admin_token", headers=headers)
             raise await self._wrong.refusal(peer, refusal)
 
-    def open_session(self) -> str:
-        """Open a session; returns its secret, of which only the hash is stored."""
+    async def open_session(self) -> str:
+        """Open a session; returns its secret, of which only the digest is stored."""
         session = secrets.token_urlsafe(32)
-        self._sessions[_key(session)] = self._clock_s() + SESSION_S
-        while len(self._sessions) > _MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+        await self._sessions.open_session(_digest(session))
         return session
 
-    def has_session(self, session: str) -> bool:
+    async def has_session(self, session: str) -> bool:
         """Whether this secret belongs to a session that has not expired."""
-        return self._sessions.get(_key(session), 0.0) > self._clock_s()
+        return bool(session) and await self._sessions.has_session(_digest(session))
 
-    def close_session(self, session: str) -> None:
+    async def close_session(self, session: str) -> None:
         """End a session."""
-        self._sessions.pop(_key(session), None)
+        await self._sessions.close_session(_digest(session))
 
 
-def _key(session: str) -> str:
+def _digest(session: str) -> str:
     return sha256(session.encode(errors="replace")).hexdigest()

@@ -33,7 +33,7 @@ async def with_admin_token(request: Request, services: Services) -> None:
     if token is not None:
         await services.admin.check_token(token, peer_of(request))
         return
-    if not services.admin.has_session(request.cookies.get(SESSION_COOKIE, "")):
+    if not await services.admin.has_session(request.cookies.get(SESSION_COOKIE, "")):
         headers = {"WWW-Authenticate": "Bearer"}
         raise ApiError(401, "The admin token is needed.", code="admin_token_needed", headers=headers)
     if request.method not in _SAFE_METHODS:

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from actors.admin_sessions import SESSION_S
 from osd.records.status import ServiceStatus
 from osd.records.version import WeightManifest
-from serving.admin.sign_in import SESSION_S
 from serving.guards.admission import admits
 from serving.guards.routes import SESSION_COOKIE, peer_of, with_admin_token, with_csrf_header
 from serving.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
@@ -51,7 +51,7 @@ async def login(body: LoginBody, http: Request, services: ServicesDep) -> Respon
     response = Response(status_code=204)
     response.set_cookie(
         SESSION_COOKIE,
-        services.admin.open_session(),
+        await services.admin.open_session(),
         max_age=SESSION_S,
         path=http.scope.get("root_path", "") + "/admin",
         secure=http.url.scheme == "https",
@@ -64,7 +64,7 @@ async def login(body: LoginBody, http: Request, services: ServicesDep) -> Respon
 @router.post("/logout", status_code=204, responses=_OF_CHANGES)
 async def logout(http: Request, services: ServicesDep) -> Response:
     """End the session."""
-    services.admin.close_session(http.cookies.get(SESSION_COOKIE, ""))
+    await services.admin.close_session(http.cookies.get(SESSION_COOKIE, ""))
     response = Response(status_code=204)
     response.delete_cookie(SESSION_COOKIE, path=http.scope.get("root_path", "") + "/admin")
     return response

@@ -51,7 +51,7 @@ class Snapshots:
         if self._task is None:
             self._task = asyncio.create_task(self._look_forever())
         try:
-            while time.monotonic() < until_s and (not session or self._services.admin.has_session(session)):
+            while time.monotonic() < until_s and await self._is_open(session):
                 async with self._changed:
                     while self._number <= seen and not self._is_closed:
                         await self._changed.wait()
@@ -65,6 +65,13 @@ class Snapshots:
                 self._task.cancel()
                 self._task = None
                 self._number = 0
+
+    async def _is_open(self, session: str) -> bool:
+        """Whether a viewer may see more: its session, if it has one, has not ended as far as anybody knows."""
+        try:
+            return not session or await self._services.admin.has_session(session)
+        except EngineUnavailableError:
+            return True
 
     async def close(self) -> None:
         """End every viewer's stream."""

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from osd.records.errors import EngineUnavailableError
 from serving.guards.admission import admits, anyone
 from serving.guards.routes import SESSION_COOKIE
-from serving.services import ServicesDep
+from serving.services import Services, ServicesDep
 
 router = APIRouter(route_class=admits(anyone), include_in_schema=False)
 
@@ -41,10 +42,10 @@ _SOURCES = _sources()
 
 
 @router.get("/admin")
-def page(http: Request, services: ServicesDep) -> Response:
+async def page(http: Request, services: ServicesDep) -> Response:
     """The page. It tells its script, which cannot read the cookie, whether the browser has a session."""
     text = (_STATIC / "page.html").read_text(encoding="utf-8")
-    if services.admin.has_session(http.cookies.get(SESSION_COOKIE, "")):
+    if await _has_session(services, http.cookies.get(SESSION_COOKIE, "")):
         text = text.replace('data-signed-in="no"', 'data-signed-in="yes"')
     return Response(text, media_type="text/html", headers=_HEADERS)
 
@@ -57,3 +58,11 @@ def source(name: str) -> Response:
         raise HTTPException(404)
     media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
     return Response(found.read_text(encoding="utf-8"), media_type=media_type, headers=_HEADERS)
+
+
+async def _has_session(services: Services, session: str) -> bool:
+    """Whether the browser has a session; if nobody can say, the page asks for the token."""
+    try:
+        return await services.admin.has_session(session)
+    except EngineUnavailableError:
+        return False

@@ -7,12 +7,15 @@ from hashlib import sha256
 import httpx
 import pytest
 
+from actors.admin_sessions import SESSION_S, AdminSessions
 from osd.config.settings import ConfigError, load_config
-from serving.admin.sign_in import SESSION_S, AdminSignIn
+from osd.records.errors import EngineUnavailableError
+from serving.admin.sign_in import AdminSignIn, OwnSessions
+from serving.app import create_app
 from serving.guards.api_keys import ApiKeys, api_key
 from serving.guards.wrong_secrets import WrongSecrets
 from serving.wire.errors import ApiError
-from tests.kit.fakes import FakeEngineClient, fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
 from tests.kit.http_client import CHAT, http_client
 
 TOKEN = "a-long-admin-token"
@@ -75,14 +78,42 @@ async def test_without_an_admin_token_the_admin_api_is_shut() -> None:
             assert answer.status_code == 401
 
 
-def test_sessions_end() -> None:
+async def test_sessions_end() -> None:
     now_s = 0.0
-    sign_in = AdminSignIn(digest(TOKEN), clock_s=lambda: now_s)
-    session = sign_in.open_session()
-    assert sign_in.has_session(session)
-    assert not sign_in.has_session("") and not sign_in.has_session(session + "x")
+    sign_in = AdminSignIn(digest(TOKEN), OwnSessions(AdminSessions(lambda: now_s)))
+    session = await sign_in.open_session()
+    assert await sign_in.has_session(session)
+    assert not await sign_in.has_session("") and not await sign_in.has_session(session + "x")
     now_s = SESSION_S + 1.0
-    assert not sign_in.has_session(session)
+    assert not await sign_in.has_session(session)
+
+
+async def test_replicas_that_share_sessions_know_each_others() -> None:
+    shared = OwnSessions()
+    one, other, alone = (AdminSignIn(digest(TOKEN), sessions) for sessions in (shared, shared, None))
+    session = await one.open_session()
+    assert await other.has_session(session) and not await alone.has_session(session)
+    await other.close_session(session)
+    assert not await one.has_session(session)
+
+
+class AwaySessions(OwnSessions):
+    """The process that keeps them does not answer."""
+
+    async def has_session(self, digest: str) -> bool:
+        raise EngineUnavailableError("restarting")
+
+
+async def test_sessions_that_nobody_can_look_up_are_no_sign_out() -> None:
+    app = create_app(
+        load_config(), FakeEngineClient(), FakeCodec(), admin_token_sha256=digest(TOKEN), sessions=AwaySessions()
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://osd.test") as client:
+        cookies = {"Cookie": "osd_admin=a-secret"}
+        answer = await client.get("/admin/api/versions", headers=cookies)
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "engine_unavailable"
+        assert 'data-signed-in="no"' in (await client.get("/admin", headers=cookies)).text
+        assert (await client.get("/admin/api/versions", headers=bearer(TOKEN))).status_code == 200
 
 
 class Waiting:

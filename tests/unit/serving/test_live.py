@@ -68,10 +68,10 @@ async def test_viewers_share_one_look_and_none_looks_without_viewers() -> None:
 async def test_an_ended_session_ends_the_stream() -> None:
     engine = FakeEngineClient(service=fake_service())
     app = create_app(load_config(), engine, FakeCodec(), admin_token_sha256=TOKEN_SHA256)
-    session = app.state.services.admin.open_session()
+    session = await app.state.services.admin.open_session()
     stream = app.state.snapshots.follow(session)
     await anext(stream)
-    app.state.services.admin.close_session(session)
+    await app.state.services.admin.close_session(session)
     async with asyncio.timeout(60):
         async for _ in stream:
             pass
