@@ -1,9 +1,10 @@
 """Where a service of many engines meets its first limit, by simulation: 1 to 1,000 engines, one distiller, one Redis.
 
 Costs are measured on this machine, in a Redis that the program starts; the simulation is of discrete events. What an
-engine answers a second, and the store's bandwidth, are given.
+engine answers a second, and the bandwidths of store and engines, are given. Several Redis servers (`--shards`) and
+versions handed on from engine to engine are simulated only: osd has neither.
 
-python -m benchmarks.simulate [--engines 1,10,100,1000] [--queries-per-s 2] [--hidden-size 4096] [--json]
+python -m benchmarks.simulate [--engines 1,10,100,1000] [--queries-per-s 2] [--hidden-size 4096] [--shards 1] [--json]
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=4096, help="of the target; 4096 is that of an 8B model")
     parser.add_argument("--weights-mbytes", type=float, default=500.0, help="of a drafter version")
     parser.add_argument("--store-gbytes-per-s", type=float, default=1.0)
+    parser.add_argument("--shards", type=int, default=1, help="Redis servers of the stream; osd has one")
+    parser.add_argument(
+        "--engine-gbytes-per-s", type=float, default=1.0, help="at which engines could hand versions on"
+    )
     parser.add_argument("--seconds", type=float, default=30.0, help="of simulated time")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -40,7 +45,12 @@ def main() -> None:
         hidden_size=args.hidden_size,
         weights_bytes=1e6 * args.weights_mbytes,
     )
-    load = Load(args.queries_per_s, store_bytes_per_s=1e9 * args.store_gbytes_per_s)
+    load = Load(
+        args.queries_per_s,
+        store_bytes_per_s=1e9 * args.store_gbytes_per_s,
+        num_shards=args.shards,
+        engine_bytes_per_s=1e9 * args.engine_gbytes_per_s,
+    )
     sizes = [int(size) for size in args.engines.split(",")]
     runs = {limited: run_all(sizes, costs, load, args.seconds, limited=limited) for limited in (False, True)}
     if args.json:
@@ -99,10 +109,13 @@ def _print(costs: Costs, runs: dict[bool, list[Result]]) -> None:
             table.add_column(name, justify="right")
         table.add_column("MB/s", justify="right")
         table.add_column("version to all, s", justify="right")
+        table.add_column("by a tree, s", justify="right")
         table.add_column("limit")
         for one in results:
             loads = (one.redis, one.distiller, one.supervisor, one.router, one.dropped, one.unread, one.record_share)
-            figures = (f"{one.record_late_ms:.1f}", f"{one.mbytes_per_s:.1f}", f"{one.fan_out_s:.1f}")
+            figures = [
+                f"{figure:.1f}" for figure in (one.record_late_ms, one.mbytes_per_s, one.fan_out_s, one.tree_fan_out_s)
+            ]
             table.add_row(str(one.engines), *(f"{load:.1%}" for load in loads), *figures, one.worst)
         console.print(table)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ class Load:
     report_interval_s: float = 1.0
     store_bytes_per_s: float = 1e9
     """From which engines fetch versions."""
+    num_shards: int = 1
+    """Redis servers over which the outcome stream is spread, by engine. osd has one; more are simulated only."""
+    engine_bytes_per_s: float = 1e9
+    """At which an engine could hand a version on to another; simulated only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Result:
 
     engines: int
     redis: float
-    """Utilisation, as the next three."""
+    """Utilisation, of the busiest; as the next three."""
     distiller: float
     supervisor: float
     router: float
@@ -48,6 +53,8 @@ class Result:
     """Written to the stream."""
     fan_out_s: float
     """Until every engine has fetched a version."""
+    tree_fan_out_s: float
+    """The same if one engine fetched it, and every engine that has it handed it on to one other at a time."""
 
     @property
     def worst(self) -> str:
@@ -94,14 +101,15 @@ class _Service:
     ) -> None:
         self.num_engines, self.costs, self.load, self.config, self.limited = num_engines, costs, load, config, limited
         self.chance, self.events = random.Random(seed), Events()
-        self.redis, self.distiller, self.supervisor = (Station(self.events) for _ in range(3))
+        self.distiller, self.supervisor = Station(self.events), Station(self.events)
+        self.redis = [Station(self.events) for _ in range(load.num_shards)]
         self.routers = [Station(self.events) for _ in range(load.num_ingress)]
         self.share = RecordShare(config.max_bytes_per_s)
         self.queued = [0] * num_engines
         """Outcomes in each engine's memory, the one that is being written included."""
         self.stream: deque[None] = deque()
         """Outcomes that were not read."""
-        self.most_unread = min(config.max_entries, int(config.max_bytes / costs.outcome_bytes))
+        self.most_unread = load.num_shards * min(config.max_entries, int(config.max_bytes / costs.outcome_bytes))
         self.is_reading = False
         self.num_queries = self.num_offered = self.num_dropped = self.num_unread = self.num_written = 0
 
@@ -115,17 +123,24 @@ class _Service:
         offered = max(self.num_offered, 1)
         return Result(
             engines=self.num_engines,
-            redis=self.redis.utilisation(seconds),
+            redis=max(redis.utilisation(seconds) for redis in self.redis),
             distiller=self.distiller.utilisation(seconds),
             supervisor=self.supervisor.utilisation(seconds),
             router=max(router.utilisation(seconds) for router in self.routers),
             dropped=self.num_dropped / offered,
             unread=self.num_unread / offered,
             record_share=self.share.share,
-            record_late_ms=1e3 * self.redis.late_s(),
+            record_late_ms=1e3 * max(redis.late_s() for redis in self.redis),
             mbytes_per_s=self.num_written * self.costs.outcome_bytes / seconds / 1e6,
             fan_out_s=self.num_engines * self.costs.weights_bytes / self.load.store_bytes_per_s,
+            tree_fan_out_s=self._tree_fan_out_s(),
         )
+
+    def _tree_fan_out_s(self) -> float:
+        """The number of engines that have the version doubles with each copy."""
+        num_copies = math.ceil(math.log2(self.num_engines))
+        first_s = self.costs.weights_bytes / self.load.store_bytes_per_s
+        return first_s + num_copies * self.costs.weights_bytes / self.load.engine_bytes_per_s
 
     def _next_query(self) -> None:
         pause_s = self.chance.expovariate(self.num_engines * self.load.queries_per_s)
@@ -151,7 +166,7 @@ class _Service:
             self._put(engine)
 
     def _put(self, engine: int) -> None:
-        self.redis.serve(self.costs.put_s, lambda: self._written(engine))
+        self.redis[engine % len(self.redis)].serve(self.costs.put_s, lambda: self._written(engine))
 
     def _written(self, engine: int) -> None:
         self.num_written += 1

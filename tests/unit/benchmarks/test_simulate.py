@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,22 @@ def test_a_part_fails_where_its_work_exceeds_its_time() -> None:
     full = _run(95)
     assert full.redis == pytest.approx(0.95, rel=0.05) and full.worst in ("Redis", "distiller's intake")
     assert full.record_late_ms > half.record_late_ms
+
+
+def test_more_shards_move_the_limit_to_the_one_distiller() -> None:
+    """Four Redis servers have a quarter of the work each; the distiller reads what all of them hold."""
+    sharded = simulate(80, _COSTS, replace(_LOAD, num_shards=4), OutcomesConfig(), seconds=20.0, limited=False)
+    assert sharded.redis == pytest.approx(0.2, rel=0.1)
+    assert sharded.distiller == pytest.approx(0.8, rel=0.1)
+    assert sharded.mbytes_per_s == pytest.approx(80.0, rel=0.05)
+
+
+@pytest.mark.parametrize(("num_engines", "tree_s"), [(1, 0.1), (2, 0.2), (64, 0.7), (65, 0.8), (1000, 1.1)])
+def test_a_tree_doubles_the_engines_that_have_a_version_with_each_copy(num_engines: int, tree_s: float) -> None:
+    """A copy of 100 MB takes 0.1 s; all from one store, 1,000 engines take 100 s."""
+    result = simulate(num_engines, _COSTS, _LOAD, OutcomesConfig(), seconds=0.1, limited=False)
+    assert result.tree_fan_out_s == pytest.approx(tree_s)
+    assert result.fan_out_s == pytest.approx(0.1 * num_engines)
 
 
 def test_beyond_it_engines_drop_what_they_cannot_hand_over() -> None:
