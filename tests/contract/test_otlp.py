@@ -22,7 +22,7 @@ from serving.app import create_app
 from tests.kit.engine_kit import ListRecorder
 from tests.kit.http_server import serve
 from tests.kit.local_client import local_client
-from tests.kit.waiting import wait_for
+from tests.kit.waiting import PATIENCE_S, wait_for
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 OTHER_TRACE = "11112222333344445555666677778888"
@@ -100,7 +100,7 @@ def collector() -> Iterator[Collector]:
     thread.start()
     yield Collector(f"http://127.0.0.1:{server.server_port}/v1/traces", received)
     server.shutdown()
-    thread.join()
+    thread.join(PATIENCE_S)
     server.server_close()
 
 
