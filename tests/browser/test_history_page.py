@@ -20,6 +20,7 @@ from osd.config.settings import load_config
 from osd.monitor.alerts import Alert
 from osd.monitor.buckets import MAX_POINTS, TIERS, Bucket, Series
 from osd.records.events import Event
+from osd.records.status import StreamStatus
 from serving.app import create_app
 from tests.browser.driving import (
     TOKEN,
@@ -223,6 +224,22 @@ def test_what_training_takes_and_costs_is_shown(browser: webdriver.Chrome, url: 
     engine.service = replace(engine.service, spare=None)
     wait(browser, lambda: text_of(browser, "spare-note") == "The distiller does not report.")
     assert text_of(browser, "spare") == ""
+
+
+def test_what_became_of_outcomes_is_shown(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
+    open_history(browser, url)
+    assert text_of(browser, "outcomes").splitlines() == ["Recorded", "–"]
+    status = engine.service
+    assert status is not None and status.engine is not None
+    counts = {"recorded": 1200.0, "spilled": 40.0, "replayed": 12.0, "dropped": 3.0, "left_out": 7.0}
+    counters = {**status.engine.counters, **{f"outcomes_{name}": count for name, count in counts.items()}}
+    stream = StreamStatus(bytes_per_s=2_500_000, record_share=0.5)
+    engine.service = replace(status, engine=replace(status.engine, counters=counters), stream=stream)
+    wait(browser, lambda: "1,200" in text_of(browser, "outcomes"))
+    assert text_of(browser, "outcomes").splitlines() == [
+        "Recorded", "1,200", "In the spill file", "28", "Lost", "3", "Left out, near the stream's limit", "7",
+        "Share recorded now", "50.0%", "Written to the stream", "2.5 MB/s",
+    ]  # fmt: skip
 
 
 def test_a_browser_whose_clock_is_wrong_shows_the_same(browser: webdriver.Chrome, url: str) -> None:

@@ -80,7 +80,11 @@ async def answer_of(case: Case) -> httpx.Response:
     digests = {"api_keys_sha256": [sha256(KEY.encode()).hexdigest()]}
     admin = sha256(TOKEN.encode()).hexdigest()
     async with http_client(
-        case.engine, case.codec, server={**digests, **case.server}, admin_token_sha256=admin
+        case.engine,
+        case.codec,
+        server={**digests, **case.server},
+        admin_token_sha256=admin,
+        sessions=case.sessions,
     ) as client:
         headers = case.headers
         if headers is None:

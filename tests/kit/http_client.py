@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from osd.config.settings import load_config
+from serving.admin.sign_in import Sessions
 from serving.app import create_app
 from serving.codec import Codec
 from tests.kit.fakes import FakeCodec, FakeEngineClient
@@ -42,6 +43,7 @@ async def http_client(
     *,
     server: Mapping[str, Any] | None = None,
     admin_token_sha256: str = "",
+    sessions: Sessions | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Faults end as a 500, as over a real socket."""
     app = create_app(
@@ -49,6 +51,7 @@ async def http_client(
         engine or FakeEngineClient(),
         codec or FakeCodec(),
         admin_token_sha256=admin_token_sha256,
+        sessions=sessions,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://osd.test") as client:

@@ -11,8 +11,10 @@ from osd.monitor.buckets import HistoryQuery
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.text.chat_template import ChatFeatures
+from serving.admin.sign_in import Sessions
 from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_buckets, fake_manifest, fake_report, fake_service
 from tests.kit.http_client import CHAT, COMPLETION
+from tests.kit.sessions import AwaySessions
 
 KEY, TOKEN = "a-key", "a-long-admin-token"
 CSRF = {"X-OSD-Admin": "1"}
@@ -133,6 +135,7 @@ class Case:
     engine: FakeEngineClient = field(default_factory=FakeEngineClient)
     codec: FakeCodec | None = None
     server: dict[str, Any] = field(default_factory=dict)
+    sessions: Sessions | None = None
     times: int = 1
     """Only the last answer counts."""
     stalls: bool = False
@@ -266,6 +269,8 @@ def cases() -> list[Case]:
             ),
         ]
     found.append(Case(status=204, path=f"{ADMIN}/logout"))
+    found.append(Case(status=503, path=f"{ADMIN}/login", headers=CSRF, sessions=AwaySessions()))
+    found.append(Case(status=503, path=f"{ADMIN}/logout", sessions=AwaySessions()))
     for method, path in [
         ("GET", MODELS),
         ("GET", MODEL),

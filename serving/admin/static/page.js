@@ -14,7 +14,7 @@ import { announce, tell } from "./messages.js";
 import { Playground } from "./playground.js";
 import { Session } from "./session.js";
 import { renderTiles } from "./tiles.js";
-import { renderDrift, renderGate, renderSpare, renderTrainer } from "./trainer.js";
+import { renderDrift, renderGate, renderOutcomes, renderSpare, renderTrainer } from "./trainer.js";
 import { renderVersions } from "./versions.js";
 
 const STALE_MS = 7000;
@@ -57,6 +57,7 @@ function render() {
   put("target", status.engine ? `${status.engine.target}${status.engine.computes ? ` (${status.engine.computes})` : ""}` : "");
   renderTiles(status.engine, history);
   renderTrainer(status.trainer);
+  renderOutcomes(status.engine, status.stream);
   renderSpare(status.spare ?? null);
   renderDrift(status.trainer);
   renderVersions(snapshot.versions, status.engine, status.versions);

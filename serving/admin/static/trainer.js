@@ -28,6 +28,19 @@ export function renderTrainer(trainer) {
   } : {});
 }
 
+/** What became of the engines' outcomes on their way to the trainer; an outcome in the spill file waits for Redis. */
+export function renderOutcomes(engine, stream) {
+  const { outcomes_recorded: recorded, outcomes_spilled: spilled, outcomes_replayed: replayed, outcomes_dropped: dropped, outcomes_left_out: leftOut } = engine?.counters ?? {};
+  replaceTerms($("outcomes"), recorded === undefined ? { "Recorded": "–" } : {
+    "Recorded": count(recorded),
+    "In the spill file": count(Math.max(0, spilled - replayed)),
+    "Lost": count(dropped),
+    "Left out, near the stream's limit": count(leftOut),
+    "Share recorded now": stream ? percent(stream.record_share) : "–",
+    "Written to the stream": stream ? `${bytes(stream.bytes_per_s)}/s` : "–",
+  });
+}
+
 /** What training takes of the time, and what that costs serving. */
 export function renderSpare(spare) {
   put("spare-note", spare ? "" : "The distiller does not report.");

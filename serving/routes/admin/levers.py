@@ -22,7 +22,7 @@ _MAX_LOGIN_BYTES = 16 << 10  # limits clients that have not signed in
 public_router = APIRouter(
     prefix="/admin/api",
     route_class=admits(with_csrf_header, max_body_bytes=_MAX_LOGIN_BYTES),
-    responses=errors(400, 401, 429, 500) | _OF_CHANGES,
+    responses=errors(400, 401, 429, 500, 503) | _OF_CHANGES,
 )
 router = APIRouter(
     prefix="/admin/api",
@@ -61,7 +61,7 @@ async def login(body: LoginBody, http: Request, services: ServicesDep) -> Respon
     return response
 
 
-@router.post("/logout", status_code=204, responses=_OF_CHANGES)
+@router.post("/logout", status_code=204, responses=_OF_CHANGES | errors(503))
 async def logout(http: Request, services: ServicesDep) -> Response:
     """End the session."""
     await services.admin.close_session(http.cookies.get(SESSION_COOKIE, ""))

@@ -9,14 +9,13 @@ import pytest
 
 from actors.admin_sessions import SESSION_S, AdminSessions
 from osd.config.settings import ConfigError, load_config
-from osd.records.errors import EngineUnavailableError
 from serving.admin.sign_in import AdminSignIn, OwnSessions
-from serving.app import create_app
 from serving.guards.api_keys import ApiKeys, api_key
 from serving.guards.wrong_secrets import WrongSecrets
 from serving.wire.errors import ApiError
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
+from tests.kit.fakes import FakeEngineClient, fake_service
 from tests.kit.http_client import CHAT, http_client
+from tests.kit.sessions import AwaySessions
 
 TOKEN = "a-long-admin-token"
 
@@ -97,18 +96,8 @@ async def test_replicas_that_share_sessions_know_each_others() -> None:
     assert not await one.has_session(session)
 
 
-class AwaySessions(OwnSessions):
-    """The process that keeps them does not answer."""
-
-    async def has_session(self, digest: str) -> bool:
-        raise EngineUnavailableError("restarting")
-
-
 async def test_sessions_that_nobody_can_look_up_are_no_sign_out() -> None:
-    app = create_app(
-        load_config(), FakeEngineClient(), FakeCodec(), admin_token_sha256=digest(TOKEN), sessions=AwaySessions()
-    )
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://osd.test") as client:
+    async with http_client(sessions=AwaySessions(), admin_token_sha256=digest(TOKEN)) as client:
         cookies = {"Cookie": "osd_admin=a-secret"}
         answer = await client.get("/admin/api/versions", headers=cookies)
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "engine_unavailable"
