@@ -11,9 +11,10 @@ import torch
 
 from osd.config.paths import checkpoint_path
 from osd.config.settings import Config, TrainerConfig
-from osd.drafters.create import new_drafter_model
+from osd.drafters.create import chain_config_of, new_drafter_model
 from osd.io.url_folder import open_folder
-from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Config
+from osd.kernels.reference.drafting.feature_net import FeatureConfig
 from osd.loading.causal_lm import choose_device, multiplies_bfloat16
 from osd.loading.shared_rows import load_shared_rows
 from osd.ports.lease import TrainingLease
@@ -23,6 +24,7 @@ from osd.records.errors import OsdError
 from osd.records.events import Event
 from osd.records.shared_rows import SharedRows
 from osd.records.version import WeightManifest
+from trainer.eagle3_student import Eagle3Student
 from trainer.feature_student import FeatureStudent
 from trainer.loop import Trainer
 from trainer.losses import LOSSES
@@ -88,17 +90,19 @@ def build_student(config: Config, manifest: WeightManifest, target_folder: Path)
         raise OsdError(
             f"version {manifest.number} is a {manifest.kind!r} drafter, configured is {config.drafter.kind!r}"
         )
-    if config.drafter.kind == "feature":
+    if config.drafter.kind != "model":
         shared = load_shared_rows(target_folder, torch.bfloat16)
-        return build_feature_student(config.trainer, FeatureConfig(**manifest.config), shared)
+        return build_feature_student(config.trainer, chain_config_of(manifest.kind, manifest.config), shared)
     device = choose_device(config.trainer.device)
     model = new_drafter_model(config, target_folder).to(device)
     loss, depths = LOSSES[config.trainer.loss], config.trainer.unroll_steps
     return ModelStudent(model, loss=loss, depths=depths, compute_dtype=_compute_dtype(device))
 
 
-def build_feature_student(config: TrainerConfig, net: FeatureConfig, shared: SharedRows) -> FeatureStudent:
-    """A `feature` drafter's student on the configured device, with weights still to be loaded.
+def build_feature_student(
+    config: TrainerConfig, net: FeatureConfig | Eagle3Config, shared: SharedRows
+) -> FeatureStudent:
+    """A `feature` or `eagle3` drafter's student on the configured device, with weights still to be loaded.
 
     Args:
         config: the `trainer` section.
@@ -106,8 +110,9 @@ def build_feature_student(config: TrainerConfig, net: FeatureConfig, shared: Sha
         shared: the target's embedding and head, on any device.
     """
     device = choose_device(config.device)
-    return FeatureStudent(
-        FeatureNet(net).to(device),
+    kind = Eagle3Student if isinstance(net, Eagle3Config) else FeatureStudent
+    return kind(
+        net.network().to(device),
         SharedRows(*(None if rows is None else rows.to(device) for rows in shared)),  # type: ignore[arg-type]
         loss=LOSSES[config.loss],
         unroll_steps=config.unroll_steps,

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osd.drafters.weights import check_state
-from osd.kernels.reference.drafting.feature_net import AttentionInputs, FeatureConfig, FeatureNet, head_rows
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Net
+from osd.kernels.reference.drafting.feature_net import AttentionInputs, FeatureNet, head_rows
 from osd.records.shared_rows import SharedRows
 from trainer.acceptance import ChainSums, chain_sums, emitted_log_probs, position_acceptance
 from trainer.batches import Batch
@@ -50,7 +51,7 @@ class FeatureStudent:
 
     def __init__(
         self,
-        net: FeatureNet,
+        net: FeatureNet | Eagle3Net,
         shared: SharedRows,
         *,
         loss: Callable[[Coarse], Tensor],
@@ -68,7 +69,12 @@ class FeatureStudent:
             hidden_size=config.hidden_size,
             context_columns=config.window_tokens - 1,
         )
+        self._embedding_VH = shared.embedding_VH
+        self._prepare()
         self._take_head_rows()
+
+    def _prepare(self) -> None:
+        """Set what another kind of network has otherwise."""
 
     def parameters(self) -> list[nn.Parameter]:
         """The network's weights."""
@@ -116,9 +122,9 @@ class FeatureStudent:
         net, start = self.net, batch.num_context
         assert batch.hidden_BTH is not None
         with mixed_precision(self._device, self._compute_dtype):
-            embedding_BTH = F.embedding(batch.input_ids_BT, self._shared.embedding_VH).float()
+            embedding_BTH = F.embedding(batch.input_ids_BT, self._embedding_VH).float()
             cos_BTD, sin_BTD = net.rotation(batch.positions_BT, torch.float32)
-            inputs = net.attention_inputs(embedding_BTH, batch.hidden_BTH.float(), cos_BTD, sin_BTD)
+            inputs = net.attention_inputs(embedding_BTH, net.enter(batch.hidden_BTH.float()), cos_BTD, sin_BTD)
             keys, values = [inputs.key_BNTD], [inputs.value_BNTD]
             inputs = inputs._replace(
                 residual_BTH=inputs.residual_BTH[:, start:], query_BNTD=inputs.query_BNTD[:, :, start:]
@@ -155,8 +161,8 @@ class FeatureStudent:
 
     def twin(self) -> FeatureStudent:
         """A new network of the same shape, sharing the embedding and head."""
-        return FeatureStudent(
-            FeatureNet(FeatureConfig(**self.config)).to(self._device),
+        return type(self)(
+            self.net.config.network().to(self._device),
             self._shared,
             loss=self._loss,
             unroll_steps=self._unroll_steps,
@@ -174,7 +180,11 @@ class FeatureStudent:
 
     def _layer(self, inputs: AttentionInputs, keys: list[Tensor], values: list[Tensor], mask_BQL: Tensor) -> Tensor:
         attended_BNQD = F.scaled_dot_product_attention(
-            inputs.query_BNTD, torch.cat(keys, dim=2), torch.cat(values, dim=2), attn_mask=mask_BQL[:, None]
+            inputs.query_BNTD,
+            torch.cat(keys, dim=2),
+            torch.cat(values, dim=2),
+            attn_mask=mask_BQL[:, None],
+            enable_gqa=keys[0].shape[1] < inputs.query_BNTD.shape[1],
         )
         return self.net.feature(inputs.residual_BTH, attended_BNQD.transpose(1, 2).flatten(2))
 

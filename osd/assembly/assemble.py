@@ -147,6 +147,6 @@ def _remake(
     backend = load_backend(these)
     exclude_from_gc()
     if awaits_kernels(target):
-        target = make_target(config, target.lm.model, backend, target.target_id, target.eos_ids)
+        target = make_target(config, target.lm.model, backend, target.target_id, target.eos_ids, target.hidden_layers)
     made = [open_version(config, resolved, store, target, drafter.id.version, backend) for drafter in drafters]
     return target, made

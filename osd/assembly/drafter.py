@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+
+import torch
 
 from osd.config.paths import weights_path
 from osd.config.settings import Config
 from osd.drafters.create import create_initial, open_drafter
+from osd.drafters.eagle3.layout import TargetShape
+from osd.drafters.eagle3.reading import read_head
 from osd.drafters.shipped import find_shipped
 from osd.io.url_folder import open_folder
 from osd.io.weight_store import FileWeightStore
 from osd.kernels.backend import Backend
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Config
 from osd.loading.resolve import ResolvedTarget
+from osd.loading.shared_rows import load_shared_rows
 from osd.models.target import Target
 from osd.ports.drafter import Drafter, Swappable
 from osd.ports.weight_store import WeightStore
-from osd.records.errors import WeightsRefusedError
+from osd.records.errors import OsdError, WeightsRefusedError
+from osd.records.version import WeightManifest
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +45,45 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
     else:
         note, gate = f"shipped; {shipped.origin}", shipped.card.get("gate", {})
         store.publish(shipped.state, kind=kind, config=shapes, parent=None, gate=gate, note=note)
+
+
+def import_head(config: Config, resolved: ResolvedTarget, store: WeightStore, path: Path) -> WeightManifest:
+    """Publish an EAGLE-3 head as version 1 of the target's `eagle3` drafter.
+
+    Raises:
+        OsdError: there is a version already, the head cannot be read, or osd cannot serve it with this target.
+    """
+    from transformers import AutoConfig
+
+    if latest := store.latest():
+        raise OsdError(
+            f"there is an eagle3 drafter already (version {latest.number}); use another --state-dir for another head"
+        )
+    target = AutoConfig.from_pretrained(resolved.folder).get_text_config()
+    shape = TargetShape(target.hidden_size, target.vocab_size, target.num_hidden_layers)
+    head = read_head(path, shape, load_shared_rows(resolved.folder, torch.float32).embedding_VH)
+    note = f"imported from {path.resolve().name}"
+    return store.publish(head.state, kind=head.config.kind, config=head.config.as_dict(), parent=None, note=note)
+
+
+def hidden_layers_for(config: Config, resolved: ResolvedTarget, store: WeightStore) -> list[int]:
+    """The layers whose inputs the target must store for the drafter; empty: the last hidden states.
+
+    The first version is made where there is none.
+
+    Raises:
+        OsdError: no drafter can be created.
+    """
+    if config.drafter.kind != "eagle3":
+        return []
+    ensure_first_version(config, resolved, store)
+    first = store.to_start_with()
+    assert first is not None
+    _log.info(
+        "the eagle3 drafter %d is computed by torch's operations; compiled kernels have the feature drafter only",
+        first.number,
+    )
+    return list(Eagle3Config(**first.config).target_layers)
 
 
 def open_latest(config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target) -> Drafter:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from osd.assembly.drafter import open_latest, open_store
+from osd.assembly.drafter import hidden_layers_for, open_latest, open_store
 from osd.assembly.kernels import Prepared, awaits_kernels, num_threads, prepare_backend
 from osd.assembly.lookup import make_lookup
 from osd.assembly.target import open_target
@@ -82,7 +82,7 @@ def load_engine(
     """
     is_for_now = prepared.build is not None
     on_progress("loading the target")
-    target, codec = open_target(config, resolved, prepared.backend)
+    target, codec = open_target(config, resolved, prepared.backend, hidden_layers_for(config, resolved, store))
     on_progress("loading the drafter")
     drafter = open_latest(config, resolved, store, target)
     on_progress("measuring what drafting and verifying take")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from osd.config.settings import Config
@@ -19,8 +20,16 @@ from osd.text.codec import TextCodec
 _log = logging.getLogger(__name__)
 
 
-def open_target(config: Config, resolved: ResolvedTarget, backend: Backend) -> tuple[Target, TextCodec]:
+def open_target(
+    config: Config, resolved: ResolvedTarget, backend: Backend, hidden_layers: Sequence[int] = ()
+) -> tuple[Target, TextCodec]:
     """Load the model that is served, and its tokenizer.
+
+    Args:
+        config: the whole configuration.
+        resolved: the target.
+        backend: creates what computes.
+        hidden_layers: see `Target`.
 
     Raises:
         OsdError: it cannot be loaded, or served with this configuration.
@@ -31,10 +40,18 @@ def open_target(config: Config, resolved: ResolvedTarget, backend: Backend) -> t
     model = load_causal_lm(resolved.folder, dtype=dtype, device=device)
     _check_context(config, model)
     codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
-    return make_target(config, model, backend, resolved.target_id, codec.eos_ids(resolved.folder)), codec
+    target_id, eos_ids = resolved.target_id, codec.eos_ids(resolved.folder)
+    return make_target(config, model, backend, target_id, eos_ids, hidden_layers), codec
 
 
-def make_target(config: Config, model: Any, backend: Backend, target_id: str, eos_ids: frozenset[int]) -> Target:
+def make_target(
+    config: Config,
+    model: Any,
+    backend: Backend,
+    target_id: str,
+    eos_ids: frozenset[int],
+    hidden_layers: Sequence[int] = (),
+) -> Target:
     """Make a target of a loaded model, with as many rows as the configuration sets."""
     return Target(
         model,
@@ -46,6 +63,7 @@ def make_target(config: Config, model: Any, backend: Backend, target_id: str, eo
         max_new_tokens=max(config.engine.prefill_chunk_tokens, config.speculation.max_length + 1),
         max_round_tokens=config.speculation.max_length + 1,
         is_int4=config.target.dtype == "int4",
+        hidden_layers=hidden_layers,
     )
 
 

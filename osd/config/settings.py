@@ -102,15 +102,17 @@ class SpeculationConfig(Section):
 class DrafterConfig(Section):
     """The small model that guesses."""
 
-    kind: Literal["feature", "model"] = Field(
-        "feature", description="'feature' (one layer over the target's hidden state) or 'model' (a small causal LM)."
+    kind: Literal["feature", "model", "eagle3"] = Field(
+        "feature",
+        description="'feature' (one layer over the target's hidden state), 'eagle3' (an EAGLE-3 head, over several "
+        "layers of the target) or 'model' (a small causal LM).",
     )
     model: str = Field("", description="For kind 'model': a hub id or folder; empty derives one from the target.")
     pretrained: bool = Field(
         True, description="Start from the drafter shipped for the target, if there is one; False starts untrained."
     )
     layers: int = Field(2, ge=1, description="For a derived 'model' drafter: layers taken from the target.")
-    vocab_tokens: int = Field(8192, ge=2, description="For 'feature': size of its reduced output vocabulary.")
+    vocab_tokens: int = Field(8192, ge=2, description="For 'feature' and new 'eagle3': size of the reduced vocabulary.")
     window_tokens: int = Field(256, ge=2, description="For 'feature': how many positions back its attention reaches.")
     seed: int = Field(0, description="Seed of a new drafter's weights.")
     suffix: bool = Field(
@@ -159,7 +161,9 @@ class TrainerConfig(Section):
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     batch_tokens: int = Field(1024, ge=1, description="Sequence positions per training step.")
-    unroll_steps: int = Field(2, ge=1, le=8, description="For 'feature': steps fed with the drafter's own features.")
+    unroll_steps: int = Field(
+        2, ge=1, le=8, description="For 'feature' and 'eagle3': steps fed with the drafter's own features."
+    )
     replay_bytes: int = Field(128 << 20, ge=1 << 16, description="Memory for replayed outcomes.")
     min_records: int = Field(8, ge=1, description="Outcomes needed before the first training step.")
     held_out_share: float = Field(0.125, gt=0, lt=1, description="Share of outcomes for the gate, never trained on.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from osd.drafters.feature import FeatureDrafter
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
 from osd.kernels.backend import Backend
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Config, Eagle3Net, default_layers
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.loading.causal_lm import load_causal_lm
 from osd.loading.resolve import resolve_target
+from osd.loading.shared_rows import load_shared_rows
 from osd.models.context import longest_context
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
@@ -33,6 +36,12 @@ def create_initial(config: Config, target_folder: Path) -> tuple[dict[str, Any],
         net = FeatureNet(feature_config)
         net.reset_parameters(config.drafter.seed)
         return feature_config.as_dict(), net.state_dict()
+    if config.drafter.kind == "eagle3":
+        eagle3_config = eagle3_config_for(config.drafter, target_folder)
+        eagle3_net = Eagle3Net(eagle3_config)
+        head_VH = load_shared_rows(target_folder, torch.float32).head_VH
+        eagle3_net.reset_parameters(config.drafter.seed, head_VH[eagle3_net.vocab_ids_R])
+        return eagle3_config.as_dict(), eagle3_net.state_dict()
     model = new_drafter_model(config, target_folder)
     return model.config.to_dict(), model_state(model)
 
@@ -43,6 +52,28 @@ def feature_config_for(drafter: DrafterConfig, target_folder: Path) -> FeatureCo
 
     target = AutoConfig.from_pretrained(target_folder).get_text_config()
     return FeatureConfig.for_target(target.hidden_size, target.vocab_size, drafter.vocab_tokens, drafter.window_tokens)
+
+
+def eagle3_config_for(drafter: DrafterConfig, target_folder: Path) -> Eagle3Config:
+    """The sizes of a new `eagle3` drafter for a target: its heads, and the layers that EAGLE-3 reads by default."""
+    from transformers import AutoConfig
+
+    target = AutoConfig.from_pretrained(target_folder).get_text_config()
+    rope = getattr(target, "rope_parameters", None) or {}
+    return Eagle3Config(
+        hidden_size=target.hidden_size,
+        target_hidden_size=target.hidden_size,
+        target_layers=default_layers(target.num_hidden_layers),
+        num_heads=target.num_attention_heads,
+        num_key_heads=getattr(target, "num_key_value_heads", None) or target.num_attention_heads,
+        head_size=getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads,
+        intermediate_size=3 * target.hidden_size,
+        vocab_tokens=min(drafter.vocab_tokens, target.vocab_size),
+        target_vocab_tokens=target.vocab_size,
+        norm_eps=1e-6,
+        rope={"rope_type": "default", "rope_theta": rope.get("rope_theta", 10_000.0)},
+        max_positions=target.max_position_embeddings,
+    )
 
 
 def new_drafter_model(config: Config, target_folder: Path) -> Any:
@@ -86,15 +117,11 @@ def open_drafter(
         OsdError: the configuration does not fit the target.
     """
     num_slots, max_length = config.engine.max_slots, config.speculation.max_length
-    if config.drafter.kind == "feature":
-        feature_config = FeatureConfig(**manifest_config)
-        if feature_config.hidden_size != target.lm.hidden_size:
-            raise OsdError(
-                f"the drafter was made for a target of hidden size {feature_config.hidden_size}, this one has "
-                f"{target.lm.hidden_size}; run `osd drafter init` or use another --state-dir"
-            )
+    if config.drafter.kind != "model":
+        chain_config = chain_config_of(config.drafter.kind, manifest_config)
+        _check_hidden_states(chain_config, target)
         return FeatureDrafter(
-            feature_config,
+            chain_config,
             target.shared_rows(),
             backend,
             num_slots=num_slots,
@@ -115,6 +142,29 @@ def open_drafter(
         max_context_tokens=target.max_context_tokens,
         target_vocab_tokens=target.lm.vocab_tokens,
     )
+
+
+def chain_config_of(kind: str, manifest_config: Mapping[str, Any]) -> FeatureConfig | Eagle3Config:
+    """The configuration of a `feature` or `eagle3` drafter in a manifest."""
+    return FeatureConfig(**manifest_config) if kind == "feature" else Eagle3Config(**manifest_config)
+
+
+def _check_hidden_states(config: FeatureConfig | Eagle3Config, target: Target) -> None:
+    """Check that the target stores the hidden states that a drafter reads.
+
+    Raises:
+        OsdError: it was made for another target, or reads other layers.
+    """
+    is_eagle3 = isinstance(config, Eagle3Config)
+    made_for = config.target_hidden_size if isinstance(config, Eagle3Config) else config.hidden_size
+    if made_for != target.lm.hidden_size:
+        raise OsdError(
+            f"the drafter was made for a target of hidden size {made_for}, this one has {target.lm.hidden_size}; run "
+            f"`osd drafter {'import' if is_eagle3 else 'init'}` with another --state-dir"
+        )
+    layers = tuple(config.target_layers) if isinstance(config, Eagle3Config) else ()
+    if layers != target.hidden_layers:
+        raise OsdError(f"the drafter reads layers {layers} of the target, which stores {target.hidden_layers}: restart")
 
 
 def _first_layers(target_folder: Path, num_layers: int) -> Any:

@@ -1,4 +1,4 @@
-"""The `feature` drafter in serving: a chain of one-layer steps from the target's last hidden state.
+"""The `feature` and `eagle3` drafters in serving: a chain of one-layer steps from the target's hidden states.
 
 A round first reads, for every row, the entries whose hidden states the target has computed since the last one (so a
 drafter that was not called for a while catches up), then feeds the drafter its own features. The back end computes this
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from osd.drafters.weights import check_state
 from osd.kernels.backend import Backend, adopt_rows
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Config, Eagle3Net
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.machine.transfer import on_side_stream
 from osd.ports.drafter import Drafter, SwapIn
@@ -24,7 +25,7 @@ from osd.records.shared_rows import SharedRows
 
 
 class FeatureDrafter:
-    """Serves one `FeatureNet` for all rows.
+    """Serves one `FeatureNet` or `Eagle3Net` for all rows.
 
     Args:
         config: sizes of the network.
@@ -39,7 +40,7 @@ class FeatureDrafter:
 
     def __init__(
         self,
-        config: FeatureConfig,
+        config: FeatureConfig | Eagle3Config,
         shared: SharedRows,
         backend: Backend,
         *,
@@ -47,11 +48,11 @@ class FeatureDrafter:
         max_context_tokens: int,
         max_length: int,
     ) -> None:
-        self.id = DrafterId("feature", 0)
+        self.id = DrafterId(config.kind, 0)
         self.config = config
         self.device = shared.embedding_VH.device
         with self.device:  # drawing a large network's initial weights on a CPU would take seconds
-            net = FeatureNet(config).to(shared.embedding_VH.dtype).eval().requires_grad_(False)
+            net = config.network().to(shared.embedding_VH.dtype).eval().requires_grad_(False)
         self._max_length = max_length
         self._most_ahead = 2 * (max_length + 1)
         """Entries that a round writes beyond a row's known ones: padding, then the chain's steps."""
@@ -82,7 +83,8 @@ class FeatureDrafter:
 
     def state(self) -> dict[str, Tensor]:
         """The tensors of a drafter version."""
-        return self.round.net.state_dict()
+        state: dict[str, Tensor] = self.round.net.state_dict()
+        return state
 
     def prepare(self, state: Mapping[str, Tensor], version: int) -> SwapIn:
         """See `Drafter`. The cache is kept: entries by old weights cost acceptance, never correctness."""
@@ -94,7 +96,7 @@ class FeatureDrafter:
         def swap_in() -> None:
             put_to_use()
             self.round.cache.clear_non_finite()
-            self.id = DrafterId("feature", version)
+            self.id = DrafterId(self.config.kind, version)
 
         return swap_in
 
@@ -135,9 +137,9 @@ class FeatureDrafter:
         self.round.read_ahead(batch, row, start, last, self._first[row])
         self._end[row] = last
 
-    def _net_of(self, state: Mapping[str, Tensor]) -> FeatureNet:
+    def _net_of(self, state: Mapping[str, Tensor]) -> FeatureNet | Eagle3Net:
         with torch.device("meta"):
-            net = FeatureNet(self.config).eval().requires_grad_(False)
+            net = self.config.network().eval().requires_grad_(False)
         kinds = {name: tensor.dtype for name, tensor in self.state().items()}
         copies = {name: tensor.to(self.device, kinds[name], copy=True) for name, tensor in state.items()}
         net.load_state_dict(copies, assign=True)

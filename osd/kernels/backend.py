@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Net
 from osd.kernels.reference.drafting.feature_net import FeatureNet
 from osd.machine.arrays import Numbers
 from osd.records.errors import OsdError
@@ -114,7 +115,10 @@ def adopt_rows(cache: Cache, other: Cache, num_tokens: Sequence[int]) -> None:
 
 
 class RowMemory(Protocol):
-    """Every row's tokens, and the last hidden states that the target computed; for drafters and outcomes."""
+    """Every row's tokens, and hidden states that the target computed; for drafters and outcomes.
+
+    Hidden states are the last ones, or those that enter several layers (see `Backend.decoder`).
+    """
 
     @property
     def tokens_SL(self) -> Tensor:  # noqa: N802 - named by its shape
@@ -135,7 +139,7 @@ class RowMemory(Protocol):
         ...
 
     def keep(self, first_row: int, starts: Sequence[int], hidden_BQH: Tensor) -> None:
-        """Store a pass's last hidden states, with zero for NaN and infinity, which a drafter would spread."""
+        """Store a pass's hidden states, with zero for NaN and infinity, which a drafter would spread."""
         ...
 
     def copy_hidden(self, row: int, start: int, stop: int) -> Callable[[], Tensor]:
@@ -225,9 +229,9 @@ class Decoder(Passes, Protocol):
 
 
 class FeatureRound(Protocol):
-    """The computations of a `feature` drafter's rounds: its network over a cache of its own.
+    """The computations of a `feature` or `eagle3` drafter's rounds: its network over a cache of its own.
 
-    Entry t of a row reads the token at t + 1 and the target's hidden state at t (`FeatureNet`).
+    Entry t of a row reads the token at t + 1 and the target's hidden states at t (`FeatureNet`, `Eagle3Net`).
     """
 
     @property
@@ -236,11 +240,11 @@ class FeatureRound(Protocol):
         ...
 
     @property
-    def net(self) -> FeatureNet:
-        """The network in use."""
+    def net(self) -> Any:
+        """The network in use: a `FeatureNet` or `Eagle3Net`."""
         ...
 
-    def lay_out(self, net: FeatureNet) -> Callable[[], None]:
+    def lay_out(self, net: Any) -> Callable[[], None]:
         """Bring new weights into the layout of rounds, on any thread; the returned function puts them in use."""
         ...
 
@@ -284,7 +288,14 @@ class Backend(Protocol):
         ...
 
     def decoder(
-        self, model: Any, sizes: Sizes, *, kept: RowMemory | None, frozen: bool, is_int4: bool
+        self,
+        model: Any,
+        sizes: Sizes,
+        *,
+        kept: RowMemory | None,
+        frozen: bool,
+        is_int4: bool,
+        hidden_layers: Sequence[int] = (),
     ) -> Decoder | None:
         """A decoder that runs a causal LM of transformers; None if it does not support the architecture.
 
@@ -294,6 +305,8 @@ class Backend(Protocol):
             kept: where `read` stores hidden states; None: nowhere.
             frozen: whether the weights never change.
             is_int4: quantise the layers' weights to four bits first, which makes it another model.
+            hidden_layers: store, instead of the last hidden states, the residual streams that enter these layers, side
+                by side in this order; empty: the last hidden states.
 
         Raises:
             OsdError: the weights cannot be quantised to four bits.
@@ -301,9 +314,15 @@ class Backend(Protocol):
         ...
 
     def feature_round(
-        self, net: FeatureNet, shared: SharedRows, *, num_slots: int, max_context_tokens: int, max_length: int
+        self,
+        net: FeatureNet | Eagle3Net,
+        shared: SharedRows,
+        *,
+        num_slots: int,
+        max_context_tokens: int,
+        max_length: int,
     ) -> FeatureRound:
-        """The computations of a `feature` drafter's rounds.
+        """The computations of a `feature` or `eagle3` drafter's rounds; those of `eagle3` are always the reference's.
 
         Args:
             net: its network, with the device and dtype to serve in.

@@ -20,6 +20,7 @@ from osd.kernels.reference.window import PassWindow
 from osd.machine.arrays import Numbers
 from osd.machine.transfer import to_device
 from osd.models.slot_cache import SlotCache
+from osd.records.errors import OsdError
 from osd.records.proposal import DraftBatch
 
 
@@ -32,13 +33,22 @@ class PlainPasses:
         backend: wraps the logits.
         sizes: of the cache.
         kept: where hidden states are stored.
+        hidden_layers: see `osd.kernels.backend.Backend.decoder`.
     """
 
     name = "transformers' own forward"
 
     def __init__(
-        self, model: Any, reaches: dict[str, int | None], backend: Backend, sizes: Sizes, kept: RowMemory | None
+        self,
+        model: Any,
+        reaches: dict[str, int | None],
+        backend: Backend,
+        sizes: Sizes,
+        kept: RowMemory | None,
+        hidden_layers: Sequence[int] = (),
     ) -> None:
+        self._hidden_layers = tuple(hidden_layers)
+        self._asked = {"output_hidden_states": True} if hidden_layers else {}
         self._model, self._reaches, self._backend, self._kept = model, reaches, backend, kept
         weight = model.get_output_embeddings().weight
         self._device, self._dtype, self._hidden_size = weight.device, weight.dtype, weight.shape[1]
@@ -76,16 +86,26 @@ class PlainPasses:
             position_ids=self._window.positions_BQ.clamp(max=self._max_positions - 1),
             use_cache=True,
             logits_to_keep=0 if logits == "all" else 1,
+            **self._asked,
             **self._cache_argument,
         )
         hidden_BQH = self.latest_hidden_BQH
         if self._kept is not None:
-            self._kept.keep(first_row, starts, hidden_BQH)
+            self._kept.keep(first_row, starts, self._to_keep(output))
         return PassOutput(None if logits == "none" else self._backend.logits(output.logits), lambda: hidden_BQH)
 
     def draft(self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int) -> Proposed:
         """See `Passes`."""
         return draft_by_passes(self, batch, starts, counts, num_tokens, self._backend.most_likely)
+
+    def _to_keep(self, output: Any) -> Tensor:
+        """The hidden states `[B, Q, J]` that are stored of the model's latest pass."""
+        if not self._hidden_layers:
+            return self.latest_hidden_BQH
+        if output.hidden_states is None:
+            kind = type(self._model).__name__
+            raise OsdError(f"{kind} does not give the hidden states between its layers, which an eagle3 drafter reads")
+        return torch.cat([output.hidden_states[layer] for layer in self._hidden_layers], dim=-1)
 
     def _note_hidden(self, _module: object, _args: object, output: Any) -> None:
         hidden = output[0]

@@ -52,7 +52,8 @@ class SlotModel:
         frozen: whether the weights never change, so that they may be stored in a faster layout only.
         max_round_tokens: most new positions per row in a decoding round.
         is_int4: quantise the layers' weights to four bits, which makes it another model.
-        kept: where the last hidden states of all passes are stored; None: nowhere.
+        kept: where the hidden states of all passes are stored; None: nowhere.
+        hidden_layers: see `osd.kernels.backend.Backend.decoder`.
 
     Raises:
         OsdError: the model's outputs over this cache differ from its plain outputs, so it cannot be served correctly;
@@ -71,6 +72,7 @@ class SlotModel:
         max_round_tokens: int = 0,
         is_int4: bool = False,
         kept: RowMemory | None = None,
+        hidden_layers: Sequence[int] = (),
     ) -> None:
         self.model = model
         head_VH = head_of(model)
@@ -81,8 +83,8 @@ class SlotModel:
         max_len = self.max_context_tokens + max_new_tokens
         sizes = Sizes(num_slots, self.max_context_tokens, max_len, max_round_tokens)
         reaches = _reaches(model)
-        self._plain = PlainPasses(model, reaches, backend, sizes, kept)
-        decoder = backend.decoder(model, sizes, kept=kept, frozen=frozen, is_int4=is_int4)
+        self._plain = PlainPasses(model, reaches, backend, sizes, kept, hidden_layers)
+        decoder = backend.decoder(model, sizes, kept=kept, frozen=frozen, is_int4=is_int4, hidden_layers=hidden_layers)
         self.decoder = _checked(self._plain, decoder, SelfCheck(model, reaches, sizes), is_int4=is_int4)
         """Runs the passes; None if the back end does not support the model, or gave wrong outputs."""
         self._passes: Passes = self.decoder or self._plain

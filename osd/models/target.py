@@ -14,11 +14,12 @@ from osd.kernels.backend import Backend, PassOutput, Wanted
 from osd.machine.arrays import Numbers
 from osd.models.context import longest_context
 from osd.models.slot_model import SlotModel, head_of
+from osd.records.errors import OsdError
 from osd.records.shared_rows import SharedRows
 
 
 class Target:
-    """A causal LM over the slot cache, with each row's tokens and last hidden states.
+    """A causal LM over the slot cache, with each row's tokens and hidden states.
 
     Hidden states are stored because drafters and outcomes need them; no pass is run just for them.
 
@@ -32,6 +33,11 @@ class Target:
         max_new_tokens: most positions of one pass.
         max_round_tokens: most positions of a row in a decoding round.
         is_int4: quantise the layers' weights to four bits.
+        hidden_layers: store, instead of the last hidden states, the residual streams that enter these layers, side by
+            side; layer 0 is entered by the embedding.
+
+    Raises:
+        OsdError: the model cannot be served, or has fewer layers.
     """
 
     def __init__(
@@ -46,10 +52,19 @@ class Target:
         max_new_tokens: int,
         max_round_tokens: int = 1,
         is_int4: bool = False,
+        hidden_layers: Sequence[int] = (),
     ) -> None:
+        self.hidden_layers = tuple(hidden_layers)
+        num_layers = model.config.get_text_config().num_hidden_layers
+        if beyond := [layer for layer in hidden_layers if not 0 <= layer < num_layers]:
+            raise OsdError(
+                f"the drafter reads what enters layer {beyond[0]} of the target, which has layers 0 to {num_layers - 1}"
+            )
         self.backend, self.target_id, self.eos_ids = backend, target_id, eos_ids
         self.max_context_tokens = longest_context(model.config.get_text_config(), max_context_tokens)
-        self._rows = backend.rows(num_slots, self.max_context_tokens + max_new_tokens, head_of(model))
+        head_VH = head_of(model)
+        like = head_VH.new_empty(0, max(len(hidden_layers), 1) * head_VH.shape[1])
+        self._rows = backend.rows(num_slots, self.max_context_tokens + max_new_tokens, like)
         self.lm = SlotModel(
             model,
             backend,
@@ -60,6 +75,7 @@ class Target:
             max_round_tokens=max_round_tokens,
             is_int4=is_int4,
             kept=self._rows,
+            hidden_layers=hidden_layers,
         )
 
     @property
@@ -69,7 +85,7 @@ class Target:
 
     @property
     def hidden_SLH(self) -> Tensor:  # noqa: N802 - named by its shape
-        """The last hidden states by row and position; always the same memory."""
+        """The hidden states by row and position; always the same memory."""
         return self._rows.hidden_SLH
 
     def adopt(self, other: Target, num_tokens: Sequence[int]) -> None:
@@ -102,7 +118,7 @@ class Target:
         self._rows.write_rows(starts, ids)
 
     def read(self, first_row: int, ids_BQ: Numbers, starts: Sequence[int], *, logits: Wanted = "all") -> PassOutput:
-        """Run one pass (see `osd.kernels.backend.Way.read`), and store its last hidden states."""
+        """Run one pass (see `osd.kernels.backend.Way.read`), and store its hidden states."""
         return self.lm.forward(first_row, ids_BQ, starts, logits=logits)
 
     def clear_row(self, row: int, start: int) -> None:

@@ -16,10 +16,13 @@ from rich.table import Table
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import OsdError
 from serving.cli.distill import distill
+from serving.cli.heads import export_head, import_head
 from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
 
-app = typer.Typer(help="Drafter versions: make, distill, list, show, publish, roll back.")
+app = typer.Typer(help="Drafter versions: make, distill, import, export, list, show, publish, roll back.")
 app.command("distill")(distill)
+app.command("import")(import_head)
+app.command("export")(export_head)
 
 
 @app.command("init")

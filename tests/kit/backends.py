@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,14 @@ class Undecoded(TorchBackend):
     """Knows no architecture, so that transformers' own forward computes all passes."""
 
     def decoder(
-        self, model: Any, sizes: Sizes, *, kept: RowMemory | None, frozen: bool, is_int4: bool
+        self,
+        model: Any,
+        sizes: Sizes,
+        *,
+        kept: RowMemory | None,
+        frozen: bool,
+        is_int4: bool,
+        hidden_layers: Sequence[int] = (),
     ) -> Decoder | None:
         return None
 

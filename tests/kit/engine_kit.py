@@ -109,6 +109,7 @@ def make_target(
     num_slots: int = 4,
     context_tokens: int = CONTEXT_TOKENS,
     is_int4: bool = False,
+    hidden_layers: Sequence[int] = (),
 ) -> Target:
     """Serves a copy: a target keeps its model's weights in a layout of its own. By the fastest back end, by default."""
     return Target(
@@ -121,6 +122,7 @@ def make_target(
         max_new_tokens=max(context_tokens, 32),
         max_round_tokens=5,
         is_int4=is_int4,
+        hidden_layers=hidden_layers,
     )
 
 

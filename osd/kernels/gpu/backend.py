@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Any
@@ -15,6 +15,8 @@ from osd.kernels.backend import Decoder, FeatureRound, RowMemory, Sizes, int4_re
 from osd.kernels.gpu.decoder import GpuDecoder
 from osd.kernels.gpu.feature_round import GpuFeatureRound
 from osd.kernels.gpu.graphs import Capture, CudaCapture
+from osd.kernels.reference.backend import TorchBackend
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Net
 from osd.kernels.reference.drafting.feature_net import FeatureNet
 from osd.kernels.reference.drafting.feature_round import cache_entries
 from osd.kernels.reference.llama import is_llama
@@ -56,7 +58,14 @@ class GpuBackend:
         return most_likely(logits) if self._has_kernels else most_likely_by_torch(logits)
 
     def decoder(
-        self, model: Any, sizes: Sizes, *, kept: RowMemory | None, frozen: bool, is_int4: bool
+        self,
+        model: Any,
+        sizes: Sizes,
+        *,
+        kept: RowMemory | None,
+        frozen: bool,
+        is_int4: bool,
+        hidden_layers: Sequence[int] = (),
     ) -> Decoder | None:
         """See `Backend`."""
         if is_int4:
@@ -72,12 +81,23 @@ class GpuBackend:
             find=self.most_likely,
             capture=self._new_capture(),
             has_kernels=self._has_kernels,
+            hidden_layers=hidden_layers,
         )
 
     def feature_round(
-        self, net: FeatureNet, shared: SharedRows, *, num_slots: int, max_context_tokens: int, max_length: int
+        self,
+        net: FeatureNet | Eagle3Net,
+        shared: SharedRows,
+        *,
+        num_slots: int,
+        max_context_tokens: int,
+        max_length: int,
     ) -> FeatureRound:
         """See `Backend`."""
+        if isinstance(net, Eagle3Net):
+            return TorchBackend().feature_round(
+                net, shared, num_slots=num_slots, max_context_tokens=max_context_tokens, max_length=max_length
+            )
         return GpuFeatureRound(
             net,
             shared,

@@ -53,19 +53,19 @@ class KernelDecoder:
         if not self.fits(ids_BQ.shape[1]):
             return self._decoder.read(first_row, ids_BQ, starts, logits=logits)
         self._window.set(first_row, starts, ids_BQ.shape[1])
-        logits_BQV, hidden_BQH = self.run(to_device(ids_BQ, self._decoder.device), self._window, logits)
+        logits_BQV, hidden_BQH, _ = self.run(to_device(ids_BQ, self._decoder.device), self._window, logits)
         return PassOutput(None if logits_BQV is None else TorchLogits(logits_BQV), lambda: hidden_BQH)
 
     @torch.no_grad()
-    def run(self, ids_BQ: Tensor, window: PassWindow, logits: Wanted) -> tuple[Tensor | None, Tensor]:
-        """See `TorchDecoder.run`."""
+    def run(self, ids_BQ: Tensor, window: PassWindow, logits: Wanted) -> tuple[Tensor | None, Tensor, Tensor]:
+        """See `TorchDecoder.run`; stored are the last hidden states."""
         llama = self._decoder.llama
         attend = PiecewiseAttention(self._decoder.cache, window, *llama.rotation, **llama.heads._asdict())
         hidden_RH = read_layers(llama.layers, llama.embedding(ids_BQ.flatten()), attend, llama.norm)
         hidden_BQH = hidden_RH.view(*ids_BQ.shape, -1)
         if logits == "none":
-            return None, hidden_BQH
-        return project(llama.head, hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH
+            return None, hidden_BQH, hidden_BQH
+        return project(llama.head, hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH, hidden_BQH
 
 
 class GpuDecoder:
@@ -79,6 +79,8 @@ class GpuDecoder:
         find: finds the most likely token.
         capture: captures a round.
         has_kernels: whether Triton kernels run on the device.
+        hidden_layers: see `osd.kernels.backend.Backend.decoder`; Triton kernels, which do not have these residual
+            streams, are not used then.
     """
 
     def __init__(
@@ -91,10 +93,13 @@ class GpuDecoder:
         find: MostLikely,
         capture: Capture,
         has_kernels: bool,
+        hidden_layers: Sequence[int] = (),
     ) -> None:
-        self.torch = TorchDecoder(model, sizes, kept=kept, make_logits=make_logits, find=find)
+        self.torch = TorchDecoder(
+            model, sizes, kept=kept, make_logits=make_logits, find=find, hidden_layers=hidden_layers
+        )
         self.cache = self.torch.cache
-        self.kernels = KernelDecoder(self.torch) if has_kernels else None
+        self.kernels = KernelDecoder(self.torch) if has_kernels and not hidden_layers else None
         self._sizes, self._kept, self._find = sizes, kept, find
         self._window = PassWindow(self.torch.device)
         self._graphs = GraphPool(capture)
@@ -136,9 +141,9 @@ class GpuDecoder:
 
         def work_by(way: TorchDecoder | KernelDecoder) -> Work:
             def work(ids_BQ: Tensor, starts_B: Tensor) -> tuple[Tensor, ...]:
-                logits_BQV, hidden_BQH = self._run(way, ids_BQ, starts_B, seen)
+                logits_BQV, hidden_BQH, kept_BQJ = self._run(way, ids_BQ, starts_B, seen)
                 if self._kept is not None:
-                    self._kept.keep_at(self._window.rows_B1, self._window.positions_BQ, hidden_BQH)
+                    self._kept.keep_at(self._window.rows_B1, self._window.positions_BQ, kept_BQJ)
                 return logits_BQV, hidden_BQH, self._find(logits_BQV)
 
             return work
@@ -155,12 +160,12 @@ class GpuDecoder:
 
     def _run(
         self, way: TorchDecoder | KernelDecoder, ids_BQ: Tensor, starts_B: Tensor, seen: int
-    ) -> tuple[Tensor, Tensor]:
-        """A pass from row 0 on as a function of tensors only: all logits, and last hidden states."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A pass from row 0 on as a function of tensors only: logits, last hidden states, those to be stored."""
         self._window.set_on_device(starts_B, ids_BQ.shape[1], seen)
-        logits_BQV, hidden_BQH = way.run(ids_BQ, self._window, "all")
+        logits_BQV, hidden_BQH, kept_BQJ = way.run(ids_BQ, self._window, "all")
         assert logits_BQV is not None
-        return logits_BQV, hidden_BQH
+        return logits_BQV, hidden_BQH, kept_BQJ
 
     def _bucketed(self, starts: Sequence[int], num_new: int) -> tuple[list[int], int]:
         """Row starts and number of positions read, for captured work over `num_new` positions.
@@ -226,11 +231,11 @@ class GpuDecoder:
         rows_B1 = torch.arange(len(starts_B), device=device)[:, None]
         columns_BQ = starts_B[:, None] + torch.arange(num_new, device=device)
         ids_BQ = tokens_SL[rows_B1, columns_BQ.clamp(max=tokens_SL.shape[1] - 1)]
-        logits_BQV, _ = self._run(way, ids_BQ, starts_B, seen)
+        logits_BQV, _, _ = self._run(way, ids_BQ, starts_B, seen)
         logits_BV = logits_BQV[rows_B1[:, 0], counts_B - 1]
         ends_B = starts_B + counts_B
         for step in range(choice.num_steps):
             token_B = choice.take(logits_BV[:, : choice.vocab_tokens])
             if step + 1 < choice.num_steps:
-                logits_BQV, _ = self._run(way, token_B[:, None], ends_B + step, seen)
+                logits_BQV, _, _ = self._run(way, token_B[:, None], ends_B + step, seen)
                 logits_BV = logits_BQV[:, 0]

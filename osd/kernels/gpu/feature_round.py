@@ -155,6 +155,10 @@ class KernelFeature:
         self.attention_norm, self.mlp_norm = _norm(net.attention_norm), _norm(net.mlp_norm)
         self._feature_norm = _norm(net.feature_norm)
 
+    def enter(self, hidden_BTH: Tensor) -> Tensor:
+        """See `FeatureLayer`: the last hidden states themselves."""
+        return hidden_BTH
+
     def read(
         self, tokens_BT: Tensor, hidden_BTH: Tensor, starts_B: Tensor, firsts_B: Tensor, first_row: int = 0
     ) -> Tensor:

@@ -36,18 +36,27 @@ class TorchDecoder:
         kept: where hidden states are stored.
         make_logits: wraps the logits of a pass.
         find: finds the most likely token.
+        hidden_layers: see `osd.kernels.backend.Backend.decoder`.
     """
 
     name = "the fused pass"
 
     def __init__(
-        self, model: Any, sizes: Sizes, *, kept: RowMemory | None, make_logits: MakeLogits, find: MostLikely
+        self,
+        model: Any,
+        sizes: Sizes,
+        *,
+        kept: RowMemory | None,
+        make_logits: MakeLogits,
+        find: MostLikely,
+        hidden_layers: Sequence[int] = (),
     ) -> None:
         self.llama = Llama(model, sizes.max_positions)
         self.cache = FlatCache(*self.llama.cache_shape(sizes.num_slots, sizes.max_len), like=self.llama.like)
         self.device = self.llama.like.device
         self._window = PassWindow(self.device)
         self._kept, self._make_logits, self._find = kept, make_logits, find
+        self._hidden_layers = tuple(hidden_layers)
 
     @property
     def computes(self) -> str:
@@ -72,21 +81,25 @@ class TorchDecoder:
         """See `Way`."""
         window = self._window
         window.set(first_row, starts, ids_BQ.shape[1])
-        logits_BQV, hidden_BQH = self.run(to_device(ids_BQ, self.device), window, logits)
+        logits_BQV, hidden_BQH, kept_BQJ = self.run(to_device(ids_BQ, self.device), window, logits)
         if self._kept is not None:
-            self._kept.keep(first_row, starts, hidden_BQH)
+            self._kept.keep(first_row, starts, kept_BQJ)
         return PassOutput(None if logits_BQV is None else self._make_logits(logits_BQV), lambda: hidden_BQH)
 
     @torch.no_grad()
-    def run(self, ids_BQ: Tensor, window: PassWindow, logits: Wanted) -> tuple[Tensor | None, Tensor]:
-        """Logits (see `Way.read`) and last hidden states, `[B, Q, H]`. If the window's starts are on the device, this
-        is a function of tensors only.
+    def run(self, ids_BQ: Tensor, window: PassWindow, logits: Wanted) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Logits (see `Way.read`), last hidden states `[B, Q, H]`, and the hidden states to be stored (see
+        `Backend.decoder`). If the window's starts are on the device, this is a function of tensors only.
         """
         attend = SdpaAttention(self.cache, window, *self.llama.rotation, **self.llama.heads._asdict())
-        hidden_BQH = self.llama(ids_BQ, attend).view(*ids_BQ.shape, -1)
+        entering = dict.fromkeys(self._hidden_layers, self.llama.like)
+        hidden_BQH = self.llama(ids_BQ, attend, entering).view(*ids_BQ.shape, -1)
+        kept_BQJ = hidden_BQH
+        if self._hidden_layers:
+            kept_BQJ = torch.cat([entering[layer] for layer in self._hidden_layers], dim=1).view(*ids_BQ.shape, -1)
         if logits == "none":
-            return None, hidden_BQH
-        return self.llama.head(hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH
+            return None, hidden_BQH, kept_BQJ
+        return self.llama.head(hidden_BQH if logits == "all" else hidden_BQH[:, -1:]), hidden_BQH, kept_BQJ
 
     def draft(self, batch: DraftBatch, starts: Sequence[int], counts: Sequence[int], num_tokens: int) -> Proposed:
         """See `Passes`."""

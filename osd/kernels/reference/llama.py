@@ -94,10 +94,18 @@ class Llama:
         """Layers, slots, positions, key/value heads and head size of its cache."""
         return len(self.layers), num_slots, max_len, self.heads.num_key_heads, self.rotation[0].shape[-1]
 
-    def __call__(self, ids_BQ: Tensor, attend: Attention) -> Tensor:
-        """Run all layers; returns the last hidden states after the final norm, `[R, H]`."""
+    def __call__(self, ids_BQ: Tensor, attend: Attention, entering: dict[int, Tensor]) -> Tensor:
+        """Run all layers; returns the last hidden states after the final norm, `[R, H]`.
+
+        Args:
+            ids_BQ: the new tokens.
+            attend: computes attention.
+            entering: its values become the residual streams `[R, H]` that enter the layers which are its keys.
+        """
         x_RH = self.embedding(ids_BQ.flatten())
         for index, layer in enumerate(self.layers):
+            if index in entering:
+                entering[index] = x_RH
             x_RH = layer(index, x_RH, attend)
         return _normed(x_RH, self.norm)
 

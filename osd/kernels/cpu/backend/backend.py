@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from osd.kernels.cpu.backend.rows import CpuRows
 from osd.kernels.cpu.kernels import Kernels
 from osd.kernels.reference.backend import TorchBackend
 from osd.kernels.reference.decoder import TorchDecoder
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Net
 from osd.kernels.reference.drafting.feature_net import FeatureNet
 from osd.kernels.reference.drafting.feature_round import cache_entries
 from osd.kernels.reference.llama import is_llama
@@ -49,23 +51,51 @@ class CpuBackend:
         return most_likely(self._kernels, logits)
 
     def decoder(
-        self, model: Any, sizes: Sizes, *, kept: RowMemory | None, frozen: bool, is_int4: bool
+        self,
+        model: Any,
+        sizes: Sizes,
+        *,
+        kept: RowMemory | None,
+        frozen: bool,
+        is_int4: bool,
+        hidden_layers: Sequence[int] = (),
     ) -> Decoder | None:
         """See `Backend`."""
         if is_llama(model) and fits_kernels(model):
             assert kept is None or isinstance(kept, CpuRows)
-            return CpuDecoder(self._kernels, model, sizes, kept=kept, frozen=frozen, is_int4=is_int4)
+            return CpuDecoder(
+                self._kernels,
+                model,
+                sizes,
+                kept=kept,
+                frozen=frozen,
+                is_int4=is_int4,
+                hidden_layers=hidden_layers,
+            )
         if is_int4:
             raise int4_refusal(model)
         if not is_llama(model):
             return None
-        return TorchDecoder(model, sizes, kept=kept, make_logits=self.logits, find=self.most_likely)
+        return TorchDecoder(
+            model,
+            sizes,
+            kept=kept,
+            make_logits=self.logits,
+            find=self.most_likely,
+            hidden_layers=hidden_layers,
+        )
 
     def feature_round(
-        self, net: FeatureNet, shared: SharedRows, *, num_slots: int, max_context_tokens: int, max_length: int
+        self,
+        net: FeatureNet | Eagle3Net,
+        shared: SharedRows,
+        *,
+        num_slots: int,
+        max_context_tokens: int,
+        max_length: int,
     ) -> FeatureRound:
         """See `Backend`."""
-        if shared.embedding_VH.dtype not in _TYPES:
+        if isinstance(net, Eagle3Net) or shared.embedding_VH.dtype not in _TYPES:
             return TorchBackend().feature_round(
                 net, shared, num_slots=num_slots, max_context_tokens=max_context_tokens, max_length=max_length
             )

@@ -55,6 +55,8 @@ class CpuDecoder:
         kept: where hidden states are stored.
         frozen: whether the weights never change.
         is_int4: quantise the layers' weights (not the embedding's and the head's) to four bits.
+        hidden_layers: see `osd.kernels.backend.Backend.decoder`. A pass is then one call per section of layers between
+            these, instead of one for all.
 
     Raises:
         OsdError: the weights cannot be quantised.
@@ -63,9 +65,18 @@ class CpuDecoder:
     name = "the fused pass"
 
     def __init__(
-        self, kernels: Kernels, model: Any, sizes: Sizes, *, kept: CpuRows | None, frozen: bool, is_int4: bool
+        self,
+        kernels: Kernels,
+        model: Any,
+        sizes: Sizes,
+        *,
+        kept: CpuRows | None,
+        frozen: bool,
+        is_int4: bool,
+        hidden_layers: Sequence[int] = (),
     ) -> None:
         self._kernels, self._kept, self._frozen, self._is_int4 = kernels, kept, frozen, is_int4
+        self._hidden_layers = tuple(hidden_layers)
         self._llama = Llama(model, sizes.max_positions)
         like = self._llama.like
         if is_int4 and not (like.dtype == torch.bfloat16 and all(map(_has_whole_blocks, self._llama.layers))):
@@ -97,9 +108,18 @@ class CpuDecoder:
         llama, bits = self._llama, 4 if self._is_int4 else 0
         self._tiles = [_tiles(layer, keep=not self._frozen, bits=bits) for layer in llama.layers]
         self._rows_VH = array(llama.embedding.weight.detach())
-        self._layers = CompiledLayers(
+        bounds = sorted({0, *self._hidden_layers, len(llama.layers)})
+        self._sections = {
+            first: self._section(slice(first, end), bits) for first, end in zip(bounds, bounds[1:], strict=False)
+        }
+        self._head = TiledProjection(self._kernels, llama.head.weight_OI, llama.head.bias_O)
+
+    def _section(self, layers: slice, bits: int) -> CompiledLayers:
+        """Consecutive layers that run in one call."""
+        llama = self._llama
+        return CompiledLayers(
             self._kernels,
-            self._tiles,
+            self._tiles[layers],
             llama.norm.weight,
             llama.norm.variance_epsilon,
             self.cache,
@@ -107,10 +127,10 @@ class CpuDecoder:
             num_heads=llama.heads.num_heads,
             gate_size=llama.gate_size,
             scale=llama.heads.scale,
-            reaches=llama.heads.reaches,
+            reaches=llama.heads.reaches[layers],
             bits=bits,
+            first_layer=layers.start,
         )
-        self._head = TiledProjection(self._kernels, llama.head.weight_OI, llama.head.bias_O)
 
     def unpack(self) -> None:
         """See `Decoder`. Weights that are not frozen were never removed."""
@@ -124,10 +144,17 @@ class CpuDecoder:
         self._window.set(first_row, starts, num_new)
         x_RH = aligned((num_rows * num_new, self._rows_VH.shape[1]), self._rows_VH.dtype)
         self._rows_VH.take(array(ids_BQ).reshape(-1), axis=0, out=x_RH, mode="clip")
-        hidden_RH = self._layers(x_RH, self._window)
+        entering, hidden_RH = {}, x_RH
+        for first, section in self._sections.items():
+            if first in self._hidden_layers:
+                entering[first] = x_RH.copy()
+            hidden_RH = section(x_RH, self._window)
         hidden_BQH = hidden_RH.reshape(num_rows, num_new, -1)
         if self._kept is not None:
-            self._kept.keep_array(first_row, starts, hidden_BQH)
+            kept_RJ = hidden_RH
+            if self._hidden_layers:
+                kept_RJ = np.concatenate([entering[layer] for layer in self._hidden_layers], axis=1)
+            self._kept.keep_array(first_row, starts, kept_RJ.reshape(num_rows, num_new, -1))
         return PassOutput(self._logits(hidden_BQH, logits), lambda: tensor(hidden_BQH))
 
     def _logits(self, hidden_BQH: Array, wanted: Wanted) -> Logits | None:

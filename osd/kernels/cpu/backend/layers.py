@@ -94,6 +94,7 @@ class CompiledLayers:
         scale: of the attention scores.
         reaches: how many positions each layer's attention spans, the query's own included; None: all.
         bits: of the quantised weights in the tiles; 0 if they are not quantised.
+        first_layer: the first layer's place in the cache.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class CompiledLayers:
         scale: float,
         reaches: Sequence[int | None],
         bits: int = 0,
+        first_layer: int = 0,
     ) -> None:
         self._kernels = kernels
         self._layers = layers  # keeps the tiles alive, which the stack refers to by address
@@ -138,16 +140,18 @@ class CompiledLayers:
             gate_size=gate_size,
             num_phases=LAYER_PHASES * len(layers) + 1,
             num_elements=2 * (num_heads + cache.keys_ASMCKW.shape[2]) * cos_LD.shape[1] + gate_size,
-            keys_ASMCKW=cache.keys_ASMCKW,
-            values_ASMHTW=cache.values_ASMHTW,
+            keys_ASMCKW=cache.keys_ASMCKW[first_layer : first_layer + len(layers)],
+            values_ASMHTW=cache.values_ASMHTW[first_layer : first_layer + len(layers)],
         )
 
     def __call__(self, x_RH: Array, window: PassWindow, firsts: Sequence[int] | None = None) -> Array:
-        """Run a pass. It takes and returns arrays: after a pass the processor's caches are full of weights, and each
+        """Run a pass. It leaves the last layer's output, before the norm, in `x_RH`, and returns it after the norm.
+
+        It takes and returns arrays: after a pass the processor's caches are full of weights, and each
         torch operation would cost tens of microseconds.
 
         Args:
-            x_RH: the first layer's input; it is overwritten.
+            x_RH: the first layer's input; it is overwritten by the last layer's output.
             window: the new positions.
             firsts: each row's first position that may be attended to.
         """

@@ -14,7 +14,7 @@ Shapes: B rows, T entries, H hidden size, N heads, D head size, R reduced vocabu
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from osd.records.shared_rows import SharedRows
 @dataclass(frozen=True, slots=True)
 class FeatureConfig:
     """The sizes of a `feature` drafter; part of every manifest."""
+
+    kind: ClassVar[str] = "feature"
 
     hidden_size: int
     num_heads: int
@@ -57,9 +59,13 @@ class FeatureConfig:
         """The configuration as stored in manifests."""
         return asdict(self)
 
+    def network(self) -> FeatureNet:
+        """A network of this shape, with weights to be loaded."""
+        return FeatureNet(self)
+
 
 class AttentionInputs(NamedTuple):
-    """A pass's queries, keys and values, and the residual that they were computed from."""
+    """A pass's queries, keys and values, and the residual that attention's output is added to."""
 
     residual_BTH: Tensor
     query_BNTD: Tensor
@@ -110,14 +116,18 @@ class FeatureNet(nn.Module):
         """Cosines and signed sines of positions, `[..., D]`."""
         return rotation(positions, self.config.hidden_size // self.config.num_heads, self.config.rope_theta, dtype)
 
+    def enter(self, hidden_BTH: Tensor) -> Tensor:
+        """What entries read of the target's hidden states: those themselves."""
+        return hidden_BTH
+
     def attention_inputs(
         self, embedding_BTH: Tensor, hidden_BTH: Tensor, cos_BTD: Tensor, sin_BTD: Tensor
     ) -> AttentionInputs:
         """Rotated queries and keys, and values."""
-        normed = (_normed(embedding_BTH, self.embedding_norm), _normed(hidden_BTH, self.hidden_norm))
-        residual_BTH = self.fuse(torch.cat(normed, dim=-1))
+        both = (normed(embedding_BTH, self.embedding_norm), normed(hidden_BTH, self.hidden_norm))
+        residual_BTH = self.fuse(torch.cat(both, dim=-1))
         residual_BTH = residual_BTH.to(self.attention_norm.weight.dtype)  # under autocast the residual stays float32
-        heads = self.qkv(_normed(residual_BTH, self.attention_norm))
+        heads = self.qkv(normed(residual_BTH, self.attention_norm))
         heads = heads.view(*heads.shape[:2], 3 * self.config.num_heads, -1)
         turned, value = torch.split(heads, [2 * self.config.num_heads, self.config.num_heads], dim=2)
         dtype = heads.dtype
@@ -128,11 +138,12 @@ class FeatureNet(nn.Module):
     def feature(self, residual: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer after attention; returns the predicted hidden states. All are `[..., H]`."""
         mixed = residual + self.attention_out(attended)
-        gated = silu_gate(self.gate_up(_normed(mixed, self.mlp_norm)))
-        return _normed(mixed + self.down(gated), self.feature_norm)
+        gated = silu_gate(self.gate_up(normed(mixed, self.mlp_norm)))
+        return normed(mixed + self.down(gated), self.feature_norm)
 
 
-def _normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+def normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """`rms_norm` by a module."""
     assert norm.eps is not None
     return rms_norm(x, norm.weight, norm.eps)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from osd.kernels.backend import Proposed
 from osd.kernels.reference.drafting.chain_choice import ChainChoice, Draws
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Net
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet, head_rows
 from osd.kernels.reference.flat_cache import FlatCache
 from osd.kernels.reference.logits import MostLikely
@@ -29,7 +30,11 @@ from osd.records.shared_rows import SharedRows
 
 
 class FeatureLayer(Protocol):
-    """A feature network over a cache, one pass per call."""
+    """A drafter's network over a cache, one pass per call."""
+
+    def enter(self, hidden_BTH: Tensor) -> Tensor:
+        """What `read` takes for entries whose hidden states the target has computed."""
+        ...
 
     def read(
         self, tokens_BT: Tensor, hidden_BTH: Tensor, starts_B: Tensor, firsts_B: Tensor, first_row: int = 0
@@ -93,6 +98,10 @@ class TorchFeatureRound:
         """See `FeatureRound`."""
         return propose_by_steps(self, self.net, batch, starts, counts, firsts, self._find)
 
+    def enter(self, hidden_BTH: Tensor) -> Tensor:
+        """See `FeatureLayer`: the last hidden states themselves."""
+        return hidden_BTH
+
     @torch.no_grad()
     def read(
         self, tokens_BT: Tensor, hidden_BTH: Tensor, starts_B: Tensor, firsts_B: Tensor, first_row: int = 0
@@ -120,12 +129,12 @@ def read_entries(layer: FeatureLayer, batch: DraftBatch, row: int, start: int, s
     """See `FeatureRound.read_ahead`."""
     starts_B, firsts_B = upload([[start], [first]], batch.tokens_SL.device)
     tokens_1T, hidden_1TH = batch.tokens_SL[row, None, start + 1 : stop + 1], batch.hidden_SLH[row, None, start:stop]
-    layer.read(tokens_1T, hidden_1TH, starts_B, firsts_B, row)
+    layer.read(tokens_1T, layer.enter(hidden_1TH), starts_B, firsts_B, row)
 
 
 def propose_by_steps(
     layer: FeatureLayer,
-    net: FeatureNet,
+    net: FeatureNet | Eagle3Net,
     batch: DraftBatch,
     starts: Sequence[int],
     counts: Sequence[int],
@@ -170,7 +179,8 @@ def run_chain(
     rows_B1 = torch.arange(len(starts_B), device=device)[:, None]
     entries_BT = starts_B[:, None] + torch.arange(num_new, device=device)
     known_BT = entries_BT.clamp(max=tokens_SL.shape[1] - 2)
-    features_BTH = layer.read(tokens_SL[rows_B1, known_BT + 1], hidden_SLH[rows_B1, known_BT], starts_B, firsts_B)
+    hidden_BTH = layer.enter(hidden_SLH[rows_B1, known_BT])
+    features_BTH = layer.read(tokens_SL[rows_B1, known_BT + 1], hidden_BTH, starts_B, firsts_B)
     feature_BH = features_BTH[rows_B1[:, 0], counts_B - 1]
     ends_B = starts_B + counts_B
     for step in range(choice.num_steps):
