@@ -18,6 +18,7 @@ from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
 from osd.engine.engine import Engine
 from osd.kernels.backend import Backend
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Config
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.models.target import Target
 from osd.ports.drafter import Drafter, Swappable
@@ -162,7 +163,8 @@ def feature_drafter(
     return drafter
 
 
-def feature_state(config: FeatureConfig, seed: int) -> dict[str, Tensor]:
+def feature_state(config: FeatureConfig | Eagle3Config, seed: int) -> dict[str, Tensor]:
+    assert isinstance(config, FeatureConfig)
     net = FeatureNet(config)
     net.reset_parameters(seed)
     return {name: tensor.detach() for name, tensor in net.state_dict().items()}

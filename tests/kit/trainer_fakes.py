@@ -210,18 +210,19 @@ def make_outcome(
         top_k=packed_top_k,
         top_ids=top_ids,
         top_logprobs=top_logprobs,
-        hidden_size=HIDDEN_SIZE,
+        hidden_size=hidden_NH.shape[1],
         hidden_start=hidden_start,
         hidden=pack_hidden(hidden_NH),
         sampling=Sampling(temperature=temperature),
     )
 
 
-def learnable_outcome(number: int) -> Outcome:
+def learnable_outcome(number: int, hidden_size: int = HIDDEN_SIZE) -> Outcome:
     """An outcome of traffic in which every token is followed by the next id, which is easy to learn."""
     start = number % 8
     ids = [(start + step) % 12 for step in range(10)]
-    return make_outcome(f"q-{number}", prompt_ids=ids[:3], output_ids=ids[3:])
+    hidden_NH = torch.randn(9, hidden_size, generator=torch.Generator().manual_seed(sum(ids[:3]) + 7))
+    return make_outcome(f"q-{number}", prompt_ids=ids[:3], output_ids=ids[3:], hidden_NH=hidden_NH)
 
 
 def trainer_config(**values: Any) -> TrainerConfig:

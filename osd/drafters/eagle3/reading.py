@@ -97,7 +97,7 @@ def _vocabulary(config: Eagle3Config, d2t_R: Tensor | None, t2d_V: Tensor | None
     ids_R = torch.arange(num) + d2t_R.long()
     if num and not 0 <= int(ids_R.min()) <= int(ids_R.max()) < most:
         raise OsdError(f"tensor 'd2t' names tokens {int(ids_R.min())} to {int(ids_R.max())} of {most}")
-    if len(ids_R.unique()) < num:
+    if len(set(ids_R.tolist())) < num:
         raise OsdError("tensor 'd2t' names a token twice")
     if t2d_V is not None:
         named = torch.zeros(most, dtype=torch.bool)

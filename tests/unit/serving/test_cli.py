@@ -190,7 +190,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestDrafter:
-    @pytest.fixture(params=["feature", "model"])
+    @pytest.fixture(params=["feature", "model", "eagle3"])
     def drafter(self, osd: Any, target: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
         """`osd drafter …` for one kind, with its first version made."""
         options = ("--target", target, "--drafter", request.param, "--state-dir", tmp_path / "state")

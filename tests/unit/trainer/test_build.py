@@ -12,7 +12,7 @@ from osd.config.settings import Config, load_config
 from osd.drafters.create import create_initial
 from osd.io.weight_store import FileWeightStore
 from osd.records.errors import OsdError
-from tests.kit.trainer_fakes import FakeSource, learnable_outcome, tiny_llama
+from tests.kit.trainer_fakes import HIDDEN_SIZE, FakeSource, learnable_outcome, tiny_llama
 from trainer.build import build_trainer
 
 
@@ -42,14 +42,14 @@ def _config(state_dir: Path, kind: str, **trainer: object) -> Config:
     )
 
 
-def _source() -> FakeSource:
+def _source(kind: str = "feature") -> FakeSource:
     source = FakeSource()
     for number in range(30):
-        source.put(learnable_outcome(number))
+        source.put(learnable_outcome(number, (3 if kind == "eagle3" else 1) * HIDDEN_SIZE))
     return source
 
 
-@pytest.mark.parametrize("kind", ["feature", "model"])
+@pytest.mark.parametrize("kind", ["feature", "model", "eagle3"])
 def test_a_built_trainer_publishes_versions_that_the_store_accepts(
     tmp_path: Path, target_folder: Path, kind: str
 ) -> None:
@@ -57,7 +57,7 @@ def test_a_built_trainer_publishes_versions_that_the_store_accepts(
     store = FileWeightStore(tmp_path / "weights")
     drafter_config, state = create_initial(config, target_folder)
     store.publish(state, kind=kind, config=drafter_config, parent=None)
-    trainer = build_trainer(config, target_folder, store, _source(), target_id="tiny")
+    trainer = build_trainer(config, target_folder, store, _source(kind), target_id="tiny")
     for _ in range(40):
         trainer.run_once()
     latest = store.latest()
@@ -68,7 +68,7 @@ def test_a_built_trainer_publishes_versions_that_the_store_accepts(
     assert all(tensor.shape == state[name].shape for name, tensor in trained.items())
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in trained.values())
     assert trainer.status().message == ""
-    again = build_trainer(config, target_folder, store, _source(), target_id="tiny")
+    again = build_trainer(config, target_folder, store, _source(kind), target_id="tiny")
     assert again.status().steps == trainer.status().steps  # the checkpoint of the latest attempt to publish
 
 

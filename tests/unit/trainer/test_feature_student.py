@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from osd.drafters.feature import FeatureDrafter
+from osd.kernels.reference.drafting.eagle3_net import Eagle3Net
 from osd.kernels.reference.drafting.feature_net import FeatureNet
 from osd.records.errors import WeightsRefusedError
 from osd.records.outcome import Outcome
@@ -26,7 +27,7 @@ def _outcome() -> Outcome:
     return make_outcome(prompt_ids=(1, 2, 3, 4, 5, 6), output_ids=(7, 8, 9, 10, 11, 12, 13, 14))
 
 
-def _naive_chain(net: FeatureNet, outcome: Outcome, start: int, depth: int) -> Tensor:
+def _naive_chain(net: FeatureNet | Eagle3Net, outcome: Outcome, start: int, depth: int) -> Tensor:
     """The feature of a chain's last entry: true hidden states up to entry `start`, then its own features, one by one.
 
     One entry at a time over a plain list of keys and values, softmax by hand.

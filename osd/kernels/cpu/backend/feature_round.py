@@ -159,6 +159,10 @@ class CpuFeatureRound:
         self._kernels.run_chain(weights.layer.stack, weights.chain, known, choice, shapes)
         return Proposed(np.ascontiguousarray(ids_KB.T), probs_BKV)
 
+    def enter(self, hidden_BTH: Tensor) -> Tensor:
+        """See `osd.kernels.reference.drafting.feature_round.FeatureLayer`: the last hidden states themselves."""
+        return hidden_BTH
+
     def read(
         self, tokens_BT: Tensor, hidden_BTH: Tensor, starts_B: Tensor, firsts_B: Tensor, first_row: int = 0
     ) -> Tensor:

@@ -1,0 +1,143 @@
+"""The `eagle3` student: its unrolled chain against the plain implementation, and what a step does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from osd.drafters.eagle3.layout import TargetShape, parse_config
+from osd.drafters.eagle3.reading import Head, head_of
+from osd.records.outcome import Outcome
+from osd.records.outcome_arrays import hidden_states
+from osd.records.shared_rows import SharedRows
+from tests.kit.eagle3_heads import HIDDEN_SIZE, VOCAB_TOKENS, head_config, head_tensors
+from tests.kit.eagle3_plain import plain_outputs, rms
+from tests.kit.trainer_fakes import make_outcome, trainer_config
+from trainer.batches import Batch, make_batches
+from trainer.build import build_feature_student
+from trainer.eagle3_student import Eagle3Student
+from trainer.examples import make_examples, unfit_because
+from trainer.feature_student import FeatureStudent
+from trainer.losses import LOSSES
+from trainer.step import new_training_step
+
+_FUSED = 3 * HIDDEN_SIZE
+
+
+def _rows() -> Tensor:
+    return torch.randn(VOCAB_TOKENS, HIDDEN_SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def _head(raw: Mapping[str, Any], own_VH: Tensor | None = None) -> Head:
+    tensors = head_tensors(raw)
+    if own_VH is not None:
+        tensors["embed_tokens.weight"] = own_VH
+    return head_of(parse_config(raw, TargetShape(HIDDEN_SIZE, VOCAB_TOKENS, 2)), tensors, _rows())
+
+
+def _student(head: Head, *, compute_dtype: torch.dtype = torch.float32) -> Eagle3Student:
+    student = Eagle3Student(
+        head.config.network(),
+        SharedRows(_rows(), _rows(), None),
+        loss=LOSSES["forward_kl"],
+        unroll_steps=3,
+        compute_dtype=compute_dtype,
+    )
+    student.load_state(head.state)
+    return student
+
+
+def _outcome(request_id: str = "r-1") -> Outcome:
+    prompt_ids, output_ids = (1, 2, 3, 4, 5, 6), (7, 8, 9, 10, 11, 12, 13, 14)
+    generator = torch.Generator().manual_seed(3)
+    hidden_NJ = torch.randn(len(prompt_ids) + len(output_ids) - 1, _FUSED, generator=generator)
+    return make_outcome(request_id, prompt_ids=prompt_ids, output_ids=output_ids, hidden_NH=hidden_NJ)
+
+
+def _batch(student: FeatureStudent, outcome: Outcome) -> Batch:
+    (batch,) = make_batches(list(make_examples(outcome, student.alignment, max_predicting=64)), 64)
+    return batch
+
+
+@pytest.mark.parametrize("norm_before_residual", [False, True])
+@pytest.mark.parametrize("has_embedding", [False, True])
+def test_unrolled_outputs_equal_an_explicit_chain(norm_before_residual: bool, has_embedding: bool) -> None:
+    """Depth d of an entry: the target's states up to d - 1 entries before it, then the layer's own outputs."""
+    raw, outcome = head_config(norm_before_residual=norm_before_residual), _outcome()
+    own_VH = _rows().flip(0) if has_embedding else None
+    head, w = _head(raw, own_VH), head_tensors(raw)
+    student = _student(head)
+    tokens, hidden_NJ = torch.tensor(outcome.prompt_ids + outcome.output_ids), hidden_states(outcome)
+    assert hidden_NJ is not None
+    embedded_TH = F.embedding(tokens[1:], _rows() if own_VH is None else own_VH)
+    fused_NH = hidden_NJ.float() @ w["fc.weight"].T
+    batch = _batch(student, outcome)
+    with torch.no_grad():
+        by_depth = list(student.features(batch))
+    for depth, feature_BQH in enumerate(by_depth, start=1):
+        for column in range(depth - 1, batch.num_predicting):
+            last = batch.num_context + column
+            hidden_TH = fused_NH[: last - depth + 2]
+            for _ in range(depth):
+                outputs_TH = plain_outputs(raw, w, embedded_TH[: len(hidden_TH)], hidden_TH)
+                hidden_TH = torch.cat((hidden_TH, outputs_TH[-1:]))
+            torch.testing.assert_close(feature_BQH[0, column], outputs_TH[-1], rtol=1e-4, atol=1e-4)
+            logits_R = rms(outputs_TH[-1], w["norm.weight"], raw["rms_norm_eps"]) @ w["lm_head.weight"].T
+            torch.testing.assert_close(student._logits(feature_BQH[0, column]), logits_R, rtol=1e-3, atol=1e-3)
+
+
+def test_steps_lower_the_loss_and_train_all_but_the_embedding() -> None:
+    head = _head(head_config(), _rows().flip(0))
+    student = _student(head)
+    update, batch = new_training_step(trainer_config(learning_rate=1e-2), student), _batch(student, _outcome())
+    losses = [update.run([batch]).loss for _ in range(30)]
+    assert losses[1] < losses[0] and losses[-1] < 0.5 * losses[0]
+    changed = {name for name, one in student.state().items() if not torch.equal(one, head.state[name])}
+    assert changed == head.state.keys() - {"vocab_ids_R", "embed_tokens.weight"}
+
+
+def test_a_trainer_is_built_with_it() -> None:
+    head = _head(head_config())
+    student = build_feature_student(trainer_config(device="cpu"), head.config, SharedRows(_rows(), _rows(), None))
+    assert isinstance(student, Eagle3Student) and student.kind == "eagle3" and student.config == head.config.as_dict()
+
+
+def test_its_vocabulary_stays() -> None:
+    head = _head(head_config())
+    student = _student(head)
+    student.refresh_vocab(torch.arange(VOCAB_TOKENS).float(), seen_before=1.0)
+    assert torch.equal(student.state()["vocab_ids_R"], head.state["vocab_ids_R"])
+
+
+def test_a_twin_has_the_same_shape_and_weights_of_its_own() -> None:
+    student = _student(_head(head_config()))
+    twin = student.twin()
+    assert isinstance(twin, Eagle3Student) and twin.alignment == student.alignment
+    twin.load_state(student.state())
+    batch = _batch(student, _outcome())
+    with torch.no_grad():
+        before = twin.loss_terms(batch).losses_N
+        student.parameters()[0].add_(1.0)
+        assert torch.equal(twin.loss_terms(batch).losses_N, before)
+        assert not torch.equal(student.loss_terms(batch).losses_N, before)
+
+
+def test_outcomes_without_the_fused_states_are_not_trained_on() -> None:
+    student = _student(_head(head_config()))
+    assert unfit_because(_outcome(), student.alignment) == ""
+    other = make_outcome(prompt_ids=(1, 2), output_ids=(3,))
+    assert unfit_because(other, student.alignment) == "it carries hidden states of size 16, the drafter needs 96"
+
+
+def test_mixed_precision_stays_close_to_float32() -> None:
+    exact, mixed = (_student(_head(head_config()), compute_dtype=one) for one in (torch.float32, torch.bfloat16))
+    batch = _batch(exact, _outcome())
+    right, rough = exact.loss_terms(batch), mixed.loss_terms(batch)
+    torch.testing.assert_close(rough.losses_N, right.losses_N, rtol=0.1, atol=0.1)
+    torch.autograd.backward(rough.losses_N.sum())
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in mixed.parameters())
