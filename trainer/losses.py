@@ -21,6 +21,9 @@ from trainer.gathered_logits import LOG_ZERO, gather_logits
 _LOWEST_REST = 1e-6
 """Least target probability of the "everything else" bucket; float16 log-probabilities may sum to more than 1."""
 
+_LK_DECAY = 3.0
+"""The authors' value."""
+
 
 class Teacher(NamedTuple):
     """The target's side of N positions; token id -1 stands for no token."""
@@ -85,6 +88,16 @@ def total_variation(coarse: Coarse) -> Tensor:
     return 0.5 * (coarse.target_NC.exp() - coarse.draft_NC.exp()).abs().sum(1)
 
 
+def lk(coarse: Coarse) -> Tensor:
+    """Between `forward_kl` and -log of the probability that a drawn proposal is accepted, [N] (LK losses, 2602.23881).
+
+    The lower that probability, the more the divergence counts, whose gradient does not vanish there.
+    """
+    acceptance_N = 1.0 - total_variation(coarse)
+    share_N = torch.exp(-_LK_DECAY * acceptance_N.detach())
+    return share_N * forward_kl(coarse) - (1.0 - share_N) * acceptance_N.clamp(min=_LOWEST_REST).log()
+
+
 def hard_label(coarse: Coarse) -> Tensor:
     """Cross-entropy on the emitted token, [N]; unbiased, since that token is drawn from the target."""
     return -coarse.emitted_N
@@ -95,6 +108,7 @@ LOSSES: dict[str, Callable[[Coarse], Tensor]] = {
     "reverse_kl": reverse_kl,
     "jsd": jsd,
     "total_variation": total_variation,
+    "lk": lk,
     "hard_label": hard_label,
 }
 

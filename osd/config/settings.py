@@ -151,7 +151,7 @@ class TrainerConfig(Section):
     """Online distillation."""
 
     enabled: bool = Field(True, description="False serves with the drafter as it is.")
-    loss: Literal["forward_kl", "reverse_kl", "jsd", "total_variation", "hard_label"] = Field(
+    loss: Literal["forward_kl", "reverse_kl", "jsd", "total_variation", "lk", "hard_label"] = Field(
         "forward_kl", description="Distillation loss on the target's top-K distribution."
     )
     positions: Literal["all", "rejected"] = Field("all", description="Output positions trained on.")
