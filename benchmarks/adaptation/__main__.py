@@ -204,7 +204,8 @@ def _kept_run(
     console: Console,
 ) -> Run:
     """One run, read from its file if it was done before."""
-    trainer = lab.config.trainer.model_dump_json()
+    learns = ARMS[arm].is_online or ARMS[arm].is_tuned
+    trainer = lab.config.trainer.model_dump_json() if learns else ""
     asked = [
         arm,
         seed,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from benchmarks.edit_prompts import edit_prompts
+from benchmarks.everyday.held_out import HELD_OUT
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from osd.text.prompt_file import Messages, read_prompts
 
@@ -20,7 +21,7 @@ _PACKAGED: Mapping[str, Callable[[], list[Messages]]] = {
     "chatterbot": small_talk_prompts,
 }
 
-_EDITS = "edits:"
+_EDITS, _EVERYDAY = "edits:", "everyday"
 
 
 class Prompt(NamedTuple):
@@ -34,9 +35,9 @@ def read_stream(name: str, num_prompts: int) -> list[Prompt]:
     """The first prompts of a stream.
 
     Args:
-        name: "bfcl", "humaneval" or "chatterbot" (from installed packages), a JSONL file of
-            `{"domain": …, "messages": […]}` lines, whose default domain is the file's name, or "edits:" and a stream:
-            its last messages are texts to edit.
+        name: "bfcl", "humaneval" or "chatterbot" (from installed packages), "everyday" (questions written for osd,
+            their domain is the kind), a JSONL file of `{"domain": …, "messages": […]}` lines, whose default domain is
+            the file's name, or "edits:" and a stream: its last messages are texts to edit.
         num_prompts: most prompts to read.
 
     Raises:
@@ -46,6 +47,9 @@ def read_stream(name: str, num_prompts: int) -> list[Prompt]:
     if name.startswith(_EDITS):
         texts = [prompt.messages[-1]["content"] for prompt in read_stream(name.removeprefix(_EDITS), num_prompts)]
         return [Prompt("edits", messages) for messages in edit_prompts(texts)]
+    if name == _EVERYDAY:
+        asked = [(kind, text) for kind, texts in HELD_OUT.items() for text in texts]
+        return [Prompt(kind, [{"role": "user", "content": text}]) for kind, text in asked][:num_prompts]
     if name in _PACKAGED:
         return [Prompt(name, messages) for messages in _PACKAGED[name]()[:num_prompts]]
     path = Path(name)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from osd.text.prompt_file import Messages
-
 _PASSAGE = (
     "The old lighthouse on Harrow Point was built in 1871 after three ships were lost in one winter. Its keeper, Edith "
     "Lowe, lit the lamp every evening for thirty-one years. In 1962 the lamp became electric, and today the tower is a "
@@ -114,8 +112,3 @@ HELD_OUT: Mapping[str, Sequence[str]] = {
     ),
 }
 """Six of each of twelve kinds."""
-
-
-def everyday_prompts() -> list[Messages]:
-    """All of them, one kind after the other."""
-    return [[{"role": "user", "content": text}] for texts in HELD_OUT.values() for text in texts]

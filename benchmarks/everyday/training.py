@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.everyday.held_out import everyday_prompts
+from benchmarks.everyday.held_out import HELD_OUT
 from benchmarks.everyday.words import (
     CONCEPTS,
     GOALS,
@@ -190,7 +190,7 @@ def training_prompts(per_kind: int, seed: int = 0) -> list[Messages]:
     """So many prompts of each kind, shuffled; fewer where a kind has fewer that differ."""
     rng = random.Random(seed)
     evaluated = EvaluationPrompts()
-    held_out = [_words(messages[-1]["content"]) for messages in everyday_prompts()]
+    held_out = [_words(text) for texts in HELD_OUT.values() for text in texts]
     kept: list[str] = []
     for templates in _TEMPLATES.values():
         texts: dict[str, None] = {}
