@@ -30,6 +30,18 @@ class Drifted(NamedTuple):
     direction: Direction
     window: DomainDrift
 
+    @property
+    def message(self) -> str:
+        """For the operator."""
+        where = "acceptance" if self.domain == ALL_TRAFFIC else f"acceptance of domain {self.domain!r}"
+        change = f"{'rose' if self.direction == 'up' else 'fell'} from {self.window.before:.2f} to"
+        return f"{where} {change} {self.window.recent:.2f} over {self.window.queries} queries"
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """For the event."""
+        return {"queries": float(self.window.queries), "before": self.window.before, "recent": self.window.recent}
+
 
 @dataclass(slots=True)
 class _Window:

@@ -58,6 +58,8 @@ class Intake:
         self.num_unfit = 0
         self.drifted: list[Drifted] = []
         """Drifts that the latest `read` completed."""
+        self.new_tokens = 0
+        """Output tokens of the training records that the latest `read` added."""
         self.lag: int | None = None
         self.problem = ""
         """Why the stream cannot be read; empty while it can."""
@@ -65,7 +67,7 @@ class Intake:
 
     def read(self, block_ms: int) -> None:
         """Read the outcomes that are there; wait at most `block_ms` for the first."""
-        self.drifted = []
+        self.drifted, self.new_tokens = [], 0
         if self._clock() < self._retry_at_s:
             return
         try:
@@ -112,6 +114,7 @@ class Intake:
             self.drifted += self._drift.add(outcome)
             if not self._replay.is_held_out(outcome.request_id):
                 self._counts.observe(outcome)
+                self.new_tokens += len(outcome.output_ids)
 
     def _away(self, error: OutcomeSinkError) -> None:
         if not self.problem:

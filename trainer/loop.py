@@ -1,7 +1,8 @@
 """The trainer's loop: read outcomes, train while the engine is not busy, publish what beats the serving version.
 
 consumes: outcomes from the stream; the weight store's `latest` pointer
-waits for: enough outcomes, spare compute (`may_train`), an operator's `resume`
+waits for: enough outcomes, and new ones once all were trained on `passes` times; spare compute (`may_train`); an
+    operator's `resume`
 is unblocked by: a new outcome, the engine falling idle, `resume`, the `stop` event
 on failure: stream unreachable: trains on from the replay and reconnects; disk full: reports an `error` event, trains on
     and tries again; a step with a NaN or infinite loss or gradient: skipped; killed: continues from its checkpoint,
@@ -27,14 +28,16 @@ from osd.ports.weight_store import WeightStore
 from osd.records.errors import WeightsRefusedError
 from osd.records.events import Event, EventKind
 from osd.records.outcome import Outcome
-from osd.records.status import ALL_TRAFFIC, DomainDrift, TrainerState, TrainerStatus
+from osd.records.status import TrainerState, TrainerStatus
 from trainer.batches import Batch, make_batches, take_columns
+from trainer.budget import TrainingBudget
 from trainer.checkpoint import Checkpoint, CheckpointFolder
 from trainer.demands import Demands
 from trainer.drift import DriftMonitor
 from trainer.examples import Example, make_examples
 from trainer.gate import GateDecision
 from trainer.intake import Intake
+from trainer.pace import Pace
 from trainer.publisher import Publisher
 from trainer.replay import Replay
 from trainer.step import TrainingStep, new_training_step
@@ -47,10 +50,6 @@ _MIN_HELD_OUT_RECORDS = 3
 _IDLE_S = 0.1
 _BLOCK_MS = 200
 _LONGEST_YIELD_S = 2.0
-_LEAST_RATE = 1 / 16
-"""Lowest share of the configured learning rate, however many candidates in a row are worse."""
-_LEAST_WORTH = 1 / 16
-"""However often the gate refuses: without any training nobody would notice that there is something to learn again."""
 _STUDENT, _COUNTS = "student/", "token_counts"
 
 
@@ -100,6 +99,7 @@ class Trainer:
         self._replay = Replay(config.replay_bytes, config.held_out_share, config.held_out_records, config.seed)
         self._counts = TokenCounts(student.alignment.vocab_tokens)
         self._drift = DriftMonitor()
+        self._budget = TrainingBudget(config.passes)
         self._intake = Intake(source, self._replay, self._counts, self._drift, student.alignment, target_id, clock)
         self._publisher = Publisher(store, student, config.gate_margin, self, self._lease)
         self._folder = CheckpointFolder(checkpoint_folder)
@@ -110,12 +110,10 @@ class Trainer:
         self._dirty = False
         self._update = self._new_update()
         self.demands = Demands()
-        self._steps = self._steps_at_gate = self._trained_tokens = 0
+        self._pace = Pace(config.gate_every_steps)
+        self._steps = self._trained_tokens = 0
         self._training_time = Stopwatch(clock)
         self._loss: float | None = None
-        self._rate = 1.0
-        """Share of the configured learning rate in use now."""
-        self._worth = 1.0
         self._problem = ""
         self._paused, self._stop = threading.Event(), threading.Event()
         if checkpoint := self._folder.load():
@@ -127,11 +125,12 @@ class Trainer:
         num_seen = self._replay.num_seen
         if self._lease.is_held():
             self._intake.read(block_ms)
+            self._budget.earn(self._intake.new_tokens)
             self._dirty |= self._replay.num_seen > num_seen
             self._respond_to_drift()
             self._intake.ack()
         if self._publisher.follow():
-            self._steps_at_gate = self._steps
+            self._pace.steps_at_gate = self._steps
             self._update = self._new_update()
         state = self._state()
         if state == "training":
@@ -181,7 +180,7 @@ class Trainer:
 
         1 until the gate refuses a candidate; half as much after each refusal in a row, and 1 again after a publish.
         """
-        return self._worth if self._status.state in ("training", "yielding") else 0.0
+        return self._pace.worth if self._status.state in ("training", "yielding") else 0.0
 
     def status(self) -> TrainerStatus:
         """The latest snapshot of the trainer's status."""
@@ -226,6 +225,8 @@ class Trainer:
         num_records = self._replay.num_train + self._replay.num_held_out
         if not self._publisher.serving or not self._replay.num_train or num_records < self._config.min_records:
             return "waiting_for_data"
+        if self._budget.is_spent and not self.demands.trains_now:
+            return "waiting_for_data"
         return "training" if self._has_time() and self._lease.is_held() else "yielding"
 
     def _respond_to_drift(self) -> None:
@@ -233,14 +234,13 @@ class Trainer:
 
         Momentum from before the change points in the wrong direction (SPAM, Huang et al. 2025, arXiv 2501.06842).
         """
-        for domain, direction, window in self._intake.drifted:
-            where = "acceptance" if domain == ALL_TRAFFIC else f"acceptance of domain {domain!r}"
-            change = f"{'rose' if direction == 'up' else 'fell'} from {window.before:.2f} to {window.recent:.2f}"
-            self.event("drift", f"{where} {change} over {window.queries} queries", **_figures(window))
+        for drifted in self._intake.drifted:
+            self.event("drift", drifted.message, **drifted.figures)
         if self._intake.drifted:
             self._replay.focus_on_present()
             self._counts.focus_on_present()
-            self._update, self._rate, self._worth = self._new_update(), 1.0, 1.0
+            self._update = self._new_update()
+            self._pace.start_anew()
 
     def _train(self) -> None:
         if self._update.steps == 0:
@@ -248,10 +248,12 @@ class Trainer:
         examples = chain.from_iterable(self._examples(outcome) for outcome in self._drawn())
         trained_on = (example for example in examples if bool(example.in_loss_Q.any()))
         batches = self._batches(take_columns(trained_on, self._config.batch_tokens))
-        if not batches:  # with positions = "rejected": no output of these records was rejected
+        if not batches:  # all domains are frozen, or, with positions = "rejected", nothing was rejected
+            self._stop.wait(_IDLE_S)
             return
-        result = self._update.run(batches, between=self._yield_to_serving, scale=self._rate)
+        result = self._update.run(batches, between=self._yield_to_serving, scale=self._pace.rate)
         self._dirty = True
+        self._budget.spend(result.num_tokens)
         if result.applied:
             self._steps += 1
             self._trained_tokens += result.num_tokens
@@ -269,13 +271,13 @@ class Trainer:
         return make_batches(examples, self._student.max_batch_columns)
 
     def _gate_is_due(self) -> bool:
-        return self._has_enough_held_out() and self._steps - self._steps_at_gate >= self._config.gate_every_steps
+        return self._has_enough_held_out() and self._pace.is_gate_due(self._steps, is_last=self._budget.is_spent)
 
     def _has_enough_held_out(self) -> bool:
         return self._replay.num_held_out >= min(_MIN_HELD_OUT_RECORDS, self._config.held_out_records)
 
     def _attempt_to_publish(self) -> None:
-        self._steps_at_gate = self._steps
+        self._pace.steps_at_gate = self._steps
         self._student.refresh_vocab(self._counts.counts_V)
         records = self._replay.held_out()
         examples = chain.from_iterable(self._examples(outcome, "all") for outcome in records)
@@ -289,22 +291,16 @@ class Trainer:
         )
         self.demands.met()
         if decision is not None:
-            self._adapt_rate(decision)
-            self._worth = 1.0 if decision.published else max(self._worth / 2, _LEAST_WORTH)
+            self._follow(decision)
         self.checkpoint()
 
-    def _adapt_rate(self, decision: GateDecision) -> None:
-        """Adapt the learning rate to the gate's decision: half after a worse candidate, double after a publish.
-
-        A well-trained drafter loses more by large steps on little traffic than it gains; an untrained one needs them.
-        The publisher has already reset a worse candidate to the serving version.
-        """
+    def _follow(self, decision: GateDecision) -> None:
+        self._pace.after(decision)
         if decision.published:
             self._drift.passed_gate()
-            self._rate = min(2 * self._rate, 1.0)
-        elif decision.worse:
-            self._update, self._rate = self._new_update(), max(self._rate / 2, _LEAST_RATE)
-            _log.info("training goes on from version %d, at %g of its rate", self._publisher.serving, self._rate)
+        elif decision.worse:  # the publisher has reset the candidate to the serving version
+            self._update = self._new_update()
+            _log.info("training goes on from version %d, at %g of its rate", self._publisher.serving, self._pace.rate)
 
     def _yield_to_serving(self) -> None:
         """Between two batches of a step: wait while the engine is busy, but at most `_LONGEST_YIELD_S`."""
@@ -335,12 +331,11 @@ class Trainer:
             "optimizer": self._optimizer_identity(),
             "serving": self._publisher.serving,
             "steps": self._steps,
-            "steps_at_gate": self._steps_at_gate,
             "update_steps": self._update.steps,
             "trained_tokens": self._trained_tokens,
+            "budget_tokens": self._budget.left_tokens,
             "loss": self._loss,
-            "rate": self._rate,
-            "worth": self._worth,
+            **self._pace.state(),
             "gate": self._publisher.figures,
             "replay": self._replay.state(),
             "unacked": self._intake.unacked,
@@ -361,9 +356,10 @@ class Trainer:
             self._update.optimizer.load_state_dict(dict(checkpoint.optimizer))
             self._update.steps = progress["update_steps"]
         self._publisher.serving, self._publisher.figures = progress["serving"], progress["gate"]
-        self._steps, self._steps_at_gate = progress["steps"], progress["steps_at_gate"]
+        self._steps = progress["steps"]
         self._trained_tokens, self._loss = progress["trained_tokens"], progress["loss"]
-        self._rate, self._worth = progress.get("rate", 1.0), progress.get("worth", 1.0)
+        self._pace.restore(progress)
+        self._budget.left_tokens = progress.get("budget_tokens", 0.0)
         self._counts.counts_V = tensors[_COUNTS]
         self._replay.restore(progress["replay"], checkpoint.records)
         self._num_saved = self._replay.num_seen
@@ -383,8 +379,8 @@ class Trainer:
             trained_tokens=self._trained_tokens,
             training_s=self._training_time.total_s,
             loss=self._loss,
-            learning_rate=self._rate * self._update.learning_rate,
-            worth=self._worth,
+            learning_rate=self._pace.rate * self._update.learning_rate,
+            worth=self._pace.worth,
             replay_records=self._replay.num_train,
             replay_bytes=self._replay.size_bytes,
             held_out_records=self._replay.num_held_out,
@@ -394,7 +390,3 @@ class Trainer:
             drift=self._drift.status(),
             message="; ".join(problem for problem in problems if problem),
         )
-
-
-def _figures(window: DomainDrift) -> dict[str, float]:
-    return {"queries": float(window.queries), "before": window.before, "recent": window.recent}

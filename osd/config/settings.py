@@ -161,6 +161,9 @@ class TrainerConfig(Section):
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     batch_tokens: int = Field(1024, ge=1, description="Sequence positions per training step.")
+    passes: float = Field(
+        16.0, gt=0, description="How often each output token is trained on, on average, if time allows."
+    )
     unroll_steps: int = Field(
         2, ge=1, le=8, description="For 'feature' and 'eagle3': steps fed with the drafter's own features."
     )

@@ -234,6 +234,7 @@ def trainer_config(**values: Any) -> TrainerConfig:
             "learning_rate": 5e-3,
             "gate_every_steps": 10,
             "held_out_share": 0.25,
+            "passes": 1e6,
             **values,
         }
     )

@@ -15,7 +15,7 @@ from osd.records.outcome import Round
 from tests.kit.trainer_bench import Bench
 from tests.kit.trainer_fakes import feature_student, learnable_outcome, make_outcome, model_student
 from tests.kit.waiting import wait_for
-from trainer.replay import Replay
+from trainer.replay import Replay, is_held_out
 
 
 @pytest.mark.parametrize("make_student", [feature_student, model_student])
@@ -154,6 +154,31 @@ def test_it_yields_while_the_engine_is_busy_and_waits_for_data(tmp_path: Path) -
     bench.may_train = True
     bench.run(1)
     assert bench.trainer.status().state == "training"
+
+
+def test_training_is_proportional_to_the_traffic(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, passes=3.0, gate_every_steps=1000)
+    bench.run(60)
+    status = bench.trainer.status()
+    trained_on = [outcome for outcome in map(learnable_outcome, range(30)) if not is_held_out(outcome.request_id, 0.25)]
+    num_tokens = sum(len(outcome.output_ids) for outcome in trained_on)
+    a_step = status.trained_tokens / status.steps
+    assert status.state == "waiting_for_data" and bench.trainer.worth == 0.0
+    assert 3 * num_tokens <= status.trained_tokens <= 3 * num_tokens + 2 * a_step
+    assert len([kind for kind in bench.kinds() if kind in ("publish", "refuse")]) == 1, "the gate decides at the end"
+
+    bench.trainer.checkpoint()
+    bench.start()
+    bench.run(5)
+    assert bench.trainer.status().steps == status.steps, "a restart earns nothing"
+    for number in range(30, 40):
+        bench.source.put(learnable_outcome(number))
+    bench.run(60)
+    assert bench.trainer.status().steps > status.steps
+    steps = bench.trainer.status().steps
+    bench.trainer.demands.train_now()
+    bench.run(1)
+    assert bench.trainer.status().steps == steps + 1, "an operator's demand comes first"
 
 
 def test_a_foreign_version_replaces_the_weights_and_momentum(tmp_path: Path) -> None:
