@@ -71,5 +71,6 @@ def export_head(
     write_head(out, sizes, state, getattr(torch, dtype))
     console = Console()
     console.print(f"version {manifest.number} written to {out}", markup=False)
-    if sizes.norm_before_residual:
-        console.print("SGLang does not know norm_before_residual, which this head has; vLLM does", markup=False)
+    norms = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+    if found := [name for name in norms if getattr(sizes, name)]:
+        console.print(f"it has {', '.join(found)}: vLLM reads this; see that your SGLang does", markup=False)

@@ -80,6 +80,10 @@ def head_tensors(config: Mapping[str, Any], seed: int = 0, num_layers: int = 3) 
         tensors[f"midlayer.{name}.weight"] = 1.0 + 0.2 * torch.randn(size, generator=generator)
     tensors["norm.weight"] = 1.0 + 0.2 * torch.randn(size, generator=generator)
     tensors["lm_head.weight"] *= 4.0  # so that the distributions are not all but flat
+    if config.get("norm_before_fc"):
+        tensors["input_norm.weight"] = 1.0 + 0.2 * torch.randn(num_layers * target_size, generator=generator)
+    for layer in range(num_layers if config.get("fc_norm") else 0):
+        tensors[f"fc_norm.{layer}.weight"] = 1.0 + 0.2 * torch.randn(target_size, generator=generator)
     ids_R = torch.randperm(vocab_tokens, generator=generator)[:num_draft].sort().values
     tensors["d2t"] = ids_R - torch.arange(num_draft)
     tensors["t2d"] = torch.zeros(vocab_tokens, dtype=torch.bool)

@@ -29,6 +29,17 @@ def _turned(x_NTD: Tensor, theta: float) -> Tensor:
     return torch.cat((turned.real, turned.imag), dim=-1)
 
 
+def plain_fused(raw: Mapping[str, Any], w: Mapping[str, Tensor], hidden_TJ: Tensor) -> Tensor:
+    """What entries read of the target's states, `[T, H]`."""
+    eps = raw["rms_norm_eps"]
+    if raw.get("norm_before_fc"):
+        hidden_TJ = rms(hidden_TJ, w["input_norm.weight"], eps)
+    if raw.get("fc_norm"):
+        parts = enumerate(hidden_TJ.chunk(3, dim=1))
+        hidden_TJ = torch.cat([rms(one, w[f"fc_norm.{n}.weight"], eps) for n, one in parts], dim=1)
+    return hidden_TJ @ w["fc.weight"].T
+
+
 def plain_outputs(raw: Mapping[str, Any], w: Mapping[str, Tensor], embedded_TH: Tensor, hidden_TH: Tensor) -> Tensor:
     """The layer's outputs `[T, H]`, before the final norm.
 

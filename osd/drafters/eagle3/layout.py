@@ -30,9 +30,8 @@ _UNSUPPORTED = {
     "bias": "biases",
     "qkv_bias": "biases in its attention",
     "mlp_bias": "biases in its MLP",
-    "norm_before_fc": "a norm before fc",
-    "fc_norm": "norms before fc",
     "quantization_config": "quantised weights",
+    "eh_proj_before_attn": "a projection before its attention",
 }
 """Settings that osd cannot serve unless they are absent or false."""
 
@@ -73,6 +72,9 @@ def parse_config(raw: Mapping[str, Any], target: TargetShape) -> Eagle3Config:
         rope=_rope(layer),
         max_positions=int(layer.get("max_position_embeddings", 2048)),
         norm_before_residual=_norm_before_residual(raw, is_speculators=is_speculators),
+        norm_before_fc=_flag(raw, "norm_before_fc"),
+        fc_norm=_flag(raw, "fc_norm"),
+        norm_output=_flag(raw, "norm_output", "return_hidden_post_norm"),
         window_tokens=_window(layer),
     )
     if config.target_hidden_size != target.hidden_size:
@@ -102,11 +104,8 @@ def _check_architecture(raw: Mapping[str, Any], layer: Mapping[str, Any], *, is_
     if (activation := layer.get("hidden_act", "silu")) != "silu":
         raise OsdError(f"its activation is {activation!r}; only 'silu' is supported")
     for name, what in _UNSUPPORTED.items():
-        if raw.get(name) or layer.get(name):
+        if layer.get(name) or _flag(raw, name):
             raise OsdError(f"it has {what} ({name}), which osd does not support")
-    # speculators means by this flag that steps are fed with normed outputs; SpecForge, that there is a norm at all.
-    if raw.get("norm_output") or (not is_speculators and "norm_output" in raw):
-        raise OsdError("its config.json has norm_output, which libraries read differently; osd does not support it")
     if raw.get("logit_scale", 1.0) != 1.0:
         raise OsdError("its logits are scaled (logit_scale), which osd does not support")
     if not (raw.get("eagle_config") or {}).get("use_aux_hidden_state", True):
@@ -137,7 +136,12 @@ def _target_layers(raw: Mapping[str, Any], target: TargetShape) -> list[int]:
 def _norm_before_residual(raw: Mapping[str, Any], *, is_speculators: bool) -> bool:
     if is_speculators and "norm_before_residual" not in raw:
         raise OsdError("its config.json lacks norm_before_residual, which may be either; add it as it was trained")
-    return bool(raw.get("norm_before_residual", False))
+    return _flag(raw, "norm_before_residual")
+
+
+def _flag(raw: Mapping[str, Any], *names: str) -> bool:
+    """Whether a setting is on by one of its names, at the top or in `eagle_config`."""
+    return any(section.get(name) for name in names for section in (raw, raw.get("eagle_config") or {}))
 
 
 def _rope(layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,9 @@ def _raw_config(config: Eagle3Config, dtype: torch.dtype) -> dict[str, Any]:
         "vocab_size": config.target_vocab_tokens,
         "draft_vocab_size": config.vocab_tokens,
         "norm_before_residual": config.norm_before_residual,
+        "norm_before_fc": config.norm_before_fc,
+        "fc_norm": config.fc_norm,
+        "norm_output": config.norm_output,
         # vLLM reads the first, SGLang the second; see osd.drafters.eagle3.layout for why they differ.
         "eagle_aux_hidden_state_layer_ids": config.target_layers,
         "eagle_config": {

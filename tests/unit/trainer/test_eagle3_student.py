@@ -16,7 +16,7 @@ from osd.records.outcome import Outcome
 from osd.records.outcome_arrays import hidden_states
 from osd.records.shared_rows import SharedRows
 from tests.kit.eagle3_heads import HIDDEN_SIZE, VOCAB_TOKENS, head_config, head_tensors
-from tests.kit.eagle3_plain import plain_outputs, rms
+from tests.kit.eagle3_plain import plain_fused, plain_outputs, rms
 from tests.kit.trainer_fakes import make_outcome, trainer_config
 from trainer.batches import Batch, make_batches
 from trainer.build import build_feature_student
@@ -64,18 +64,18 @@ def _batch(student: FeatureStudent, outcome: Outcome) -> Batch:
     return batch
 
 
-@pytest.mark.parametrize("norm_before_residual", [False, True])
+@pytest.mark.parametrize("norms", [(), ("norm_before_residual", "norm_before_fc", "norm_output"), ("fc_norm",)])
 @pytest.mark.parametrize("has_embedding", [False, True])
-def test_unrolled_outputs_equal_an_explicit_chain(norm_before_residual: bool, has_embedding: bool) -> None:
+def test_unrolled_outputs_equal_an_explicit_chain(norms: tuple[str, ...], has_embedding: bool) -> None:
     """Depth d of an entry: the target's states up to d - 1 entries before it, then the layer's own outputs."""
-    raw, outcome = head_config(norm_before_residual=norm_before_residual), _outcome()
+    raw, outcome = head_config(**dict.fromkeys(norms, True)), _outcome()
     own_VH = _rows().flip(0) if has_embedding else None
     head, w = _head(raw, own_VH), head_tensors(raw)
     student = _student(head)
     tokens, hidden_NJ = torch.tensor(outcome.prompt_ids + outcome.output_ids), hidden_states(outcome)
     assert hidden_NJ is not None
     embedded_TH = F.embedding(tokens[1:], _rows() if own_VH is None else own_VH)
-    fused_NH = hidden_NJ.float() @ w["fc.weight"].T
+    fused_NH = plain_fused(raw, w, hidden_NJ.float())
     batch = _batch(student, outcome)
     with torch.no_grad():
         by_depth = list(student.features(batch))
@@ -85,9 +85,11 @@ def test_unrolled_outputs_equal_an_explicit_chain(norm_before_residual: bool, ha
             hidden_TH = fused_NH[: last - depth + 2]
             for _ in range(depth):
                 outputs_TH = plain_outputs(raw, w, embedded_TH[: len(hidden_TH)], hidden_TH)
-                hidden_TH = torch.cat((hidden_TH, outputs_TH[-1:]))
-            torch.testing.assert_close(feature_BQH[0, column], outputs_TH[-1], rtol=1e-4, atol=1e-4)
-            logits_R = rms(outputs_TH[-1], w["norm.weight"], raw["rms_norm_eps"]) @ w["lm_head.weight"].T
+                normed_H = rms(outputs_TH[-1], w["norm.weight"], raw["rms_norm_eps"])
+                read_H = normed_H if raw.get("norm_output") else outputs_TH[-1]
+                hidden_TH = torch.cat((hidden_TH, read_H[None]))
+            torch.testing.assert_close(feature_BQH[0, column], read_H, rtol=1e-4, atol=1e-4)
+            logits_R = normed_H @ w["lm_head.weight"].T
             torch.testing.assert_close(student._logits(feature_BQH[0, column]), logits_R, rtol=1e-3, atol=1e-3)
 
 

@@ -5,7 +5,8 @@ Names and shapes are those of SpecForge's `LlamaForCausalLMEagle3`, which vLLM a
 
 Entry t reads the embedding of token t + 1 and a hidden state. That is `fc` of the target's residual streams at
 position t, as they enter several of its layers, side by side; or, in a chain, the layer's own output for entry t - 1,
-before the final norm. `lm_head` of the normed output predicts token t + 2.
+before the final norm. `lm_head` of the normed output predicts token t + 2. Heads of EAGLE 3.1 have norms before `fc`,
+and feed the normed output to the next entry.
 
 Shapes: B rows, T entries, H hidden size, G the target's hidden size, J = G times the number of target layers read,
 N query heads, M key/value heads, D head size, R reduced vocabulary, V vocabulary.
@@ -55,6 +56,12 @@ class Eagle3Config:
     """Positions that the head was made for (`max_position_embeddings`); scaled rotary settings refer to it."""
     norm_before_residual: bool = False
     """Whether the residual around attention is the normed hidden state instead of the hidden state."""
+    norm_before_fc: bool = False
+    """Whether the target's residual streams are normed together before `fc`."""
+    fc_norm: bool = False
+    """Whether each of them is normed before `fc`."""
+    norm_output: bool = False
+    """Whether the next entry of a chain reads the output after the final norm."""
     has_embedding: bool = False
     """Whether it has an embedding of its own; else it reads the target's."""
     window_tokens: int = ALL_ENTRIES
@@ -101,6 +108,11 @@ class Eagle3Net(nn.Module):
         super().__init__()
         self.config = config
         size = config.hidden_size
+        if config.norm_before_fc:
+            self.input_norm = nn.RMSNorm(config.fused_size, eps=config.norm_eps)
+        if config.fc_norm:
+            norms = (nn.RMSNorm(config.target_hidden_size, eps=config.norm_eps) for _ in config.target_layers)
+            self.fc_norm = nn.ModuleList(norms)
         self.fc = nn.Linear(config.fused_size, size, bias=False)
         self.midlayer = Eagle3Layer(config)
         self.norm = nn.RMSNorm(size, eps=config.norm_eps)
@@ -153,6 +165,11 @@ class Eagle3Net(nn.Module):
 
     def enter(self, hidden_BTJ: Tensor) -> Tensor:
         """The hidden states `[B, T, H]` of entries for which the target's residual streams are known."""
+        if self.config.norm_before_fc:
+            hidden_BTJ = normed(hidden_BTJ, self.input_norm)
+        if self.config.fc_norm:
+            layers = zip(hidden_BTJ.chunk(len(self.fc_norm), dim=-1), self.fc_norm, strict=True)
+            hidden_BTJ = torch.cat([normed(one, norm) for one, norm in layers], dim=-1)
         fused: Tensor = self.fc(hidden_BTJ)
         return fused
 
@@ -173,17 +190,19 @@ class Eagle3Net(nn.Module):
         return AttentionInputs(residual_BTH, rotate(query, cos, sin), rotate(key, cos, sin), value)
 
     def feature(self, residual: Tensor, attended: Tensor) -> Tensor:
-        """The rest of the layer after attention: its output, which the next entry of a chain reads. `[..., H]`."""
+        """The rest of the layer after attention: what the next entry of a chain reads, `[..., H]`."""
         layer = self.midlayer
         mixed = residual + layer.self_attn["o_proj"](attended)
         normed_mixed = normed(mixed, layer.post_attention_layernorm)
         gated = F.silu(layer.mlp["gate_proj"](normed_mixed)) * layer.mlp["up_proj"](normed_mixed)
         output: Tensor = mixed + layer.mlp["down_proj"](gated)
-        return output
+        return normed(output, self.norm) if self.config.norm_output else output
 
     def head(self, feature: Tensor) -> Tensor:
-        """Logits `[..., R]` of the layer's output."""
-        return F.linear(normed(feature, self.norm).to(self.lm_head.weight.dtype), self.lm_head.weight)
+        """Logits `[..., R]` of what `feature` returns."""
+        if not self.config.norm_output:
+            feature = normed(feature, self.norm)
+        return F.linear(feature.to(self.lm_head.weight.dtype), self.lm_head.weight)
 
 
 class Eagle3Layer(nn.Module):

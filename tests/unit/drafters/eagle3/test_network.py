@@ -20,11 +20,13 @@ from osd.records.query import SamplingParams
 from osd.records.shared_rows import SharedRows
 from tests.kit.backends import TORCH
 from tests.kit.eagle3_heads import HIDDEN_SIZE, VOCAB_TOKENS, head_config, head_tensors
-from tests.kit.eagle3_plain import plain_outputs, rms
+from tests.kit.eagle3_plain import plain_fused, plain_outputs, rms
 
 _LEN, _SLOTS, _K = 48, 3, 4
 _TARGET = TargetShape(HIDDEN_SIZE, VOCAB_TOKENS, 2)
 _GREEDY = SamplingParams(temperature=0.0)
+_EAGLE_3_1 = ("norm_before_residual", "norm_before_fc", "norm_output")
+"""What speculators trains heads with by default."""
 
 
 def _rows(seed: int = 1) -> Tensor:
@@ -55,14 +57,15 @@ def _chain(
     `fc` is applied where the target's states are known; from there on an entry reads the output before it.
     """
     known, ids = list(tokens), []
-    hidden = hidden_TJ[: len(known) - 1] @ w["fc.weight"].T
+    hidden = plain_fused(raw, w, hidden_TJ[: len(known) - 1])
     for _ in range(_K):
         outputs_TH = plain_outputs(raw, w, embedding_VH[torch.tensor(known[1:])], hidden)
-        logits_R = rms(outputs_TH[-1], w["norm.weight"], raw["rms_norm_eps"]) @ w["lm_head.weight"].T
+        normed_H = rms(outputs_TH[-1], w["norm.weight"], raw["rms_norm_eps"])
+        logits_R = normed_H @ w["lm_head.weight"].T
         best = int(logits_R.argmax())
         ids.append(best + int(w["d2t"][best]))
         known.append(ids[-1])
-        hidden = torch.cat((hidden, outputs_TH[-1:]))
+        hidden = torch.cat((hidden, normed_H[None] if raw.get("norm_output") else outputs_TH[-1:]))
     return ids, logits_R
 
 
@@ -80,10 +83,12 @@ def _batch(
     )
 
 
-@pytest.mark.parametrize("norm_before_residual", [False, True])
-def test_chains_equal_the_plain_implementation(norm_before_residual: bool) -> None:
+@pytest.mark.parametrize(
+    "norms", [(), ("norm_before_residual",), ("norm_before_fc",), ("fc_norm",), ("norm_output",), _EAGLE_3_1]
+)
+def test_chains_equal_the_plain_implementation(norms: tuple[str, ...]) -> None:
     """Rows of unlike length; between rounds one to five tokens are committed, so the cache is continued."""
-    raw = head_config(norm_before_residual=norm_before_residual)
+    raw = head_config(**dict.fromkeys(norms, True))
     w = head_tensors(raw)
     drafter, num_tokens, said = _drafter(_head(raw, w)), [2, 30, 9], set()
     for number in range(4):

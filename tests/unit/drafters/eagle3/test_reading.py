@@ -144,9 +144,10 @@ def test_a_whole_vocabulary_needs_no_offsets(tmp_path: Path) -> None:
         ({"hidden_act": "gelu"}, "activation is 'gelu'"),
         ({"attention_bias": True}, "biases in its attention"),
         ({"mlp_bias": True}, "biases in its MLP"),
-        ({"fc_norm": True}, "norms before fc"),
-        ({"norm_before_fc": True}, "a norm before fc"),
-        ({"norm_output": True}, "norm_output"),
+        ({"fc_norm": True}, "tensor 'fc_norm.0.weight' is missing"),
+        ({"norm_before_fc": True}, "tensor 'input_norm.weight' is missing"),
+        ({"eagle_config": {"norm_before_fc": True}}, "tensor 'input_norm.weight' is missing"),
+        ({"eagle_config": {"eh_proj_before_attn": True}}, "a projection before its attention"),
         ({"logit_scale": 0.5}, "logit_scale"),
         ({"quantization_config": {"bits": 4}}, "quantised weights"),
         ({"eagle_config": {"use_aux_hidden_state": False}}, "no EAGLE-3 head"),
@@ -237,9 +238,19 @@ class _Surprise:
     pass
 
 
+@pytest.mark.parametrize("name", ["norm_before_fc", "fc_norm", "norm_output", "norm_before_residual"])
+def test_norms_are_read_from_where_they_are_named(name: str) -> None:
+    assert not getattr(parse_config(head_config(), _TARGET), name)
+    for named in ({name: True}, {"eagle_config": {name: True}}):
+        assert getattr(parse_config(head_config(**named), _TARGET), name)
+    assert parse_config(head_config(eagle_config={"return_hidden_post_norm": True}), _TARGET).norm_output
+
+
 def test_what_is_written_is_read_as_the_same(tmp_path: Path) -> None:
     raw = head_config(
         norm_before_residual=True,
+        norm_before_fc=True,
+        norm_output=True,
         use_sliding_window=True,
         sliding_window=12,
         rope_scaling={"rope_type": "linear", "factor": 2.0},
