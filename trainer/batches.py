@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.branches import Branches, pad_branches
 from trainer.examples import Example
 from trainer.losses import Teacher
 
@@ -42,6 +43,8 @@ class Batch:
     in_loss_BQ: Tensor
     """bool: columns that are trained on; never padding."""
     temperature_B: Tensor
+    branches: Branches | None = None
+    """Chains over rejected tokens, W of each row (padded); None: there are none."""
 
     @property
     def num_predicting(self) -> int:
@@ -60,7 +63,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        values.update({name: one.to(device) for name, one in values.items() if isinstance(one, Tensor)})
+        values.update({name: one.to(device) for name, one in values.items() if isinstance(one, Tensor | Branches)})
         return Batch(**values)
 
 
@@ -121,6 +124,7 @@ def _pad(group: Sequence[Example]) -> Batch:
         emitted_BQ=torch.full((rows, num_predicting), _NO_TOKEN),
         in_loss_BQ=torch.zeros(rows, num_predicting, dtype=torch.bool),
         temperature_B=torch.tensor([example.temperature for example in group]),
+        branches=pad_branches([example.branches for example in group]),
     )
     for row, example in enumerate(group):
         start = num_context - (example.num_columns - example.num_predicting)

@@ -116,6 +116,7 @@ def build_feature_student(
         SharedRows(*(None if rows is None else rows.to(device) for rows in shared)),  # type: ignore[arg-type]
         loss=LOSSES[config.loss],
         unroll_steps=config.unroll_steps,
+        rejected_loss=LOSSES.get(config.rejected_loss),
         compute_dtype=_compute_dtype(device),
     )
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from osd.records.outcome import RECOVERED, Outcome
-from osd.records.outcome_arrays import check_shapes, hidden_states, top_k_arrays
+from osd.records.outcome_arrays import check_shapes, hidden_states, rejected_arrays, top_k_arrays
+from trainer.branches import Branches, branches_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Alignment:
     """Size of the hidden states that it reads; 0: none."""
     context_columns: int = 256
     """Most context columns before the first predicting one; of a longer prompt only the end is used."""
+    branch_depth: int = 0
+    """Deepest depth of chains over rejected tokens that is trained on; below 2: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Example:
     in_loss_Q: Tensor
     """bool: columns that are trained on."""
     temperature: float
+    branches: Branches | None = None
+    """Chains over rejected tokens; None: there are none."""
 
     @property
     def num_columns(self) -> int:
@@ -76,8 +81,9 @@ def unfit_because(outcome: Outcome, alignment: Alignment) -> str:
     if alignment.hidden_size and (not outcome.hidden or outcome.hidden_size != alignment.hidden_size):
         return f"it carries hidden states of size {outcome.hidden_size}, the drafter needs {alignment.hidden_size}"
     ids_OK, _ = top_k_arrays(outcome)
-    ids = (*outcome.prompt_ids, *outcome.output_ids, int(ids_OK.max()))
-    if min(*ids, int(ids_OK.min())) < 0 or max(ids) >= alignment.vocab_tokens:
+    arrays = [ids_OK, *rejected_arrays(outcome)[:2]] if outcome.rejected_ids else [ids_OK]
+    ids = (*outcome.prompt_ids, *outcome.output_ids, *(int(end) for one in arrays for end in (one.min(), one.max())))
+    if min(ids) < 0 or max(ids) >= alignment.vocab_tokens:
         return "it has token ids outside the target's vocabulary"
     return ""
 
@@ -102,6 +108,7 @@ def make_examples(
     in_loss_O = torch.ones(len(outcome.output_ids), dtype=torch.bool)
     if positions == "rejected":
         in_loss_O = torch.tensor([kind == RECOVERED for kind in outcome.output_kinds])
+    branches = branches_of(outcome, alignment.branch_depth) if alignment.branch_depth > 1 else None
     # Columns start at `oldest`, so with a prompt of one token no column predicts output 0.
     for first in range(max(prompt_len - shift, oldest), len(tokens) - shift, max_predicting):
         end = min(first + max_predicting, len(tokens) - shift)
@@ -116,4 +123,5 @@ def make_examples(
             emitted_Q=tokens[prompt_len:][outputs],
             in_loss_Q=in_loss_O[outputs],
             temperature=outcome.sampling.temperature,
+            branches=None if branches is None else branches.between(first, end),
         )

@@ -6,7 +6,8 @@ al. 2025, arXiv 2503.01840) and HASS (Zhang et al. 2024, arXiv 2408.15766) there
 
 Depth 1 at entry t reads the true hidden state at t. Depth d at entry t reads the depth d - 1 feature of entry t - 1 and
 attends to what serving's KV cache holds at that moment: keys from true hidden states of entries up to t - d + 1, and
-the chain's own keys, of depth i at entry t - (d - i) for i = 2 .. d.
+the chain's own keys, of depth i at entry t - (d - i) for i = 2 .. d. Chains also go on over tokens that were rejected
+(trainer/branches.py).
 
 Shapes: B rows, T = C + Q columns (see trainer/batches.py), H hidden size, N heads or positions, D head size,
 R reduced vocabulary, V the target's vocabulary.
@@ -14,7 +15,7 @@ R reduced vocabulary, V the target's vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +23,14 @@ from torch import Tensor, nn
 
 from osd.drafters.weights import check_state
 from osd.kernels.reference.drafting.eagle3_net import Eagle3Net
-from osd.kernels.reference.drafting.feature_net import AttentionInputs, FeatureNet, head_rows
+from osd.kernels.reference.drafting.feature_net import FeatureNet, head_rows
 from osd.records.shared_rows import SharedRows
 from trainer.acceptance import ChainSums, chain_sums, emitted_log_probs, position_acceptance
 from trainer.batches import Batch
+from trainer.branch_chain import Depth, attend, branch_features
+from trainer.branches import Branches
 from trainer.examples import Alignment
-from trainer.losses import Coarse, coarsen, slot_table, slots_of
+from trainer.losses import Coarse, Teacher, coarsen, slot_table, slots_of
 from trainer.student import LossTerms, mixed_precision
 from trainer.token_counts import most_frequent
 
@@ -43,6 +46,7 @@ class FeatureStudent:
         shared: the target's embedding and head, frozen, of any float type.
         loss: one of `trainer.losses.LOSSES`.
         unroll_steps: number of depths trained on.
+        rejected_loss: as `loss`, after rejected tokens; None does not train on them.
         compute_dtype: of matrix products: float32, or bfloat16 where the device is fast at it.
     """
 
@@ -56,9 +60,10 @@ class FeatureStudent:
         *,
         loss: Callable[[Coarse], Tensor],
         unroll_steps: int,
+        rejected_loss: Callable[[Coarse], Tensor] | None = None,
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.net, self._shared, self._loss = net, shared, loss
+        self.net, self._shared, self._loss, self._rejected_loss = net, shared, loss, rejected_loss
         self._unroll_steps, self._compute_dtype = unroll_steps, compute_dtype
         self._device = shared.embedding_VH.device
         config = net.config
@@ -68,6 +73,7 @@ class FeatureStudent:
             vocab_tokens=config.target_vocab_tokens,
             hidden_size=config.hidden_size,
             context_columns=config.window_tokens - 1,
+            branch_depth=0 if rejected_loss is None else unroll_steps,
         )
         self._embedding_VH = shared.embedding_VH
         self._prepare()
@@ -83,11 +89,17 @@ class FeatureStudent:
     def loss_terms(self, batch: Batch) -> LossTerms:
         """Losses of all depths; depth d starts at the d-th predicting column, where its chain has begun."""
         batch = batch.to(self._device)
-        losses, weights = [], []
-        for depth, feature_BQH in enumerate(self.features(batch)):
+        losses, weights, depths = [], [], []
+        for depth, found in enumerate(self._depths(batch)):
             mask_BQ = _from_column(batch.in_loss_BQ, depth)
-            losses.append(self._loss(coarsen(self._logits(feature_BQH[mask_BQ]), batch.teacher(mask_BQ), self._slot_V)))
+            logits_NR = self._logits(found.feature_BQH[mask_BQ])
+            losses.append(self._loss(coarsen(logits_NR, batch.teacher(mask_BQ), self._slot_V)))
             weights.append(torch.full_like(losses[-1], _DEPTH_WEIGHT**depth))
+            depths.append(found)
+        if self._rejected_loss is not None and batch.branches is not None:
+            for depth, (logits_NR, teacher) in enumerate(self._branches(batch, batch.branches, depths), start=1):
+                losses.append(self._rejected_loss(coarsen(logits_NR, teacher, self._slot_V)))
+                weights.append(torch.full_like(losses[-1], _DEPTH_WEIGHT**depth))
         return LossTerms(torch.cat(losses), torch.cat(weights))
 
     @torch.no_grad()
@@ -119,6 +131,9 @@ class FeatureStudent:
 
     def features(self, batch: Batch) -> Iterator[Tensor]:
         """For each depth d, the features `[B, Q, H]` at the predicting columns; undefined before column d - 1."""
+        return (depth.feature_BQH for depth in self._depths(batch))
+
+    def _depths(self, batch: Batch) -> Iterator[Depth]:
         net, start = self.net, batch.num_context
         assert batch.hidden_BTH is not None
         with mixed_precision(self._device, self._compute_dtype):
@@ -130,8 +145,8 @@ class FeatureStudent:
                 residual_BTH=inputs.residual_BTH[:, start:], query_BNTD=inputs.query_BNTD[:, :, start:]
             )
             for depth in range(1, self._unroll_steps + 1):
-                feature_BQH = self._layer(inputs, keys, values, self._mask(batch, depth))
-                yield feature_BQH
+                feature_BQH = attend(net, inputs, keys, values, self._mask(batch, depth))
+                yield Depth(feature_BQH, keys[-1], values[-1])
                 if depth == self._unroll_steps:
                     return
                 before_BQH = F.pad(feature_BQH[:, :-1], (0, 0, 1, 0))
@@ -140,6 +155,13 @@ class FeatureStudent:
                 )
                 keys.append(inputs.key_BNTD)
                 values.append(inputs.value_BNTD)
+
+    def _branches(self, batch: Batch, branches: Branches, depths: Sequence[Depth]) -> Iterator[tuple[Tensor, Teacher]]:
+        """For each depth from 2 on, the logits `[N, R]` and the teacher after the tokens read there."""
+        with mixed_precision(self._device, self._compute_dtype):
+            features = branch_features(self.net, self._embedding_VH, batch, depths)
+            for depth, feature_BWH in enumerate(features, start=2):
+                yield self._logits(feature_BWH[branches.in_loss(depth)]), branches.teacher(depth)
 
     def refresh_vocab(self, counts_V: Tensor, *, seen_before: float = 0.0) -> None:
         """Make the most frequent tokens of the traffic the drafter's vocabulary."""
@@ -166,6 +188,7 @@ class FeatureStudent:
             self._shared,
             loss=self._loss,
             unroll_steps=self._unroll_steps,
+            rejected_loss=self._rejected_loss,
             compute_dtype=self._compute_dtype,
         )
 
@@ -177,16 +200,6 @@ class FeatureStudent:
 
     def _logits(self, feature_NH: Tensor) -> Tensor:
         return F.linear(feature_NH.to(self._compute_dtype), self._head_RH, self._bias_R)
-
-    def _layer(self, inputs: AttentionInputs, keys: list[Tensor], values: list[Tensor], mask_BQL: Tensor) -> Tensor:
-        attended_BNQD = F.scaled_dot_product_attention(
-            inputs.query_BNTD,
-            torch.cat(keys, dim=2),
-            torch.cat(values, dim=2),
-            attn_mask=mask_BQL[:, None],
-            enable_gqa=keys[0].shape[1] < inputs.query_BNTD.shape[1],
-        )
-        return self.net.feature(inputs.residual_BTH, attended_BNQD.transpose(1, 2).flatten(2))
 
     def _mask(self, batch: Batch, depth: int) -> Tensor:
         """Which keys each predicting column attends to, bool `[B, Q, T + (depth - 1) * Q]`."""

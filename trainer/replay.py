@@ -173,4 +173,5 @@ def is_held_out(key: str, share: float) -> bool:
 
 def _size_bytes(outcome: Outcome) -> int:
     arrays = len(outcome.hidden) + len(outcome.top_ids) + len(outcome.top_logprobs)
+    arrays += len(outcome.rejected_ids) + len(outcome.rejected_top_ids) + len(outcome.rejected_top_logprobs)
     return arrays + _BYTES_PER_TOKEN * (len(outcome.prompt_ids) + len(outcome.output_ids)) + _BYTES_PER_RECORD

@@ -144,6 +144,7 @@ class OutcomesConfig(Section):
         64 << 20, ge=0, description="Largest size of the file that holds outcomes while Redis cannot be reached."
     )
     top_k: int = Field(32, ge=1, le=256, description="Target log-probabilities kept per output position.")
+    rejected_top_k: int = Field(0, ge=0, le=256, description="As top_k, after each rejected token; 0: none are kept.")
     prompt_hidden_tokens: int = Field(256, ge=0, description="Prompt positions whose hidden states are kept.")
 
 
@@ -155,6 +156,9 @@ class TrainerConfig(Section):
         "forward_kl", description="Distillation loss on the target's top-K distribution."
     )
     positions: Literal["all", "rejected"] = Field("all", description="Output positions trained on.")
+    rejected_loss: Literal["none", "forward_kl", "reverse_kl", "jsd", "total_variation", "lk"] = Field(
+        "none", description="For 'feature': as loss, after rejected tokens; needs outcomes.rejected_top_k."
+    )
     optimizer: str = Field("AdamW", description="A class name of torch.optim or torch_optimizer.")
     optimizer_options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the optimizer.")
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate after warm-up.")

@@ -16,10 +16,10 @@ from osd.config.settings import Config
 from osd.engine.deltas import NOTHING, Said
 from osd.engine.endings import Endings
 from osd.engine.prefill import read_chunk
-from osd.engine.round import Drafted, Verified, learn, look_up, propose, verify
+from osd.engine.round import Drafted, Verified, learn, look_up, propose, rank, verify
 from osd.engine.rows.row_caches import RowCaches
 from osd.engine.scheduler import Scheduler
-from osd.engine.sequence import Sequence, check_prompt, new_sequence
+from osd.engine.sequence import Rejected, Sequence, check_prompt, new_sequence
 from osd.engine.status import status_of
 from osd.grammar.compiler import GrammarCompiler
 from osd.meters.counters import Counters
@@ -105,7 +105,14 @@ class Engine:
         num_recorded = self.config.outcomes.top_k if is_recorded else 0
         if constraint is None and request.constraint is not None:
             constraint = self.grammars.compile(request.constraint)
-        sequence = new_sequence(request, self.codec, self.target.eos_ids, num_recorded, constraint)
+        sequence = new_sequence(
+            request,
+            self.codec,
+            self.target.eos_ids,
+            num_recorded,
+            constraint,
+            rejected_top_k=self.config.outcomes.rejected_top_k,
+        )
         self.scheduler.submit(sequence)
         self._sequences[request.request_id] = sequence
 
@@ -277,17 +284,23 @@ class Engine:
         self.counters.add_times(*times_ms, num_rows=len(rows), plain_ms=plain_ms)
         accepted = learn(self.policy, rows, drafted.choices, committed, times_ms)
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
-        tops = wanted_top_logprobs(verified.logits, committed, [sequence.num_logprobs for sequence in rows])
+        ranked = rank(rows, drafted, verified)
         deltas = []
         # In descending order: a query that ends moves the last row into its own, which must be committed by then.
         for index, sequence in reversed(list(enumerate(rows))):
             sequence.add_times(*times_ms)
             tokens, round_ = committed[index], drafted.round_of(index, accepted[index])
-            deltas.append(self._emit(sequence, tokens, tops[index], round_) if tokens else self._give_up(sequence))
+            top, rejected = ranked[index]
+            deltas.append(self._emit(sequence, tokens, top, round_, rejected) if tokens else self._give_up(sequence))
         return deltas
 
     def _emit(
-        self, sequence: Sequence, tokens: list[int], top: TopLogprobs | None, round_: Round | None = None
+        self,
+        sequence: Sequence,
+        tokens: list[int],
+        top: TopLogprobs | None,
+        round_: Round | None = None,
+        rejected: Rejected | None = None,
     ) -> TokenDelta:
         """Commit tokens to one query, up to its end; returns the delta. The first token has no round."""
         if sequence.constraint is not None and (error := sequence.constraint.error):
@@ -296,7 +309,7 @@ class Engine:
         if round_ is None:
             sequence.begin(tokens, top)
         else:
-            round_ = sequence.commit(tokens, round_, top)
+            round_ = sequence.commit(tokens, round_, top, rejected)
             self.counters.add_round(round_, len(tokens), sequence.request.domain)
         said = Said.of(sequence, tokens, top, round_)
         return said.delta(sequence) if reason is None else self._finish(sequence, reason, said)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
 from osd.engine.sequence import Sequence
 from osd.models.target import Target
 from osd.records.outcome import Outcome, Sampling, Timings
-from osd.records.outcome_arrays import pack_hidden, pack_top_k
+from osd.records.outcome_arrays import pack_hidden, pack_ids, pack_top_k
 from osd.records.query import QueryStats
+from osd.verify.top_logprobs import TopLogprobs
 
 
 def outcome_maker(
@@ -40,14 +41,14 @@ def outcome_maker(
     if prompt_hidden_tokens is not None:
         start = max(prompt_len - prompt_hidden_tokens, 0)
         copied = target.copy_hidden(sequence.row, start, num_read)
-    tops = tuple(sequence.tops)
+    tops, rejected = tuple(sequence.tops), tuple(sequence.rejected)
     output_ids, kinds, rounds = tuple(sequence.output_ids), bytes(sequence.kinds), tuple(sequence.rounds)
     reason, created_at_s = sequence.finish_reason or "cancelled", time.time()
 
     def make() -> Outcome:
         hidden_TH = copied()
-        _, ids, logprobs = zip(*(top.read() for top in tops), strict=True)
-        packed_ids, packed_logprobs, top_k = pack_top_k(torch.cat(ids), torch.cat(logprobs))
+        packed_ids, packed_logprobs, top_k = _packed(tops)
+        rejected_top_ids, rejected_top_logprobs, rejected_top_k = _packed(one.top for one in rejected)
         params = request.params
         return Outcome(
             request_id=request.request_id,
@@ -81,10 +82,23 @@ def outcome_maker(
                 total_ms=stats.total_ms,
             ),
             finish_reason=reason,
+            rejected_top_k=rejected_top_k,
+            rejected_ids=pack_ids([token for one in rejected for token in one.ids]),
+            rejected_top_ids=rejected_top_ids,
+            rejected_top_logprobs=rejected_top_logprobs,
             engine_id=engine_id,
         )
 
     return make
+
+
+def _packed(tops: Iterable[TopLogprobs]) -> tuple[bytes, bytes, int]:
+    """`pack_top_k` of all rounds' positions together; empty for no rounds."""
+    read = [top.read() for top in tops]
+    if not read:
+        return b"", b"", 0
+    _, ids, logprobs = zip(*read, strict=True)
+    return pack_top_k(torch.cat(ids), torch.cat(logprobs))
 
 
 def _no_hidden() -> torch.Tensor:

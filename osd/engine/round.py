@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from osd.engine.overflow import read_again
-from osd.engine.sequence import Sequence
-from osd.machine.transfer import prepended
+from osd.engine.sequence import Rejected, Sequence
+from osd.machine.transfer import in_columns, prepended
 from osd.models.target import Target
 from osd.records.outcome import Round
 from osd.records.proposal import DraftBatch, Proposal, RowText, merge
@@ -18,6 +18,7 @@ from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.length import GoodputPolicy
 from osd.speculation.lookup_arm import LookupArm
 from osd.verify.logits import Logits
+from osd.verify.top_logprobs import TopLogprobs, wanted_top_logprobs
 from osd.verify.verdict import verify_rows
 
 _PLAIN_ROUND = Round(0, 0, 0)
@@ -122,6 +123,34 @@ def verify(target: Target, rows: list[Sequence], proposal: Proposal | None, rule
     if not all(committed):
         read_again(target, rows, committed, logits)
     return Verified(committed, logits)
+
+
+def rank(
+    rows: list[Sequence], drafted: Drafted, verified: Verified
+) -> list[tuple[TopLogprobs | None, Rejected | None]]:
+    """The target's log-probabilities for outcomes and clients, from one pass over the round's logits.
+
+    Returns:
+        For each row, those at committed positions, and what it drafted from the first rejected token on; None for what
+        neither its outcome nor its client wants.
+    """
+    rounds = [drafted.round_of(row, max(len(tokens) - 1, 0)) for row, tokens in enumerate(verified.committed)]
+    num_rejected = [
+        round_.num_rejected if sequence.rejected_top_k and tokens else 0
+        for sequence, round_, tokens in zip(rows, rounds, verified.committed, strict=True)
+    ]
+    wanted = [sequence.num_logprobs for sequence in rows]
+    tops = wanted_top_logprobs(verified.logits, verified.committed, wanted, num_rejected)
+    if drafted.proposal is None or not any(num_rejected):
+        return [(top, None) for top in tops]
+    proposed = in_columns([drafted.proposal.token_ids_BK])
+    ranked: list[tuple[TopLogprobs | None, Rejected | None]] = []
+    for sequence, top, own, round_, num in zip(rows, tops, proposed, rounds, num_rejected, strict=True):
+        rejected = None
+        if top is not None and num:
+            rejected = Rejected(own[round_.accepted : round_.proposed], top.following(num, sequence.rejected_top_k))
+        ranked.append((top, rejected))
+    return ranked
 
 
 def learn(

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
+from typing import NamedTuple
 
 from osd.ports.constraint import RowConstraint
 from osd.records.drafter_id import DrafterId
@@ -19,6 +20,14 @@ from osd.text.codec import TextCodec
 from osd.text.stop_strings import AnswerText
 from osd.verify.shaping import RowShaping
 from osd.verify.top_logprobs import TopLogprobs
+
+
+class Rejected(NamedTuple):
+    """What a round drafted from its first rejected token on."""
+
+    ids: list[int]
+    top: TopLogprobs
+    """The target's log-probabilities after each of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +46,8 @@ class Sequence:
     """Restricts the tokens of the answer; None: no restriction."""
     num_recorded: int = 0
     """Number of log-probabilities per position for the outcome; 0: no outcome is recorded."""
+    rejected_top_k: int = 0
+    """Number of log-probabilities after each rejected token for the outcome; 0: none are recorded."""
     shaping: RowShaping = field(init=False)
     """Shaping parameters of its distributions."""
     num_logprobs: int = field(init=False)
@@ -53,6 +64,8 @@ class Sequence:
     """ACCEPTED, RECOVERED or BONUS for each output token of this engine; BONUS for those of an earlier engine."""
     tops: list[TopLogprobs] = field(default_factory=list)
     """The target's log-probabilities at committed positions, for the outcome."""
+    rejected: list[Rejected] = field(default_factory=list)
+    """Of the rounds with a rejection, for the outcome."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """Of the prompt's tokens but the first, as far as it was prefilled; empty unless the client asked."""
     finish_reason: FinishReason | None = None
@@ -108,13 +121,16 @@ class Sequence:
         """Append the token from prefill, which belongs to no round."""
         self._append(tokens, [BONUS] * len(tokens), top)
 
-    def commit(self, tokens: list[int], round_: Round, top: TopLogprobs | None) -> Round:
+    def commit(
+        self, tokens: list[int], round_: Round, top: TopLogprobs | None, rejected: Rejected | None = None
+    ) -> Round:
         """Append one round's tokens: the accepted ones, then the recovered or bonus token unless it was cut off.
 
         Args:
             tokens: up to where the query ends.
             round_: as verified.
             top: the target's log-probabilities at the round's positions.
+            rejected: what was drafted in vain, for the outcome.
 
         Returns:
             The round with no more accepted tokens than were appended.
@@ -122,6 +138,8 @@ class Sequence:
         if round_.accepted > len(tokens):
             round_ = Round(round_.drafter_version, round_.proposed, len(tokens), round_.drafter_name)
         last = BONUS if round_.accepted == round_.proposed else RECOVERED
+        if rejected is not None and len(tokens) > round_.accepted:
+            self.rejected.append(rejected)
         self.rounds.append(round_)
         self._append(tokens, [ACCEPTED] * round_.accepted + [last] * (len(tokens) - round_.accepted), top)
         self.committed += len(tokens)
@@ -216,6 +234,8 @@ def new_sequence(
     eos_ids: frozenset[int],
     num_recorded: int,
     constraint: RowConstraint | None = None,
+    *,
+    rejected_top_k: int = 0,
 ) -> Sequence:
     """A query as it enters the queue; a resumed one includes what its client already has.
 
@@ -225,6 +245,7 @@ def new_sequence(
         eos_ids: tokens that end an answer of this target.
         num_recorded: number of log-probabilities per position for the outcome; 0: nothing is recorded.
         constraint: restricts the tokens of the answer; None: no restriction.
+        rejected_top_k: as `num_recorded`, after rejected tokens; at most `num_recorded`.
     """
     # A resumed query is not recorded, since the verification record of its first tokens was lost with its engine.
     num_recorded = num_recorded if request.store and not request.resume_ids else 0
@@ -247,6 +268,7 @@ def new_sequence(
         end_ids=end_ids,
         num_recorded=num_recorded,
         constraint=constraint,
+        rejected_top_k=min(rejected_top_k, num_recorded),
     )
     sequence.budget.fixed = request.speculation_length
     sequence.output_ids = list(request.resume_ids)

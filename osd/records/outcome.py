@@ -31,6 +31,11 @@ class Round(msgspec.Struct, frozen=True, array_like=True):
     drafter_name: str = ""
     """Empty if nothing was proposed, and in records from before drafters had names; see `Outcome.drafters`."""
 
+    @property
+    def num_rejected(self) -> int:
+        """How many tokens a drafter with weights proposed in vain; 0 if the lookup proposed, which has no versions."""
+        return max(self.proposed - self.accepted, 0) if self.drafter_version else 0
+
 
 class Timings(msgspec.Struct, frozen=True):
     """Where the query's time was spent, in milliseconds."""
@@ -91,6 +96,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     timings: Timings = Timings()
     finish_reason: str = "stop"
+    rejected_top_k: int = 0
+    """0: the next three fields were not recorded and are empty."""
+    rejected_ids: bytes = b""
+    """int32 [R]: the drafted tokens of each round from the first rejected one on, round after round; how many of each
+    round, see `num_rejected`."""
+    rejected_top_ids: bytes = b""
+    """int32 [R, rejected_top_k]: the target's most likely tokens after each of them, best first; it read the rejected
+    tokens as if they had been accepted."""
+    rejected_top_logprobs: bytes = b""
+    """float16 [R, rejected_top_k]: as `top_logprobs`. NaN where the target's pass overflowed."""
     engine_id: str = ""
     """The engine that answered, where several write to one stream; empty in records from before engines had ids."""
 
@@ -100,3 +115,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
             DrafterId(one.drafter_name or self.drafter_kind, one.drafter_version) if one.proposed else None
             for one in self.rounds
         )
+
+    def num_rejected(self) -> list[int]:
+        """How many elements of `rejected_ids` each round has: proposed - accepted, or 0.
+
+        0 for rounds without a learned drafter, for all rounds if `rejected_top_k` is 0, and for a last round whose
+        tokens were cut off by the end of the answer, so that nothing was committed at the rejected position.
+        """
+        numbers = [one.num_rejected if self.rejected_top_k else 0 for one in self.rounds]
+        if 1 + sum(one.accepted + 1 for one in self.rounds) > len(self.output_ids) and numbers:
+            numbers[-1] = 0
+        return numbers

@@ -1,9 +1,12 @@
 """Packs and unpacks the arrays of an Outcome; their layout is described in osd/records/outcome.py.
 
-Shapes: O = output tokens, K = `top_k`, N = positions whose hidden state was kept, H = `hidden_size`.
+Shapes: O = output tokens, K = `top_k` or `rejected_top_k`, N = positions whose hidden state was kept,
+H = `hidden_size`, R = drafted tokens from the first rejected one of each round on.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -32,6 +35,28 @@ def top_k_arrays(outcome: Outcome) -> tuple[NDArray[np.int32], NDArray[np.float1
         np.frombuffer(outcome.top_ids, dtype=_IDS).reshape(shape),
         np.frombuffer(outcome.top_logprobs, dtype=_LOGPROBS).reshape(shape),
     )
+
+
+def rejected_arrays(outcome: Outcome) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float16]]:
+    """Drafted tokens int32 [R], and the target's most likely tokens after each: int32 and float16 [R, K], best first.
+
+    All are read-only views of the outcome's bytes.
+
+    Raises:
+        ValueError: the bytes do not fit the shape.
+    """
+    ids_R = np.frombuffer(outcome.rejected_ids, dtype=_IDS)
+    shape = (len(ids_R), outcome.rejected_top_k)
+    return (
+        ids_R,
+        np.frombuffer(outcome.rejected_top_ids, dtype=_IDS).reshape(shape),
+        np.frombuffer(outcome.rejected_top_logprobs, dtype=_LOGPROBS).reshape(shape),
+    )
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """`Outcome.rejected_ids` from token ids."""
+    return np.array(ids, dtype=_IDS).tobytes()
 
 
 def hidden_states(outcome: Outcome) -> torch.Tensor | None:
@@ -83,14 +108,18 @@ def check_shapes(outcome: Outcome) -> None:
     """
     outputs = len(outcome.output_ids)
     hidden_rows = len(outcome.prompt_ids) + outputs - 1 - outcome.hidden_start
+    rejected = sum(outcome.num_rejected())
     expected_bytes = {
         "output_kinds": outputs,
         "top_ids": outputs * outcome.top_k * _IDS.itemsize,
         "top_logprobs": outputs * outcome.top_k * _LOGPROBS.itemsize,
         "hidden": hidden_rows * outcome.hidden_size * _HIDDEN_BYTES if outcome.hidden else 0,
+        "rejected_ids": rejected * _IDS.itemsize,
+        "rejected_top_ids": rejected * outcome.rejected_top_k * _IDS.itemsize,
+        "rejected_top_logprobs": rejected * outcome.rejected_top_k * _LOGPROBS.itemsize,
     }
-    if outcome.top_k < 0 or outcome.hidden_size < 0 or outcome.hidden_start < 0:
-        raise ValueError("top_k, hidden_size and hidden_start must not be negative")
+    if min(outcome.top_k, outcome.rejected_top_k, outcome.hidden_size, outcome.hidden_start) < 0:
+        raise ValueError("top_k, rejected_top_k, hidden_size and hidden_start must not be negative")
     for name, size_bytes in expected_bytes.items():
         if len(getattr(outcome, name)) != size_bytes:
             raise ValueError(f"{name} has {len(getattr(outcome, name))} bytes where its shape needs {size_bytes}")

@@ -1,6 +1,6 @@
-"""The target's most likely tokens at committed positions, computed for all rows at once.
+"""The target's most likely tokens at committed positions and those after them, computed for all rows at once.
 
-Shapes: B rows, Q positions, N committed positions, V vocabulary, K most likely.
+Shapes: B rows, Q positions, N positions of one row, V vocabulary, K most likely.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class TopLogprobs(NamedTuple):
             return self
         return TopLogprobs(self.of_round, self.start, stop, min(top_k, self.top_k))
 
+    def following(self, num_positions: int, top_k: int) -> TopLogprobs:
+        """The next positions of the row, which the round must have ranked; their "committed" tokens are undefined."""
+        return TopLogprobs(self.of_round, self.stop, self.stop + num_positions, min(top_k, self.top_k))
+
     def read(self) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of the committed tokens, `[N]`; the most likely tokens, `[N, K]` int32, and theirs."""
         whole, here = self.of_round, slice(self.start, self.stop)
@@ -51,7 +55,7 @@ class TopLogprobs(NamedTuple):
 
 
 def wanted_top_logprobs(
-    logits: Logits, tokens: Sequence[Sequence[int]], wanted: Sequence[int]
+    logits: Logits, tokens: Sequence[Sequence[int]], wanted: Sequence[int], num_further: Sequence[int] = ()
 ) -> Sequence[TopLogprobs | None]:
     """For each row, its log-probabilities at committed positions; None for all rows if no row wants any.
 
@@ -59,22 +63,29 @@ def wanted_top_logprobs(
         logits: of every position.
         tokens: the committed tokens of each row.
         wanted: number of log-probabilities that each row's outcome or client wants; 0: none.
+        num_further: see `top_logprobs`; 0 for a row that wants none.
     """
     looked_at = [one if num else [] for one, num in zip(tokens, wanted, strict=True)]
-    return top_logprobs(logits, looked_at, max(wanted)) if any(looked_at) else [None] * len(tokens)
+    return top_logprobs(logits, looked_at, max(wanted), num_further) if any(looked_at) else [None] * len(tokens)
 
 
-def top_logprobs(logits: Logits, tokens: Sequence[Sequence[int]], top_k: int) -> list[TopLogprobs]:
+def top_logprobs(
+    logits: Logits, tokens: Sequence[Sequence[int]], top_k: int, num_further: Sequence[int] = ()
+) -> list[TopLogprobs]:
     """For each row, its log-probabilities at its first `len(tokens[row])` positions, computed together.
 
     Args:
         logits: of every position.
         tokens: the committed tokens of each row; empty for a row that wants no log-probabilities.
         top_k: number of most likely tokens, at most V.
+        num_further: for each row, how many positions after those are ranked as well, for `following`; empty: none.
     """
     num_positions, top_k = logits.num_positions, min(top_k, logits.vocab_tokens)
-    places = [row * num_positions + position for row, one in enumerate(tokens) for position in range(len(one))]
-    committed = [token for one in tokens for token in one]
-    of_round = logits.rank(places, committed, top_k)
-    ends = list(accumulate((len(one) for one in tokens), initial=0))
-    return [TopLogprobs(of_round, start, stop, top_k) for start, stop in pairwise(ends)]
+    nums = num_further or [0] * len(tokens)
+    chosen = [[*one, *[0] * num] for one, num in zip(tokens, nums, strict=True)]
+    places = [row * num_positions + position for row, one in enumerate(chosen) for position in range(len(one))]
+    of_round = logits.rank(places, [token for one in chosen for token in one], top_k)
+    ends = list(accumulate((len(one) for one in chosen), initial=0))
+    return [
+        TopLogprobs(of_round, start, stop - num, top_k) for (start, stop), num in zip(pairwise(ends), nums, strict=True)
+    ]

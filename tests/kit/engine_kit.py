@@ -214,6 +214,7 @@ def make_engine(
     max_waiting: int = 10_000,
     top_k: int = 8,
     prompt_hidden_tokens: int = 4,
+    rejected_top_k: int = 0,
     swap: SwapConfig | None = None,
     recorder: OutcomeRecorder | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -231,7 +232,7 @@ def make_engine(
             prefix_caching=prefix_caching,
         ),
         speculation=SpeculationConfig(max_length=max_length, fixed_length=fixed_length, accept_rule=accept_rule),
-        outcomes=OutcomesConfig(top_k=top_k, prompt_hidden_tokens=prompt_hidden_tokens),
+        outcomes=OutcomesConfig(top_k=top_k, prompt_hidden_tokens=prompt_hidden_tokens, rejected_top_k=rejected_top_k),
         swap=swap or SwapConfig(),
     )
     present = [drafter for drafter in drafters if drafter is not None]

@@ -135,7 +135,12 @@ def shared_rows(vocab_tokens: int = VOCAB_TOKENS, hidden_size: int = HIDDEN_SIZE
 
 
 def feature_student(
-    loss: str = "forward_kl", *, unroll_steps: int = 2, vocab_tokens: int = VOCAB_TOKENS, window_tokens: int = 8
+    loss: str = "forward_kl",
+    *,
+    unroll_steps: int = 2,
+    vocab_tokens: int = VOCAB_TOKENS,
+    window_tokens: int = 8,
+    rejected_loss: str = "none",
 ) -> FeatureStudent:
     config = FeatureConfig(
         hidden_size=HIDDEN_SIZE,
@@ -147,7 +152,24 @@ def feature_student(
     )
     net = FeatureNet(config)
     net.reset_parameters(0)
-    return FeatureStudent(net, shared_rows(), loss=LOSSES[loss], unroll_steps=unroll_steps)
+    return FeatureStudent(
+        net,
+        shared_rows(),
+        loss=LOSSES[loss],
+        unroll_steps=unroll_steps,
+        rejected_loss=LOSSES.get(rejected_loss),
+    )
+
+
+def plain_random(student: FeatureStudent) -> None:
+    """Give it plain random weights: those it starts with pass the hidden state on, whatever token was read."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in student.net.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.ones_(parameter)
+        else:
+            scale = 0.2 if name.startswith(("attention_out", "down")) else 1.0
+            torch.nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=generator)
 
 
 def tiny_llama(*, tie: bool = True, vocab_tokens: int = VOCAB_TOKENS) -> Any:

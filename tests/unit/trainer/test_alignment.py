@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from osd.records.outcome import ACCEPTED, BONUS, RECOVERED, Outcome
-from tests.kit.trainer_fakes import HIDDEN_SIZE, VOCAB_TOKENS, feature_student, make_outcome, model_student, shared_rows
+from tests.kit.trainer_fakes import (
+    HIDDEN_SIZE,
+    VOCAB_TOKENS,
+    feature_student,
+    make_outcome,
+    model_student,
+    plain_random,
+    shared_rows,
+)
 from trainer.batches import make_batches
 from trainer.examples import Alignment, make_examples, unfit_because
 from trainer.feature_student import FeatureStudent
@@ -79,15 +87,9 @@ def _gains(student: Any, probs: Callable[[Any, Outcome], Tensor], outcome: Outco
 
 
 def _random_feature_student(loss: str, unroll_steps: int) -> Any:
-    """With plain random weights: those it starts with pass the hidden state on, which is alike at neighbours here."""
+    """Hidden states are alike at neighbours here, which the initial weights would pass on."""
     student = feature_student(loss, unroll_steps=unroll_steps)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in student.net.named_parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.ones_(parameter)
-        else:
-            scale = 0.2 if name.startswith(("attention_out", "down")) else 1.0
-            torch.nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=generator)
+    plain_random(student)
     return student
 
 
