@@ -7,12 +7,14 @@ same rounds. A query is always scored before anything is learnt from it.
     python -m benchmarks.adaptation record STREAM…
     python -m benchmarks.adaptation check STREAM [--queries 100]
     python -m benchmarks.adaptation run STREAM… [--order ORDER] [--arms frozen,online,…] [--seeds 3]
+    python -m benchmarks.adaptation live STREAM… [--arms online,online+rejected] [--seeds 3]
 
 STREAM is "bfcl", "humaneval", "chatterbot", a JSONL file of `{"domain": …, "messages": […]}` lines, or "edits:" and one
 of these, whose texts are then to be written again with a word changed. ORDER is "sharp"
 (one stream after the other; a stream named again continues with its next queries), "smooth" (the second of two streams
-gradually replaces the first) or "mixed". Finished runs are stored in the state folder, so a killed experiment continues
-with the missing arms and seeds.
+gradually replaces the first) or "mixed". `live` decodes with the target, for arms that learn from what it makes of
+rejected tokens (benchmarks/adaptation/live.py). Finished runs are stored in the state folder, so a killed experiment
+continues with the missing arms and seeds.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ from benchmarks.adaptation.answers import record
 from benchmarks.adaptation.check import compare, decode_live
 from benchmarks.adaptation.lab import ARMS, Lab, Run, draw_order, run_arm
 from benchmarks.adaptation.learner import hidden_dtype, open_bare_drafter
+from benchmarks.adaptation.live import LIVE_ARMS, LiveSettings, draw_queries, run_live
 from benchmarks.adaptation.replay import LearnedProposer
 from benchmarks.adaptation.report import show, summarise
 from benchmarks.adaptation.scores import Score, total
@@ -47,6 +52,7 @@ from osd.loading.resolve import ResolvedTarget, resolve_target
 from osd.loading.stored import stored_in
 from osd.records.errors import OsdError
 from osd.records.outcome import Outcome
+from trainer.losses import LOSSES
 
 _SAMPLED_TOP_K = 128
 
@@ -57,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(stderr=True)
     console.width = max(console.width, 128)  # wide enough where the output is not a terminal
     config, resolved = _target(args)
+    if args.command == "live":
+        print(json.dumps(_live(args, config, resolved, console)))  # the last line is for machines
+        return
     streams = {name: _recorded(args, config, resolved, name, console) for name in dict.fromkeys(args.streams)}
     if args.command == "record":
         for name, outcomes in streams.items():
@@ -151,11 +160,36 @@ def _run(args: argparse.Namespace, lab: Lab, streams: dict[str, list[Outcome]], 
     for seed in range(args.seeds):
         outcomes, others = _order(args, streams, seed)
         for arm in args.arms:
-            runs[arm].append(_kept_run(args, lab, arm, outcomes, others, seed, console))
+            runs[arm].append(_replayed(args, lab, arm, outcomes, others, seed, console))
+    return _report(args, "adaptation", lab.described(), runs, console)
+
+
+def _live(args: argparse.Namespace, config: Config, resolved: ResolvedTarget, console: Console) -> dict[str, object]:
+    """Run arms live, each over the same queries; one stream after the other."""
+    settings = LiveSettings(args.length, args.max_tokens, args.steps_per_query, args.rejected_top_k, args.rejected_loss)
+    runs: dict[str, list[Run]] = {arm: [] for arm in args.arms}
+    for seed in range(args.seeds):
+        queries = sharp([draw_queries(read_stream(name, args.recorded), args.queries, seed) for name in args.streams])
+        for arm in args.arms:
+            learns = config.trainer.model_dump_json() if arm != "frozen" else ""
+            asked = [arm, seed, queries, asdict(settings), learns]
+            make = partial(run_live, config, resolved, settings, arm, queries, seed)
+            runs[arm].append(_kept(args, config, f"live {arm}, seed {seed}", asked, len(queries), make, console))
+    return _report(args, "adaptation-live", asdict(settings), runs, console)
+
+
+def _report(
+    args: argparse.Namespace,
+    benchmark: str,
+    described: Mapping[str, object],
+    runs: Mapping[str, list[Run]],
+    console: Console,
+) -> dict[str, object]:
+    """Show the arms' figures; returns them, and writes them to `--out`."""
     summary = summarise(runs, args.window)
     show(console, summary, args.seeds)
     report = {
-        "benchmark": "adaptation",
+        "benchmark": benchmark,
         "at": time.strftime("%Y-%m-%d"),
         "machine": describe_machine(),
         "order": args.order,
@@ -164,12 +198,12 @@ def _run(args: argparse.Namespace, lab: Lab, streams: dict[str, list[Outcome]], 
         "seeds": args.seeds,
         "window": args.window,
         "temperature": args.temperature,
-        **lab.described(),
+        **described,
         "arms": summary,
     }
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        path = args.out / f"adaptation-{args.name or args.order}_{report['at']}.json"
+        path = args.out / f"{benchmark}-{args.name or args.order}_{report['at']}.json"
         path.write_text(json.dumps(report, indent=1) + "\n")
         lengths = {arm: _running(own, args.window) for arm, own in runs.items()}
         plot_arms(path.with_suffix(".png"), lengths, next(iter(runs.values()))[0].domains, args.window)
@@ -194,7 +228,7 @@ def _order(
     return (sharp(blocks) if args.order == "sharp" else mixed(blocks, seed)), others
 
 
-def _kept_run(
+def _replayed(
     args: argparse.Namespace,
     lab: Lab,
     arm: str,
@@ -203,7 +237,6 @@ def _kept_run(
     seed: int,
     console: Console,
 ) -> Run:
-    """One run, read from its file if it was done before."""
     learns = ARMS[arm].is_online or ARMS[arm].is_tuned
     trainer = lab.config.trainer.model_dump_json() if learns else ""
     asked = [
@@ -216,12 +249,39 @@ def _kept_run(
         trainer,
         args.recorded,
     ]
+
+    def make(told: Callable[[int, Score], None]) -> Run:
+        if ARMS[arm].kind:
+            _prepare(lab, console)
+        return run_arm(lab, arm, outcomes, others, seed, told)
+
+    return _kept(args, lab.config, f"{arm}, seed {seed}", asked, len(outcomes), make, console)
+
+
+def _kept(
+    args: argparse.Namespace,
+    config: Config,
+    label: str,
+    asked: list[Any],
+    num_queries: int,
+    make: Callable[[Callable[[int, Score], None]], Run],
+    console: Console,
+) -> Run:
+    """One run, read from its file if it was done before.
+
+    Args:
+        args: the command's.
+        config: has the state folder.
+        label: for the progress.
+        asked: all that the run depends on.
+        num_queries: in the run.
+        make: makes it; is given what to call with each query's number and score.
+        console: shows the progress.
+    """
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    path = lab.config.state_dir / "adaptation" / "runs" / f"{slug(arm)}-{key}.json"
+    path = config.state_dir / "adaptation" / "runs" / f"{slug(label.split(',')[0])}-{key}.json"
     if path.exists():
         return Run.from_json(json.loads(path.read_text()))
-    if ARMS[arm].kind:
-        _prepare(lab, console)
     scores: list[Score] = []
     started_s = time.perf_counter()
 
@@ -230,9 +290,9 @@ def _kept_run(
         if number % args.window == 0:
             length = total(scores[-args.window :]).length
             took_s = time.perf_counter() - started_s
-            console.print(f"{arm}, seed {seed}: {number} of {len(outcomes)}, length {length:.2f}, {took_s:.0f} s")
+            console.print(f"{label}: {number} of {num_queries}, length {length:.2f}, {took_s:.0f} s")
 
-    run = run_arm(lab, arm, outcomes, others, seed, told)
+    run = make(told)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(run.as_json()))
@@ -270,22 +330,32 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("record", parents=[shared], help="record the streams' answers")
     commands.add_parser("check", parents=[shared], help="hold the replay against a live run")
-    run = commands.add_parser("run", parents=[shared], help="replay arms, and compare them")
+    compared = argparse.ArgumentParser(add_help=False)
+    compared.add_argument("--seeds", type=int, default=1, help="runs, each with its own order and draws")
+    compared.add_argument("--window", type=int, default=25, help="queries that a running figure is taken over")
+    compared.add_argument("--out", type=Path, help="folder for the JSON file and the plot")
+    compared.add_argument("--name", default="", help="of these files; default: the order")
+    run = commands.add_parser("run", parents=[shared, compared], help="replay arms, and compare them")
     run.add_argument("--order", default="sharp", choices=["sharp", "smooth", "mixed"], help="how streams follow")
     run.add_argument(
         "--arms", default="frozen,online", help=f"with commas, the first is compared with: {', '.join(ARMS)}"
     )
-    run.add_argument("--seeds", type=int, default=1, help="runs, each with its own order and draws")
-    run.add_argument("--window", type=int, default=25, help="queries that a running figure is taken over")
-    run.add_argument("--out", type=Path, help="folder for the JSON file and the plot")
-    run.add_argument("--name", default="", help="of these files; default: the order")
+    live = commands.add_parser("live", parents=[shared, compared], help="decode live, and compare arms")
+    live.add_argument(
+        "--arms",
+        default=",".join(LIVE_ARMS[1:]),
+        help=f"with commas, the first is compared with: {', '.join(LIVE_ARMS)}",
+    )
+    live.add_argument("--rejected-loss", default="reverse_kl", choices=list(LOSSES), help="on rejected tokens")
+    live.add_argument("--rejected-top-k", type=int, default=8, help="log-probabilities recorded after each of them")
+    live.set_defaults(order="sharp")
     args = parser.parse_args(arguments)
-    if args.command == "check" and args.temperature:
-        parser.error("check compares greedy answers; leave --temperature out")
-    if args.command == "run":
-        args.arms = args.arms.split(",")
-        if unknown := [arm for arm in args.arms if arm not in ARMS]:
-            parser.error(f"--arms: unknown {unknown[0]!r}; known: {', '.join(ARMS)}")
+    if args.command in ("check", "live") and args.temperature:
+        parser.error(f"{args.command} decodes greedily; leave --temperature out")
+    if args.command in ("run", "live"):
+        args.arms, known = args.arms.split(","), tuple(ARMS) if args.command == "run" else LIVE_ARMS
+        if unknown := [arm for arm in args.arms if arm not in known]:
+            parser.error(f"--arms: unknown {unknown[0]!r}; known: {', '.join(known)}")
         if args.order == "smooth" and len(args.streams) != 2:
             parser.error("--order smooth takes two streams")
     return args

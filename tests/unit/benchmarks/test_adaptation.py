@@ -95,3 +95,19 @@ def test_sampled_answers_are_scored_in_expectation(command: list[str], capsys: p
     assert report["temperature"] == 1.0
     for arm in report["arms"].values():
         assert 1.0 < arm["length"] < 5.0 and 0.0 < arm["alpha"] < 1.0
+
+
+def test_live_arms_are_scored_before_they_learn_and_use_what_was_published(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--queries", "12", "--window", "4", "--steps-per-query", "8"]
+    report = called("live", command, capsys, *flags, "--arms", "frozen,online,online+rejected")
+    replayed = called("run", command, capsys, *flags, "--arms", "frozen,online")
+    frozen, online, rejected = report["arms"].values()
+    for name in ("length", "first", "alpha"):
+        assert frozen[name] == replayed["arms"]["frozen"][name], "the same queries in the same rounds"
+    assert frozen["spent_a_run"]["steps"] == 0 < online["spent_a_run"]["steps"] == rejected["spent_a_run"]["steps"]
+    assert min(arm["spent_a_run"]["versions"] for arm in (online, rejected)) > 0
+    assert min(arm["gain"]["mean"] for arm in (online, rejected)) > 0.02
+    assert [one["gain"]["mean"] for one in online["windows"][:2]] == [0.0, 0.0], "nothing was published by then"
+    assert online["length"] != rejected["length"], "they learnt from other data"
