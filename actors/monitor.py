@@ -100,11 +100,20 @@ class Monitor:
         self.wishes.settle()
         self._thread.start()
 
-    def take(self, engine_id: str, process: str, rows: Sequence[Row], levels: Figures, *, since_start: bool) -> None:
-        """Take what an engine reports: totals by series, and levels such as its utilisation."""
+    def take(
+        self,
+        engine_id: str,
+        process: str,
+        rows: Sequence[Row],
+        levels: Figures,
+        *,
+        since_start: bool,
+        is_full: bool = False,
+    ) -> None:
+        """Take what an engine reports: totals by series (see `Totals.added`), and levels such as its utilisation."""
         with self._lock:
             self._heard_s[engine_id] = self._clock_s()
-            added = self._totals.added(engine_id, process, rows, since_start=since_start)
+            added = self._totals.added(engine_id, process, rows, since_start=since_start, is_full=is_full)
         for series, figures in added:
             self.history.add(Series(series.domain, series.drafter, series.version, engine_id), figures)
         self.history.add(Series(engine=engine_id), _as_samples(levels))

@@ -81,7 +81,14 @@ class SupervisorActor:
             drifting=self._monitor.drifting,
         )
         levels = {"utilisation": report.utilisation, "running": report.running, "waiting": report.waiting}
-        self._monitor.take(report.engine_id, report.incarnation, report.served, levels, since_start=report.number == 0)
+        self._monitor.take(
+            report.engine_id,
+            report.incarnation,
+            report.served,
+            levels,
+            since_start=report.number == 0,
+            is_full=report.is_full,
+        )
         return self._fleet.take(report, orders)
 
     def report_distiller(self, report: DistillerReport) -> DistillerOrders:

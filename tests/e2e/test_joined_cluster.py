@@ -86,6 +86,16 @@ def cluster() -> Iterator[_Cluster]:
             head.kill()
 
 
+def _engines(client: httpx.Client, token: str) -> list[tuple[str, int]]:
+    """(id, process) of each engine that reports."""
+
+    def reports() -> list[tuple[str, int]]:
+        answer = client.get("/admin/api/engines", headers={"Authorization": f"Bearer {token}"})
+        return [(one["engine_id"], one["pid"]) for one in answer.json()] if answer.status_code == 200 else []
+
+    return wait_for(reports, "an engine's report")
+
+
 def test_a_cluster_is_deployed_to_and_updated(cluster: _Cluster, tmp_path: Path, unused_tcp_port: int) -> None:
     target = save_llama(tmp_path / "tiny")
     flags = ["--target", str(target), "--dtype", "float32", "--threads", "1", "--port", str(unused_tcp_port)]
@@ -115,9 +125,13 @@ def test_a_cluster_is_deployed_to_and_updated(cluster: _Cluster, tmp_path: Path,
         asked = {"model": model["id"], "prompt": "the sea is", "max_tokens": 16, "temperature": 0}
         assert client.post("/v1/completions", json=asked).json()["choices"][0]["text"] == expected
         assert client.post("/v1/completions", json={**asked, "temperature": -1}).status_code == 400
+        token = (tmp_path / "state" / "admin_token").read_text()
+        assert token in first.stdout
+        engines = _engines(client, token)
         second = cluster.osd_serve(*flags, "--served-model-name", "another")
         assert second.returncode == 0, second.stderr
         assert cluster.replicas() == _WHOLE, "updated, not doubled"
+        assert _engines(client, token) == engines, "of which nothing has changed"
         assert (
             client.post("/v1/completions", json={**asked, "model": "another"}).json()["choices"][0]["text"] == expected
         )

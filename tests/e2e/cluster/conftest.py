@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from osd.assembly.engine import open_engine
 from osd.config.settings import load_config
 from osd.records.query import SamplingParams
 from tests.kit.saved_models import save_llama
-from tests.kit.waiting import wait_for
+from tests.kit.waiting import PATIENCE_S, wait_for
 
 pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
 ADMIN_TOKEN = "an admin token"
@@ -73,44 +74,42 @@ def settings(folder: Path, redis_url: str, **sections: dict[str, Any]) -> dict[s
     return values
 
 
-@pytest.fixture(scope="package")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """(a folder with a saved tiny target, the reference's answers)."""
-    folder = tmp_path_factory.mktemp("cluster")
-    save_llama(folder / "tiny", context_tokens=1024)
+def reference_answers(folder: Path) -> dict[str, str]:
+    """Prompt to the greedy answer of the tiny target in this folder, without speculation."""
     plain = settings(folder, "", outcomes={"enabled": False}, speculation={"enabled": False})
     engine = open_engine(load_config(flags={**plain, "state_dir": folder / "reference", "cluster": {}}))
     expected = dict.fromkeys(PROMPTS, "")
     params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
     for delta in engine.generate(PROMPTS, params):
         expected[PROMPTS[int(delta.request_id)]] += delta.text
-    return folder, expected
+    return expected
 
 
 @pytest.fixture(scope="package")
-def shared_fleet(
-    tiny: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: Any
-) -> Iterator[Fleet]:
+def shared_fleet(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: Any) -> Iterator[Fleet]:
     """Started once, because that takes long. Ray's GCS keeps its state in a Redis, the outcomes are in another."""
-    folder, expected = tiny
+    folder = tmp_path_factory.mktemp("cluster")
+    save_llama(folder / "tiny", context_tokens=1024)
     of_ray, of_outcomes = (tmp_path_factory.mktemp("redis") for _ in range(2))
-    with (
-        RedisServer(of_ray, unused_tcp_port_factory()) as gcs_redis,
-        RedisServer(of_outcomes, unused_tcp_port_factory()) as redis,
-        ServeCluster(
-            tmp_path_factory.mktemp("home"),
-            unused_tcp_port_factory(),
-            head=HEAD,
-            nodes=NODES,
-            environment={"RAY_REDIS_ADDRESS": gcs_redis.address},
-        ) as cluster,
-    ):
-        args = settings(folder, redis.url)
-        cluster.do("deploy", args=args)
-        with httpx.Client(base_url=cluster.url, timeout=60) as client:
-            wait_for(lambda: client.get("/ready").status_code == 200, "osd to be ready")
-            (model,) = client.get("/v1/models").json()["data"]
-        yield Fleet(cluster, redis, args, model["id"], expected)
+    with ThreadPoolExecutor(1) as beside:
+        expected = beside.submit(reference_answers, folder)  # while the nodes start
+        with (
+            RedisServer(of_ray, unused_tcp_port_factory()) as gcs_redis,
+            RedisServer(of_outcomes, unused_tcp_port_factory()) as redis,
+            ServeCluster(
+                tmp_path_factory.mktemp("home"),
+                unused_tcp_port_factory(),
+                head=HEAD,
+                nodes=NODES,
+                environment={"RAY_REDIS_ADDRESS": gcs_redis.address},
+            ) as cluster,
+        ):
+            args = settings(folder, redis.url)
+            cluster.do("deploy", args=args)
+            with httpx.Client(base_url=cluster.url, timeout=60) as client:
+                wait_for(lambda: client.get("/ready").status_code == 200, "osd to be ready")
+                (model,) = client.get("/v1/models").json()["data"]
+            yield Fleet(cluster, redis, args, model["id"], expected.result(PATIENCE_S))
 
 
 @pytest.fixture

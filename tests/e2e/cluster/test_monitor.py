@@ -45,6 +45,13 @@ def _served(admin: httpx.Client) -> dict[str, dict[str, float]]:
     }
 
 
+def _reports(admin: httpx.Client) -> list[dict[str, Any]]:
+    """Both engines, once they report."""
+    answer = admin.get("/admin/api/engines")
+    engines: list[dict[str, Any]] = answer.json() if answer.status_code == 200 else []
+    return engines if len(engines) == 2 else []
+
+
 def _total(by_engine: dict[str, dict[str, float]], name: str) -> float:
     return sum(figures.get(name, 0.0) for figures in by_engine.values())
 
@@ -75,8 +82,12 @@ def test_one_history_of_all_engines_outlives_the_supervisor(fleet: Fleet) -> Non
             "the supervisor's death to be noticed",
         )
         fleet.cluster.running("supervisor", 1)
-        wait_for(lambda: _total(_served(admin), "queries") == len(PROMPTS), "the new supervisor to read it")
+        wait_for(lambda: _served(admin), "the new supervisor to read it")
+        wait_for(lambda: _reports(admin), "the engines to report to it")
         assert {name: _total(_served(admin), name) for name in _COUNTS} == expected
+        _ask(fleet, PROMPTS[0])  # an engine tells it all of its totals again
+        wait_for(lambda: _total(_served(admin), "queries") > len(PROMPTS), "a query more")
+        assert _total(_served(admin), "queries") == len(PROMPTS) + 1
 
 
 def test_a_browser_that_signed_in_is_known_to_every_replica_of_the_ingress(fleet: Fleet) -> None:

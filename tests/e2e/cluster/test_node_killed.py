@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from benchmarks.fleet.faults import FAULTS, survive
@@ -11,7 +13,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.
 
 
 def test_answers_go_on_where_a_node_died(fleet: Fleet) -> None:
-    assert {prompt: fleet.ask(prompt) for prompt in PROMPTS} == fleet.expected
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        assert dict(zip(PROMPTS, pool.map(fleet.ask, PROMPTS), strict=True)) == fleet.expected
     nodes = {one["node_id"] for one in fleet.cluster.running("engine", 2)}
     with fleet.load() as load:
         survive(FAULTS["an engine's node"], fleet.cluster, fleet.redis, load)

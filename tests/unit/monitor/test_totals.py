@@ -27,6 +27,16 @@ def test_a_restarted_engine_begins_at_zero_and_a_restarted_supervisor_counts_not
     assert restarted.added("a", "p2", [(CODE, {"rounds": 51.0})], since_start=False) == [(CODE, {"rounds": 1.0})]
 
 
+def test_a_restarted_supervisor_counts_nothing_twice_where_a_partial_report_comes_first() -> None:
+    """As where Ray Serve hands a report that was meant for the former supervisor to the new one."""
+    totals, chat, new = Totals(), Series("chat", "feature", 1), Series("new", "feature", 1)
+    assert totals.added("a", "p", [(CODE, {"rounds": 50.0})], since_start=False) == []
+    full = [(CODE, {"rounds": 51.0}), (chat, {"rounds": 100.0})]
+    assert totals.added("a", "p", full, since_start=False, is_full=True) == [(CODE, {"rounds": 1.0})]
+    later = [(chat, {"rounds": 103.0}), (new, {"rounds": 2.0})]
+    assert totals.added("a", "p", later, since_start=False) == [(chat, {"rounds": 3.0}), (new, {"rounds": 2.0})]
+
+
 def test_rounds_give_acceptance_by_position_and_lengths() -> None:
     served = ServedTotals()
     for proposed, accepted in ((3, 3), (3, 1), (3, 0), (0, 0)):
