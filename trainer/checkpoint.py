@@ -69,6 +69,7 @@ class CheckpointFolder:
         progress: Mapping[str, Any],
         new_records: Sequence[tuple[int, Outcome]],
         oldest: int,
+        is_whole: bool = False,
     ) -> None:
         """Replace the checkpoint.
 
@@ -78,15 +79,17 @@ class CheckpointFolder:
             progress: see `Checkpoint`.
             new_records: records of the replay that no checkpoint contains yet.
             oldest: sequence number of the oldest record in the replay.
+            is_whole: `new_records` are all records of the replay, and take the place of those saved before.
 
         Raises:
             OSError: it cannot be written; the previous checkpoint is intact.
         """
-        listed = {name: numbers for name, numbers in self._listed.items() if numbers[-1] >= oldest}
+        before = {} if is_whole else self._listed
+        listed = {name: numbers for name, numbers in before.items() if numbers[-1] >= oldest}
         with self._folder.writing():
             if new_records:
                 numbers = [number for number, _ in new_records]
-                name = f"outcomes-{numbers[0]:012d}.msgpack"
+                name = f"outcomes-{numbers[0]:012d}-{numbers[-1]:012d}.msgpack"
                 self._folder.write(name, msgspec.msgpack.encode([encode(outcome) for _, outcome in new_records]))
                 listed[name] = numbers
             flat = {f"tensors/{name}": tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -98,6 +101,11 @@ class CheckpointFolder:
             for name in self._folder.names():
                 if name.startswith("outcomes-") and name not in listed:
                     self._folder.remove(name)
+
+    @property
+    def num_records(self) -> int:
+        """Records in the checkpoint, those included that the replay has dropped since."""
+        return sum(map(len, self._listed.values()))
 
     def load(self) -> Checkpoint | None:
         """The newest checkpoint; None if there is none, or (with a warning that says why) if it is damaged.

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,7 +86,14 @@ def unfit_because(outcome: Outcome, alignment: Alignment) -> str:
     ids = (*outcome.prompt_ids, *outcome.output_ids, *(int(end) for one in arrays for end in (one.min(), one.max())))
     if min(ids) < 0 or max(ids) >= alignment.vocab_tokens:
         return "it has token ids outside the target's vocabulary"
+    if not _is_finite(outcome):
+        return "it has hidden states or log-probabilities that are not finite"
     return ""
+
+
+def _is_finite(outcome: Outcome) -> bool:
+    hidden_NH, (_, log_probs_OK) = hidden_states(outcome), top_k_arrays(outcome)
+    return bool(np.isfinite(log_probs_OK).all()) and (hidden_NH is None or bool(hidden_NH.isfinite().all()))
 
 
 def make_examples(

@@ -7,7 +7,7 @@ taken query by query: a paired bootstrap (Efron 1979) over whole queries, since 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,9 @@ from trainer.student import Student
 _NUM_RESAMPLES = 1000
 _QUANTILES = (0.025, 0.975)
 """Of the 95% interval."""
+_MOST_DOMAIN_LOSS = 0.02
+"""Acceptance length that a domain may lose where others gain more."""
+_LEAST_DOMAIN_RECORDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,11 @@ class Measurement:
 
     sums: ChainSums
     """[N, D]."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Measurement]) -> Measurement:
+        """All records of several measurements."""
+        return cls(ChainSums(*(torch.cat(one) for one in zip(*(part.sums for part in parts), strict=True))))
 
     @property
     def acceptance_by_depth(self) -> tuple[float, ...]:
@@ -64,28 +72,35 @@ class GateDecision:
     gain_high: the 95% interval of what the length gains; margin, records, positions, published (1 or 0), and depth_1,
     depth_2, … of the candidate.
     """
+    losers: tuple[str, ...] = ()
+    """Domains that would certainly lose, for which a candidate that gains on the whole is not published."""
 
 
 def measure(student: Student, batches: Sequence[Batch], between: Callable[[], None] = lambda: None) -> Measurement:
     """Acceptance over all batches, at least one; calls `between` after each."""
     found = []
     for batch in batches:
-        found.append(student.acceptance(batch))
+        found.append(Measurement(student.acceptance(batch)))
         between()
-    return Measurement(ChainSums(*(torch.cat(one) for one in zip(*found, strict=True))))
+    return Measurement.of(found)
 
 
-def decide(candidate: Measurement, serving: Measurement, *, margin: float, num_records: int) -> GateDecision:
-    """Publish if the 95% interval of the gain in acceptance length lies above `margin`.
+def decide(
+    by_domain: Mapping[str, tuple[Measurement, Measurement]], *, margin: float, num_records: int
+) -> GateDecision:
+    """Publish if the 95% interval of the gain in acceptance length lies above `margin`, and no domain certainly loses.
+
+    Without the second condition, a client that floods one domain would decide for all others.
 
     Args:
-        candidate: the student.
-        serving: the version that serves, measured on the same batches.
+        by_domain: the student, and the version that serves, measured on the same batches of each domain.
         margin: see above; a candidate whose interval lies below -`margin` is worse.
         num_records: held-out records, for the figures.
     """
+    candidate, serving = (Measurement.of(side) for side in zip(*by_domain.values(), strict=True))
     low, high = gain_interval(candidate, serving)
-    published = low > margin
+    losers = tuple(domain for domain, pair in by_domain.items() if _certainly_loses(*pair))
+    published = low > margin and not losers
     figures = {
         "candidate": candidate.acceptance,
         "serving": serving.acceptance,
@@ -100,7 +115,13 @@ def decide(candidate: Measurement, serving: Measurement, *, margin: float, num_r
     }
     for depth, acceptance in enumerate(candidate.acceptance_by_depth, start=1):
         figures[f"depth_{depth}"] = acceptance
-    return GateDecision(published, high < -margin, figures)
+    return GateDecision(published, high < -margin, figures, losers)
+
+
+def _certainly_loses(candidate: Measurement, serving: Measurement) -> bool:
+    if len(candidate.sums.accepted_BD) < _LEAST_DOMAIN_RECORDS:
+        return False
+    return candidate.length < serving.length - _MOST_DOMAIN_LOSS and gain_interval(candidate, serving)[1] < 0.0
 
 
 def gain_interval(candidate: Measurement, serving: Measurement) -> tuple[float, float]:

@@ -110,9 +110,9 @@ class Intake:
             self.num_unfit += 1
             log = _log.warning if self.num_unfit == 1 else _log.debug
             log("outcome %s is not used: %s", outcome.request_id, reason)
-        elif self._replay.add(outcome):
+        elif (added := self._replay.add(outcome)) != "refused":
             self.drifted += self._drift.add(outcome)
-            if not self._replay.is_held_out(outcome.request_id):
+            if added == "kept" and not self._replay.is_held_out(outcome.request_id):
                 self._counts.observe(outcome)
                 self.new_tokens += len(outcome.output_ids)
 

@@ -191,14 +191,17 @@ class Trainer:
         if not self._lease.is_held():
             return
         self._checkpointed_at_s = self._clock()
+        # Rewritten now and then, since a file of outcomes stays for as long as the replay has one that is as old.
+        is_whole = self._folder.num_records > 2 * (self._replay.num_train + self._replay.num_held_out)
         state = {f"{_STUDENT}{name}": tensor for name, tensor in self._student.state().items()}
         try:
             self._folder.save(
                 tensors={**state, _COUNTS: self._counts.counts_V},
                 optimizer=self._update.optimizer.state_dict(),
                 progress=self._progress(),
-                new_records=self._replay.since(self._num_saved),
+                new_records=self._replay.since(0 if is_whole else self._num_saved),
                 oldest=self._replay.oldest,
+                is_whole=is_whole,
             )
         except OSError as error:
             self.problem(f"cannot save the trainer's checkpoint: {error}; free some disk space")
@@ -280,9 +283,11 @@ class Trainer:
         self._pace.steps_at_gate = self._steps
         self._student.refresh_vocab(self._counts.counts_V)
         records = self._replay.held_out()
-        examples = chain.from_iterable(self._examples(outcome, "all") for outcome in records)
+        by_domain: dict[str, list[Example]] = {}
+        for outcome in records:
+            by_domain.setdefault(outcome.domain, []).extend(self._examples(outcome, "all"))
         decision = self._publisher.attempt(
-            self._batches(list(examples)),
+            {domain: self._batches(examples) for domain, examples in by_domain.items() if examples},
             num_records=len(records),
             training_step=self._steps,
             stream_position=self._intake.last_position,

@@ -116,7 +116,7 @@ class OfflineTrainer:
     def publish_if_better(self) -> None:
         """Publish the student if it passes the gate against the version that it started from."""
         self._publisher.attempt(
-            self._judged,
+            {"": self._judged},
             num_records=len(self.held_out),
             training_step=self.steps,
             stream_position="",

@@ -8,7 +8,7 @@ on failure: a version that cannot be loaded is reported once, and training conti
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from osd.ports.lease import TrainingLease, Unshared
@@ -80,7 +80,7 @@ class Publisher:
 
     def attempt(
         self,
-        batches: Sequence[Batch],
+        batches: Mapping[str, Sequence[Batch]],
         *,
         num_records: int,
         training_step: int,
@@ -88,7 +88,7 @@ class Publisher:
         between: Callable[[], None],
         demanded: bool = False,
     ) -> GateDecision | None:
-        """Compare the student with the serving version on held-out batches, and publish the student if it is better.
+        """Compare the student with the serving version on each domain's held-out batches; publish it if it is better.
 
         With `demanded` it is published whatever the comparison says, since an operator wants that.
 
@@ -101,8 +101,10 @@ class Publisher:
             self._reporter.problem(f"cannot compare with serving version {self.serving}: {error}")
             return None
         decision = decide(
-            measure(self._student, batches, between),
-            measure(serving, batches, between),
+            {
+                domain: (measure(self._student, own, between), measure(serving, own, between))
+                for domain, own in batches.items()
+            },
             margin=self._margin,
             num_records=num_records,
         )
@@ -115,6 +117,8 @@ class Publisher:
             f"version {self.serving} has {self.figures['serving_length']:.3f}, "
             f"gain between {self.figures['gain_low']:+.3f} and {self.figures['gain_high']:+.3f}"
         )
+        if decision.losers:
+            text += f", but {', '.join(map(repr, decision.losers))} would lose"
         if decision.published:
             self._publish(text, training_step, stream_position)
         else:

@@ -1,82 +1,71 @@
 """The replay: a bounded memory of outcomes from which training batches are drawn.
 
 A hash of its request id assigns each record to training or held-out, permanently. Training records are sampled with a
-preference for new ones and stratified by domain. Held-out records are never trained on; only the newest are kept.
+preference for new ones and stratified by domain. Held-out records are never trained on. Of both, the domain with the
+most loses its oldest first.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from osd.records.outcome import Outcome
+from trainer.domain_records import DomainRecords, Record, size_bytes
 
 _HALF_LIFE_RECORDS = 1000.0
 _SHORTEST_HALF_LIFE_RECORDS = 8.0
-_BYTES_PER_TOKEN = 40
-"""Size of a Python integer and of the tuple's pointer to it."""
-_BYTES_PER_RECORD = 1000
+_MOST_COPIES = 8
+"""Records with the same prompt and answer; more say nothing new, and one query repeated would outweigh all others."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    sequence: int
-    """Order of arrival, counted from 0."""
-    outcome: Outcome
-    size_bytes: int
+Added = Literal["kept", "copy", "refused"]
+"""What became of an outcome. The stream may deliver one twice, and the second time it is refused."""
 
 
 class Replay:
     """Stores outcomes up to a memory limit.
 
     Args:
-        max_bytes: most bytes of training and held-out records together; the oldest are dropped first.
+        max_bytes: most bytes of training and held-out records together.
         held_out_share: share of records that are held out, and the most of `max_bytes` that they may take.
         held_out_records: most held-out records kept.
         seed: of the sampling.
     """
 
     def __init__(self, max_bytes: int, held_out_share: float, held_out_records: int, seed: int) -> None:
-        self._max_held_out_bytes = int(max_bytes * held_out_share)
-        self._max_train_bytes = max_bytes - self._max_held_out_bytes
+        max_held_out_bytes = int(max_bytes * held_out_share)
         self._held_out_share = held_out_share
-        self._max_held_out_records = held_out_records
         self._rng = np.random.default_rng(seed)
-        self._train: deque[_Record] = deque()
-        self._held_out: deque[_Record] = deque()
-        self._train_bytes = self._held_out_bytes = 0
+        self._train = DomainRecords(max_bytes - max_held_out_bytes)
+        self._held_out = DomainRecords(max_held_out_bytes, held_out_records)
         self._request_ids: set[str] = set()
+        self._copies = Counter[bytes]()
         self._changed_at: float = -4 * _HALF_LIFE_RECORDS
         """Sequence number at which the traffic last changed."""
         self.num_seen = 0
         """Number of records ever added, which is the next one's sequence number."""
 
-    def add(self, outcome: Outcome) -> bool:
-        """Add one outcome; False if it was added before (the stream delivers at least once) or is too large."""
-        record = _Record(self.num_seen, outcome, _size_bytes(outcome))
-        held_out = self.is_held_out(outcome.request_id)
-        limit_bytes = self._max_held_out_bytes if held_out else self._max_train_bytes
-        if outcome.request_id in self._request_ids or record.size_bytes > limit_bytes:
-            return False
+    def add(self, outcome: Outcome) -> Added:
+        """Add one outcome, unless it is there already, too large, or one of many with the same prompt and answer."""
+        record = Record(self.num_seen, outcome, size_bytes(outcome))
+        records = self._held_out if self.is_held_out(outcome.request_id) else self._train
+        content = _content(outcome)
+        if outcome.request_id in self._request_ids or record.size_bytes > records.max_bytes:
+            return "refused"
+        if self._copies[content] >= _MOST_COPIES:
+            return "copy"
         self.num_seen += 1
         self._request_ids.add(outcome.request_id)
-        if held_out:
-            self._held_out.append(record)
-            self._held_out_bytes += record.size_bytes
-            while self._held_out_bytes > self._max_held_out_bytes or len(self._held_out) > self._max_held_out_records:
-                self._held_out_bytes -= self._forget(self._held_out)
-        else:
-            self._train.append(record)
-            self._train_bytes += record.size_bytes
-            while self._train_bytes > self._max_train_bytes:
-                self._train_bytes -= self._forget(self._train)
-        return True
+        self._copies[content] += 1
+        for gone in records.add(record):
+            self._forget(gone)
+        return "kept"
 
     def is_held_out(self, request_id: str) -> bool:
         """Whether this id's record is held out; the same in every process."""
@@ -89,9 +78,9 @@ class Replay:
         root, so that a large domain leads without crowding out the others. Ordering by log weight + Gumbel noise is
         weighted sampling without replacement (Efraimidis and Spirakis 2006; Kool et al. 2019, arXiv 1903.06059).
         """
-        if not self._train:
-            return
         records = list(self._train)
+        if not records:
+            return
         keys = self._log_weights(records) + self._rng.gumbel(size=len(records))
         for index in np.argsort(-keys, kind="stable"):
             yield records[index].outcome
@@ -117,7 +106,7 @@ class Replay:
     @property
     def size_bytes(self) -> int:
         """Approximate memory of all records, in bytes."""
-        return self._train_bytes + self._held_out_bytes
+        return self._train.size_bytes + self._held_out.size_bytes
 
     def since(self, sequence: int) -> list[tuple[int, Outcome]]:
         """Records with at least this sequence number, in order of arrival."""
@@ -127,7 +116,7 @@ class Replay:
     @property
     def oldest(self) -> int:
         """Sequence number of the oldest record; the next record's if there is none."""
-        return min((records[0].sequence for records in (self._train, self._held_out) if records), default=self.num_seen)
+        return min((record.sequence for record in (*self._train, *self._held_out)), default=self.num_seen)
 
     def state(self) -> dict[str, Any]:
         """Everything but the records, JSON-serialisable."""
@@ -146,12 +135,14 @@ class Replay:
         self._changed_at = state["changed_at"]
         self._rng.bit_generator.state = state["rng"]
 
-    def _forget(self, records: deque[_Record]) -> int:
-        record = records.popleft()
+    def _forget(self, record: Record) -> None:
         self._request_ids.discard(record.outcome.request_id)
-        return record.size_bytes
+        content = _content(record.outcome)
+        self._copies[content] -= 1
+        if not self._copies[content]:
+            del self._copies[content]
 
-    def _log_weights(self, records: list[_Record]) -> NDArray[np.float64]:
+    def _log_weights(self, records: list[Record]) -> NDArray[np.float64]:
         # The half-life is a quarter of the records since the traffic last changed, within bounds.
         half_life = (self.num_seen - self._changed_at) / 4
         half_life = min(max(half_life, _SHORTEST_HALF_LIFE_RECORDS), _HALF_LIFE_RECORDS)
@@ -165,13 +156,11 @@ class Replay:
         return np.asarray(log_weights, dtype=np.float64)
 
 
+def _content(outcome: Outcome) -> bytes:
+    return hashlib.blake2b(repr((outcome.prompt_ids, outcome.output_ids)).encode(), digest_size=16).digest()
+
+
 def is_held_out(key: str, share: float) -> bool:
     """True for about `share` of all keys; deterministic, the same in every process."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
-
-
-def _size_bytes(outcome: Outcome) -> int:
-    arrays = len(outcome.hidden) + len(outcome.top_ids) + len(outcome.top_logprobs)
-    arrays += len(outcome.rejected_ids) + len(outcome.rejected_top_ids) + len(outcome.rejected_top_logprobs)
-    return arrays + _BYTES_PER_TOKEN * (len(outcome.prompt_ids) + len(outcome.output_ids)) + _BYTES_PER_RECORD

@@ -94,12 +94,12 @@ def test_training_raises_held_out_acceptance_and_only_a_better_candidate_is_publ
     after = measure(student, batches)
     assert after.acceptance > before.acceptance + 0.3 and after.num_positions == 12
     assert len(after.acceptance_by_depth) == 2
-    better = decide(after, before, margin=0.0, num_records=3)
+    better = decide({"": (after, before)}, margin=0.0, num_records=3)
     assert better.published and better.figures["published"] == 1.0
     assert better.figures["depth_1"] == better.figures["candidate"] == after.acceptance
     assert better.figures["serving"] == before.acceptance and better.figures["records"] == 3.0
     assert better.figures["length"] > better.figures["serving_length"] and not better.worse
-    back = decide(before, after, margin=0.0, num_records=3)
+    back = decide({"": (before, after)}, margin=0.0, num_records=3)
     assert back.worse and not back.published
 
 
@@ -112,25 +112,40 @@ def _measured(accepted_N: Sequence[float], positions: int = 30) -> Measurement:
 def test_a_small_gain_is_sure_where_every_query_has_it() -> None:
     hard_and_easy = [2.0, 28.0, 9.0, 20.0, 5.0, 14.0]
     serving, candidate = _measured(hard_and_easy), _measured([one + 1 for one in hard_and_easy])
-    decision = decide(candidate, serving, margin=0.0, num_records=6)
+    decision = decide({"": (candidate, serving)}, margin=0.0, num_records=6)
     assert decision.published and not decision.worse
     assert decision.figures["gain_low"] == pytest.approx(1 / 30) == pytest.approx(decision.figures["gain_high"])
-    assert decide(serving, candidate, margin=0.0, num_records=6).worse
-    assert not decide(candidate, serving, margin=0.04, num_records=6).published
-    assert not decide(serving, candidate, margin=0.04, num_records=6).worse
+    assert decide({"": (serving, candidate)}, margin=0.0, num_records=6).worse
+    assert not decide({"": (candidate, serving)}, margin=0.04, num_records=6).published
+    assert not decide({"": (serving, candidate)}, margin=0.04, num_records=6).worse
 
 
 def test_a_larger_gain_by_one_query_alone_is_not_sure() -> None:
     serving, candidate = _measured([10.0] * 6), _measured([30.0, 9.0, 11.0, 9.0, 10.0, 11.0])
     assert candidate.length > serving.length + 0.1
-    decision = decide(candidate, serving, margin=0.0, num_records=6)
+    decision = decide({"": (candidate, serving)}, margin=0.0, num_records=6)
     assert decision.figures["gain_low"] < 0.0 < decision.figures["gain_high"]
     assert not decision.published and not decision.worse
 
 
+def test_a_domain_that_certainly_loses_forbids_what_others_gain() -> None:
+    before, loses = _measured([10.0] * 6), _measured([9.0] * 6)
+    flood = _measured([18.0] * 24), _measured([10.0] * 24)
+    by_domain = {"flood": flood, "chat": (loses, before)}
+    decision = decide(by_domain, margin=0.0, num_records=12)
+    assert decision.figures["gain_low"] > 0.0 and decision.losers == ("chat",)
+    assert not decision.published and not decision.worse and decision.figures["published"] == 0.0
+    by_domain["chat"] = (_measured([9.5] * 6), before)
+    assert decide(by_domain, margin=0.0, num_records=12).published, "less than 0.02 is borne"
+    by_domain["chat"] = (_measured([4.0, 16.0, 4.0, 13.0, 7.0, 10.0]), before)
+    assert decide(by_domain, margin=0.0, num_records=12).published, "what one query may have done is not certain"
+    by_domain["chat"] = (_measured([9.0, 9.0]), _measured([10.0, 10.0]))
+    assert decide(by_domain, margin=0.0, num_records=8).published, "two records say nothing for certain"
+
+
 def test_what_does_not_differ_is_neither_better_nor_worse() -> None:
     same = _measured([3.0, 20.0, 8.0])
-    decision = decide(same, same, margin=0.0, num_records=3)
+    decision = decide({"": (same, same)}, margin=0.0, num_records=3)
     assert not decision.published and not decision.worse
 
 
@@ -140,5 +155,5 @@ def test_equal_drafters_are_seldom_published() -> None:
     for _ in range(200):
         skill_N = rng.uniform(0.2, 0.8, 24)
         one, other = (_measured(rng.binomial(30, skill_N).tolist()) for _ in range(2))
-        published += decide(one, other, margin=0.0, num_records=24).published
+        published += decide({"": (one, other)}, margin=0.0, num_records=24).published
     assert published < 0.05 * 200 + 8, "one interval of forty lies above zero by chance"

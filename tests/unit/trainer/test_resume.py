@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.kit.trainer_bench import Bench
-from tests.kit.trainer_fakes import feature_student, learnable_outcome
+from tests.kit.trainer_fakes import feature_student, learnable_outcome, make_outcome
+from trainer.checkpoint import CheckpointFolder
 
 
 def test_a_killed_trainer_goes_on_exactly_and_counts_every_outcome_once(tmp_path: Path) -> None:
@@ -103,3 +104,26 @@ def test_every_optimizer_resumes(tmp_path: Path, optimizer: str) -> None:
     bench.start()
     bench.run(2)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in bench.student.state().items())
+
+
+def test_a_checkpoint_does_not_grow_by_what_a_flood_has_displaced(tmp_path: Path) -> None:
+    """A rare domain's record stays in the replay, while thousands of another come and go."""
+    bench = Bench(tmp_path, outcomes=0, replay_bytes=1 << 16)
+    bench.source.put(make_outcome("rare", domain="rare"))
+    for number in range(400):
+        bench.source.put(make_outcome(f"q-{number}", output_ids=(4, number % 24, number // 24), domain="flood"))
+        if number % 20 == 0:
+            bench.run(1)
+            bench.trainer.checkpoint()
+    bench.run(1)
+    bench.trainer.checkpoint()
+    status = bench.trainer.status()
+    kept = status.replay_records + status.held_out_records
+    saved = CheckpointFolder(tmp_path).load()
+    assert saved is not None and kept < 100
+    assert "rare" in {outcome.request_id for _, outcome in saved.records}
+    assert kept <= len(saved.records) <= 2 * kept + 80
+    bench.start()
+    bench.run(1)
+    again = bench.trainer.status()
+    assert again.replay_records + again.held_out_records == kept
