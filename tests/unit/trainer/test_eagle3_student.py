@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from tests.kit.eagle3_heads import HIDDEN_SIZE, VOCAB_TOKENS, head_config, head_
 from tests.kit.eagle3_plain import plain_fused, plain_outputs, rms
 from tests.kit.trainer_fakes import make_outcome, trainer_config
 from trainer.batches import Batch, make_batches
+from trainer.branch_chain import branch_features
+from trainer.branches import Branches
 from trainer.build import build_feature_student
 from trainer.eagle3_student import Eagle3Student
 from trainer.examples import make_examples, unfit_because
@@ -143,3 +146,22 @@ def test_mixed_precision_stays_close_to_float32() -> None:
     torch.testing.assert_close(rough.losses_N, right.losses_N, rtol=0.1, atol=0.1)
     torch.autograd.backward(rough.losses_N.sum())
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in mixed.parameters())
+
+
+def test_a_branch_over_the_emitted_tokens_has_the_features_of_the_emitted_text() -> None:
+    """Chains that branch at depth 2 or 3 and go on with what was emitted; with key heads shared by query heads."""
+    student = _student(_head(head_config()))
+    batch = _batch(student, _outcome())
+    columns, emitted = [0, 2, 3], batch.input_ids_BT[0, batch.num_context :]
+    tokens_WD = torch.stack([emitted[column + 1 : column + 3] for column in columns])
+    tokens_WD[1, 0] = -1  # branches one depth later
+    none_WDK = torch.full((1, 3, 2, 1), -1)
+    branches = Branches(torch.tensor([columns]), tokens_WD[None], none_WDK, none_WDK.float())
+    depths = list(student._depths(replace(batch, branches=branches)))
+    found = list(branch_features(student.net, student._embedding_VH, replace(batch, branches=branches), depths))
+    assert len(found) == 2
+    for depth, feature_BWH in enumerate(found, start=2):
+        branched = [branch for branch in range(3) if tokens_WD[branch, depth - 2] >= 0]
+        for branch, column in ((branch, columns[branch]) for branch in branched):
+            expected_H = depths[depth - 1].feature_BQH[0, column + depth - 1]
+            torch.testing.assert_close(feature_BWH[0, branch], expected_H, rtol=1e-4, atol=1e-4)
