@@ -267,11 +267,11 @@ def _build(
     """The trainer in service (see `BuildTrainer`)."""
     from osd.assembly.drafter import open_store
     from osd.io.outcome_stream import RedisOutcomeStream
-    from osd.loading.resolve import resolve_target
+    from osd.loading.resolve import configured_target
     from trainer.build import build_trainer
 
     outcomes = config.outcomes
-    resolved = resolve_target(config.target.model, config.state_dir)
+    resolved = configured_target(config)
     source = RedisOutcomeStream(
         redis_url, outcomes.stream, max_entries=outcomes.max_entries, max_bytes=outcomes.max_bytes
     )

@@ -17,7 +17,7 @@ from osd.config.paths import redis_dir
 from osd.config.settings import Config
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.outcome_stream import RedisOutcomeStream
-from osd.loading.resolve import ResolvedTarget, resolve_target
+from osd.loading.resolve import ResolvedTarget, configured_target
 from osd.records.errors import OsdError
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def start(
     if config.cluster.address:
         raise OsdError("cluster.address is set: a cluster is deployed to with `osd serve --ray-address`; unset it here")
     with ExitStack() as stack:
-        resolved = resolved or resolve_target(config.target.model, config.state_dir, on_progress)
+        resolved = resolved or configured_target(config, on_progress)
         on_progress("starting Redis", 0.2)
         redis = _start_redis(config, stack)
         redis_url = redis.url if redis else config.outcomes.redis_url

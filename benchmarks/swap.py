@@ -26,7 +26,7 @@ from osd.assembly.drafter import open_store
 from osd.assembly.engine import open_engine
 from osd.config.settings import Config, default_state_dir, load_config
 from osd.engine.engine import Engine
-from osd.loading.resolve import resolve_target
+from osd.loading.resolve import configured_target
 from osd.ports.drafter import SwapIn, Swappable
 from osd.records.query import Request, SamplingParams
 from osd.records.version import WeightManifest
@@ -113,7 +113,7 @@ def main() -> None:
 
 def _measure(config: Config, rows: int, swaps: int) -> Stall:
     engine, recording = open_engine(config), open_engine(config, recorder=DiscardingRecorder())
-    resolved = resolve_target(config.target.model, config.state_dir)
+    resolved = configured_target(config)
     store = open_store(config, resolved)
     latest = store.latest()
     assert latest is not None

@@ -25,7 +25,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from osd.config.settings import Config, ConfigError, load_config
-from osd.loading.resolve import resolve_target
+from osd.loading.resolve import configured_target
 from osd.text.codec import TextCodec
 from serving.app import create_app
 
@@ -95,7 +95,7 @@ def _app_of_replica(config: Config, admin_token_sha256: str) -> FastAPI:
     """In a replica of the ingress: the HTTP application over handles of the other deployments."""
     from actors.serve.client import client_of_replica
 
-    resolved = resolve_target(config.target.model, config.state_dir)
+    resolved = configured_target(config)
     codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
     client = client_of_replica(config)
     # Replicas share the sessions of the admin page: a browser's requests go to any of them.

@@ -19,7 +19,7 @@ from actors.topology import start
 from osd.assembly.kernels import early_build
 from osd.config.paths import log_path
 from osd.config.settings import Config
-from osd.loading.resolve import resolve_target
+from osd.loading.resolve import configured_target
 from osd.machine.logs import start_logs
 from osd.machine.memory import exclude_from_gc
 from osd.records.errors import OsdError
@@ -99,7 +99,7 @@ def _serve_target(
     on_ready: Callable[[Serving], None],
     on_news: Callable[[str], None],
 ) -> None:
-    resolved = resolve_target(config.target.model, config.state_dir, progress)
+    resolved = configured_target(config, progress)
     check_weight_files(resolved.folder)
     if config.drafter.kind == "model" and config.drafter.model:
         from osd.drafters.create import check_drafter_model  # slow to import, and rarely needed here

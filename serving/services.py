@@ -40,8 +40,10 @@ class Services:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """The names that clients may use for the one model."""
-        return self.config.server.model_names or (self.codec.model_id,)
+        """The names that clients may use for the one model: with a revision (`owner/name@v1`), also without it."""
+        own = self.codec.model_id
+        bare = own.removesuffix(f"@{self.config.target.revision}")
+        return self.config.server.model_names or tuple(dict.fromkeys((own, bare)))
 
     async def status_or_none(self) -> ServiceStatus | None:
         """A snapshot of the engine; None if it does not answer soon."""

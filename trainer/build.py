@@ -91,7 +91,8 @@ def build_student(config: Config, manifest: WeightManifest, target_folder: Path)
             f"version {manifest.number} is a {manifest.kind!r} drafter, configured is {config.drafter.kind!r}"
         )
     if config.drafter.kind != "model":
-        shared = load_shared_rows(target_folder, torch.bfloat16)
+        trusts = config.target.trust_remote_code
+        shared = load_shared_rows(target_folder, torch.bfloat16, trust_remote_code=trusts)
         return build_feature_student(config.trainer, chain_config_of(manifest.kind, manifest.config), shared)
     device = choose_device(config.trainer.device)
     model = new_drafter_model(config, target_folder).to(device)

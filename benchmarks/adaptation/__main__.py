@@ -48,7 +48,7 @@ from osd.assembly.kernels import prepare_backend
 from osd.config.paths import slug
 from osd.config.settings import Config, load_config
 from osd.loading.causal_lm import choose_dtype
-from osd.loading.resolve import ResolvedTarget, resolve_target
+from osd.loading.resolve import ResolvedTarget, configured_target
 from osd.loading.stored import stored_in
 from osd.records.errors import OsdError
 from osd.records.outcome import Outcome
@@ -98,7 +98,7 @@ def _target(args: argparse.Namespace) -> tuple[Config, ResolvedTarget]:
     if args.state_dir:
         flags["state_dir"] = args.state_dir
     config = load_config(args.config, flags)
-    resolved = resolve_target(config.target.model, config.state_dir)
+    resolved = configured_target(config)
     dtype = choose_dtype(args.dtype, torch.device("cpu"), stored_in(resolved.folder))
     target = config.target.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
     return config.model_copy(update={"target": target}), resolved

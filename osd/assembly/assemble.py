@@ -19,7 +19,7 @@ from osd.grammar.compiler import GrammarCompiler
 from osd.io.answers.feed import AnswerFeed
 from osd.io.recorder import Recorder
 from osd.kernels.cpu.compiling.signatures import KernelSet
-from osd.loading.resolve import ResolvedTarget, resolve_target
+from osd.loading.resolve import ResolvedTarget, configured_target
 from osd.machine.memory import exclude_from_gc
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
@@ -79,7 +79,7 @@ def assemble_engine(
         OsdError: a model cannot be loaded or served; the message says what to do.
     """
     use_threads(config)
-    resolved = resolve_target(config.target.model, config.state_dir)
+    resolved = configured_target(config)
     prepared = prepare_backend(config.target, resolved.folder, may_serve_without=True, on_progress=on_progress)
     with ExitStack() as stack:
         if prepared.build is not None:

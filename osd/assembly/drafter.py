@@ -59,9 +59,11 @@ def import_head(config: Config, resolved: ResolvedTarget, store: WeightStore, pa
         raise OsdError(
             f"there is an eagle3 drafter already (version {latest.number}); use another --state-dir for another head"
         )
-    target = AutoConfig.from_pretrained(resolved.folder).get_text_config()
+    folder, trusts = resolved.folder, config.target.trust_remote_code
+    target = AutoConfig.from_pretrained(folder, trust_remote_code=trusts).get_text_config()
     shape = TargetShape(target.hidden_size, target.vocab_size, target.num_hidden_layers)
-    head = read_head(path, shape, load_shared_rows(resolved.folder, torch.float32).embedding_VH)
+    shared = load_shared_rows(folder, torch.float32, trust_remote_code=trusts)
+    head = read_head(path, shape, shared.embedding_VH)
     note = f"imported from {path.resolve().name}"
     return store.publish(head.state, kind=head.config.kind, config=head.config.as_dict(), parent=None, note=note)
 

@@ -13,7 +13,7 @@ from osd.assembly.lookup import make_lookup
 from osd.assembly.target import open_target
 from osd.config.settings import Config
 from osd.engine.engine import Engine
-from osd.loading.resolve import ResolvedTarget, resolve_target
+from osd.loading.resolve import ResolvedTarget, configured_target
 from osd.machine.memory import trim_heap, use_huge_pages
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
@@ -46,7 +46,7 @@ def open_engine(
     """
     config = config or Config()
     use_threads(config)
-    resolved = resolve_target(config.target.model, config.state_dir)
+    resolved = configured_target(config)
     prepared = prepare_backend(config.target, resolved.folder, may_serve_without=False, on_progress=_log.info)
     store = open_store(config, resolved)
     return load_engine(

@@ -88,16 +88,18 @@ def _most_threads() -> int:
     return most_threads(numba)
 
 
-def _stored_as(model: str) -> Stored:
+def _stored_as(target: TargetConfig) -> Stored:
     """Dtype and architecture of a target's files; those of most models if it is no folder (not read yet)."""
-    folder = Path(model).expanduser()
-    return stored_in(folder) if (folder / "config.json").is_file() else LLAMA_IN_BFLOAT16
+    folder = Path(target.model).expanduser()
+    if not (folder / "config.json").is_file():
+        return LLAMA_IN_BFLOAT16
+    return stored_in(folder, trust_remote_code=target.trust_remote_code)
 
 
 @contextmanager
 def early_build(target: TargetConfig) -> Iterator[None]:
     """On the first start of all, compile kernels while the context runs; the engine's own build continues the work."""
-    these = kernels_for(target, _stored_as(target.model)) if store.is_empty() else None
+    these = kernels_for(target, _stored_as(target)) if store.is_empty() else None
     build = None if these is None else Build(these)
     try:
         yield
@@ -127,7 +129,8 @@ def prepare_backend(
     Raises:
         OsdError: there is no such device, or the target requires kernels that cannot be compiled or loaded.
     """
-    device, these = choose_device(target.device), kernels_for(target, stored_in(folder))
+    stored = stored_in(folder, trust_remote_code=target.trust_remote_code)
+    device, these = choose_device(target.device), kernels_for(target, stored)
     if these is None:
         return Prepared(GpuBackend.on(device) if device.type == "cuda" else TorchBackend(), None)
     must_wait = target.dtype == "int4" or target.wait_for_kernels or not may_serve_without

@@ -34,10 +34,10 @@ def open_target(
     Raises:
         OsdError: it cannot be loaded, or served with this configuration.
     """
-    device = choose_device(config.target.device)
-    dtype = choose_dtype(config.target.dtype, device, stored_in(resolved.folder))
+    device, trusts = choose_device(config.target.device), config.target.trust_remote_code
+    dtype = choose_dtype(config.target.dtype, device, stored_in(resolved.folder, trust_remote_code=trusts))
     check_fits(resolved.folder, config.target.dtype, dtype, device)
-    model = load_causal_lm(resolved.folder, dtype=dtype, device=device)
+    model = load_causal_lm(resolved.folder, dtype=dtype, device=device, trust_remote_code=trusts)
     _check_context(config, model)
     codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
     target_id, eos_ids = resolved.target_id, codec.eos_ids(resolved.folder)

@@ -37,6 +37,10 @@ class TargetConfig(Section):
     """The large model whose output is served."""
 
     model: str = Field("smollm2", description="Target: 'smollm2', a hub id, a local folder or a GGUF file.")
+    revision: str = Field("", description="Branch, tag or commit of a hub id; empty: its main branch.")
+    trust_remote_code: bool = Field(
+        False, description="Run the Python code that models bring along; False refuses models that need it."
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32", "int4"] = Field(
         "auto",
         description="Weights' dtype; auto takes the fastest that is no less exact than the stored one. "

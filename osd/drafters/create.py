@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osd.config.settings import Config, DrafterConfig
+from osd.config.settings import Config
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
 from osd.kernels.backend import Backend
 from osd.kernels.reference.drafting.eagle3_net import Eagle3Config, Eagle3Net, default_layers
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
-from osd.loading.causal_lm import load_causal_lm
+from osd.loading.causal_lm import attention_for, load_causal_lm
 from osd.loading.resolve import resolve_target
 from osd.loading.shared_rows import load_shared_rows
 from osd.models.context import longest_context
@@ -32,33 +32,36 @@ def create_initial(config: Config, target_folder: Path) -> tuple[dict[str, Any],
         OsdError: the drafter's model cannot be loaded, or its vocabulary differs from the target's.
     """
     if config.drafter.kind == "feature":
-        feature_config = feature_config_for(config.drafter, target_folder)
+        feature_config = feature_config_for(config, target_folder)
         net = FeatureNet(feature_config)
         net.reset_parameters(config.drafter.seed)
         return feature_config.as_dict(), net.state_dict()
     if config.drafter.kind == "eagle3":
-        eagle3_config = eagle3_config_for(config.drafter, target_folder)
+        eagle3_config = eagle3_config_for(config, target_folder)
         eagle3_net = Eagle3Net(eagle3_config)
-        head_VH = load_shared_rows(target_folder, torch.float32).head_VH
+        trusts = config.target.trust_remote_code
+        head_VH = load_shared_rows(target_folder, torch.float32, trust_remote_code=trusts).head_VH
         eagle3_net.reset_parameters(config.drafter.seed, head_VH[eagle3_net.vocab_ids_R])
         return eagle3_config.as_dict(), eagle3_net.state_dict()
     model = new_drafter_model(config, target_folder)
     return model.config.to_dict(), model_state(model)
 
 
-def feature_config_for(drafter: DrafterConfig, target_folder: Path) -> FeatureConfig:
+def feature_config_for(config: Config, target_folder: Path) -> FeatureConfig:
     """The sizes of a `feature` drafter for a target."""
     from transformers import AutoConfig
 
-    target = AutoConfig.from_pretrained(target_folder).get_text_config()
+    drafter, trusts = config.drafter, config.target.trust_remote_code
+    target = AutoConfig.from_pretrained(target_folder, trust_remote_code=trusts).get_text_config()
     return FeatureConfig.for_target(target.hidden_size, target.vocab_size, drafter.vocab_tokens, drafter.window_tokens)
 
 
-def eagle3_config_for(drafter: DrafterConfig, target_folder: Path) -> Eagle3Config:
+def eagle3_config_for(config: Config, target_folder: Path) -> Eagle3Config:
     """The sizes of a new `eagle3` drafter for a target: its heads, and the layers that EAGLE-3 reads by default."""
     from transformers import AutoConfig
 
-    target = AutoConfig.from_pretrained(target_folder).get_text_config()
+    drafter, trusts = config.drafter, config.target.trust_remote_code
+    target = AutoConfig.from_pretrained(target_folder, trust_remote_code=trusts).get_text_config()
     rope = getattr(target, "rope_parameters", None) or {}
     return Eagle3Config(
         hidden_size=target.hidden_size,
@@ -83,9 +86,10 @@ def new_drafter_model(config: Config, target_folder: Path) -> Any:
         OsdError: it cannot be loaded, or its vocabulary differs from the target's.
     """
     if not config.drafter.model:
-        return _first_layers(target_folder, config.drafter.layers)
+        return _first_layers(target_folder, config.drafter.layers, config.target.trust_remote_code)
     folder = check_drafter_model(config, target_folder)
-    return load_causal_lm(folder, dtype=torch.float32, device=torch.device("cpu"))
+    trusts = config.target.trust_remote_code
+    return load_causal_lm(folder, dtype=torch.float32, device=torch.device("cpu"), trust_remote_code=trusts)
 
 
 def check_drafter_model(config: Config, target_folder: Path) -> Path:
@@ -96,13 +100,16 @@ def check_drafter_model(config: Config, target_folder: Path) -> Path:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    name, folders = config.drafter.model, (resolve_target(config.drafter.model, config.state_dir).folder, target_folder)
-    ours, theirs = (AutoConfig.from_pretrained(folder).get_text_config().vocab_size for folder in folders)
+    name, trusts = config.drafter.model, config.target.trust_remote_code
+    folders = (resolve_target(name, config.state_dir, trust_remote_code=trusts).folder, target_folder)
+    configs = (AutoConfig.from_pretrained(folder, trust_remote_code=trusts) for folder in folders)
+    ours, theirs = (one.get_text_config().vocab_size for one in configs)
     if ours != theirs:
         raise OsdError(
             f"drafter {name!r} has {ours} tokens, the target {theirs}: a drafter must share the target's tokenizer"
         )
-    our_ids, their_ids = (AutoTokenizer.from_pretrained(folder).get_vocab() for folder in folders)
+    tokenizers = (AutoTokenizer.from_pretrained(folder, trust_remote_code=trusts) for folder in folders)
+    our_ids, their_ids = (tokenizer.get_vocab() for tokenizer in tokenizers)
     if our_ids != their_ids:
         raise OsdError(f"drafter {name!r} has another tokenizer than the target; a drafter must share it")
     return folders[0]
@@ -167,16 +174,20 @@ def _check_hidden_states(config: FeatureConfig | Eagle3Config, target: Target) -
         raise OsdError(f"the drafter reads layers {layers} of the target, which stores {target.hidden_layers}: restart")
 
 
-def _first_layers(target_folder: Path, num_layers: int) -> Any:
+def _first_layers(target_folder: Path, num_layers: int, trusts: bool) -> Any:
     """A small LM made of the target's embedding, first layers and head, which drafts far better than random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(target_folder)
+    config = AutoConfig.from_pretrained(target_folder, trust_remote_code=trusts)
     text = config.get_text_config()
     text.num_hidden_layers = min(num_layers, text.num_hidden_layers)
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[: text.num_hidden_layers]
     model = AutoModelForCausalLM.from_pretrained(
-        target_folder, config=config, dtype=torch.float32, attn_implementation="sdpa"
+        target_folder,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=attention_for(config),
+        trust_remote_code=trusts,
     )
     return model.eval().requires_grad_(False)

@@ -76,17 +76,22 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 def attention_for(config: Any) -> str:
     """The attention implementation to ask of transformers: 'sdpa', or 'eager' where the model lacks it.
 
-    Models that cap attention scores or have attention sinks lack it.
+    Models that cap attention scores or have attention sinks lack it, and those that bring their own code may.
     """
     from transformers import AutoModelForCausalLM
 
     kinds: Any = AutoModelForCausalLM._model_mapping
-    has_it = type(config) not in kinds or getattr(kinds[type(config)], "_supports_sdpa", False)
-    return "sdpa" if has_it else "eager"
+    return "sdpa" if type(config) in kinds and getattr(kinds[type(config)], "_supports_sdpa", False) else "eager"
 
 
-def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Any:
+def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False) -> Any:
     """Load a model in eval mode with frozen parameters.
+
+    Args:
+        folder: the model's.
+        dtype: of the weights in memory.
+        device: where they are.
+        trust_remote_code: run Python code that the folder holds, where the model needs it.
 
     Raises:
         OsdError: the folder is incomplete, or transformers cannot load it as a causal LM.
@@ -95,9 +100,13 @@ def load_causal_lm(folder: Path, *, dtype: torch.dtype, device: torch.device) ->
 
     check_model_folder(folder)
     try:
-        attention = attention_for(AutoConfig.from_pretrained(folder))
+        attention = attention_for(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
         )
     except Exception as error:
         raise OsdError(f"cannot load a causal LM from {folder}: {reason(error)}") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osd.config.paths import models_dir, slug
+from osd.config.settings import Config
 from osd.loading.gguf.convert import Progress, converted
 from osd.loading.gguf.split import stem_of
 from osd.records.errors import OsdError, reason
@@ -25,19 +26,43 @@ class ResolvedTarget:
     folder: Path
 
 
-def resolve_target(name: str, state_dir: Path, on_progress: Progress | None = None) -> ResolvedTarget:
+def configured_target(config: Config, on_progress: Progress | None = None) -> ResolvedTarget:
+    """Find, convert or download the configured target (see `resolve_target`)."""
+    target = config.target
+    return resolve_target(
+        target.model,
+        config.state_dir,
+        on_progress,
+        revision=target.revision,
+        trust_remote_code=target.trust_remote_code,
+    )
+
+
+def resolve_target(
+    name: str,
+    state_dir: Path,
+    on_progress: Progress | None = None,
+    *,
+    revision: str = "",
+    trust_remote_code: bool = False,
+) -> ResolvedTarget:
     """Find, convert or download a model. Idempotent: a second call reuses the result of the first.
 
     Args:
         name: 'smollm2', a path to a folder or a .gguf file, or a hub id such as 'Qwen/Qwen3-0.6B'.
         state_dir: converted models are stored in `state_dir/models`.
         on_progress: called with (stage, share done) while a model is converted or downloaded.
+        revision: branch, tag or commit of a hub id; empty: its main branch.
+        trust_remote_code: download Python files of a hub id, too.
 
     Raises:
         OsdError: one line that says what is wrong and what to do.
     """
     progress = on_progress or (lambda stage, share: None)
     path = Path(name).expanduser()
+    is_here = name == "smollm2" or path.exists()
+    if revision and is_here:
+        raise OsdError(f"target.revision is {revision!r}, but {name} is no hub id; leave the revision out")
     if name == "smollm2":
         return ResolvedTarget("smollm2", converted(packaged_smollm2(), models_dir(state_dir), progress))
     if path.is_file():
@@ -47,7 +72,8 @@ def resolve_target(name: str, state_dir: Path, on_progress: Progress | None = No
         return ResolvedTarget(slug(path.resolve().name), path.resolve())
     if name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise OsdError(f"target {name!r} does not exist; give a folder, a .gguf file, a hub id 'owner/name' or smollm2")
-    return ResolvedTarget(name, _download(name, progress))
+    target_id = f"{name}@{revision}" if revision else name
+    return ResolvedTarget(target_id, _download(name, revision, trust_remote_code, progress))
 
 
 def check_model_folder(folder: Path) -> None:
@@ -85,16 +111,17 @@ def packaged_smollm2() -> Path:
     return Path(spec.origin).parent / SMOLLM2_FILE
 
 
-def _download(name: str, progress: Progress) -> Path:
+def _download(name: str, revision: str, trust_remote_code: bool, progress: Progress) -> Path:
     from huggingface_hub import snapshot_download
 
     progress(f"downloading {name}", 0.0)
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", *["*.py"] * trust_remote_code]
+    of = f" (revision {revision!r})" if revision else ""
     try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except Exception as error:
         raise OsdError(
-            f"cannot get {name!r} from the model hub: {reason(error)}; check the id, or give a folder"
+            f"cannot get {name!r}{of} from the model hub: {reason(error)}; check the id, or give a folder"
         ) from error
     progress("done", 1.0)
     check_model_folder(folder)

@@ -18,32 +18,34 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
 
-def load_shared_rows(folder: Path, dtype: torch.dtype) -> SharedRows:
+def load_shared_rows(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> SharedRows:
     """The target's embedding and head. Loads the whole model only if its files use other tensor names.
 
     Args:
         folder: written by `save_pretrained`, in one file or sharded.
         dtype: of the result.
+        trust_remote_code: run Python code that the folder holds, where the model needs it.
 
     Raises:
         OsdError: the folder is incomplete.
     """
     check_model_folder(folder)
-    names = _names(folder)
+    names = _names(folder, trust_remote_code)
     files = _files(folder)
     if names is None or any(name is not None and name not in files for name in names):
-        return _from_whole_model(folder, dtype)
+        return _from_whole_model(folder, dtype, trust_remote_code)
     embedding, head, bias = (None if name is None else _read(files[name], name, dtype) for name in names)
     assert embedding is not None
     return SharedRows(embedding, embedding if head is None else head, bias)
 
 
-def _names(folder: Path) -> tuple[str, str | None, str | None] | None:
+def _names(folder: Path, trust_remote_code: bool) -> tuple[str, str | None, str | None] | None:
     """Tensor names of the embedding, the head (None if tied) and the head's bias, from a model on the meta device."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     # A tied parameter has several names; the first is the embedding's, which files use.
     names: dict[int, str] = {}
@@ -79,8 +81,8 @@ def _read(path: Path, name: str, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype)
 
 
-def _from_whole_model(folder: Path, dtype: torch.dtype) -> SharedRows:
-    model = load_causal_lm(folder, dtype=dtype, device=torch.device("cpu"))
+def _from_whole_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> SharedRows:
+    model = load_causal_lm(folder, dtype=dtype, device=torch.device("cpu"), trust_remote_code=trust_remote_code)
     head = model.get_output_embeddings()
     bias = getattr(head, "bias", None)
     return SharedRows(

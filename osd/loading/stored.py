@@ -25,16 +25,21 @@ bfloat16 changes them less than the quantisation did, so they count as stored in
 """
 
 
-def stored_in(folder: Path) -> Stored:
-    """Read from a folder's `config.json`; float32 without kernels if transformers cannot read it."""
+def stored_in(folder: Path, *, trust_remote_code: bool = False) -> Stored:
+    """Read from a folder's `config.json`; float32 without kernels if transformers cannot read it.
+
+    Args:
+        folder: the model's.
+        trust_remote_code: run Python code that the folder holds, where its configuration needs it.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from osd.kernels.reference.llama import is_llama_kind
 
     try:
-        config: Any = AutoConfig.from_pretrained(folder)
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         kinds: Any = AutoModelForCausalLM._model_mapping
-        kind = kinds[type(config)].__name__
+        kind = kinds[type(config)].__name__ if type(config) in kinds else ""
     except Exception:  # loading the model reports what is wrong
         return Stored(torch.float32, fits_kernels=False)
     return Stored(_dtype_of(folder, config), is_llama_kind(kind, config))

@@ -47,6 +47,10 @@ class OutcomeSinkError(OsdError):
 def reason(error: BaseException) -> str:
     """The first non-empty line of an error's message, or else the name of its type.
 
+    transformers' refusal to run a model's own Python code has several lines; it becomes one that names our setting.
+
     Example: `reason(KeyError())` is `"KeyError"`
     """
+    if "trust_remote_code=True" in str(error):
+        return "it needs Python code that it brings along; give --trust-remote-code if you trust it"
     return next((line.strip() for line in str(error).split("\n") if line.strip()), type(error).__name__)

@@ -73,6 +73,7 @@ class TextCodec:
         special_tokens_in_messages: bool = False,
         chat_template: str = "",
         generation_config: str = "osd",
+        trust_remote_code: bool = False,
     ) -> TextCodec:
         """Load the tokenizer of a model folder.
 
@@ -83,6 +84,7 @@ class TextCodec:
             special_tokens_in_messages: as for the codec itself.
             chat_template: Jinja text, or a file of it, to be used instead of the model's own.
             generation_config: where sampling defaults come from (see `osd.text.generation_config`).
+            trust_remote_code: run Python code that the folder holds, where its tokenizer needs it.
 
         Raises:
             OsdError: it cannot be loaded.
@@ -90,8 +92,8 @@ class TextCodec:
         from transformers import AutoConfig, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            config = AutoConfig.from_pretrained(folder).get_text_config()
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
         except Exception as error:
             raise OsdError(f"cannot load the tokenizer of {folder}: {reason(error)}") from error
         if chat_template:
@@ -115,6 +117,7 @@ class TextCodec:
             special_tokens_in_messages=target.special_tokens_in_messages,
             chat_template=target.chat_template,
             generation_config=target.generation_config,
+            trust_remote_code=target.trust_remote_code,
         )
 
     # ---- text to ids -----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def distill(
     config: ConfigFile = None,
 ) -> None:
     """Train on text that the target generates for your prompts; resumable, and published only through the gate."""
-    from osd.loading.resolve import resolve_target
+    from osd.loading.resolve import configured_target
     from osd.text.codec import TextCodec
     from osd.text.prompt_file import read_prompts
     from trainer.distill import DistillProgress
@@ -43,7 +43,7 @@ def distill(
         raise OsdError("--max-tokens and --rows must be at least 1, --passes above 0 and --answers at least 0")
     settings = configure(config, state_dir, target__model=target, drafter__kind=drafter, engine__max_slots=rows)
     chats = read_prompts(prompts)
-    resolved = resolve_target(settings.target.model, settings.state_dir)
+    resolved = configured_target(settings)
     codec = TextCodec.configured(resolved.folder, resolved.target_id, settings.target)
     console = Console()
     columns = (

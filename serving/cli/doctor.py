@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import psutil
 import typer
@@ -15,8 +16,11 @@ from rich.console import Console
 from rich.text import Text
 
 from osd.config.settings import Config
-from osd.records.errors import OsdError
+from osd.records.errors import OsdError, reason
 from serving.cli.options import ConfigFile, StateDir, configure
+
+if TYPE_CHECKING:
+    import torch
 
 _STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 _GIB = 1 << 30
@@ -68,10 +72,20 @@ def processor(config: Config) -> list[Finding]:
     if not cpu.has_kernels:
         findings.append(Finding("kernels", "note", "none for this CPU, so decoding is slower; install numba"))
     try:
-        findings.append(Finding("device", "ok", f"the target is computed on {choose_device(config.target.device)}"))
+        device = choose_device(config.target.device)
     except OsdError as error:
-        findings.append(Finding("device", "wrong", str(error)))
-    return findings
+        return [*findings, Finding("device", "wrong", str(error))]
+    return [*findings, Finding("device", "ok", f"the target is computed on {_named(device)}")]
+
+
+def _named(device: torch.device) -> str:
+    """A device; of a GPU also its model and its memory."""
+    import torch
+
+    if device.type != "cuda":
+        return str(device)
+    about = torch.cuda.get_device_properties(device)
+    return f"{device}: {about.name}, {about.total_memory / _GIB:.1f} GiB"
 
 
 def memory(config: Config) -> list[Finding]:
@@ -102,6 +116,7 @@ def model(config: Config) -> list[Finding]:
         if path.is_dir():
             check_model_folder(path)
             check_weight_files(path)
+            _check_loads(path, config)
             return [Finding("target", "ok", str(path))]
     except OsdError as error:
         return [Finding("target", "wrong", str(error))]
@@ -110,6 +125,28 @@ def model(config: Config) -> list[Finding]:
     if name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") != 1:
         return [Finding("target", "wrong", f"{name} does not exist; give a folder, a .gguf file or a hub id")]
     return [Finding("target", "note", f"{name} is fetched from the model hub, unless it has been before")]
+
+
+def _check_loads(folder: Path, config: Config) -> None:
+    """See that transformers knows such a model, and that its weights fit the device.
+
+    Raises:
+        OsdError: they do not, or the model needs Python code of its own.
+    """
+    from transformers import AutoConfig
+
+    from osd.loading.causal_lm import choose_device, choose_dtype
+    from osd.loading.fit import check_fits
+    from osd.loading.stored import stored_in
+
+    target = config.target
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=target.trust_remote_code)
+    except Exception as error:
+        raise OsdError(f"transformers cannot read {folder / 'config.json'}: {reason(error)}") from None
+    device = choose_device(target.device)
+    stored = stored_in(folder, trust_remote_code=target.trust_remote_code)
+    check_fits(folder, target.dtype, choose_dtype(target.dtype, device, stored), device)
 
 
 def network(config: Config) -> list[Finding]:
@@ -151,4 +188,25 @@ def redis(config: Config) -> list[Finding]:
         return [Finding("Redis", "wrong", str(error))]
 
 
-LOOKS: list[Callable[[Config], list[Finding]]] = [software, processor, memory, model, network, redis]
+def ray(config: Config) -> list[Finding]:
+    """Ray, of a cluster or of its own; and the shared memory of its object store."""
+    from actors.join_ray import check_address
+
+    if importlib.util.find_spec("ray") is None:
+        return [Finding("Ray", "wrong", "not installed; pip install ray")]
+    cluster = config.cluster
+    if cluster.address:
+        try:
+            check_address(cluster.address)
+        except OsdError as error:
+            return [Finding("Ray", "wrong", str(error))]
+        return [Finding("Ray", "ok", f"the cluster at {cluster.address} answers")]
+    shared = Path("/dev/shm")
+    room = shutil.disk_usage(shared).free if shared.is_dir() else 0
+    if room < cluster.object_store_bytes:
+        needs = f"{cluster.object_store_bytes >> 20} MiB"
+        return [Finding("Ray", "note", f"{shared} has {room >> 20} MiB free of {needs}; Ray will use /tmp, slowly")]
+    return [Finding("Ray", "ok", f"a private one will be started; {shared} has {room >> 20} MiB free")]
+
+
+LOOKS: list[Callable[[Config], list[Finding]]] = [software, processor, memory, model, network, redis, ray]

@@ -37,11 +37,11 @@ def init(
 ) -> None:
     """Make the first version: shipped with osd, or untrained (kind 'model': the target's first layers)."""
     from osd.assembly.drafter import ensure_first_version, open_store
-    from osd.loading.resolve import resolve_target
+    from osd.loading.resolve import configured_target
 
     chosen = {"drafter__pretrained": False} if untrained else {}
     settings = configure(config, state_dir, target__model=target, drafter__kind=drafter, **chosen)
-    resolved = resolve_target(settings.target.model, settings.state_dir)
+    resolved = configured_target(settings)
     store = open_store(settings, resolved)
     if latest := store.latest():
         raise OsdError(f"there is a drafter already (version {latest.number}); `osd drafter list` shows it")
@@ -135,8 +135,8 @@ def _open(
 ) -> tuple[str, WeightStore]:
     """The target's id, and the store of its drafter versions."""
     from osd.assembly.drafter import open_store
-    from osd.loading.resolve import resolve_target
+    from osd.loading.resolve import configured_target
 
     settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)
-    resolved = resolve_target(settings.target.model, settings.state_dir)
+    resolved = configured_target(settings)
     return resolved.target_id, open_store(settings, resolved)

@@ -24,6 +24,8 @@ from serving.cli.options import setting
 
 SHORT = {
     "--target": "target.model",
+    "--revision": "target.revision",
+    "--trust-remote-code": "target.trust_remote_code",
     "--dtype": "target.dtype",
     "--device": "target.device",
     "--threads": "target.threads",

@@ -42,12 +42,13 @@ async def http_client(
     codec: Codec | None = None,
     *,
     server: Mapping[str, Any] | None = None,
+    target: Mapping[str, Any] | None = None,
     admin_token_sha256: str = "",
     sessions: Sessions | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Faults end as a 500, as over a real socket."""
     app = create_app(
-        load_config(flags={"server": server or {}}),
+        load_config(flags={"server": server or {}, "target": target or {}}),
         engine or FakeEngineClient(),
         codec or FakeCodec(),
         admin_token_sha256=admin_token_sha256,

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from osd.config.settings import Config
 from serving.cli.flags import SHORT, VLLM, all_settings
 from serving.serve import Serving
 from tests.kit.cli_kit import the_error
+from tests.kit.saved_models import save_llama
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -164,8 +166,11 @@ class TestDoctor:
         file.write_text("[server]\nport = 0\n")
         status, out, _ = osd("doctor", "--config", file, "--state-dir", tmp_path)
         found = findings(out)
-        assert {"software", "CPU", "device", "memory", "state folder", "target", "address", "Redis"} <= set(found)
+        assert {"software", "CPU", "device", "memory", "state folder", "target", "address", "Redis", "Ray"} <= set(
+            found
+        )
         assert found["address"] == found["device"] == "ok"
+        assert f"{psutil.cpu_count()} hardware threads; the engine takes" in out and "GiB are free" in out
         assert status == int("wrong" in found.values())
 
     def test_what_is_wrong_is_told_with_its_fix(self, osd: Any, tmp_path: Path) -> None:
@@ -174,6 +179,7 @@ class TestDoctor:
             "server": {"host": "192.0.2.1", "ssl_certfile": "/nowhere.pem"},
             "target": {"model": "/nowhere", "device": "cuda:99"},
             "outcomes": {"redis_url": "redis://127.0.0.1:9"},
+            "cluster": {"address": "127.0.0.1:9"},
         }
         lines = [
             f"[{section}]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
@@ -184,5 +190,19 @@ class TestDoctor:
         found = findings(out)
         assert status == 1
         wrong = {subject for subject, state in found.items() if state == "wrong"}
-        assert wrong == {"address", "TLS", "target", "device", "Redis"}
+        assert wrong == {"address", "TLS", "target", "device", "Redis", "Ray"}
         assert "--ssl-certfile" in out and "/nowhere does not exist" in out
+
+    def test_a_target_that_cannot_be_served(self, osd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = save_llama(tmp_path / "model")
+        command = ("doctor", "--state-dir", tmp_path, "--config", tmp_path / "osd.toml")
+        (tmp_path / "osd.toml").write_text(f"server.port = 0\ntarget.model = {json.dumps(str(folder))}\n")
+        assert findings(osd(*command)[1])["target"] == "ok"
+        monkeypatch.setattr("osd.loading.fit.memory_bytes", lambda _: 1000)
+        _, out, _ = osd(*command)
+        assert findings(out)["target"] == "wrong" and "choose --dtype int4, a smaller target" in out
+        config = json.loads((folder / "config.json").read_text())
+        own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+        (folder / "config.json").write_text(json.dumps(config | own))
+        _, out, _ = osd(*command)
+        assert findings(out)["target"] == "wrong" and "give --trust-remote-code" in out

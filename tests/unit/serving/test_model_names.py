@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from osd.config.settings import ConfigError, load_config
+from tests.kit.fakes import FakeCodec
 from tests.kit.http_client import CHAT, COMPLETION, http_client
 
 
@@ -17,6 +18,13 @@ async def test_one_model_by_several_names() -> None:
                 assert answer.json()["model"] == name
         refused = await client.post("/v1/chat/completions", json=CHAT)
     assert refused.status_code == 404 and "'gpt-x', 'a/b'" in refused.json()["error"]["message"]
+
+
+async def test_a_revision_need_not_be_named() -> None:
+    async with http_client(codec=FakeCodec(model_id="a/b@v1"), target={"revision": "v1"}) as client:
+        assert [card["id"] for card in (await client.get("/v1/models")).json()["data"]] == ["a/b@v1", "a/b"]
+        for name in ("a/b@v1", "a/b"):
+            assert (await client.post("/v1/completions", json={**COMPLETION, "model": name})).status_code == 200
 
 
 def test_a_name_is_not_blank() -> None:
