@@ -115,7 +115,9 @@ def test_vllms_names(served: Any) -> None:
         *("--model", "m", "--max-model-len", 99, "--max-num-seqs", 3, "--no-enable-prefix-caching"),
         *("--tool-call-parser", "hermes", "--served-model-name", "a", "--served-model-name", "b"),
         *("--api-key", "one", "--api-key", "two"),
+        *("--revision", "v1", "--trust-remote-code"),
     )
+    assert (config.target.revision, config.target.trust_remote_code) == ("v1", True)
     assert (config.target.model, config.target.max_context_tokens, config.engine.max_slots) == ("m", 99, 3)
     assert not config.engine.prefix_caching and config.target.tool_call_format == "hermes"
     assert config.server.model_names == ("a", "b")
@@ -135,7 +137,7 @@ def test_the_model_by_its_place(served: Any) -> None:
         (("--trainer.optimizer_options", "{"), "--trainer.optimizer_options"),
         (("--trainer.nice", "20"), "trainer.nice"),
         (("--server.prt", "1"), "--server.prt"),
-        (("--trust-remote-code",), "--trust-remote-code"),
+        (("--load-format", "auto"), "--load-format"),
     ],
 )
 def test_what_does_not_fit_is_one_line(osd: Any, arguments: tuple[str, ...], named: str) -> None:
