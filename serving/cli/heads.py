@@ -21,10 +21,10 @@ def import_head(
     """Make a published EAGLE-3 head version 1 of the target's 'eagle3' drafter, or say why it cannot be."""
     from osd.assembly.drafter import import_head as import_to_store
     from osd.assembly.drafter import open_store
-    from osd.loading.resolve import resolve_target
+    from osd.loading.resolve import configured_target
 
     settings = configure(config, state_dir, target__model=target, drafter__kind="eagle3")
-    resolved = resolve_target(settings.target.model, settings.state_dir)
+    resolved = configured_target(settings)
     manifest = import_to_store(settings, resolved, open_store(settings, resolved), path.expanduser())
     sizes = manifest.config
     reads = ", ".join(map(str, sizes["target_layers"]))
@@ -56,10 +56,10 @@ def export_head(
     from osd.assembly.drafter import open_store
     from osd.drafters.eagle3.writing import write_head
     from osd.kernels.reference.drafting.eagle3_net import Eagle3Config
-    from osd.loading.resolve import resolve_target
+    from osd.loading.resolve import configured_target
 
     settings = configure(config, state_dir, target__model=target, drafter__kind="eagle3")
-    resolved = resolve_target(settings.target.model, settings.state_dir)
+    resolved = configured_target(settings)
     store = open_store(settings, resolved)
     latest = store.latest()
     if latest is None:
