@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from osd.records.errors import OsdError
+from osd.records.errors import OsdError, reason
 
 Content = str | Sequence[Mapping[str, str]]
 """The text of a message, or parts of it: `{"type": "text", "text": …}`."""
@@ -21,6 +22,7 @@ Tools = Sequence[Mapping[str, Any]]
 CallFormat = Literal["hermes", "llama3_json", "mistral"]
 """How a model writes calls of tools (see `serving.parsing.tool_calls`)."""
 
+_log = logging.getLogger(__name__)
 _FIRST, _SECOND = "probeone", "probetwo"
 # The first mark that a template holds tells the format: what it writes calls of earlier turns with, or explains.
 _CALL_MARKS: dict[str, CallFormat] = {
@@ -42,6 +44,8 @@ class ChatFeatures(NamedTuple):
     """None where it shows none of the known ones."""
     reasoning: bool = False
     """Answers may begin with `<think>…</think>`."""
+    response_template: Mapping[str, Any] | None = None
+    """How transformers reads the model's answers; None where the tokenizer, or transformers, has no such template."""
 
 
 class _AcceptedForms(NamedTuple):
@@ -91,6 +95,7 @@ class ChatTemplate:
             calls=_FIRST in self._try_render(called),
             call_format=formats[0] if formats else None,
             reasoning="<think>" in whole,
+            response_template=_response_template(self._tokenizer),
         )
 
     def _try_render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
@@ -136,6 +141,22 @@ class ChatTemplate:
         others = {"role": "user", "content": "hi" if role == "user" else self._adapted("user", "hi")}
         chats = {"user": [message], "system": [message, others], "assistant": [others, message, others]}
         return self._try_render(chats.get(role, [others, message]))
+
+
+def _response_template(tokenizer: Any) -> Mapping[str, Any] | None:
+    """The tokenizer's response template, if there is one that transformers can apply."""
+    template = getattr(tokenizer, "response_template", None)
+    if template is None:
+        return None
+    try:
+        from transformers.utils.chat_parsing import ResponseParser
+
+        ResponseParser(template, prefix="")
+    except Exception as error:  # a template is data of any kind
+        _log.warning("the tokenizer's response template is not used: %s", reason(error))
+        return None
+    checked: Mapping[str, Any] = template
+    return checked
 
 
 def replace_template(tokenizer: Any, template: str) -> None:

@@ -69,6 +69,8 @@ async def prepare_chat(
         constraint=await _checked(constraint, body),
         texts={f"messages[{at}].content": message.text for at, message in enumerate(body.messages)} if is_chat else {},
     )
+    if shape.template is not None:  # its marks are special tokens, or among them
+        queries = [replace(query, params=replace(query.params, skip_special_tokens=False)) for query in queries]
     return PreparedChat(queries, prompt_ids, parser_maker(body, shape))
 
 

@@ -50,8 +50,7 @@ def chat_constraint(
     form = one_form(body.constraint_specs())
     if form is not None:
         form = replace(form, reasoning=reasoning)
-    tools = body.callable_tools
-    if not tools or call_format is None or not (body.must_call or form or any(tool.strict for tool in tools)):
+    if call_format is None or not body.enforces_calls:
         return form
     if form is not None and form.kind != "json_schema":
         message = f"'{form.field}' cannot be combined with tools; ask for JSON, or leave the tools out."
@@ -60,7 +59,7 @@ def chat_constraint(
         message = f"'{form.field}' and tools: this model writes both as JSON objects; leave one of them out."
         raise ApiError(400, message, param=form.field, code="invalid_value")
     calls = Calls(
-        tools=tools,
+        tools=body.callable_tools,
         must_call=body.must_call,
         one_at_most=not body.parallel_tool_calls or isinstance(body.tool_choice, ChosenTool),
         mark_id=_special_id(codec, "[TOOL_CALLS]"),

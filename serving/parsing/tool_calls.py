@@ -19,7 +19,7 @@ def held_back(text: str, mark: str) -> int:
     return next((size for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])), 0)
 
 
-class _Calls:
+class CallsAndContent:
     """What the formats share: numbering calls, and dropping whitespace around them from the content."""
 
     def __init__(self, names: Collection[str], max_calls: int | None) -> None:
@@ -51,7 +51,7 @@ class _Calls:
         return [Content(blanks)] if blanks and not self._num_calls else []
 
 
-class HermesCalls(_Calls):
+class HermesCalls(CallsAndContent):
     """`<tool_call>…</tool_call>` within content.
 
     Args:
@@ -126,7 +126,7 @@ class HermesCalls(_Calls):
         return pieces + self._rest()
 
 
-class LeadingCalls(_Calls):
+class LeadingCalls(CallsAndContent):
     """An answer that consists of calls only, or of content only.
 
     Args:

@@ -157,6 +157,12 @@ class ChatRequest(InertChat, GenerationFields):
         return self.offered_tools
 
     @property
+    def enforces_calls(self) -> bool:
+        """Whether tools may be called and the answer has a form that says how."""
+        asks = self.must_call or self.constraint_specs() or any(tool.strict for tool in self.callable_tools)
+        return bool(self.callable_tools and asks)
+
+    @property
     def must_call(self) -> bool:
         """Whether the answer is one or more calls."""
         return self.tool_choice not in ("none", "auto")

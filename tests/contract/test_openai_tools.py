@@ -237,3 +237,57 @@ def test_an_answer_that_begins_within_its_reasoning() -> None:
     with serve(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         message = client.chat.completions.create(model=MODEL, messages=ASK).choices[0].message
     assert message.content == "Yes." and message.model_extra == {"reasoning_content": "hm"}
+
+
+_BY_TEMPLATE: dict[str, Any] = {
+    "start_anchor": "<assistant>",
+    "fields": {
+        "thinking": {"open": "<|thought>", "close": "<thought|>", "content": "text"},
+        "tool_calls": {
+            "open_pattern": r"<\|call>(?P<name>\w+)",
+            "close": "<call|>",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+        },
+        "content": {"content": "text"},
+    },
+}
+
+
+def _strict(tool: Any) -> Any:
+    return {**tool, "function": {**tool["function"], "strict": True}}
+
+
+def test_a_response_template_reads_the_answer() -> None:
+    """As `tokenizer_config.json` brings it along: with marks that are in none of the known formats."""
+    pytest.importorskip("transformers.utils.chat_parsing")
+    engine = FakeEngineClient(answer='<|thought>Hm.<thought|>One moment.<|call>add{"a": 1}<call|><|call>add{}<call|>')
+    features = ChatFeatures(tools=True, calls=True, response_template=_BY_TEMPLATE)
+    app = create_app(load_config(), engine, FakeCodec(features=features), admin_token_sha256="")
+    with serve(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        message = client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS).choices[0].message
+        with client.chat.completions.stream(model=MODEL, messages=ASK, tools=TOOLS) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        for enforced in ({"tools": TOOLS, "tool_choice": "required"}, {"tools": [_strict(TOOLS[0])]}):
+            with pytest.raises(openai.BadRequestError, match="no grammar of them is known; let it choose"):
+                client.chat.completions.create(model=MODEL, messages=ASK, **enforced)
+    for told in (message, streamed.message):
+        assert told.content == "One moment." and (told.model_extra or {})["reasoning_content"] == "Hm."
+        calls: Any = told.tool_calls
+        assert [call.function.arguments for call in calls] == ['{"a": 1}', "{}"]
+    assert streamed.finish_reason == "tool_calls"
+    # The marks are special tokens, which the text would otherwise lack.
+    assert [request.params.skip_special_tokens for request in engine.requests] == [False, False]
+
+
+def test_enforced_calls_are_read_in_the_format_that_the_grammar_writes() -> None:
+    engine = FakeEngineClient(answer=TWO_CALLS.partition("moment.")[2])
+    features = FEATURES._replace(response_template=_BY_TEMPLATE)
+    app = create_app(load_config(), engine, FakeCodec(features=features, context_tokens=1000), admin_token_sha256="")
+    with serve(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        asked: Any = {"model": MODEL, "messages": ASK, "tools": TOOLS, "tool_choice": "required"}
+        message = client.chat.completions.create(**asked).choices[0].message
+    calls: Any = message.tool_calls
+    assert [call.function.name for call in calls] == ["get_weather", "add"]
+    assert engine.requests[0].constraint is not None and engine.requests[0].params.skip_special_tokens

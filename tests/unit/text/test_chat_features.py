@@ -109,3 +109,13 @@ def test_another_template_in_place_of_the_models(tmp_path: Path) -> None:
     for wrong in (str(tmp_path / "none.jinja"), "{% for m in messages %}"):
         with pytest.raises(OsdError, match="target.chat_template"):
             replace_template(codec_of(CHATML).tokenizer, wrong)
+
+
+def test_the_tokenizers_response_template(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("transformers.utils.chat_parsing")
+    template = {"start_anchor": "<|im_start|>assistant", "fields": {"content": {"content": "text"}}}
+    for given, found in ((template, template), ({"fields": {}}, None), ("text", None), (None, None)):
+        tokenizer = tokenizer_of("byte-level", CHATML)
+        tokenizer.response_template = given
+        assert ChatTemplate(tokenizer).features.response_template == found
+    assert caplog.text.count("the tokenizer's response template is not used: ") == 2
