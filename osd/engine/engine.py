@@ -251,9 +251,12 @@ class Engine:
             return self._give_up(sequence)
         self.scheduler.start_decoding()
         self.rows.hold(sequence)
-        self.target.write_tokens(sequence.row, sequence.num_tokens, tokens)
-        [top] = wanted_top_logprobs(first.logits, [tokens], [sequence.num_logprobs])
-        delta = self._emit(sequence, tokens, top)
+        if sequence.num_left == 0:
+            delta = self._finish(sequence, "length")
+        else:
+            self.target.write_tokens(sequence.row, sequence.num_tokens, tokens)
+            [top] = wanted_top_logprobs(first.logits, [tokens], [sequence.num_logprobs])
+            delta = self._emit(sequence, tokens, top)
         if sequence.prompt_logprobs:
             delta = structs.replace(delta, prompt_logprobs=sequence.prompt_logprobs)
         return delta

@@ -44,6 +44,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     seed: int | None = None
     max_tokens: int = 128
+    """0: the prompt is only read, for its log-probabilities."""
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     """None: none; n: log-probabilities of the chosen token and of the n most likely tokens."""
@@ -74,7 +75,7 @@ class SamplingParams:
         _require(0.0 <= self.min_p <= 1.0, "min_p must be between 0 and 1")
         _require(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty must be between -2 and 2")
         _require(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty must be between -2 and 2")
-        _require(self.max_tokens >= 1, "max_tokens must be at least 1")
+        _require(self.max_tokens >= 0, "max_tokens must be at least 0")
         _require(len(self.stop) <= 4 and all(self.stop), "stop takes at most 4 strings, none of them empty")
         _require(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs must be between 0 and 20")
         _require(

@@ -123,10 +123,11 @@ def build_queries(
     for number, prompt_ids in enumerate(prompts):
         _check_prompt(prompt_ids, codec, f"{param}[{number}]" if len(prompts) > 1 else param, texts)
         room = codec.context_tokens - len(prompt_ids)
+        limit = codec.sampling_defaults.max_new_tokens or room if max_tokens is None else max_tokens
         params = sampling_params(
             body,
             codec,
-            max_tokens=min(max_tokens or codec.sampling_defaults.max_new_tokens or room, room),
+            max_tokens=min(limit, room),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )

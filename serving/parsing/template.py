@@ -95,10 +95,8 @@ class TemplateParser(CallsAndContent):
             self._held = ""
         if field != _CALLS:
             return self._said(region)
-        calls = [
-            one.get("function") for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)
-        ]
-        if not calls or not all(isinstance(one, dict) and one.get("name") in self._names for one in calls):
+        calls = _functions(value)
+        if not calls or not all(call.get("name") in self._names for call in calls):
             return self._said(region)
         pieces: list[Piece] = []
         for call in calls:
@@ -131,6 +129,13 @@ class TemplateParser(CallsAndContent):
         region, self._region = self._region, ""
         self._parser = _parser(self._template, "", self._tools)
         return self._said(region)
+
+
+def _functions(value: Any) -> list[dict[str, Any]]:
+    """The name and the arguments of each call that was read; empty if it was something else."""
+    calls = value if isinstance(value, list) else [value]
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    return [function for function in functions if isinstance(function, dict)]
 
 
 def _lenient(template: Template) -> Template:

@@ -15,7 +15,7 @@ from serving.openapi import API_KEY, errors, whole_or_streamed
 from serving.services import ServicesDep
 from serving.wire.answers import Completion, CompletionChunk
 from serving.wire.choices import ChoicesAnswer
-from serving.wire.completions_request import DEFAULT_MAX_TOKENS, CompletionRequest
+from serving.wire.completions_request import CompletionRequest
 from serving.wire.completions_view import CompletionView
 from serving.wire.request_base import StreamOptions
 
@@ -49,7 +49,7 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
     queries = build_queries(
         body,
         prompts,
-        max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
+        max_tokens=body.answer_limit,
         logprobs=body.logprobs,
         prompt_logprobs=body.num_prompt_logprobs,
         codec=codec,

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from serving.wire.errors import from_validation
 from serving.wire.inert_fields import InertChat, InertMessage, NoEffect, WireModel
-from serving.wire.request_base import GenerationFields
+from serving.wire.request_base import GenerationFields, NumLogprobs
 from serving.wire.text import Text
 from serving.wire.tools import ChosenTool, Function, ToolCall, ToolChoice, Tools
 
@@ -97,7 +97,7 @@ class ChatRequest(InertChat, GenerationFields):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: int | None = Field(default=None, ge=1, description="Newer name of max_tokens.")
     logprobs: bool = False
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    top_logprobs: NumLogprobs = None
     tools: Tools = Field(default=[], description="Functions that the model may call.")
     tool_choice: ToolChoice = Field(
         default="auto",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from serving.wire.inert_fields import InertCompletion
-from serving.wire.request_base import GenerationFields
+from serving.wire.request_base import GenerationFields, NumLogprobs
 from serving.wire.text import Text
 
 DEFAULT_MAX_TOKENS = 16
@@ -39,8 +39,15 @@ class CompletionRequest(InertCompletion, GenerationFields):
         BeforeValidator(_prompt_list, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
         Field(description="Text or token ids, one prompt or a list."),
     ]
-    logprobs: int | None = Field(default=None, ge=0, le=20)
-    echo: bool = Field(default=False, description="Begin the text, and the log-probabilities, with the prompt's.")
+    max_tokens: int | None = Field(
+        default=None, ge=0, description="Most tokens of the answer; 0, with echo, tells of the prompt only."
+    )
+    logprobs: NumLogprobs = None
+    echo: bool = Field(
+        default=False,
+        description="Begin the text, and the log-probabilities, with the prompt's.",
+        validate_default=True,
+    )
     best_of: int | None = Field(default=None, description="Accepted where it equals n: every choice is returned.")
 
     @property
@@ -48,6 +55,18 @@ class CompletionRequest(InertCompletion, GenerationFields):
         """Alternatives per token of the prompt: for the field of that name, or for those of an echo."""
         asked = (self.prompt_logprobs, self.logprobs if self.echo else None)
         return max((num for num in asked if num is not None), default=None)
+
+    @property
+    def answer_limit(self) -> int:
+        """Most tokens of the answer."""
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @field_validator("echo")
+    @classmethod
+    def _has_something_to_tell(cls, value: bool, info: ValidationInfo) -> bool:
+        if not value and info.data.get("max_tokens") == 0:
+            raise ValueError("max_tokens is 0, which is for echo: true; give at least 1 without it")
+        return value
 
     @field_validator("best_of")
     @classmethod

@@ -11,6 +11,8 @@ from serving.wire.inert_fields import InertGeneration, NoEffect, WireModel
 from serving.wire.text import Text, utf8
 
 MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+"""As vLLM's default of --max-logprobs."""
 
 
 class StreamOptions(WireModel):
@@ -53,6 +55,19 @@ Stop = Annotated[
 
 
 TokenIds = Annotated[list[int], Field(max_length=1024)]
+
+
+def _some_logprobs(value: Any) -> Any:
+    if type(value) is int and not 0 <= value <= MAX_LOGPROBS:
+        asked = "the whole vocabulary" if value == -1 else f"{value} tokens"
+        raise ValueError(f"it asks for {asked} at each position; 0 to {MAX_LOGPROBS} are told")
+    return value
+
+
+NumLogprobs = Annotated[
+    int | None,
+    BeforeValidator(_some_logprobs, json_schema_input_type=Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None),
+]
 
 
 def _by_id(value: dict[str, float]) -> dict[str, float]:
@@ -106,7 +121,7 @@ class GenerationFields(InertGeneration, FormFields):
     stop_token_ids: TokenIds = Field(default=[], description="End the answer, as the model's own end tokens do.")
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = Field(default=True, description="false leaves them in the text, as they are spelt.")
-    prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
+    prompt_logprobs: NumLogprobs = None
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = Field(default=False, description="Write tokens of logprobs as 'token_id:7'.")
     truncate_prompt_tokens: int | None = Field(

@@ -167,6 +167,28 @@ def test_an_echo_begins_with_the_prompt(service: _Service) -> None:
     assert "".join(logprobs["tokens"][:num_prompt]) == "It was a"
 
 
+def test_an_echo_without_an_answer_tells_of_the_prompt_only(service: _Service) -> None:
+    """As lm-eval asks for log-likelihoods; nothing is drawn, and the rows stay as they are for others."""
+    ids = list(service.codec.encode_text("It was a cold day"))
+    ask: dict[str, Any] = {"prompt": [ids, ids[:3]], "logprobs": 1, "echo": True}
+    with_answer = service.post("completions", **ask, max_tokens=1)
+    alone = service.post("completions", **ask, max_tokens=0)
+    for choice, other, prompt in zip(alone["choices"], with_answer["choices"], ask["prompt"], strict=True):
+        assert choice["text"] == service.codec.decode(prompt) and choice["finish_reason"] == "length"
+        for name, values in choice["logprobs"].items():
+            assert values == other["logprobs"][name][: len(prompt)] and len(values) == len(prompt)
+    assert alone["usage"]["completion_tokens"] == 0 and alone["osd"]["rounds"] == 0
+    streamed = httpx.post(f"{service.url}/v1/completions", json={**_ASK, **ask, "max_tokens": 0, "stream": True})
+    events = [json.loads(line[6:]) for line in streamed.text.split("\n\n")[:-2]]
+    assert [event["choices"][0]["text"] for event in events] == [choice["text"] for choice in alone["choices"]]
+
+
+def test_log_probabilities_of_the_prompts_own_tokens_only(service: _Service) -> None:
+    found = service.complete(prompt_logprobs=0, return_token_ids=True)
+    entries = zip(found["prompt_token_ids"][1:], found["prompt_logprobs"][1:], strict=True)
+    assert all(list(entry) == [str(token)] for token, entry in entries)
+
+
 def test_tokens_are_named_by_id(service: _Service) -> None:
     choice = service.complete(logprobs=0, return_tokens_as_token_ids=True, return_token_ids=True)
     assert choice["logprobs"]["tokens"] == [f"token_id:{token}" for token in _ids(choice)]
@@ -204,7 +226,10 @@ def test_choices_share_their_prompt(service: _Service) -> None:
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"allowed_token_ids": [99999]}, "allowed_token_ids"),
         ({"min_tokens": 13}, "min_tokens"),
+        ({"max_tokens": 0}, "echo"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs"),
+        ({"logprobs": 21}, "logprobs"),
     ],
 )
-def test_unknown_tokens_are_named(service: _Service, fields: dict[str, Any], param: str) -> None:
+def test_what_cannot_be_is_named(service: _Service, fields: dict[str, Any], param: str) -> None:
     assert service.refused(**fields) == (400, param)
