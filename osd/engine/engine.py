@@ -285,7 +285,7 @@ class Engine:
         committed = verified.committed
         plain_ms = self.policy.verify.ms(len(rows), 1)
         self.counters.add_times(*times_ms, num_rows=len(rows), plain_ms=plain_ms)
-        accepted = learn(self.policy, rows, drafted.choices, committed, times_ms)
+        accepted = learn(self.policy, rows, drafted, committed, times_ms)
         self.target.write_rows([sequence.num_tokens for sequence in rows], committed)
         ranked = rank(rows, drafted, verified)
         deltas = []

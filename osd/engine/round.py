@@ -17,6 +17,7 @@ from osd.records.rules import AcceptRule
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.length import GoodputPolicy
 from osd.speculation.lookup_arm import LookupArm
+from osd.verify.constrain import cut_to_constraints, num_allowed
 from osd.verify.logits import Logits
 from osd.verify.top_logprobs import TopLogprobs, wanted_top_logprobs
 from osd.verify.verdict import verify_rows
@@ -30,12 +31,15 @@ class Drafted(NamedTuple):
     proposal: Proposal | None
     """None if nothing was proposed."""
     choices: list[Choice]
-    """For each row, the arm and the number of proposed tokens, which may be fewer than asked for."""
+    """For each row, the arm and the number of tokens that it proposed, which may be fewer than it was asked for. Of a
+    constrained row, tokens may have been left out of `proposal` since.
+    """
 
     def round_of(self, row: int, num_accepted: int) -> Round:
         """A row's round, as recorded in its outcome."""
-        arm, length = self.choices[row]
-        if arm is None:
+        arm = self.choices[row].arm
+        length = 0 if self.proposal is None else self.proposal.lengths[row]
+        if arm is None or not length:
             return _PLAIN_ROUND
         name, version = arm.drafter.id
         return Round(version, length, num_accepted, name)
@@ -78,15 +82,20 @@ def propose(
         for row, length in enumerate(proposal.lengths):
             if length:
                 made[row] = Choice(arm, length)
-    return Drafted(merge(proposals, len(rows)) if proposals else None, made)
+    merged = merge(proposals, len(rows)) if proposals else None
+    constraints = [sequence.constraint for sequence in rows]
+    if merged is not None and any(constraints):
+        merged = cut_to_constraints(merged, constraints, [sequence.request.params.is_greedy for sequence in rows])
+    return Drafted(merged, made)
 
 
 def look_up(lookup: LookupArm, rows: list[Sequence], max_length: int) -> None:
-    """Ask the lookup what it offers to each row, whose budgets are set."""
+    """Ask the lookup what it offers to each row, whose budgets are set, up to what the row's constraint forbids."""
     texts = [RowText(one.request.domain, one.request.prompt_ids, one.output_ids) for one in rows]
     longest = min(max(sequence.budget.limit for sequence in rows), max_length)
     for sequence, offer in zip(rows, lookup.drafter.offers(texts, longest), strict=True):
-        sequence.budget.offer = offer
+        constraint = sequence.constraint
+        sequence.budget.offer = offer if constraint is None else offer.first(num_allowed(constraint, offer.token_ids))
 
 
 def looked_up(rows: list[Sequence], choices: list[Choice], device: torch.device) -> Proposal | None:
@@ -156,7 +165,7 @@ def rank(
 def learn(
     policy: GoodputPolicy,
     rows: list[Sequence],
-    choices: list[Choice],
+    drafted: Drafted,
     committed: list[list[int]],
     times_ms: tuple[float, float],
 ) -> list[int]:
@@ -165,7 +174,7 @@ def learn(
     Args:
         policy: the policy with its arms.
         rows: the decoding rows.
-        choices: the arm and the number of proposed tokens of each row.
+        drafted: what was proposed.
         committed: the tokens that each row commits.
         times_ms: duration of drafting and of verifying.
 
@@ -177,8 +186,9 @@ def learn(
     if policy.lookup is not None and not policy.lookup.is_broken:
         for budget, tokens in zip(budgets, committed, strict=True):
             policy.lookup.observe(budget.offer, budget.of(policy.lookup).acceptance, tokens)
-    policy.observe(budgets, choices, accepted, draft_ms=draft_ms, verify_ms=verify_ms)
-    for sequence, choice, num_accepted in zip(rows, choices, accepted, strict=True):
+    num_verified = 0 if drafted.proposal is None else max(drafted.proposal.lengths)
+    policy.observe(budgets, drafted.choices, accepted, num_verified, draft_ms=draft_ms, verify_ms=verify_ms)
+    for sequence, choice, num_accepted in zip(rows, drafted.choices, accepted, strict=True):
         if isinstance(choice.arm, Arm):
             choice.arm.observe(sequence.request.request_id, num_accepted > 0)
     return accepted

@@ -25,6 +25,8 @@ class RowGrammar:
 
     def __init__(self, matcher: LLMatcher, vocab_tokens: int, eos_ids: Collection[int]) -> None:
         self._matcher, self._num_words, self._eos_ids = matcher, num_words(vocab_tokens), eos_ids
+        self._known: tuple[tuple[int, ...], NDArray[np.uint32]] | None = None
+        """The proposed tokens that were asked about last, and the answer: a round asks before and after it verifies."""
 
     @property
     def error(self) -> str | None:
@@ -33,6 +35,12 @@ class RowGrammar:
 
     def allowed(self, proposed: Sequence[int]) -> NDArray[np.uint32]:
         """See `RowConstraint`. The matcher goes along the proposed tokens, and back."""
+        asked = tuple(proposed)
+        if self._known is None or self._known[0][: len(asked)] != asked:
+            self._known = asked, self._find(asked)
+        return self._known[1][: len(asked) + 1]
+
+    def _find(self, proposed: Sequence[int]) -> NDArray[np.uint32]:
         matcher = self._matcher
         bits_QW = np.full((len(proposed) + 1, self._num_words), _ALL)
         num_consumed = 0
@@ -51,6 +59,7 @@ class RowGrammar:
 
     def advance(self, tokens: Sequence[int]) -> None:
         """See `RowConstraint`."""
+        self._known = None
         self._matcher.consume_tokens(list(tokens))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
@@ -65,6 +65,16 @@ class Proposal:
         ids_BK = self.token_ids_BK
         return ids_BK if ids_BK.shape[1] == num_proposed else ids_BK[:, :num_proposed]
 
+    def cut(self, lengths: Sequence[int]) -> Proposal | None:
+        """The first `lengths[b]` tokens of each row b, which are no more than now; None if that is nothing."""
+        longest, probs_BKV = max(lengths), self.draft_probs_BKV
+        if not longest:
+            return None
+        if longest < max(self.lengths):
+            probs_BKV = None if probs_BKV is None else _contiguous(probs_BKV[:, :longest])
+        ids_BK = _contiguous(self.of_length(longest))
+        return replace(self, token_ids_BK=ids_BK, lengths=list(lengths), draft_probs_BKV=probs_BKV)
+
     def is_drawn(self, row: int) -> bool:
         """Whether a row's tokens were drawn from `draft_probs_BKV`."""
         return self.draft_probs_BKV is not None and row not in self.certain_rows
@@ -102,6 +112,12 @@ class Offer(NamedTuple):
     reach: tuple[float, ...]
     """For each token, the estimated probability that all tokens up to it are accepted; never increasing."""
 
+    def first(self, num_tokens: int) -> Offer:
+        """The first tokens of it."""
+        return (
+            self if num_tokens >= len(self.token_ids) else Offer(self.token_ids[:num_tokens], self.reach[:num_tokens])
+        )
+
     def num_equal(self, token_ids: Sequence[int]) -> int:
         """Number of tokens that agree with the beginning of `token_ids`."""
         number = 0
@@ -136,6 +152,10 @@ def merge(proposals: Sequence[Proposal], num_rows: int) -> Proposal:
         if probs_BKV is not None and one.draft_probs_BKV is not None:
             probs_BKV[rows, :most] = tensor(one.draft_probs_BKV)[rows, :most]
     return Proposal(ids_BK, lengths, probs_BKV, None, frozenset(certain) if drawn else frozenset())
+
+
+def _contiguous(numbers: Numbers) -> Numbers:
+    return numbers.contiguous() if isinstance(numbers, Tensor) else np.ascontiguousarray(numbers)
 
 
 def _padded(numbers: Numbers, added: int) -> Numbers:

@@ -224,6 +224,7 @@ class GoodputPolicy:
         rows: Sequence[RowBudget],
         proposed: Sequence[Choice],
         accepted: Sequence[int],
+        num_verified: int | None = None,
         *,
         draft_ms: float,
         verify_ms: float,
@@ -234,10 +235,13 @@ class GoodputPolicy:
             rows: the decoding rows.
             proposed: the arm and the number of proposed tokens of each row.
             accepted: number of accepted tokens of each row.
+            num_verified: most tokens of a row that were verified, if fewer than were proposed.
             draft_ms: duration of drafting, of all arms together.
             verify_ms: duration of verifying.
         """
-        self.verify.observe(len(rows), max(choice.length for choice in proposed) + 1, verify_ms)
+        if num_verified is None:
+            num_verified = max(choice.length for choice in proposed)
+        self.verify.observe(len(rows), num_verified + 1, verify_ms)
         used = list(dict.fromkeys(choice.arm for choice in proposed if isinstance(choice.arm, Arm)))
         for arm in used:
             lengths = [choice.length if choice.arm is arm else 0 for choice in proposed]

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from osd.drafters.suffix.lookup import SuffixLookup
+from osd.drafters.suffix.pool import AnswerPool
 from osd.engine.engine import Engine
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.query import CONSTRAINT_FAILED, Request, SamplingParams
@@ -112,6 +114,46 @@ def test_greedy_answers_are_the_same_with_speculation(engine: Engine) -> None:
         pair = [_request(f"{name}/{length}", _spec(schema), length=length, temperature=0.0) for length in (0, 4)]
         answers = run(engine, pair)
         assert answers[f"{name}/0"].ids == answers[f"{name}/4"].ids
+
+
+def _figures(engine: Engine, name: str, **sampling: Any) -> tuple[dict[str, list[int]], dict[str, float]]:
+    """The answers to all schemas, and what they add to the engine's counters."""
+    before = dict(engine.counters.values)
+    requests = [_request(f"{key}/{name}", _spec(schema), length=4, **sampling) for key, schema in _SCHEMAS.items()]
+    answers = {key.partition("/")[0]: answer.ids for key, answer in run(engine, requests).items()}
+    names = ("proposed_total", "accepted_total", "committed_total")
+    return answers, {one: engine.counters.values[one] - before[one] for one in names}
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"seed": 5}])
+def test_what_a_grammar_forbids_is_not_verified(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, sampling: dict[str, Any]
+) -> None:
+    """Fewer tokens are proposed, and as many are accepted."""
+    answers, cut = _figures(engine, "cut", **sampling)
+    monkeypatch.setattr("osd.engine.round.cut_to_constraints", lambda proposal, *_: proposal)
+    others, whole = _figures(engine, "whole", **sampling)
+    assert cut["proposed_total"] < 0.8 * whole["proposed_total"]
+    if not sampling.get("seed"):
+        assert answers == others and cut["accepted_total"] == whole["accepted_total"] > 0
+
+
+def test_a_lookup_offers_nothing_that_a_grammar_forbids(codec: TextCodec) -> None:
+    model = tiny_llama(3, vocab_tokens=413)
+    target = make_target(model, eos_ids=[codec.tokenizer.eos_token_id], num_slots=2)
+    engine = make_engine(target, codec=codec, lookup=SuffixLookup(AnswerPool(1 << 16), 2))
+    spec = ConstraintSpec(kind="regex", text="(abc){8}")
+    # What followed "abc" in the prompt is forbidden in the answer, where it was "X"; else it is what comes next.
+    for text, offered in (("abcX", False), ("abcabcabcabc", True)):
+        ids = codec.encode_text(text * 3 + "abc")
+        request = Request(request_id=text, prompt_ids=ids, params=SamplingParams(seed=1), constraint=spec)
+        before = dict(engine.counters.values)
+        [answer] = run(engine, [request]).values()
+        assert answer.text == "abc" * 8
+        proposed, accepted = (
+            engine.counters.values[name] - before[name] for name in ("proposed_total", "accepted_total")
+        )
+        assert proposed == accepted and (proposed > 0 or not offered)
 
 
 def test_a_document_that_is_cut_off_says_length(engine: Engine) -> None:
