@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from osd.text.chat_template import ChatFeatures, Message, Tools
+from osd.text.chat_template import DEFAULT_OPTIONS, ChatFeatures, ChatOptions, Message, Tools
 from osd.text.generation_config import SamplingDefaults
 from osd.text.offsets import TextOffsets
 
@@ -31,8 +31,10 @@ class Codec(Protocol):
         """
         ...
 
-    def encode_chat(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[int, ...]:
-        """Token ids of a conversation, ending where the assistant's answer begins.
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Tools = (), options: ChatOptions = DEFAULT_OPTIONS
+    ) -> tuple[int, ...]:
+        """Token ids of a conversation, by default ending where the assistant's answer begins.
 
         Raises:
             ValueError: with the reason, if the model has no chat template or the template refuses the messages.

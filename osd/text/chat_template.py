@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -33,6 +34,18 @@ _CALL_MARKS: dict[str, CallFormat] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How a conversation is rendered."""
+
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Further variables of the template, such as `enable_thinking`; those that it does not use have no effect."""
+    add_generation_prompt: bool = True
+    """End where the assistant's answer begins."""
+    continue_final_message: bool = False
+    """End within the last message, which the answer goes on with; then there is no generation prompt."""
+
+
 class ChatFeatures(NamedTuple):
     """What a template can do beside plain messages."""
 
@@ -46,6 +59,9 @@ class ChatFeatures(NamedTuple):
     """Answers may begin with `<think>…</think>`."""
     response_template: Mapping[str, Any] | None = None
     """How transformers reads the model's answers; None where the tokenizer, or transformers, has no such template."""
+
+
+DEFAULT_OPTIONS = ChatOptions()
 
 
 class _AcceptedForms(NamedTuple):
@@ -71,11 +87,19 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._forms_of_role: dict[str, _AcceptedForms] = {}
 
-    def render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
-        """The conversation as text, up to where the assistant's answer begins. Raises whatever the template raises."""
+    def render(self, messages: Sequence[Message], tools: Tools = (), options: ChatOptions = DEFAULT_OPTIONS) -> str:
+        """The conversation as text. Raises whatever the template raises."""
         chat = [dict(message) for message in messages]
         told = [dict(tool) for tool in tools] or None
-        return str(self._tokenizer.apply_chat_template(chat, tools=told, add_generation_prompt=True, tokenize=False))
+        rendered = self._tokenizer.apply_chat_template(
+            chat,
+            tools=told,
+            add_generation_prompt=options.add_generation_prompt,
+            continue_final_message=options.continue_final_message,
+            tokenize=False,
+            **options.variables,
+        )
+        return str(rendered)
 
     @cached_property
     def features(self) -> ChatFeatures:

@@ -10,7 +10,15 @@ from typing import Any
 from osd.config.settings import TargetConfig
 from osd.models.context import longest_context
 from osd.records.errors import OsdError, reason
-from osd.text.chat_template import ChatFeatures, ChatTemplate, Message, Tools, replace_template
+from osd.text.chat_template import (
+    DEFAULT_OPTIONS,
+    ChatFeatures,
+    ChatOptions,
+    ChatTemplate,
+    Message,
+    Tools,
+    replace_template,
+)
 from osd.text.end_tokens import end_token_ids
 from osd.text.generation_config import SamplingDefaults, sampling_defaults
 from osd.text.offsets import TextOffsets
@@ -131,13 +139,16 @@ class TextCodec:
         """
         return tuple(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
-    def encode_chat(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[int, ...]:
-        """Token ids of a conversation, ending where the assistant's answer begins.
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Tools = (), options: ChatOptions = DEFAULT_OPTIONS
+    ) -> tuple[int, ...]:
+        """Token ids of a conversation, by default ending where the assistant's answer begins.
 
         Args:
             messages: `role` and `content` (a string, or a list of `{"type": "text", "text": …}`), and any other keys
                 that the template reads.
             tools: what the model may call.
+            options: how it is rendered.
 
         Raises:
             ValueError: the model has no chat template, or its template refuses these messages.
@@ -146,14 +157,12 @@ class TextCodec:
             raise ValueError(f"{self.model_id} has no chat template; use /v1/completions")
         try:
             adapted = self._template.adapted(messages)
-            if not self._special_tokens_in_messages and self._plain_content.is_needed(adapted, tools):
-                return self._plain_content.encode(adapted, tools)
-            ids = self.tokenizer.apply_chat_template(
-                adapted, tools=list(tools) or None, add_generation_prompt=True, return_dict=False
-            )
+            if not self._special_tokens_in_messages and self._plain_content.is_needed(adapted, tools, options):
+                return self._plain_content.encode(adapted, tools, options)
+            rendered = self._template.render(adapted, tools, options)
+            return self.encode_text(rendered, add_special_tokens=False)
         except Exception as error:  # templates are programs and raise any type of exception
             raise ValueError(f"the chat template of {self.model_id} refuses these messages: {error}") from error
-        return tuple(ids)
 
     @property
     def features(self) -> ChatFeatures:

@@ -13,12 +13,13 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from osd.text.chat_template import ChatTemplate, Message, Tools
+from osd.text.chat_template import DEFAULT_OPTIONS, ChatOptions, ChatTemplate, Message, Tools
 
 _Tree = dict[str, "_Tree"]
 """A prefix tree: character to the subtree of what may follow it; the key `_END` where a text may end."""
@@ -57,9 +58,9 @@ class PlainContent:
             normalizer.normalize_str if normalizer is not None and any(token.normalized for token in control) else None
         )
 
-    def is_needed(self, messages: Sequence[Message], tools: Tools = ()) -> bool:
-        """Whether a message or tool spells a special token, or has several parts, one ending in a spelling's start."""
-        return any(self._is_found(texts) for one in (*messages, *tools) if (texts := _texts(one)))
+    def is_needed(self, messages: Sequence[Message], tools: Tools = (), options: ChatOptions = DEFAULT_OPTIONS) -> bool:
+        """Whether a message, tool or variable spells a special token, or one of several parts ends in its start."""
+        return any(self._is_found(texts) for one in (*messages, *tools, options.variables) if (texts := _texts(one)))
 
     def _is_found(self, texts: Sequence[str]) -> bool:
         if len(texts) > 1 and any(map(self._beginning.search, texts)):
@@ -68,8 +69,10 @@ class PlainContent:
             return True
         return self._normalize is not None and any(self._spelling.search(self._normalize(text)) for text in texts)
 
-    def encode(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[int, ...]:
-        """Token ids of the conversation, ending where the assistant's answer begins.
+    def encode(
+        self, messages: Sequence[Message], tools: Tools = (), options: ChatOptions = DEFAULT_OPTIONS
+    ) -> tuple[int, ...]:
+        """Token ids of the conversation.
 
         Raises:
             ValueError: this tokenizer or template cannot keep text and special tokens apart.
@@ -85,8 +88,9 @@ class PlainContent:
         def hide(one: Mapping[str, Any]) -> dict[str, Any]:
             return _map_texts(one, lambda text: self._hidden.sub(stand_ins.name, text))
 
+        options = replace(options, variables=hide(options.variables))
         try:
-            rendered = self._template.render([hide(one) for one in messages], [hide(one) for one in tools])
+            rendered = self._template.render([hide(one) for one in messages], [hide(one) for one in tools], options)
         except Exception as error:
             raise ValueError(stand_ins.undo(str(error))) from error
         names, encode = self._secret

@@ -50,7 +50,7 @@ async def prepare_chat(
     """
     codec = services.codec
     check_model(body.model, services.model_names)
-    prompt_ids = await encode_messages(codec, body.messages, body.offered_tools, param)
+    prompt_ids = await encode_messages(codec, body.messages, body.offered_tools, param, body.chat_options())
     prompt_ids = truncated(prompt_ids, body, codec)
     shape = answer_shape(body, codec, prompt_ids, services.config.target.tool_call_format)
     constraint = chat_constraint(body, codec, shape.call_format, reasoning=shape.reasoning)

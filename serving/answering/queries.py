@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.query import Request
+from osd.text.chat_template import DEFAULT_OPTIONS, ChatOptions
 from serving.answering.sampling import sampling_params
 from serving.codec import Codec
 from serving.wire.chat_request import Message
@@ -39,15 +40,20 @@ async def encode_aside(encode: Callable[[A], tuple[int, ...]], argument: A, num_
 
 
 async def encode_messages(
-    codec: Codec, messages: Sequence[Message], tools: Sequence[Function] = (), param: str = "messages"
+    codec: Codec,
+    messages: Sequence[Message],
+    tools: Sequence[Function] = (),
+    param: str = "messages",
+    options: ChatOptions = DEFAULT_OPTIONS,
 ) -> tuple[int, ...]:
-    """Token ids of a conversation, ending where the assistant's answer begins.
+    """Token ids of a conversation, by default ending where the assistant's answer begins.
 
     Args:
         codec: knows the chat template.
         messages: the conversation.
         tools: what the model may call.
         param: the field that holds the messages, for errors.
+        options: how the conversation is rendered.
 
     Raises:
         ApiError: 400, the model's chat template refuses it, or does without tools.
@@ -61,7 +67,7 @@ async def encode_messages(
     num_chars = sum(len(message.text) for message in messages) + (len(json.dumps(told)) if told else 0)
 
     def encode(_: object) -> tuple[int, ...]:
-        return codec.encode_chat(shaped, told)
+        return codec.encode_chat(shaped, told, options)
 
     try:
         return await encode_aside(encode, None, num_chars)

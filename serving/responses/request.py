@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from serving.forms.fields import JsonObject, NamedSchema, PlainText
+from serving.forms.fields import JsonObject, NamedSchema, PlainText, StructuredOutputs
 from serving.responses.items import Item, conversation
-from serving.wire.chat_request import ChatRequest
+from serving.wire.chat_request import ChatRequest, ReasoningEffort
 from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
-from serving.wire.request_base import Label, OsdOptions, Stop
+from serving.wire.request_base import Label, LogitBias, OsdOptions, Stop
 from serving.wire.text import Text
 from serving.wire.tools import JsonSchema, ToolName, unclashing
 
@@ -92,9 +92,9 @@ class ChosenByName(WireModel):
 
 
 class ReasoningOptions(WireModel):
-    """Reasoning options; only the model's default is supported."""
+    """Reasoning options."""
 
-    effort: Annotated[None, NoEffect("none")] = None
+    effort: ReasoningEffort | None = None
     generate_summary: Unsupported = None
     summary: Annotated[None, NoEffect("auto")] = None
 
@@ -142,23 +142,36 @@ class ResponsesRequest(WireModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**62)
     stop: Stop = []
     ignore_eos: bool = False
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
+    logit_bias: LogitBias = {}
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputs | None = None
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
     osd: OsdOptions = OsdOptions()
 
     prompt_cache_key: Label = None
     safety_identifier: Label = None
     user: Label = None
     background: Annotated[None, NoEffect(False)] = None
+    cache_salt: Unsupported = None
     context_management: Annotated[None, NoEffect([])] = None
     conversation: Unsupported = None
+    enable_response_messages: Annotated[None, NoEffect(False)] = None
     include: Annotated[None, NoEffect([])] = None
     max_tool_calls: Unsupported = None
+    mm_processor_kwargs: Annotated[None, NoEffect({})] = None
     moderation: Unsupported = None
+    previous_input_messages: Annotated[None, NoEffect([])] = None
+    previous_response: Unsupported = None
     prompt: Unsupported = None
     prompt_cache_options: Annotated[None, NoEffect({})] = None
     prompt_cache_retention: Annotated[None, NoEffect("in_memory", "in-memory")] = None
+    request_id: Unsupported = None
     service_tier: Annotated[None, NoEffect("auto", "default")] = None
     top_logprobs: Annotated[None, NoEffect(0)] = None
     truncation: Annotated[None, NoEffect("disabled")] = None
+    vllm_xargs: Annotated[None, NoEffect({})] = None
 
     def chat_request(self, past: list[Item]) -> ChatRequest:
         """The chat request that yields the same answer, after the items of earlier responses."""
@@ -175,11 +188,18 @@ class ResponsesRequest(WireModel):
                 "seed",
                 "stop",
                 "ignore_eos",
+                "repetition_penalty",
+                "logit_bias",
+                "include_stop_str_in_output",
+                "skip_special_tokens",
+                "structured_outputs",
+                "priority",
                 "store",
                 "osd",
                 "parallel_tool_calls",
             },
             exclude_unset=True,
+            by_alias=True,
         )
         return ChatRequest.converted(
             {
@@ -189,6 +209,7 @@ class ResponsesRequest(WireModel):
                 "tools": [tool.as_chat() for tool in self.tools],
                 "tool_choice": _choice_in_chat(self.tool_choice),
                 "response_format": None if self.text is None else self.text.as_chat(),
+                "reasoning_effort": None if self.reasoning is None else self.reasoning.effort,
             }
         )
 

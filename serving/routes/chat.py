@@ -35,6 +35,7 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
         logprobs=body.logprobs,
         new_parser=chat.new_parser,
         include_reasoning=body.include_reasoning,
+        prompt_text=services.codec.decode_all(chat.prompt_ids) if body.return_prompt_text else None,
         tokens=TokenFields(body, services.codec, [chat.prompt_ids] * len(chat.queries)),
     )
     answer = ChoicesAnswer(

@@ -47,5 +47,5 @@ async def count_tokens(body: CountRequest, services: ServicesDep) -> Response:
     """How many tokens the prompt of a conversation has."""
     chat = body.chat_request()
     check_model(chat.model, services.model_names)
-    prompt_ids = await encode_messages(services.codec, chat.messages, chat.offered_tools)
+    prompt_ids = await encode_messages(services.codec, chat.messages, chat.offered_tools, options=chat.chat_options())
     return JSONResponse({"input_tokens": len(prompt_ids)})

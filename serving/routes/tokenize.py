@@ -15,7 +15,7 @@ from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors
 from serving.services import ServicesDep
 from serving.wire.answers import Detokenized, Tokens
-from serving.wire.chat_request import Message
+from serving.wire.chat_request import Message, TemplateFields
 from serving.wire.errors import ApiError
 from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
 from serving.wire.text import Text
@@ -24,7 +24,7 @@ from serving.wire.tools import Tools
 router = APIRouter(route_class=admits(with_api_key, API_KEY), responses=errors(400, 401, 404, 408, 413, 429, 500))
 
 
-class TokenizeRequest(WireModel):
+class TokenizeRequest(TemplateFields):
     """A text (`prompt`) or a conversation (`messages`) to turn into token ids.
 
     Example: `{"prompt": "Once upon a time", "return_token_strs": true}`
@@ -37,10 +37,7 @@ class TokenizeRequest(WireModel):
         default=None, description="Of a prompt: those that the tokenizer puts around a text; true by default."
     )
     return_token_strs: bool = False
-    add_generation_prompt: Annotated[None, NoEffect(True)] = None
     chat_template: Unsupported = None
-    chat_template_kwargs: Annotated[None, NoEffect({})] = None
-    continue_final_message: Annotated[None, NoEffect(False)] = None
     mm_processor_kwargs: Annotated[None, NoEffect({})] = None
     tools: Tools = Field(default=[], description="Of a conversation: what the model may call.")
 
@@ -75,7 +72,9 @@ async def tokenize(body: TokenizeRequest, services: ServicesDep) -> Response:
     codec = services.codec
     check_model(body.model, services.model_names)
     if body.messages is not None:
-        ids = await encode_messages(codec, body.messages, [tool.function for tool in body.tools])
+        ids = await encode_messages(
+            codec, body.messages, [tool.function for tool in body.tools], options=body.chat_options()
+        )
     elif body.prompt is None:
         message = "Give either 'prompt' or 'messages'."
         raise ApiError(400, message, param="prompt", code="missing_required_parameter")

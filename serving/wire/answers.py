@@ -157,6 +157,7 @@ class ChatCompletion(BaseModel):
     metrics: Metrics | None = None
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: PromptLogprobs | None = None
+    prompt_text: str | None = None
 
 
 class FunctionDelta(BaseModel):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from osd.text.chat_template import ChatOptions
 from serving.wire.errors import from_validation
 from serving.wire.inert_fields import InertChat, InertMessage, NoEffect, WireModel
 from serving.wire.request_base import GenerationFields, NumLogprobs
 from serving.wire.text import Text
-from serving.wire.tools import ChosenTool, Function, ToolCall, ToolChoice, Tools
+from serving.wire.tools import ChosenTool, Function, ToolCall, ToolChoice, Tools, shallow
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class TextPart(WireModel):
@@ -39,6 +43,7 @@ class Message(InertMessage):
         list[TextPart] | None, BeforeValidator(_part_list, json_schema_input_type=str | list[TextPart] | None)
     ] = Field(default=None, validate_default=True)
     reasoning_content: Text = Field(default="", description="Of an earlier answer; templates may leave it out.")
+    reasoning: Text = Field(default="", description="vLLM's name of reasoning_content.")
 
     parsed: Annotated[Any, Field(description="Accepted and not used: clients' helpers add it to answers.")] = None
     name: Annotated[Text | None, Field(description="Passed on with a tool's result; otherwise not used.")] = None
@@ -77,8 +82,8 @@ class Message(InertMessage):
         if self.role == "tool":
             message["tool_call_id"] = self.tool_call_id
             message |= {"name": self.name} if self.name else {}
-        if self.reasoning_content:
-            message["reasoning_content"] = self.reasoning_content
+        if reasoning := self.reasoning_content or self.reasoning:
+            message["reasoning_content"] = reasoning
         return message
 
     @property
@@ -88,7 +93,51 @@ class Message(InertMessage):
         return "\n".join([*(part.text for part in self.content or ()), *calls])
 
 
-class ChatRequest(InertChat, GenerationFields):
+_NO_VARIABLES = frozenset(
+    ("add_generation_prompt", "chat_template", "continue_final_message", "conversation", "max_length", "messages")
+    + ("padding", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize", "tokenizer_kwargs")
+    + ("tools", "truncation")
+)
+"""Arguments of the renderer; those that a request may choose are fields of their own."""
+
+
+def _are_variables(value: dict[str, Any]) -> dict[str, Any]:
+    if named := sorted(_NO_VARIABLES & value.keys()):
+        raise ValueError(f"{named[0]!r} is no variable that a request may set")
+    return value
+
+
+class TemplateFields(WireModel):
+    """How a conversation is rendered by the model's chat template."""
+
+    add_generation_prompt: bool | None = Field(
+        default=None, description="End where the answer begins: true, unless continue_final_message is."
+    )
+    continue_final_message: bool = Field(
+        default=False, description="The answer goes on with the last message, which is the assistant's."
+    )
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(shallow), AfterValidator(_are_variables)] = Field(
+        default={}, description="Variables of the chat template; those that it does not use have no effect."
+    )
+
+    @field_validator("continue_final_message")
+    @classmethod
+    def _has_one_end(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("add_generation_prompt"):
+            raise ValueError("it cannot be combined with add_generation_prompt: true")
+        return value
+
+    def chat_options(self) -> ChatOptions:
+        """The same, for the codec."""
+        prompts = self.add_generation_prompt
+        return ChatOptions(
+            variables=self.chat_template_kwargs,
+            add_generation_prompt=not self.continue_final_message if prompts is None else prompts,
+            continue_final_message=self.continue_final_message,
+        )
+
+
+class ChatRequest(TemplateFields, InertChat, GenerationFields):
     """A conversation to answer. Without `max_tokens`, the answer may fill the rest of the context.
 
     Example: `{"model": "smollm2", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}`
@@ -106,12 +155,26 @@ class ChatRequest(InertChat, GenerationFields):
     )
     parallel_tool_calls: bool = Field(default=True, description="false leaves all calls but the first out.")
     include_reasoning: bool = Field(default=True, description="false leaves the reasoning out of the answer.")
+    reasoning_effort: ReasoningEffort | None = Field(
+        default=None, description="A variable of the chat template; sets enable_thinking, too."
+    )
+    return_prompt_text: bool = Field(default=False, description="The answer holds the rendered prompt, prompt_text.")
+    documents: Annotated[list[dict[str, Text]], Field(max_length=1024)] = Field(
+        default=[], description="For chat templates that write documents into the prompt."
+    )
 
     @field_validator("max_completion_tokens")
     @classmethod
     def _one_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("max_tokens") not in (None, value):
             raise ValueError("it differs from max_tokens; give one of them")
+        return value
+
+    @field_validator("return_prompt_text")
+    @classmethod
+    def _is_not_in_streams(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("stream"):
+            raise ValueError("the prompt's text is not sent in streams; leave one of them out")
         return value
 
     @field_validator("tool_choice")
@@ -130,6 +193,13 @@ class ChatRequest(InertChat, GenerationFields):
         if value and not info.data.get("logprobs"):
             raise ValueError("it is allowed only with logprobs: true")
         return value
+
+    def chat_options(self) -> ChatOptions:
+        """See `TemplateFields`."""
+        options, effort = super().chat_options(), self.reasoning_effort
+        thinking = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+        documents = {"documents": self.documents} if self.documents else {}
+        return replace(options, variables={**thinking, **documents, **options.variables})
 
     @classmethod
     def converted(cls, fields: dict[str, Any]) -> ChatRequest:

@@ -50,10 +50,11 @@ class ChatView:
         new_parser: Callable[[], AnswerParser] = PlainText,
         include_reasoning: bool = True,
         tokens: TokenFields | None = None,
+        prompt_text: str | None = None,
     ) -> None:
         self._codec = codec
         self._logprobs = logprobs
-        self._tokens = tokens
+        self._tokens, self._prompt_text = tokens, prompt_text
         self._new_parser, self._include_reasoning = new_parser, include_reasoning
         self._parsers: dict[int, AnswerParser] = {}
         self._num_calls: Counter[int] = Counter()
@@ -80,7 +81,8 @@ class ChatView:
 
     def of_answer(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Fields of the answer as a whole: what was asked of the prompt, which all choices share."""
-        return self._tokens.of_prompt(0, choices[0]) if self._tokens else {}
+        text = {} if self._prompt_text is None else {"prompt_text": self._prompt_text}
+        return text | (self._tokens.of_prompt(0, choices[0]) if self._tokens else {})
 
     def opening(self, index: int) -> dict[str, Any]:
         """The first chunk of a choice: the role."""

@@ -84,7 +84,9 @@ class InertGeneration(WireModel):
     structural_tag: Unsupported = None
     # vLLM: prompts and what is returned
     logprob_token_ids: Unsupported = None
+    return_mm_kwargs: Annotated[None, NoEffect(True)] = None
     return_token_offsets: Annotated[None, NoEffect(False)] = None
+    routed_experts_prompt_start: Annotated[None, NoEffect(0)] = None
     stream_interval: Annotated[None, NoEffect(1)] = None
     # vLLM: scheduling
     cache_salt: Unsupported = None
@@ -103,16 +105,11 @@ class InertChat(WireModel):
     functions: Annotated[None, NoEffect([])] = None
     modalities: Annotated[None, NoEffect(["text"])] = None
     prediction: Unsupported = None
-    reasoning_effort: Annotated[None, NoEffect("none")] = None
     verbosity: Annotated[None, NoEffect("medium")] = None
     web_search_options: Unsupported = None
     # vLLM
-    add_generation_prompt: Annotated[None, NoEffect(True)] = None
     add_special_tokens: Annotated[None, NoEffect(False)] = None
     chat_template: Unsupported = None
-    chat_template_kwargs: Annotated[None, NoEffect({})] = None
-    continue_final_message: Annotated[None, NoEffect(False)] = None
-    documents: Annotated[None, NoEffect([])] = None
     echo: Annotated[None, NoEffect(False)] = None
     media_io_kwargs: Annotated[None, NoEffect({})] = None
     mm_processor_kwargs: Annotated[None, NoEffect({})] = None
@@ -133,5 +130,4 @@ class InertMessage(WireModel):
     audio: Unsupported = None
     function_call: Unsupported = None
     provider_specific_fields: Annotated[None, NoEffect({})] = None
-    reasoning: Annotated[None, NoEffect("")] = None
     refusal: Unsupported = None

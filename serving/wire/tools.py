@@ -16,7 +16,8 @@ _DEEPEST = 64
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 
 
-def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+def shallow(value: dict[str, Any]) -> dict[str, Any]:
+    """Raise ValueError if it is nested too deeply."""
     level: list[Any] = [value]
     for _ in range(_DEEPEST):
         level = [
@@ -30,7 +31,7 @@ def _shallow(value: dict[str, Any]) -> dict[str, Any]:
     raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
 
 
-JsonSchema = Annotated[dict[str, Any], AfterValidator(_shallow)]
+JsonSchema = Annotated[dict[str, Any], AfterValidator(shallow)]
 
 
 class Function(WireModel):
@@ -97,7 +98,7 @@ def _json_object(text: str) -> str:
         value = None
     if not isinstance(value, dict):
         raise ValueError("expected a JSON object, written as a string")
-    _shallow(value)
+    shallow(value)
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
 from osd.records.status import EngineStatus, ServedCounts, ServiceStatus, TrainerStatus, VersionsStatus
 from osd.records.version import WeightManifest
-from osd.text.chat_template import ChatFeatures
+from osd.text.chat_template import DEFAULT_OPTIONS, ChatFeatures, ChatOptions
 from osd.text.generation_config import SamplingDefaults
 from osd.text.offsets import TextOffsets
 
@@ -50,7 +51,10 @@ class FakeCodec:
         return tuple(ord(char) for char in text)
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: ChatOptions = DEFAULT_OPTIONS,
     ) -> tuple[int, ...]:
         if not self.has_chat_template:
             raise ValueError(f"{self.model_id} has no chat template; use /v1/completions")
@@ -59,7 +63,9 @@ class FakeCodec:
             f"<{one['role']}>{one['content']}{''.join(call['function']['name'] for call in one.get('tool_calls', ()))}"
             for one in messages
         )
-        return self.encode_text(f"{told}{said}<assistant>{self._prompt_end}")
+        variables = json.dumps(options.variables) if options.variables else ""
+        end = f"<assistant>{self._prompt_end}" if options.add_generation_prompt else ""
+        return self.encode_text(f"{told}{said}{variables}{end}")
 
     def token_text(self, token_id: int) -> str:
         return chr(token_id) if token_id < 0x110000 else ""

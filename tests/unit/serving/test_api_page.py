@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -70,3 +71,23 @@ def test_the_page_lists_every_route() -> None:
     app = create_app(load_config(), FakeEngineClient(), FakeCodec(), admin_token_sha256="")
     for path in app.openapi()["paths"]:
         assert f"`{path}`" in PAGE.replace("{id}", "{model_id}"), path
+
+
+VLLM = json.loads((Path(__file__).parent / "vllm_fields.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"), [("chat", ChatRequest), ("completion", CompletionRequest), ("responses", ResponsesRequest)]
+)
+def test_every_field_of_vllm_is_known(kind: str, model: type[BaseModel]) -> None:
+    """And of those that osd does not implement, the page says why."""
+    assert set(VLLM[kind]) <= set(model.model_fields)
+    section = PAGE.split("### What vLLM has, and osd lacks\n")[1].split("\n## ")[0]
+    told = {name for row in re.findall(r"^\| (`.*?) \|", section, flags=re.M) for name in re.findall(r"`(\w+)`", row)}
+    lacking = {name for name, accepted in fields_of(model).items() if accepted is not None and name in VLLM[kind]}
+    assert lacking <= told
+    assert told <= {name for names in VLLM.values() for name in names}
+
+
+def test_every_stream_option_of_vllm_is_known() -> None:
+    assert set(VLLM["stream_options"]) <= {name for name, only in fields_of(StreamOptions).items() if only is None}

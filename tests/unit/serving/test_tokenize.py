@@ -87,3 +87,45 @@ async def test_another_model_is_not_found() -> None:
     async with http_client() as client:
         answer = await client.post("/tokenize", json={"model": "gpt-4", "prompt": "a"})
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ({}, "<user>hi<assistant>"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, '<user>hi{"enable_thinking": false}<assistant>'),
+        ({"add_generation_prompt": False}, "<user>hi"),
+        ({"continue_final_message": True}, "<user>hi"),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}},
+            '<user>hi{"reasoning_effort": "low", "enable_thinking": false}<assistant>',
+        ),
+        ({"documents": [{"text": "a"}]}, '<user>hi{"documents": [{"text": "a"}]}<assistant>'),
+    ],
+)
+async def test_what_a_template_is_told(fields: dict[str, Any], end: str) -> None:
+    """By chats and, where it has the fields, by /tokenize alike."""
+    body = {"messages": [{"role": "user", "content": "hi"}], "model": "fake-model", **fields}
+    async with http_client() as client:
+        chat = await client.post("/v1/chat/completions", json={**body, "return_prompt_text": True})
+        assert chat.json()["prompt_text"] == end
+        if not fields.keys() & {"reasoning_effort", "documents"}:
+            tokens = (await client.post("/tokenize", json=body)).json()["tokens"]
+            assert FakeCodec().decode(tokens) == end
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs"),
+        ({"return_prompt_text": True, "stream": True}, "return_prompt_text"),
+        ({"reasoning_effort": "some"}, "reasoning_effort"),
+    ],
+)
+async def test_what_a_template_is_not_told(fields: dict[str, Any], param: str) -> None:
+    async with http_client() as client:
+        body = {"messages": [{"role": "user", "content": "hi"}], "model": "fake-model", **fields}
+        answer = await client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param
