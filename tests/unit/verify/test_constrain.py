@@ -19,11 +19,9 @@ LENGTHS = [4, 4, 4, 3]
 
 
 def proposal(*, is_drawn: bool, is_array: bool = False, certain: tuple[int, ...] = ()) -> Proposal:
-    ids_BK: Numbers = torch.tensor(IDS)
-    probs_BKV: Numbers | None = torch.rand(4, 4, VOCAB_TOKENS) if is_drawn else None
-    if is_array:
-        ids_BK, probs_BKV = ids_BK.numpy(), None if probs_BKV is None else probs_BKV.numpy()
-    return Proposal(ids_BK, LENGTHS, probs_BKV, DrafterId("x", 1), frozenset(certain))
+    ids_BK, probs_BKV = torch.tensor(IDS), torch.rand(4, 4, VOCAB_TOKENS)
+    numbers: list[Numbers] = [ids_BK.numpy(), probs_BKV.numpy()] if is_array else [ids_BK, probs_BKV]
+    return Proposal(numbers[0], LENGTHS, numbers[1] if is_drawn else None, DrafterId("x", 1), frozenset(certain))
 
 
 def test_tokens_up_to_the_first_that_is_forbidden() -> None:
