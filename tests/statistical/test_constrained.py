@@ -14,7 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from osd.ports.constraint import RowConstraint
+from osd.records.proposal import Proposal
 from osd.records.rules import AcceptRule
+from osd.verify.constrain import cut_to_constraints
 from tests.kit.constraints import NoThirds, allowed_after
 from tests.kit.taking_turns import take_turns
 from tests.statistical.adversary import CertainDrafter
@@ -67,3 +70,17 @@ def test_a_constraint_that_overhears_the_proposal_is_noticed(
     engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
     figures = p_values(emit(engine, lengths=(3,), samples=400, constraint=Deaf), constrained)
     assert max(figures.values()) < ALARM, figures
+
+
+def test_leaving_out_a_drawn_token_that_is_forbidden_is_noticed(
+    model: Any, constrained: dict[str, Exact], rule: AcceptRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for rows that decode greedily: the next token would come from the target's distribution, not the residual."""
+
+    def cut(proposal: Proposal, constraints: Sequence[RowConstraint | None], is_greedy_B: Sequence[bool]) -> Any:
+        return cut_to_constraints(proposal, constraints, [True] * len(is_greedy_B))
+
+    monkeypatch.setattr("osd.engine.round.cut_to_constraints", cut)
+    engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
+    figures = p_values(emit(engine, lengths=(3,), samples=_SAMPLES, constraint=NoThirds), constrained)
+    assert min(figures.values()) < ALARM, figures
