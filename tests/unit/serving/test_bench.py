@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
@@ -17,6 +20,7 @@ from serving.app import create_app
 from tests.kit.cli_kit import the_error
 from tests.kit.http_server import serve
 from tests.kit.local_client import local_client
+from tests.kit.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 NOT_TOLD = ("tokens_per_s", "tpot_p50_ms", "queue_p95_ms", "acceptance_rate", "acceptance_length")
@@ -42,8 +46,19 @@ def plain_server(asked: list[dict[str, Any]], last: dict[str, Any], *, refuses: 
         frames = [f"data: {json.dumps(event)}\n\n" for event in (*events, {**head, "choices": [], **last})]
         return Response("".join([*frames, "data: [DONE]\n\n"]), media_type="text/event-stream")
 
-    with serve(app) as url:
-        yield url
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started, "uvicorn to start")
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listener.close()
 
 
 def reported(result: tuple[int, str, str]) -> dict[str, Any]:
