@@ -80,15 +80,16 @@ def open_answering(config: Config) -> tuple[Engine, Collector]:
     return open_engine(config.model_copy(update={"speculation": plain}), recorder=collector), collector
 
 
-def answers_key(model: Path, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> str:
+def answers_key(model: Path, prompts: Sequence[tuple[int, ...]], max_tokens: int, reads: Sequence[object] = ()) -> str:
     """The folder name for one target's answers to these prompts: a hash of all that they depend on.
 
     Args:
         model: the target's folder; the hash covers more than its name, which other weights may share.
         prompts: token ids.
         max_tokens: the longest answer.
+        reads: which hidden states are recorded with them; empty: the target's last ones.
     """
-    digest = hashlib.sha256(msgspec.msgpack.encode((str(model), prompts, max_tokens)))
+    digest = hashlib.sha256(msgspec.msgpack.encode((str(model), prompts, max_tokens, *reads)))
     return digest.hexdigest()[:12]
 
 

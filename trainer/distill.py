@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from osd.assembly.drafter import ensure_first_version, open_store
+from osd.assembly.drafter import ensure_first_version, hidden_layers_for, open_store
 from osd.config.paths import answers_dir, checkpoint_dir
 from osd.config.settings import Config
 from osd.loading.resolve import ResolvedTarget
+from osd.ports.weight_store import WeightStore
 from osd.records.events import Event
 from osd.records.version import WeightManifest
 from trainer.answers import AnswerFolder, answers_key, make_answers, open_answering
@@ -66,11 +67,11 @@ def distill(
     Raises:
         OsdError: the target or the drafter cannot be loaded, or there are too few prompts.
     """
-    key = answers_key(resolved.folder, prompts, max_tokens)
+    store = open_store(config, resolved)
+    key = answers_key(resolved.folder, prompts, max_tokens, _reads(config, resolved, store))
     folder = AnswerFolder(answers_dir(config.state_dir, resolved.target_id, key))
     if len(folder.numbers() & set(range(num_answers))) < num_answers:
         _make_answers(config, folder, prompts, num_answers, max_tokens, on_progress)
-    store = open_store(config, resolved)
     ensure_first_version(config, resolved, store)
     latest = store.latest()
     assert latest is not None
@@ -108,6 +109,12 @@ def distill(
     latest = store.latest()
     assert latest is not None
     return latest
+
+
+def _reads(config: Config, resolved: ResolvedTarget, store: WeightStore) -> tuple[object, ...]:
+    """What the drafter reads of the target, for `answers_key`: one drafter's answers lack what another needs."""
+    kind = config.drafter.kind
+    return () if kind == "feature" else (kind, *hidden_layers_for(config, resolved, store))
 
 
 def _make_answers(

@@ -67,9 +67,12 @@ def engine_with(
     *make_drafters: Callable[[Target], Drafter],
     is_int4: bool = False,
     pool: AnswerPool | None = None,
+    hidden_layers: Sequence[int] = (),
 ) -> Engine:
     """With the suffix lookup where there is a pool of answers."""
-    target = make_target(copy.deepcopy(model), num_slots=_SLOTS, context_tokens=32, is_int4=is_int4)
+    target = make_target(
+        copy.deepcopy(model), num_slots=_SLOTS, context_tokens=32, is_int4=is_int4, hidden_layers=hidden_layers
+    )
     lookup = None if pool is None else SuffixLookup(pool, _SLOTS)
     made = [make(target) for make in make_drafters]
     return make_engine(target, *made, chunk_tokens=128, accept_rule=rule, lookup=lookup)

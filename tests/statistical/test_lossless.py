@@ -11,6 +11,7 @@ from typing import Any
 
 from osd.drafters.suffix.pool import AnswerPool
 from osd.records.rules import AcceptRule
+from tests.kit.eagle3_drafter import EAGLE3_LAYERS, eagle3_drafter
 from tests.kit.engine_kit import feature_drafter, manifest_of, perturbed, swap, tiny_llama, weights_of
 from tests.kit.taking_turns import take_turns
 from tests.statistical.adversary import AdversarialDrafter, CertainDrafter
@@ -94,6 +95,12 @@ def test_a_feature_drafter_with_a_reduced_vocabulary_changes_nothing(
     model: Any, exact: dict[str, Exact], rule: AcceptRule
 ) -> None:
     engine = engine_with(model, rule, lambda target: feature_drafter(target, vocab_tokens=16))
+    figures = p_values(emit(engine, lengths=RAGGED), exact)
+    assert min(figures.values()) > ALARM, figures
+
+
+def test_a_published_head_changes_nothing(model: Any, exact: dict[str, Exact], rule: AcceptRule) -> None:
+    engine = engine_with(model, rule, eagle3_drafter, hidden_layers=EAGLE3_LAYERS)
     figures = p_values(emit(engine, lengths=RAGGED), exact)
     assert min(figures.values()) > ALARM, figures
 

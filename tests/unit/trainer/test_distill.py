@@ -149,6 +149,13 @@ def test_answers_of_a_namesake_are_not_taken() -> None:
     assert key != answers_key(Path("there/model"), [(1, 2)], 8)
 
 
+def test_answers_made_for_another_kind_of_drafter_are_not_taken(config: Config, resolved: ResolvedTarget) -> None:
+    """They lack the hidden states that this kind reads, so nothing could be learnt from them."""
+    for kind in ("model", "feature", "eagle3"):
+        own = config.model_copy(update={"drafter": config.drafter.model_copy(update={"kind": kind})})
+        assert _distill(own, resolved, 12, passes=0.5)[-1].trained_share == 1.0
+
+
 def test_too_few_answers_are_refused(config: Config, resolved: ResolvedTarget) -> None:
     with pytest.raises(OsdError, match="give more prompts"):
         distill(config, resolved, _prompts(resolved, config)[:1], num_answers=1, max_tokens=8, passes=1.0)
