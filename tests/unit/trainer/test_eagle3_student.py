@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from osd.drafters.eagle3.layout import TargetShape, parse_config
 from osd.drafters.eagle3.reading import Head, head_of
-from osd.records.outcome import Outcome
-from osd.records.outcome_arrays import hidden_states
+from osd.records.outcome import BONUS, RECOVERED, Outcome, Round
+from osd.records.outcome_arrays import hidden_states, pack_ids, pack_top_k
 from osd.records.shared_rows import SharedRows
 from tests.kit.eagle3_heads import HIDDEN_SIZE, VOCAB_TOKENS, head_config, head_tensors
 from tests.kit.eagle3_plain import plain_fused, plain_outputs, rms
@@ -26,7 +27,7 @@ from trainer.build import build_feature_student
 from trainer.eagle3_student import Eagle3Student
 from trainer.examples import make_examples, unfit_because
 from trainer.feature_student import FeatureStudent
-from trainer.losses import LOSSES
+from trainer.losses import LOSSES, Teacher, coarsen
 from trainer.step import new_training_step
 
 _FUSED = 3 * HIDDEN_SIZE
@@ -43,12 +44,13 @@ def _head(raw: Mapping[str, Any], own_VH: Tensor | None = None) -> Head:
     return head_of(parse_config(raw, TargetShape(HIDDEN_SIZE, VOCAB_TOKENS, 2)), tensors, _rows())
 
 
-def _student(head: Head, *, compute_dtype: torch.dtype = torch.float32) -> Eagle3Student:
+def _student(head: Head, *, compute_dtype: torch.dtype = torch.float32, rejected_loss: str = "none") -> Eagle3Student:
     student = Eagle3Student(
         head.config.network(),
         SharedRows(_rows(), _rows(), None),
         loss=LOSSES["forward_kl"],
         unroll_steps=3,
+        rejected_loss=LOSSES.get(rejected_loss),
         compute_dtype=compute_dtype,
     )
     student.load_state(head.state)
@@ -94,6 +96,40 @@ def test_unrolled_outputs_equal_an_explicit_chain(norms: tuple[str, ...], has_em
             torch.testing.assert_close(feature_BQH[0, column], read_H, rtol=1e-4, atol=1e-4)
             logits_R = normed_H @ w["lm_head.weight"].T
             torch.testing.assert_close(student._logits(feature_BQH[0, column]), logits_R, rtol=1e-3, atol=1e-3)
+
+
+def test_losses_after_rejected_tokens_are_those_of_an_explicit_chain() -> None:
+    """Of three drafted tokens none was accepted; the target's distributions after the first two are known."""
+    raw, drafted, plain = head_config(norm_output=True), (20, 21, 22), _outcome()
+    head, w, generator = _head(raw), head_tensors(raw), torch.Generator().manual_seed(5)
+    top = torch.randn(3, VOCAB_TOKENS, generator=generator).log_softmax(1).topk(4, dim=1)
+    top_ids, top_logprobs, _ = pack_top_k(top.indices, top.values)
+    outcome = msgspec.structs.replace(
+        plain,
+        output_kinds=bytes([BONUS, RECOVERED]) + bytes([BONUS]) * 6,
+        rounds=(Round(1, 3, 0, "eagle3"), *[Round(0, 0, 0)] * 6),
+        rejected_top_k=4,
+        rejected_ids=pack_ids(drafted),
+        rejected_top_ids=top_ids,
+        rejected_top_logprobs=top_logprobs,
+    )
+    student = _student(head, rejected_loss="reverse_kl")
+    (batch,) = make_batches(list(make_examples(outcome, student.alignment, max_predicting=64)), 10_000)
+    with torch.no_grad():
+        losses_N = student.loss_terms(batch).losses_N[-2:]
+    known, hidden_NJ = [*plain.prompt_ids, plain.output_ids[0]], hidden_states(outcome)
+    assert hidden_NJ is not None
+    hidden_TH = plain_fused(raw, w, hidden_NJ[: len(known) - 1].float())
+    for number in range(3):
+        embedded_TH = _rows()[torch.tensor([*known, *drafted[:number]][1:])]
+        outputs_TH = plain_outputs(raw, w, embedded_TH, hidden_TH)
+        normed_H = rms(outputs_TH[-1], w["norm.weight"], raw["rms_norm_eps"])
+        hidden_TH = torch.cat((hidden_TH, normed_H[None]))
+        if number:
+            teacher = Teacher(*(one[number - 1][None] for one in (top.indices, top.values)), torch.tensor([-1]))
+            logits_1R = (normed_H @ w["lm_head.weight"].T)[None]
+            [right] = LOSSES["reverse_kl"](coarsen(logits_1R, teacher, student._slot_V))
+            torch.testing.assert_close(losses_N[number - 1], right, rtol=1e-2, atol=1e-3)  # recorded in float16
 
 
 def test_steps_lower_the_loss_and_train_all_but_the_embedding() -> None:
