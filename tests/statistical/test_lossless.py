@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from osd.drafters.suffix.pool import AnswerPool
 from osd.records.rules import AcceptRule
 from tests.kit.eagle3_drafter import EAGLE3_LAYERS, eagle3_drafter
@@ -99,6 +101,7 @@ def test_a_feature_drafter_with_a_reduced_vocabulary_changes_nothing(
     assert min(figures.values()) > ALARM, figures
 
 
+@pytest.mark.slow
 def test_a_published_head_changes_nothing(model: Any, exact: dict[str, Exact], rule: AcceptRule) -> None:
     engine = engine_with(model, rule, eagle3_drafter, hidden_layers=EAGLE3_LAYERS)
     figures = p_values(emit(engine, lengths=RAGGED), exact)

@@ -126,7 +126,8 @@ def test_losses_after_rejected_tokens_are_those_of_an_explicit_chain() -> None:
         normed_H = rms(outputs_TH[-1], w["norm.weight"], raw["rms_norm_eps"])
         hidden_TH = torch.cat((hidden_TH, normed_H[None]))
         if number:
-            teacher = Teacher(*(one[number - 1][None] for one in (top.indices, top.values)), torch.tensor([-1]))
+            ids_1K, log_probs_1K = top.indices[number - 1][None], top.values[number - 1][None]
+            teacher = Teacher(ids_1K, log_probs_1K, torch.tensor([-1]))
             logits_1R = (normed_H @ w["lm_head.weight"].T)[None]
             [right] = LOSSES["reverse_kl"](coarsen(logits_1R, teacher, student._slot_V))
             torch.testing.assert_close(losses_N[number - 1], right, rtol=1e-2, atol=1e-3)  # recorded in float16

@@ -168,8 +168,11 @@ class Eagle3Net(nn.Module):
         if self.config.norm_before_fc:
             hidden_BTJ = normed(hidden_BTJ, self.input_norm)
         if self.config.fc_norm:
-            layers = zip(hidden_BTJ.chunk(len(self.fc_norm), dim=-1), self.fc_norm, strict=True)
-            hidden_BTJ = torch.cat([normed(one, norm) for one, norm in layers], dim=-1)
+            parts = []
+            for part_BTG, norm in zip(hidden_BTJ.chunk(len(self.fc_norm), dim=-1), self.fc_norm, strict=True):
+                assert isinstance(norm, nn.RMSNorm)
+                parts.append(normed(part_BTG, norm))
+            hidden_BTJ = torch.cat(parts, dim=-1)
         fused: Tensor = self.fc(hidden_BTJ)
         return fused
 
