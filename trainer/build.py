@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from osd.config.paths import checkpoint_path
-from osd.config.settings import Config, TrainerConfig
+from osd.config.settings import Config, ConfigError, TrainerConfig
 from osd.drafters.create import chain_config_of, new_drafter_model
 from osd.io.url_folder import open_folder
 from osd.kernels.reference.drafting.eagle3_net import Eagle3Config
@@ -64,8 +64,10 @@ def build_trainer(
         wait_s: longest wait.
 
     Raises:
-        OsdError: no version was published in time, the target cannot be read, or the optimizer is unknown.
+        OsdError: no version was published in time, the target cannot be read, the optimizer is unknown, or
+            `trainer.rejected_loss` would have no effect.
     """
+    _check_rejected(config)
     manifest = _wait_for_first_version(store, stop or threading.Event(), wait_s)
     return Trainer(
         config.trainer,
@@ -120,6 +122,15 @@ def build_feature_student(
         rejected_loss=LOSSES.get(config.rejected_loss),
         compute_dtype=_compute_dtype(device),
     )
+
+
+def _check_rejected(config: Config) -> None:
+    if config.trainer.rejected_loss == "none":
+        return
+    if not config.outcomes.rejected_top_k:
+        raise ConfigError("trainer.rejected_loss needs what outcomes.rejected_top_k records; set that to 8, say")
+    if config.drafter.kind == "model":
+        raise ConfigError("trainer.rejected_loss is for chains of features; drafter.kind 'model' needs it to be 'none'")
 
 
 def _compute_dtype(device: torch.device) -> torch.dtype:

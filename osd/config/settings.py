@@ -161,7 +161,7 @@ class TrainerConfig(Section):
     )
     positions: Literal["all", "rejected"] = Field("all", description="Output positions trained on.")
     rejected_loss: Literal["none", "forward_kl", "reverse_kl", "jsd", "total_variation", "lk"] = Field(
-        "none", description="For 'feature': as loss, after rejected tokens; needs outcomes.rejected_top_k."
+        "none", description="As loss, after rejected tokens; not for kind 'model'; needs outcomes.rejected_top_k."
     )
     optimizer: str = Field("AdamW", description="A class name of torch.optim or torch_optimizer.")
     optimizer_options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the optimizer.")

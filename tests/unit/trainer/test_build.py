@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from osd.config.settings import Config, load_config
+from osd.config.settings import Config, ConfigError, load_config
 from osd.drafters.create import create_initial
 from osd.io.weight_store import FileWeightStore
 from osd.records.errors import OsdError
 from tests.kit.trainer_fakes import HIDDEN_SIZE, FakeSource, learnable_outcome, tiny_llama
-from trainer.build import build_trainer
+from trainer.build import build_student, build_trainer
 
 
 @pytest.fixture
@@ -91,3 +91,30 @@ def test_another_kind_of_drafter_or_a_wrong_optimizer_is_refused(tmp_path: Path,
     with pytest.raises(OsdError, match="did you mean AdamW"):
         config = _config(tmp_path, "feature", optimizer="AdamWW")
         build_trainer(config, target_folder, store, _source(), target_id="tiny")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rejected_top_k", "named"), [("feature", 0, "outcomes.rejected_top_k"), ("model", 8, "drafter.kind")]
+)
+def test_a_loss_on_rejected_tokens_that_would_have_no_effect_is_refused(
+    tmp_path: Path, kind: str, rejected_top_k: int, named: str
+) -> None:
+    config = _config(tmp_path, kind, rejected_loss="reverse_kl")
+    outcomes = config.outcomes.model_copy(update={"rejected_top_k": rejected_top_k})
+    with pytest.raises(ConfigError, match=named):
+        build_trainer(
+            config.model_copy(update={"outcomes": outcomes}),
+            tmp_path,
+            FileWeightStore(tmp_path),
+            FakeSource(),
+            target_id="tiny",
+        )
+
+
+def test_a_loss_on_rejected_tokens_reaches_the_student(tmp_path: Path, target_folder: Path) -> None:
+    config = _config(tmp_path, "feature", rejected_loss="reverse_kl", unroll_steps=4)
+    store = FileWeightStore(tmp_path / "weights")
+    drafter_config, state = create_initial(config, target_folder)
+    manifest = store.publish(state, kind="feature", config=drafter_config, parent=None)
+    assert build_student(config, manifest, target_folder).alignment.branch_depth == 4
+    assert build_student(_config(tmp_path, "feature"), manifest, target_folder).alignment.branch_depth == 0
