@@ -274,7 +274,9 @@ class Trainer:
         return make_batches(examples, self._student.max_batch_columns)
 
     def _gate_is_due(self) -> bool:
-        return self._has_enough_held_out() and self._pace.is_gate_due(self._steps, is_last=self._budget.is_spent)
+        return self._has_enough_held_out() and self._pace.is_gate_due(
+            self._steps, self._replay.num_held_out, is_last=self._budget.is_spent
+        )
 
     def _has_enough_held_out(self) -> bool:
         return self._replay.num_held_out >= min(_MIN_HELD_OUT_RECORDS, self._config.held_out_records)

@@ -31,10 +31,18 @@ class Pace:
         self.steps_at_gate = 0
         """Steps when the gate last decided, or when training began anew."""
 
-    def is_gate_due(self, steps: int, *, is_last: bool) -> bool:
-        """Whether the gate should decide after so many steps; `is_last`: no more will follow for now."""
+    def is_gate_due(self, steps: int, num_held_out: int, *, is_last: bool) -> bool:
+        """Whether the gate should decide now.
+
+        Measuring ten records takes about as long as a step, so that with many of them it decides less often.
+
+        Args:
+            steps: made so far.
+            num_held_out: records that a decision takes into account.
+            is_last: no more steps will follow for now.
+        """
         num_steps = steps - self.steps_at_gate
-        return num_steps >= self._gate_every_steps or (is_last and num_steps > 0)
+        return num_steps >= max(self._gate_every_steps, num_held_out // 2) or (is_last and num_steps > 0)
 
     def after(self, decision: GateDecision) -> None:
         """Take the gate's decision into account."""

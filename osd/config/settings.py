@@ -179,7 +179,7 @@ class TrainerConfig(Section):
     min_records: int = Field(8, ge=1, description="Outcomes needed before the first training step.")
     held_out_share: float = Field(0.125, gt=0, lt=1, description="Share of outcomes for the gate, never trained on.")
     held_out_records: int = Field(64, ge=1, description="Newest held-out outcomes that the gate uses.")
-    gate_every_steps: int = Field(20, ge=1, description="Training steps between two attempts to publish.")
+    gate_every_steps: int = Field(10, ge=1, description="Fewest training steps between two attempts to publish.")
     gate_margin: float = Field(
         0.0,
         ge=0,

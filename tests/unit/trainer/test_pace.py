@@ -1,0 +1,38 @@
+"""When the gate decides, and how training goes on by what it says."""
+
+from __future__ import annotations
+
+from trainer.gate import GateDecision
+from trainer.pace import Pace
+
+
+def test_the_gate_decides_less_often_where_it_takes_longer() -> None:
+    pace = Pace(10)
+    assert [pace.is_gate_due(steps, 8, is_last=False) for steps in (9, 10)] == [False, True]
+    assert [pace.is_gate_due(steps, 64, is_last=False) for steps in (31, 32)] == [False, True]
+    pace.steps_at_gate = 32
+    assert [pace.is_gate_due(steps, 64, is_last=False) for steps in (63, 64)] == [False, True]
+
+
+def test_it_decides_once_more_when_training_ends_for_now() -> None:
+    pace = Pace(10)
+    assert not pace.is_gate_due(0, 8, is_last=True), "nothing was trained"
+    assert pace.is_gate_due(1, 8, is_last=True)
+
+
+def test_rate_and_worth_follow_the_decisions() -> None:
+    pace = Pace(10)
+    worse, refused, published = (GateDecision(p, w, {}) for p, w in ((False, True), (False, False), (True, False)))
+    for decision in (worse, refused):
+        pace.after(decision)
+    assert (pace.rate, pace.worth) == (0.5, 0.25)
+    pace.after(published)
+    assert (pace.rate, pace.worth) == (1.0, 1.0)
+    for _ in range(9):
+        pace.after(worse)
+    assert (pace.rate, pace.worth) == (1 / 16, 1 / 16)
+    again = Pace(10)
+    again.restore(pace.state())
+    assert again.state() == pace.state()
+    again.start_anew()
+    assert (again.rate, again.worth) == (1.0, 1.0)
