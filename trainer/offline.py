@@ -68,6 +68,8 @@ class OfflineTrainer:
         fit = [answer for answer in answers if not unfit_because(answer, student.alignment)]
         # Shuffled, since answers of similar length and kind are adjacent on disk.
         fit = [fit[index] for index in np.random.default_rng(config.seed).permutation(len(fit))]
+        # No more than the gate uses: of a large set, even a small share would be many.
+        self._held_out_share = min(config.held_out_share, config.held_out_records / max(len(fit), 1))
         held_out = [answer for answer in fit if self._is_held_out(answer)]
         self.held_out = held_out[: config.held_out_records]
         self.train = [answer for answer in fit if not self._is_held_out(answer)]
@@ -144,7 +146,7 @@ class OfflineTrainer:
 
     def _is_held_out(self, answer: Outcome) -> bool:
         """Chosen by prompt: other answers to a prompt that is trained on would not be a test."""
-        return is_held_out(str(answer.prompt_ids), self._config.held_out_share)
+        return is_held_out(str(answer.prompt_ids), self._held_out_share)
 
     def _draw(self) -> list[Example]:
         """Examples of the next answers in this pass's random order."""

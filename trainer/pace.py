@@ -42,7 +42,7 @@ class Pace:
             is_last: no more steps will follow for now.
         """
         num_steps = steps - self.steps_at_gate
-        return num_steps >= max(self._gate_every_steps, num_held_out // 2) or (is_last and num_steps > 0)
+        return num_steps >= max(self._gate_every_steps, num_held_out // 3) or (is_last and num_steps > 0)
 
     def after(self, decision: GateDecision) -> None:
         """Take the gate's decision into account."""

@@ -165,7 +165,7 @@ class TrainerConfig(Section):
     )
     optimizer: str = Field("AdamW", description="A class name of torch.optim or torch_optimizer.")
     optimizer_options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the optimizer.")
-    learning_rate: float = Field(1e-3, gt=0, description="Learning rate after warm-up.")
+    learning_rate: float = Field(3e-4, gt=0, description="Learning rate after warm-up.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     batch_tokens: int = Field(1024, ge=1, description="Sequence positions per training step.")
@@ -177,7 +177,7 @@ class TrainerConfig(Section):
     )
     replay_bytes: int = Field(128 << 20, ge=1 << 16, description="Memory for replayed outcomes.")
     min_records: int = Field(8, ge=1, description="Outcomes needed before the first training step.")
-    held_out_share: float = Field(0.125, gt=0, lt=1, description="Share of outcomes for the gate, never trained on.")
+    held_out_share: float = Field(0.25, gt=0, lt=1, description="Share of outcomes for the gate, never trained on.")
     held_out_records: int = Field(64, ge=1, description="Newest held-out outcomes that the gate uses.")
     gate_every_steps: int = Field(10, ge=1, description="Fewest training steps between two attempts to publish.")
     gate_margin: float = Field(

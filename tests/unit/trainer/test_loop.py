@@ -40,7 +40,7 @@ def test_a_candidate_that_is_no_better_is_refused_with_both_figures(tmp_path: Pa
     bench = Bench(tmp_path, gate_margin=0.0, learning_rate=1e-9, gate_every_steps=3)
     bench.config["gate_margin"] = 0.9
     bench.start()
-    bench.run(3)
+    bench.run(4)
     latest = bench.store.latest()
     assert latest is not None and latest.number == 1
     (event,) = [event for event in bench.events if event.kind == "refuse"]
@@ -68,7 +68,7 @@ def test_a_drafter_that_knows_much_is_taught_with_smaller_steps(tmp_path: Path) 
 
 
 def test_what_training_is_worth_follows_the_gate(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, gate_every_steps=2, gate_margin=100.0, outcomes=0)
+    bench = Bench(tmp_path, gate_every_steps=2, gate_margin=100.0, held_out_records=3, outcomes=0)
     bench.run(1)
     assert bench.trainer.worth == 0.0, "there is nothing to train on"
     for number in range(30):

@@ -9,9 +9,9 @@ from trainer.pace import Pace
 def test_the_gate_decides_less_often_where_it_takes_longer() -> None:
     pace = Pace(10)
     assert [pace.is_gate_due(steps, 8, is_last=False) for steps in (9, 10)] == [False, True]
-    assert [pace.is_gate_due(steps, 64, is_last=False) for steps in (31, 32)] == [False, True]
-    pace.steps_at_gate = 32
-    assert [pace.is_gate_due(steps, 64, is_last=False) for steps in (63, 64)] == [False, True]
+    assert [pace.is_gate_due(steps, 64, is_last=False) for steps in (20, 21)] == [False, True]
+    pace.steps_at_gate = 21
+    assert [pace.is_gate_due(steps, 64, is_last=False) for steps in (41, 42)] == [False, True]
 
 
 def test_it_decides_once_more_when_training_ends_for_now() -> None:
