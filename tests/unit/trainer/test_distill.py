@@ -46,7 +46,7 @@ def config(folder: Path, tmp_path: Path) -> Config:
             "target": {"model": str(folder), "dtype": "float32", "max_context_tokens": 128, "threads": 1},
             "engine": {"max_slots": 4},
             "drafter": {"vocab_tokens": 128},
-            "trainer": {**trainer, "warmup_steps": 5, "batch_tokens": 128},
+            "trainer": {"learning_rate": 1e-3, "warmup_steps": 5, "batch_tokens": 128, **trainer},
         },
     )
 
