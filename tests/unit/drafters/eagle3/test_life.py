@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from osd.assembly.engine import load_engine
 from osd.assembly.kernels import Prepared
 from osd.config.settings import Config, load_config
 from osd.engine.engine import Engine
+from osd.engine.loop import EngineLoop
 from osd.loading.resolve import resolve_target
 from osd.ports.drafter import Swappable
+from osd.records.events import Event
 from osd.records.outcome import Outcome
 from osd.records.outcome_arrays import check_shapes, hidden_states
-from osd.records.query import Request, SamplingParams
+from osd.records.query import Request, SamplingParams, TokenDelta
+from osd.swap.hot_swap import HotSwap
+from osd.swap.local_engine import LocalEngine
 from tests.kit.backends import TORCH
 from tests.kit.cli_kit import the_error
 from tests.kit.eagle3_heads import head_config, save_head
@@ -161,6 +166,41 @@ def test_it_learns_and_goes_on_elsewhere(osd: Any, imported: Config, target: Pat
     elsewhere = ListRecorder()
     again = run(_engine(_config(target, tmp_path / "elsewhere"), elsewhere), _requests(32))
     assert _proposals(again, elsewhere) == learnt
+
+
+def test_another_version_is_swapped_in_while_it_serves(imported: Config, target: Path) -> None:
+    """Queries are answered on the engine's own thread meanwhile."""
+    store = open_store(imported, resolve_target(imported.target.model, imported.state_dir))
+    manifest, state = store.load(1)
+    changed, answers = threading.Condition(), Answers()
+    events: list[Event] = []
+
+    def deliver(deltas: list[TokenDelta]) -> None:
+        with changed:
+            answers.add(deltas)
+            changed.notify_all()
+
+    loop = EngineLoop(_engine(imported), deliver)
+    hot_swap = HotSwap(store, LocalEngine(loop, "eagle3"), retry_s=60.0, on_event=events.append)
+    loop.start()
+    try:
+        for request in _requests(8):
+            loop.submit(request)
+        with changed:
+            assert changed.wait_for(lambda: bool(answers), 60)
+        newer = {**state, "fc.weight": 0.9 * state["fc.weight"]}
+        number = store.publish(newer, kind="eagle3", config=manifest.config, parent=1).number
+        hot_swap.order(number)
+        hot_swap.obey()
+        assert loop.status().drafter_version == number == 2 and not hot_swap.refused()
+        with changed:
+            assert changed.wait_for(lambda: sum(one.finish_reason is not None for one in answers.values()) == 8, 60)
+    finally:
+        loop.stop()
+    assert events == []
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+    for request in _requests(8):
+        assert answers[request.request_id].ids == plain_greedy(model, request.prompt_ids, _MAX_TOKENS)
 
 
 def test_the_exported_files_are_those_that_vllm_and_sglang_load(
