@@ -145,6 +145,7 @@ class RayEngineClient:
             versions=fleet.versions if fleet is not None else None,
             spare=fleet.spare if fleet is not None else None,
             stream=fleet.stream if fleet is not None else None,
+            domains=fleet.domains if fleet is not None else {},
             restarts={**(restarts or {}), **({"ray": self._driver.num_restarts} if self._driver else {})},
             processes={**here, **(actors or {})},
         )
@@ -218,9 +219,9 @@ class RayEngineClient:
         """Keep an event in the history."""
         await require(self._supervisor, "mark", event)
 
-    async def versions(self) -> list[WeightManifest]:
-        """Every drafter version, oldest first."""
-        versions: list[WeightManifest] = await require(self._engine, "versions")
+    async def versions(self, domain: str = "") -> list[WeightManifest]:
+        """Every version of a domain's own drafter, or (empty) of the base drafter, oldest first."""
+        versions: list[WeightManifest] = await require(self._engine, "versions", domain)
         return versions
 
     async def pause_training(self) -> None:
@@ -231,18 +232,18 @@ class RayEngineClient:
         """Resume training."""
         await self._set_training_paused(False)
 
-    async def roll_back(self, to: int, reason: str) -> WeightManifest:
-        """Serve drafter version `to` again."""
-        restored: WeightManifest = await require(self._supervisor, "roll_back", to, reason)
+    async def roll_back(self, to: int, reason: str, domain: str = "") -> WeightManifest:
+        """Serve version `to` of a domain's own drafter, or (empty) of the base drafter, again."""
+        restored: WeightManifest = await require(self._supervisor, "roll_back", to, reason, domain)
         return restored
 
-    async def pin(self, version: int, reason: str) -> None:
+    async def pin(self, version: int, reason: str, domain: str = "") -> None:
         """Serve this drafter version whatever is published."""
-        await require(self._supervisor, "pin", version, reason)
+        await require(self._supervisor, "pin", version, reason, domain)
 
-    async def unpin(self) -> None:
+    async def unpin(self, domain: str = "") -> None:
         """Try newer drafter versions again."""
-        await require(self._supervisor, "unpin")
+        await require(self._supervisor, "unpin", domain)
 
     async def _set_training_paused(self, paused: bool) -> None:
         await require(self._supervisor, "set_training_paused", paused)

@@ -25,6 +25,7 @@ from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineOrders
 from osd.machine.logs import join_logs
 from osd.machine.memory import exclude_from_gc, trim_heap
+from osd.records.drafter_id import drafter_name
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.records.query import Request, TokenDelta
@@ -51,6 +52,22 @@ def as_ordered(request: Request, orders: EngineOrders) -> Request:
     if request.speculation_length is None and request.domain in orders.lengths:
         return replace(request, speculation_length=orders.lengths[request.domain])
     return request
+
+
+def versions_of(orders: EngineOrders, kind: str) -> dict[str, int]:
+    """The version that each drafter has to serve, by the drafter's name.
+
+    Args:
+        orders: the supervisor's.
+        kind: of the base drafter.
+    """
+    own = {drafter_name(kind, domain): version for domain, version in orders.domain_versions.items()}
+    return own if orders.version is None else {kind: orders.version, **own}
+
+
+def judged_of(orders: EngineOrders, kind: str) -> set[str]:
+    """The names of the drafters whose versions are being compared; arguments as of `versions_of`."""
+    return {drafter_name(kind, domain) for domain in orders.judged_domains} | ({kind} if orders.is_judged else set())
 
 
 class EngineActor:
@@ -158,9 +175,16 @@ class EngineActor:
         """The newest events, oldest first."""
         return self._events.newest(limit)
 
-    async def versions(self) -> list[WeightManifest]:
-        """Every drafter version, oldest first."""
-        return await asyncio.to_thread((await self._assembly()).store.list)
+    async def versions(self, domain: str = "") -> list[WeightManifest]:
+        """Every version of a domain's own drafter, or (empty) of the base drafter, oldest first."""
+        assembly = await self._assembly()
+        if not domain:
+            return await asyncio.to_thread(assembly.store.list)
+        from osd.io.domains.store import open_versions
+
+        target_id = await asyncio.wrap_future(assembly.loop.call(lambda engine: engine.target.target_id))
+        name = drafter_name(self._config.drafter.kind, domain)
+        return await asyncio.to_thread(open_versions(self._config, target_id, name).list)
 
     async def ping(self) -> int:
         """This process's id."""
@@ -220,15 +244,15 @@ class EngineActor:
         if not self._supervisor:
             return
         interval_s = self._config.cluster.report_interval_s
-        reports = EngineReports(self._config.engine.id, assembly, node_id())
+        reports, kind = EngineReports(self._config.engine.id, assembly, node_id()), self._config.drafter.kind
 
         def obey(orders: EngineOrders) -> None:
             if orders.drifting != self.orders.drifting:
                 assembly.loop.call(lambda engine: engine.prefer_lookup(orders.drifting))
             self.orders = orders
-            if assembly.hot_swap and orders.version is not None:
-                assembly.hot_swap.order(orders.version)
-            assembly.loop.call(lambda engine: engine.set_judged(orders.is_judged))
+            if assembly.hot_swap:
+                assembly.hot_swap.order(versions_of(orders, kind))
+            assembly.loop.call(lambda engine: engine.set_judged(judged_of(orders, kind)))
             if assembly.recorder:
                 assembly.recorder.share = orders.record_share
             # Of the orders, only this one ends by itself: without a supervisor nobody knows whether training goes on.

@@ -6,12 +6,13 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from osd.fleet.heartbeat import EngineReport
+from osd.fleet.heartbeat import DomainReport, EngineReport
 from osd.monitor.buckets import Figures, Series
-from osd.records.drafter_id import DrafterId
+from osd.records.drafter_id import DrafterId, domain_of
 
 if TYPE_CHECKING:
     from osd.assembly.assemble import EngineAssembly
@@ -47,7 +48,13 @@ class EngineReports:
     def _report(self, engine: Engine, is_full: bool) -> EngineReport:
         from osd.machine.device_id import device_id
 
-        status = engine.status()
+        status, refused = engine.status(), self._assembly.hot_swap.refused() if self._assembly.hot_swap else {}
+        own = {
+            arm.name: DomainReport(version=arm.drafter.id.version, rounds=arm.watch.take(everything=is_full))
+            for arm in engine.policy.own
+        }
+        for name in filter(domain_of, refused):
+            own[name] = replace(own.get(name, DomainReport()), refused=refused[name])
         return EngineReport(
             engine_id=self._engine_id,
             incarnation=self._incarnation,
@@ -71,7 +78,8 @@ class EngineReports:
                 (Series(), _of_engine(status.counters)),
             ),
             rounds=engine.policy.arms[0].watch.take(everything=is_full) if engine.policy.arms else (),
-            refused=self._assembly.hot_swap.refused() if self._assembly.hot_swap else {},
+            refused=refused.get(status.drafter_kind, {}),
+            domains={domain_of(name): report for name, report in own.items()},
         )
 
 

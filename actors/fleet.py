@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from actors.domain_judges import DomainJudges
 from actors.stream_keeper import StreamKeeper
 from actors.version_judge import VersionJudge
 from osd.config.settings import Config
@@ -14,7 +15,7 @@ from osd.fleet.clock_skew import ClockSkew
 from osd.fleet.engines import Engines
 from osd.fleet.heartbeat import DistillerOrders, DistillerReport, EngineOrders, EngineReport
 from osd.fleet.spare import SpareCompute
-from osd.records.errors import EngineUnavailableError
+from osd.records.errors import EngineUnavailableError, UnknownVersionError
 from osd.records.events import Event
 from osd.records.status import FleetStatus, VersionsStatus
 
@@ -43,6 +44,10 @@ class Fleet:
         self._judge = VersionJudge(config, self.engines, on_event) if config else None
         if self._judge is not None:
             self._judge.start()
+        self._domains = None
+        if config and config.drafter.max_domains:
+            self._domains = DomainJudges(config, self.engines, on_event)
+            self._domains.start()
         self._keeper = None
         if config and redis_url:
             self._keeper = StreamKeeper(
@@ -63,7 +68,11 @@ class Fleet:
             return orders
         self._judge.take(report)
         version = self._judge.version_for(report.engine_id)
-        return replace(orders, version=version, is_judged=self._judge.is_judging)
+        orders = replace(orders, version=version, is_judged=self._judge.is_judging)
+        if self._domains is None:
+            return orders
+        self._domains.take(report)
+        return self._domains.ordered(orders, report.engine_id)
 
     def take_distiller(self, report: DistillerReport, is_paused: bool) -> DistillerOrders:
         """Take the distiller's report; returns its orders."""
@@ -86,21 +95,26 @@ class Fleet:
             versions=self._judge.status() if self._judge is not None else VersionsStatus(),
             spare=spare,
             stream=self._keeper.status() if self._keeper is not None else None,
+            domains=self._domains.status() if self._domains is not None else {},
         )
 
-    @property
-    def judge(self) -> VersionJudge:
-        """Decides about drafter versions.
+    def judge(self, domain: str = "") -> VersionJudge:
+        """Decides about the versions of a domain's own drafter, or of the base drafter.
 
         Raises:
-            EngineUnavailableError: there is none.
+            EngineUnavailableError: there is none, or none yet.
+            UnknownVersionError: the domain has no drafter of its own.
         """
         if self._judge is None:
             raise EngineUnavailableError("this service has no drafter versions")
-        return self._judge
+        if not domain:
+            return self._judge
+        if self._domains is None:
+            raise UnknownVersionError("no domain has a drafter of its own: drafter.max_domains is 0")
+        return self._domains.of(domain)
 
     def close(self) -> None:
         """Stop what runs beside."""
-        for part in (self._judge, self._keeper):
+        for part in (self._judge, self._domains, self._keeper):
             if part is not None:
                 part.close()

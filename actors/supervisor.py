@@ -99,17 +99,20 @@ class SupervisorActor:
         """What was decided for all engines."""
         return self._fleet.status()
 
-    def roll_back(self, to: int, reason: str) -> WeightManifest:
-        """Let every engine serve an older version again; raises what `VersionJudge.roll_back` raises."""
-        return self._fleet.judge.roll_back(to, reason)
+    def roll_back(self, to: int, reason: str, domain: str = "") -> WeightManifest:
+        """Let every engine serve an older version again, of a domain's own drafter or (empty) of the base drafter.
 
-    def pin(self, version: int, reason: str) -> None:
-        """Let every engine serve this version, whatever is published; raises what `VersionJudge.pin` raises."""
-        self._fleet.judge.pin(version, reason)
+        Raises what `Fleet.judge` and `VersionJudge.roll_back` raise.
+        """
+        return self._fleet.judge(domain).roll_back(to, reason)
 
-    def unpin(self) -> None:
+    def pin(self, version: int, reason: str, domain: str = "") -> None:
+        """Let every engine serve this version, whatever is published; for domain and errors see `roll_back`."""
+        self._fleet.judge(domain).pin(version, reason)
+
+    def unpin(self, domain: str = "") -> None:
         """Try newer versions again."""
-        self._fleet.judge.unpin()
+        self._fleet.judge(domain).unpin()
 
     def engines(self) -> list[EngineReport]:
         """The latest report of every engine that reports, by engine id."""

@@ -13,16 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from osd.config.paths import weights_path
 from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineReport
 from osd.fleet.referee import Referee, Ruling, Standing
-from osd.io.url_folder import open_folder
+from osd.io.domains.store import open_versions
 from osd.io.weight_store import FileWeightStore
+from osd.records.drafter_id import domain_of
 from osd.records.errors import EngineUnavailableError, OsdError, WeightsRefusedError
 from osd.records.events import Event, EventKind
 from osd.records.status import VersionsStatus
-from osd.records.version import WeightManifest
+from osd.records.version import Confirmed, WeightManifest
 
 _log = logging.getLogger(__name__)
 _SETTLE_INTERVALS = 4
@@ -30,12 +30,13 @@ _SETTLE_INTERVALS = 4
 
 
 class VersionJudge:
-    """The referee with the store. Any thread may call any method.
+    """The referee of one drafter, with its store. Any thread may call any method.
 
     Args:
         config: the whole configuration.
-        engines: returns the latest report of every engine that is present.
+        engines: returns the latest report of every engine that is present, on this drafter.
         on_event: called on confirmations, roll backs, pins and failures.
+        name: the drafter's; empty: the base drafter's.
         clock: monotonic seconds.
     """
 
@@ -45,9 +46,12 @@ class VersionJudge:
         engines: Callable[[], list[EngineReport]],
         on_event: Callable[[Event], None],
         *,
+        name: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._engines, self._on_event, self._clock = config, engines, on_event, clock
+        self._name = name or config.drafter.kind
+        self._domain = domain_of(self._name)
         self._settled_s = clock() + _SETTLE_INTERVALS * config.cluster.report_interval_s
         self._referee = Referee(config.swap)
         self._lock = threading.Lock()
@@ -79,8 +83,7 @@ class VersionJudge:
     def take(self, report: EngineReport) -> None:
         """Take an engine's evidence. The first report says which target's versions are judged."""
         if self._store is None:
-            path = weights_path(report.target_id, self._config.drafter.kind)
-            self._store = FileWeightStore(open_folder(self._config, path))
+            self._store = open_versions(self._config, report.target_id, self._name)
         with self._lock:
             self._referee.take(report)
 
@@ -191,6 +194,9 @@ class VersionJudge:
     def _read(self, store: FileWeightStore, *, rejected: bool = False) -> None:
         """Tell the referee what the store says."""
         seen, latest = store.changes(), store.latest()
+        if latest is None and self._domain:  # the base drafter serves the domain
+            self._take(seen, Standing(0, 0), store.confirmed(), _marks(store.list()), rejected=rejected)
+            return
         if latest is None:
             return
         manifests = store.list()
@@ -202,13 +208,25 @@ class VersionJudge:
                 self._marked = {**self._marked, latest.number: reason}
             latest = store.reject(latest.number, reason=reason)
             manifests = store.list()
-        confirmed = store.confirmed()
-        if confirmed is None:  # a new store, or the confirmed version was rolled back in another process
-            store.confirm(latest.number)
+        confirmed, first = store.confirmed(), 0 if self._domain else latest.number
+        if confirmed is None and first:  # a new store, or the confirmed version was rolled back in another process
+            store.confirm(first)
         standing = Standing(
-            latest.number, confirmed.version if confirmed else latest.number, bool(confirmed and confirmed.pinned)
+            latest.number, confirmed.version if confirmed else first, bool(confirmed and confirmed.pinned)
         )
-        self._report_roll_backs_elsewhere(_marks(manifests), standing.confirmed)
+        self._take(seen, standing, confirmed, _marks(manifests), rejected=rejected)
+
+    def _take(
+        self,
+        seen: tuple[int, int],
+        standing: Standing,
+        confirmed: Confirmed | None,
+        marked: dict[int, str],
+        *,
+        rejected: bool,
+    ) -> None:
+        """Take what the store says; see `_read`."""
+        self._report_roll_backs_elsewhere(marked, standing.confirmed)
         with self._lock:
             self._standing, self._pinned = standing, confirmed.pinned if confirmed else ""
             (self._referee.rejected if rejected else self._referee.stand)(standing)
@@ -255,6 +273,7 @@ class VersionJudge:
             self._stop.wait(self._config.swap.poll_interval_s)
 
     def _event(self, kind: EventKind, message: str, **data: int) -> None:
+        message = f"domain {self._domain!r}: {message}" if self._domain else message
         self._on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))
 
 

@@ -128,7 +128,7 @@ def _measure(config: Config, rows: int, swaps: int) -> Stall:
             recorded.append(_timed_ms(recording.step))
         beside = _prepare(watcher, engine, manifest, state)
         prepared.append(beside)
-        swap_ms.append(_timed_ms(partial(engine.load_drafter, manifest, beside.swap_in)))
+        swap_ms.append(_timed_ms(partial(engine.load_drafter, manifest.kind, manifest, beside.swap_in)))
         next_ms.append(_timed_ms(engine.step))
     with_outcome = _timed_ms(lambda: recording.cancel("0"))
     without = _timed_ms(lambda: engine.cancel("0"))

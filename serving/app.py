@@ -58,7 +58,7 @@ def create_app(
         metrics=Metrics(config, config.server.model_names[0] if config.server.model_names else codec.model_id),
         tracing=tracing or open_tracing(config.server),
         responses=ResponseStore(config.server.stored_responses_bytes),
-        api_keys=ApiKeys(config.server.api_keys_sha256),
+        api_keys=ApiKeys(config.server.api_keys_sha256, domains=config.server.api_key_domains),
         admin=AdminSignIn(admin_token_sha256, sessions),
     )
     app = Api(

@@ -104,8 +104,8 @@ class EngineClient(Protocol):
         """Keep an event in the history, such as an operator's action."""
         ...
 
-    async def versions(self) -> list[WeightManifest]:
-        """Every drafter version, oldest first."""
+    async def versions(self, domain: str = "") -> list[WeightManifest]:
+        """Every version of a domain's own drafter, or (empty) of the base drafter, oldest first."""
         ...
 
     async def pause_training(self) -> None:
@@ -116,19 +116,19 @@ class EngineClient(Protocol):
         """Resume training."""
         ...
 
-    async def roll_back(self, to: int, reason: str) -> WeightManifest:
-        """Serve drafter version `to` again; returns its manifest.
+    async def roll_back(self, to: int, reason: str, domain: str = "") -> WeightManifest:
+        """Serve version `to` of a domain's own drafter, or (empty) of the base drafter, again; returns its manifest.
 
         Raises:
-            UnknownVersionError: there is no such version.
+            UnknownVersionError: there is no such version, or the domain has no drafter of its own.
             WeightsRefusedError: it serves already, was itself rolled back, is damaged, or was refused by the engine.
         """
         ...
 
-    async def pin(self, version: int, reason: str) -> None:
+    async def pin(self, version: int, reason: str, domain: str = "") -> None:
         """Serve this drafter version on every engine, whatever is published; raises what `roll_back` raises."""
         ...
 
-    async def unpin(self) -> None:
+    async def unpin(self, domain: str = "") -> None:
         """Try newer drafter versions again."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ import torch
 from osd.config.paths import checkpoint_path
 from osd.config.settings import Config, ConfigError, TrainerConfig
 from osd.drafters.create import chain_config_of, new_drafter_model
+from osd.io.domains.listed import open_domains
+from osd.io.domains.store import open_versions
 from osd.io.url_folder import open_folder
 from osd.kernels.reference.drafting.eagle3_net import Eagle3Config
 from osd.kernels.reference.drafting.feature_net import FeatureConfig
@@ -20,10 +23,12 @@ from osd.loading.shared_rows import load_shared_rows
 from osd.ports.lease import TrainingLease
 from osd.ports.outcomes import OutcomeSource
 from osd.ports.weight_store import WeightStore
+from osd.records.drafter_id import drafter_name
 from osd.records.errors import OsdError
 from osd.records.events import Event
 from osd.records.shared_rows import SharedRows
 from osd.records.version import WeightManifest
+from trainer.domains import DomainParts, DomainTrainers
 from trainer.eagle3_student import Eagle3Student
 from trainer.feature_student import FeatureStudent
 from trainer.loop import Trainer
@@ -69,7 +74,8 @@ def build_trainer(
     """
     _check_rejected(config)
     manifest = _wait_for_first_version(store, stop or threading.Event(), wait_s)
-    return Trainer(
+    make = partial(DomainTrainers, domain_parts(config, target_id)) if config.drafter.max_domains else Trainer
+    return make(
         config.trainer,
         build_student(config, manifest, target_folder),
         source,
@@ -79,6 +85,20 @@ def build_trainer(
         may_train=may_train,
         lease=lease,
         on_event=on_event,
+    )
+
+
+def domain_parts(config: Config, target_id: str) -> DomainParts:
+    """What trainers of domains are made of, for a target's configured kind of drafter."""
+
+    def name(domain: str) -> str:
+        return drafter_name(config.drafter.kind, domain)
+
+    return DomainParts(
+        most=config.drafter.max_domains,
+        listed=open_domains(config, target_id),
+        store_of=lambda domain: open_versions(config, target_id, name(domain)),
+        folder_of=lambda domain: open_folder(config, checkpoint_path(target_id, name(domain))),
     )
 
 

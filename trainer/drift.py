@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from osd.records.drafter_id import DrafterId, kind_of
 from osd.records.outcome import Outcome
 from osd.records.status import ALL_TRAFFIC, DomainDrift, DriftState
 from trainer.shift import Direction, ShiftDetector
@@ -68,8 +69,8 @@ class _Domain:
     window: _Window = field(default_factory=_Window)
     reference: float = 0.0
     """What the window is compared with."""
-    version: int = 0
-    """Of the learned drafter in the newest query."""
+    drafter: DrafterId | None = None
+    """The learned drafter in the newest query."""
 
     def settle(self) -> None:
         """What comes now is normal."""
@@ -92,7 +93,7 @@ class DriftMonitor:
         return [
             Drifted(name, direction, domain.report())
             for name, domain in ((name, self._known(name)) for name in (outcome.domain, ALL_TRAFFIC))
-            if (direction := _observe(domain, outcome))
+            if (direction := _observe(domain, outcome, is_all=name == ALL_TRAFFIC))
         ]
 
     def passed_gate(self) -> None:
@@ -119,12 +120,21 @@ class DriftMonitor:
         return domain
 
 
-def _observe(domain: _Domain, outcome: Outcome) -> Direction | None:
-    """Add one query to a domain; returns the direction of a drift that it completes."""
-    proposing = [one for one in outcome.rounds if one.proposed]
-    learned = [one for one in proposing if (one.drafter_name or outcome.drafter_kind) == outcome.drafter_kind]
-    if learned and learned[-1].drafter_version != domain.version:
-        domain.version = learned[-1].drafter_version
+def _observe(domain: _Domain, outcome: Outcome, *, is_all: bool) -> Direction | None:
+    """Add one query to a domain, or to all traffic; returns the direction of a drift that it completes.
+
+    A domain's learned drafter is its own or the base drafter, whichever serves it; that of all traffic is the latter.
+    """
+    proposing, learned, last = [], [], None
+    for one, drafter in zip(outcome.rounds, outcome.drafters(), strict=True):
+        if drafter is None:
+            continue
+        proposing.append(one)
+        if (drafter.name if is_all else kind_of(drafter.name)) == outcome.drafter_kind:
+            learned.append(one)
+            last = drafter
+    if last is not None and last != domain.drafter:
+        domain.drafter = last
         domain.rise.reset()
     if len(proposing) < _LEAST_ROUNDS:
         return None

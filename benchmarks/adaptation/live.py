@@ -148,4 +148,4 @@ class _Live:
         if number != serving.id.version:
             assert isinstance(serving, Swappable)
             manifest, state = self._store.load(number)
-            self._engine.load_drafter(manifest, serving.prepare(state, number))
+            self._engine.load_drafter(manifest.kind, manifest, serving.prepare(state, number))

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from osd.assembly.drafter import open_store, open_version
+from osd.assembly.drafter import DomainDrafters, open_store, open_version
 from osd.assembly.engine import load_engine, use_threads
 from osd.assembly.kernels import Prepared, awaits_kernels, load_backend, prepare_backend
 from osd.assembly.lookup import make_lookup, open_feed
@@ -24,6 +24,7 @@ from osd.machine.memory import exclude_from_gc
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.ports.weight_store import WeightStore
+from osd.records.drafter_id import drafter_name
 from osd.records.events import Event
 from osd.records.query import TokenDelta
 from osd.swap.hot_swap import HotSwap
@@ -113,16 +114,18 @@ def _assemble(
         on_progress=on_progress,
     )
     loop = EngineLoop(engine, deliver)
+    drafters = DomainDrafters(config, resolved, prepared.backend)
     hot_swap = HotSwap(
-        store,
-        LocalEngine(loop, config.drafter.kind),
+        partial(open_store, config, resolved),
+        LocalEngine(loop, drafters.make),
         retry_s=config.swap.poll_interval_s,
         on_event=on_event,
     )
+    engine.policy.own.on_missing = lambda domain: hot_swap.want(drafter_name(config.drafter.kind, domain))
     kernel_swap = None
     if prepared.build is not None:
         on_progress("compiling kernels for this CPU in the background; serving with torch meanwhile")
-        remake = partial(_remake, config, resolved, store, prepared.build.kernels)
+        remake = partial(_remake, config, resolved, drafters, prepared.build.kernels)
         kernel_swap = KernelSwap(prepared.build, loop, remake, on_event=on_event, on_progress=on_progress)
     feed = None
     if lookup is not None and recorder is not None:
@@ -138,7 +141,7 @@ def _assemble(
 def _remake(
     config: Config,
     resolved: ResolvedTarget,
-    store: WeightStore,
+    domain_drafters: DomainDrafters,
     these: KernelSet,
     target: Target,
     drafters: Sequence[Drafter],
@@ -148,5 +151,9 @@ def _remake(
     exclude_from_gc()
     if awaits_kernels(target):
         target = make_target(config, target.lm.model, backend, target.target_id, target.eos_ids, target.hidden_layers)
-    made = [open_version(config, resolved, store, target, drafter.id.version, backend) for drafter in drafters]
+    domain_drafters.backend = backend
+    made = []
+    for name, version in (drafter.id for drafter in drafters):
+        store = open_store(config, resolved, name)
+        made.append(open_version(config, resolved, store, target, version, backend, name))
     return target, made

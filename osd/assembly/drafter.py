@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from osd.config.paths import weights_path
 from osd.config.settings import Config
 from osd.drafters.create import create_initial, open_drafter
 from osd.drafters.eagle3.layout import TargetShape
 from osd.drafters.eagle3.reading import read_head
 from osd.drafters.shipped import find_shipped
-from osd.io.url_folder import open_folder
+from osd.io.domains.listed import open_domains
+from osd.io.domains.store import open_versions
 from osd.io.weight_store import FileWeightStore
 from osd.kernels.backend import Backend
 from osd.kernels.reference.drafting.eagle3_net import Eagle3Config
@@ -22,15 +23,22 @@ from osd.loading.shared_rows import load_shared_rows
 from osd.models.target import Target
 from osd.ports.drafter import Drafter, Swappable
 from osd.ports.weight_store import WeightStore
+from osd.records.drafter_id import drafter_name
 from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.version import WeightManifest
 
 _log = logging.getLogger(__name__)
 
 
-def open_store(config: Config, resolved: ResolvedTarget) -> FileWeightStore:
-    """The store of versions of the configured kind of drafter for a target."""
-    return FileWeightStore(open_folder(config, weights_path(resolved.target_id, config.drafter.kind)))
+def open_store(config: Config, resolved: ResolvedTarget, name: str = "") -> FileWeightStore:
+    """The store of a drafter's versions for a target.
+
+    Args:
+        config: the whole configuration.
+        resolved: the target.
+        name: the drafter's; empty: the base drafter's, which is the configured kind.
+    """
+    return open_versions(config, resolved.target_id, name or config.drafter.kind)
 
 
 def ensure_first_version(config: Config, resolved: ResolvedTarget, store: WeightStore) -> None:
@@ -110,17 +118,74 @@ def open_latest(config: Config, resolved: ResolvedTarget, store: WeightStore, ta
     raise refusals[0]
 
 
+class DomainDrafters:
+    """Makes the drafters of domains.
+
+    Args:
+        config: the whole configuration.
+        resolved: the target.
+        backend: computes their rounds; compiled kernels that take over replace it.
+    """
+
+    def __init__(self, config: Config, resolved: ResolvedTarget, backend: Backend) -> None:
+        self._config, self._resolved, self.backend = config, resolved, backend
+
+    def make(self, name: str, manifest: WeightManifest, target: Target) -> Drafter:
+        """A drafter with this name and of this version's shape; its weights are loaded afterwards.
+
+        Raises:
+            OsdError: the version's configuration does not fit the target.
+        """
+        return open_drafter(self._config, manifest.config, target, self._resolved.folder, self.backend, name)
+
+    def stored(self, target: Target) -> Iterator[tuple[Drafter, WeightManifest]]:
+        """The drafters of the domains that got one last, as many as the configuration allows, ready to serve.
+
+        One whose version is refused is left out, and logged.
+        """
+        most, kind = self._config.drafter.max_domains, self._config.drafter.kind
+        for domain in open_domains(self._config, self._resolved.target_id).read()[-most:] if most else ():
+            name = drafter_name(kind, domain)
+            store = open_store(self._config, self._resolved, name)
+            first = store.to_start_with()
+            if first is None or not first.number:
+                continue
+            try:
+                drafter = open_version(self._config, self._resolved, store, target, first.number, self.backend, name)
+            except WeightsRefusedError as error:
+                _log.warning(
+                    "the base drafter serves domain %r: version %d is refused: %s", domain, first.number, error
+                )
+                continue
+            yield drafter, first
+
+
 def open_version(
-    config: Config, resolved: ResolvedTarget, store: WeightStore, target: Target, number: int, backend: Backend
+    config: Config,
+    resolved: ResolvedTarget,
+    store: WeightStore,
+    target: Target,
+    number: int,
+    backend: Backend,
+    name: str = "",
 ) -> Drafter:
-    """The drafter with one of the store's versions, on a back end.
+    """The drafter with one of its store's versions, on a back end.
+
+    Args:
+        config: the whole configuration.
+        resolved: the target.
+        store: the drafter's versions.
+        target: the loaded target.
+        number: of the version.
+        backend: computes the drafter's rounds.
+        name: the drafter's; empty: the base drafter's.
 
     Raises:
         WeightsRefusedError: the version is damaged, or its tensors do not fit.
         OsdError: the version's configuration does not fit the target.
     """
     manifest, state = store.load(number)
-    drafter = open_drafter(config, manifest.config, target, resolved.folder, backend)
+    drafter = open_drafter(config, manifest.config, target, resolved.folder, backend, name)
     assert isinstance(drafter, Swappable)
     drafter.prepare(state, manifest.number)()
     return drafter

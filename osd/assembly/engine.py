@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from osd.assembly.drafter import hidden_layers_for, open_latest, open_store
+from osd.assembly.drafter import DomainDrafters, hidden_layers_for, open_latest, open_store
 from osd.assembly.kernels import Prepared, awaits_kernels, num_threads, prepare_backend
 from osd.assembly.lookup import make_lookup
 from osd.assembly.target import open_target
@@ -25,6 +25,7 @@ from osd.speculation.arm import Arm
 from osd.speculation.calibrate import NUM_TIMINGS, calibrate
 from osd.speculation.cost import Costs
 from osd.speculation.depth_acceptance import AcceptanceModel
+from osd.speculation.domain_arms import DomainArms
 from osd.speculation.length import GoodputPolicy
 from osd.speculation.lookup_arm import LookupArm
 from osd.speculation.watch import SwapWatch
@@ -39,7 +40,7 @@ def open_engine(
     recorder: OutcomeRecorder | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Engine:
-    """Open an engine in this process, without Ray, Redis or HTTP, with the latest drafter version of the store.
+    """Open an engine in this process, without Ray, Redis or HTTP, with the latest drafter versions of the store.
 
     Raises:
         OsdError: a model cannot be loaded or served; the message says what to do.
@@ -49,9 +50,12 @@ def open_engine(
     resolved = configured_target(config)
     prepared = prepare_backend(config.target, resolved.folder, may_serve_without=False, on_progress=_log.info)
     store = open_store(config, resolved)
-    return load_engine(
+    engine = load_engine(
         config, resolved, prepared, store, lookup=make_lookup(config), recorder=recorder, on_event=on_event
     )
+    for drafter, manifest in DomainDrafters(config, resolved, prepared.backend).stored(engine.target):
+        engine.add_drafter(drafter, manifest)
+    return engine
 
 
 def load_engine(
@@ -129,7 +133,8 @@ def make_engine(
         for drafter, own in zip(drafters, costs.arms, strict=True)
     ]
     found = None if lookup is None else LookupArm(lookup)
-    policy = GoodputPolicy(config.speculation, costs.verify, arms, found)
+    own = DomainArms(config.drafter.max_domains)
+    policy = GoodputPolicy(config.speculation, costs.verify, arms, found, own)
     return Engine(config, target, codec, policy, recorder=recorder, on_event=on_event)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 
 def slug(text: str) -> str:
@@ -11,24 +12,29 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "model"
 
 
-def weights_dir(state_dir: Path, target_id: str, drafter_kind: str) -> Path:
-    """The drafter versions of one kind for one target."""
-    return state_dir / weights_path(target_id, drafter_kind)
+def weights_dir(state_dir: Path, target_id: str, drafter: str) -> Path:
+    """The versions of one drafter for one target, by the drafter's name."""
+    return state_dir / weights_path(target_id, drafter)
 
 
-def weights_path(target_id: str, drafter_kind: str) -> str:
+def weights_path(target_id: str, drafter: str) -> str:
     """The same, relative to the store (`store.url`, else the state folder)."""
-    return f"weights/{slug(target_id)}/{drafter_kind}"
+    return f"weights/{slug(target_id)}/{_file_name(drafter)}"
 
 
-def checkpoint_dir(state_dir: Path, target_id: str, drafter_kind: str) -> Path:
-    """The trainer's checkpoint for one kind of drafter of one target."""
-    return state_dir / checkpoint_path(target_id, drafter_kind)
+def checkpoint_dir(state_dir: Path, target_id: str, drafter: str) -> Path:
+    """The trainer's checkpoint for one drafter of one target."""
+    return state_dir / checkpoint_path(target_id, drafter)
 
 
-def checkpoint_path(target_id: str, drafter_kind: str) -> str:
+def checkpoint_path(target_id: str, drafter: str) -> str:
     """The same, relative to the store (`store.url`, else the state folder)."""
-    return f"checkpoints/{slug(target_id)}/{drafter_kind}"
+    return f"checkpoints/{slug(target_id)}/{_file_name(drafter)}"
+
+
+def _file_name(drafter: str) -> str:
+    """A drafter's name as a folder's; different names, such as of the domains `a:b` and `a-b`, never share one."""
+    return quote(drafter, safe="")
 
 
 def answers_dir(state_dir: Path, target_id: str, key: str) -> Path:

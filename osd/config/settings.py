@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -26,6 +26,7 @@ from osd.config.logs import LogConfig
 from osd.config.monitor import MonitorConfig
 from osd.config.section import Section
 from osd.records.errors import OsdError
+from osd.records.query import DOMAIN_PATTERN
 from osd.records.rules import AcceptRule
 
 
@@ -119,6 +120,7 @@ class DrafterConfig(Section):
     vocab_tokens: int = Field(8192, ge=2, description="For 'feature' and new 'eagle3': size of the reduced vocabulary.")
     window_tokens: int = Field(256, ge=2, description="For 'feature': how many positions back its attention reaches.")
     seed: int = Field(0, description="Seed of a new drafter's weights.")
+    max_domains: int = Field(0, ge=0, le=64, description="Most domains with drafters of their own; 0: one for all.")
     suffix: bool = Field(
         True,
         description="Also propose what followed the same tokens in the query's own text or in recent answers of its "
@@ -169,9 +171,7 @@ class TrainerConfig(Section):
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rate rises.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     batch_tokens: int = Field(1024, ge=1, description="Sequence positions per training step.")
-    passes: float = Field(
-        16.0, gt=0, description="How often each output token is trained on, on average, if time allows."
-    )
+    passes: float = Field(16.0, gt=0, description="How often an output token is trained on, on average, at most.")
     unroll_steps: int = Field(
         2, ge=1, le=8, description="For 'feature' and 'eagle3': steps fed with the drafter's own features."
     )
@@ -241,6 +241,9 @@ class ServerConfig(Section):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     model_names: tuple[str, ...] = Field((), description="Names that clients may use; empty: the target's own.")
     api_keys_sha256: tuple[str, ...] = Field((), description="SHA-256 (hex) of API keys; empty asks for none.")
+    api_key_domains: dict[str, Annotated[str, Field(pattern=DOMAIN_PATTERN)]] = Field(
+        default_factory=dict, description="Domains of queries that name none, by API key: { '<its SHA-256>' = 'sql' }."
+    )
     admin_token_sha256: str = Field("", description="SHA-256 (hex) of the admin token; empty makes one per start.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body.")
     receive_timeout_s: float = Field(
@@ -303,7 +306,9 @@ class ServerConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _refuse_access_by_missing_keys(self) -> Self:
+    def _refuse_missing_keys(self) -> Self:
+        if unknown := set(self.api_key_domains) - set(self.api_keys_sha256):
+            raise ValueError(f"api_key_domains: the key {min(unknown)!r} is not in api_keys_sha256")
         for name in ("metrics_access", "openapi_access"):
             if getattr(self, name) == "api_key" and not self.api_keys_sha256:
                 raise ValueError(f"{name} = 'api_key' needs keys in api_keys_sha256")

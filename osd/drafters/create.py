@@ -116,9 +116,22 @@ def check_drafter_model(config: Config, target_folder: Path) -> Path:
 
 
 def open_drafter(
-    config: Config, manifest_config: dict[str, Any], target: Target, target_folder: Path, backend: Backend
+    config: Config,
+    manifest_config: dict[str, Any],
+    target: Target,
+    target_folder: Path,
+    backend: Backend,
+    name: str = "",
 ) -> Drafter:
     """The drafter for a version's configuration; its weights are loaded afterwards.
+
+    Args:
+        config: the whole configuration.
+        manifest_config: the version's.
+        target: the model that is served.
+        target_folder: its files.
+        backend: computes the drafter's rounds.
+        name: see `DrafterId`; empty: the base drafter's.
 
     Raises:
         OsdError: the configuration does not fit the target.
@@ -134,6 +147,7 @@ def open_drafter(
             num_slots=num_slots,
             max_context_tokens=target.max_context_tokens,
             max_length=max_length,
+            name=name or config.drafter.kind,
         )
     model = new_drafter_model(config, target_folder).to(target.lm.device, target.lm.dtype)
     most = longest_context(model.config.get_text_config(), target.max_context_tokens)
@@ -148,6 +162,7 @@ def open_drafter(
         num_slots=num_slots,
         max_context_tokens=target.max_context_tokens,
         target_vocab_tokens=target.lm.vocab_tokens,
+        name=name or config.drafter.kind,
     )
 
 

@@ -34,6 +34,7 @@ class FeatureDrafter:
         num_slots: rows.
         max_context_tokens: longest row.
         max_length: most tokens proposed per round.
+        name: see `DrafterId`; empty: the kind of `config`.
     """
 
     needs_hidden = True
@@ -47,8 +48,9 @@ class FeatureDrafter:
         num_slots: int,
         max_context_tokens: int,
         max_length: int,
+        name: str = "",
     ) -> None:
-        self.id = DrafterId(config.kind, 0)
+        self.id = DrafterId(name or config.kind, 0)
         self.config = config
         self.device = shared.embedding_VH.device
         with self.device:  # drawing a large network's initial weights on a CPU would take seconds
@@ -96,7 +98,7 @@ class FeatureDrafter:
         def swap_in() -> None:
             put_to_use()
             self.round.cache.clear_non_finite()
-            self.id = DrafterId(self.config.kind, version)
+            self.id = DrafterId(self.id.name, version)
 
         return swap_in
 

@@ -35,14 +35,22 @@ class ModelDrafter:
         num_slots: rows.
         max_context_tokens: longest row.
         target_vocab_tokens: size of the target's vocabulary.
+        name: see `DrafterId`.
     """
 
     needs_hidden = False
 
     def __init__(
-        self, model: Any, backend: Backend, *, num_slots: int, max_context_tokens: int, target_vocab_tokens: int
+        self,
+        model: Any,
+        backend: Backend,
+        *,
+        num_slots: int,
+        max_context_tokens: int,
+        target_vocab_tokens: int,
+        name: str = "model",
     ) -> None:
-        self.id = DrafterId("model", 0)
+        self.id = DrafterId(name, 0)
         self._lm = SlotModel(
             model,
             backend,
@@ -90,7 +98,7 @@ class ModelDrafter:
             )
             self._lm.weights_changed()
             self._lm.clear_non_finite()
-            self.id = DrafterId("model", version)
+            self.id = DrafterId(self.id.name, version)
 
         return swap_in
 

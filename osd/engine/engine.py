@@ -8,7 +8,7 @@ through `osd.engine.loop.EngineLoop`. It needs no Ray, Redis or HTTP.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from msgspec import structs
 
@@ -29,6 +29,7 @@ from osd.models.target import Target
 from osd.ports.constraint import RowConstraint
 from osd.ports.drafter import Drafter, SwapIn
 from osd.ports.outcomes import OutcomeRecorder
+from osd.records.drafter_id import domain_of
 from osd.records.events import Event, EventKind
 from osd.records.outcome import Round
 from osd.records.query import CONSTRAINT_FAILED, NOT_FINITE, FinishReason, Request, SamplingParams, TokenDelta
@@ -36,8 +37,10 @@ from osd.records.status import ALL_TRAFFIC, AcceptancePoint, EngineStatus
 from osd.records.version import WeightManifest
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.cost import Costs
+from osd.speculation.depth_acceptance import AcceptanceModel
 from osd.speculation.length import GoodputPolicy
 from osd.speculation.lookup_arm import LookupArm
+from osd.speculation.watch import SwapWatch
 from osd.text.codec import TextCodec
 from osd.verify.top_logprobs import TopLogprobs, wanted_top_logprobs
 
@@ -65,7 +68,7 @@ class Engine:
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         lookups = [] if policy.lookup is None else [policy.lookup.drafter]
-        rows = RowCaches(target, [arm.drafter for arm in policy.arms], lookups, config.engine)
+        rows = RowCaches(target, [arm.drafter for arm in policy.all_arms], lookups, config.engine)
         counters = Counters()
         self.config, self.target, self.codec, self.policy = config, target, codec, policy
         self.recorder, self.on_event = recorder, on_event
@@ -115,6 +118,7 @@ class Engine:
         )
         self.scheduler.submit(sequence)
         self._sequences[request.request_id] = sequence
+        self.policy.own.expect(request.domain)
 
     def cancel(self, request_id: str) -> list[TokenDelta]:
         """Free a query's row at once; ids that are unknown or finished are ignored."""
@@ -160,25 +164,58 @@ class Engine:
     # ---- replacing drafter versions and kernels, between two steps -------------------------------------------------
 
     def arm(self, name: str) -> Arm:
-        """The arm of the drafter with this name."""
-        return next(arm for arm in self.policy.arms if arm.name == name)
+        """The arm of the drafter with this name, which is in memory."""
+        return next(arm for arm in self.policy.all_arms if arm.name == name)
 
-    def load_drafter(self, manifest: WeightManifest, swap_in: SwapIn) -> None:
-        """Use a version that the drafter's `prepare` has made ready."""
-        arm = self.arm(manifest.kind)
+    def drafter(self, name: str) -> Drafter | None:
+        """The drafter with this name; None if it is not in memory."""
+        return next((arm.drafter for arm in self.policy.all_arms if arm.name == name), None)
+
+    def load_drafter(self, name: str, manifest: WeightManifest, swap_in: SwapIn) -> None:
+        """Use a version that the `prepare` of the drafter with this name has made ready."""
+        arm = self.arm(name)
         before, started_s = arm.drafter.id.version, time.perf_counter()
         swap_in()
         arm.is_broken = False
         arm.acceptance.reset(manifest.gate)
         self.counters.add("swaps_total")
         took_ms = (time.perf_counter() - started_s) * 1e3
-        message = f"drafter version {before} -> {manifest.number} in {took_ms:.1f} ms"
-        self._event("swap", message, drafter=arm.name, took_ms=took_ms)
+        message = f"{_titled(name)} version {before} -> {manifest.number} in {took_ms:.1f} ms"
+        self._event("swap", message, drafter=name, took_ms=took_ms)
 
-    def set_judged(self, is_judged: bool) -> None:
-        """Propose at least one token where that helps to judge the serving version of the drafter that learns."""
-        if self.policy.arms:
-            self.policy.arms[0].watch.is_judged = is_judged
+    def add_drafter(self, drafter: Drafter, manifest: WeightManifest) -> None:
+        """Serve a domain with a drafter of its own from now on; of more than fit, the least recently used one leaves.
+
+        Args:
+            drafter: named after its domain, with no rows yet; it reads what its rows hold when it first proposes.
+            manifest: of its version.
+        """
+        base, policy = self.policy.arms[0], self.policy
+        acceptance = AcceptanceModel(self.config.speculation.max_length)
+        acceptance.reset(manifest.gate)
+        # Of the same shape as the base drafter's, it costs the same, and what is measured of either holds for both.
+        arm = Arm(drafter, base.costs, acceptance, SwapWatch(self.config.swap.watch_rounds), base=base)
+        self.rows.add(drafter)
+        for left in policy.own.add(arm):
+            self._remove(left)
+        self.counters.add("swaps_total")
+        self._event("swap", f"{_titled(arm.name)} version {manifest.number} serves", drafter=arm.name)
+
+    def remove_drafter(self, name: str) -> None:
+        """Serve a domain with the base drafter again."""
+        if (arm := self.policy.own.remove(domain_of(name))) is not None:
+            self._remove(arm)
+            self._event("swap", f"{_titled(name)} serves no more", drafter=name)
+
+    def _remove(self, arm: Arm) -> None:
+        self.rows.remove(arm.drafter)
+        for sequence in self.scheduler.decoding:
+            sequence.budget.forget(arm)
+
+    def set_judged(self, names: Container[str]) -> None:
+        """Propose at least one token where that helps to judge the serving versions of these drafters, by name."""
+        for arm in self.policy.all_arms:
+            arm.watch.is_judged = arm.name in names
 
     def prefer_lookup(self, domains: Iterable[str]) -> None:
         """Prefer the lookup to drafters in these domains (`*`: in all), whose traffic drafters do not know yet."""
@@ -196,7 +233,7 @@ class Engine:
         prefilling = [] if self.scheduler.prefilling is None else [self.scheduler.prefilling]
         self.rows.adopt(target, drafters, live=[*self.scheduler.decoding, *prefilling])
         self.target = target
-        for arm, drafter in zip(self.policy.arms, drafters, strict=True):
+        for arm, drafter in zip(self.policy.all_arms, drafters, strict=True):
             arm.drafter = drafter
         self.policy.use(costs)
         took_ms = (time.perf_counter() - started_s) * 1e3
@@ -268,14 +305,15 @@ class Engine:
             return [PLAIN] * len(rows)
         for sequence in rows:
             sequence.set_budget(self.config.speculation.max_length, self.target.max_context_tokens)
+            sequence.budget.own = self.policy.own.use(sequence.request.domain)
             sequence.budget.prefers_lookup = not self._drifting.isdisjoint((ALL_TRAFFIC, sequence.request.domain))
         if lookup is not None and not lookup.is_broken and self.config.speculation.enabled:
             try:
                 look_up(lookup, rows, self.config.speculation.max_length)
             except Exception as error:
                 self._broke(lookup, error)
-        queries = [sequence.request.request_id for sequence in rows]
-        judged = next((arm for arm in self.policy.arms if arm.wants_rounds(queries)), None)
+        drafting = ((one.budget.arm(arm), one.request.request_id) for arm in self.policy.arms for one in rows)
+        judged = next((arm for arm, query in drafting if arm.wants_rounds([query])), None)
         return self.policy.choose([sequence.budget for sequence in rows], judged=judged)
 
     def _commit(
@@ -339,8 +377,14 @@ class Engine:
         """Stop using an arm that raised; a drafter until another version is swapped in. Queries continue."""
         arm.is_broken = True
         version = f" version {arm.drafter.id.version}" if arm.drafter.id.version else ""
-        message = f"drafter{version} broke, decoding plainly: {error}"
+        instead = "with the base drafter" if domain_of(arm.name) else "plainly"
+        message = f"{_titled(arm.name)}{version} broke, decoding {instead}: {error}"
         self._event("error", message, drafter=arm.name)
 
     def _event(self, kind: EventKind, message: str, **data: float | int | str) -> None:
         self.on_event(Event(at_s=time.time(), kind=kind, message=message, data=dict(data)))
+
+
+def _titled(name: str) -> str:
+    """A drafter as events name it."""
+    return f"drafter of domain {domain!r}," if (domain := domain_of(name)) else "drafter"

@@ -190,5 +190,5 @@ def learn(
     policy.observe(budgets, drafted.choices, accepted, num_verified, draft_ms=draft_ms, verify_ms=verify_ms)
     for sequence, choice, num_accepted in zip(rows, drafted.choices, accepted, strict=True):
         if isinstance(choice.arm, Arm):
-            choice.arm.observe(sequence.request.request_id, num_accepted > 0)
+            choice.arm.observe(sequence.request.request_id, sequence.request.domain, num_accepted > 0)
     return accepted

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from osd.monitor.buckets import Figures, Series
-from osd.records.drafter_id import DrafterId
+from osd.records.drafter_id import DrafterId, drafter_name
 from osd.records.status import TrainerStatus
 
 
@@ -30,6 +30,18 @@ class QueryRounds(NamedTuple):
     """Rounds with at least one proposed token; only the first few of a query count."""
     num_accepted: int
     """Of these, the rounds whose first proposed token was accepted."""
+    domain: str = ""
+    """Of the query."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainReport:
+    """What an engine says of a domain's own drafter."""
+
+    version: int = 0
+    """In use now; 0: none is in memory, so the base drafter serves the domain."""
+    rounds: tuple[QueryRounds, ...] = ()
+    refused: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +83,20 @@ class EngineReport:
     """Evidence for the referee."""
     refused: dict[int, str] = field(default_factory=dict)
     """Drafter versions that the engine could not use, and why."""
+    domains: dict[str, DomainReport] = field(default_factory=dict)
+    """Of domains with a drafter of their own; `drafter`, `rounds` and `refused` are of the base drafter."""
+
+    def of_domain(self, domain: str) -> EngineReport:
+        """The report on a domain's own drafter. The base drafter's rounds in the domain count as those of version 0."""
+        own = self.domains.get(domain, DomainReport())
+        before = tuple(one._replace(version=0) for one in self.rounds if one.domain == domain)
+        return replace(
+            self,
+            drafter=DrafterId(drafter_name(self.drafter.name, domain), own.version),
+            rounds=before + own.rounds,
+            refused=own.refused,
+            domains={},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +106,13 @@ class EngineOrders:
     session: str
     """Of the supervisor's process. One that was restarted knows nothing, so the next report must be full."""
     version: int | None = None
-    """The drafter version to serve; None: as it is."""
+    """The base drafter's version to serve; None: as it is."""
     is_judged: bool = False
-    """Drafter versions are being compared, so propose at least one token where that adds evidence."""
+    """Versions of it are being compared, so propose at least one token where that adds evidence."""
+    domain_versions: dict[str, int] = field(default_factory=dict)
+    """By domain, the version of its own drafter to serve; 0: the base drafter serves it."""
+    judged_domains: frozenset[str] = frozenset()
+    """Domains whose own drafters' versions are being compared."""
     training_share: float = 0.0
     """Share of its time that the engine leaves to training."""
     record_share: float = 1.0

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
 
 class SwapPort(Protocol):
-    """Swaps one drafter of one engine. Called by one thread other than the engine's."""
+    """Swaps the drafters of one engine, by name. Called by one thread other than the engine's."""
 
-    def prepare(self, manifest: WeightManifest, state: Mapping[str, torch.Tensor]) -> None:
+    def prepare(self, name: str, manifest: WeightManifest, state: Mapping[str, torch.Tensor]) -> None:
         """Check a version and prepare it while the present one serves. A later call replaces an earlier one.
+
+        A domain's drafter that is not in the engine's memory is made.
 
         Raises:
             WeightsRefusedError: a tensor is missing, unknown or of another shape, or holds NaN or infinity.
+            OsdError: a drafter of this configuration cannot be made.
         """
         ...
 
@@ -26,6 +29,10 @@ class SwapPort(Protocol):
         """Put the prepared version in use, between two steps."""
         ...
 
-    def serving(self) -> int:
-        """The version in use."""
+    def remove(self, name: str) -> None:
+        """Serve a domain with the base drafter again."""
+        ...
+
+    def serving(self, name: str) -> int | None:
+        """The version in use; None if no drafter with this name is in memory."""
         ...

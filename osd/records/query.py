@@ -20,6 +20,10 @@ from osd.records.outcome import Round
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
+DEFAULT_DOMAIN = "default"
+"""Of queries that name none."""
+DOMAIN_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
+"""Of the domains that requests may name."""
 NOT_FINITE = "the model's output for it is not finite (NaN or infinity)"
 """The error message in the last delta of such a query."""
 CONSTRAINT_FAILED = "its constraint is too complex to be followed further"
@@ -117,7 +121,7 @@ class Request:
     request_id: str
     prompt_ids: tuple[int, ...]
     params: SamplingParams = field(default_factory=SamplingParams)
-    domain: str = "default"
+    domain: str = DEFAULT_DOMAIN
     store: bool = True
     """False: the query is not recorded; it only counts in the counters."""
     speculation_length: int | None = None

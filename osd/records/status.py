@@ -106,6 +106,20 @@ class DomainDrift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DomainTraining:
+    """The training of a domain's own drafter."""
+
+    state: TrainerState
+    steps: int
+    records: int
+    """Outcomes of the domain that are remembered, held-out ones included."""
+    published_version: int
+    """0: none has beaten the base drafter yet."""
+    gate: dict[str, float]
+    """As in `TrainerStatus`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerStatus:
     """A snapshot of the distiller for the admin page."""
 
@@ -129,6 +143,8 @@ class TrainerStatus:
     """Outcomes recorded but not yet read; None if Redis cannot be reached."""
     drift: dict[str, DomainDrift] = field(default_factory=dict)
     """By domain; `*` stands for all traffic."""
+    domains: dict[str, DomainTraining] = field(default_factory=dict)
+    """Of domains for which a drafter of their own is trained; steps, tokens and time above include it."""
     message: str = ""
 
 
@@ -190,6 +206,8 @@ class FleetStatus:
     """None: the distiller does not report."""
     stream: StreamStatus | None = None
     """None: nothing is recorded."""
+    domains: dict[str, VersionsStatus] = field(default_factory=dict)
+    """By domain with a drafter of its own; `confirmed` 0 means that the base drafter serves it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +224,8 @@ class ServiceStatus:
     """None: the supervisor does not answer, or the distiller does not report."""
     stream: StreamStatus | None = None
     """None: the supervisor does not answer, or nothing is recorded."""
+    domains: dict[str, VersionsStatus] = field(default_factory=dict)
+    """Versions of domains' own drafters, by domain; 0 stands for the base drafter."""
     restarts: dict[str, int] = field(default_factory=dict)
     """Actor name to number of restarts; `ray`: of all of Ray, with every actor."""
     processes: dict[str, int] = field(default_factory=dict)

@@ -40,6 +40,8 @@ class Arm:
     """Rounds since it was last chosen."""
     probe_ms: float = 0.0
     """Time that its recent probes added to a round; after a pause a drafter has much to process."""
+    base: Arm | None = None
+    """Of a domain's own drafter: the arm whose place it takes in the rows of its domain."""
 
     def kind(self, promised: float) -> RowAcceptance | None:
         """Its acceptance in rounds in which the lookup promises about so many accepted tokens; None below one."""
@@ -54,9 +56,9 @@ class Arm:
         """Whether rounds of these queries would help to judge its version; see `SwapWatch`."""
         return self.watch.wants_rounds(self.drafter.id.version, queries)
 
-    def observe(self, query: str, first_accepted: bool) -> None:
+    def observe(self, query: str, domain: str, first_accepted: bool) -> None:
         """Add one row's round with at least one proposed token to the evidence on its version."""
-        self.watch.observe(self.drafter.id.version, query, first_accepted)
+        self.watch.observe(self.drafter.id.version, query, first_accepted, domain)
 
 
 class Choice(NamedTuple):

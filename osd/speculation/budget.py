@@ -35,6 +35,8 @@ class RowBudget:
     """Number of accepted tokens that the lookup promises in this round."""
     prefers_lookup: bool = False
     """Its traffic is new to the drafters, so that what they promise is worth less."""
+    own: Arm | None = None
+    """The drafter of its domain, if that has one of its own."""
     histories: dict[Arm | LookupArm, RowHistory] = field(default_factory=dict)
 
     def of(self, arm: Arm | LookupArm) -> RowHistory:
@@ -42,6 +44,17 @@ class RowBudget:
         if (known := self.histories.get(arm)) is None:
             known = self.histories[arm] = RowHistory()
         return known
+
+    def forget(self, arm: Arm) -> None:
+        """Let go of an arm that has left the engine."""
+        self.histories.pop(arm, None)
+        if self.own is arm:
+            self.own = None
+
+    def arm(self, chosen: Arm) -> Arm:
+        """The arm that proposes for this row if `chosen` is chosen for all: it, or the domain's own in its place."""
+        own = self.own
+        return own if own is not None and own.base is chosen and not own.is_broken else chosen
 
     def factor(self, arm: Arm) -> float:
         """A drafter's expected acceptance in this row and round, relative to its average."""

@@ -7,13 +7,14 @@ wins when drafting does not pay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from osd.config.settings import SpeculationConfig
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.budget import RowBudget
 from osd.speculation.cost import CostCurve, Costs
+from osd.speculation.domain_arms import DomainArms
 from osd.speculation.lookup_arm import LookupArm
 
 _WORTH_IT = 1.02
@@ -44,7 +45,7 @@ class _Plan(NamedTuple):
     """The choice for all rows without a fixed length, except those that probe."""
 
     arm: Arm | None
-    """Proposes for the rows that the lookup does not propose for."""
+    """Proposes for the rows that the lookup does not propose for; in a row of a domain with an arm of its own, that."""
     length: int
     """Number of tokens that the arm proposes for a row."""
     width: int
@@ -59,12 +60,19 @@ class GoodputPolicy:
         verify: the costs of the target's passes, by (rows, tokens per row).
         arms: the drafters to choose among; without any, and without a lookup, decoding is plain.
         lookup: proposes for a row instead, where what it offers promises more; its offers cost next to nothing.
+        own: the arms of domains, each in place of the arm that is its base.
     """
 
     def __init__(
-        self, config: SpeculationConfig, verify: CostCurve, arms: Sequence[Arm], lookup: LookupArm | None = None
+        self,
+        config: SpeculationConfig,
+        verify: CostCurve,
+        arms: Sequence[Arm],
+        lookup: LookupArm | None = None,
+        own: DomainArms | None = None,
     ) -> None:
         self.config, self.verify, self.arms, self.lookup = config, verify, arms, lookup
+        self.own = DomainArms(0) if own is None else own
         self.chosen = 0
         """The longest speculation length of the last round."""
         self._plan: _Plan | None = None
@@ -74,10 +82,15 @@ class GoodputPolicy:
         self._prompt_tokens = self._output_tokens = 0.0
         """Running averages over finished queries."""
 
+    @property
+    def all_arms(self) -> list[Arm]:
+        """The arms to choose among, then those of domains by name: an order that no round changes."""
+        return [*self.arms, *sorted(self.own, key=lambda arm: arm.name)]
+
     def use(self, costs: Costs) -> None:
         """Use other costs from now on, after target or drafters were replaced."""
         self.verify = costs.verify
-        for arm, own in zip(self.arms, costs.arms, strict=True):
+        for arm, own in zip(self.all_arms, costs.arms, strict=True):
             arm.costs, arm.probe_ms = own, 0.0
 
     def choose(self, rows: Sequence[RowBudget], *, judged: Arm | None = None) -> list[Choice]:
@@ -85,13 +98,15 @@ class GoodputPolicy:
 
         Args:
             rows: the decoding rows, with what the lookup offers to each.
-            judged: an arm that was just swapped; it must propose at least one token for rows without a fixed length, so
-                that it can be compared with the version before. Rows that the lookup proposes for are excepted, as they
-                were before the swap.
+            judged: an arm that was just swapped; it must propose at least one token for its rows without a fixed
+                length, so that it can be compared with the version before. Rows that the lookup proposes for are
+                excepted, as they were before the swap.
         """
         usable = [arm for arm in self.arms if not arm.is_broken]
         if not (self.config.enabled and (usable or self.lookup)):
             return [PLAIN] * len(rows)
+        if judged is not None and judged.base is not None:
+            judged = judged.base
         arms = [judged] if judged in usable else usable
         offered = self._offered(rows)
         plan = self._best(arms, rows, offered)
@@ -104,7 +119,7 @@ class GoodputPolicy:
             plan = plan._replace(length=max(plan.length, 1))
         found = [self._looked_up(plan, row) for row in rows]
         free = [number for number, choice in enumerate(found) if choice is None]
-        probe = self._due(usable, plan, len(rows), len(free)) if self.config.fixed_length is None else None
+        probe = self._due(usable, plan, rows, len(free)) if self.config.fixed_length is None else None
         probed = set() if probe is None else set(free[: _num_probed(len(free))])
         self._plan, self._probed = plan, probe
         wanted = [
@@ -124,10 +139,10 @@ class GoodputPolicy:
                 if token_ms < best_ms:
                     best, best_ms = best._replace(width=width), token_ms
         for arm in arms:
-            accepted = arm.acceptance.expected([row.factor(arm) for row in rows], [row.limit for row in rows])
+            accepted, num_drafted = _accepted(rows, arm), _num_drafted_by(rows, arm)
             reading_ms = self._reading_ms(arm)
             for length in range(1, self.config.max_length + 1):
-                draft_ms = arm.costs.draft.ms(len(rows), length)
+                draft_ms = _draft_ms(num_drafted, length)
                 for width in range(length, (length if offered is None else self.config.max_length) + 1):
                     committed = _num_committed(accepted, length, offered, width)
                     token_ms = (self.verify.ms(len(rows), width + 1) + draft_ms) / committed + reading_ms
@@ -165,7 +180,7 @@ class GoodputPolicy:
             return None
         expected = lookup.expected(row.offer, row.of(lookup).acceptance, num_tokens)[-1]
         if plan.arm is not None:
-            [accepted] = plan.arm.acceptance.expected([row.factor(plan.arm)], [row.limit])
+            [accepted] = _accepted([row], plan.arm)
             if expected * _trust(row) <= accepted[min(length, self.config.max_length)]:
                 return None
             self._num_close += row.promised >= 1.0 and expected - accepted[-1] < _CLOSE
@@ -180,7 +195,7 @@ class GoodputPolicy:
             return 0.0
         return arm.costs.reading.ms(1, round(self._prompt_tokens)) / self._output_tokens
 
-    def _due(self, usable: Sequence[Arm], plan: _Plan, num_rows: int, num_free: int) -> Arm | None:
+    def _due(self, usable: Sequence[Arm], plan: _Plan, rows: Sequence[RowBudget], num_free: int) -> Arm | None:
         """The arm that proposes one token for a few rows in this round, though another is planned; usually None.
 
         Nothing is observed of an arm that is not chosen; without rare probes an improvement would never be noticed. A
@@ -194,16 +209,18 @@ class GoodputPolicy:
         due = max(usable, key=lambda arm: arm.idle_rounds)
         if due.idle_rounds < self.config.probe_interval_rounds:
             return None
-        num_worth = self._expected_probe_ms(due, plan, num_rows) / self._plan_ms(plan, num_rows) / _PROBE_SHARE
+        num_worth = self._expected_probe_ms(due, plan, len(rows)) / self._plan_ms(plan, rows) / _PROBE_SHARE
         if due.idle_rounds < num_worth:
             return None
         due.idle_rounds = 0
         return due
 
-    def _plan_ms(self, plan: _Plan, num_rows: int) -> float:
+    def _plan_ms(self, plan: _Plan, rows: Sequence[RowBudget]) -> float:
         """The duration of a round as planned, without a probe."""
-        draft_ms = plan.arm.costs.draft.ms(num_rows, plan.length) if plan.arm is not None and plan.length else 0.0
-        return self.verify.ms(num_rows, max(plan.length, plan.width) + 1) + draft_ms
+        draft_ms = 0.0
+        if plan.arm is not None and plan.length:
+            draft_ms = _draft_ms(_num_drafted_by(rows, plan.arm), plan.length)
+        return self.verify.ms(len(rows), max(plan.length, plan.width) + 1) + draft_ms
 
     def _expected_probe_ms(self, arm: Arm, plan: _Plan, num_rows: int) -> float:
         """The time that a probe adds to a round as planned."""
@@ -242,30 +259,47 @@ class GoodputPolicy:
         if num_verified is None:
             num_verified = max(choice.length for choice in proposed)
         self.verify.observe(len(rows), num_verified + 1, verify_ms)
-        used = list(dict.fromkeys(choice.arm for choice in proposed if isinstance(choice.arm, Arm)))
-        for arm in used:
-            lengths = [choice.length if choice.arm is arm else 0 for choice in proposed]
+        used = {choice.arm: [0] * len(rows) for choice in proposed if isinstance(choice.arm, Arm)}
+        for arm, lengths in used.items():
+            lengths[:] = [choice.length if choice.arm is arm else 0 for choice in proposed]
             kinds = [arm.kind(row.promised) for row in rows]
             arm.acceptance.observe([row.of(arm).acceptance for row in rows], lengths, accepted, kinds)
-            drafted = rows[: _num_drafted(lengths)]
-            if len(used) == 1:  # the time cannot be divided between several arms
-                self._observe_draft(arm, drafted, max(lengths), draft_ms)
-            for row in drafted:
-                row.of(arm).num_read = row.num_tokens
-        if self._probed in used and self._plan is not None:
+        self._observe_drafts(used, rows, draft_ms)
+        if self._plan is not None and self._probed in {arm.base or arm for arm in used}:
             arm = self._probed
-            took_ms = draft_ms + verify_ms - self._plan_ms(self._plan, len(rows))
+            took_ms = draft_ms + verify_ms - self._plan_ms(self._plan, rows)
             most_ms = _MOST_OF_A_PROBE * self._expected_probe_ms(arm, self._plan, len(rows))
             arm.probe_ms += _PROBE_STEP * (min(took_ms, most_ms) - arm.probe_ms)
 
-    def _observe_draft(self, arm: Arm, rows: Sequence[RowBudget], length: int, took_ms: float) -> None:
-        """If the drafter had to process more than the last round's tokens, update only the cost of that."""
-        unread = [row.num_tokens - row.of(arm).num_read for row in rows]
-        late = [num for num in unread if num > self.config.max_length + 1]
-        if late:
-            arm.costs.reading.observe(1, sum(late), took_ms - arm.costs.draft.ms(len(rows), length))
-        else:
-            arm.costs.draft.observe(len(rows), length, took_ms)
+    def _observe_drafts(self, used: Mapping[Arm, Sequence[int]], rows: Sequence[RowBudget], took_ms: float) -> None:
+        """Update the costs of the drafters that proposed, which together took `took_ms`.
+
+        Between drafters of one shape, such as those of domains, it is divided as their expected costs are; between
+        others it cannot be. If one had to process more than the last round's tokens, only the cost of that is updated,
+        and only if it was alone.
+
+        Args:
+            used: each drafter's speculation lengths by row.
+            rows: the decoding rows.
+            took_ms: duration of drafting.
+        """
+        expected_ms, num_late = {}, {}
+        for arm, lengths in used.items():
+            drafted = rows[: _num_drafted(lengths)]
+            expected_ms[arm] = arm.costs.draft.ms(len(drafted), max(lengths))
+            unread = [row.num_tokens - row.of(arm).num_read for row in drafted]
+            num_late[arm] = sum(num for num in unread if num > self.config.max_length + 1)
+            for row in drafted:
+                row.of(arm).num_read = row.num_tokens
+        total_ms, is_late = sum(expected_ms.values()), any(num_late.values())
+        if len({arm.base or arm for arm in used}) > 1:
+            return
+        for arm, lengths in used.items():
+            if not is_late:
+                share_ms = took_ms * expected_ms[arm] / total_ms
+                arm.costs.draft.observe(_num_drafted(lengths), max(lengths), share_ms)
+            elif len(used) == 1:
+                arm.costs.reading.observe(1, num_late[arm], took_ms - expected_ms[arm])
 
 
 def _num_probed(num_rows: int) -> int:
@@ -275,6 +309,27 @@ def _num_probed(num_rows: int) -> int:
 def _num_drafted(lengths: Sequence[int]) -> int:
     """Number of rows up to the last one that proposes, which is what a drafter is given."""
     return max(row for row, length in enumerate(lengths) if length) + 1
+
+
+def _accepted(rows: Sequence[RowBudget], chosen: Arm) -> list[list[float]]:
+    """By row, the expected accepted tokens at speculation lengths 0, 1, … if `chosen` is chosen for all rows."""
+    found: list[list[float]] = [[]] * len(rows)
+    for arm in _num_drafted_by(rows, chosen):
+        own = [number for number, row in enumerate(rows) if row.arm(chosen) is arm]
+        expected = arm.acceptance.expected([rows[n].factor(arm) for n in own], [rows[n].limit for n in own])
+        for number, accepted in zip(own, expected, strict=True):
+            found[number] = accepted
+    return found
+
+
+def _num_drafted_by(rows: Sequence[RowBudget], chosen: Arm) -> dict[Arm, int]:
+    """The drafters in use if `chosen` is chosen for all rows, and how many rows each is given: those up to its last."""
+    return {row.arm(chosen): number for number, row in enumerate(rows, start=1)}
+
+
+def _draft_ms(num_drafted: Mapping[Arm, int], length: int) -> float:
+    """The time in which drafters propose for so many rows each."""
+    return sum(arm.costs.draft.ms(num_rows, length) for arm, num_rows in num_drafted.items())
 
 
 def _num_committed(
@@ -306,4 +361,5 @@ def _extended(values: list[float], last: int) -> list[float]:
 def _within(choice: Choice, row: RowBudget) -> Choice:
     """A choice limited to what the row may propose, or the length that its client fixed."""
     length = min(choice.length if row.fixed is None else row.fixed, row.limit)
-    return Choice(choice.arm, length) if length and choice.arm else PLAIN
+    arm = row.arm(choice.arm) if isinstance(choice.arm, Arm) else choice.arm
+    return Choice(arm, length) if length and arm else PLAIN

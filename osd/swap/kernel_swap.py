@@ -145,4 +145,4 @@ class KernelSwap:
 
 
 def _serving(engine: Engine) -> tuple[Target, list[Drafter]]:
-    return engine.target, [arm.drafter for arm in engine.policy.arms]
+    return engine.target, [arm.drafter for arm in engine.policy.all_arms]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.errors import ConstraintRefusedError
 from osd.records.query import Request
-from serving.answering.queries import build_queries, check_model, encode_messages, truncated
+from serving.answering.queries import build_queries, check_model, encode_messages, query_domain, truncated
 from serving.forms.calls import argument_specs
 from serving.forms.constraint import chat_constraint, checked
 from serving.parsing.choose import answer_shape, parser_maker
@@ -32,6 +32,7 @@ async def prepare_chat(
     services: Services,
     answer_id: str,
     *,
+    key_domain: str | None,
     param: str = "messages",
     form_field: str = "response_format.json_schema.schema",
 ) -> PreparedChat:
@@ -41,6 +42,7 @@ async def prepare_chat(
         body: the request.
         services: of the app.
         answer_id: the queries are numbered after it.
+        key_domain: the domain of the request's API key.
         param: the field that holds the conversation, for errors.
         form_field: the field that holds the schema of the answer, for errors.
 
@@ -49,7 +51,7 @@ async def prepare_chat(
         ApiError: the model is another, or its template or context cannot take the conversation or the tools.
     """
     codec = services.codec
-    check_model(body.model, services.model_names)
+    domain = query_domain(body.osd.domain, check_model(body.model, services.model_names), key_domain)
     prompt_ids = await encode_messages(codec, body.messages, body.offered_tools, param, body.chat_options())
     prompt_ids = truncated(prompt_ids, body, codec)
     shape = answer_shape(body, codec, prompt_ids, services.config.target.tool_call_format)
@@ -66,6 +68,7 @@ async def prepare_chat(
         codec=codec,
         answer_id=answer_id,
         param=param,
+        domain=domain,
         constraint=await _checked(constraint, body),
         texts={f"messages[{at}].content": message.text for at, message in enumerate(body.messages)} if is_chat else {},
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
 from osd.records.asked.constraint import ConstraintSpec
-from osd.records.query import Request
+from osd.records.query import DEFAULT_DOMAIN, DOMAIN_PATTERN, Request
 from osd.text.chat_template import DEFAULT_OPTIONS, ChatOptions
 from serving.answering.sampling import sampling_params
 from serving.codec import Codec
@@ -80,12 +81,30 @@ def _no_tools(codec: Codec, what: str, param: str) -> ApiError:
     return ApiError(400, message, param=param, code="unsupported_parameter")
 
 
-def check_model(model: str | None, names: Sequence[str]) -> None:
-    """404 for any model but the one served, which may have several names; None is that one."""
-    if model is not None and model not in names:
-        served = ", ".join(f"'{name}'" for name in names)
-        message = f"The model '{model}' does not exist; this server serves {served}."
-        raise ApiError(404, message, param="model", code="model_not_found")
+def check_model(model: str | None, names: Sequence[str]) -> str | None:
+    """The domain that follows the model's name (`smollm2:sql`), if one does.
+
+    Args:
+        model: as asked for; None is the one that is served.
+        names: of the model that is served.
+
+    Raises:
+        ApiError: 404, the model is another.
+    """
+    if model is None or model in names:
+        return None
+    for name in sorted(names, key=len, reverse=True):
+        domain = model.removeprefix(f"{name}:")
+        if domain != model and re.fullmatch(DOMAIN_PATTERN, domain):
+            return domain
+    served = ", ".join(f"'{name}'" for name in names)
+    message = f"The model '{model}' does not exist; this server serves {served}."
+    raise ApiError(404, message, param="model", code="model_not_found")
+
+
+def query_domain(asked: str | None, of_model: str | None, of_key: str | None) -> str:
+    """The domain of a request's queries: the one that it names, else its model's, else its API key's."""
+    return asked or of_model or of_key or DEFAULT_DOMAIN
 
 
 def check_num_choices(num_prompts: int, n: int) -> None:
@@ -104,6 +123,7 @@ def build_queries(
     codec: Codec,
     answer_id: str,
     param: str,
+    domain: str,
     prompt_logprobs: int | None = None,
     constraint: ConstraintSpec | None = None,
     texts: Mapping[str, str] = _NO_TEXTS,
@@ -118,6 +138,7 @@ def build_queries(
         codec: knows the context and the vocabulary.
         answer_id: prefix of the queries' ids.
         param: name of the field that holds the prompts, for errors.
+        domain: label of the queries.
         prompt_logprobs: as `logprobs`, for the prompt's tokens.
         constraint: what each answer may be; None: anything.
         texts: for errors: the texts that make up the prompt, by field name.
@@ -143,7 +164,7 @@ def build_queries(
                 request_id=f"{answer_id}-{choice}",
                 prompt_ids=prompt_ids,
                 params=params if body.seed is None else replace(params, seed=body.seed + choice),
-                domain=body.osd.domain,
+                domain=domain,
                 store=body.store,
                 speculation_length=body.osd.speculation_length,
                 priority=body.priority,

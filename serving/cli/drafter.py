@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from osd.config.settings import Config
 from osd.ports.weight_store import WeightStore
+from osd.records.drafter_id import drafter_name
 from osd.records.errors import OsdError
 from serving.cli.distill import distill
 from serving.cli.heads import export_head, import_head
-from serving.cli.options import ConfigFile, DrafterKind, StateDir, TargetModel, configure
+from serving.cli.options import ConfigFile, Domain, DrafterKind, StateDir, TargetModel, configure
 
 app = typer.Typer(help="Drafter versions: make, distill, import, export, list, show, publish, roll back.")
 app.command("distill")(distill)
@@ -53,10 +55,16 @@ def init(
 
 @app.command("list")
 def list_versions(
-    target: TargetModel = None, drafter: DrafterKind = None, state_dir: StateDir = None, config: ConfigFile = None
+    target: TargetModel = None,
+    drafter: DrafterKind = None,
+    domain: Domain = "",
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
 ) -> None:
-    """List every version; * marks the one that is served."""
-    store = _store(target, drafter, state_dir, config)
+    """List every version; * marks the one that is served. Domains with drafters of their own are named below."""
+    from osd.io.domains.listed import open_domains
+
+    settings, target_id, store = _open(target, drafter, state_dir, config, domain)
     latest = store.latest()
     table = Table()
     for column in ("version", "parent", "created", "step", "held-out acceptance", "note"):
@@ -70,6 +78,8 @@ def list_versions(
         parent = str(manifest.parent) if manifest.parent else "-"
         table.add_row(f"{mark}{manifest.number}", parent, created, str(manifest.training_step), figures, escape(note))
     Console().print(table)
+    if not domain and (others := open_domains(settings, target_id).read()):
+        Console().print(f"with a drafter of its own (see --domain): {escape(', '.join(others))}")
 
 
 @app.command("show")
@@ -77,11 +87,12 @@ def show(
     number: Annotated[int, typer.Argument(help="Version to show.")],
     target: TargetModel = None,
     drafter: DrafterKind = None,
+    domain: Domain = "",
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
     """Check one version's file against its manifest, and print the manifest."""
-    manifest, state = _store(target, drafter, state_dir, config).load(number)
+    manifest, state = _open(target, drafter, state_dir, config, domain)[2].load(number)
     typer.echo(json.dumps(asdict(manifest), indent=2))
     typer.echo(f"{len(state)} tensors, {sum(t.numel() for t in state.values()):,} numbers, whole")
 
@@ -101,7 +112,7 @@ def publish(
     from osd.drafters.portable import read_weights
     from osd.drafters.weights import check_state
 
-    target_id, store = _open(target, drafter, state_dir, config)
+    _, target_id, store = _open(target, drafter, state_dir, config)
     latest = store.latest()
     if latest is None:
         raise OsdError("there is no drafter to compare with; run `osd drafter init` first")
@@ -118,25 +129,22 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Kept in the manifest.")] = "rolled back by hand",
     target: TargetModel = None,
     drafter: DrafterKind = None,
+    domain: Domain = "",
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Serve an older version again; a running server swaps it in."""
-    manifest = _store(target, drafter, state_dir, config).roll_back(to=to, reason=reason)
-    Console().print(f"version {manifest.number} serves again")
-
-
-def _store(target: str | None, drafter: str | None, state_dir: Path | None, config: Path | None) -> WeightStore:
-    return _open(target, drafter, state_dir, config)[1]
+    """Serve an older version again; a running server swaps it in. A domain's version 0 is the base drafter."""
+    manifest = _open(target, drafter, state_dir, config, domain)[2].roll_back(to=to, reason=reason)
+    Console().print(f"version {manifest.number} serves again" if manifest.number else "the base drafter serves again")
 
 
 def _open(
-    target: str | None, drafter: str | None, state_dir: Path | None, config: Path | None
-) -> tuple[str, WeightStore]:
-    """The target's id, and the store of its drafter versions."""
+    target: str | None, drafter: str | None, state_dir: Path | None, config: Path | None, domain: str = ""
+) -> tuple[Config, str, WeightStore]:
+    """The configuration, the target's id, and the store of the versions of its drafter, or of a domain's."""
     from osd.assembly.drafter import open_store
     from osd.loading.resolve import configured_target
 
     settings = configure(config, state_dir, target__model=target, drafter__kind=drafter)
     resolved = configured_target(settings)
-    return resolved.target_id, open_store(settings, resolved)
+    return settings, resolved.target_id, open_store(settings, resolved, drafter_name(settings.drafter.kind, domain))

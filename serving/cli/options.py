@@ -27,6 +27,7 @@ StateDir = Annotated[
 ]
 TargetModel = Annotated[str | None, setting("target", "model", "--target")]
 DrafterKind = Annotated[str | None, setting("drafter", "kind", "--drafter")]
+Domain = Annotated[str, typer.Option(help="Whose own drafter is meant; empty: the base drafter.", show_default=False)]
 
 
 def configure(config_file: Path | None, state_dir: Path | None, **flags: Any) -> Config:

@@ -54,7 +54,7 @@ def _tables(body: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     processes, restarts = body["processes"], body["restarts"]
     return [
         ("engine", _engine_rows(body["engine"])),
-        ("drafter versions", _version_rows(body["versions"])),
+        ("drafter versions", [*_version_rows(body["versions"]), *_domain_rows(body["domains"])]),
         ("trainer", [*_trainer_rows(body["trainer"]), *_spare_rows(body["spare"]), *_stream_rows(body["stream"])]),
         ("resident memory", [(name, f"{size / 1e6:.0f} MB") for name, size in sorted(processes.items())]),
         ("restarts", [(name, str(count)) for name, count in sorted(restarts.items())]),
@@ -78,6 +78,16 @@ def _engine_rows(engine: dict[str, Any] | None) -> list[tuple[str, str]]:
         ("speculation length", str(engine["speculation_length"]) if speculates else "off"),
         ("utilisation", f"{engine['utilisation']:.0%}"),
     ]
+
+
+def _domain_rows(domains: dict[str, Any]) -> list[tuple[str, str]]:
+    """What serves each domain that has had a drafter of its own."""
+    rows = []
+    for domain, versions in sorted(domains.items()):
+        serves = f"v{versions['confirmed']} of its own" if versions["confirmed"] else "the base drafter"
+        trial = f", v{versions['trial']} on trial" if versions["trial"] is not None else ""
+        rows.append((f"domain {domain}", f"{serves}{trial}{', pinned' if versions['pinned'] else ''}"))
+    return rows
 
 
 def _version_rows(versions: dict[str, Any] | None) -> list[tuple[str, str]]:

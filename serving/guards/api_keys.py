@@ -29,8 +29,12 @@ def api_key(headers: Mapping[str, str]) -> str | None:
 class ApiKeys:
     """The accepted API keys; without any, everyone is admitted."""
 
-    def __init__(self, hashes: Iterable[str], wrong: WrongSecrets | None = None) -> None:
+    def __init__(
+        self, hashes: Iterable[str], wrong: WrongSecrets | None = None, domains: Mapping[str, str] | None = None
+    ) -> None:
+        """By the keys' hashes; `domains`: hash to the domain of the key's queries."""
         self._hashes = tuple(hashes)
+        self._domains = dict(domains or {})
         self._wrong = wrong or WrongSecrets()
 
     def allows(self, key: str | None) -> bool:
@@ -39,6 +43,14 @@ class ApiKeys:
             return True
         # Every hash is compared, so that the time taken does not tell which one matched.
         return key is not None and sum(is_secret(key, known) for known in self._hashes) > 0
+
+    def domain(self, key: str | None) -> str | None:
+        """The domain of a key's queries that name none themselves; None if the key has none."""
+        found = None
+        for known, domain in self._domains.items():
+            if key is not None and is_secret(key, known):
+                found = domain
+        return found
 
     async def check(self, key: str | None, peer: str) -> None:
         """Return if the key is right, or none is needed.

@@ -23,6 +23,11 @@ async def with_api_key(request: Request, services: Services) -> None:
     await services.api_keys.check(api_key(request.headers), peer_of(request))
 
 
+def key_domain(request: Request, services: Services) -> str | None:
+    """The domain that the request's API key stands for; None if it stands for none."""
+    return services.api_keys.domain(api_key(request.headers))
+
+
 async def with_admin_token(request: Request, services: Services) -> None:
     """Refuse unless the request carries the admin token, or the cookie of a session.
 

@@ -9,7 +9,7 @@ from serving.answering.answer import respond
 from serving.answering.prepare import prepare_chat
 from serving.answering.tokens import TokenFields
 from serving.guards.admission import admits
-from serving.guards.routes import with_api_key
+from serving.guards.routes import key_domain, with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
 from serving.services import ServicesDep
 from serving.wire.answers import ChatCompletion, ChatCompletionChunk
@@ -29,7 +29,7 @@ router = APIRouter(route_class=admits(with_api_key, API_KEY))
 async def create_chat_completion(body: ChatRequest, http: Request, services: ServicesDep) -> Response:
     """Answer a conversation, streamed or whole."""
     answer_id = ChatView.id_prefix + http.state.answer_id
-    chat = await prepare_chat(body, services, answer_id)
+    chat = await prepare_chat(body, services, answer_id, key_domain=key_domain(http, services))
     view = ChatView(
         services.codec,
         logprobs=body.logprobs,

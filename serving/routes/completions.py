@@ -6,11 +6,18 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serving.answering.answer import respond
-from serving.answering.queries import build_queries, check_model, check_num_choices, encode_aside, truncated
+from serving.answering.queries import (
+    build_queries,
+    check_model,
+    check_num_choices,
+    encode_aside,
+    query_domain,
+    truncated,
+)
 from serving.answering.tokens import TokenFields
 from serving.forms.constraint import checked, one_form
 from serving.guards.admission import admits
-from serving.guards.routes import with_api_key
+from serving.guards.routes import key_domain, with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
 from serving.services import ServicesDep
 from serving.wire.answers import Completion, CompletionChunk
@@ -29,7 +36,7 @@ router = APIRouter(route_class=admits(with_api_key, API_KEY))
 async def create_completion(body: CompletionRequest, http: Request, services: ServicesDep) -> Response:
     """Continue one or several texts, streamed or whole."""
     codec = services.codec
-    check_model(body.model, services.model_names)
+    domain = query_domain(body.osd.domain, check_model(body.model, services.model_names), key_domain(http, services))
     check_num_choices(len(body.prompt), body.n)
     num_chars = sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str))
     encoded = [
@@ -55,6 +62,7 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
         codec=codec,
         answer_id=answer_id,
         param="prompt",
+        domain=domain,
         constraint=await checked(one_form(body.constraint_specs())),
     )
     answer = ChoicesAnswer(

@@ -9,7 +9,7 @@ from serving.answering.answer import respond
 from serving.answering.prepare import prepare_chat
 from serving.answering.queries import check_model, encode_messages
 from serving.guards.admission import admits
-from serving.guards.routes import with_api_key
+from serving.guards.routes import key_domain, with_api_key
 from serving.messages.answer import MessagesAnswer
 from serving.messages.answers import AnthropicMessage, MessageEvent, TokenCount
 from serving.messages.request import CountRequest, MessagesRequest
@@ -27,7 +27,8 @@ router = APIRouter(route_class=admits(with_api_key, API_KEY))
 async def create_message(body: MessagesRequest, http: Request, services: ServicesDep) -> Response:
     """Answer a conversation, streamed or whole."""
     answer_id = f"msg_{http.state.answer_id}"
-    chat = await prepare_chat(body.chat_request(), services, answer_id, form_field=body.form_field)
+    domain = key_domain(http, services)
+    chat = await prepare_chat(body.chat_request(), services, answer_id, key_domain=domain, form_field=body.form_field)
     answer = MessagesAnswer(
         answer_id=answer_id,
         model=body.model,

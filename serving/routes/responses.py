@@ -12,7 +12,7 @@ from serving.answering.answer import respond
 from serving.answering.prepare import prepare_chat
 from serving.guards.admission import admits
 from serving.guards.api_keys import api_key
-from serving.guards.routes import with_api_key
+from serving.guards.routes import key_domain, with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
 from serving.responses.answer import ResponsesAnswer
 from serving.responses.answers import DeletedResponse, ResponseEvent, ResponseObject
@@ -35,7 +35,12 @@ async def create_response(body: ResponsesRequest, http: Request, services: Servi
         past = services.responses.items(owner, body.previous_response_id, "previous_response_id")
     answer_id = f"resp_{http.state.answer_id}"
     chat = await prepare_chat(
-        body.chat_request(past), services, answer_id, param="input", form_field="text.format.schema"
+        body.chat_request(past),
+        services,
+        answer_id,
+        key_domain=key_domain(http, services),
+        param="input",
+        form_field="text.format.schema",
     )
 
     def keep(response: dict[str, Any]) -> None:

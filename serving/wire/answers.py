@@ -52,6 +52,7 @@ class OsdStats(BaseModel):
     acceptance_length: float | None
     drafter_version: int
     drafter_versions: list[int]
+    drafters: list[str]
     queue_ms: float
     prefill_ms: float
     draft_ms: float

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from osd.records.query import DOMAIN_PATTERN
 from serving.forms.fields import FormFields
 from serving.wire.inert_fields import InertGeneration, NoEffect, WireModel
 from serving.wire.text import Text, utf8
@@ -33,10 +34,11 @@ class StreamOptions(WireModel):
 class OsdOptions(WireModel):
     """The `osd` object of a request: options that OpenAI's API has no field for."""
 
-    domain: str = Field(
-        default="default",
-        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
-        description="Label of this traffic, kept with its outcomes; training batches are balanced over the labels.",
+    domain: str | None = Field(
+        default=None,
+        pattern=DOMAIN_PATTERN,
+        description="Label of this traffic, kept with its outcomes; training batches are balanced over the labels. "
+        "null: what follows the model's name ('smollm2:sql'), else the API key's domain, else 'default'.",
     )
     speculation_length: int | None = Field(
         default=None, ge=0, le=16, description="Tokens proposed per round; null chooses by goodput, 0 decodes plainly."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from osd.assembly import engine as assembly
-from osd.config.settings import Config, EngineConfig, OutcomesConfig, SpeculationConfig, SwapConfig
+from osd.config.settings import Config, DrafterConfig, EngineConfig, OutcomesConfig, SpeculationConfig, SwapConfig
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state
@@ -127,7 +127,9 @@ def make_target(
     )
 
 
-def model_drafter(model: Any, target: Target, *, version: int = 1, backend: Backend | None = None) -> ModelDrafter:
+def model_drafter(
+    model: Any, target: Target, *, version: int = 1, backend: Backend | None = None, name: str = "model"
+) -> ModelDrafter:
     """Serves `model` (a copy of it is wise: a SlotModel hooks into its model) as the drafter."""
     drafter = ModelDrafter(
         model,
@@ -136,7 +138,7 @@ def model_drafter(model: Any, target: Target, *, version: int = 1, backend: Back
         max_context_tokens=target.max_context_tokens,
         target_vocab_tokens=target.lm.vocab_tokens,
     )
-    drafter.id = DrafterId("model", version)
+    drafter.id = DrafterId(name, version)
     return drafter
 
 
@@ -148,6 +150,7 @@ def feature_drafter(
     window_tokens: int = 8,
     version: int = 1,
     backend: Backend | None = None,
+    name: str = "feature",
 ) -> FeatureDrafter:
     """A random `feature` drafter with a reduced vocabulary."""
     config = FeatureConfig.for_target(target.lm.hidden_size, target.lm.vocab_tokens, vocab_tokens, window_tokens)
@@ -158,6 +161,7 @@ def feature_drafter(
         num_slots=target.tokens_SL.shape[0],
         max_context_tokens=target.max_context_tokens,
         max_length=4,
+        name=name,
     )
     drafter.prepare(feature_state(config, seed), version)()
     return drafter
@@ -180,7 +184,7 @@ def swap(engine: Engine, manifest: WeightManifest, state: Mapping[str, Tensor]) 
     """Another version of the first drafter from here on."""
     drafter = engine.policy.arms[0].drafter
     assert isinstance(drafter, Swappable)
-    engine.load_drafter(replace(manifest, kind=drafter.id.name), drafter.prepare(state, manifest.number))
+    engine.load_drafter(drafter.id.name, manifest, drafter.prepare(state, manifest.number))
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:
@@ -222,6 +226,7 @@ def make_engine(
     calibrated: bool = False,
     accept_rule: AcceptRule = "token",
     lookup: Lookup | None = None,
+    max_domains: int = 0,
 ) -> Engine:
     """An engine whose costs are made up unless `calibrated`."""
     config = Config(
@@ -234,6 +239,7 @@ def make_engine(
         speculation=SpeculationConfig(max_length=max_length, fixed_length=fixed_length, accept_rule=accept_rule),
         outcomes=OutcomesConfig(top_k=top_k, prompt_hidden_tokens=prompt_hidden_tokens, rejected_top_k=rejected_top_k),
         swap=swap or SwapConfig(),
+        drafter=DrafterConfig(max_domains=max_domains),
     )
     present = [drafter for drafter in drafters if drafter is not None]
     costs = assembly.measure(config, target, present) if calibrated else made_up_costs(len(present))

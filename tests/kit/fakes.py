@@ -20,7 +20,7 @@ from osd.records.errors import EngineUnavailableError, UnknownVersionError, Weig
 from osd.records.events import Event
 from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
-from osd.records.status import EngineStatus, ServedCounts, ServiceStatus, TrainerStatus, VersionsStatus
+from osd.records.status import DomainTraining, EngineStatus, ServedCounts, ServiceStatus, TrainerStatus, VersionsStatus
 from osd.records.version import WeightManifest
 from osd.text.chat_template import DEFAULT_OPTIONS, ChatFeatures, ChatOptions
 from osd.text.generation_config import SamplingDefaults
@@ -231,7 +231,9 @@ class FakeEngineClient:
     async def mark(self, event: Event) -> None:
         self.event_log.append(event)
 
-    async def versions(self) -> list[WeightManifest]:
+    async def versions(self, domain: str = "") -> list[WeightManifest]:
+        if domain:
+            self.calls.append(("versions", domain))
         return self.manifests
 
     async def pause_training(self) -> None:
@@ -240,8 +242,8 @@ class FakeEngineClient:
     async def resume_training(self) -> None:
         self.calls.append(("resume",))
 
-    async def roll_back(self, to: int, reason: str) -> WeightManifest:
-        self.calls.append(("roll_back", to, reason))
+    async def roll_back(self, to: int, reason: str, domain: str = "") -> WeightManifest:
+        self.calls.append(("roll_back", to, reason, *([domain] if domain else [])))
         return self._check_usable(to)
 
     def _check_usable(self, version: int) -> WeightManifest:
@@ -252,12 +254,15 @@ class FakeEngineClient:
                 return manifest
         raise UnknownVersionError(f"there is no drafter version {version}")
 
-    async def pin(self, version: int, reason: str) -> None:
-        self.calls.append(("pin", version, reason))
-        self._check_usable(version)
+    async def pin(self, version: int, reason: str, domain: str = "") -> None:
+        self.calls.append(("pin", version, reason, *([domain] if domain else [])))
+        if version or not domain:
+            self._check_usable(version)
 
-    async def unpin(self) -> None:
-        self.calls.append(("unpin",))
+    async def unpin(self, domain: str = "") -> None:
+        if domain and (self.service is None or domain not in self.service.domains):
+            raise UnknownVersionError(f"domain {domain!r} has no drafter of its own; the base drafter serves it")
+        self.calls.append(("unpin", *([domain] if domain else [])))
 
 
 def _round(request: Request, num_accepted: int) -> Round:
@@ -376,12 +381,16 @@ def fake_service(*, ready: bool = True) -> ServiceStatus:
             "serving_length": 1.71,
         },
         stream_lag=2,
+        domains={
+            "sql": DomainTraining(state="training", steps=40, records=96, published_version=1, gate={"published": 1.0})
+        },
     )
     return ServiceStatus(
         ready=ready,
         engine=engine,
         trainer=trainer,
         versions=VersionsStatus(confirmed=2, trial=3, canaries=("engine",), roll_backs=3, manual_roll_backs=1),
+        domains={"sql": VersionsStatus(confirmed=1)},
         restarts={"engine": 0, "trainer": 1},
         processes={"server": 210_000_000, "engine": 980_000_000, "trainer": 720_000_000, "redis": 34_000_000},
     )

@@ -104,7 +104,7 @@ class Failing(FakeEngineClient):
     async def silence(self, name: str, for_s: float, who: str) -> NoReturn:
         raise self._error
 
-    async def versions(self) -> NoReturn:
+    async def versions(self, domain: str = "") -> NoReturn:
         raise self._error
 
     async def pause_training(self) -> NoReturn:
@@ -113,13 +113,13 @@ class Failing(FakeEngineClient):
     async def resume_training(self) -> NoReturn:
         raise self._error
 
-    async def pin(self, version: int, reason: str) -> NoReturn:
+    async def pin(self, version: int, reason: str, domain: str = "") -> NoReturn:
         raise self._error
 
-    async def unpin(self) -> NoReturn:
+    async def unpin(self, domain: str = "") -> NoReturn:
         raise self._error
 
-    async def roll_back(self, to: int, reason: str) -> NoReturn:
+    async def roll_back(self, to: int, reason: str, domain: str = "") -> NoReturn:
         raise self._error
 
 
@@ -203,6 +203,8 @@ def cases() -> list[Case]:
         Case(status=400, path=f"{ADMIN}/roll_back", body={"to": "x"}),
         Case(status=400, path=f"{ADMIN}/pin", body={"to": "x"}),
         Case(status=404, path=f"{ADMIN}/pin", body={"to": 9, "reason": "x"}),
+        Case(status=400, path=f"{ADMIN}/unpin", body={"domain": 1}),
+        Case(status=404, path=f"{ADMIN}/unpin", body={"domain": "unknown"}),
         Case(status=409, path=f"{ADMIN}/pin", body={"to": 3, "reason": "x"}, engine=healthy()),
         Case(status=404, path=f"{ADMIN}/roll_back", body={"to": 9, "reason": "x"}),
         Case(status=409, path=f"{ADMIN}/roll_back", body={"to": 3, "reason": "x"}, engine=healthy()),

@@ -45,7 +45,7 @@ def assemble_tiny(
     drafter.prepare(store.load(first.number)[1], first.number)()
     engine = make_engine(target, drafter, fixed_length=2, on_event=on_event)
     loop = EngineLoop(engine, deliver)
-    hot_swap = HotSwap(store, LocalEngine(loop, "model"), retry_s=config.swap.poll_interval_s, on_event=on_event)
+    hot_swap = HotSwap(lambda name: store, LocalEngine(loop), retry_s=config.swap.poll_interval_s, on_event=on_event)
     loop.start()
     hot_swap.start()
     return EngineAssembly(loop, store, engine.codec, engine.grammars, hot_swap, None)

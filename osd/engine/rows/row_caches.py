@@ -23,7 +23,7 @@ class RowCaches:
     """
 
     def __init__(self, target: Target, drafters: list[Drafter], lookups: list[Lookup], config: EngineConfig) -> None:
-        self._target, self._drafters, self._lookups = target, drafters, lookups
+        self._target, self._drafters, self._lookups = target, list(drafters), lookups
         self._num_rows, self._prefixes = config.max_slots, PrefixCache(config.max_slots)
         self._prefix_caching = config.prefix_caching
 
@@ -37,7 +37,7 @@ class RowCaches:
 
         Args:
             target: of the same model; the present one if it stays.
-            drafters: with the present ones' weights, in the same order; the present ones where they stay.
+            drafters: with the present ones' names and weights; the present ones where they stay.
             live: queries in prefill or decoding.
         """
         if target is not self._target:
@@ -45,10 +45,19 @@ class RowCaches:
             for sequence in live:
                 num_tokens[sequence.row] = max(num_tokens[sequence.row], sequence.num_tokens)
             target.adopt(self._target, num_tokens)
-        for drafter, before in zip(drafters, self._drafters, strict=True):
-            if drafter is not before:
+        by_name = {drafter.id.name: drafter for drafter in self._drafters}
+        for drafter in drafters:
+            if drafter is not (before := by_name[drafter.id.name]):
                 drafter.adopt(before)
-        self._target, self._drafters = target, drafters
+        self._target, self._drafters = target, list(drafters)
+
+    def add(self, drafter: Drafter) -> None:
+        """Keep the rows of one more drafter, which has read none yet."""
+        self._drafters.append(drafter)
+
+    def remove(self, drafter: Drafter) -> None:
+        """Keep a drafter's rows no more."""
+        self._drafters.remove(drafter)
 
     def begin(self, sequence: Sequence) -> None:
         """Prepare a query's row: copy the prefix that it shares with another row. All rows from its own on are free."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
@@ -37,11 +39,26 @@ class LoginBody(WireModel):
     token: str = Field(max_length=1000)
 
 
+_Domain = Annotated[
+    str,
+    Field(
+        max_length=64, description="Whose own drafter is meant, of which version 0 is the base drafter; empty: that."
+    ),
+]
+
+
 class RollBackBody(WireModel):
     """The version to serve, and why. Always explicit, since "the previous version" may change meanwhile."""
 
     to: int = Field(ge=0)
     reason: Text = Field(min_length=1, max_length=500)
+    domain: _Domain = ""
+
+
+class UnpinBody(WireModel):
+    """Which drafter's versions are tried again."""
+
+    domain: _Domain = ""
 
 
 @public_router.post("/login", status_code=204)
@@ -77,9 +94,9 @@ async def status(services: ServicesDep) -> ServiceStatus:
 
 
 @router.get("/versions", responses=errors(503))
-async def versions(services: ServicesDep) -> list[WeightManifest]:
-    """Every drafter version, oldest first."""
-    return await services.client.versions()
+async def versions(services: ServicesDep, domain: _Domain = "") -> list[WeightManifest]:
+    """Every version of the base drafter, or of a domain's own, oldest first."""
+    return await services.client.versions(domain)
 
 
 @router.post("/pause", status_code=204, responses=_OF_CHANGES | errors(503))
@@ -102,8 +119,8 @@ async def roll_back(body: RollBackBody, http: Request, services: ServicesDep) ->
 
     404: it does not exist; 409: it serves already, was rolled back, is damaged or was refused by the engine.
     """
-    restored = await services.client.roll_back(body.to, body.reason)
-    await audit(http, services, f"serve version {body.to}: {body.reason}")
+    restored = await services.client.roll_back(body.to, body.reason, body.domain)
+    await audit(http, services, f"serve version {body.to}{_of(body.domain)}: {body.reason}")
     return restored
 
 
@@ -113,12 +130,16 @@ async def pin(body: RollBackBody, http: Request, services: ServicesDep) -> None:
 
     404: it does not exist; 409: it was rolled back, is damaged or was refused by an engine.
     """
-    await services.client.pin(body.to, body.reason)
-    await audit(http, services, f"pin version {body.to}: {body.reason}")
+    await services.client.pin(body.to, body.reason, body.domain)
+    await audit(http, services, f"pin version {body.to}{_of(body.domain)}: {body.reason}")
 
 
-@router.post("/unpin", status_code=204, responses=_OF_CHANGES | errors(503))
-async def unpin(http: Request, services: ServicesDep) -> None:
+@router.post("/unpin", status_code=204, responses=_OF_CHANGES | errors(400, 404, 503))
+async def unpin(http: Request, services: ServicesDep, body: UnpinBody = UnpinBody()) -> None:  # noqa: B008 - never changed
     """Try newer drafter versions again."""
-    await services.client.unpin()
-    await audit(http, services, "unpin")
+    await services.client.unpin(body.domain)
+    await audit(http, services, f"unpin{_of(body.domain)}")
+
+
+def _of(domain: str) -> str:
+    return f" of domain {domain}" if domain else ""

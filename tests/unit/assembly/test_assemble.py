@@ -12,14 +12,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from osd.assembly.assemble import _remake
-from osd.assembly.drafter import open_store
+from osd.assembly.drafter import DomainDrafters, open_store
 from osd.assembly.engine import open_engine
 from osd.assembly.kernels import Prepared
-from osd.config.settings import Config, DrafterConfig, EngineConfig, TargetConfig
+from osd.config.paths import weights_dir
+from osd.config.settings import Config, DrafterConfig, EngineConfig, SpeculationConfig, TargetConfig
 from osd.drafters.create import open_drafter
+from osd.io.domains.listed import open_domains
 from osd.io.weight_store import FileWeightStore
 from osd.kernels.cpu.compiling.signatures import KernelSet
 from osd.loading.resolve import resolve_target
+from osd.records.drafter_id import DrafterId
 from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.query import Request, SamplingParams
 from osd.speculation.cost import Costs
@@ -78,7 +81,8 @@ def test_what_is_made_again_when_kernels_are_ready_goes_on(
     resolved = resolve_target(config.target.model, config.state_dir)
     [arm] = engine.policy.arms
     these = KernelSet(torch.float32, is_threaded=False)
-    target, [drafter] = _remake(config, resolved, store, these, before, [arm.drafter])
+    drafters = DomainDrafters(config, resolved, before.backend)
+    target, [drafter] = _remake(config, resolved, drafters, these, before, [arm.drafter])
     assert target is not before and drafter is not arm.drafter
     assert drafter.id.version == 1
     assert [weight.data_ptr() for weight in target.lm.model.parameters()] == places, "weights are held twice"
@@ -87,6 +91,37 @@ def test_what_is_made_again_when_kernels_are_ready_goes_on(
     while engine.has_work:
         found += [token for delta in engine.step() for token in delta.token_ids]
     assert found == plain_greedy(plain, prompt, 12)
+
+
+@pytest.mark.parametrize("kind", ["feature", "model"])
+def test_drafters_of_domains_are_opened_with_the_engine(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["feature", "model"]
+) -> None:
+    monkeypatch.setattr("osd.assembly.engine.prepare_backend", lambda *args, **options: Prepared(TORCH, None))
+    config = _config(folder, tmp_path, kind)
+    own = config.drafter.model_copy(update={"max_domains": 2, "suffix": False})
+    config = config.model_copy(update={"drafter": own, "speculation": SpeculationConfig(fixed_length=2)})
+    resolved = resolve_target(config.target.model, config.state_dir)
+    base = open_engine(config)
+    assert [arm.name for arm in base.policy.all_arms] == [kind]
+    manifest, state = _store(config).load(1)
+    for domain in ("old", "sql", "code", "torn"):
+        open_domains(config, resolved.target_id).add(domain)
+        versions = open_store(config, resolved, f"{kind}.{domain}")
+        versions.publish(state, kind=kind, config=manifest.config, parent=None)
+    weights_dir(config.state_dir, resolved.target_id, f"{kind}.torn").joinpath("v000001.safetensors").write_bytes(b"")
+    engine = open_engine(config)
+    assert [arm.drafter.id for arm in engine.policy.all_arms] == [DrafterId(kind, 1), DrafterId(f"{kind}.code", 1)]
+    prompt = engine.codec.encode_text("hello")
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for domain in ("code", "sql"):
+        engine.submit(Request(request_id=domain, prompt_ids=prompt, params=_GREEDY, domain=domain))
+    found: dict[str, list[int]] = {"code": [], "sql": []}
+    while engine.has_work:
+        for delta in engine.step():
+            found[delta.request_id] += delta.token_ids
+    assert found["code"] == found["sql"] == plain_greedy(plain, prompt, 12)
+    assert {drafter.name for drafter in engine.counters.by_drafter} == {kind, f"{kind}.code"}
 
 
 def test_a_drafter_of_a_shorter_context_is_refused(folder: Path, tmp_path: Path) -> None:

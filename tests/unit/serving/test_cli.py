@@ -19,6 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from osd.drafters import shipped
 from osd.drafters.portable import write_drafter
+from osd.io.domains.listed import DomainList
+from osd.io.domains.store import DomainStore
+from osd.io.folder import LocalFolder
 from osd.records.errors import OsdError
 from osd.records.version import WeightManifest
 from serving.cli import app as cli
@@ -239,6 +242,21 @@ class TestDrafter:
         assert "1" in the_error(drafter("rollback"))
         assert "rolled back" in the_error(drafter("rollback", "--to", 2))
         assert self.store_files(tmp_path) == before
+
+    def test_versions_of_a_domains_own_drafter(self, drafter: Any, tmp_path: Path) -> None:
+        assert "drafter of its own" not in drafter("list")[1]
+        base, manifest = self.first_weights(tmp_path), self.first_manifest(tmp_path)
+        [folder] = (tmp_path / "state" / "weights").glob("*/*")
+        DomainList(LocalFolder(folder)).add("sql")
+        store = DomainStore(folder.with_name(f"{folder.name}.sql"))
+        store.publish(base, kind=manifest.kind, config=manifest.config, parent=None, note="beat it")
+        assert "with a drafter of its own (see --domain): sql" in drafter("list")[1]
+        listed = drafter("list", "--domain", "sql")[1]
+        assert "*1" in listed and "beat it" in listed
+        assert drafter("show", 1, "--domain", "sql")[0] == 0
+        status, out, err = drafter("rollback", "--domain", "sql", "--to", 0)
+        assert status == 0 and "the base drafter serves again" in out, err
+        assert "*1" not in drafter("list", "--domain", "sql")[1] and "*1" in drafter("list")[1]
 
     def test_what_was_distilled_elsewhere_is_published(self, drafter: Any, tmp_path: Path) -> None:
         state, manifest = self.first_weights(tmp_path), self.first_manifest(tmp_path)

@@ -45,6 +45,7 @@ def test_status_of_a_server(osd: Any, url: str) -> None:
     assert rows["acceptance rate"] == "30.0% of proposed tokens"
     assert rows["acceptance length"] == "2.07 tokens a round"
     assert rows["roll-backs"] == "2 automatic, 1 by hand"
+    assert rows["domain sql"] == "v1 of its own"
     assert rows["state"] == "training" and rows["published"] == "v3"
     assert rows["redis"] == "34 MB"
     status, out, err = osd("status", "--url", url, "--token", "wrong")

@@ -72,7 +72,8 @@ def other_value(setting: str) -> tuple[list[str], Any]:
     elif get_origin(annotation) is Literal:
         value = get_args(annotation)[-1]
     elif get_origin(annotation) is dict:
-        return [f"--{setting}", '{"a": 1}'], {"a": 1}
+        table = {"a": "x" if setting == "server.api_key_domains" else 1}
+        return [f"--{setting}", json.dumps(table)], table
     elif get_origin(annotation) is tuple:
         value = ("x",)
     elif isinstance(default, bool):
@@ -93,7 +94,11 @@ def fits(kind: Any, field: str, value: float) -> bool:
     return True
 
 
-_WITH = {"server.ssl_keyfile": ["--ssl-certfile", "x"], "cluster.min_engines": ["--cluster.max_engines", "2"]}
+_WITH = {
+    "server.ssl_keyfile": ["--ssl-certfile", "x"],
+    "server.api_key_domains": ["--server.api_keys_sha256", "a"],
+    "cluster.min_engines": ["--cluster.max_engines", "2"],
+}
 """What some settings need beside them."""
 
 

@@ -113,6 +113,7 @@ async def test_osd_field_sums_the_choices() -> None:
         "acceptance_length": 20 / 8,
         "drafter_version": 3,
         "drafter_versions": [2, 3],
+        "drafters": ["feature"],
         "queue_ms": 2.0,
         "prefill_ms": 4.0,
         "draft_ms": 6.0,

@@ -70,7 +70,7 @@ class Service:
             on_event=self._note,
         )
         self.loop = EngineLoop(engine, self._deliver)
-        self.swap = HotSwap(self.store, LocalEngine(self.loop, "model"), retry_s=retry_s, on_event=self._note)
+        self.swap = HotSwap(lambda name: self.store, LocalEngine(self.loop), retry_s=retry_s, on_event=self._note)
         self.loop.start()
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ def _scrambled(seed: int = 7) -> dict[str, Tensor]:
 
 
 def _obey(service: Service, number: int) -> None:
-    service.swap.order(number)
+    service.swap.order({"model": number})
     service.swap.obey()
 
 
@@ -174,7 +174,7 @@ def test_answers_are_the_targets_before_and_after_a_nonsensical_version_and_an_o
 def test_its_thread_obeys_by_itself(service: Service) -> None:
     service.swap.start()
     service.publish(service.good)
-    service.swap.order(2)
+    service.swap.order({"model": 2})
     service.wait_for_event("swap")
     assert service.serving() == 2
 
@@ -222,7 +222,7 @@ def test_an_unsound_version_is_refused_once_and_the_old_one_serves_on(
     assert service.kinds() == ["refuse"]
     assert reason in service.events[0].message
     assert service.events[0].data == {"version": 2}
-    assert reason in service.swap.refused()[2]
+    assert reason in service.swap.refused()["model"][2]
     assert service.serving() == 1
     served = service.serve()
     assert served["accepted"] > 0.95 * served["proposed"]
@@ -248,7 +248,7 @@ def test_a_store_that_is_away_is_told_of_once_and_read_again(
     monkeypatch.setattr(service.store, "load", away)
     try:
         service.swap.start()
-        service.swap.order(2)
+        service.swap.order({"model": 2})
         service.wait_for_event("swap")
         assert service.serving() == 2
     finally:

@@ -236,10 +236,10 @@ def test_kernels_take_over_when_they_are_compiled(model: Any, service: Service) 
 
 def test_drafter_versions_are_swapped_in_before_and_after(model: Any, service: Service, tmp_path: Path) -> None:
     versions = FileWeightStore(tmp_path)
-    hot_swap = HotSwap(versions, LocalEngine(service.loop, "model"), retry_s=60.0, on_event=service.events.append)
+    hot_swap = HotSwap(lambda name: versions, LocalEngine(service.loop), retry_s=60.0, on_event=service.events.append)
     for number in (1, 2):
         versions.publish(weights_of(model), kind="model", config={}, parent=None)
-        hot_swap.order(number)
+        hot_swap.order({"model": number})
         hot_swap.obey()
         if number == 1:
             service.kernel_swap.swap()
@@ -307,13 +307,13 @@ def test_a_version_that_comes_while_the_drafter_is_made_again_is_not_lost(model:
     service = Service(model, FakeBuild(_THESE), backend=Undecoded(), kernels=Undecoded)
     versions = FileWeightStore(tmp_path)
     service.loop.changing = lock = NotedLock()  # type: ignore[assignment]
-    hot_swap = HotSwap(versions, LocalEngine(service.loop, "model"), retry_s=60.0, on_event=service.events.append)
+    hot_swap = HotSwap(lambda name: versions, LocalEngine(service.loop), retry_s=60.0, on_event=service.events.append)
     swapping = threading.Thread(target=hot_swap.obey)
 
     def order_meanwhile() -> None:
         versions.publish(weights_of(model), kind="model", config={}, parent=None)
         versions.publish(weights_of(model), kind="model", config={}, parent=1)
-        hot_swap.order(2)
+        hot_swap.order({"model": 2})
         swapping.start()
         wait_for(lambda: lock.is_waited_for.is_set() or not swapping.is_alive(), "the version to be read")
 

@@ -16,7 +16,7 @@ _ROUNDS = 20
 
 
 def _outcome(accepted: Sequence[bool], domain: str, name: str = "feature", version: int = 1) -> Outcome:
-    rounds = tuple(Round(version if name == "feature" else 0, 4, int(one), name) for one in accepted)
+    rounds = tuple(Round(version if name.startswith("feature") else 0, 4, int(one), name) for one in accepted)
     return msgspec.structs.replace(sample_outcome(), domain=domain, rounds=rounds)
 
 
@@ -91,6 +91,18 @@ def test_a_rise_is_other_traffic_unless_a_new_version_brought_it() -> None:
     traffic.send(0.4, 150)
     traffic.send(0.7, 200, version=2)
     assert not traffic.found
+
+
+def test_a_domains_own_drafter_is_the_learned_one_of_the_domain() -> None:
+    """Its versions are counted for themselves: version 2 of either drafter is another than that of the other."""
+    traffic = _Traffic()
+    traffic.send(0.4, 150, "a", "feature.a", version=2)
+    traffic.send(0.7, 60, "a", "feature.a", version=2)
+    assert set(traffic.found) == {"a up"}, "all traffic is judged by the base drafter"
+    traffic = _Traffic()
+    traffic.send(0.4, 150, "a", "feature", version=2)
+    traffic.send(0.7, 60, "a", "feature.a", version=2)
+    assert not traffic.found, "its own drafter brought it"
 
 
 def test_a_fall_counts_whatever_version_it_comes_with() -> None:

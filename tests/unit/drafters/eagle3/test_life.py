@@ -151,7 +151,7 @@ def test_it_learns_and_goes_on_elsewhere(osd: Any, imported: Config, target: Pat
     manifest, state = store.load(latest.number)
     drafter = engine.policy.arms[0].drafter
     assert isinstance(drafter, Swappable)
-    engine.load_drafter(manifest, drafter.prepare(state, manifest.number))
+    engine.load_drafter(drafter.id.name, manifest, drafter.prepare(state, manifest.number))
     before = _proposals(answers, recorder)
     adapted = run(engine, _requests(32))
     assert {name: answer.ids for name, answer in adapted.items()} == {n: answer.ids for n, answer in answers.items()}

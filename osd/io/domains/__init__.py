@@ -1,0 +1,1 @@
+"""Versions of domains' own drafters."""
