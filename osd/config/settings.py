@@ -79,9 +79,7 @@ class EngineConfig(Section):
     )
     max_slots: int = Field(16, ge=1, description="Queries decoded at once.")
     max_waiting: int = Field(256, ge=0, description="Queries that may wait for a slot before new ones get 429.")
-    prefill_chunk_tokens: int = Field(
-        256, ge=1, description="Most prompt tokens per step, so that no prompt stalls other queries."
-    )
+    prefill_chunk_tokens: int = Field(256, ge=1, description="Most prompt tokens per step, so that no prompt stalls.")
     prefix_caching: bool = Field(
         True, description="Reuse the KV cache of earlier queries, so that only the new part of a prompt is prefilled."
     )
@@ -224,9 +222,7 @@ class SwapConfig(Section):
         description="Share of the engines that serve a new version first, at least one; default: one of three or more "
         "engines, all of fewer.",
     )
-    watch_rounds: int = Field(
-        400, ge=10, description="Rounds after a swap in which a significant fall of acceptance rolls back."
-    )
+    watch_rounds: int = Field(400, ge=10, description="Rounds after a swap in which a fall of acceptance rolls back.")
     min_rounds: int = Field(20, ge=5, description="Rounds needed on each side before they are compared.")
     roll_back_z: float = Field(3.5, gt=0, description="Standard errors by which acceptance must fall for a roll back.")
 
