@@ -181,7 +181,7 @@ def test_another_version_is_swapped_in_while_it_serves(imported: Config, target:
             changed.notify_all()
 
     loop = EngineLoop(_engine(imported), deliver)
-    hot_swap = HotSwap(store, LocalEngine(loop, "eagle3"), retry_s=60.0, on_event=events.append)
+    hot_swap = HotSwap(lambda name: store, LocalEngine(loop), retry_s=60.0, on_event=events.append)
     loop.start()
     try:
         for request in _requests(8):
@@ -190,7 +190,7 @@ def test_another_version_is_swapped_in_while_it_serves(imported: Config, target:
             assert changed.wait_for(lambda: bool(answers), 60)
         newer = {**state, "fc.weight": 0.9 * state["fc.weight"]}
         number = store.publish(newer, kind="eagle3", config=manifest.config, parent=1).number
-        hot_swap.order(number)
+        hot_swap.order({"eagle3": number})
         hot_swap.obey()
         assert loop.status().drafter_version == number == 2 and not hot_swap.refused()
         with changed:
