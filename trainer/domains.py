@@ -36,7 +36,7 @@ from trainer.student import Student
 
 _log = logging.getLogger(__name__)
 MIN_DOMAIN_RECORDS = 64
-"""Outcomes of a domain that are needed before a drafter of its own is tried: eight of them are held out by default."""
+"""Outcomes of a domain that are needed before a drafter of its own is tried; one in four is held out by default."""
 _AWAY_OUTCOMES = 1000
 """A domain of which none of so many outcomes was gives its place to another."""
 _LEAST_REPLAY_BYTES = 1 << 20
