@@ -59,7 +59,7 @@ class Intake:
         self.drifted: list[Drifted] = []
         """Drifts that the latest `read` completed."""
         self.new_tokens = 0
-        """Output tokens of the training records that the latest `read` added."""
+        """Output tokens that came with the latest `read`, without held-out ones."""
         self.lag: int | None = None
         self.problem = ""
         """Why the stream cannot be read; empty while it can."""
@@ -112,9 +112,10 @@ class Intake:
             log("outcome %s is not used: %s", outcome.request_id, reason)
         elif (added := self._replay.add(outcome)) != "refused":
             self.drifted += self._drift.add(outcome)
-            if added == "kept" and not self._replay.is_held_out(outcome.request_id):
-                self._counts.observe(outcome)
+            if not self._replay.is_held_out(outcome.request_id):
                 self.new_tokens += len(outcome.output_ids)
+                if added == "kept":
+                    self._counts.observe(outcome)
 
     def _away(self, error: OutcomeSinkError) -> None:
         if not self.problem:
