@@ -69,7 +69,7 @@ def test_a_constraint_that_overhears_the_proposal_is_noticed(
 ) -> None:
     engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
     figures = p_values(emit(engine, lengths=(3,), samples=400, constraint=Deaf), constrained)
-    assert max(figures.values()) < ALARM, figures
+    assert min(figures.values()) < ALARM, figures
 
 
 def test_leaving_out_a_drawn_token_that_is_forbidden_is_noticed(
@@ -82,5 +82,5 @@ def test_leaving_out_a_drawn_token_that_is_forbidden_is_noticed(
 
     monkeypatch.setattr("osd.engine.round.cut_to_constraints", cut)
     engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
-    figures = p_values(emit(engine, lengths=(3,), samples=_SAMPLES, constraint=NoThirds), constrained)
+    figures = p_values(emit(engine, lengths=(3,), samples=2 * _SAMPLES, constraint=NoThirds), constrained)
     assert min(figures.values()) < ALARM, figures
