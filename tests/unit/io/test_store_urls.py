@@ -189,7 +189,7 @@ def test_a_checkpoint_is_found_again_from_another_machine(config: Config) -> Non
     folder = open_folder(config, _CHECKPOINT)
     assert sorted(name for name in folder.names() if name != "lock") == [
         "checkpoint.safetensors",
-        "outcomes-000000000001.msgpack",
+        "outcomes-000000000001-000000000001.msgpack",
     ]
     folder.write("checkpoint.safetensors", folder.read("checkpoint.safetensors")[:-4])
     assert there.load() is None

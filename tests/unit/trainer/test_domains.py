@@ -198,7 +198,7 @@ def test_a_restarted_trainer_goes_on(bench: _Bench) -> None:
     bench.run(2)
     after = bench.trainer.status().domains["sql"]
     assert after.steps >= before.steps and after.records == before.records
-    assert after.published_version == before.published_version
+    assert after.published_version >= before.published_version
 
 
 def test_a_domain_that_has_a_drafter_goes_on_with_its_next_outcome(bench: _Bench) -> None:
