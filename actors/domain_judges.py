@@ -8,22 +8,20 @@ on failure: while the store is away, engines serve on what they have; it is read
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from actors.repeated import Repeated
 from actors.version_judge import VersionJudge
 from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineOrders, EngineReport
 from osd.io.domains.listed import MAX_DOMAINS, DomainList, open_domains
 from osd.records.drafter_id import drafter_name
-from osd.records.errors import EngineUnavailableError, OsdError, UnknownVersionError
+from osd.records.errors import EngineUnavailableError, UnknownVersionError
 from osd.records.events import Event
 from osd.records.status import VersionsStatus
-
-_log = logging.getLogger(__name__)
 
 
 class DomainJudges:
@@ -54,18 +52,20 @@ class DomainJudges:
         self._listed: tuple[str, ...] = ()
         """Domains that have a drafter of their own."""
         self._list: DomainList | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="osd-domain-judges", daemon=True)
+        self._looking = Repeated(
+            self.look,
+            interval_s=config.swap.poll_interval_s,
+            name="osd-domain-judges",
+            what="look for new drafter weights of domains",
+        )
 
     def start(self) -> None:
         """Start the thread that judges."""
-        self._thread.start()
+        self._looking.start()
 
     def close(self) -> None:
         """Stop it."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._looking.close()
 
     def take(self, report: EngineReport) -> None:
         """Take an engine's evidence."""
@@ -144,17 +144,3 @@ class DomainJudges:
 
     def _present(self, domain: str) -> list[EngineReport]:
         return [report.of_domain(domain) for report in self._engines()]
-
-    def _run(self) -> None:
-        trouble = ""
-        while not self._stop.is_set():
-            try:
-                self.look()
-                trouble = ""
-            except OsdError as error:  # said once
-                if str(error) != trouble:
-                    _log.warning("cannot look for new drafter weights of domains: %s", error)
-                trouble = str(error)
-            except Exception:
-                _log.exception("judging the drafters of domains failed; trying again")
-            self._stop.wait(self._config.swap.poll_interval_s)

@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from actors.repeated import Repeated
 from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineReport
 from osd.fleet.referee import Referee, Ruling, Standing
 from osd.io.domains.store import open_versions
 from osd.io.weight_store import FileWeightStore
 from osd.records.drafter_id import domain_of
-from osd.records.errors import EngineUnavailableError, OsdError, WeightsRefusedError
+from osd.records.errors import EngineUnavailableError, WeightsRefusedError
 from osd.records.events import Event, EventKind
 from osd.records.status import VersionsStatus
 from osd.records.version import Confirmed, WeightManifest
@@ -67,18 +68,20 @@ class VersionJudge:
         self._hopeless: set[int] = set()
         """Versions on trial that cannot be rolled back."""
         self._num_roll_backs = self._num_manual = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="osd-version-judge", daemon=True)
+        self._looking = Repeated(
+            self.look,
+            interval_s=config.swap.poll_interval_s,
+            name="osd-version-judge",
+            what="look for new drafter weights",
+        )
 
     def start(self) -> None:
         """Start the thread that judges."""
-        self._thread.start()
+        self._looking.start()
 
     def close(self) -> None:
         """Stop it."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._looking.close()
 
     def take(self, report: EngineReport) -> None:
         """Take an engine's evidence. The first report says which target's versions are judged."""
@@ -257,20 +260,6 @@ class VersionJudge:
         if self._store is None:
             raise EngineUnavailableError("no engine has reported yet; try again shortly")
         return self._store
-
-    def _run(self) -> None:
-        trouble = ""
-        while not self._stop.is_set():
-            try:
-                self.look()
-                trouble = ""
-            except OsdError as error:  # said once
-                if str(error) != trouble:
-                    _log.warning("cannot look for new drafter weights: %s", error)
-                trouble = str(error)
-            except Exception:
-                _log.exception("judging drafter versions failed; trying again")
-            self._stop.wait(self._config.swap.poll_interval_s)
 
     def _event(self, kind: EventKind, message: str, **data: int) -> None:
         message = f"domain {self._domain!r}: {message}" if self._domain else message

@@ -34,7 +34,7 @@ class Pace:
     def is_gate_due(self, steps: int, num_held_out: int, *, is_last: bool) -> bool:
         """Whether the gate should decide now.
 
-        Measuring ten records takes about as long as a step, so that with many of them it decides less often.
+        By its operations, measuring ten records costs about a step, so with many of them it decides less often.
 
         Args:
             steps: made so far.
