@@ -23,7 +23,9 @@ import torch
 from benchmarks.tiny_models import CONTEXT_TOKENS, VOCAB_TOKENS, NotTinyError, tiny_model
 from osd.assembly.engine import make_engine, measure
 from osd.assembly.kernels import backend_for
-from osd.config.settings import Config, EngineConfig, SpeculationConfig
+from osd.config.drafter import SpeculationConfig
+from osd.config.settings import Config
+from osd.config.target import EngineConfig
 from osd.models.target import Target
 from osd.ports.drafter import Drafter
 from osd.records.drafter_id import DrafterId

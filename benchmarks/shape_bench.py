@@ -15,7 +15,9 @@ from benchmarks.random_models import Shape, character_codec, random_llama
 from benchmarks.synthetic_drafter import SyntheticDrafter
 from osd.assembly.engine import make_engine, measure
 from osd.assembly.kernels import backend_for
-from osd.config.settings import Config, EngineConfig, SpeculationConfig
+from osd.config.drafter import SpeculationConfig
+from osd.config.settings import Config
+from osd.config.target import EngineConfig
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.model import ModelDrafter
 from osd.kernels.backend import Backend

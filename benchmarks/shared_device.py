@@ -31,7 +31,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.random_models import SHAPES, random_llama
 from benchmarks.shape_bench import ShapeBench, feature_config
 from benchmarks.training_process import Mode, TrainingProcess
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from osd.loading.causal_lm import choose_device
 
 _MODES = (Mode.PAUSED, Mode.YIELDING, Mode.ALWAYS)

@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.machine import describe_machine
 from benchmarks.scale.costs import Costs, measure
 from benchmarks.scale.service import Load, Result, simulate
-from osd.config.settings import OutcomesConfig
+from osd.config.outcomes import OutcomesConfig
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from typing import Any, Self
 
 import torch
 
-from osd.config.settings import OutcomesConfig, TrainerConfig
+from osd.config.outcomes import OutcomesConfig
+from osd.config.trainer import TrainerConfig
 from osd.fleet.spare import leaves_room
 from osd.io.weight_store import FileWeightStore
 from osd.kernels.reference.drafting.feature_net import FeatureConfig

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Callable
 
 from osd.config.paths import admin_token_path
-from osd.config.settings import Config, ConfigError, ServerConfig
+from osd.config.server import ServerConfig
+from osd.config.settings import Config, ConfigError
 from osd.records.errors import OsdError
 from serving.ray_serve import application
 from serving.serve import Serving, admin_token

@@ -9,7 +9,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
-from osd.config.settings import ServerConfig
+from osd.config.server import ServerConfig
 from serving.guards.impatient import impatient
 
 _GRACE_S = 5

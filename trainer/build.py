@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from osd.config.paths import checkpoint_path
-from osd.config.settings import Config, ConfigError, TrainerConfig
+from osd.config.settings import Config, ConfigError
+from osd.config.trainer import TrainerConfig
 from osd.drafters.create import chain_config_of, new_drafter_model
 from osd.io.domains.listed import open_domains
 from osd.io.domains.store import open_versions

@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from osd.io.folder import Folder
 from osd.ports.outcomes import OutcomeSource
 from osd.ports.weight_store import WeightStore

@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from osd.io.folder import Folder
 from osd.ports.lease import TrainingLease, Unshared
 from osd.ports.outcomes import OutcomeSource

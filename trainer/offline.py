@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.events import Event, EventKind

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from trainer.batches import Batch
 from trainer.optimizers import create_optimizer, warmed_up
 from trainer.student import Student

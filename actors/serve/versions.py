@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from osd.config.cluster import ClusterConfig
 from osd.config.monitor import MonitorConfig
-from osd.config.settings import Config, ServerConfig
+from osd.config.server import ServerConfig
+from osd.config.settings import Config
 
 _OF_REPLICAS = ("application", "report_interval_s", "engine_num_cpus", "num_ingress")
 """Settings of the section `cluster` that replicas read. The others say what Serve does with replicas."""

@@ -13,7 +13,8 @@ from benchmarks.adaptation.learner import Learner, Spent, own_folder
 from benchmarks.adaptation.replay import EitherProposer, Proposer, SuffixProposer, replay, score
 from benchmarks.adaptation.sampled import acceptance, expected_score
 from benchmarks.adaptation.scores import Score
-from osd.config.settings import Config, DrafterConfig
+from osd.config.drafter import DrafterConfig
+from osd.config.settings import Config
 from osd.drafters.suffix.pool import AnswerPool
 from osd.loading.resolve import ResolvedTarget
 from osd.records.errors import OsdError

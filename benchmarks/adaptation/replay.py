@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 
 from benchmarks.adaptation.scores import Score
-from osd.config.settings import SpeculationConfig, SwapConfig
+from osd.config.drafter import SpeculationConfig
+from osd.config.versions import SwapConfig
 from osd.drafters.suffix.lookup import SuffixLookup
 from osd.drafters.suffix.pool import AnswerPool
 from osd.ports.drafter import Drafter

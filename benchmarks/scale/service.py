@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.scale.costs import Costs
 from benchmarks.scale.events import Events, Station
-from osd.config.settings import OutcomesConfig
+from osd.config.outcomes import OutcomesConfig
 from osd.fleet.record_share import RecordShare, is_recorded
 
 _LOOK_S = 2.0

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from osd.config.settings import TargetConfig
+from osd.config.target import TargetConfig
 from osd.kernels.backend import Backend
 from osd.kernels.cpu.backend.backend import CpuBackend
 from osd.kernels.cpu.backend.decoder import fits_kernels

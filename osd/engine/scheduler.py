@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from osd.config.settings import EngineConfig
+from osd.config.target import EngineConfig
 from osd.engine.sequence import Sequence
 from osd.records.errors import QueueFullError
 

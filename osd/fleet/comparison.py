@@ -11,7 +11,7 @@ from __future__ import annotations
 from math import sqrt
 from typing import Literal
 
-from osd.config.settings import SwapConfig
+from osd.config.versions import SwapConfig
 from osd.fleet.first_token_window import FirstTokenWindow
 
 Verdict = Literal["undecided", "sound", "worse"]

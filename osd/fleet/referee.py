@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from osd.config.settings import SwapConfig
+from osd.config.versions import SwapConfig
 from osd.fleet.comparison import compare, is_known
 from osd.fleet.first_token_window import FirstTokenWindow
 from osd.fleet.heartbeat import EngineReport

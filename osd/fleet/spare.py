@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from osd.fleet.heartbeat import DistillerReport, EngineReport
 from osd.records.status import SpareStatus
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from osd.config.settings import SpeculationConfig
+from osd.config.drafter import SpeculationConfig
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.budget import RowBudget
 from osd.speculation.cost import CostCurve, Costs

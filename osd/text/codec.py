@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from osd.config.settings import TargetConfig
+from osd.config.target import TargetConfig
 from osd.models.context import longest_context
 from osd.records.errors import OsdError, reason
 from osd.text.chat_template import (

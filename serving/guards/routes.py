@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
-from osd.config.settings import Access, ServerConfig
+from osd.config.server import Access, ServerConfig
 from serving.guards.admission import Guard
 from serving.guards.api_keys import api_key, bearer
 from serving.services import Services

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from osd.config.settings import ServerConfig
+from osd.config.server import ServerConfig
 from osd.records.errors import OsdError
 from osd.records.query import QueryStats, Request, TokenDelta
 

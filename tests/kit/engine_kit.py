@@ -12,7 +12,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from osd.assembly import engine as assembly
-from osd.config.settings import Config, DrafterConfig, EngineConfig, OutcomesConfig, SpeculationConfig, SwapConfig
+from osd.config.drafter import DrafterConfig, SpeculationConfig
+from osd.config.outcomes import OutcomesConfig
+from osd.config.settings import Config
+from osd.config.target import EngineConfig
+from osd.config.versions import SwapConfig
 from osd.drafters.feature import FeatureDrafter
 from osd.drafters.model import ModelDrafter
 from osd.drafters.weights import model_state

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from osd.config.settings import ServerConfig
+from osd.config.server import ServerConfig
 from serving.http_server import HttpServer
 from tests.kit.waiting import wait_for
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.records.errors import OutcomeSinkError, WeightsRefusedError
 from osd.records.outcome import ACCEPTED, RECOVERED, Outcome, Sampling

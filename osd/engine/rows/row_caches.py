@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from osd.config.settings import EngineConfig
+from osd.config.target import EngineConfig
 from osd.engine.rows.prefix_cache import PrefixCache
 from osd.engine.sequence import Sequence
 from osd.models.target import Target

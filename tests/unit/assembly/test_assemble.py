@@ -15,8 +15,10 @@ from osd.assembly.assemble import _remake
 from osd.assembly.drafter import DomainDrafters, open_store
 from osd.assembly.engine import open_engine
 from osd.assembly.kernels import Prepared
+from osd.config.drafter import DrafterConfig, SpeculationConfig
 from osd.config.paths import weights_dir
-from osd.config.settings import Config, DrafterConfig, EngineConfig, SpeculationConfig, TargetConfig
+from osd.config.settings import Config
+from osd.config.target import EngineConfig, TargetConfig
 from osd.drafters.create import open_drafter
 from osd.io.domains.listed import open_domains
 from osd.io.weight_store import FileWeightStore

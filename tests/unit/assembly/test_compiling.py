@@ -131,7 +131,7 @@ def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_only_a_first_start_begins_early(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from osd.config.settings import TargetConfig
+    from osd.config.target import TargetConfig
 
     started: list[KernelSet] = []
 
@@ -164,7 +164,7 @@ def test_what_is_compiled_is_what_is_called_where_there_is_one_thread(
     """Else the kernels for one thread would be compiled when they are first called."""
     import numba
 
-    from osd.config.settings import TargetConfig
+    from osd.config.target import TargetConfig
     from osd.kernels.cpu import kernels as door
 
     def missing(name: str) -> None:

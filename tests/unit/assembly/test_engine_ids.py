@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from osd.assembly.recorder import open_recorder
 from osd.config.paths import former_spill_path, spill_path
-from osd.config.settings import Config, EngineConfig
+from osd.config.settings import Config
+from osd.config.target import EngineConfig
 from osd.io.spill import SpillFile
 from osd.records.outcome import Outcome
 from tests.kit.outcome_samples import sample_outcome

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from osd.assembly.kernels import backend_for, prepare_backend
-from osd.config.settings import TargetConfig
+from osd.config.target import TargetConfig
 from osd.kernels.cpu import kernels as door
 from osd.kernels.cpu.backend.backend import CpuBackend
 from osd.kernels.cpu.compiling import store

@@ -16,7 +16,7 @@ from benchmarks.random_models import SHAPES
 from benchmarks.shape_bench import feature_config
 from benchmarks.shared_device import main
 from benchmarks.training_process import Mode
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from osd.fleet.spare import leaves_room
 from osd.records.outcome_arrays import check_shapes
 from tests.kit.waiting import wait_for

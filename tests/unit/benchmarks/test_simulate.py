@@ -10,7 +10,7 @@ import pytest
 from benchmarks.scale.costs import Costs
 from benchmarks.scale.events import Events, Station
 from benchmarks.scale.service import Load, Result, simulate
-from osd.config.settings import OutcomesConfig
+from osd.config.outcomes import OutcomesConfig
 
 _COSTS = Costs(outcome_bytes=1e5, put_s=1e-3, read_s=1e-3, report_s=1e-4, route_s=1e-7, weights_bytes=1e8)
 _LOAD = Load(queries_per_s=10.0)

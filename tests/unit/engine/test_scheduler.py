@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from osd.config.settings import EngineConfig
+from osd.config.target import EngineConfig
 from osd.engine.scheduler import Scheduler
 from osd.engine.sequence import Sequence
 from osd.records.errors import QueueFullError

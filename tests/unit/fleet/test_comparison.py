@@ -8,7 +8,7 @@ from itertools import chain, count, islice
 
 import pytest
 
-from osd.config.settings import SwapConfig
+from osd.config.versions import SwapConfig
 from osd.fleet.comparison import Verdict, compare, fall_z
 from osd.fleet.first_token_window import FirstTokenWindow
 

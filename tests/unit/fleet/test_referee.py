@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from osd.config.settings import SwapConfig
+from osd.config.versions import SwapConfig
 from osd.fleet.heartbeat import EngineReport, QueryRounds
 from osd.fleet.referee import Referee, Standing, num_canaries
 from osd.records.drafter_id import DrafterId

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from osd.fleet.heartbeat import DistillerReport, EngineReport
 from osd.fleet.spare import SpareCompute
 from osd.records.status import TrainerStatus

@@ -13,7 +13,9 @@ import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from osd.assembly.engine import open_engine
-from osd.config.settings import Config, DrafterConfig, EngineConfig, TargetConfig
+from osd.config.drafter import DrafterConfig
+from osd.config.settings import Config
+from osd.config.target import EngineConfig, TargetConfig
 from osd.models.context import longest_context, rotary_boundary
 from osd.records.errors import OsdError
 from osd.records.query import Request

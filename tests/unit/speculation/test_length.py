@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osd.config.settings import SpeculationConfig, SwapConfig
+from osd.config.drafter import SpeculationConfig
+from osd.config.versions import SwapConfig
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.budget import RowBudget, RowHistory
 from osd.speculation.cost import ArmCosts, CostCurve

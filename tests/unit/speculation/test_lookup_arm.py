@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osd.config.settings import SpeculationConfig, SwapConfig
+from osd.config.drafter import SpeculationConfig
+from osd.config.versions import SwapConfig
 from osd.drafters.suffix.lookup import SuffixLookup
 from osd.drafters.suffix.pool import AnswerPool
 from osd.records.proposal import NO_OFFER, Offer

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from osd.config.settings import TrainerConfig
+from osd.config.trainer import TrainerConfig
 from osd.kernels.reference.drafting.feature_net import FeatureNet
 from osd.records.outcome import ACCEPTED, BONUS, RECOVERED, Outcome, Round
 from osd.records.outcome_arrays import check_shapes, hidden_states, pack_ids, pack_top_k
