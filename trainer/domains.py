@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -181,7 +180,7 @@ class DomainTrainers(Trainer):
     def _start_near(self, domain: str, trainer: Trainer, student: Student, known: Sequence[Outcome]) -> None:
         """Load the drafter that has the longest acceptance length on a new domain's held-out queries."""
         held_out = [one for one in known if is_held_out(one.request_id, self._config.held_out_share)]
-        batches = trainer._batches(list(chain.from_iterable(trainer._examples(one, "all") for one in held_out)))
+        batches = trainer._data.to_judge_by(held_out)
         stores = {other: self._parts.store_of(other) for other in self._own}
         starts = {other: latest for other, store in stores.items() if (latest := store.latest()) is not None}
         if not (batches and starts):

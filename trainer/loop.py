@@ -15,8 +15,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,11 @@ from osd.ports.outcomes import OutcomeSource
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import WeightsRefusedError
 from osd.records.events import Event, EventKind
-from osd.records.outcome import Outcome
 from osd.records.status import TrainerState, TrainerStatus
-from trainer.batches import Batch, make_batches, take_columns
 from trainer.budget import TrainingBudget
 from trainer.checkpoint import Checkpoint, CheckpointFolder
 from trainer.demands import Demands
 from trainer.drift import DriftMonitor
-from trainer.examples import Example, make_examples
 from trainer.gate import GateDecision
 from trainer.intake import Intake
 from trainer.pace import Pace
@@ -44,6 +40,7 @@ from trainer.step import TrainingStep, new_training_step
 from trainer.stopwatch import Stopwatch
 from trainer.student import Student
 from trainer.token_counts import TokenCounts
+from trainer.training_data import TrainingData
 
 _log = logging.getLogger(__name__)
 _MIN_HELD_OUT_RECORDS = 3
@@ -97,6 +94,7 @@ class Trainer:
         self._may_train, self._on_event, self._clock = may_train, on_event, clock
         self._lease = lease or Unshared()
         self._replay = Replay(config.replay_bytes, config.held_out_share, config.held_out_records, config.seed)
+        self._data = TrainingData(config, self._replay, student)
         self._counts = TokenCounts(student.alignment.vocab_tokens)
         self._drift = DriftMonitor()
         self._budget = TrainingBudget(config.passes)
@@ -248,10 +246,8 @@ class Trainer:
     def _train(self) -> None:
         if self._update.steps == 0:
             self._student.refresh_vocab(self._counts.counts_V)
-        examples = chain.from_iterable(self._examples(outcome) for outcome in self._drawn())
-        trained_on = (example for example in examples if bool(example.in_loss_Q.any()))
-        batches = self._batches(take_columns(trained_on, self._config.batch_tokens))
-        if not batches:  # all domains are frozen, or, with positions = "rejected", nothing was rejected
+        batches = self._data.for_step(without=self.demands.frozen)
+        if not batches:
             self._stop.wait(_IDLE_S)
             return
         result = self._update.run(batches, between=self._yield_to_serving, scale=self._pace.rate)
@@ -261,17 +257,6 @@ class Trainer:
             self._steps += 1
             self._trained_tokens += result.num_tokens
             self._loss = result.loss
-
-    def _drawn(self) -> Iterator[Outcome]:
-        """Outcomes to train on, without those of frozen domains."""
-        return (outcome for outcome in self._replay.draw() if outcome.domain not in self.demands.frozen)
-
-    def _examples(self, outcome: Outcome, positions: Any = None) -> list[Example]:
-        width, positions = self._student.max_batch_columns, positions or self._config.positions
-        return list(make_examples(outcome, self._student.alignment, max_predicting=width, positions=positions))
-
-    def _batches(self, examples: list[Example]) -> list[Batch]:
-        return make_batches(examples, self._student.max_batch_columns)
 
     def _gate_is_due(self) -> bool:
         return self._has_enough_held_out() and self._pace.is_gate_due(
@@ -284,13 +269,9 @@ class Trainer:
     def _attempt_to_publish(self) -> None:
         self._pace.steps_at_gate = self._steps
         self._student.refresh_vocab(self._counts.counts_V)
-        records = self._replay.held_out()
-        by_domain: dict[str, list[Example]] = {}
-        for outcome in records:
-            by_domain.setdefault(outcome.domain, []).extend(self._examples(outcome, "all"))
         decision = self._publisher.attempt(
-            {domain: self._batches(examples) for domain, examples in by_domain.items() if examples},
-            num_records=len(records),
+            self._data.held_out(),
+            num_records=self._replay.num_held_out,
             training_step=self._steps,
             stream_position=self._intake.last_position,
             between=self._yield_to_serving,
