@@ -309,7 +309,7 @@ class Engine:
             sequence.budget.prefers_lookup = not self._drifting.isdisjoint((ALL_TRAFFIC, sequence.request.domain))
         if lookup is not None and not lookup.is_broken and self.config.speculation.enabled:
             try:
-                look_up(lookup, rows, self.config.speculation.max_length)
+                look_up(lookup, rows, self.config.speculation.max_length, self.policy.verify.ms(len(rows), 1))
             except Exception as error:
                 self._broke(lookup, error)
         drafting = ((one.budget.arm(arm), one.request.request_id) for arm in self.policy.arms for one in rows)

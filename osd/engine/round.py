@@ -12,7 +12,7 @@ from osd.engine.sequence import Rejected, Sequence
 from osd.machine.transfer import in_columns, prepended
 from osd.models.target import Target
 from osd.records.outcome import Round
-from osd.records.proposal import DraftBatch, Proposal, RowText, merge
+from osd.records.proposal import NO_OFFER, DraftBatch, Proposal, RowText, merge
 from osd.records.rules import AcceptRule
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.length import GoodputPolicy
@@ -89,8 +89,19 @@ def propose(
     return Drafted(merged, made)
 
 
-def look_up(lookup: LookupArm, rows: list[Sequence], max_length: int) -> None:
-    """Ask the lookup what it offers to each row, whose budgets are set, up to what the row's constraint forbids."""
+def look_up(lookup: LookupArm, rows: list[Sequence], max_length: int, plain_ms: float) -> None:
+    """Ask the lookup what it offers to each row, up to what the row's constraint forbids; nothing if it is not due.
+
+    Args:
+        lookup: the lookup.
+        rows: the decoding rows, whose budgets are set.
+        max_length: most tokens of an offer.
+        plain_ms: expected duration of a plain round over these rows.
+    """
+    if not lookup.turns.is_due(len(rows), plain_ms):
+        for sequence in rows:
+            sequence.budget.offer = NO_OFFER
+        return
     texts = [RowText(one.request.domain, one.request.prompt_ids, one.output_ids) for one in rows]
     longest = min(max(sequence.budget.limit for sequence in rows), max_length)
     for sequence, offer in zip(rows, lookup.drafter.offers(texts, longest), strict=True):
@@ -186,6 +197,7 @@ def learn(
     if policy.lookup is not None and not policy.lookup.is_broken:
         for budget, tokens in zip(budgets, committed, strict=True):
             policy.lookup.observe(budget.offer, budget.of(policy.lookup).acceptance, tokens)
+        policy.lookup.turns.over(is_used=any(isinstance(choice.arm, LookupArm) for choice in drafted.choices))
     num_verified = 0 if drafted.proposal is None else max(drafted.proposal.lengths)
     policy.observe(budgets, drafted.choices, accepted, num_verified, draft_ms=draft_ms, verify_ms=verify_ms)
     for sequence, choice, num_accepted in zip(rows, drafted.choices, accepted, strict=True):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from osd.ports.lookup import Lookup
 from osd.records.proposal import Offer
 from osd.speculation.depth_acceptance import RowAcceptance
+from osd.speculation.lookup_turns import LookupTurns
 
 _FADE = 0.999
 _PRIOR_TOKENS = 16.0
@@ -15,11 +16,11 @@ _PRIOR_TOKENS = 16.0
 class LookupArm:
     """A lookup to choose among, beside the drafters.
 
-    Offers are judged in every round, proposed or not: what was committed says how far one would have been accepted.
+    Offers are judged whether they are proposed or not: what was committed says how far one would have been accepted.
     """
 
     def __init__(self, lookup: Lookup) -> None:
-        self.drafter = lookup
+        self.drafter, self.turns = lookup, LookupTurns()
         self.is_broken = False
         """It raised, and is not asked again."""
         self._accepted = self._expected = _PRIOR_TOKENS
