@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import mmap
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,3 +92,35 @@ def test_what_is_kept_is_not_looked_through_again() -> None:
         assert not any(one is loaded[0] for one in gc.get_objects())
     finally:
         gc.unfreeze()
+
+
+_ENDS = """
+import gc
+from osd.machine.memory import exclude_from_gc
+
+class Held:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        print("collected")
+
+held = Held()
+exclude_from_gc()
+del held
+gc.collect()
+print("ends")
+"""
+
+
+def test_what_is_kept_is_let_go_at_the_end() -> None:
+    """Bindings made by nanobind print what still lives then as leaked."""
+    ended = subprocess.run([sys.executable, "-c", _ENDS], capture_output=True, text=True, check=True, timeout=60)
+    assert (ended.stdout.split(), ended.stderr) == (["ends", "collected"], "")
+
+
+def test_triton_has_nothing_to_complain_of() -> None:
+    pytest.importorskip("triton")
+    program = "import triton; from osd.machine.memory import exclude_from_gc; exclude_from_gc()"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stderr == ""
