@@ -29,12 +29,15 @@ from actors.serve.ask import DISTILLER, ENGINE, SUPERVISOR, deployment_handle
 from actors.serve.engine import FullEngineError
 from actors.serve.handle import EnginesHandle, ServeHandle
 from actors.serve.prefixes import block_hashes
+from actors.serve.tries import Tries
 from osd.config.settings import Config
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.query import Request, TokenDelta
 
 _log = logging.getLogger(__name__)
 _SILENCE_S = 20.0
+_AVOID_S = 60.0
+"""An engine that died or hung is given no query for so long if there is another; Serve takes a while to notice."""
 _AWAY = (ray.exceptions.RayError, RayServeException, EngineUnavailableError, TimeoutError)
 
 
@@ -98,42 +101,53 @@ class EnginePool:
     ) -> None:
         self._streams = engines.options(stream=True)
         self._give_up_s, self._silence_s, self._retry_s, self._clock = give_up_s, silence_s, retry_s, clock
+        self._away_s: dict[str, float] = {}
+        """Engine to when it died or hung, of the last `_AVOID_S`."""
 
     async def generate(self, request: Request) -> AsyncGenerator[TokenDelta, None]:
         """Stream one query's answer (see `serving.engine_client.EngineClient`)."""
         query, prefix = Delivered(request), block_hashes(request.prompt_ids)
-        avoid: list[str] = []
+        tries = Tries()
         attempt, away_since_s = 0, self._clock()
         while not query.is_finished:
+            tries.silent, tries.last = self._silent(), ""
             try:
-                async with aclosing(self._attempt(query, prefix, tuple(avoid), attempt)) as deltas:
+                async with aclosing(self._attempt(query, prefix, tries, attempt)) as deltas:
                     async for delta in deltas:
                         away_since_s = self._clock()
                         query.take(delta)
                         yield delta
             except FullEngineError as error:
-                if error.engine_id not in avoid:
-                    avoid.append(error.engine_id)
+                if error.engine_id not in tries.avoid:
+                    tries.avoid.append(error.engine_id)
                     continue
                 if attempt == 0:
                     raise QueueFullError(str(error)) from None
-                avoid.clear()  # a query in progress waits until an engine has room
+                tries.avoid.clear()  # a query in progress waits until an engine has room
             except _AWAY as error:
                 _log.warning("an engine is away, its query goes on elsewhere: %s", type(error).__name__)
                 attempt += 1
+                if tries.last:
+                    self._away_s[tries.last] = self._clock()
             if not query.is_finished:
                 if self._clock() - away_since_s > self._give_up_s:
                     raise EngineUnavailableError("no engine answered in time; try again later")
                 await asyncio.sleep(self._retry_s)
 
+    def _silent(self) -> frozenset[str]:
+        """Engines that died or hung lately."""
+        now_s = self._clock()
+        self._away_s = {engine: at_s for engine, at_s in self._away_s.items() if now_s - at_s < _AVOID_S}
+        return frozenset(self._away_s)
+
     async def _attempt(
-        self, query: Delivered, prefix: tuple[int, ...], avoid: tuple[str, ...], number: int
+        self, query: Delivered, prefix: tuple[int, ...], tries: Tries, number: int
     ) -> AsyncGenerator[TokenDelta, None]:
         """Have one engine continue a query. Raises FullEngineError, one of `_AWAY`, or what the engine raises."""
         request, own_id = query.resumed(), query.request.request_id
         if number:  # an engine that only seemed dead may hold the query under its first name
             request = replace(request, request_id=f"{own_id}.{number}")
-        stream = self._streams.generate.remote(request, prefix=prefix, avoid=avoid)
+        stream = self._streams.generate.remote(request, prefix=prefix, tries=tries)
         is_finished = False
         try:
             while True:

@@ -11,6 +11,7 @@ from ray import serve
 from actors.engine import EngineActor
 from actors.serve.ask import SUPERVISOR, ask_by_serve
 from actors.serve.prefixes import HeldPrefixes, block_hashes
+from actors.serve.tries import Tries
 from osd.config.settings import Config
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.query import Request, TokenDelta
@@ -49,14 +50,14 @@ class EngineReplica(EngineActor):
         self._opening.result()
 
     async def generate(
-        self, request: Request, *, prefix: tuple[int, ...] = (), avoid: tuple[str, ...] = ()
+        self, request: Request, *, prefix: tuple[int, ...] = (), tries: Tries | None = None
     ) -> AsyncIterator[list[TokenDelta]]:
         """Stream a query's answer. Closing the stream early cancels the query.
 
         Args:
             request: the query.
             prefix: `block_hashes` of its prompt, for the router and for what this engine says it holds.
-            avoid: for the router: engines that were full or died.
+            tries: for the router.
 
         Raises:
             FullEngineError: too many queries are waiting here.
@@ -90,11 +91,11 @@ class EngineReplica(EngineActor):
                 await self.cancel(request.request_id)
             await self.leave(reader)
 
-    async def status_as(self, *, avoid: tuple[str, ...] = ()) -> tuple[str, EngineStatus]:
-        """(this engine's id in `avoid`, its status).
+    async def status_as(self, *, tries: Tries | None = None) -> tuple[str, EngineStatus]:
+        """(this engine's id in `tries.avoid`, its status).
 
         Args:
-            avoid: for the router: engines that were asked already.
+            tries: for the router: engines that were asked already.
         """
         return self._id, await self.status()
 

@@ -11,6 +11,7 @@ import ray.exceptions
 from ray.serve.exceptions import RayServeException
 
 from actors.handle import ActorAwayError
+from actors.serve.tries import Tries
 from osd.fleet.whole_status import whole_status
 from osd.records.status import EngineStatus
 
@@ -57,7 +58,8 @@ class EnginesHandle(ServeHandle):
         while True:
             try:
                 async with asyncio.timeout(_STATUS_S):
-                    engine_id, status = await self._deployment.status_as.remote(avoid=tuple(statuses))
+                    tries = Tries(avoid=list(statuses))
+                    engine_id, status = await self._deployment.status_as.remote(tries=tries)
             except (ray.exceptions.RayError, RayServeException, TimeoutError):
                 if not statuses:
                     raise

@@ -8,15 +8,20 @@ the operator drains say so themselves, and are taken only if there is no other.
 from __future__ import annotations
 
 import random
+from asyncio import Future
+from functools import partial
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from actors.serve.prefixes import Candidate, HeldPrefixes, in_order, num_shared
+from actors.serve.tries import Tries
+
+_NO_ANSWER = 1 << 30
 
 
 class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
-    """Reads two keyword arguments of `EngineReplica.generate`: `prefix`, block hashes, and `avoid`, engine ids."""
+    """Reads two keyword arguments of `EngineReplica.generate`: `prefix`, block hashes, and `tries`."""
 
     def initialize_state(self, num_rows: int) -> None:
         """Take Serve's `request_router_kwargs`.
@@ -34,9 +39,11 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         if pending_request is None or not candidate_replicas:
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True  # pause before the engines are tried once more
-        avoid = pending_request.kwargs.get("avoid", ())
-        engines = [one for one in candidate_replicas if one.replica_id.unique_id not in avoid] or candidate_replicas
-        engines = [one for one in engines if not one.routing_stats.get("draining", False)] or engines
+        tries = pending_request.kwargs.get("tries") or Tries()
+        # An engine that hangs accepts no request, so `on_request_routed` comes too late to learn which one it was.
+        pending_request.future.add_done_callback(partial(_note, tries))
+        allowed = list(tries.allowed(candidate_replicas, lambda one: one.replica_id.unique_id))
+        engines = [one for one in allowed if not one.routing_stats.get("draining", False)] or allowed
         loads = self._replica_queue_len_cache
         unknown = [one for one in engines if loads.get(one.replica_id) is None]
         if unknown and len(engines) > 1:  # else idle engines, whose figures are old, would get nothing
@@ -44,8 +51,7 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         random.shuffle(engines)  # of equals, processes should not all choose the same one
         prefix = pending_request.kwargs.get("prefix", ())
         candidates = [
-            Candidate(one, loads.get(one.replica_id) or 0, num_shared(prefix, self._held(one)) if prefix else 0)
-            for one in engines
+            Candidate(one, _load(loads, one), num_shared(prefix, self._held(one)) if prefix else 0) for one in engines
         ]
         return [[one] for one in in_order(candidates, self._num_rows)]
 
@@ -64,3 +70,15 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         published: frozenset[int] = engine.routing_stats.get("prefixes", frozenset())
         sent = self._sent.get(engine.replica_id)
         return published | sent.blocks() if sent else published
+
+
+def _load(loads: Any, engine: RunningReplica) -> int:
+    """Queries in an engine; one that did not answer even now counts as full."""
+    known: int | None = loads.get(engine.replica_id)
+    return _NO_ANSWER if known is None else known
+
+
+def _note(tries: Tries, chosen: Future[RunningReplica]) -> None:
+    """Note the engine that Serve has chosen in the end, unless the call was cancelled before."""
+    if not chosen.cancelled() and chosen.exception() is None:
+        tries.last = chosen.result().replica_id.unique_id

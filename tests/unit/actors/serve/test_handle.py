@@ -14,6 +14,7 @@ pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=I
 
 from actors.handle import ActorAwayError
 from actors.serve.handle import EnginesHandle, ServeHandle
+from actors.serve.tries import Tries
 from osd.records.errors import UnknownVersionError
 from osd.records.status import EngineStatus
 
@@ -79,8 +80,8 @@ def _status(running: int) -> EngineStatus:
 
 
 async def test_an_engine_that_dies_is_left_out_of_the_status() -> None:
-    def answer(avoid: tuple[str, ...]) -> tuple[str, EngineStatus]:
-        return ("a", _status(3)) if not avoid else _raise(ray.exceptions.ActorDiedError())
+    def answer(tries: Tries) -> tuple[str, EngineStatus]:
+        return ("a", _status(3)) if not tries.avoid else _raise(ray.exceptions.ActorDiedError())
 
     whole: EngineStatus = await asyncio.wrap_future(EnginesHandle(_Deployment(answer)).call("status"))
     assert whole == _status(3)
@@ -92,8 +93,8 @@ async def test_an_engine_that_dies_is_left_out_of_the_status() -> None:
 async def test_every_engine_is_asked_for_its_status() -> None:
     engines = {"a": _status(1), "b": _status(2), "c": _status(3)}
 
-    def answer(avoid: tuple[str, ...]) -> tuple[str, EngineStatus]:
-        name = next((name for name in engines if name not in avoid), "b")
+    def answer(tries: Tries) -> tuple[str, EngineStatus]:
+        name = next((name for name in engines if name not in tries.avoid), "b")
         return name, engines[name]
 
     whole: EngineStatus = await asyncio.wrap_future(EnginesHandle(_Deployment(answer)).call("status"))

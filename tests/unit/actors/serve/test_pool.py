@@ -14,8 +14,10 @@ pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=I
 
 from actors.serve.client import EnginePool
 from actors.serve.engine import FullEngineError
+from actors.serve.tries import Tries
 from osd.records.errors import EngineUnavailableError, PromptTooLongError, QueueFullError
 from osd.records.query import Request, TokenDelta
+from tests.kit.clock import Clock
 
 _QUERY = Request(request_id="q", prompt_ids=(1, 2, 3))
 _WORDS = ("a", "bc", "d", "e")
@@ -45,6 +47,9 @@ class _Engines:
 
     scripts: list[Callable[..., list[TokenDelta | Exception]]]
     asked: list[tuple[Request, tuple[str, ...]]] = field(default_factory=list)
+    """Each call's query and `avoid`; the first call went to `engine 1`, and so on."""
+    kept_from: list[set[str]] = field(default_factory=list)
+    """Each call's `silent`."""
     num_cancelled: int = 0
 
     def options(self, *, stream: bool) -> Self:
@@ -55,8 +60,10 @@ class _Engines:
     def generate(self) -> Self:
         return self
 
-    def remote(self, request: Request, *, prefix: tuple[int, ...], avoid: tuple[str, ...]) -> _Stream:
-        self.asked.append((request, avoid))
+    def remote(self, request: Request, *, prefix: tuple[int, ...], tries: Tries) -> _Stream:
+        self.asked.append((request, tuple(tries.avoid)))
+        self.kept_from.append(set(tries.silent))
+        tries.last = f"engine {len(self.asked)}"
         return _Stream(self, self.scripts[min(len(self.asked), len(self.scripts)) - 1](request))
 
 
@@ -109,6 +116,26 @@ async def test_an_answer_goes_on_where_its_engine_ended(end: Exception) -> None:
     assert (first.request_id, first.resume_ids) == ("q", ())
     assert (second.request_id, second.resume_ids, second.resume_chars) == ("q.1", (0, 1), 3)
     assert engines.num_cancelled == 1
+
+
+async def test_an_engine_that_hung_gets_no_query_for_a_while() -> None:
+    """Neither the one that hung in it, nor others, though it may hold their prefix."""
+    engines = _Engines([lambda request: [*_answer(request, 2), _SilenceError()], _answer])
+    clock = Clock()
+    pool = EnginePool(engines, silence_s=0.05, retry_s=0.0, clock=clock)
+    assert await _text(pool) == await _text(pool) == "abcde"
+    assert engines.kept_from == [set(), {"engine 1"}, {"engine 1"}]
+    clock.now_s += 61
+    assert await _text(pool) == "abcde"
+    assert engines.kept_from[-1] == set()
+
+
+async def test_a_query_in_progress_waits_for_a_full_engine_rather_than_for_one_that_hung() -> None:
+    full = [_raised(FullEngineError("full", "engine 2"))]
+    engines = _Engines([lambda _: [_SilenceError()], lambda _: full, lambda _: full, _answer])
+    assert await _text(EnginePool(engines, silence_s=0.05, retry_s=0.0)) == "abcde"
+    assert [avoid for _, avoid in engines.asked] == [(), (), ("engine 2",), ()]
+    assert engines.kept_from == [set(), *[{"engine 1"}] * 3]
 
 
 async def test_a_stream_that_ends_early_is_continued() -> None:
