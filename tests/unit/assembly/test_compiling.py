@@ -118,6 +118,23 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/*.done"))
 
 
+def test_the_process_removes_what_older_sources_left(folder: Path) -> None:
+    for name in _FLOATS.names:
+        store.marker(_FLOATS, name).parent.mkdir(exist_ok=True)
+        store.marker(_FLOATS, name).touch()
+    used = store.marker(_FLOATS, "pass").parent
+    for number in range(10):
+        old = folder / f"{number:024x}"
+        old.mkdir()
+        os.utime(old, (1e9 + number, 1e9 + number))
+    built = Build(_FLOATS)
+    try:
+        assert built.wait()
+    finally:
+        built.stop()
+    assert {path.name for path in folder.iterdir()} == {used.name, *(f"{number:024x}" for number in range(3, 10))}
+
+
 def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

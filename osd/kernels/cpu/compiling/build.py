@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from osd.kernels.cpu.compiling import store
+from osd.kernels.cpu.compiling.folders import remove_old
 from osd.kernels.cpu.compiling.signatures import KernelSet, samples
 from osd.kernels.cpu.kernels import most_threads
 
@@ -64,6 +65,7 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     step_back()
     build(KernelSet.of_label(label))
+    remove_old(store.root())
 
 
 if __name__ == "__main__":

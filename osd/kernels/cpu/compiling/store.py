@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from osd.kernels import cpu
+from osd.kernels.cpu.compiling.folders import hold
 from osd.kernels.cpu.compiling.signatures import KernelSet
 
 _IMPORTED = re.compile(r"from osd\.kernels\.cpu(\.[\w.]+)? import ([\w, ]+)")
@@ -62,7 +63,7 @@ def lock(name: str, *, wait: bool) -> Iterator[bool]:
         name: of the kernel.
         wait: wait for another process that holds it; otherwise yields False in that case.
     """
-    _folder().mkdir(parents=True, exist_ok=True)
+    hold(_folder())
     with (_folder() / f"{name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -82,7 +83,7 @@ def stored_entries() -> Entries:
     from numba import config
 
     module: Any = import_module("osd.kernels.cpu.entries")
-    _folder().mkdir(parents=True, exist_ok=True)
+    hold(_folder())
     numba_config: Any = config
     before, numba_config.CACHE_DIR = numba_config.CACHE_DIR, str(_folder())
     try:
