@@ -13,7 +13,7 @@ import yaml
 
 from actors.cluster import Node, check_application
 from serving.ray_serve import settings_of
-from tests.kit.deploy_files import DEPLOY, documents
+from tests.kit.deploy_files import DEPLOY, documents, run_tool
 
 _KUBERNETES = DEPLOY / "kubernetes"
 _BASE = _KUBERNETES / "base"
@@ -75,15 +75,20 @@ def _closed(schema: Any) -> Any:
     return closed
 
 
-def test_the_ray_service_has_kuberays_schema() -> None:
-    crd = os.environ.get("KUBERAY_RAYSERVICE_CRD", "")
-    if not crd:
-        pytest.skip("KUBERAY_RAYSERVICE_CRD names no file (KubeRay's ray.io_rayservices.yaml)")
+def _ray_service_schema(crd: str) -> Any:
+    """The JSON schema in KubeRay's definition of a RayService."""
     (definition,) = documents(Path(crd))
     (schema,) = (one["schema"]["openAPIV3Schema"] for one in definition["spec"]["versions"] if one["name"] == "v1")
     schema = _closed(schema)
     schema["properties"]["metadata"] = {"type": "object"}
-    jsonschema.Draft7Validator(schema).validate(_RAY_SERVICE)
+    return schema
+
+
+def test_the_ray_service_has_kuberays_schema() -> None:
+    crd = os.environ.get("KUBERAY_RAYSERVICE_CRD", "")
+    if not crd:
+        pytest.skip("KUBERAY_RAYSERVICE_CRD names no file (KubeRay's ray.io_rayservices.yaml)")
+    jsonschema.Draft7Validator(_ray_service_schema(crd)).validate(_RAY_SERVICE)
 
 
 @pytest.mark.parametrize("name", _SERVE_CONFIGS)
@@ -127,7 +132,6 @@ def test_a_kustomization_names_what_is_there(path: Path) -> None:
     (kustomization,) = documents(path)
     named = [
         *kustomization.get("resources", []),
-        *kustomization.get("configurations", []),
         *(patch["path"] for patch in kustomization.get("patches", [])),
         *(file for generator in kustomization.get("configMapGenerator", []) for file in generator["files"]),
     ]
@@ -158,14 +162,36 @@ def test_an_overlay_patches_what_the_base_has(overlay: str) -> None:
         assert last == "-" if isinstance(parent, list) else isinstance(parent, dict)
 
 
-def test_the_image_is_where_the_overlays_look_for_it() -> None:
-    (fields,) = documents(_KUBERNETES / "overlays" / "rayservice-fields.yaml")
-    patched = {**_RAY_SERVICE["spec"]["rayClusterConfig"], "workerGroupSpecs": [_WORKERS]}
-    for field in fields["images"]:
-        value: Any = {"spec": {"rayClusterConfig": patched}}
-        for step in field["path"].split("/"):
-            value = value[0][step] if isinstance(value, list) else value[step]
-        assert value == "osd:cpu"
+@pytest.fixture(scope="module", params=["cpu", "gpu", "fleet"])
+def built(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
+    """An overlay's name, and the objects that `kubectl apply -k` would send."""
+    overlay: str = request.param
+    text = run_tool("kubectl", "kustomize", _KUBERNETES / "overlays" / overlay, had_from="Kubernetes")
+    return overlay, list(yaml.safe_load_all(text))
+
+
+def test_kubectl_builds_an_overlay(built: tuple[str, list[dict[str, Any]]]) -> None:
+    overlay, objects = built
+    kinds = ["ConfigMap", "Namespace", "PersistentVolumeClaim", "RayService", "Service", "StatefulSet"]
+    assert sorted(one["kind"] for one in objects) == kinds
+    by_kind = {one["kind"]: one for one in objects}
+    assert {one["metadata"].get("namespace") for kind, one in by_kind.items() if kind != "Namespace"} == {"osd"}
+    cluster = by_kind["RayService"]["spec"]["rayClusterConfig"]
+    groups = [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]
+    assert len(groups) == (2 if overlay == "fleet" else 1)
+    images = {container["image"] for group in groups for container in group["template"]["spec"]["containers"]}
+    assert images == {"registry.example/osd:cpu" if overlay == "cpu" else "registry.example/osd:cuda"}
+    volumes = by_kind["StatefulSet"]["spec"]["template"]["spec"]["volumes"]
+    assert by_kind["ConfigMap"]["metadata"]["name"] in {one.get("configMap", {}).get("name") for one in volumes}
+
+
+def test_what_kubectl_builds_has_the_schemas(built: tuple[str, list[dict[str, Any]]]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="not installed (osd[deploy])")
+    for one in built[1]:
+        if one["kind"] != "RayService":
+            kubernetes_validate.validate(one, "1.33", strict=True)
+        elif crd := os.environ.get("KUBERAY_RAYSERVICE_CRD", ""):
+            jsonschema.Draft7Validator(_ray_service_schema(crd)).validate(one)
 
 
 def test_secrets_volumes_and_services_fit_together() -> None:

@@ -29,8 +29,8 @@ def documents(path: Path) -> list[Any]:
     return [document for document in yaml.safe_load_all(path.read_text()) if document is not None]
 
 
-def run_tool(name: str, *arguments: str | Path, had_from: str, **environment: str) -> None:
-    """Run a checker that must find nothing; the test is skipped where it is not installed."""
+def run_tool(name: str, *arguments: str | Path, had_from: str, **environment: str) -> str:
+    """What a tool prints that must succeed; the test is skipped where it is not installed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     program = shutil.which(name, path=path)
     if program is None:
@@ -44,6 +44,7 @@ def run_tool(name: str, *arguments: str | Path, had_from: str, **environment: st
         env={**os.environ, **environment},
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def alert_expressions() -> dict[str, str]:
