@@ -19,7 +19,7 @@ from osd.monitor.buckets import TIERS, Bucket, Figures, Series
 from osd.records.events import Event
 from osd.records.status import SpareStatus, VersionsStatus
 from serving.app import create_app
-from tests.browser.driving import TOKEN, faults
+from tests.browser.driving import TOKEN, faults, script_errors
 from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_report, fake_service
 from tests.kit.http_server import serve
 from tests.kit.waiting import PATIENCE_S
@@ -57,13 +57,18 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 
 @pytest.fixture
 def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
-    """At the end of each test signed out, far from any server's page, of the usual size and colours, its log read."""
+    """At the end of each test signed out, far from any server's page, of the usual size and colours, its log read.
+
+    A test fails if a script of the page did, or if the page's own policy had to block something.
+    """
     yield chromium
+    wrong = script_errors(chromium)
     chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     chromium.delete_all_cookies()
     chromium.get("about:blank")
     faults(chromium)
+    assert wrong == []
 
 
 ACCEPTANCE = {1: 0.22, 2: 0.12, 3: 0.41}

@@ -68,6 +68,11 @@ def faults(browser: webdriver.Chrome) -> list[str]:
     return [one["message"] for one in console if one["level"] == "SEVERE"]
 
 
+def script_errors(browser: webdriver.Chrome) -> list[str]:
+    """What `faults` has beside requests that failed or were refused, which some tests mean to happen."""
+    return [one for one in faults(browser) if "Failed to load resource" not in one and "net::ERR_" not in one]
+
+
 def choose(browser: webdriver.Chrome, selector: str, option: str) -> None:
     """Choose an option of a list by its text."""
     Select(find(browser, selector)).select_by_visible_text(option)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
+from osd.monitor.alerts import Alert
+from osd.records.status import DomainDrift
 from tests.browser.driving import click, find, look, open_dashboard, script, text_of, wait
 from tests.kit.fakes import FakeEngineClient
 
@@ -51,6 +54,27 @@ def test_axe_finds_nothing(browser: webdriver.Chrome, url: str, width: int, them
     open_dashboard(browser, url)
     assert violations(browser) == []
     click(browser, "#roll-back")
+    assert violations(browser) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_where_everything_is_wrong_and_the_playground_has_answered(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient, theme: str
+) -> None:
+    assert engine.service is not None and engine.service.trainer is not None
+    drift = {"code": DomainDrift(state="drift", queries=9, before=0.5, recent=0.4)}
+    stopped = replace(engine.service.trainer, state="stopped", message="disk full", drift=drift)
+    engine.service = replace(engine.service, trainer=stopped, ready=False)
+    engine.asked_for = engine.asked_for.with_frozen("code", True).with_draining("engine", True)
+    engine.held_alerts = [
+        Alert(name="drift", subject="code", severity="warning", state="firing", since_s=time.time(), why="it fell"),
+        Alert(name="trainer_stuck", subject="", severity="info", state="pending", since_s=time.time(), why="no step"),
+    ]
+    look(browser, width=1280, theme=theme)
+    open_dashboard(browser, url)
+    wait(browser, lambda: text_of(browser, "alert-count") == "▲ 1 firing")
+    click(browser, "#ask")
+    wait(browser, lambda: find(browser, "#ask").is_enabled() and text_of(browser, "plain-figures"))
     assert violations(browser) == []
 
 

@@ -43,9 +43,14 @@ pytestmark = pytest.mark.browser
 
 DRAWN = "return osd.charts.charts.rate.drawn"
 PAINTED_MS = """
-const done = arguments[0], began = performance.now();
-osd.charts.render();
-requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - began)))"""
+const done = arguments[0];
+requestAnimationFrame(() => {
+  const began = performance.now();
+  osd.charts.render();
+  requestAnimationFrame(() => setTimeout(() => done(performance.now() - began)));
+})"""
+"""From one frame to after the next one: all charts and tables are computed, laid out and painted between the two."""
+MOST_MS = 100
 
 
 def drawn(browser: webdriver.Chrome) -> dict[str, Any]:
@@ -96,8 +101,8 @@ def test_lines_are_by_what_is_chosen_and_told_apart_without_colour(browser: webd
     assert key.get_attribute("aria-pressed") == "false"
 
 
-def test_ten_thousand_queries_are_drawn_as_a_bounded_number_of_points(
-    browser: webdriver.Chrome, url: str, engine: FakeEngineClient, record_property: Any
+def test_ten_thousand_queries_are_drawn_quickly_and_as_a_bounded_number_of_points(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient
 ) -> None:
     now_s = time.time()
     rows = {
@@ -107,9 +112,8 @@ def test_ten_thousand_queries_are_drawn_as_a_bounded_number_of_points(
     open_history(browser, url)
     wait(browser, lambda: "10,0" in text_of(browser, "summary") or "10K" in text_of(browser, "summary"))
     assert 500 < drawn(browser)["points"] <= MAX_POINTS
-    record_property(
-        "drawn in ms", browser.execute_async_script(PAINTED_MS)
-    )  # a figure; on a busy machine no bound holds
+    # Other work on this machine delays a frame, but not every frame.
+    wait(browser, lambda: browser.execute_async_script(PAINTED_MS) < MOST_MS)
 
 
 def test_events_filter_and_export_what_is_shown(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
@@ -199,6 +203,27 @@ def test_every_lever_says_what_will_happen(
     click(browser, "#confirm-yes")
     wait(browser, lambda: engine.calls == [call])
     wait(browser, lambda: content(browser, "#announcement"))
+
+
+def test_every_lever_has_a_way_back(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
+    assert engine.service is not None and engine.service.trainer is not None
+    engine.service = replace(engine.service, trainer=replace(engine.service.trainer, state="paused"))
+    engine.asked_for = engine.asked_for.with_frozen("chat", True).with_draining("engine", True).with_length("code", 2)
+    open_history(browser, url)
+    wait(browser, lambda: "▽ draining" in text_of(browser, "engines") and "2 tokens" in text_of(browser, "domains"))
+    assert not find(browser, "#pause").is_displayed()
+    back = {
+        "#resume": ("resume",),
+        "#engines button": ("drain", "engine", False),
+        "#domains button[data-act=thaw]": ("freeze", "chat", False),
+        "#domains button[data-act=policy][data-domain=code]": ("policy", "code", None),
+    }
+    for button, call in back.items():
+        click(browser, button)
+        click(browser, "#confirm-yes")
+        wait(browser, lambda call=call: engine.calls[-1:] == [call])
+    wait(browser, lambda: "● up" in text_of(browser, "engines") and "❄" not in text_of(browser, "domains"))
+    wait(browser, lambda: "2 tokens" not in text_of(browser, "domains"))
 
 
 def test_small_figures_have_their_own_unit(browser: webdriver.Chrome, url: str) -> None:
@@ -291,6 +316,59 @@ def test_a_page_left_open_holds_no_more_than_its_bounds(
     wait(browser, lambda: "candidate 1999" in text_of(browser, "events"))
     assert len(browser.find_elements(By.CSS_SELECTOR, "#events li")) <= 200
     assert len(browser.find_elements(By.CSS_SELECTOR, "#gate tr")) <= 30
+
+
+REMEMBER_STREAMS = """
+const Original = EventSource;
+globalThis.streams = [];
+globalThis.EventSource = class extends Original {
+  constructor(...given) {
+    super(...given);
+    streams.push(this);
+    this.addEventListener("snapshot", (event) => { streams.last = event.data; });
+  }
+}"""
+DAY_OF_SNAPSHOTS = """
+const [number, done] = arguments, [stream] = streams.slice(-1);
+let at = 0;
+(function some() {
+  for (const end = Math.min(at + 50, number); at < end; at++)
+    stream.dispatchEvent(new MessageEvent("snapshot", { data: streams.last }));
+  if (at < number) setTimeout(some); else done(document.querySelectorAll("*").length);
+})()"""
+
+
+def held_bytes(browser: webdriver.Chrome) -> int:
+    """What the page's scripts hold, garbage collected."""
+    browser.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+    used: int = browser.execute_cdp_cmd("Runtime.getHeapUsage", {})["usedSize"]
+    return used
+
+
+def test_a_page_left_open_grows_neither_in_elements_nor_in_memory(browser: webdriver.Chrome, url: str) -> None:
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": REMEMBER_STREAMS})
+    try:
+        open_history(browser, url)
+        wait(browser, lambda: script(browser, "return Boolean(streams.last)"))
+        before = browser.execute_async_script(DAY_OF_SNAPSHOTS, 50), held_bytes(browser)
+        after = browser.execute_async_script(DAY_OF_SNAPSHOTS, 1000), held_bytes(browser)
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    assert after[0] <= before[0] + 20
+    assert after[1] < before[1] + 1_000_000, "a kilobyte kept of each snapshot would be as much"
+
+
+def test_a_page_that_slept_for_a_day_shows_the_present_again(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient
+) -> None:
+    """A laptop that was closed: the browser's clock jumps, and what the page knew is old."""
+    open_history(browser, url)
+    script(browser, "const now = Date.now, at = now(); Date.now = () => now() + 86_400_000")
+    engine.event_log.append(Event(at_s=time.time(), kind="swap", message="drafter version 3 -> 4, after the night"))
+    wait(browser, lambda: "after the night" in text_of(browser, "events"))
+    wait(browser, lambda: not script(browser, "return document.getElementById('dashboard').matches('.stale')"))
+    wait(browser, lambda: abs(drawn(browser)["to"] - time.time()) < 60)
+    assert text_of(browser, "range-to") == "now" and text_of(browser, "ready") == "ready"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
