@@ -47,6 +47,9 @@ class ServeCluster:
             "RAY_SERVE_LOG_TO_STDERR": "0",
             "RAY_raylet_start_wait_time_s": "180",
             "RAY_worker_niceness": "0",
+            # A node that is gone refuses connections at once, and is given up after five refusals; by default that is
+            # 15 s. One that is slow has ten seconds for each answer, as ever.
+            "RAY_health_check_period_ms": "500",
             "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
             "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
             **(environment or {}),

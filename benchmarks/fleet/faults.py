@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from benchmarks.fleet.cluster import ServeCluster
 from benchmarks.fleet.load import StreamingLoad
@@ -32,7 +33,7 @@ _LOOK_S = 0.1
 class Fault:
     """Something that dies."""
 
-    strike: Callable[[ServeCluster, RedisServer], None]
+    strike: Callable[[ServeCluster, RedisServer | None], None]
     """Returns once it is dead, or was noticed to be."""
     retries: int = 0
     """How often a client may have to ask again, because its HTTP connection was cut."""
@@ -50,20 +51,37 @@ class Recovery:
     """From the fault until every part was there again."""
 
 
-def survive(fault: Fault, cluster: ServeCluster, redis: RedisServer, load: StreamingLoad) -> Recovery:
-    """Have something die, and wait until all is well again. Raises TimeoutError if it never is."""
+def survive(
+    fault: Fault,
+    cluster: ServeCluster,
+    redis: RedisServer | None,
+    load: StreamingLoad,
+    whole: Mapping[str, int] = MappingProxyType(WHOLE),
+) -> Recovery:
+    """Have something die, and wait until all is well again.
+
+    Args:
+        fault: what dies.
+        cluster: where osd is deployed.
+        redis: the outcome stream's; None: there is none.
+        load: clients that stream.
+        whole: deployment to its number of replicas.
+
+    Raises:
+        TimeoutError: it never is.
+    """
     began_s, num_before = time.monotonic(), len(load.answers)
     fault.strike(cluster, redis)
     load.wait_for_answers(num_before + load.num_clients)
     answers_s = time.monotonic() - began_s
-    for deployment, num in WHOLE.items():
+    for deployment, num in whole.items():
         cluster.running(deployment, num)
     whole_s = time.monotonic() - began_s
     return Recovery(max(one.longest_pause_s for one in load.answers), answers_s, whole_s)
 
 
-def _kill_replica(deployment: str) -> Callable[[ServeCluster, RedisServer], None]:
-    def strike(cluster: ServeCluster, _: RedisServer) -> None:
+def _kill_replica(deployment: str) -> Callable[[ServeCluster, RedisServer | None], None]:
+    def strike(cluster: ServeCluster, _: RedisServer | None) -> None:
         victim = cluster.running(deployment)[0]
         os.kill(int(victim["pid"]), signal.SIGKILL)
         _wait(lambda: victim["replica_id"] not in {one["replica_id"] for one in cluster.running(deployment)})
@@ -72,20 +90,21 @@ def _kill_replica(deployment: str) -> Callable[[ServeCluster, RedisServer], None
 
 
 def _kill_node(cluster: ServeCluster, *, learns: bool) -> None:
-    """The node with the distiller and an engine, or that with an engine only; another takes its place."""
-    (distiller,) = cluster.running("distiller", 1)
-    nodes = {one["node_id"] for one in cluster.running("engine")}
-    node = distiller["node_id"] if learns else next(iter(nodes - {distiller["node_id"]}))
-    cluster.do("kill_node", node_id=node)
+    """The node with the distiller and an engine, or one with an engine only; another takes its place."""
+    has_distiller = bool(cluster.do("replicas", deployment="distiller"))
+    learning = {one["node_id"] for one in cluster.running("distiller", 1)} if has_distiller else set()
+    serving = {one["node_id"] for one in cluster.running("engine")}
+    cluster.do("kill_node", node_id=min(learning if learns else serving - learning))
     cluster.do("add_node", node=LEARNING_NODE if learns else SERVING_NODE)
 
 
-def _kill_controller(cluster: ServeCluster, _: RedisServer) -> None:
+def _kill_controller(cluster: ServeCluster, _: RedisServer | None) -> None:
     pid = cluster.do("kill_controller")
     _wait(lambda: cluster.do("controller_pid") != pid)
 
 
-def _kill_redis(_: ServeCluster, redis: RedisServer) -> None:
+def _kill_redis(_: ServeCluster, redis: RedisServer | None) -> None:
+    assert redis is not None
     redis.kill()
     time.sleep(_REDIS_AWAY_S)
     redis.start()

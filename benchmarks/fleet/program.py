@@ -19,6 +19,8 @@ from ray.serve.api import _run
 
 from serving.ray_serve import build
 
+_NODES_S = 180
+
 
 class ClusterProgram:
     """One method for each command."""
@@ -26,7 +28,8 @@ class ClusterProgram:
     def start(self, http_port: int, head: dict[str, Any], nodes: list[dict[str, Any]]) -> str:
         """Start the nodes and Serve; returns the cluster's address."""
         self._cluster = Cluster(initialize_head=True, head_node_args={**_node(head), "include_dashboard": False})
-        self._nodes = [self._cluster.add_node(**_node(node)) for node in nodes]
+        self._nodes = [self._cluster.add_node(wait=False, **_node(node)) for node in nodes]
+        self._cluster.wait_for_nodes(_NODES_S)
         ray.init(address=self._cluster.address, namespace="tests", log_to_driver=False, logging_level="ERROR")
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": http_port})
         return str(self._cluster.address)

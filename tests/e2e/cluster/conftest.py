@@ -34,7 +34,7 @@ class Fleet:
     """osd in a cluster."""
 
     cluster: ServeCluster
-    redis: RedisServer
+    redis: RedisServer | None
     args: dict[str, Any]
     model: str
     expected: dict[str, str]
@@ -85,6 +85,16 @@ def reference_answers(folder: Path) -> dict[str, str]:
     return expected
 
 
+def deployed(cluster: ServeCluster, args: dict[str, Any]) -> str:
+    """Deploy osd, and wait until it is ready; returns the target's name."""
+    cluster.do("deploy", args=args)
+    with httpx.Client(base_url=cluster.url, timeout=60) as client:
+        wait_for(lambda: client.get("/ready").status_code == 200, "osd to be ready")
+        (model,) = client.get("/v1/models").json()["data"]
+    name: str = model["id"]
+    return name
+
+
 @pytest.fixture(scope="package")
 def shared_fleet(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: Any) -> Iterator[Fleet]:
     """Started once, because that takes long. Ray's GCS keeps its state in a Redis, the outcomes are in another."""
@@ -105,11 +115,7 @@ def shared_fleet(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_facto
             ) as cluster,
         ):
             args = settings(folder, redis.url)
-            cluster.do("deploy", args=args)
-            with httpx.Client(base_url=cluster.url, timeout=60) as client:
-                wait_for(lambda: client.get("/ready").status_code == 200, "osd to be ready")
-                (model,) = client.get("/v1/models").json()["data"]
-            yield Fleet(cluster, redis, args, model["id"], expected.result(PATIENCE_S))
+            yield Fleet(cluster, redis, args, deployed(cluster, args), expected.result(PATIENCE_S))
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ def _total(by_engine: dict[str, dict[str, float]], name: str) -> float:
 
 def _stored_queries(fleet: Fleet) -> float:
     """As Redis has them; the supervisor writes every few seconds."""
+    assert fleet.redis is not None
     monitor, now_s = load_config().monitor, time.time()
     with closing(RedisHistory(fleet.redis.url, monitor.history, max_bytes=monitor.history_bytes)) as store:
         answer = History(store).read(HistoryQuery(from_s=now_s - 3600, to_s=now_s, domain=DOMAIN))
