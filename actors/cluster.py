@@ -40,6 +40,12 @@ def nodes_of_cluster() -> list[Node]:
     ]
 
 
+def address_of_cluster() -> str:
+    """`host:port` of the cluster that this process has joined, the same on all of its nodes."""
+    address: str = ray.get_runtime_context().gcs_address
+    return address
+
+
 def check_cluster(config: Config, redis_url: str, nodes: Sequence[Node]) -> None:
     """Refuse what cannot work: state that is on one machine only where there are several, and GPUs that no node has.
 

@@ -50,6 +50,24 @@ def claim_stream(config: Config, redis_url: str, cluster: str = "") -> list[str]
     return warnings
 
 
+def claim_if_there(config: Config, redis_url: str, cluster: str) -> None:
+    """The same for a cluster's service, where a Redis that is away only makes a warning.
+
+    It must not keep a supervisor from starting again, and whoever deploys may be on a machine that does not reach it.
+    The supervisor claims the stream once it is there.
+
+    Raises:
+        RedisRefusedError: Redis may evict the stream, or another service has it.
+    """
+    try:
+        for warning in claim_stream(config, redis_url, cluster):
+            _log.warning("%s", warning)
+    except RedisRefusedError:
+        raise
+    except OutcomeSinkError as error:
+        _log.warning("the stream is claimed later: %s", error)
+
+
 class StreamKeeper:
     """Renews the claim and measures what is written, on a thread of its own.
 

@@ -29,7 +29,7 @@ from actors.serve.ask import DISTILLER, ENGINE, SUPERVISOR, deployment_handle
 from actors.serve.engine import FullEngineError
 from actors.serve.handle import EnginesHandle, ServeHandle
 from actors.serve.prefixes import block_hashes
-from actors.serve.tries import Tries
+from actors.serve.router import Tries
 from osd.config.settings import Config
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.query import Request, TokenDelta

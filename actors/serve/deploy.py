@@ -119,5 +119,5 @@ def _waits_for(name: str) -> str:
 
 def _cause(message: str) -> str:
     """What osd said, of Serve's message with tracebacks of several processes."""
-    said = re.findall(r"^(?:\S*\.)?(?:OsdError|ConfigError)\S*: (.+)$", message, re.MULTILINE)
+    said = re.findall(r"^(?:(?:osd|actors|trainer|serving)\.[\w.]+|OsdError|ConfigError): (.+)$", message, re.MULTILINE)
     return said[-1] if said else " ".join(message.split())[:500]

@@ -11,7 +11,7 @@ from ray import serve
 from actors.engine import EngineActor
 from actors.serve.ask import SUPERVISOR, ask_by_serve
 from actors.serve.prefixes import HeldPrefixes, block_hashes
-from actors.serve.tries import Tries
+from actors.serve.router import Tries
 from osd.config.settings import Config
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.query import Request, TokenDelta

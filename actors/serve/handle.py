@@ -11,7 +11,7 @@ import ray.exceptions
 from ray.serve.exceptions import RayServeException
 
 from actors.handle import ActorAwayError
-from actors.serve.tries import Tries
+from actors.serve.router import Tries
 from osd.fleet.whole_status import whole_status
 from osd.records.status import EngineStatus
 

@@ -9,15 +9,45 @@ from __future__ import annotations
 
 import random
 from asyncio import Future
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from actors.serve.prefixes import Candidate, HeldPrefixes, in_order, num_shared
-from actors.serve.tries import Tries
 
+T = TypeVar("T")
 _NO_ANSWER = 1 << 30
+
+
+@dataclass(slots=True)
+class Tries:
+    """A keyword argument of a call to an engine. The router of the calling process reads it, and writes `last` to it.
+
+    The engine gets a copy, and does not read it.
+    """
+
+    avoid: list[str] = field(default_factory=list)
+    """Engines that were full, or were asked already."""
+    silent: Collection[str] = ()
+    """Engines that died or hung lately: Serve may not have noticed yet."""
+    last: str = ""
+    """The engine that the call was sent to; empty until the router has chosen one."""
+
+    def allowed(self, engines: Sequence[T], id_of: Callable[[T], str]) -> Sequence[T]:
+        """The engines to choose from: those that are neither to be avoided nor silent; else those that are not silent;
+        else all.
+
+        Args:
+            engines: all that run.
+            id_of: the id of one.
+        """
+        for refused in ({*self.avoid, *self.silent}, self.silent):
+            if left := [one for one in engines if id_of(one) not in refused]:
+                return left
+        return engines
 
 
 class PrefixRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types

@@ -14,7 +14,7 @@ pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=I
 
 from actors.handle import ActorAwayError
 from actors.serve.handle import EnginesHandle, ServeHandle
-from actors.serve.tries import Tries
+from actors.serve.router import Tries
 from osd.records.errors import UnknownVersionError
 from osd.records.status import EngineStatus
 

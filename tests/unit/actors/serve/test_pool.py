@@ -14,7 +14,7 @@ pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=I
 
 from actors.serve.client import EnginePool
 from actors.serve.engine import FullEngineError
-from actors.serve.tries import Tries
+from actors.serve.router import Tries
 from osd.records.errors import EngineUnavailableError, PromptTooLongError, QueueFullError
 from osd.records.query import Request, TokenDelta
 from tests.kit.clock import Clock

@@ -15,8 +15,7 @@ from ray.serve._private.common import DeploymentHandleSource, DeploymentID, Repl
 from ray.serve.request_router import PendingRequest
 
 from actors.serve.prefixes import BLOCK_TOKENS, block_hashes
-from actors.serve.router import PrefixRouter
-from actors.serve.tries import Tries
+from actors.serve.router import PrefixRouter, Tries
 
 _ENGINES = DeploymentID(name="engine", app_name="osd")
 _PREFIX = block_hashes(range(3 * BLOCK_TOKENS))
