@@ -38,7 +38,7 @@ from serving.observing.fleet_metrics import fleet_metrics
 from serving.observing.http_metrics import HttpMetrics
 from serving.observing.query_metrics import QueryMetrics
 from serving.observing.served_metrics import served_metrics
-from serving.observing.vllm_names import vllm_metrics
+from serving.observing.vllm_names import VllmQueries, vllm_metrics
 
 _MEANINGS = counters.MEANINGS | recorder.MEANINGS
 _BY_VERSION = {
@@ -58,12 +58,15 @@ class Metrics:
     """
 
     def __init__(self, config: Config, model_name: str) -> None:
-        self._registry = CollectorRegistry()
+        self._registry, observed = CollectorRegistry(), CollectorRegistry()
         self._service = _ServiceCollector(config, model_name)
         self._registry.register(self._service)
         ProcessCollector(registry=self._registry, namespace="osd_server")
-        self.http = HttpMetrics(self._registry)
-        self.queries = QueryMetrics(self._registry, config.monitor.max_domains)
+        self.http = HttpMetrics(observed)
+        self.queries = QueryMetrics(observed, config.monitor.max_domains)
+        self._registry.register(observed)
+        if config.server.vllm_metrics:
+            self._registry.register(VllmQueries(observed, model_name))
 
     def exposition(self, status: ServiceStatus | None, engines: Sequence[EngineReport] = ()) -> bytes:
         """Prometheus text. Without a status (no engine) the engine's metrics are absent, not zero.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import osd
@@ -86,3 +87,31 @@ def test_names_of_vllm_are_there_only_when_asked_for() -> None:
     assert found["vllm:spec_decode_num_accepted_tokens_total", key] == counters["accepted_total"]
     drafts = counters["rounds_total"] - counters.get("plain_rounds_total", 0.0)
     assert found["vllm:spec_decode_num_drafts_total", key] == drafts
+    observed = TokenDelta(request_id="r", finish_reason="length", stats=QueryStats(output_tokens=5, verify_ms=400.0))
+    metrics.queries.observe(observed, "code")
+    metrics.queries.observe(TokenDelta(request_id="r", finish_reason="error"), "code")
+    metrics.http.observe_first_token("/v1/completions", 0.2)
+    found = samples(metrics.exposition(fake_service()).decode())
+    assert found["vllm:inter_token_latency_seconds_sum", key] == pytest.approx(0.1)
+    assert found["vllm:inter_token_latency_seconds_bucket", (("engine", "0"), ("le", "0.05"), key[1])] == 0.0
+    assert found["vllm:inter_token_latency_seconds_bucket", (("engine", "0"), ("le", "+Inf"), key[1])] == 1.0
+    assert found["vllm:time_to_first_token_seconds_sum", (*key, ("route", "/v1/completions"))] == 0.2
+    ended = {labels: value for (name, labels), value in found.items() if name == "vllm:request_success_total"}
+    assert ended == {(key[0], ("finished_reason", "length"), key[1]): 1.0}
+
+
+DASHBOARD = """
+vllm:e2e_request_latency_seconds_bucket vllm:prompt_tokens_total vllm:generation_tokens_total
+vllm:inter_token_latency_seconds_bucket vllm:num_requests_running vllm:num_requests_waiting
+vllm:time_to_first_token_seconds_bucket vllm:request_prompt_tokens_bucket vllm:request_generation_tokens_bucket
+vllm:request_success_total vllm:request_queue_time_seconds_sum vllm:request_prefill_time_seconds_sum
+vllm:request_decode_time_seconds_sum vllm:spec_decode_num_accepted_tokens_total
+vllm:spec_decode_num_draft_tokens_total vllm:spec_decode_num_drafts_total
+vllm:spec_decode_num_accepted_tokens_per_pos_total
+"""
+"""What vLLM's own dashboards ask for, but for its KV cache's blocks, which osd does not have."""
+
+
+def test_vllms_dashboards_have_what_they_ask_for() -> None:
+    names = {name for name, labels in samples(exposition()) if {"model_name", "engine"} <= dict(labels).keys()}
+    assert set(DASHBOARD.split()) <= names
