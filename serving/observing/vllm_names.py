@@ -31,7 +31,7 @@ _HISTOGRAMS = {
     "request_prompt_tokens": "osd_query_prompt_tokens",
     "request_generation_tokens": "osd_query_output_tokens",
 }
-"""vLLM's name to the histogram's. vLLM observes each token's latency after the one before, osd its mean over a query."""
+"""vLLM's name to the histogram's. Latency between tokens: vLLM observes each token's, osd its mean over a query."""
 _REASONS = {"stop": "stop", "length": "length", "cancelled": "abort"}
 """How a query ended to vLLM's word; what ended with an error is no success."""
 
