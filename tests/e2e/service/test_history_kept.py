@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+import redis
 
 from osd.io.history_store import RedisHistory
 from osd.monitor.buckets import HistoryQuery
@@ -75,3 +76,31 @@ def test_an_operators_policy_reaches_the_engine(service: Service) -> None:
     )
     lever("policy", domain="plain-please")
     assert any("anna" in event["message"] for event in service.events("audit"))
+
+
+def test_a_redis_that_somebody_empties_gets_back_what_is_remembered(service: Service) -> None:
+    """The history of the last hour, the operator's wishes, the claim to the stream, the distiller's lease and group."""
+    assert service.topology.redis is not None
+    service.admin.post("/admin/api/policy", json={"domain": DOMAIN, "length": 2}).raise_for_status()
+    before = _stored_queries(service)
+    service.answer(PROMPTS[0], osd={"domain": DOMAIN})
+    wait_for(lambda: _stored_queries(service) == before + 1, "the history to be stored")
+    with redis.Redis.from_url(service.topology.redis.url) as server:
+        server.flushall()
+        wait_for(lambda: _stored_queries(service) == before + 1, "the history to be written again")
+        wait_for(
+            lambda: any("was emptied" in one["message"] for one in service.events("gap")), "the operator to be told"
+        )
+        wait_for(lambda: server.exists("osd:outcomes:owner", "osd:outcomes:distiller") == 2, "claim and lease")
+    taught = _taught(service)
+    service.answer(PROMPTS[1], osd={"domain": DOMAIN})
+    wait_for(lambda: _taught(service) > taught, "the trainer to read the stream again")
+    wait_for(lambda: _stored_queries(service) == before + 2, "the history to go on")
+    assert service.admin.get("/admin/api/wishes").json()["lengths"][DOMAIN] == 2
+    service.admin.post("/admin/api/policy", json={"domain": DOMAIN, "length": None}).raise_for_status()
+
+
+def _taught(service: Service) -> int:
+    """Outcomes that the trainer has."""
+    trainer = service.status()["trainer"]
+    return int(trainer["replay_records"] + trainer["held_out_records"]) if trainer else 0
