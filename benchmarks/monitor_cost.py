@@ -1,9 +1,16 @@
-"""What the monitor costs: on the engine's thread for each row and round, and in the supervisor for each second.
+"""What the monitor costs serving: by counting, and in a service under load with and without pages open.
 
     python -m benchmarks.monitor_cost [--domains 20] [--json]
+    python -m benchmarks.monitor_cost --live 60 [--blocks 6] [--clients 4] [--pages 2] [--target smollm2] [--json]
 
-Prints microseconds of counting one row's round (compare with the milliseconds of a round), milliseconds of making a
-report and of taking it into the history, and the bytes of one bucket. No model and no Redis are needed.
+The first needs no model and no Redis. It prints microseconds of counting one row's round on the engine's thread, as a
+share of a row's round that takes `--round-ms`, milliseconds of making a report and of taking it into the history (once
+a second), and the bytes of one bucket.
+
+The second runs `osd serve` without training. Clients that never pause ask it in blocks of so many seconds, in turn
+without anybody who looks and with open admin pages, each of which follows the live stream and asks for the history. It
+prints tokens/s, and the processor time of each process as a share of all processors. All that the supervisor does then
+is the monitor's, and so is what the other processes take more while pages are open.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.monitor_live import measure_live
 from osd.meters.served_totals import ServedTotals
 from osd.monitor.buckets import Bucket, Series
 from osd.monitor.history import History
@@ -28,17 +36,28 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--domains", type=int, default=20, help="Domains that queries have.")
+    parser.add_argument("--round-ms", type=float, default=7.0, help="What a row's round takes.")
+    parser.add_argument("--live", type=float, default=0.0, help="Seconds of a block; 0: count only.")
+    parser.add_argument("--blocks", type=int, default=6, help="Blocks, half of them with open pages.")
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--pages", type=int, default=2, help="Open admin pages.")
+    parser.add_argument("--target", default="smollm2")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parser.parse_args()
-    figures = measure(options.domains)
+    if options.live:
+        figures = measure_live(
+            options.target, options.live, options.blocks, num_clients=options.clients, num_pages=options.pages
+        )
+    else:
+        figures = measure(options.domains, options.round_ms)
     if options.json:
         print(json.dumps(figures))  # noqa: T201 - the program's output
         return
     for name, value in figures.items():
-        print(f"{name:28} {value:10.3f}")  # noqa: T201 - the program's output
+        print(f"{name:44} {value:10.3f}")  # noqa: T201 - the program's output
 
 
-def measure(num_domains: int) -> dict[str, float]:
+def measure(num_domains: int, round_ms: float) -> dict[str, float]:
     """All figures, for queries of so many domains, drafted by two versions."""
     served = ServedTotals()
     series = [Series(f"domain-{number}", "feature", version) for number in range(num_domains) for version in (1, 2)]
@@ -59,8 +78,10 @@ def measure(num_domains: int) -> dict[str, float]:
 
     taking_s = _seconds(take)
     bucket = Bucket(0.0, dict(rows))
+    counting_us = counting_s / _NUM_ROUNDS * 1e6
     return {
-        "count a row's round, us": counting_s / _NUM_ROUNDS * 1e6,
+        "count a row's round, us": counting_us,
+        "of a row's round, %": counting_us / (10 * round_ms),
         "make a report, ms": reporting_s * 1e3,
         "take a report, ms": taking_s * 1e3,
         "a bucket, bytes": float(len(msgspec.msgpack.encode(bucket))),

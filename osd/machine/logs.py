@@ -77,11 +77,17 @@ class BoundedFile(WatchedFileHandler):
         self._path, self._max_bytes = path, max_bytes
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        with suppress(OSError):  # a full disk must not disturb serving
+        """Write one record, or nothing: whoever logs must not be disturbed by a full disk, or a folder that is gone."""
+        with suppress(OSError):
             if self._path.stat().st_size > self._max_bytes:
                 self._turn_over()
-        super().emit(record)
+        with suppress(OSError):  # the library looks for another file under the name before it handles errors
+            super().emit(record)
+
+    def close(self) -> None:
+        """Close the file, also where the last records cannot be written."""
+        with suppress(OSError):
+            super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
         """Say nothing of a record that cannot be written: a full disk would fill the terminal."""

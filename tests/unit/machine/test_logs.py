@@ -105,3 +105,35 @@ def test_a_process_that_nobody_configured_logs_as_before(tmp_path: Path) -> None
     before = list(logging.getLogger().handlers)
     join_logs("engine")
     assert logging.getLogger().handlers == before
+
+
+def test_whoever_logs_is_not_disturbed_by_a_full_disk(tmp_path: Path) -> None:
+    """Neither where a record cannot be written, nor where the file was replaced meanwhile, nor at the end."""
+    path = tmp_path / "osd.log"
+    path.symlink_to("/dev/full")
+    handler = BoundedFile(path, 1 << 20)
+    record = logging.LogRecord("osd", logging.INFO, __file__, 1, "a line", None, None)
+    handler.emit(record)
+    path.unlink()
+    path.symlink_to("/dev/null")
+    handler.emit(record)
+    path.unlink()
+    path.symlink_to("/dev/full")
+    handler.emit(record)
+    handler.close()
+
+
+def test_whoever_logs_is_not_disturbed_by_a_folder_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "osd.log"
+    handler = BoundedFile(path, 1 << 20)
+    record = logging.LogRecord("osd", logging.INFO, __file__, 1, "a line", None, None)
+    handler.emit(record)
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.touch()
+    handler.emit(record)
+    path.parent.unlink()
+    path.parent.mkdir()
+    handler.emit(record)
+    assert "a line" in path.read_text(), "it is written to again once that is possible"
+    handler.close()
