@@ -89,6 +89,8 @@ def check_application(config: Config, nodes: Sequence[Node]) -> None:
         ("distiller", cluster.distiller_num_cpus, cluster.distiller_num_gpus, cluster.distiller_resources),
         ("supervisor", 0.0, 0.0, cluster.supervisor_resources),
     ):
+        if part == "distiller" and not trains(config):
+            continue
         needed = {name: amount for name, amount in {"CPU": cpus, "GPU": gpus, **custom}.items() if amount}
         if not any(all(node.resources.get(name, 0) >= amount for name, amount in needed.items()) for node in nodes):
             asked = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())

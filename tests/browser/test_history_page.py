@@ -6,6 +6,7 @@ import json
 import time
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from socket import create_server
 from typing import Any
@@ -218,10 +219,11 @@ def test_every_lever_has_a_way_back(browser: webdriver.Chrome, url: str, engine:
         "#domains button[data-act=thaw]": ("freeze", "chat", False),
         "#domains button[data-act=policy][data-domain=code]": ("policy", "code", None),
     }
-    for button, call in back.items():
+    for number, button in enumerate(back, start=1):
         click(browser, button)
         click(browser, "#confirm-yes")
-        wait(browser, lambda call=call: engine.calls[-1:] == [call])
+        wait(browser, partial(lambda number: len(engine.calls) == number, number))
+    assert engine.calls == list(back.values())
     wait(browser, lambda: "● up" in text_of(browser, "engines") and "❄" not in text_of(browser, "domains"))
     wait(browser, lambda: "2 tokens" not in text_of(browser, "domains"))
 

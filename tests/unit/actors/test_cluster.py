@@ -123,6 +123,11 @@ def test_an_application_that_a_node_can_run_is_fine() -> None:
     check_application(_config(outcomes=_REDIS, target={"device": "cuda"}, cluster=reserved), [_GPU, _CPU])
 
 
+def test_a_distiller_that_is_not_there_needs_no_node() -> None:
+    cluster = {"distiller_num_cpus": 30, "distiller_resources": {"none": 1}}
+    check_application(_config(outcomes=_REDIS, trainer={"enabled": False}, cluster=cluster), [_CPU])
+
+
 def test_gpus_that_others_have_reserved_are_refused() -> None:
     cuda = _config(target={"device": "cuda"}, cluster={"engine_num_gpus": 0.5})
     with pytest.raises(

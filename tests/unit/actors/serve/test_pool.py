@@ -131,7 +131,7 @@ async def test_an_engine_that_hung_gets_no_query_for_a_while() -> None:
 
 
 async def test_a_query_in_progress_waits_for_a_full_engine_rather_than_for_one_that_hung() -> None:
-    full = [_raised(FullEngineError("full", "engine 2"))]
+    full: list[TokenDelta | Exception] = [_raised(FullEngineError("full", "engine 2"))]
     engines = _Engines([lambda _: [_SilenceError()], lambda _: full, lambda _: full, _answer])
     assert await _text(EnginePool(engines, silence_s=0.05, retry_s=0.0)) == "abcde"
     assert [avoid for _, avoid in engines.asked] == [(), (), ("engine 2",), ()]
