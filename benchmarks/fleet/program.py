@@ -51,6 +51,10 @@ class ClusterProgram:
             for one in app["deployments"].get(deployment, {"replicas": []})["replicas"]
         ]
 
+    def available(self, resource: str) -> float:
+        """How much of a resource nobody has reserved in the cluster."""
+        return float(ray.available_resources().get(resource, 0.0))
+
     def add_node(self, node: dict[str, Any]) -> None:
         """Add a node."""
         self._nodes.append(self._cluster.add_node(**_node(node)))

@@ -50,3 +50,26 @@ def test_the_fleet_follows_the_load(fleet: Fleet) -> None:
                 assert pool.submit(fleet.ask, PROMPTS[0]).result(120) == fleet.expected[PROMPTS[0]]
     finally:
         fleet.cluster.do("deploy", args=fleet.args)
+
+
+def test_with_surge_a_single_engine_is_replaced_without_a_gap(fleet: Fleet) -> None:
+    cluster = {**fleet.args["cluster"], "min_engines": 1, "max_engines": 1, "surge": True}
+    args = {**fleet.args, "cluster": cluster}
+    try:
+        fleet.cluster.do("deploy", args=args)
+        (former,) = fleet.cluster.running("engine", 1)
+        fewest = 1
+        with fleet.load() as load:
+            fleet.cluster.do("deploy", args={**args, "engine": {**args["engine"], "max_slots": 3}}, wait=False)
+
+            def is_replaced() -> bool:
+                nonlocal fewest
+                present = {one["replica_id"] for one in fleet.cluster.running("engine")}
+                fewest = min(fewest, len(present))
+                return len(present) == 1 and former["replica_id"] not in present
+
+            wait_for(is_replaced, "another engine", 200)
+            load.wait_for_answers(len(load.answers) + NUM_CLIENTS)
+        assert fewest == 1, "the successor serves before the former one goes"
+    finally:
+        fleet.cluster.do("deploy", args=fleet.args)
