@@ -34,6 +34,7 @@ from osd.records.version import WeightManifest
 
 if TYPE_CHECKING:
     from osd.assembly.assemble import EngineAssembly
+    from osd.drafters.router import DomainRouter
     from osd.engine.engine import Engine
 
 
@@ -52,6 +53,13 @@ def as_ordered(request: Request, orders: EngineOrders) -> Request:
     if request.speculation_length is None and request.domain in orders.lengths:
         return replace(request, speculation_length=orders.lengths[request.domain])
     return request
+
+
+def routed(request: Request, router: DomainRouter | None) -> Request:
+    """The query under the domain that the router guesses, if nobody named one and its prompt tells."""
+    if router is None or request.domain_from != "none" or (domain := router.route(request.prompt_ids)) is None:
+        return request
+    return replace(request, domain=domain, domain_from="router")
 
 
 def versions_of(orders: EngineOrders, kind: str) -> dict[str, int]:
@@ -135,7 +143,7 @@ class EngineActor:
         if request.constraint is not None:  # in a thread, since it may take a second
             constraint = await asyncio.to_thread(assembly.grammars.compile, request.constraint)
         box_id = self._mailboxes.open(client_id)
-        request = as_ordered(request, self.orders)
+        request = as_ordered(routed(request, assembly.router), self.orders)
         if not self._mailboxes.holds(client_id, request.request_id):
 
             def take(engine: Engine) -> None:

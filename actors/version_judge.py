@@ -23,7 +23,7 @@ from osd.records.drafter_id import domain_of
 from osd.records.errors import EngineUnavailableError, WeightsRefusedError
 from osd.records.events import Event, EventKind
 from osd.records.status import VersionsStatus
-from osd.records.version import Confirmed, WeightManifest
+from osd.records.version import MERGED, Confirmed, WeightManifest
 
 _log = logging.getLogger(__name__)
 _SETTLE_INTERVALS = 4
@@ -63,6 +63,7 @@ class VersionJudge:
         self._seen: tuple[int, int] | None = None
         self._standing: Standing | None = None
         self._pinned = ""
+        self._merged = ""
         self._marked: Mapping[int, str] | None = None
         """Every version that is marked as rolled back, and the reason."""
         self._hopeless: set[int] = set()
@@ -109,6 +110,7 @@ class VersionJudge:
                 trial=self._referee.trial,
                 canaries=tuple(self._referee.canaries),
                 pinned=self._pinned,
+                merged=self._merged,
                 before=figures.get("before", 0.0),
                 after=figures.get("after", 0.0),
                 rounds_before=int(figures.get("rounds_before", 0)),
@@ -198,8 +200,12 @@ class VersionJudge:
         """Tell the referee what the store says."""
         seen, latest = store.changes(), store.latest()
         if latest is None and self._domain:  # the base drafter serves the domain
-            self._take(seen, Standing(0, 0), store.confirmed(), _marks(store.list()), rejected=rejected)
+            marked = _marks(store.list())
+            newest = marked.get(max(marked, default=0), "")
+            self._merged = newest.removeprefix(MERGED) if newest.startswith(MERGED) else ""
+            self._take(seen, Standing(0, 0), store.confirmed(), marked, rejected=rejected)
             return
+        self._merged = ""
         if latest is None:
             return
         manifests = store.list()
@@ -241,6 +247,8 @@ class VersionJudge:
         # A roll back marks every version that it passes over with the same reason; the newest is the one that served.
         newest_by_reason = {marked[version]: version for version in sorted(marked.keys() - known.keys())}
         for why, version in newest_by_reason.items():
+            if why.startswith(MERGED):
+                continue  # the trainer tells of it
             self._roll_back_done(version, to, f", by hand: {why}", manual=True)
         self._marked = marked
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import WeightsRefusedError
-from osd.records.version import WeightManifest
+from osd.records.version import Confirmed, WeightManifest
 
 BASE_VERSION = -1
 """Stands for the base drafter's latest version, whichever that is, while it serves the domain."""
@@ -80,6 +80,10 @@ class BranchStore:
     def reject(self, number: int, *, reason: str) -> WeightManifest:
         """See `WeightStore`."""
         return self._own.reject(number, reason=reason)
+
+    def confirmed(self) -> Confirmed | None:
+        """See `WeightStore`."""
+        return self._own.confirmed()
 
     def to_start_with(self) -> WeightManifest | None:
         """See `WeightStore`."""

@@ -3,7 +3,8 @@
 A domain with enough outcomes gets a trainer of its own (`trainer.loop.Trainer`: replay, gate, optimizer), which learns
 from that domain's outcomes only. It starts from the drafter that is nearest to the domain, and publishes a first
 version only if the gate finds it better than the base drafter on the domain's held-out queries. Until then, and
-wherever that never happens, the base drafter serves the domain.
+wherever that never happens, the base drafter serves the domain; and so it does again once it is as good
+(trainer/split_watch.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from osd.config.trainer import TrainerConfig
 from osd.io.folder import Folder
 from osd.ports.outcomes import OutcomeSource
 from osd.ports.weight_store import WeightStore
+from osd.records.errors import OsdError
 from osd.records.events import Event, EventKind
 from osd.records.outcome import Outcome
 from osd.records.query import DEFAULT_DOMAIN
@@ -31,6 +33,7 @@ from trainer.fork import Fork
 from trainer.gate import measure
 from trainer.loop import Trainer
 from trainer.replay import is_held_out
+from trainer.split_watch import LEAST_RECORDS, SplitWatch
 from trainer.student import Student
 
 _log = logging.getLogger(__name__)
@@ -95,6 +98,7 @@ class DomainTrainers(Trainer):
         self._parts, self._store, self._options = parts, store, options
         self._own: dict[str, Trainer] = {}
         """By domain, the one whose turn is next first."""
+        self._watches: dict[str, SplitWatch] = {}
         self._num_outcomes: Counter[str] = Counter()
         self._last_seen: dict[str, int] = {}
         """Domain to the number of outcomes, of all domains, that had come with its last one."""
@@ -116,6 +120,8 @@ class DomainTrainers(Trainer):
             is_resting = self._paused.is_set() or domain in self.demands.frozen
             (trainer.pause if is_resting else trainer.resume)()
             trainer.run_once()
+            if not is_resting and self._lease.is_held():
+                self._merge_if_as_good(domain, trainer)
         self._status = self._with_domains(self._status)
         return self._status
 
@@ -151,8 +157,10 @@ class DomainTrainers(Trainer):
             if self._num_outcomes.total() - self._last_seen[oldest] < _AWAY_OUTCOMES:
                 return
             self._own.pop(oldest).checkpoint()
+            del self._watches[oldest]
             self._fork.close(oldest)
         self._own[domain] = self._open(domain)
+        self._watches[domain] = SplitWatch(self._parts.store_of(domain), self._store)
 
     def _open(self, domain: str) -> Trainer:
         known = [outcome for _, outcome in self._replay.since(0) if outcome.domain == domain]
@@ -194,6 +202,19 @@ class DomainTrainers(Trainer):
         student.load_state(state)
         _log.info("domain %r starts from %s, of acceptance length %.3f on its queries", domain, nearest, length)
 
+    def _merge_if_as_good(self, domain: str, trainer: Trainer) -> None:
+        """Drop a domain's drafter that is no longer better than the base drafter."""
+        watch, num_outcomes = self._watches[domain], self._num_outcomes[domain]
+        if not watch.is_due(num_outcomes) or trainer._replay.num_held_out < LEAST_RECORDS:
+            return
+        batches = trainer._data.held_out().get(domain, [])
+        try:
+            if batches and watch.has_failed(trainer._student, batches, num_outcomes, self._yield_to_serving):
+                reason = watch.merge()
+                self.event("merge", f"the base drafter serves domain {domain!r} again: {reason}", **watch.figures)
+        except OsdError as error:
+            self.problem(f"cannot compare the drafter of domain {domain!r} with the base drafter: {error}")
+
     def _tell(self, domain: str, event: Event) -> None:
         """Pass on what a domain's trainer tells, except for what the base drafter's tells as well."""
         if event.kind in _SAID_BY_BASE:
@@ -224,6 +245,7 @@ class DomainTrainers(Trainer):
                     records=one.replay_records + one.held_out_records,
                     published_version=max(one.published_version, 0),
                     gate=one.gate,
+                    against_base=self._watches[domain].figures,
                 )
                 for domain, one in found.items()
             },

@@ -12,8 +12,10 @@ from osd.assembly.engine import load_engine, use_threads
 from osd.assembly.kernels import Prepared, awaits_kernels, load_backend, prepare_backend
 from osd.assembly.lookup import make_lookup, open_feed
 from osd.assembly.recorder import open_recorder
+from osd.assembly.routing import make_router, open_prompt_feed
 from osd.assembly.target import make_target
 from osd.config.settings import Config
+from osd.drafters.router import DomainRouter
 from osd.engine.loop import EngineLoop
 from osd.grammar.compiler import GrammarCompiler
 from osd.io.answers.feed import AnswerFeed
@@ -44,12 +46,13 @@ class EngineAssembly:
     hot_swap: HotSwap | None
     recorder: Recorder | None
     kernel_swap: KernelSwap | None = None
-    feed: AnswerFeed | None = None
+    feeds: tuple[AnswerFeed, ...] = ()
+    router: DomainRouter | None = None
 
     def close(self) -> None:
         """Stop the watchers, the loop and the recorder, in that order."""
-        if self.feed:
-            self.feed.stop()
+        for feed in self.feeds:
+            feed.stop()
         if self.kernel_swap:
             self.kernel_swap.stop()
         if self.hot_swap:
@@ -127,15 +130,20 @@ def _assemble(
         on_progress("compiling kernels for this CPU in the background; serving with torch meanwhile")
         remake = partial(_remake, config, resolved, drafters, prepared.build.kernels)
         kernel_swap = KernelSwap(prepared.build, loop, remake, on_event=on_event, on_progress=on_progress)
-    feed = None
+    router, feeds = make_router(config), []
     if lookup is not None and recorder is not None:
-        feed = open_feed(config, redis_url, resolved.target_id, lookup)
+        feeds.append(open_feed(config, redis_url, resolved.target_id, lookup))
+    if router is not None:
+        feeds.append(open_prompt_feed(config, redis_url, resolved.target_id, router))
+    for feed in feeds:
         feed.start()
     loop.start()
     hot_swap.start()
     if kernel_swap is not None:
         kernel_swap.start()
-    return EngineAssembly(loop, store, engine.codec, engine.grammars, hot_swap, recorder, kernel_swap, feed)
+    return EngineAssembly(
+        loop, store, engine.codec, engine.grammars, hot_swap, recorder, kernel_swap, tuple(feeds), router
+    )
 
 
 def _remake(

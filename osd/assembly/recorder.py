@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from osd.assembly.lookup import open_answer_stream
+from osd.assembly.routing import make_router, open_prompt_stream
 from osd.config.paths import former_spill_path, spill_path
 from osd.config.settings import Config
 from osd.io.answers.stream import Sinks
@@ -26,6 +27,8 @@ def open_recorder(config: Config, redis_url: str) -> Recorder:
     sinks: list[OutcomeSink] = [sink]
     if config.drafter.suffix:
         sinks.append(open_answer_stream(config, redis_url))
+    if make_router(config) is not None:
+        sinks.append(open_prompt_stream(config, redis_url))
     path = spill_path(config.state_dir, config.engine.id)
     adopt_spill(former_spill_path(config.state_dir), path)
     spill = SpillFile(path, max_bytes=outcomes.spill_bytes)

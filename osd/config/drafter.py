@@ -27,6 +27,11 @@ class DrafterConfig(Section):
     window_tokens: int = Field(256, ge=2, description="For 'feature': how many positions back its attention reaches.")
     seed: int = Field(0, description="Seed of a new drafter's weights.")
     max_domains: int = Field(0, ge=0, le=64, description="Most domains with drafters of their own; 0: one for all.")
+    route: bool = Field(
+        True,
+        description="With max_domains: guess the domain of a query that names none by its prompt; learnt from those "
+        "that name one.",
+    )
     suffix: bool = Field(
         True,
         description="Also propose what followed the same tokens in the query's own text or in recent answers of its "

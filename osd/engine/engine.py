@@ -117,6 +117,8 @@ class Engine:
             rejected_top_k=self.config.outcomes.rejected_top_k,
         )
         self.scheduler.submit(sequence)
+        if request.domain_from == "router":
+            self.counters.add("routed_queries_total")
         self._sequences[request.request_id] = sequence
         self.policy.own.expect(request.domain)
 

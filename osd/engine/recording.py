@@ -87,6 +87,7 @@ def outcome_maker(
             rejected_top_ids=rejected_top_ids,
             rejected_top_logprobs=rejected_top_logprobs,
             engine_id=engine_id,
+            domain_from=request.domain_from,
         )
 
     return make

@@ -202,6 +202,7 @@ class Sequence:
             committed=self.committed,
             accepted_histogram=tuple(num_accepted[count] for count in range(longest + 1)),
             drafters=tuple(drafters),
+            domain=self.request.domain,
             queue_ms=max(self.admitted_s - self.submitted_s, 0.0) * 1e3 if self.admitted_s else 0.0,
             prefill_ms=self.prefill_ms,
             draft_ms=self.draft_ms,

@@ -18,6 +18,7 @@ MEANINGS = {
     "queries_total": "Queries that ended, for whatever reason.",
     "queries_cancelled_total": "Of the queries that ended, those that were cancelled, by a client that went away say.",
     "queries_failed_total": "Of the queries that ended, those that ended with an error.",
+    "routed_queries_total": "Queries that named no domain and got one by their prompts (drafter.route).",
     "prompt_tokens_total": "Prompt tokens of the queries that ended.",
     "reused_tokens_total": "Of the prompt tokens, those that an earlier query had left in the cache: not read again.",
     "output_tokens_total": "Output tokens of the queries that ended.",

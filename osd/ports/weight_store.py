@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from osd.records.version import WeightManifest
+from osd.records.version import Confirmed, WeightManifest
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,10 @@ class WeightStore(Protocol):
         Raises:
             WeightsRefusedError: it is the latest, and there is no version to go back to.
         """
+        ...
+
+    def confirmed(self) -> Confirmed | None:
+        """The version that passed its trial, or that an operator pinned; None if that is not known."""
         ...
 
     def to_start_with(self) -> WeightManifest | None:

@@ -13,6 +13,7 @@ EventKind = Literal[
     "roll_back",
     "pin",
     "unpin",
+    "merge",
     "restart",
     "pause",
     "resume",

@@ -108,6 +108,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """float16 [R, rejected_top_k]: as `top_logprobs`. NaN where the target's pass overflowed."""
     engine_id: str = ""
     """The engine that answered, where several write to one stream; empty in records from before engines had ids."""
+    domain_from: str = ""
+    """See `osd.records.query.DomainFrom`; empty in records from before there was a router."""
 
     def drafters(self) -> tuple[DrafterId | None, ...]:
         """The drafter that proposed in each round; None for plain rounds."""

@@ -18,6 +18,8 @@ from osd.records.drafter_id import DrafterId
 from osd.records.outcome import Round
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+DomainFrom = Literal["named", "none", "router"]
+"""How a query got its domain: somebody named it, nobody did, or the router guessed it (osd/drafters/router.py)."""
 
 
 DEFAULT_DOMAIN = "default"
@@ -122,6 +124,7 @@ class Request:
     prompt_ids: tuple[int, ...]
     params: SamplingParams = field(default_factory=SamplingParams)
     domain: str = DEFAULT_DOMAIN
+    domain_from: DomainFrom = "named"
     store: bool = True
     """False: the query is not recorded; it only counts in the counters."""
     speculation_length: int | None = None
@@ -160,6 +163,8 @@ class QueryStats:
     """Index j: rounds that proposed tokens and accepted exactly j of them; as long as the longest proposal, and one."""
     drafters: tuple[DrafterId, ...] = ()
     """Every drafter and version that proposed for this query, in order of first use."""
+    domain: str = ""
+    """Under which it was decoded, recorded and counted; empty: that of the request."""
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     draft_ms: float = 0.0

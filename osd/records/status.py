@@ -117,6 +117,8 @@ class DomainTraining:
     """0: none has beaten the base drafter yet."""
     gate: dict[str, float]
     """As in `TrainerStatus`."""
+    against_base: dict[str, float] = field(default_factory=dict)
+    """Of the latest comparison of the domain's drafter with the base drafter; see `trainer.split_watch`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,8 @@ class VersionsStatus:
     """The version that the canaries try."""
     canaries: tuple[str, ...] = ()
     """Ids of the engines that serve the version on trial."""
+    merged: str = ""
+    """Of a domain that the base drafter serves since it became as good as the domain's own: the figures."""
     pinned: str = ""
     """Why the operator keeps `confirmed` in service whatever is published; empty if not."""
     before: float = 0.0

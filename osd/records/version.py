@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+MERGED = "merged: "
+"""How `WeightManifest.rolled_back` begins where the trainer found the base drafter to be as good for a domain."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightManifest:

@@ -54,7 +54,8 @@ async def respond(
 
     def note(index: int, delta: TokenDelta) -> None:
         if delta.finish_reason is not None:
-            services.metrics.queries.observe(delta, queries[index].domain)
+            routed = delta.stats.domain if delta.stats else ""
+            services.metrics.queries.observe(delta, routed or queries[index].domain)
         if traces:
             traces[index].take(delta)
 

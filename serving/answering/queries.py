@@ -102,9 +102,9 @@ def check_model(model: str | None, names: Sequence[str]) -> str | None:
     raise ApiError(404, message, param="model", code="model_not_found")
 
 
-def query_domain(asked: str | None, of_model: str | None, of_key: str | None) -> str:
-    """The domain of a request's queries: the one that it names, else its model's, else its API key's."""
-    return asked or of_model or of_key or DEFAULT_DOMAIN
+def query_domain(asked: str | None, of_model: str | None, of_key: str | None) -> str | None:
+    """The domain of a request's queries: the one that it names, else its model's, else its API key's; None: none."""
+    return asked or of_model or of_key
 
 
 def check_num_choices(num_prompts: int, n: int) -> None:
@@ -123,7 +123,7 @@ def build_queries(
     codec: Codec,
     answer_id: str,
     param: str,
-    domain: str,
+    domain: str | None,
     prompt_logprobs: int | None = None,
     constraint: ConstraintSpec | None = None,
     texts: Mapping[str, str] = _NO_TEXTS,
@@ -138,7 +138,7 @@ def build_queries(
         codec: knows the context and the vocabulary.
         answer_id: prefix of the queries' ids.
         param: name of the field that holds the prompts, for errors.
-        domain: label of the queries.
+        domain: label of the queries; None: nobody named one.
         prompt_logprobs: as `logprobs`, for the prompt's tokens.
         constraint: what each answer may be; None: anything.
         texts: for errors: the texts that make up the prompt, by field name.
@@ -164,7 +164,8 @@ def build_queries(
                 request_id=f"{answer_id}-{choice}",
                 prompt_ids=prompt_ids,
                 params=params if body.seed is None else replace(params, seed=body.seed + choice),
-                domain=domain,
+                domain=domain or DEFAULT_DOMAIN,
+                domain_from="named" if domain else "none",
                 store=body.store,
                 speculation_length=body.osd.speculation_length,
                 priority=body.priority,

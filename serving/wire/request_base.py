@@ -38,7 +38,8 @@ class OsdOptions(WireModel):
         default=None,
         pattern=DOMAIN_PATTERN,
         description="Label of this traffic, kept with its outcomes; training batches are balanced over the labels. "
-        "null: what follows the model's name ('smollm2:sql'), else the API key's domain, else 'default'.",
+        "null: what follows the model's name ('smollm2:sql'), else the API key's domain, else what the prompt "
+        "tells if domains have drafters of their own (drafter.route), else 'default'.",
     )
     speculation_length: int | None = Field(
         default=None, ge=0, le=16, description="Tokens proposed per round; null chooses by goodput, 0 decodes plainly."

@@ -56,7 +56,8 @@ def osd_field(stats: Sequence[QueryStats]) -> dict[str, Any]:
 
     acceptance rate = accepted / proposed; acceptance length = committed / rounds, which counts the recovered or bonus
     token of each round. `drafter_version` is the version that proposed last, in the choice that finished last;
-    `drafters` are the names of those that proposed, such as `feature`, `suffix`, or `feature.sql` of a domain.
+    `drafters` are the names of those that proposed, such as `feature`, `suffix`, or `feature.sql` of a domain. `domain`
+    is the one under which the queries were decoded and counted.
     """
     rounds = sum(one.rounds for one in stats)
     proposed = sum(one.proposed for one in stats)
@@ -72,6 +73,7 @@ def osd_field(stats: Sequence[QueryStats]) -> dict[str, Any]:
         "drafter_version": stats[-1].drafter_version,
         "drafter_versions": list(dict.fromkeys(drafter.version for one in stats for drafter in one.drafters)),
         "drafters": list(dict.fromkeys(drafter.name for one in stats for drafter in one.drafters)),
+        "domain": stats[-1].domain or None,
         "queue_ms": round(sum(one.queue_ms for one in stats), 3),
         "prefill_ms": round(sum(one.prefill_ms for one in stats), 3),
         "draft_ms": round(sum(one.draft_ms for one in stats), 3),

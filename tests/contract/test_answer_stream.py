@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,8 @@ import pytest
 
 from osd.assembly.lookup import open_feed
 from osd.assembly.recorder import open_recorder
-from osd.config.settings import Config
+from osd.assembly.routing import make_router, open_prompt_feed
+from osd.config.settings import Config, load_config
 from osd.drafters.suffix.lookup import SuffixLookup
 from osd.drafters.suffix.pool import AnswerPool
 from osd.io.answers.stream import FROM_START, Answer, RedisAnswerStream
@@ -19,7 +21,7 @@ from osd.records.outcome import Outcome
 from osd.records.proposal import RowText
 from tests.contract.conftest import RedisServer
 from tests.kit.outcome_samples import sample_outcome
-from tests.kit.waiting import wait_for
+from tests.kit.waiting import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.redis
 
@@ -114,3 +116,41 @@ def test_nothing_is_kept_where_the_lookup_is_switched_off(redis_server: RedisSer
     recorder.close()
     assert recorder.counters()["outcomes_recorded"] == 1
     assert not redis_server.client.exists("osd:outcomes:answers")
+
+
+def _asked(prompt_ids: Sequence[int], domain: str, domain_from: str, name: str) -> Outcome:
+    changed = {"prompt_ids": tuple(prompt_ids), "domain": domain, "domain_from": domain_from}
+    return msgspec.structs.replace(sample_outcome(name), **changed)
+
+
+def test_labelled_prompts_teach_every_router_also_after_a_restart(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Only what somebody named: prompts that a router guessed, or that nobody named, teach it nothing."""
+    config = load_config(flags={"state_dir": tmp_path, "drafter": {"max_domains": 2}})
+    recorder = open_recorder(config, redis_server.url)
+    for number in range(40):
+        recorder.record(partial(_asked, (1, 2, 10 + number % 5), "sql", "named", f"s{number}"))
+        recorder.record(partial(_asked, (1, 2, 50 + number % 5), "mail", "named", f"m{number}"))
+        recorder.record(partial(_asked, (1, 2, 90 + number % 5), "sql", "router", f"r{number}"))
+        recorder.record(partial(_asked, (1, 2, 90 + number % 5), "default", "none", f"n{number}"))
+        assert recorder.flush(PATIENCE_S)
+    recorder.close()
+    for _ in range(2):  # the second is an engine that was started anew
+        router = make_router(config)
+        assert router is not None
+        feed = open_prompt_feed(config, redis_server.url, "tiny", router)
+        feed.start()
+        try:
+            wait_for(lambda router=router: sum(router.num_prompts.values()) == 80)  # type: ignore[misc]
+        finally:
+            feed.stop()
+        assert (router.route((1, 2, 13)), router.route((1, 2, 53)), router.route((1, 2, 93))) == ("sql", "mail", None)
+
+
+def test_no_prompt_is_kept_without_drafters_of_domains(redis_server: RedisServer, tmp_path: Path) -> None:
+    for drafter in ({"max_domains": 0}, {"max_domains": 2, "route": False}):
+        config = load_config(flags={"state_dir": tmp_path, "drafter": drafter})
+        assert make_router(config) is None
+        recorder = open_recorder(config, redis_server.url)
+        recorder.record(lambda: _asked((1, 2), "sql", "named", "s"))
+        recorder.close()
+    assert not redis_server.client.exists("osd:outcomes:prompts")

@@ -154,6 +154,7 @@ class FakeEngineClient:
             committed=len(ids) - 1,
             accepted_histogram=_histogram([len(group) - 1 for group in groups[1:]]),
             drafters=(DrafterId("feature", 2), DrafterId("feature", 3)),
+            domain=request.domain,
             queue_ms=1.0,
             prefill_ms=2.0,
             draft_ms=3.0,

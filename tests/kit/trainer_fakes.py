@@ -17,7 +17,7 @@ from osd.records.errors import OutcomeSinkError, WeightsRefusedError
 from osd.records.outcome import ACCEPTED, RECOVERED, Outcome, Sampling
 from osd.records.outcome_arrays import pack_hidden, pack_top_k
 from osd.records.shared_rows import SharedRows
-from osd.records.version import WeightManifest
+from osd.records.version import Confirmed, WeightManifest
 from trainer.feature_student import FeatureStudent
 from trainer.losses import LOSSES
 from trainer.model_student import ModelStudent
@@ -115,11 +115,14 @@ class FakeStore:
         return [manifest for manifest, _ in self.versions.values()]
 
     def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
-        self._latest = to or self._latest - 1
+        self._latest = self._latest - 1 if to is None else to
         return self.versions[self._latest][0]
 
     def reject(self, number: int, *, reason: str) -> WeightManifest:
         return self.roll_back(to=number - 1, reason=reason)
+
+    def confirmed(self) -> Confirmed | None:
+        return None
 
     def to_start_with(self) -> WeightManifest | None:
         return self.latest()

@@ -1,8 +1,8 @@
-"""Feeds recent answers of all engines to this engine's lookup.
+"""Feeds recent answers of all engines to this engine's lookup, or labelled prompts to its router.
 
-consumes: the answer stream, from its beginning
-waits for: a new answer
-is unblocked by: a new answer, `stop`
+consumes: a stream of `osd.io.answers.stream`, from its beginning
+waits for: a new entry
+is unblocked by: a new entry, `stop`
 on failure: while Redis is away, what is known already serves; the stream is read on from the same position
 """
 
@@ -32,12 +32,12 @@ class AnswerSource(Protocol):
 
 
 class AnswerFeed:
-    """Hands every answer of one target to `add`, on a thread of its own.
+    """Hands every entry of one target to `add`, on a thread of its own.
 
     Args:
         source: the stream.
-        target_id: answers of other targets are skipped.
-        add: takes an answer's domain and tokens.
+        target_id: entries of other targets are skipped.
+        add: takes an entry's domain and tokens.
         pause_s: after the source first failed; it doubles with each further failure.
     """
 
@@ -69,7 +69,7 @@ class AnswerFeed:
             try:
                 position, answers = self._source.read(position, _READ_ANSWERS, _BLOCK_MS)
             except OutcomeSinkError as error:
-                _log.warning("no answers are learnt by the suffix lookup, next attempt in %.1f s: %s", pause_s, error)
+                _log.warning("recent answers and prompts cannot be read, next attempt in %.1f s: %s", pause_s, error)
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue

@@ -1,13 +1,14 @@
-"""The answer stream in Redis: the tokens of recent answers, from which every engine's `suffix` lookup learns.
+"""Streams in Redis of tokens by domain: recent answers, from which every engine's `suffix` lookup learns, and labelled
+prompts, from which its router does.
 
-It is written beside the outcome stream, whose entries are some hundred times as large and therefore soon trimmed. It
-has no consumer group: every reader reads all of it from a position of its own, at a start from the beginning.
+They are written beside the outcome stream, whose entries are some hundred times as large and therefore soon trimmed.
+They have no consumer group: every reader reads all of it from a position of its own, at a start from the beginning.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -36,7 +37,7 @@ redis.call('XADD', KEYS[1], '*', 'end', string.format('%.0f', total), 'size', AR
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """One query's answer."""
+    """What is kept of one query: its answer, or its prompt."""
 
     target_id: str
     domain: str
@@ -52,7 +53,7 @@ class Read(NamedTuple):
 
 
 class _Stored(msgspec.Struct, array_like=True):
-    """An answer as bytes, 4 per token."""
+    """An `Answer` as bytes, 4 per token."""
 
     target_id: str
     domain: str
@@ -65,31 +66,40 @@ class RedisAnswerStream:
     Args:
         url: redis://, rediss:// or unix:// with the password in it.
         stream: its name.
-        max_bytes: most bytes kept; the oldest answers are dropped first. Of a longer answer, only the end is kept.
+        max_bytes: most bytes kept; the oldest entries are dropped first. Of a longer entry, only the end is kept.
+        tokens_of: which tokens of an outcome are kept; if there are none, nothing is.
     """
 
-    def __init__(self, url: str, stream: str, *, max_bytes: int) -> None:
-        self._url, self._stream, self._max_bytes = url, stream, max_bytes
+    def __init__(
+        self,
+        url: str,
+        stream: str,
+        *,
+        max_bytes: int,
+        tokens_of: Callable[[Outcome], Sequence[int]] = lambda outcome: outcome.output_ids,
+    ) -> None:
+        self._url, self._stream, self._max_bytes, self._tokens_of = url, stream, max_bytes, tokens_of
         self._client = connect(url)
         self._put_script = self._client.register_script(_PUT)
 
     def put(self, outcome: Outcome) -> None:
-        """Append one outcome's answer.
+        """Append one outcome's tokens.
 
         Raises:
             OutcomeSinkError: Redis cannot take it now.
         """
         names = outcome.target_id, outcome.domain
         room_bytes = self._max_bytes - _BYTES_PER_ENTRY - sum(len(name.encode()) for name in names)
-        if room_bytes < 4:
+        tokens = self._tokens_of(outcome)
+        if room_bytes < 4 or not tokens:
             return
-        ids = array("I", outcome.output_ids[-(room_bytes // 4) :]).tobytes()
+        ids = array("I", tokens[-(room_bytes // 4) :]).tobytes()
         data = msgspec.msgpack.encode(_Stored(*names, ids))
         with explained(self._url):
             self._put_script(keys=[self._stream], args=[data, len(data) + _BYTES_PER_ENTRY, self._max_bytes])
 
     def read(self, after: str, max_count: int, block_ms: int) -> Read:
-        """The answers after a position, oldest first; waits at most `block_ms` for the first.
+        """The entries after a position, oldest first; waits at most `block_ms` for the first.
 
         Raises:
             OutcomeSinkError: Redis cannot be reached.

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,9 +24,10 @@ from actors.resident_memory import resident_bytes
 from actors.supervisor import SupervisorActor
 from osd.assembly.assemble import EngineAssembly
 from osd.config.settings import load_config
+from osd.drafters.router import DomainRouter
 from osd.engine.loop import EngineLoop
 from osd.records.errors import EngineUnavailableError, OsdError, QueueFullError
-from osd.records.query import Request, SamplingParams, TokenDelta
+from osd.records.query import DomainFrom, Request, SamplingParams, TokenDelta
 from osd.records.status import TrainerStatus
 from tests.kit.engine_kit import Answers, make_engine, make_target, plain_greedy, tiny_llama
 from tests.kit.reports import engine_report
@@ -109,6 +110,30 @@ class TestEngineActor:
         answers = await read(actor, "a", 1)
         assert answers["a1"].ids == plain_greedy(MODEL, PROMPT, 12)
         assert (await actor.status()).counters["queries_total"] == 1
+
+    async def test_queries_without_a_domain_are_routed_by_their_prompts(self) -> None:
+        router = DomainRouter()
+        for number in range(20):
+            router.learn("sql", (*PROMPT, 10 + number % 3))
+
+        def routing(*arguments: Any, **named: Any) -> EngineAssembly:
+            return replace(assemble(*arguments, **named), router=router)
+
+        actor = EngineActor(load_config(), "", assemble=routing)
+        asked: list[tuple[str, DomainFrom, int]] = [
+            ("unnamed", "none", 11),
+            ("named", "named", 11),
+            ("strange", "none", 20),
+        ]
+        for name, domain_from, last in asked:
+            asking = replace(query(name), prompt_ids=(*PROMPT, last), domain_from=domain_from)
+            await actor.submit("a", asking)
+        answers = await read(actor, "a", 3)
+        for name, _, last in asked:
+            assert answers[name].ids == plain_greedy(MODEL, (*PROMPT, last), 12)
+        assert sorted(point.domain for point in await actor.history(10)) == ["default", "default", "sql"]
+        assert (await actor.status()).counters["routed_queries_total"] == 1
+        await actor.close()
 
     async def test_a_full_queue_is_said_to_who_asks(self) -> None:
         actor = EngineActor(load_config(), "", assemble=partial(assemble, is_stuck=True))

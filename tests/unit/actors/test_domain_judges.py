@@ -18,6 +18,7 @@ from osd.io.weight_store import FileWeightStore
 from osd.records.drafter_id import DrafterId
 from osd.records.errors import UnknownVersionError, WeightsRefusedError
 from osd.records.events import Event
+from osd.records.version import MERGED
 from tests.kit.reports import engine_report
 
 _ORDERS = EngineOrders(session="s")
@@ -148,6 +149,24 @@ def test_an_operator_goes_back_to_the_base_drafter_and_pins_it(fleet: _Fleet) ->
         fleet.judges.of("sql").pin(9, "mistyped")
     with pytest.raises(UnknownVersionError, match="domain 'code' has no drafter of its own"):
         fleet.judges.of("code")
+
+
+def test_a_split_that_the_trainer_ended_is_no_roll_back(fleet: _Fleet) -> None:
+    """The base drafter was found to be as good; every engine serves it at once, and a later split starts anew."""
+    fleet.beat({"b": _rounds(5, 6, "sql")})
+    fleet.publish("sql")
+    fleet.beat()
+    assert fleet.beat(own={("a", "sql"): _rounds(1, 8, "sql")})["c"] == {"sql": 1}
+    fleet.store("sql").roll_back(to=0, reason=f"{MERGED}gain between -0.02 and +0.02")
+    assert fleet.beat() == {name: {"sql": 0} for name in "abc"}
+    status = fleet.judges.status()["sql"]
+    assert (status.confirmed, status.roll_backs, status.manual_roll_backs) == (0, 0, 0)
+    assert status.merged == "gain between -0.02 and +0.02"
+    assert [event.kind for event in fleet.events] == ["confirm"]
+    fleet.publish("sql")
+    fleet.beat()
+    assert fleet.beat()["a"] == {"sql": 2}
+    assert fleet.judges.status()["sql"].merged == ""
 
 
 def test_a_version_that_an_engine_refuses_is_nobodys(fleet: _Fleet) -> None:

@@ -42,6 +42,7 @@ async def test_a_request_names_its_domain_or_its_model_or_its_key_does(path: str
             assert answer.status_code == 200, answer.text
             assert answer.json()["model"] == model
     assert [request.domain for request in engine.requests] == ["default", "sql", "code", "mail", "a:b"]
+    assert [request.domain_from for request in engine.requests] == ["none", *["named"] * 4]
 
 
 async def test_a_name_that_ends_in_no_domain_is_another_model() -> None:
@@ -68,7 +69,7 @@ def test_what_comes_first() -> None:
     assert query_domain("a", "b", "c") == "a"
     assert query_domain(None, "b", "c") == "b"
     assert query_domain(None, None, "c") == "c"
-    assert query_domain(None, None, None) == "default"
+    assert query_domain(None, None, None) is None
 
 
 def test_keys_with_domains_are_keys() -> None:

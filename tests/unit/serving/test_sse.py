@@ -114,6 +114,7 @@ async def test_osd_field_sums_the_choices() -> None:
         "drafter_version": 3,
         "drafter_versions": [2, 3],
         "drafters": ["feature"],
+        "domain": "default",
         "queue_ms": 2.0,
         "prefill_ms": 4.0,
         "draft_ms": 6.0,

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from osd.io.domains.store import DomainStore
 from osd.records.errors import OutcomeSinkError
 from osd.records.events import Event
 from osd.records.outcome import Outcome
-from osd.records.version import WeightManifest
+from osd.records.version import MERGED, WeightManifest
 from tests.kit.clock import Clock
 from tests.kit.trainer_fakes import FakeSource, FakeStore, feature_student, make_outcome, trainer_config
 from trainer import domains
 from trainer.branch_store import BASE_VERSION, BranchStore
 from trainer.domains import DomainParts, DomainTrainers
 from trainer.fork import Fork
+from trainer.loop import Trainer
 
 _STEPS = {"sql": 1, "code": 5, "mail": 1}
 """By how much the second token of an answer exceeds its first: what a drafter has to learn."""
@@ -123,6 +125,90 @@ def test_where_one_drafter_is_as_good_it_stays_one(bench: _Bench) -> None:
     assert {domain: one.published_version for domain, one in status.domains.items()} == {"sql": 0, "mail": 0}
     assert all(one.steps > 20 and one.gate["published"] == 0.0 for one in status.domains.values())
     assert bench.listed.domains == [] and bench.latest("sql") is bench.latest("mail") is None
+
+
+class _Split(_Bench):
+    """Domain `sql` has a drafter of its own, in a real store; nothing is trained any more."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, learning_rate=0.02)
+        self.own = DomainStore(folder / "weights")
+        self.stores["sql"] = self.own  # type: ignore[assignment]
+        self.ask("sql", 80)
+        self.ask("code", 80)
+        for _ in range(40):
+            if self.length <= 1.5:
+                self.run(10)
+        assert self.length > 1.5
+        monkeypatch.setattr(Trainer, "_state", lambda self: "yielding")
+        self.run(20)
+
+    @property
+    def length(self) -> float:
+        """Of its latest version, when that was published."""
+        latest = self.own.latest()
+        return latest.gate["length"] if latest else 0.0
+
+    def base_learns_it(self) -> None:
+        latest = self.own.latest()
+        assert latest is not None
+        manifest, state = self.own.load(latest.number)
+        self.base.publish(state, kind=manifest.kind, config=manifest.config, parent=1)
+
+    def merges(self) -> list[Event]:
+        return [event for event in self.events if event.kind == "merge"]
+
+
+@pytest.mark.timeout(120)
+def test_a_drafter_that_is_no_better_than_the_base_drafter_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = _Split(tmp_path, monkeypatch)
+    last = bench.own.latest()
+    assert last is not None
+    bench.base_learns_it()
+    bench.ask("sql", 64)
+    bench.run(20)
+    figures = bench.trainer.status().domains["sql"].against_base
+    assert figures["length"] == figures["base_length"] > 1.5 and figures["gain_low"] == figures["gain_high"] == 0.0
+    assert not bench.merges() and bench.own.latest() == last, "one comparison is not enough"
+    bench.ask("sql", 64)
+    bench.run(20)
+    [merge] = bench.merges()
+    assert merge.message.startswith("the base drafter serves domain 'sql' again: held-out acceptance length ")
+    assert merge.data["gain_low"] == 0.0
+    assert bench.own.latest() is None
+    assert {one.rolled_back.startswith(MERGED) for one in bench.own.list()} == {True}
+    assert bench.trainer.status().domains["sql"].published_version == 0
+    trained, published = bench.trainer._own["sql"]._student.state(), bench.base.load(bench.base._latest)[1]
+    assert torch.equal(trained["fuse.weight"], published["fuse.weight"])
+
+
+def test_a_drafter_that_is_better_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = _Split(tmp_path, monkeypatch)
+    bench.base.roll_back(to=1, reason="it was never trained")
+    for _ in range(4):
+        bench.ask("sql", 64)
+        bench.run(20)
+    figures = bench.trainer.status().domains["sql"].against_base
+    assert figures["gain_low"] > 0.0 and figures["length"] > figures["base_length"]
+    assert not bench.merges() and bench.own.latest() is not None
+
+
+@pytest.mark.parametrize("wish", ["pinned", "frozen"])
+def test_a_drafter_that_an_operator_wants_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: str) -> None:
+    bench = _Split(tmp_path, monkeypatch)
+    latest = bench.own.latest()
+    assert latest is not None
+    bench.base_learns_it()
+    if wish == "pinned":
+        bench.own.confirm(latest.number, pinned="an experiment")
+    else:
+        bench.trainer.demands.frozen = frozenset({"sql"})
+    for _ in range(4):
+        bench.ask("sql", 64)
+        bench.run(20)
+    assert not bench.merges() and bench.own.latest() == latest
 
 
 def test_a_domains_drafter_learns_from_its_domain_only(bench: _Bench) -> None:
