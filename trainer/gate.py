@@ -75,6 +75,11 @@ class GateDecision:
     losers: tuple[str, ...] = ()
     """Domains that would certainly lose, for which a candidate that gains on the whole is not published."""
 
+    @property
+    def is_promising(self) -> bool:
+        """The candidate gains more than the margin, though perhaps not certainly."""
+        return self.figures["length"] > self.figures["serving_length"] + self.figures["margin"]
+
 
 def measure(student: Student, batches: Sequence[Batch], between: Callable[[], None] = lambda: None) -> Measurement:
     """Acceptance over all batches, at least one; calls `between` after each."""

@@ -176,7 +176,7 @@ class Trainer:
     def worth(self) -> float:
         """Share of what training may cost serving that it is worth now; 0 where there is nothing to train on.
 
-        1 until the gate refuses a candidate; half as much after each refusal in a row, and 1 again after a publish.
+        1 at first and after a publish; half as much after each candidate that gains nothing.
         """
         return self._pace.worth if self._status.state in ("training", "yielding") else 0.0
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-_SHORTEST_PAUSE_S = 0.005
-"""Pauses are saved up to this length: another process gets little done in less."""
+_SHORTEST_PAUSE_S = 0.03
+"""Pauses are saved up to this length. The engine's threads wait spinning for some 5 ms (GNU OpenMP's default) before
+they sleep, so of a shorter pause another process gets little."""
 _LONGEST_PAUSE_S = 0.05
 """Of one pause, so that a client sees no stall; after a long step several pauses follow."""
 

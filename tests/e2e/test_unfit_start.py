@@ -198,9 +198,8 @@ def test_an_architecture_that_cannot_be_served(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.redis
-@pytest.mark.parametrize(
-    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 0)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_stops_everything(tiny: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
     with program(tmp_path, "--target", tiny) as process:
         url = ready_url(process)

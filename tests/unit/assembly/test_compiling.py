@@ -135,6 +135,7 @@ def test_the_process_removes_what_older_sources_left(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {used.name, *(f"{number:024x}" for number in range(3, 10))}
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from osd.engine import training_pauses
 from osd.engine.loop import EngineLoop
 from osd.engine.training_pauses import TrainingPauses
 from osd.records.query import Request, SamplingParams, TokenDelta
@@ -20,10 +21,10 @@ def test_pauses_take_the_share_that_was_granted(step_s: float, share: float) -> 
     room = TrainingPauses(clock)
     room.grant(share, 1e9)
     paused_s = 0.0
-    for _ in range(20_000):
+    for _ in range(60_000):
         clock.now_s += step_s
         pause_s = room.pause_s(step_s)
-        assert pause_s == 0.0 or 0.005 <= pause_s <= 0.05
+        assert pause_s == 0.0 or 0.03 <= pause_s <= 0.05
         room.paused(pause_s)
         clock.now_s += pause_s
         paused_s += pause_s
@@ -46,12 +47,14 @@ def test_a_grant_ends_by_itself() -> None:
 def test_a_pause_that_was_cut_short_is_made_up_for() -> None:
     room = TrainingPauses(Clock())
     room.grant(0.5, 1.0)
-    assert room.pause_s(0.02) == pytest.approx(0.02)
+    assert room.pause_s(0.04) == pytest.approx(0.04)
     room.paused(0.005)
-    assert room.pause_s(0.0) == pytest.approx(0.015)
+    assert room.pause_s(0.0) == pytest.approx(0.035)
 
 
-def test_an_engine_pauses_and_answers_as_ever() -> None:
+def test_an_engine_pauses_and_answers_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny model decodes the whole answer in less time than pauses are saved up for."""
+    monkeypatch.setattr(training_pauses, "_SHORTEST_PAUSE_S", 0.001)
     model = tiny_llama()
     done = threading.Event()
     ids: list[int] = []

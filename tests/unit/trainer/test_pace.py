@@ -6,6 +6,11 @@ from trainer.gate import GateDecision
 from trainer.pace import Pace
 
 
+def _decision(length: float, *, published: bool = False, worse: bool = False) -> GateDecision:
+    """Of a candidate with this acceptance length, where the serving version has 2."""
+    return GateDecision(published, worse, {"length": length, "serving_length": 2.0, "margin": 0.0})
+
+
 def test_the_gate_decides_less_often_where_it_takes_longer() -> None:
     pace = Pace(10)
     assert [pace.is_gate_due(steps, 8, is_last=False) for steps in (9, 10)] == [False, True]
@@ -22,7 +27,7 @@ def test_it_decides_once_more_when_training_ends_for_now() -> None:
 
 def test_rate_and_worth_follow_the_decisions() -> None:
     pace = Pace(10)
-    worse, refused, published = (GateDecision(p, w, {}) for p, w in ((False, True), (False, False), (True, False)))
+    worse, refused, published = _decision(1.9, worse=True), _decision(1.99), _decision(2.1, published=True)
     for decision in (worse, refused):
         pace.after(decision)
     assert (pace.rate, pace.worth) == (0.5, 0.25)
@@ -36,3 +41,9 @@ def test_rate_and_worth_follow_the_decisions() -> None:
     assert again.state() == pace.state()
     again.start_anew()
     assert (again.rate, again.worth) == (1.0, 1.0)
+
+
+def test_a_candidate_that_is_not_certainly_better_yet_is_worth_going_on_with() -> None:
+    pace = Pace(10)
+    pace.after(_decision(2.05))
+    assert (pace.rate, pace.worth) == (1.0, 1.0)
