@@ -1,4 +1,4 @@
-"""The distiller actor: runs the trainer of `trainer/` in a process of the lowest priority."""
+"""The distiller actor: runs the trainer of `trainer/` on a thread of the lowest priority."""
 
 from __future__ import annotations
 
@@ -93,12 +93,13 @@ class DistillerActor:
         join_logs("distiller")
         self._ask, self._build = ask, build or _build
         self._ask_interval_s, self._retry_s = ask_interval_s, retry_s
-        lower_priority(config.trainer.nice)
         # Few batches have the same shape, so oneDNN's cached primitives (one per shape) would rarely be used again.
         os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
         self._config, self._redis_url, self._names = config, redis_url, names
         self._events = EventLog()
         self._trainer: Trainer | None = None
+        self._is_starting = True
+        """It loads libraries or weights, which at its priority would take minutes beside a busy engine."""
         self._problem = ""
         self._node, self._device = node_id(), ""
         self._utilisation = 1.0
@@ -163,10 +164,10 @@ class DistillerActor:
 
     def _wanted_share(self) -> float:
         """Share of an engine's time that training is worth now: none where the engines are idle enough as it is."""
-        trainer = self._trainer
-        if trainer is None or self._paused or leaves_room(self._utilisation, self._config.trainer):
+        if self._paused or leaves_room(self._utilisation, self._config.trainer):
             return 0.0
-        return self._config.trainer.max_serving_cost * trainer.worth
+        worth = 1.0 if self._is_starting else 0.0 if self._trainer is None else self._trainer.worth
+        return self._config.trainer.max_serving_cost * worth
 
     def _watch(self) -> None:
         """Report to the supervisor, and obey: how busy engines are, and whether training is paused.
@@ -221,7 +222,11 @@ class DistillerActor:
         self._utilisation, self._has_room = orders.utilisation, orders.share > 0.0
 
     def _train(self) -> None:
-        """Build the trainer, retrying until that works, and run it."""
+        """Build the trainer, retrying until that works, and run it.
+
+        Only this thread has a low priority: if reports starved beside a busy engine, that would never make room.
+        """
+        lower_priority(self._config.trainer.nice)
         import torch
 
         from osd.loading.causal_lm import choose_device
@@ -230,8 +235,10 @@ class DistillerActor:
         torch.set_num_threads(self._config.trainer.threads)
         self._device = device_id(choose_device(self._config.trainer.device))
         while not self._stop.is_set():
+            self._is_starting = False
             if self._lease is not None and not self._lease.wait(self._stop):
                 return
+            self._is_starting = True
             try:
                 trainer = self._build(
                     self._config,
@@ -244,9 +251,10 @@ class DistillerActor:
             except Exception as error:
                 _log.warning("the trainer cannot start", exc_info=not isinstance(error, OsdError))
                 self._problem = f"the trainer cannot start: {error}"
+                self._is_starting = False
                 self._stop.wait(self._retry_s)
                 continue
-            self._problem, self._trainer = "", trainer
+            self._problem, self._trainer, self._is_starting = "", trainer, False
             self.set_paused(self._paused)
             trainer.run_forever(self._ending)
             if self._lease is not None and not self._stop.is_set():

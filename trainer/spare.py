@@ -1,16 +1,24 @@
-"""Keeps training from slowing down serving: the lowest process priority."""
+"""Keeps training from slowing down serving: the lowest priority of its thread."""
 
 from __future__ import annotations
 
 import os
 
+_LOWEST = 19
+
 
 def lower_priority(nice: int) -> None:
-    """Lower this process's priority below the engine's; call it before the process first uses a GPU.
+    """Lower the calling thread's priority, and that of threads that it starts, below the engine's.
+
+    Call it before the process first uses a GPU. With the lowest priority Linux also lets a thread of any other priority
+    take over the core at once (`SCHED_IDLE`). A niced thread may go on for milliseconds first, which an engine's
+    threads, that wait for one another several times in every layer, would all lose.
 
     Args:
-        nice: added to the process's niceness; 19 is the lowest priority.
+        nice: added to the thread's niceness; 19 is the lowest priority.
     """
     os.nice(nice)
+    if nice == _LOWEST and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     # The priority on a GPU that runs CUDA's Multi-Process Service; without MPS it has no effect.
     os.environ.setdefault("CUDA_MPS_CLIENT_PRIORITY", "1")

@@ -11,7 +11,7 @@ from osd.config.trainer import TrainerConfig
 from osd.fleet.heartbeat import DistillerReport, EngineReport
 from osd.records.status import SpareStatus
 
-_GONE_AFTER_S = 3.0
+_GONE_AFTER_S = 10.0
 """A distiller that is silent for so long has died, and must not slow engines down."""
 _WINDOW_S = 60.0
 """Over which shares are measured."""

@@ -66,7 +66,7 @@ def test_nobody_leaves_more_than_the_configuration_allows(spare: SpareCompute) -
 def test_a_distiller_that_died_slows_nobody(spare: SpareCompute, clock: Clock) -> None:
     busy = _engine("a", "n1", 0.9)
     spare.take(_distiller(), [busy])
-    clock.now_s += 2.0
+    clock.now_s += 9.0
     assert spare.share_for(busy) == 0.1
     clock.now_s += 2.0
     assert spare.share_for(busy) == 0.0
