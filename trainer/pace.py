@@ -9,7 +9,7 @@ from trainer.gate import GateDecision
 _LEAST_RATE = 1 / 16
 """Lowest share of the configured learning rate, however many candidates in a row are worse."""
 _LEAST_WORTH = 1 / 16
-"""However often candidates gain nothing: without any training nobody would notice that there is something to learn again."""
+"""However often candidates gain nothing: without any training, nobody would notice that traffic changed."""
 
 
 class Pace:
@@ -27,7 +27,7 @@ class Pace:
         self.rate = 1.0
         """Share of the configured learning rate in use now."""
         self.worth = 1.0
-        """Share of what training may cost serving that it is worth now: half after each candidate that gains nothing."""
+        """Share of what training may cost serving that it is worth now; half after a candidate that gains nothing."""
         self.steps_at_gate = 0
         """Steps when the gate last decided, or when training began anew."""
 
