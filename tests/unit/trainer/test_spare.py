@@ -25,11 +25,11 @@ def _of_a_thread(nice: int) -> list[tuple[int, int]]:
         look()
         started = threading.Thread(target=look)
         started.start()
-        started.join()
+        started.join(timeout=30)
 
     thread = threading.Thread(target=lower)
     thread.start()
-    thread.join()
+    thread.join(timeout=30)
     return found
 
 
