@@ -43,8 +43,9 @@ def start_ray(config: Config, stack: ExitStack) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        raise OsdError(f"cannot start Ray: {reason(error)}; check free memory and disk space") from error
+    except Exception as error:  # where Ray's own processes are slow to start, it raises nothing more special
+        mend = "check free memory and disk space, and try again when the machine is less busy"
+        raise OsdError(f"cannot start Ray: {reason(error)}; {mend}") from error
     stack.callback(ray.shutdown)
 
 
