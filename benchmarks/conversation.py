@@ -9,22 +9,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from benchmarks.prompts import code_prompts, small_talk_prompts
 from benchmarks.server import osd_server
 from osd.config.settings import default_state_dir
-from osd.text.prompt_file import Messages
-from serving.bench.load import Answer, Load
+from osd.records.errors import OsdError
+from serving.bench.conversation import converse, print_turns, turn_figures
+from serving.bench.load import Answer, Load, clients_label
 
 _OSD = {"osd": [], "osd, reading all": ["--no-prefix-caching"]}
 """Names of osd's servers, each with its flags."""
@@ -38,19 +36,22 @@ def main() -> None:
     for name in [*_OSD, *args.peers]:
         console.print(name)
         with _server(name, args) as url:
-            by_server[name] = asyncio.run(_converse(args, url))
+            try:
+                by_server[name] = asyncio.run(_converse(args, url))
+            except OsdError as error:
+                raise SystemExit(str(error)) from None
     report = {
         "benchmark": "conversation",
         "machine": describe_machine(),
         "max_tokens": args.max_tokens,
         "conversations": args.conversations,
         "servers": {
-            server: {load: [_figures(turn) for turn in turns] for load, turns in loads.items()}
+            server: {load: [turn_figures(turn) for turn in turns] for load, turns in loads.items()}
             for server, loads in by_server.items()
         },
     }
     report["ttft_of_last_turn_vs_osd"] = _ratios(report["servers"])
-    _print(console, report)
+    print_turns(console, f"conversations of {args.max_tokens} tokens an answer", report["servers"])
     if args.json:
         print(json.dumps(report))
 
@@ -75,28 +76,9 @@ async def _converse(args: argparse.Namespace, url: str) -> dict[str, list[list[A
     async with Load(url, [], model=args.model, max_tokens=args.max_tokens) as load:
         await load.ask([{"role": "user", "content": "Hello!"}])  # warms up
         for number, clients in enumerate(args.clients):
-            turns: list[list[Answer]] = [[] for _ in range(args.turns)]
-            left = iter(_questions(args.turns)[number * args.conversations :][: args.conversations])
-
-            async def client(turns: list[list[Answer]] = turns, left: Iterator[list[str]] = left) -> None:
-                for questions in left:
-                    await _hold(load, questions, turns)
-
-            await asyncio.gather(*(client() for _ in range(clients)))
-            found[f"{clients} client{'s' * (clients != 1)}"] = turns
+            own = _questions(args.turns)[number * args.conversations :][: args.conversations]
+            found[clients_label(clients)] = await converse(load, own, clients)
     return found
-
-
-async def _hold(load: Load, questions: list[str], turns: list[list[Answer]]) -> None:
-    """One conversation, which contains the server's own answers."""
-    messages: Messages = []
-    for question, answers in zip(questions, turns, strict=True):
-        messages = [*messages, {"role": "user", "content": question}]
-        answer = await load.ask(messages)
-        if answer is None:
-            raise SystemExit(f"turn {len(messages) // 2 + 1} was refused, or the server is gone; try fewer --turns")
-        answers.append(answer)
-        messages = [*messages, {"role": "assistant", "content": answer.text}]
 
 
 def _questions(turns: int) -> list[list[str]]:
@@ -104,19 +86,6 @@ def _questions(turns: int) -> list[list[str]]:
     pairs = zip(code_prompts(), small_talk_prompts(), strict=False)
     contents = [messages[-1]["content"] for pair in pairs for messages in pair]
     return [contents[start : start + turns] for start in range(0, len(contents) - turns + 1, turns)]
-
-
-def _figures(answers: list[Answer]) -> dict[str, Any]:
-    """The figures of one turn."""
-    cached = [answer.cached_tokens for answer in answers if answer.cached_tokens is not None]
-    tpot_ms = median(answer.tpot_s for answer in answers) * 1e3
-    return {
-        "prompt_tokens": round(median(answer.prompt_tokens for answer in answers)) or None,
-        "cached_tokens": round(median(cached)) if cached else None,
-        "ttft_p50_ms": round(median(answer.ttft_s for answer in answers) * 1e3, 1),
-        "ttft_max_ms": round(max(answer.ttft_s for answer in answers) * 1e3, 1),
-        "tpot_p50_ms": None if math.isnan(tpot_ms) else round(tpot_ms, 2),
-    }
 
 
 def _ratios(servers: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, dict[str, float]]:
@@ -127,19 +96,6 @@ def _ratios(servers: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, di
         for server, of in servers.items()
         if server != "osd"
     }
-
-
-def _print(console: Console, report: dict[str, Any]) -> None:
-    table = Table(title=f"conversations of {report['max_tokens']} tokens an answer")
-    for column in ("server", "load", "turn", "prompt tokens", "of them read before", "TTFT p50 ms", "TTFT max ms"):
-        table.add_column(column, justify="right")
-    table.add_column("per token p50 ms", justify="right")
-    for server, loads in report["servers"].items():
-        for load, turns in loads.items():
-            for number, turn in enumerate(turns, start=1):
-                told = ["not said" if figure is None else f"{figure:g}" for figure in turn.values()]
-                table.add_row(server, load, str(number), *told)
-    console.print(table)
 
 
 def _arguments() -> argparse.Namespace:

@@ -166,7 +166,7 @@ class Load:
 
         started_s = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return self._result(f"{clients} client{'s' * (clients != 1)}", answers, started_s)
+        return self._result(clients_label(clients), answers, started_s)
 
     async def open(self, queries_per_s: float, queries: int, seed: int = 0) -> LoadResult:
         """Open loop: queries arrive as a Poisson process, whether or not earlier ones are answered."""
@@ -224,6 +224,11 @@ class Load:
             cached_tokens=details.cached_tokens if details else None,
             speculation=_speculation(told),
         )
+
+
+def clients_label(clients: int) -> str:
+    """How a closed loop is called in tables."""
+    return f"{clients} client{'s' * (clients != 1)}"
 
 
 def _speculation(told: Mapping[str, Any]) -> Speculation | None:
