@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from benchmarks.instruments import RoundEnds
+from osd.records.rules import AcceptRule
 
 TEMPERATURE, TOP_P = 0.8, 0.95
 _CACHE_SHARE = 0.05
@@ -112,10 +113,17 @@ class Osd:
         speculate: False decodes without speculation.
         kind: kind of the drafter, whose latest version in the state folder is used; it is not trained.
         untrained: use a new random drafter instead.
+        accept_rule: how proposals of sampled queries are accepted.
     """
 
     def __init__(
-        self, setting: Setting, *, speculate: bool = True, kind: str = "feature", untrained: bool = False
+        self,
+        setting: Setting,
+        *,
+        speculate: bool = True,
+        kind: str = "feature",
+        untrained: bool = False,
+        accept_rule: AcceptRule = "token",
     ) -> None:
         from benchmarks.instruments import DiscardingRecorder, PassClock
         from osd.assembly.engine import open_engine
@@ -130,7 +138,11 @@ class Osd:
                 "threads": setting.threads,
             },
             "engine": {"max_slots": setting.max_rows, "prefill_chunk_tokens": 1024},
-            "speculation": {"enabled": speculate, "fixed_length": setting.speculation_length},
+            "speculation": {
+                "enabled": speculate,
+                "fixed_length": setting.speculation_length,
+                "accept_rule": accept_rule,
+            },
             "drafter": {"kind": kind, "pretrained": not untrained},
             "state_dir": state_dir / "benchmark-untrained" if untrained else state_dir,
         }

@@ -39,12 +39,14 @@ _RATIOS = {
     "speculative_vs_llama_cpp": ("osd speculative", "llama.cpp"),
     "speculative_vs_plain": ("osd speculative", "osd plain"),
     "untrained_vs_plain": ("osd untrained", "osd plain"),
+    "block_verification_vs_speculative": ("osd block verification", "osd speculative"),
     "plain_int4_vs_llama_cpp": ("osd plain int4", "llama.cpp"),
     "speculative_int4_vs_llama_cpp": ("osd speculative int4", "llama.cpp"),
 }
 _SOURCES = ("HumanEval", "BFCL", "chatterbot")
 _SPECULATIVE = {
     "osd speculative": "osd plain",
+    "osd block verification": "osd plain",
     "osd speculative int4": "osd plain int4",
     "osd model drafter": "osd plain",
 }

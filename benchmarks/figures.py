@@ -19,6 +19,7 @@ _PEERS = {
 }
 _VARIANTS = {
     "osd untrained": ("an untrained drafter", "osd plain"),
+    "osd block verification": ("block verification", "osd speculative"),
     "osd model drafter": ("a small LM as drafter", "osd plain"),
     "osd plain int4": ("plain, layers in int4", "llama.cpp"),
     "osd speculative int4": ("layers in int4", "llama.cpp"),
@@ -68,7 +69,7 @@ def _variants(reports: Sequence[Report]) -> Table:
             speeds = at["tokens_per_s"]
             if name in speeds and peer in speeds:
                 what = f"{_queries(batch)}, {_manner(report)}: {told}"
-                beside = f"{_PEERS[peer]}: {speeds[peer]:.1f}"
+                beside = f"{_PEERS.get(peer, peer)}: {speeds[peer]:.1f}"
                 rows.append(([what, f"{speeds[name]:.1f}", beside, f"{speeds[name] / speeds[peer]:.2f}"], report))
     return Table("Other drafters and weights, tokens/s", ["what", "osd", "beside it", "osd / beside it"], rows)
 

@@ -28,6 +28,7 @@ from benchmarks.llama_peer import LlamaCpp
 CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "osd plain": lambda setting: Osd(setting, speculate=False),
     "osd speculative": lambda setting: Osd(setting),
+    "osd block verification": lambda setting: Osd(setting, accept_rule="block"),
     "osd untrained": lambda setting: Osd(setting, untrained=True),
     "osd plain int4": lambda setting: Osd(replace(setting, dtype="int4"), speculate=False),
     "osd speculative int4": lambda setting: Osd(replace(setting, dtype="int4")),
