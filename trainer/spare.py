@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 _LOWEST = 19
 
@@ -19,6 +20,7 @@ def lower_priority(nice: int) -> None:
     """
     os.nice(nice)
     if nice == _LOWEST and hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        with suppress(OSError):  # a sandbox may forbid it; the niceness stays
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     # The priority on a GPU that runs CUDA's Multi-Process Service; without MPS it has no effect.
     os.environ.setdefault("CUDA_MPS_CLIENT_PRIORITY", "1")
