@@ -7,8 +7,8 @@ learnt nor training that succeeds are drift.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from osd.records.drafter_id import DrafterId, kind_of
 from osd.records.outcome import Outcome
@@ -76,6 +76,31 @@ class _Domain:
         """What comes now is normal."""
         self.state, self.window, self.reference = "stable", _Window(), 0.0
 
+    def as_json(self) -> dict[str, Any]:
+        """JSON-serialisable."""
+        return {
+            "fall": self.fall.state(),
+            "rise": self.rise.state(),
+            "state": self.state,
+            "window": asdict(self.window),
+            "reference": self.reference,
+            "drafter": self.drafter,
+        }
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> _Domain:
+        """What `as_json` returned."""
+        drafter = state["drafter"]
+        domain = cls(
+            state=state["state"],
+            window=_Window(**state["window"]),
+            reference=state["reference"],
+            drafter=None if drafter is None else DrafterId(*drafter),
+        )
+        domain.fall.restore(state["fall"])
+        domain.rise.restore(state["rise"])
+        return domain
+
     def report(self) -> DomainDrift:
         """For the status."""
         rate = self.window.accepted / self.window.rounds if self.window.rounds else 0.0
@@ -110,6 +135,14 @@ class DriftMonitor:
     def status(self) -> dict[str, DomainDrift]:
         """By domain, the least recently seen first."""
         return {name: domain.report() for name, domain in self._domains.items()}
+
+    def state(self) -> dict[str, Any]:
+        """JSON-serialisable: what is normal in each domain, and how far each detector is."""
+        return {name: domain.as_json() for name, domain in self._domains.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """What `state` returned."""
+        self._domains = {name: _Domain.from_json(domain) for name, domain in state.items()}
 
     def _known(self, name: str) -> _Domain:
         """A domain, which becomes the most recent; beyond `_MAX_DOMAINS` the least recent one is forgotten."""

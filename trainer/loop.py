@@ -326,6 +326,7 @@ class Trainer:
             **self._pace.state(),
             "gate": self._publisher.figures,
             "replay": self._replay.state(),
+            "drift": self._drift.state(),
             "unacked": self._intake.unacked,
             "last_position": self._intake.last_position,
         }
@@ -350,6 +351,7 @@ class Trainer:
         self._budget.left_tokens = progress.get("budget_tokens", 0.0)
         self._counts.counts_V = tensors[_COUNTS]
         self._replay.restore(progress["replay"], checkpoint.records)
+        self._drift.restore(progress.get("drift", {}))
         self._num_saved = self._replay.num_seen
         self._intake.unacked, self._intake.last_position = list(progress["unacked"]), progress["last_position"]
         self._intake.mark_checkpointed()

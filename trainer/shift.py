@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from math import sqrt
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from river.drift import ADWIN, PageHinkley
 
@@ -35,6 +35,8 @@ _PRIOR_QUERIES = 300
 """Page-Hinkley takes deviations from their own mean; it starts with so many of zero, so that a change soon after the
 start does not become that mean."""
 _ADWIN_DELTA = 0.01
+_KEPT_DEVIATIONS = 300
+"""The newest ones, from which a restarted detector's tests are made again; all of them while there are no more."""
 
 
 class Step(NamedTuple):
@@ -60,6 +62,8 @@ class ShiftDetector:
     def reset(self) -> None:
         """Forget everything: the next queries are the new reference."""
         self._waiting: deque[tuple[float, float]] = deque()
+        self._judged: deque[float] = deque(maxlen=_KEPT_DEVIATIONS)
+        """The deviations that the tests have seen."""
         self._num = 0
         self._weight = self._sum = self._squares = 0.0
         self._warning = _page_hinkley(_WARN, self.direction)
@@ -89,6 +93,26 @@ class ShiftDetector:
             self._refer(*self._waiting.popleft())
         return step
 
+    def state(self) -> dict[str, Any]:
+        """JSON-serialisable."""
+        return {
+            "num": self._num,
+            "weight": self._weight,
+            "sum": self._sum,
+            "squares": self._squares,
+            "waiting": list(self._waiting),
+            "judged": list(self._judged),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """What `state` returned."""
+        self.reset()
+        for deviation in state["judged"]:
+            self._test(deviation)
+        self._num, self._weight = state["num"], state["weight"]
+        self._sum, self._squares = state["sum"], state["squares"]
+        self._waiting.extend((value, weight) for value, weight in state["waiting"])
+
     @property
     def _spread(self) -> float:
         """Standard deviation of a query's value times the root of its weight."""
@@ -96,17 +120,21 @@ class ShiftDetector:
         return max(sqrt(self._squares / num) if num else 0.0, _LEAST_SPREAD)
 
     def _judge(self, deviation: float) -> Step:
-        deviation = min(max(deviation, -_LARGEST), _LARGEST)
-        for test in (self._warning, self._alarm, self._other):
-            test.update(deviation)
         before = self._adwin.estimation
-        self._adwin.update(deviation / (2 * _LARGEST) + 0.5)  # ADWIN's bound is for values between 0 and 1
+        self._test(min(max(deviation, -_LARGEST), _LARGEST))
         moved = self._adwin.estimation - before
         cut = self._adwin.drift_detected and (moved > 0) == (self.direction == "up")
         if self._other.drift_detected or (self._adwin.drift_detected and not cut):
             self.reset()  # a change in the other direction: the new level is normal from here on
             return Step(False, False)
         return Step(self._warning.drift_detected, self._alarm.drift_detected or cut)
+
+    def _test(self, deviation: float) -> None:
+        """Let all tests see one query's deviation."""
+        self._judged.append(deviation)
+        for test in (self._warning, self._alarm, self._other):
+            test.update(deviation)
+        self._adwin.update(deviation / (2 * _LARGEST) + 0.5)  # ADWIN's bound is for values between 0 and 1
 
     def _refer(self, value: float, weight: float) -> None:
         """Add one query to the reference."""

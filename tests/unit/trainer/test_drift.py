@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 
@@ -133,3 +134,19 @@ def test_domains_are_bounded() -> None:
     for number in range(1000):
         monitor.add(_outcome([True] * 5, f"d{number}"))
     assert len(monitor.status()) == 64 and "*" in monitor.status() and "d999" in monitor.status()
+
+
+def test_a_restored_monitor_knows_what_is_normal_and_what_drifts() -> None:
+    traffic = _Traffic()
+    traffic.send(0.6, 100, "a")
+    traffic.send(0.5, 100, "b", "feature.b", version=3)
+    traffic.send(0.3, 60, "a")
+    before = traffic.monitor.status()
+    assert before["a"].state == "drift"
+    traffic.monitor, saved = DriftMonitor(), json.loads(json.dumps(traffic.monitor.state()))
+    traffic.monitor.restore(saved)
+    assert traffic.monitor.status() == before and traffic.monitor.is_drifting
+    assert json.loads(json.dumps(traffic.monitor.state())) == saved
+    traffic.found.clear()
+    assert 0 < traffic.send(0.25, 60, "b", "feature.b", version=3) <= 60
+    assert "b down" in traffic.found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
+from osd.records.outcome import Round
 from tests.kit.trainer_bench import Bench
 from tests.kit.trainer_fakes import feature_student, learnable_outcome, make_outcome
 from trainer.checkpoint import CheckpointFolder
@@ -127,3 +130,28 @@ def test_a_checkpoint_does_not_grow_by_what_a_flood_has_displaced(tmp_path: Path
     bench.run(1)
     again = bench.trainer.status()
     assert again.replay_records + again.held_out_records == kept
+
+
+def test_a_restarted_trainer_notices_drift_from_what_was_normal_before(tmp_path: Path) -> None:
+    bench, chance = Bench(tmp_path, outcomes=0, gate_every_steps=1000), random.Random(0)
+
+    def serve(rate: float, num: int, first: int) -> None:
+        for number in range(first, first + num):
+            rounds = tuple(Round(1, 4, int(chance.random() < rate), "feature") for _ in range(20))
+            bench.source.put(msgspec.structs.replace(learnable_outcome(number), rounds=rounds))
+        bench.run(5)
+
+    serve(0.6, 150, first=0)
+    bench.trainer.checkpoint()
+    before = bench.trainer.status().drift
+    assert before["default"].state == "stable"
+    bench.start()
+    bench.run(1)
+    assert bench.trainer.status().drift == before
+    serve(0.3, 60, first=150)
+    drifts = [event for event in bench.events if event.kind == "drift"]
+    assert {event.message.split(" from ")[0] for event in drifts} == {
+        "acceptance fell",
+        "acceptance of domain 'default' fell",
+    }
+    assert all(0.55 < event.data["before"] < 0.65 for event in drifts)

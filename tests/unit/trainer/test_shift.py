@@ -6,6 +6,7 @@ rounds per query as recorded, and queries that differ by a standard deviation of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -108,3 +109,39 @@ def test_without_the_lag_a_change_hides_itself(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(trainer.shift, "_LAG_QUERIES", 0)
     without = [_delay(seed, _GSM8K, 0.45, 60) for seed in range(20)]
     assert np.mean(with_lag) < 0.9 * np.mean(without)
+
+
+@pytest.mark.parametrize("num_before", [20, 50, 300])
+def test_a_restored_detector_goes_on_as_if_nothing_had_happened(num_before: int) -> None:
+    """Through JSON, as in a checkpoint; and a new one in its place would notice later, or never."""
+    whole, restored = ShiftDetector("down"), ShiftDetector("down")
+    for query in _queries(3, _GSM8K, num_before):
+        whole.add(*query)
+    restored.restore(json.loads(json.dumps(whole.state())))
+    for query in _queries(4, _SPIDER, 80):
+        assert whole.add(*query) == restored.add(*query)
+        assert whole.state() == restored.state()
+
+
+def test_a_change_during_a_restart_is_found_soon_also_after_long_traffic() -> None:
+    """Of two thousand queries, the newest few hundred are enough."""
+    detector, restored = ShiftDetector("down"), ShiftDetector("down")
+    for query in _queries(3, _GSM8K, 2000):
+        detector.add(*query)
+    state = detector.state()
+    assert len(json.dumps(state)) < 10_000
+    restored.restore(state)
+    assert restored.reference == detector.reference
+    found = [restored.add(*query).alarms for query in _queries(5, _SPIDER, _WITHIN_QUERIES)]
+    assert any(found)
+    anew = ShiftDetector("down")
+    assert not any(anew.add(*query).alarms for query in _queries(5, _SPIDER, _WITHIN_QUERIES))
+
+
+def test_a_restored_detector_does_not_alarm_by_itself() -> None:
+    for seed in range(10):
+        detector, restored = ShiftDetector("down"), ShiftDetector("down")
+        for query in _queries(seed, _GSM8K, 1000):
+            detector.add(*query)
+        restored.restore(detector.state())
+        assert not any(restored.add(*query).alarms for query in _queries(seed + 100, _GSM8K, 300))
