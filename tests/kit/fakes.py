@@ -245,7 +245,7 @@ class FakeEngineClient:
 
     async def roll_back(self, to: int, reason: str, domain: str = "") -> WeightManifest:
         self.calls.append(("roll_back", to, reason, *([domain] if domain else [])))
-        return self._check_usable(to)
+        return self._check_usable(to) if to or not domain else fake_manifest(0)
 
     def _check_usable(self, version: int) -> WeightManifest:
         for manifest in self.manifests:

@@ -5,10 +5,13 @@ import { $ } from "./dom.js";
 import { announce, tell } from "./messages.js";
 
 const SILENCE_S = 3600;
+const within = (domain) => (domain ? { domain } : {});
+const named = (version, domain) => (version ? `version ${version}` : "the base drafter") + (domain ? ` in ${domain}` : "");
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 export class Levers {
-  /** isSignedIn(): the focus is not given back to a page that shows the sign-in. */
-  constructor(isSignedIn) {
+  /** isSignedIn(): the focus is not given back to a page that shows the sign-in; onVersions(domain): its versions are wanted. */
+  constructor(isSignedIn, onVersions) {
     this.isSignedIn = isSignedIn;
     $("confirm-no").addEventListener("click", () => $("confirm").close("no"));
     // The Enter that opened the dialog, held down a little long, must not confirm it as well.
@@ -19,14 +22,14 @@ export class Levers {
     $("resume").addEventListener("click", () => this.ask({
       title: "Resume training?", verb: "Resume", path: "resume", done: "Training is resumed.",
       text: "The trainer goes on from its last step." }));
-    $("roll-back").addEventListener("click", (event) => this.#rollBack(Number(event.currentTarget.dataset.version)));
+    $("roll-back").addEventListener("click", (event) => this.#rollBack(event.currentTarget.dataset));
     $("versions").addEventListener("click", (event) => {
-      const button = event.target.closest("button"), version = Number(button?.dataset.version);
-      if (button?.dataset.act === "pin") this.#pin(version);
-      else if (button) this.#rollBack(version);
+      const button = event.target.closest("button");
+      if (button?.dataset.act === "pin") this.#pin(button.dataset);
+      else if (button) this.#rollBack(button.dataset);
     });
-    $("unpin").addEventListener("click", () => this.ask({
-      title: "Unpin?", verb: "Unpin", path: "unpin", done: "The version is no longer pinned.",
+    $("unpin").addEventListener("click", (event) => this.ask({
+      title: "Unpin?", verb: "Unpin", path: "unpin", body: within(event.currentTarget.dataset.domain), done: "The version is no longer pinned.",
       text: "If a newer version was published meanwhile, it goes on trial: some engines serve it first, then all. Otherwise nothing changes." }));
     $("train-now").addEventListener("click", () => this.ask({
       title: "Train now?", verb: "Train now", path: "train_now", done: "The trainer trains until the gate decides.",
@@ -36,7 +39,8 @@ export class Levers {
       text: "The trainer's weights become a new version as they are, whatever the gate says, and the engines change to it. If acceptance falls, it is rolled back by itself." }));
     $("domains").addEventListener("click", (event) => {
       const button = event.target.closest("button");
-      if (button) this.#domain(button.dataset);
+      if (button?.dataset.act === "versions") { onVersions(button.dataset.domain); $("versions-title").focus(); }
+      else if (button) this.#domain(button.dataset);
     });
     $("engines").addEventListener("click", (event) => {
       const button = event.target.closest("button");
@@ -62,18 +66,20 @@ export class Levers {
   }
 
   /** `to` is what the dialog names and what is posted, whatever is published while it is open. */
-  #rollBack(to) {
+  #rollBack({ version, domain }) {
+    const to = Number(version), name = named(to, domain);
     this.ask({
-      title: `Serve version ${to}?`, verb: `Serve version ${to}`, path: "roll_back", askReason: true,
-      body: (reason) => ({ to, reason }), done: `Version ${to} is going to serve.`,
-      text: `The engine changes to version ${to} between two steps; answers under way go on unchanged. The version it replaces is marked as rolled back, and not served again.${$("unpin").hidden ? "" : " The pin ends."}` });
+      title: `Serve ${name}?`, verb: `Serve ${name}`, path: "roll_back", askReason: true,
+      body: (reason) => ({ to, reason, ...within(domain) }), done: `${capital(name)} is going to serve.`,
+      text: `The engine changes to ${name} between two steps; answers under way go on unchanged. The version it replaces is marked as rolled back, and not served again.${$("unpin").hidden ? "" : " The pin ends."}` });
   }
 
-  #pin(to) {
+  #pin({ version, domain }) {
+    const to = Number(version), name = named(to, domain);
     this.ask({
-      title: `Pin version ${to}?`, verb: `Pin version ${to}`, path: "pin", askReason: true,
-      body: (reason) => ({ to, reason }), done: `Version ${to} is pinned.`,
-      text: `Every engine serves version ${to}, whatever is published, also over restarts, until it is unpinned. Engines with another version change between two steps; answers under way go on unchanged. A trial that runs now ends. Training goes on.` });
+      title: `Pin ${name}?`, verb: `Pin ${name}`, path: "pin", askReason: true,
+      body: (reason) => ({ to, reason, ...within(domain) }), done: `${capital(name)} is pinned.`,
+      text: `Every engine serves ${name}, whatever is published, also over restarts, until it is unpinned. Engines with another version change between two steps; answers under way go on unchanged. A trial that runs now ends. Training goes on.` });
   }
 
   #domain({ act, domain }) {

@@ -2,7 +2,7 @@
 
 import { $, put } from "./dom.js";
 
-const parts = { lever: "", live: "", history: "" };
+const parts = { lever: "", live: "", history: "", versions: "" };
 
 export function tell(source, message) {
   parts[source] = message;

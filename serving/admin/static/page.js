@@ -4,6 +4,7 @@ import { renderAlerts } from "./alerts.js";
 import { Charts } from "./charts.js";
 import { $, badge, put } from "./dom.js";
 import { renderDomains } from "./domains.js";
+import { Drafters } from "./drafters.js";
 import { Events } from "./events.js";
 import { timeElement } from "./figures.js";
 import { renderFleet } from "./fleet.js";
@@ -29,7 +30,8 @@ const session = new Session((isOpen) => {
   answeredAt = 0;
   if (isOpen) { live.start(); history.ask(); } else live.stop();
 });
-new Levers(() => session.isOpen);
+const drafters = new Drafters(() => snapshot && render(), (message) => tell("versions", message));
+new Levers(() => session.isOpen, (domain) => drafters.show(domain));
 new Playground();
 
 function take(newest) {
@@ -41,6 +43,7 @@ function take(newest) {
   tell("live", newest.status ? "" : "No actor answers: the service is starting or restarting.");
   events.live = newest.events;
   render();
+  drafters.tick();
   if (first) history.ask();
   else history.tick();
   showFreshness();
@@ -60,9 +63,10 @@ function render() {
   renderOutcomes(status.engine, status.stream);
   renderSpare(status.spare ?? null);
   renderDrift(status.trainer);
-  renderVersions(snapshot.versions, status.engine, status.versions);
+  drafters.offer(status.domains ?? {});
+  renderVersions(drafters.view(snapshot, status), status.engine);
   renderFleet(snapshot.engines, status, snapshot.wishes);
-  renderDomains(history.served?.domains ?? [], snapshot.wishes);
+  renderDomains(history.served?.domains ?? [], snapshot.wishes, status);
   renderAlerts(snapshot.alerts, snapshot.at_s);
   renderEvents();
   if (section) focusAgain(focused, section);

@@ -8,19 +8,22 @@ import { divided } from "./ratio.js";
 /** The newest version before the one that serves that was not rolled back itself; undefined where there is none. */
 const predecessor = (versions, serving) => versions.findLast((one) => one.number < serving && !one.rolled_back)?.number;
 
-export function renderVersions(versions, engine, judged) {
+const nameOf = (version) => (version ? `v${version}` : "the base drafter");
+
+/** view: see Drafters. */
+export function renderVersions({ domain, versions, judged, serving: served, live: liveOf }, engine) {
   const rows = versions.toReversed().map((version) => {
-    const serving = version.number === engine?.drafter_version;
+    const serving = version.number === served, name = nameOf(version.number);
     const state = element("span", {}, ...statesOf(version, serving, judged));
-    const live = engine?.acceptance_by_version?.[version.number];
-    const button = (act, text) => element("button", { textContent: text, data: { act, version: version.number } });
+    const live = liveOf(version.number);
+    const button = (act, text) => element("button", { textContent: text, data: { act, version: version.number, domain } });
     const isPinned = Boolean(judged?.pinned) && judged.confirmed === version.number;
     const buttons = engine && !version.rolled_back ? [
-      ...(serving ? [] : [button("serve", `Serve v${version.number}`)]), ...(isPinned ? [] : [button("pin", `Pin v${version.number}`)])] : [];
-    const published = element("span", {}, timeElement(version.created_at_s), `, step ${count(version.training_step)}`);
+      ...(serving ? [] : [button("serve", `Serve ${name}`)]), ...(isPinned ? [] : [button("pin", `Pin ${name}`)])] : [];
+    const published = version.created_at_s === null ? "–" : element("span", {}, timeElement(version.created_at_s), `, step ${count(version.training_step)}`);
     const gate = "candidate" in version.gate ? gateText(version.gate) : "–";
     return row(
-      head(`v${version.number}`, version.parent === null ? "the first" : `from v${version.parent}`),
+      head(name, version.parent === null ? "the first" : `from v${version.parent}`),
       state, published, number(gate),
       number(two(live ? divided(live.committed, live.rounds) : null), live ? `${count(live.rounds)} rounds` : ""),
       number(percent(live ? divided(live.accepted, live.proposed) : null), live ? `${count(live.proposed)} proposed` : ""),
@@ -28,11 +31,12 @@ export function renderVersions(versions, engine, judged) {
     );
   });
   replaceRows($("versions"), rows.length ? rows : [emptyRow(7, "Nothing published yet: the drafter is as it was made.")]);
-  const to = engine && predecessor(versions, engine.drafter_version);
-  $("roll-back").disabled = !to;
-  $("roll-back").dataset.version = to ?? "";
-  put("roll-back", to ? `Roll back to v${to}` : "Roll back");
-  put("roll-back-note", to ? "" : engine ? "Nothing to go back to: no older version is fit to serve." : "No engine answers.");
+  const to = engine && served ? predecessor(versions, served) : undefined, isPossible = to !== undefined;
+  $("roll-back").disabled = !isPossible;
+  Object.assign($("roll-back").dataset, { version: to ?? "", domain });
+  $("unpin").dataset.domain = domain;
+  put("roll-back", isPossible ? `Roll back to ${nameOf(to)}` : "Roll back");
+  put("roll-back-note", isPossible ? "" : engine ? "Nothing to go back to: no older version is fit to serve." : "No engine answers.");
   $("unpin").hidden = !judged?.pinned;
   put("trial", trialText(judged));
   const all = judged?.roll_backs ?? 0, manual = judged?.manual_roll_backs ?? 0;
