@@ -38,6 +38,7 @@ from serving.observing.fleet_metrics import fleet_metrics
 from serving.observing.http_metrics import HttpMetrics
 from serving.observing.query_metrics import QueryMetrics
 from serving.observing.served_metrics import served_metrics
+from serving.observing.split_metrics import split_metrics
 from serving.observing.vllm_names import VllmQueries, vllm_metrics
 
 _MEANINGS = counters.MEANINGS | recorder.MEANINGS
@@ -125,6 +126,7 @@ class _ServiceCollector(Collector):
         if status.trainer is not None and status.trainer.state != "off":
             yield from _trainer_metrics(status.trainer)
             yield drift_metrics(status.trainer.drift, self._domains)
+        yield split_metrics(status.domains, self._domains)
 
 
 def _engine_metrics(engine: EngineStatus) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import osd
 from osd.config.settings import load_config
 from osd.records.query import QueryStats, TokenDelta
-from osd.records.status import ServedCounts
+from osd.records.status import ServedCounts, VersionsStatus
 from serving.observing.metrics import Metrics
 from serving.observing.reference import RATIOS, exposition, page
 from tests.kit.fakes import fake_service
@@ -57,6 +58,15 @@ def test_domains_are_bounded_labels() -> None:
     finished = {labels[0][1]: value for (name, labels), value in found.items() if name == "osd_finished_queries_total"}
     assert finished == {"d0": 1.0, "d1": 1.0, "other": 3.0}
     assert found["osd_accepted_at_position_total", (("position", "2"),)] == 15.0
+
+
+def test_domains_with_drafters_of_their_own_are_told() -> None:
+    metrics = Metrics(load_config(flags={"monitor": {"max_domains": 3}}), "m")  # the service serves one called code
+    versions = {"sql": 4, "mail": 0, "chat": 2, "news": 7}
+    status = replace(fake_service(), domains={name: VersionsStatus(confirmed=one) for name, one in versions.items()})
+    found = samples(metrics.exposition(status).decode())
+    own = {labels[0][1]: value for (name, labels), value in found.items() if name == "osd_domain_own_drafter_version"}
+    assert own == {"sql": 4.0, "mail": 0.0, "other": 7.0}
 
 
 def test_a_query_is_observed_where_its_time_went() -> None:
