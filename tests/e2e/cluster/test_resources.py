@@ -13,7 +13,7 @@ from tests.e2e.cluster.conftest import deployed, settings
 from tests.kit.saved_models import save_llama
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(280)]
-_WITHOUT = {f"{part}_resources": {} for part in ("engine", "ingress", "distiller", "supervisor")}
+_WITHOUT: dict[str, Any] = {f"{part}_resources": {} for part in ("engine", "ingress", "distiller", "supervisor")}
 
 
 def test_fractions_of_a_gpu_and_a_runtime_env(
