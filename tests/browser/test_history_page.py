@@ -21,7 +21,7 @@ from osd.config.settings import load_config
 from osd.monitor.alerts import Alert
 from osd.monitor.buckets import MAX_POINTS, TIERS, Bucket, Series
 from osd.records.events import Event
-from osd.records.status import StreamStatus
+from osd.records.status import DomainDrift, StreamStatus
 from serving.app import create_app
 from tests.browser.driving import (
     TOKEN,
@@ -251,6 +251,24 @@ def test_what_training_takes_and_costs_is_shown(browser: webdriver.Chrome, url: 
     engine.service = replace(engine.service, spare=None)
     wait(browser, lambda: text_of(browser, "spare-note") == "The distiller does not report.")
     assert text_of(browser, "spare") == ""
+
+
+def test_a_drafter_that_diverged_does_not_break_the_page(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient
+) -> None:
+    """Its figures are no numbers, just when somebody looks."""
+    assert engine.service is not None and engine.service.trainer is not None
+    nan = float("nan")
+    gate = {"candidate": nan, "serving": 0.24, "length": nan, "gain_low": nan, "gain_high": nan, "published": 0.0}
+    trainer = replace(engine.service.trainer, loss=nan, learning_rate=nan, gate=gate)
+    drift = {"code": DomainDrift(state="drift", queries=9, before=nan, recent=nan)}
+    engine.service = replace(engine.service, trainer=replace(trainer, drift=drift))
+    engine.event_log.append(Event(at_s=time.time() - 5, kind="refuse", message="candidate diverged", data=gate))
+    open_history(browser, url)
+    wait(browser, lambda: "candidate diverged" in text_of(browser, "events"))
+    assert "– vs 0.240, refused" in text_of(browser, "trainer-figures")
+    assert "not better" in find(browser, "#gate tr").text and "◆ drift" in text_of(browser, "drift")
+    assert text_of(browser, "ready") == "ready"
 
 
 def test_what_became_of_outcomes_is_shown(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:

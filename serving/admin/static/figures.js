@@ -1,5 +1,6 @@
 // Figures as text. What is not known is a dash.
 
+export const three = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
 export const two = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
 export const percent = (value) => (value === null || value === undefined ? "–" : `${(value * 100).toFixed(1)}%`);
 export const count = (value) => (value ?? 0).toLocaleString("en");
@@ -28,4 +29,4 @@ export function timeElement(s) {
   return time;
 }
 
-export const gateText = (gate) => `${gate.candidate.toFixed(3)} vs ${gate.serving?.toFixed(3) ?? "–"}`;
+export const gateText = (gate) => `${three(gate.candidate)} vs ${three(gate.serving)}`;

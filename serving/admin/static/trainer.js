@@ -1,7 +1,7 @@
 // The trainer: its state, its figures, the gate's decisions, and the detectors of drift.
 
 import { $, badge, element, emptyRow, head, number, put, replaceRows, replaceTerms, row } from "./dom.js";
-import { bytes, count, gateText, percent, timeElement } from "./figures.js";
+import { bytes, count, gateText, percent, three, timeElement } from "./figures.js";
 
 const MOODS = { off: "", training: "good", yielding: "good", waiting_for_data: "", paused: "warn", stopped: "bad", no_answer: "bad" };
 const DRIFT = { stable: ["● stable", "good"], warning: ["▲ warning", "warn"], drift: ["◆ drift", "bad"] };
@@ -17,8 +17,8 @@ export function renderTrainer(trainer) {
   replaceTerms($("trainer-figures"), trainer && state !== "off" ? {
     "Steps": count(trainer.steps),
     "Trained tokens": count(trainer.trained_tokens),
-    "Loss": trainer.loss === null ? "–" : trainer.loss.toFixed(3),
-    "Learning rate": trainer.learning_rate.toExponential(1),
+    "Loss": three(trainer.loss),
+    "Learning rate": trainer.learning_rate?.toExponential(1) ?? "–",
     "Replay": `${count(trainer.replay_records)} records, ${bytes(trainer.replay_bytes)}`,
     "Held out": `${count(trainer.held_out_records)} records`,
     "Outcomes not yet read": trainer.stream_lag === null ? "Redis is away" : count(trainer.stream_lag),
@@ -58,7 +58,7 @@ export function renderSpare(spare) {
 export function renderGate(events) {
   const rows = events.filter((event) => event.kind === "publish" || event.kind === "refuse").slice(-MOST_DECISIONS).toReversed().map((event) => {
     const { data } = event, published = event.kind === "publish";
-    const figure = (value) => number(value === undefined ? "–" : value.toFixed(3));
+    const figure = (value) => number(three(value));
     const badgeOf = element("span");
     badge(badgeOf, published ? "✓ published" : "× refused", published ? "good" : "");
     return row(timeElement(event.at_s), badgeOf, figure(data.length ?? data.candidate), figure(data.serving_length ?? data.serving),
@@ -68,7 +68,7 @@ export function renderGate(events) {
 }
 
 function why(data, published) {
-  if (data.gain_low === undefined) return published ? "better than the serving version" : "not better";
+  if (data.gain_low == null || data.gain_high == null) return published ? "better than the serving version" : "not better";
   const interval = `gain between ${data.gain_low.toFixed(3)} and ${data.gain_high.toFixed(3)}`;
   return `${interval}: ${published ? "surely above" : "not surely above"} ${(data.margin ?? 0).toFixed(3)}`;
 }
@@ -81,6 +81,6 @@ export function renderDrift(trainer) {
     const [text, mood] = DRIFT[one.state] ?? [one.state, ""], state = element("span");
     badge(state, text, mood);
     const name = domain === "*" ? "all traffic" : domain;
-    return row(head(name), state, number(one.before ? one.before.toFixed(3) : "–"), number(one.recent.toFixed(3)), number(`${count(one.queries)} queries`));
+    return row(head(name), state, number(one.before ? three(one.before) : "–"), number(three(one.recent)), number(`${count(one.queries)} queries`));
   }));
 }

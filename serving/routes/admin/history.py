@@ -19,6 +19,7 @@ from osd.records.events import Event, EventKind
 from serving.guards.admission import admits
 from serving.guards.routes import with_admin_token
 from serving.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
+from serving.routes.admin.live import plain_json
 from serving.services import ServicesDep
 
 router = APIRouter(
@@ -86,7 +87,7 @@ async def events(
         headers = {"Content-Disposition": "attachment; filename=osd-events.csv"}
         return Response("".join(_csv_lines(chosen)), media_type="text/csv", headers=headers)
     body = [{"at_s": one.at_s, "kind": one.kind, "message": one.message, "data": one.data} for one in chosen]
-    return Response(json.dumps(body), media_type="application/json")
+    return Response(json.dumps(plain_json(body)), media_type="application/json")
 
 
 def _csv_lines(found: list[Event]) -> Iterator[str]:

@@ -109,12 +109,12 @@ class Snapshots:
         return {
             "type": "snapshot",
             "at_s": time.time(),
-            "status": _plain(asdict(status)) if status else None,
-            "alerts": _plain(asdict(alerts)) if alerts else None,
-            "engines": [_plain(asdict(EngineNow.of(one))) for one in engines or ()],
-            "versions": [_plain(asdict(one)) for one in versions or ()],
-            "wishes": _plain(asdict(WishesNow.of(wishes))) if wishes else None,
-            "events": [_plain(asdict(one)) for one in events or ()],
+            "status": plain_json(asdict(status)) if status else None,
+            "alerts": plain_json(asdict(alerts)) if alerts else None,
+            "engines": [plain_json(asdict(EngineNow.of(one))) for one in engines or ()],
+            "versions": [plain_json(asdict(one)) for one in versions or ()],
+            "wishes": plain_json(asdict(WishesNow.of(wishes))) if wishes else None,
+            "events": [plain_json(asdict(one)) for one in events or ()],
         }
 
 
@@ -138,12 +138,12 @@ async def live(http: Request, services: ServicesDep) -> Response:
     return EventStream(events, Framing(frame=named_frame, end=b""))
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """What JSON can hold: text keys, and null for NaN and infinity."""
     if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): plain_json(one) for name, one in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(one) for one in value]
+        return [plain_json(one) for one in value]
     if isinstance(value, float) and not isfinite(value):
         return None
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -169,6 +169,14 @@ async def test_events_filter_and_export(client: httpx.AsyncClient, engine: FakeE
     ]
 
 
+async def test_a_figure_of_an_event_that_is_no_number_is_null(
+    client: httpx.AsyncClient, engine: FakeEngineClient
+) -> None:
+    engine.event_log.append(Event(at_s=9.0, kind="refuse", message="diverged", data={"candidate": float("nan")}))
+    found = (await client.get("/admin/api/events?text=diverged")).json()
+    assert found == [{"at_s": 9.0, "kind": "refuse", "message": "diverged", "data": {"candidate": None}}]
+
+
 async def test_alerts_are_acknowledged_and_silenced(client: httpx.AsyncClient, engine: FakeEngineClient) -> None:
     engine.held_alerts = [
         Alert(name="drift", subject="code", severity="warning", state="firing", since_s=1.0, why="fell")
