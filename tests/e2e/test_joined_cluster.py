@@ -30,7 +30,7 @@ context = ray.init(address="local", include_dashboard=False, num_cpus=4, object_
 print(context.address_info["gcs_address"], flush=True)
 for line in sys.stdin:
     if line.strip() == "delete":
-        serve.delete("osd")
+        serve.delete("osd", _blocking=False)
     application = serve.status().applications.get("osd")
     deployments = application.deployments if application else {}
     print(json.dumps({name: one.replica_states for name, one in deployments.items()}), flush=True)
@@ -137,7 +137,8 @@ def test_a_cluster_is_deployed_to_and_updated(cluster: _Cluster, tmp_path: Path,
         )
     elsewhere = cluster.osd_serve(*flags, "--port", str(unused_tcp_port + 1))
     assert elsewhere.returncode == 2 and "give that address with --host and --port" in elsewhere.stderr
-    assert cluster.replicas("delete") == {}
+    cluster.replicas("delete")
+    wait_for(lambda: cluster.replicas() == {}, "the application to be gone", 200)
 
 
 def test_serves_own_command_takes_it_by_name(cluster: _Cluster, tmp_path: Path, unused_tcp_port: int) -> None:
