@@ -10,7 +10,7 @@ from benchmarks.fleet.faults import WHOLE
 from tests.e2e.cluster.conftest import NUM_CLIENTS, PROMPTS, Fleet
 from tests.kit.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 def test_engines_are_rolled_one_by_one_on_a_new_configuration(fleet: Fleet) -> None:

@@ -19,7 +19,7 @@ from osd.monitor.history import History
 from tests.e2e.cluster.conftest import ADMIN_TOKEN, PROMPTS, Fleet
 from tests.kit.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(400)]
 DOMAIN = "history-of-cluster"
 _COUNTS = ("rounds", "proposed", "accepted", "committed")
 

@@ -18,7 +18,7 @@ from tests.e2e.cluster.conftest import PROMPTS, Fleet, deployed, reference_answe
 from tests.kit.saved_models import save_llama
 from tests.kit.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 _WHOLE = {"engine": 2, "ingress": 1, "supervisor": 1}
 
 

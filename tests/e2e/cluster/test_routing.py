@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.cluster.conftest import Fleet
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(400)]
 _BLOCK_TOKENS = 32
 """A prefix counts in whole blocks."""
 
