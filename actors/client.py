@@ -104,7 +104,6 @@ class RayEngineClient:
         self._num_received = 0
         """Number of deltas received from that mailbox."""
         self._poller: asyncio.Task[None] | None = None
-        self._cancels: set[asyncio.Task[None]] = set()
 
     async def generate(self, request: Request) -> AsyncGenerator[TokenDelta, None]:
         """Stream one query's answer (see `serving.engine_client.EngineClient`)."""
@@ -124,9 +123,7 @@ class RayEngineClient:
         finally:
             self._open.pop(request.request_id, None)
             if not query.is_finished:
-                task = asyncio.create_task(self._cancel(request.request_id))
-                self._cancels.add(task)
-                task.add_done_callback(self._cancels.discard)
+                self._cancel(request.request_id)
 
     async def status(self) -> ServiceStatus:
         """A snapshot; parts whose actor does not answer are None."""
@@ -332,9 +329,10 @@ class RayEngineClient:
         self._open.pop(query.request.request_id, None)
         query.deltas.put_nowait(error)
 
-    async def _cancel(self, request_id: str) -> None:
+    def _cancel(self, request_id: str) -> None:
+        """Have the engine stop a query. Nobody waits for it: the event loop may be about to close."""
         with contextlib.suppress(Exception):  # a dead engine has no query to cancel
-            await _ask(self._engine, "cancel", request_id)
+            self._engine.call("cancel", request_id)
 
 
 async def _ask(actor: ActorHandle, method: str, *args: Any, timeout_s: float | None = _ASK_TIMEOUT_S) -> Any:
