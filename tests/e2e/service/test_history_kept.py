@@ -52,14 +52,14 @@ def test_history_is_counted_right_and_outlives_the_supervisor(service: Service) 
     assert {name: _served(service)[name] for name in expected} == expected
 
 
-def _stored_queries(service: Service) -> float:
-    """The domain's queries as Redis has them; the supervisor writes every few seconds."""
+def _stored_queries(service: Service, domain: str = DOMAIN) -> float:
+    """A domain's queries as Redis has them; the supervisor writes every few seconds."""
     assert service.topology.redis is not None
     monitor, now_s = service.topology.config.monitor, time.time()
     store = RedisHistory(service.topology.redis.url, monitor.history, max_bytes=monitor.history_bytes)
     with closing(store):
         history = History(store, max_domains=monitor.max_domains, clock_s=time.time)
-        answer = history.read(HistoryQuery(from_s=now_s - 3600, to_s=now_s, domain=DOMAIN))
+        answer = history.read(HistoryQuery(from_s=now_s - 3600, to_s=now_s, domain=domain))
     return sum(value or 0.0 for series in answer.series for value in series.figures.get("queries", []))
 
 
@@ -79,25 +79,25 @@ def test_an_operators_policy_reaches_the_engine(service: Service) -> None:
 
 
 def test_a_redis_that_somebody_empties_gets_back_what_is_remembered(service: Service) -> None:
-    """The history of the last hour, the operator's wishes, the claim to the stream, the distiller's lease and group."""
+    """What this supervisor counted, the operator's wishes, the claim to the stream, the distiller's lease and group."""
     assert service.topology.redis is not None
-    service.admin.post("/admin/api/policy", json={"domain": DOMAIN, "length": 2}).raise_for_status()
-    before = _stored_queries(service)
-    service.answer(PROMPTS[0], osd={"domain": DOMAIN})
-    wait_for(lambda: _stored_queries(service) == before + 1, "the history to be stored")
+    domain = "of-an-emptied-redis"
+    service.admin.post("/admin/api/policy", json={"domain": domain, "length": 2}).raise_for_status()
+    service.answer(PROMPTS[0], osd={"domain": domain})
+    wait_for(lambda: _stored_queries(service, domain) == 1, "the history to be stored")
     with redis.Redis.from_url(service.topology.redis.url) as server:
         server.flushall()
-        wait_for(lambda: _stored_queries(service) == before + 1, "the history to be written again")
+        wait_for(lambda: _stored_queries(service, domain) == 1, "the history to be written again")
         wait_for(
             lambda: any("was emptied" in one["message"] for one in service.events("gap")), "the operator to be told"
         )
         wait_for(lambda: server.exists("osd:outcomes:owner", "osd:outcomes:distiller") == 2, "claim and lease")
     taught = _taught(service)
-    service.answer(PROMPTS[1], osd={"domain": DOMAIN})
+    service.answer(PROMPTS[1], osd={"domain": domain})
     wait_for(lambda: _taught(service) > taught, "the trainer to read the stream again")
-    wait_for(lambda: _stored_queries(service) == before + 2, "the history to go on")
-    assert service.admin.get("/admin/api/wishes").json()["lengths"][DOMAIN] == 2
-    service.admin.post("/admin/api/policy", json={"domain": DOMAIN, "length": None}).raise_for_status()
+    wait_for(lambda: _stored_queries(service, domain) == 2, "the history to go on")
+    assert service.admin.get("/admin/api/wishes").json()["lengths"][domain] == 2
+    service.admin.post("/admin/api/policy", json={"domain": domain, "length": None}).raise_for_status()
 
 
 def _taught(service: Service) -> int:
