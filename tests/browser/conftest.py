@@ -71,6 +71,8 @@ def browser(chromium: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
     assert wrong == []
 
 
+NODE = "bd2082d8ea50c52e052e45fa6d7a46724990c3cfad2ff15217319cfe"
+"""Such long ones Ray gives to nodes."""
 ACCEPTANCE = {1: 0.22, 2: 0.12, 3: 0.41}
 TAKEOVERS = ((1200, 1), (840, 2), (720, 1), (440, 3))
 """(seconds ago, version that began to serve then)."""
@@ -114,7 +116,7 @@ def engine() -> FakeEngineClient:
     return FakeEngineClient(
         service=replace(fake_service(), versions=versions, spare=spare),
         buckets=buckets,
-        reports=[fake_report()],
+        reports=[replace(fake_report(), node=NODE)],
         event_log=log,
         manifests=[fake_manifest(1), fake_manifest(2, rolled_back="accepted less, z = 5.2"), fake_manifest(3)],
     )

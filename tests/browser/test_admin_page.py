@@ -13,6 +13,7 @@ from selenium.webdriver.common.by import By
 from osd.config.settings import load_config
 from osd.records.status import EngineStatus, TrainerStatus
 from serving.app import create_app
+from tests.browser.conftest import NODE
 from tests.browser.driving import TOKEN, click, content, faults, find, open_dashboard, script, sign_in, text_of, wait
 from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_server import serve
@@ -46,6 +47,7 @@ def test_shows_figures_charts_versions_and_events(
     assert "training goes on from version 1 instead of 2" in text_of(browser, "events")
     assert "980 MB" in text_of(browser, "processes")
     assert text_of(browser, "engines").startswith("engine")
+    assert find(browser, f"#engines td[title='{NODE}']").text == f"{NODE[:10]}…"
     assert text_of(browser, "roll-backs") == "Rolled back since the supervisor started: 2 automatically, 1 by hand."
     assert faults(browser) == []  # no script error, no refused request, nothing that the page's own policy had to block
 

@@ -3,7 +3,10 @@
 import { $, badge, element, emptyRow, head, number, replaceRows, row } from "./dom.js";
 import { bytes, count, percent } from "./figures.js";
 
-const SILENT_S = 10;
+const SILENT_S = 10, MOST_LETTERS = 20;
+
+/** Ray's ids of nodes are of 56 letters; the first ones tell nodes apart. */
+const shortened = (node) => (node.length > MOST_LETTERS ? `${node.slice(0, 10)}…` : node);
 
 export function renderFleet(engines, status, wishes) {
   const rows = engines.map((engine) => {
@@ -14,7 +17,7 @@ export function renderFleet(engines, status, wishes) {
     const isCanary = status.versions?.canaries.includes(engine.engine_id) ?? false;
     const refused = Object.entries(engine.refused).map(([version, why]) => `v${version}: ${why}`).join("; ");
     return row(
-      head(engine.engine_id), health, engine.node, engine.device, { text: `${engine.drafter} v${engine.drafter_version}${isCanary ? " (canary)" : ""}`, title: refused },
+      head(engine.engine_id), health, { text: shortened(engine.node), title: engine.node }, engine.device, { text: `${engine.drafter} v${engine.drafter_version}${isCanary ? " (canary)" : ""}`, title: refused },
       number(percent(engine.utilisation)), number(`${engine.running} + ${engine.waiting}`, "running + waiting"), number(count(engine.free_rows)),
       element("button", { type: "button", textContent: drains ? "Use again" : "Drain", data: { engine: engine.engine_id, draining: String(!drains) }, "aria-label": `${drains ? "Use again" : "Drain"} ${engine.engine_id}` }));
   });
