@@ -246,11 +246,15 @@ def test_what_training_takes_and_costs_is_shown(browser: webdriver.Chrome, url: 
         "Time trained", "31.0%", "Taken from serving, at most", "7.2%", "Asked of busy engines now", "10.0%",
         "Engines on its device", "engine", "Busiest of them", "80.0%",
     ]  # fmt: skip
-    assert script(browser, "return document.querySelector('#chart-trained .value').textContent") == "31.0%"
+    trained = "return document.querySelector('#chart-trained .value').textContent"
+    assert script(browser, trained) == "31.0%"
     assert engine.service is not None
     engine.service = replace(engine.service, spare=None)
     wait(browser, lambda: text_of(browser, "spare-note") == "The distiller does not report.")
     assert text_of(browser, "spare") == ""
+    late = {Series(engine="trainer"): {"trained_ms": 12_000.0}}
+    engine.buckets = [Bucket(TIERS[0].start_of(time.time() - ago_s), late) for ago_s in (20, 15, 10)]
+    wait(browser, lambda: script(browser, trained) == "100.0%")
 
 
 def test_a_drafter_that_diverged_does_not_break_the_page(

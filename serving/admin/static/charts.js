@@ -32,7 +32,8 @@ const LEVELS = [
   { id: "replay", title: "Trainer: data in the replay", format: bytes, base: 0, of: level("replay_bytes"), trainer: true },
   { id: "lag", title: "Outcomes recorded and not yet read", format: (value) => compact.format(value), base: 0, of: level("stream_lag"), trainer: true },
   { id: "trained", title: "Trainer: share of time trained", format: percent, tick: whole, base: 0, top: 0.1, trainer: true,
-    of: (figures, step) => (figures.trained_ms ?? []).map((value) => (value === null ? null : value / (step * 1000))) },
+    // A trainer that answers late tells the time of several points at once.
+    of: (figures, step) => (figures.trained_ms ?? []).map((value) => (value === null ? null : Math.min(1, value / (step * 1000)))) },
   { id: "busy", title: "Engines: share of time in steps", format: percent, tick: whole, base: 0, top: 1, of: level("utilisation") },
   { id: "paused", title: "Taken from serving for training (share of time paused)", format: percent, base: 0, top: 0.02,
     of: (figures, step) => (figures.paused_ms ?? []).map((value, at) => (figures["utilisation.samples"]?.[at] == null ? null : (value ?? 0) / (step * 1000))) },

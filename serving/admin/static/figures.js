@@ -29,4 +29,5 @@ export function timeElement(s) {
   return time;
 }
 
-export const gateText = (gate) => `${three(gate.candidate)} vs ${three(gate.serving)}`;
+/** The held-out acceptance lengths that the gate compared; of versions from before it did so, acceptance rates. */
+export const gateText = (gate) => `${three(gate.length ?? gate.candidate)} vs ${three(gate.serving_length ?? gate.serving)}`;
