@@ -76,3 +76,15 @@ def script_errors(browser: webdriver.Chrome) -> list[str]:
 def choose(browser: webdriver.Chrome, selector: str, option: str) -> None:
     """Choose an option of a list by its text."""
     Select(find(browser, selector)).select_by_visible_text(option)
+
+
+def drawn(browser: webdriver.Chrome) -> dict[str, Any]:
+    """What the chart of acceptance rates shows: lines, number of points, and the range in seconds since the epoch."""
+    found: dict[str, Any] = script(browser, "return osd.charts.charts.rate.drawn")
+    return found
+
+
+def open_history(browser: webdriver.Chrome, url: str) -> None:
+    """Sign in, and wait until there are lines."""
+    open_dashboard(browser, url)
+    wait(browser, lambda: drawn(browser)["lines"])
