@@ -10,7 +10,7 @@ from benchmarks.fleet.faults import WHOLE
 from tests.e2e.cluster.conftest import NUM_CLIENTS, PROMPTS, Fleet
 from tests.kit.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 def test_engines_are_rolled_one_by_one_on_a_new_configuration(fleet: Fleet) -> None:
@@ -26,7 +26,7 @@ def test_engines_are_rolled_one_by_one_on_a_new_configuration(fleet: Fleet) -> N
             fewest = min(fewest, len(present))
             return len(present) == 2 and not present & former
 
-        wait_for(is_rolled, "two new engines", 200)
+        wait_for(is_rolled, "two new engines", 300)
         load.wait_for_answers(len(load.answers) + NUM_CLIENTS)
     assert fewest == 1
     for deployment, num in WHOLE.items():
