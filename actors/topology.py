@@ -37,6 +37,10 @@ class Topology:
     """Kind and version of the drafter at the start."""
     computes: str
     """See `EngineStatus`."""
+    context_tokens: int
+    """See `EngineStatus`."""
+    context: str
+    """See `EngineStatus`."""
     client: RayEngineClient
     driver: DriverKeeper
     redis: EmbeddedRedis | None
@@ -99,7 +103,18 @@ def start(
             processes=processes,
         )
         drafter = f"{status.drafter_kind} v{status.drafter_version}"
-        return Topology(config, resolved, drafter, status.computes, client, driver, redis, stack.pop_all())
+        return Topology(
+            config,
+            resolved,
+            drafter,
+            status.computes,
+            status.context_tokens,
+            status.context,
+            client,
+            driver,
+            redis,
+            stack.pop_all(),
+        )
 
 
 def _relay(engine: ActorHandle, told: set[str], on_news: Callable[[str], None], stack: ExitStack) -> None:

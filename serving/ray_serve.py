@@ -16,20 +16,26 @@ Its deployments are `ingress` (HTTP), `engine`, `distiller` and `supervisor`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 
 from osd.config.settings import Config, ConfigError, load_config
 from osd.loading.resolve import configured_target
+from osd.records.errors import EngineUnavailableError
 from osd.text.codec import TextCodec
 from serving.app import create_app
+from serving.codec import Codec
+from serving.engine_client import EngineClient
 
 _log = logging.getLogger(__name__)
+_ASK_AGAIN_S = 2.0
 _OF_SERVE = {
     ("cluster", "address"): "it is the cluster that Serve runs in",
     ("cluster", "namespace"): "it is Serve's",
@@ -102,7 +108,39 @@ def _app_of_replica(config: Config, admin_token_sha256: str) -> FastAPI:
     codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
     client = client_of_replica(config)
     # Replicas share the sessions of the admin page: a browser's requests go to any of them.
-    return create_app(of_replica(config), client, codec, admin_token_sha256=admin_token_sha256, sessions=client)
+    return create_app(
+        of_replica(config),
+        client,
+        codec,
+        admin_token_sha256=admin_token_sha256,
+        sessions=client,
+        lifespan=lambda app: _learning_context(client, codec),
+    )
+
+
+@asynccontextmanager
+async def _learning_context(client: EngineClient, codec: Codec) -> AsyncIterator[None]:
+    learning = asyncio.create_task(learn_context(client, codec))
+    try:
+        yield
+    finally:
+        learning.cancel()
+
+
+async def learn_context(client: EngineClient, codec: Codec, retry_s: float = _ASK_AGAIN_S) -> None:
+    """Set the codec's context to that of the engines, which depends on their memory, once one answers.
+
+    Until then it is the model's own; an engine refuses prompts that are too long for it by itself.
+    """
+    while True:
+        try:
+            status = await client.status()
+        except EngineUnavailableError:
+            status = None
+        if status is not None and status.engine is not None:
+            codec.context_tokens = status.engine.context_tokens
+            return
+        await asyncio.sleep(retry_s)
 
 
 def of_replica(config: Config) -> Config:

@@ -44,6 +44,8 @@ class Serving:
     """See `EngineStatus`."""
     admin_token: str | None
     """The token made for this start; None if the operator set one."""
+    context: str = ""
+    """See `EngineStatus`."""
     stop: str = "Ctrl-C stops it"
     """How the service is ended."""
 
@@ -112,6 +114,7 @@ def _serve_target(
         )
         topology = stack.enter_context(start(config, progress, resolved=resolved, on_news=on_news))
         codec = opening.result()
+        codec.context_tokens = topology.context_tokens
         token, digest = admin_token(config)
         app = create_app(config, topology.client, codec, admin_token_sha256=digest)
         if warning := exposure_warning(config, listener.getsockname()[0]):
@@ -119,7 +122,7 @@ def _serve_target(
         exclude_from_gc()
         scheme = "https" if config.server.ssl_certfile else "http"
         url = url_of(listener, scheme)
-        on_ready(Serving(url, resolved.target_id, topology.drafter, topology.computes, token))
+        on_ready(Serving(url, resolved.target_id, topology.drafter, topology.computes, token, context=topology.context))
         HttpServer(app, config.server).run(sockets=[listener])
 
 

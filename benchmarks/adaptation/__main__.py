@@ -37,7 +37,7 @@ from benchmarks.adaptation.check import compare, decode_live
 from benchmarks.adaptation.lab import ARMS, Lab, Run, draw_order, run_arm
 from benchmarks.adaptation.learner import hidden_dtype, open_bare_drafter
 from benchmarks.adaptation.live import LIVE_ARMS, LiveSettings, draw_queries, run_live
-from benchmarks.adaptation.replay import LearnedProposer
+from benchmarks.adaptation.replay import LearnedProposer, context_tokens
 from benchmarks.adaptation.report import show, summarise
 from benchmarks.adaptation.scores import Score, total
 from benchmarks.adaptation.streams import mixed, read_stream, sharp, smooth
@@ -128,7 +128,7 @@ def _check(
     store = open_store(lab.config, lab.resolved)
     ensure_first_version(lab.config, lab.resolved, store)
     drafter = open_bare_drafter(lab.config, lab.resolved, store)
-    proposer = LearnedProposer(drafter, lab.hidden_size, lab.config.target.max_context_tokens, hidden_dtype(lab.config))
+    proposer = LearnedProposer(drafter, lab.hidden_size, context_tokens(lab.config), hidden_dtype(lab.config))
     live = decode_live(
         lab.config,
         outcomes,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.adaptation.replay import LearnedProposer
+from benchmarks.adaptation.replay import LearnedProposer, context_tokens
 from osd.assembly.drafter import ensure_first_version, open_store
 from osd.assembly.kernels import backend_for
 from osd.config.paths import checkpoint_dir
@@ -81,9 +81,7 @@ class Learner:
         self._store = open_store(config, resolved)
         ensure_first_version(config, resolved, self._store)
         self.drafter = open_bare_drafter(config, resolved, self._store)
-        self.proposer = LearnedProposer(
-            self.drafter, hidden_size, config.target.max_context_tokens, hidden_dtype(config)
-        )
+        self.proposer = LearnedProposer(self.drafter, hidden_size, context_tokens(config), hidden_dtype(config))
         self.spent = Spent()
         self.events: list[Event] = []
         self._due = 0.0
@@ -167,7 +165,7 @@ def open_bare_drafter(config: Config, resolved: ResolvedTarget, store: FileWeigh
             shared,
             backend,
             num_slots=1,
-            max_context_tokens=config.target.max_context_tokens,
+            max_context_tokens=context_tokens(config),
             max_length=config.speculation.max_length,
         )
     else:
@@ -175,7 +173,7 @@ def open_bare_drafter(config: Config, resolved: ResolvedTarget, store: FileWeigh
             new_drafter_model(config, resolved.folder).to(dtype),
             backend,
             num_slots=1,
-            max_context_tokens=config.target.max_context_tokens,
+            max_context_tokens=context_tokens(config),
             target_vocab_tokens=len(shared.embedding_VH),
         )
     drafter.prepare(state, manifest.number)()

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.adaptation.scores import Score
 from osd.config.drafter import SpeculationConfig
+from osd.config.settings import Config
 from osd.config.versions import SwapConfig
 from osd.drafters.suffix.lookup import SuffixLookup
 from osd.drafters.suffix.pool import AnswerPool
@@ -33,6 +34,8 @@ from osd.speculation.lookup_arm import LookupArm
 from osd.speculation.watch import SwapWatch
 
 _GREEDY = SamplingParams(temperature=0.0)
+_CONTEXT_TOKENS = 2048
+"""Where none is configured."""
 
 
 class Proposer(Protocol):
@@ -89,6 +92,11 @@ def score(rounds: Sequence[Round], num_output_tokens: int) -> Score:
         accepted=accepted,
         examined=accepted + rejected,
     )
+
+
+def context_tokens(config: Config) -> int:
+    """The longest prompt and answer that can be replayed."""
+    return config.target.max_context_tokens or _CONTEXT_TOKENS
 
 
 class LearnedProposer:

@@ -158,7 +158,8 @@ def _remake(
     backend = load_backend(these)
     exclude_from_gc()
     if awaits_kernels(target):
-        target = make_target(config, target.lm.model, backend, target.target_id, target.eos_ids, target.hidden_layers)
+        model, context = target.lm.model, target.context
+        target = make_target(config, model, backend, context, target.target_id, target.eos_ids, target.hidden_layers)
     domain_drafters.backend = backend
     made = []
     for name, version in (drafter.id for drafter in drafters):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
+from osd.assembly.context import choose_context
 from osd.config.settings import Config
 from osd.kernels.backend import Backend
 from osd.loading.causal_lm import choose_device, choose_dtype, load_causal_lm
 from osd.loading.fit import check_fits
 from osd.loading.resolve import ResolvedTarget
 from osd.loading.stored import stored_in
-from osd.models.context import rotary_boundary
+from osd.models.context import Context
 from osd.models.target import Target
-from osd.records.errors import OsdError
 from osd.text.codec import TextCodec
-
-_log = logging.getLogger(__name__)
 
 
 def open_target(
@@ -38,16 +35,18 @@ def open_target(
     dtype = choose_dtype(config.target.dtype, device, stored_in(resolved.folder, trust_remote_code=trusts))
     check_fits(resolved.folder, config.target.dtype, dtype, device)
     model = load_causal_lm(resolved.folder, dtype=dtype, device=device, trust_remote_code=trusts)
-    _check_context(config, model)
+    context = choose_context(config, model, hidden_layers)
     codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
+    codec.context_tokens = context.num_tokens
     target_id, eos_ids = resolved.target_id, codec.eos_ids(resolved.folder)
-    return make_target(config, model, backend, target_id, eos_ids, hidden_layers), codec
+    return make_target(config, model, backend, context, target_id, eos_ids, hidden_layers), codec
 
 
 def make_target(
     config: Config,
     model: Any,
     backend: Backend,
+    context: Context,
     target_id: str,
     eos_ids: frozenset[int],
     hidden_layers: Sequence[int] = (),
@@ -59,25 +58,10 @@ def make_target(
         target_id=target_id,
         eos_ids=eos_ids,
         num_slots=config.engine.max_slots,
-        max_context_tokens=config.target.max_context_tokens,
+        max_context_tokens=context.num_tokens,
         max_new_tokens=max(config.engine.prefill_chunk_tokens, config.speculation.max_length + 1),
         max_round_tokens=config.speculation.max_length + 1,
         is_int4=config.target.dtype == "int4",
         hidden_layers=hidden_layers,
+        context_reason=context.reason,
     )
-
-
-def _check_context(config: Config, model: Any) -> None:
-    """Check that the model can serve the configured context; a default context is shortened if need be, and logged.
-
-    Raises:
-        OsdError: the configured context exceeds the length at which the model's rotary factors change.
-    """
-    asked, boundary = config.target.max_context_tokens, rotary_boundary(model.config.get_text_config())
-    if boundary is None or asked <= boundary:
-        return
-    kind = type(model).__name__
-    why = f"{kind} changes its rotary factors (LongRoPE) at {boundary} tokens, and osd serves it up to there"
-    if "max_context_tokens" in config.target.model_fields_set:
-        raise OsdError(f"target.max_context_tokens is {asked}: {why}; set {boundary} or less")
-    _log.warning("the context holds %d tokens instead of %d: %s", boundary, asked, why)

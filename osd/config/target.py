@@ -27,7 +27,11 @@ class TargetConfig(Section):
     wait_for_kernels: bool = Field(
         False, description="Serve only once the CPU's kernels are compiled; False serves with torch until then."
     )
-    max_context_tokens: int = Field(2048, ge=16, description="Longest prompt + output of one query, in tokens.")
+    max_context_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Longest prompt + output of a query, in tokens; default: the model's own, as far as memory allows.",
+    )
     chat_template: str = Field("", description="Jinja template of chats: a file, or the text; empty: the model's own.")
     tool_call_format: Literal["auto", "hermes", "llama3_json", "mistral"] = Field(
         "auto", description="How the target writes tool calls; auto finds it in the chat template."

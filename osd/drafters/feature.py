@@ -73,7 +73,7 @@ class FeatureDrafter:
 
     def swap_rows(self, row: int, other: int) -> None:
         """Exchange two rows."""
-        self.round.cache.swap(row, other, max(self._end[row], self._end[other]))
+        self.round.cache.swap(row, other, max(self._end[row], self._end[other]) + self._most_ahead)
         for bound in (self._first, self._end):
             bound[row], bound[other] = bound[other], bound[row]
 
@@ -97,7 +97,7 @@ class FeatureDrafter:
 
         def swap_in() -> None:
             put_to_use()
-            self.round.cache.clear_non_finite()
+            self.round.cache.clear_non_finite(max(self._end) + self._most_ahead)
             self.id = DrafterId(self.id.name, version)
 
         return swap_in

@@ -71,7 +71,7 @@ class ModelDrafter:
 
     def swap_rows(self, row: int, other: int) -> None:
         """Exchange two rows."""
-        self._lm.swap_rows(row, other, max(self._end[row], self._end[other]))
+        self._lm.swap_rows(row, other, max(self._end[row], self._end[other]) + CATCH_UP_TOKENS)
         self._end[row], self._end[other] = self._end[other], self._end[row]
 
     def adopt(self, other: Drafter) -> None:
@@ -97,7 +97,7 @@ class ModelDrafter:
                 {name: used_by_stream(tensor) for name, tensor in copies.items()}, strict=False
             )
             self._lm.weights_changed()
-            self._lm.clear_non_finite()
+            self._lm.clear_non_finite(max(self._end) + CATCH_UP_TOKENS)
             self.id = DrafterId(self.id.name, version)
 
         return swap_in

@@ -40,6 +40,7 @@ def status_of(
         speculation_enabled=config.speculation.enabled and bool(policy.arms),
         uptime_s=uptime_s,
         computes=target.lm.computes,
+        context=str(target.context),
         counters={**counters.values, **recorded},
         acceptance_by_version={
             one.version: dict(own) for one, own in counters.by_drafter.items() if one.name == first.name

@@ -88,8 +88,12 @@ class Cache(Protocol):
         """
         ...
 
-    def clear_non_finite(self) -> None:
-        """Zero NaN and infinite values; even where it is masked, a NaN would spoil everything computed over its row."""
+    def clear_non_finite(self, held: int | None = None) -> None:
+        """Zero NaN and infinite values; even where it is masked, a NaN would spoil everything computed over its row.
+
+        Args:
+            held: no row holds anything but zeros from this position on; None: unknown.
+        """
         ...
 
     def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,14 @@ def aligned(shape: tuple[int, ...], dtype: DTypeLike, *, zeros: bool = False) ->
     return found
 
 
+def zeros_like_type(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros of the type and on the device of `like`; on a CPU they occupy no memory until written."""
+    if like.device.type != "cpu":
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    in_bytes = *shape[:-1], shape[-1] * like.dtype.itemsize
+    return torch.from_numpy(aligned(in_bytes, np.uint8, zeros=True)).view(like.dtype)
+
+
 def _untouched(num_bytes: int) -> mmap.mmap:
     """Zero pages that occupy no memory yet; with numpy's huge pages a few numbers would occupy 2 MiB."""
     found = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+UNLIMITED_TOKENS = 2048
+"""The context of a model that names no longest length, where none is configured."""
 
 
-def longest_context(config: Any, max_context_tokens: int) -> int:
+class Context(NamedTuple):
+    """How many tokens a query may have, prompt and answer together.
+
+    Example: `str(Context(8192, "the model's own"))` is "context 8192 tokens: the model's own".
+    """
+
+    num_tokens: int
+    reason: str
+    """What limits it."""
+
+    def __str__(self) -> str:
+        return f"context {self.num_tokens} tokens: {self.reason}"
+
+
+def longest_context(config: Any, max_context_tokens: int | None) -> int:
     """Most positions of a row: prompt and answer.
 
     Args:
         config: transformers' configuration of the model's text part.
-        max_context_tokens: the configured limit.
+        max_context_tokens: the configured limit; None: none.
 
     Returns:
-        The smallest of: the configured limit, the model's own, and the length at which its rotary factors change.
+        The smallest of: the configured limit, the model's own, and the length at which its rotary factors change; or
+        `UNLIMITED_TOKENS` if there are none of them.
     """
     known: int | None = getattr(config, "max_position_embeddings", None)
     limits = (known, rotary_boundary(config), max_context_tokens)
-    return min(limit for limit in limits if limit)
+    return min((limit for limit in limits if limit), default=UNLIMITED_TOKENS)
 
 
 def rotary_boundary(config: Any) -> int | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from osd.kernels.reference.window import PassWindow, clear_non_finite
-from osd.machine.arrays import exchange
+from osd.machine.arrays import exchange, zeros_like_type
 
 _KEPT = ("keys", "values")
 
@@ -31,7 +31,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
 
         def allocate(states: Tensor) -> Tensor:
             _, heads, _, size = states.shape
-            return torch.zeros(self.num_slots, heads, self.max_len, size, dtype=states.dtype, device=states.device)
+            return zeros_like_type((self.num_slots, heads, self.max_len, size), states)
 
         self.keys, self.values = allocate(key_states), allocate(value_states)
         self.is_initialized = True
@@ -66,11 +66,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
             for cached in (self.keys, self.values):
                 cached[destination, :, :num_tokens] = cached[source, :, :num_tokens]
 
-    def clear(self, row: int, start: int) -> None:
-        """Zero a row from a position on."""
+    def clear(self, row: int, start: int, held: int | None) -> None:
+        """Zero a row from a position on, to where it was written at most."""
         if self.is_initialized:
             for cached in (self.keys, self.values):
-                cached[row, :, start:] = 0
+                cached[row, :, start:held] = 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(cached positions read, offset)."""
@@ -102,16 +102,16 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for myp
             layer.copy(source, destination, num_tokens)
 
     def clear(self, row: int, start: int, held: int | None = None) -> None:
-        """Zero a row from position `start` to its end, in every layer; a pass reads all rows as far as the longest."""
+        """Zero a row from position `start` on, in every layer; a pass reads all rows as far as the longest."""
         for layer in self.layers:
-            layer.clear(row, start)
+            layer.clear(row, start, held)
 
-    def clear_non_finite(self) -> None:
+    def clear_non_finite(self, held: int | None = None) -> None:
         """See `osd.kernels.backend.Cache`."""
         for layer in self.layers:
             if layer.is_initialized:
-                clear_non_finite(layer.keys)
-                clear_non_finite(layer.values)
+                clear_non_finite(layer.keys[:, :, :held])
+                clear_non_finite(layer.values[:, :, :held])
 
     def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """A row's keys and values at its first positions, in every layer: `[A, N, num_tokens, D]` each."""

@@ -142,9 +142,9 @@ class SlotModel:
         """Zero a row's cache from position `start` on; see `Cache.clear`."""
         self.cache.clear(row, start, held)
 
-    def clear_non_finite(self) -> None:
-        """Zero NaN and infinite values in the cache."""
-        self.cache.clear_non_finite()
+    def clear_non_finite(self, held: int | None = None) -> None:
+        """Zero NaN and infinite values in the cache; see `Cache.clear_non_finite`."""
+        self.cache.clear_non_finite(held)
 
 
 def head_of(model: Any) -> Tensor:

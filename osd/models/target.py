@@ -12,7 +12,7 @@ from torch import Tensor
 
 from osd.kernels.backend import Backend, PassOutput, Wanted
 from osd.machine.arrays import Numbers
-from osd.models.context import longest_context
+from osd.models.context import Context, longest_context
 from osd.models.slot_model import SlotModel, head_of
 from osd.records.errors import OsdError
 from osd.records.shared_rows import SharedRows
@@ -35,6 +35,7 @@ class Target:
         is_int4: quantise the layers' weights to four bits.
         hidden_layers: store, instead of the last hidden states, the residual streams that enter these layers, side by
             side; layer 0 is entered by the embedding.
+        context_reason: what limits the context, for the operator.
 
     Raises:
         OsdError: the model cannot be served, or has fewer layers.
@@ -53,6 +54,7 @@ class Target:
         max_round_tokens: int = 1,
         is_int4: bool = False,
         hidden_layers: Sequence[int] = (),
+        context_reason: str = "as set",
     ) -> None:
         self.hidden_layers = tuple(hidden_layers)
         num_layers = model.config.get_text_config().num_hidden_layers
@@ -62,6 +64,7 @@ class Target:
             )
         self.backend, self.target_id, self.eos_ids = backend, target_id, eos_ids
         self.max_context_tokens = longest_context(model.config.get_text_config(), max_context_tokens)
+        self.context = Context(self.max_context_tokens, context_reason)
         head_VH = head_of(model)
         like = head_VH.new_empty(0, max(len(hidden_layers), 1) * head_VH.shape[1])
         self._rows = backend.rows(num_slots, self.max_context_tokens + max_new_tokens, like)

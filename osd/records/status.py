@@ -73,6 +73,8 @@ class EngineStatus:
     uptime_s: float
     computes: str = ""
     """How passes are computed, such as `CPU: AVX2, bfloat16 weights widened in registers`."""
+    context: str = ""
+    """How long a query may be, and why, such as `context 8192 tokens: the model's own`."""
     counters: dict[str, float] = field(default_factory=dict)
     """Name to monotone count, as listed in osd/meters/counters.py and osd/io/recorder.py."""
     acceptance_by_version: dict[int, dict[str, int]] = field(default_factory=dict)

@@ -76,7 +76,7 @@ class TextCodec:
         cls,
         folder: Path,
         model_id: str,
-        max_context_tokens: int,
+        max_context_tokens: int | None,
         *,
         special_tokens_in_messages: bool = False,
         chat_template: str = "",
@@ -88,7 +88,7 @@ class TextCodec:
         Args:
             folder: the model's.
             model_id: the name under which the model is served.
-            max_context_tokens: longest prompt + output of one query, as far as the model allows.
+            max_context_tokens: longest prompt + output of one query, as far as the model allows; None: the model's own.
             special_tokens_in_messages: as for the codec itself.
             chat_template: Jinja text, or a file of it, to be used instead of the model's own.
             generation_config: where sampling defaults come from (see `osd.text.generation_config`).

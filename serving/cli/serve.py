@@ -63,6 +63,8 @@ def _greet(console: Console, serving: object) -> None:
     model, url = escape(serving.model), escape(serving.url)
     console.print(f"[bold]osd[/] serves [bold]{model}[/] on [bold]{url}/v1[/]  ({serving.stop})", soft_wrap=True)
     console.print(escape(serving.computes), highlight=False, soft_wrap=True)
+    if serving.context:
+        console.print(escape(serving.context), highlight=False, soft_wrap=True)
     console.print(f"drafter: {serving.drafter}", highlight=False, soft_wrap=True)
     console.print(f"admin page: {url}/admin  token: {token}", highlight=False, soft_wrap=True)
     console.print(f"try: osd chat --url {url}", highlight=False, soft_wrap=True)

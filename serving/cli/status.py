@@ -70,6 +70,7 @@ def _engine_rows(engine: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [
         ("target", engine["target"]),
         ("computes", engine["computes"]),
+        ("context", engine["context"].removeprefix("context ")),
         ("drafter", f"{engine['drafter_kind']} v{engine['drafter_version']}{'' if speculates else ', not in use'}"),
         ("running / waiting", f"{engine['running']} / {engine['waiting']} ({engine['max_slots']} slots)"),
         ("queries", f"{counters['queries_total']:.0f}"),

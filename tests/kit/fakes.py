@@ -343,6 +343,7 @@ def fake_service(*, ready: bool = True) -> ServiceStatus:
         speculation_enabled=True,
         uptime_s=3725.0,
         computes="CPU: AVX2, bfloat16 weights widened in registers",
+        context="context 128 tokens: the model's own",
         counters={
             "queries_total": 300.0,
             "rounds_total": 70.0,

@@ -99,11 +99,13 @@ class TiledCache:
             values.view(*values.shape[:-1], WIDTH, self._per_step),
         )
 
-    def clear_non_finite(self) -> None:
+    def clear_non_finite(self, held: int | None = None) -> None:
         """See `osd.kernels.backend.Cache`."""
-        for cached in (self._keys, self._values):
-            for layer in cached:
-                clear_non_finite(tensor(layer))
+        end = None if held is None else _blocks(held)
+        for layer in self._keys[:, :, :, :end]:
+            clear_non_finite(tensor(layer))
+        for layer in self._values[:, :, :, :, : None if end is None else end * self._steps_of_block]:
+            clear_non_finite(tensor(layer))
 
 
 def _blocks(num: int) -> int:

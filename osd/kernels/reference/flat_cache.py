@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from osd.kernels.reference.window import PassWindow, clear_non_finite
-from osd.machine.arrays import aligned, exchange
+from osd.machine.arrays import exchange, zeros_like_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class FlatCache:
         like: Tensor,
     ) -> None:
         shape = (num_layers, num_slots, 2 * num_key_heads, max_len, head_size)
-        self.all = _zeros(shape, like)
+        self.all = zeros_like_type(shape, like)
         self.by_position = self.all.transpose(2, 3)
         """The same memory as `[layers, S, max_len, 2M, D]`."""
         self._num_key_heads = num_key_heads
@@ -84,8 +82,8 @@ class FlatCache:
         self.all[:, destination, :, :num_tokens] = self.all[:, source, :, :num_tokens]
 
     def clear(self, row: int, start: int, held: int | None = None) -> None:
-        """Zero a row from position `start` on, to its end, since a pass reads all rows as far as the longest."""
-        self.all[:, row, :, start:] = 0
+        """Zero a row from position `start` on, since a pass reads all rows as far as the longest."""
+        self.all[:, row, :, start : self._end(held)] = 0
 
     def row(self, row: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """A row's keys and values at its first positions, in every layer: `[layers, M, num_tokens, D]` each."""
@@ -97,15 +95,11 @@ class FlatCache:
         both = self.all[:, row, :, : keys_AMLD.shape[2]]
         both[:, : self._num_key_heads], both[:, self._num_key_heads :] = keys_AMLD, values_AMLD
 
-    def clear_non_finite(self) -> None:
+    def clear_non_finite(self, held: int | None = None) -> None:
         """See `osd.kernels.backend.Cache`."""
-        for layer in self.all:
+        for layer in self.all[:, :, :, : self._end(held)]:
             clear_non_finite(layer)
 
-
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros; on a CPU they take no memory until written, since most rows never reach their full length."""
-    if like.device.type != "cpu":
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    in_bytes = *shape[:-1], shape[-1] * like.dtype.itemsize
-    return torch.from_numpy(aligned(in_bytes, np.uint8, zeros=True)).view(like.dtype)
+    def _end(self, held: int | None) -> int | None:
+        """Where what was written ends; on a GPU that is the rows' end, where captured rounds write their padding."""
+        return held if self.all.device.type == "cpu" else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from osd.machine.arrays import exchange
+from osd.machine.arrays import exchange, zeros_like_type
 from osd.machine.transfer import arrival, upload
 
 
@@ -25,8 +25,8 @@ class TorchRows:
     """
 
     def __init__(self, num_slots: int, length: int, like: Tensor, *, copied_as: torch.dtype | None = None) -> None:
-        self.tokens_SL = torch.zeros(num_slots, length, dtype=torch.long, device=like.device)
-        self.hidden_SLH = torch.zeros(num_slots, length, like.shape[-1], dtype=like.dtype, device=like.device)
+        self.tokens_SL = zeros_like_type((num_slots, length), torch.empty(0, dtype=torch.long, device=like.device))
+        self.hidden_SLH = zeros_like_type((num_slots, length, like.shape[-1]), like)
         self._copied_as = copied_as or like.dtype
 
     def write(self, row: int, start: int, ids: Sequence[int]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from osd.config.settings import ConfigError
-from serving.ray_serve import of_replica, settings_of
+from osd.records.errors import EngineUnavailableError
+from osd.records.status import ServiceStatus
+from serving.ray_serve import learn_context, of_replica, settings_of
+from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
 
 
 def test_arguments_are_settings() -> None:
@@ -36,3 +40,23 @@ def test_one_replica_of_several_stores_no_responses() -> None:
     alone, several = (of_replica(settings_of({"cluster": {"num_ingress": num}})) for num in (1, 2))
     assert alone.server.stored_responses_bytes == settings_of({}).server.stored_responses_bytes > 0
     assert several.server.stored_responses_bytes == 0
+
+
+class _StartingEngine(FakeEngineClient):
+    """Does not answer at first, and then without the engine's own status."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[ServiceStatus | None] = [None, replace(fake_service(), engine=None), fake_service()]
+
+    async def status(self) -> ServiceStatus:
+        answer = self.answers.pop(0)
+        if answer is None:
+            raise EngineUnavailableError("it starts")
+        return answer
+
+
+async def test_the_ingress_learns_how_long_queries_may_be() -> None:
+    codec, engine = FakeCodec(context_tokens=4096), _StartingEngine()
+    await learn_context(engine, codec, retry_s=0.001)
+    assert codec.context_tokens == 128 and not engine.answers

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from osd.kernels.cpu.arguments import Array
 from osd.kernels.cpu.arrays import array, tensor, with_zeros
-from osd.machine.arrays import exchange
+from osd.machine.arrays import exchange, zeros_like_type
 
 
 class CpuRows:
@@ -26,8 +26,8 @@ class CpuRows:
     """
 
     def __init__(self, num_slots: int, length: int, like: Tensor) -> None:
-        self.tokens_SL = torch.zeros(num_slots, length, dtype=torch.long)
-        self.hidden_SLH = torch.zeros(num_slots, length, like.shape[-1], dtype=like.dtype)
+        self.tokens_SL = zeros_like_type((num_slots, length), torch.empty(0, dtype=torch.long))
+        self.hidden_SLH = zeros_like_type((num_slots, length, like.shape[-1]), like)
         self._tokens, self._hidden = array(self.tokens_SL), array(self.hidden_SLH)
 
     def write(self, row: int, start: int, ids: Sequence[int]) -> None:
