@@ -140,8 +140,8 @@ class EngineActor:
         """
         assembly = await self._assembly()
         loop, constraint = assembly.loop, None
-        if request.constraint is not None:  # in a thread, since it may take a second
-            constraint = await asyncio.to_thread(assembly.grammars.compile, request.constraint)
+        if request.constraint is not None or request.thinking is not None:  # in a thread: it may take a second
+            constraint = await asyncio.to_thread(assembly.grammars.of_query, request)
         box_id = self._mailboxes.open(client_id)
         request = as_ordered(routed(request, assembly.router), self.orders)
         if not self._mailboxes.holds(client_id, request.request_id):

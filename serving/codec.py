@@ -46,6 +46,10 @@ class Codec(Protocol):
         """What the chat template can do beside plain messages."""
         ...
 
+    def features_of(self, template: str) -> ChatFeatures:
+        """What a template that a request brings can do."""
+        ...
+
     def token_text(self, token_id: int) -> str:
         r"""The text of one token; special tokens as spelt, bytes that form no whole character as `\xf0\x9f`."""
         ...

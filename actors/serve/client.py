@@ -106,7 +106,7 @@ class EnginePool:
 
     async def generate(self, request: Request) -> AsyncGenerator[TokenDelta, None]:
         """Stream one query's answer (see `serving.engine_client.EngineClient`)."""
-        query, prefix = Delivered(request), block_hashes(request.prompt_ids)
+        query, prefix = Delivered(request), block_hashes(request.prompt_ids, request.cache_salt)
         tries = Tries()
         attempt, away_since_s = 0, self._clock()
         while not query.is_finished:

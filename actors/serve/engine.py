@@ -86,7 +86,7 @@ class EngineReplica(EngineActor):
                 yield deltas
         finally:
             if is_finished:
-                self._prefixes.add(block_hashes((*request.prompt_ids, *output_ids)))
+                self._prefixes.add(block_hashes((*request.prompt_ids, *output_ids), request.cache_salt))
             else:
                 await self.cancel(request.request_id)
             await self.leave(reader)

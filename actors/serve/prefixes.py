@@ -18,10 +18,15 @@ BLOCK_TOKENS = 32
 K = TypeVar("K")
 
 
-def block_hashes(ids: Sequence[int]) -> tuple[int, ...]:
-    """One hash for each whole block of a prompt, in order; what follows the last whole block is left out."""
+def block_hashes(ids: Sequence[int], salt: str = "") -> tuple[int, ...]:
+    """One hash for each whole block of a prompt, in order; what follows the last whole block is left out.
+
+    Args:
+        ids: the tokens.
+        salt: prompts with different salts share no prefix (see `Request.cache_salt`).
+    """
     data = np.asarray(ids, dtype=np.uint32).tobytes()
-    hashes, digest = [], b""
+    hashes, digest = [], salt.encode()
     for start in range(0, len(ids) // BLOCK_TOKENS * BLOCK_TOKENS * 4, BLOCK_TOKENS * 4):
         digest = hashlib.blake2b(digest + data[start : start + BLOCK_TOKENS * 4], digest_size=8).digest()
         hashes.append(int.from_bytes(digest))

@@ -48,6 +48,11 @@ class ServerConfig(Section):
         ge=0,
         description="Memory for the newest responses of /v1/responses, to retrieve and continue; 0 keeps none.",
     )
+    trust_request_chat_template: bool = Field(
+        False,
+        description="Let requests bring chat templates (`chat_template`): programs, which run in a sandbox, but for as "
+        "long as they like.",
+    )
     allowed_origins: tuple[str, ...] = Field(
         (),
         description="Sites whose pages may use the API from a browser (CORS), such as 'https://a.example'; '*' is any.",

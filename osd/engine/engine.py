@@ -91,7 +91,7 @@ class Engine:
 
         Args:
             request: the query.
-            constraint: restricts the tokens of the answer; an object of this query only. None: `request.constraint` is
+            constraint: restricts the tokens of the answer; an object of this query only. None: the request's is
                 compiled here, which may take a second; compile it on another thread, with `grammars`, where that
                 would delay others.
 
@@ -106,8 +106,8 @@ class Engine:
         check_prompt(request, self.target.lm.vocab_tokens, self.target.max_context_tokens)
         is_recorded = self.recorder is not None and self.recorder.takes(request.request_id)
         num_recorded = self.config.outcomes.top_k if is_recorded else 0
-        if constraint is None and request.constraint is not None:
-            constraint = self.grammars.compile(request.constraint)
+        if constraint is None:
+            constraint = self.grammars.of_query(request)
         sequence = new_sequence(
             request,
             self.codec,
@@ -294,7 +294,8 @@ class Engine:
             delta = self._finish(sequence, "length")
         else:
             self.target.write_tokens(sequence.row, sequence.num_tokens, tokens)
-            [top] = wanted_top_logprobs(first.logits, [tokens], [sequence.num_logprobs])
+            named = [sequence.request.params.logprob_token_ids]
+            [top] = wanted_top_logprobs(first.logits, [tokens], [sequence.num_logprobs], named=named)
             delta = self._emit(sequence, tokens, top)
         if sequence.prompt_logprobs:
             delta = structs.replace(delta, prompt_logprobs=sequence.prompt_logprobs)

@@ -160,7 +160,8 @@ def rank(
         for sequence, round_, tokens in zip(rows, rounds, verified.committed, strict=True)
     ]
     wanted = [sequence.num_logprobs for sequence in rows]
-    tops = wanted_top_logprobs(verified.logits, verified.committed, wanted, num_rejected)
+    named = [sequence.request.params.logprob_token_ids for sequence in rows]
+    tops = wanted_top_logprobs(verified.logits, verified.committed, wanted, num_rejected, named)
     if drafted.proposal is None or not any(num_rejected):
         return [(top, None) for top in tops]
     proposed = in_columns([drafted.proposal.token_ids_BK])

@@ -17,6 +17,7 @@ from osd.records.query import FinishReason, QueryStats, Request, TokenLogprob
 from osd.records.status import AcceptancePoint
 from osd.speculation.budget import RowBudget
 from osd.text.codec import TextCodec
+from osd.text.repeats import Repeats
 from osd.text.stop_strings import AnswerText
 from osd.verify.shaping import RowShaping
 from osd.verify.top_logprobs import TopLogprobs
@@ -44,6 +45,8 @@ class Sequence:
     """Tokens that end the answer."""
     constraint: RowConstraint | None = None
     """Restricts the tokens of the answer; None: no restriction."""
+    repeats: Repeats | None = None
+    """Ends an answer that repeats itself; None: it may."""
     num_recorded: int = 0
     """Number of log-probabilities per position for the outcome; 0: no outcome is recorded."""
     rejected_top_k: int = 0
@@ -169,6 +172,8 @@ class Sequence:
                 return tokens[:count], "stop"
             if self.text.push(token, may_stop=len(self.output_ids) + count >= params.min_tokens):
                 return tokens[:count], "stop"
+            if self.repeats is not None and self.repeats.push(token):
+                return tokens[:count], "length"
             if count >= room:
                 return tokens[:count], "length"
         return tokens, None
@@ -177,7 +182,8 @@ class Sequence:
         """Why a query with output ends in its present state; None: it continues. See `cut`."""
         if self.output_ids[-1] in self.end_ids or self.text.stopped:
             return "stop"
-        if self.num_left <= 0 or self.num_tokens >= context_tokens:
+        repeats = self.repeats is not None and self.repeats.found
+        if repeats or self.num_left <= 0 or self.num_tokens >= context_tokens:
             return "length"
         return None
 
@@ -269,6 +275,7 @@ def new_sequence(
         end_ids=end_ids,
         num_recorded=num_recorded,
         constraint=constraint,
+        repeats=Repeats(params.repetition_limit) if params.repetition_limit else None,
         rejected_top_k=min(rejected_top_k, num_recorded),
     )
     sequence.budget.fixed = request.speculation_length
@@ -276,6 +283,8 @@ def new_sequence(
     sequence.kinds = bytearray([BONUS] * len(request.resume_ids))
     for count, token in enumerate(request.resume_ids, start=1):
         sequence.text.push(token, may_stop=count >= params.min_tokens)
+        if sequence.repeats is not None:
+            sequence.repeats.push(token)
     sequence.text.skip(request.resume_chars)
     if constraint is not None:
         constraint.advance(request.resume_ids)

@@ -12,7 +12,10 @@ import numpy as np
 
 from osd.grammar.row_grammar import RowGrammar, fill_mask, num_words
 from osd.grammar.source import grammar_of, limits, refused
+from osd.grammar.thinking import ThinkingConstraint
+from osd.ports.constraint import RowConstraint
 from osd.records.asked.constraint import ConstraintSpec
+from osd.records.query import Request
 from osd.text.codec import TextCodec
 
 if TYPE_CHECKING:
@@ -33,6 +36,17 @@ class GrammarCompiler:
         self._codec, self._eos_ids = codec, sorted(eos_ids)
         self._compiled: OrderedDict[tuple[str, str, str], LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
+
+    def of_query(self, request: Request) -> RowConstraint | None:
+        """What constrains a query's answer; None: nothing.
+
+        Raises:
+            ConstraintRefusedError: see `compile`.
+        """
+        inner = None if request.constraint is None else self.compile(request.constraint)
+        if request.thinking is None:
+            return inner
+        return ThinkingConstraint(request.thinking, self._codec.vocab_tokens, inner)
 
     def compile(self, spec: ConstraintSpec) -> RowGrammar:
         """The constraint of one query, at its beginning.

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from osd.records.asked.constraint import ConstraintSpec
+from osd.records.asked.limits import RepetitionLimit, ThinkingLimit
 from osd.records.drafter_id import DrafterId
 from osd.records.outcome import Round
 
@@ -73,6 +74,10 @@ class SamplingParams:
     """False: special tokens are part of the text, as they are spelt."""
     prompt_logprobs: int | None = None
     """As `logprobs`, for the tokens of the prompt."""
+    logprob_token_ids: tuple[int, ...] = ()
+    """Where `logprobs` is given: tell of these tokens instead of the most likely ones."""
+    repetition_limit: RepetitionLimit | None = None
+    """Ends an answer that repeats itself."""
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.temperature <= 2.0, "temperature must be between 0 and 2")
@@ -133,6 +138,10 @@ class Request:
     """Waiting queries with lower numbers are served first."""
     constraint: ConstraintSpec | None = None
     """Which texts the answer may be; None: any."""
+    thinking: ThinkingLimit | None = None
+    """How long the answer may reason; None: without a limit of its own."""
+    cache_salt: str = ""
+    """The prefix cache is shared with queries of the same salt only."""
     resume_ids: tuple[int, ...] = ()
     resume_chars: int = 0
 

@@ -44,6 +44,8 @@ class ChatOptions:
     """End where the assistant's answer begins."""
     continue_final_message: bool = False
     """End within the last message, which the answer goes on with; then there is no generation prompt."""
+    template: str | None = None
+    """Jinja text of a template that the request brings; None: the model's."""
 
 
 class ChatFeatures(NamedTuple):

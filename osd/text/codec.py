@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from osd.text.stream import ByteStream, NeighbourStream, TextStream, unfinished_
 from osd.text.token_bytes import special_ids, token_bytes
 
 _FEW_TEXTS = 1 << 14
+_FEW_TEMPLATES = 8
 _CONTEXT_TOKENS = 5
 """Prompt tokens decoded together with the first tokens of an answer: enough for a split character or word."""
 
@@ -70,6 +72,7 @@ class TextCodec:
             special_ids(backend) if backend is not None else frozenset(getattr(tokenizer, "all_special_ids", ()))
         )
         self._bytes_after_text = lru_cache(_FEW_TEXTS)(self._find_bytes)
+        self._renderer = lru_cache(_FEW_TEMPLATES)(self._make_renderer)
 
     @classmethod
     def open(
@@ -151,31 +154,38 @@ class TextCodec:
             options: how it is rendered.
 
         Raises:
-            ValueError: the model has no chat template, or its template refuses these messages.
+            ValueError: there is no chat template, or it refuses these messages.
         """
-        if not self.tokenizer.chat_template:
+        if not (self.tokenizer.chat_template or options.template):
             raise ValueError(f"{self.model_id} has no chat template; use /v1/completions")
         try:
-            adapted = self._template.adapted(messages)
-            if not self._special_tokens_in_messages and self._plain_content.is_needed(adapted, tools, options):
-                return self._plain_content.encode(adapted, tools, options)
-            rendered = self._template.render(adapted, tools, options)
+            template, plain_content = self._renderer(options.template)
+            adapted = template.adapted(messages)
+            if plain_content is not None and plain_content.is_needed(adapted, tools, options):
+                return plain_content.encode(adapted, tools, options)
+            rendered = template.render(adapted, tools, options)
             return self.encode_text(rendered, add_special_tokens=False)
         except Exception as error:  # templates are programs and raise any type of exception
-            raise ValueError(f"the chat template of {self.model_id} refuses these messages: {error}") from error
+            whose = f"the chat template of {self.model_id}" if options.template is None else "this chat template"
+            raise ValueError(f"{whose} refuses these messages: {error}") from error
 
     @property
     def features(self) -> ChatFeatures:
-        """What the chat template can do beside plain messages; nothing without a template."""
-        return self._template.features if self.tokenizer.chat_template else ChatFeatures()
+        """What the model's chat template can do beside plain messages; nothing without a template."""
+        return self._renderer(None)[0].features if self.tokenizer.chat_template else ChatFeatures()
 
-    @cached_property
-    def _template(self) -> ChatTemplate:
-        return ChatTemplate(self.tokenizer)
+    def features_of(self, template: str) -> ChatFeatures:
+        """What a template that a request brings can do."""
+        return self._renderer(template)[0].features
 
-    @cached_property
-    def _plain_content(self) -> PlainContent:
-        return PlainContent(self.tokenizer, self._template)
+    def _make_renderer(self, source: str | None) -> tuple[ChatTemplate, PlainContent | None]:
+        """A template (None: the model's), and what keeps special tokens out of messages, if anything does."""
+        tokenizer = self.tokenizer
+        if source is not None:
+            tokenizer = copy(tokenizer)
+            tokenizer.chat_template = source
+        template = ChatTemplate(tokenizer)
+        return template, None if self._special_tokens_in_messages else PlainContent(tokenizer, template)
 
     # ---- ids to text -----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,14 @@ from osd.records.query import TokenLogprob
 from osd.verify.logits import Logits, RankedTokens
 
 
+class NamedTokens(NamedTuple):
+    """Log-probabilities of tokens that the client named, at a row's positions."""
+
+    ids: Sequence[int]
+    logprobs_NC: Tensor
+    """Of C tokens at N positions."""
+
+
 class TopLogprobs(NamedTuple):
     """The target's log-probabilities at one row's N positions, before temperature and filters; on the CPU.
 
@@ -26,13 +34,15 @@ class TopLogprobs(NamedTuple):
     start: int
     stop: int
     top_k: int
+    named: NamedTokens | None = None
+    """What the client is told of instead of the most likely tokens."""
 
     def cut(self, num_tokens: int, top_k: int) -> TopLogprobs:
         """The first `num_tokens` positions, with at most `top_k` of the most likely tokens."""
         stop = min(self.start + num_tokens, self.stop)
         if stop == self.stop and top_k >= self.top_k:
             return self
-        return TopLogprobs(self.of_round, self.start, stop, min(top_k, self.top_k))
+        return self._replace(stop=stop, top_k=min(top_k, self.top_k))
 
     def following(self, num_positions: int, top_k: int) -> TopLogprobs:
         """The next positions of the row, which the round must have ranked; their "committed" tokens are undefined."""
@@ -48,14 +58,23 @@ class TopLogprobs(NamedTuple):
 
     def for_client(self, tokens: Sequence[int]) -> tuple[TokenLogprob, ...]:
         """In the form of a delta."""
-        rows = zip(tokens, *(one.tolist() for one in self.read()), strict=True)
+        chosen_N, ids_NK, logprobs_NK = (one.tolist() for one in self.read())
+        if self.named is not None:
+            order = self.named.logprobs_NC.argsort(dim=1, descending=True)[: len(tokens)]
+            ids_NK = torch.tensor(self.named.ids)[order].tolist()
+            logprobs_NK = self.named.logprobs_NC[: len(tokens)].gather(1, order).tolist()
+        rows = zip(tokens, chosen_N, ids_NK, logprobs_NK, strict=True)
         return tuple(
             TokenLogprob(token, logprob, tuple(zip(ids, values, strict=True))) for token, logprob, ids, values in rows
         )
 
 
 def wanted_top_logprobs(
-    logits: Logits, tokens: Sequence[Sequence[int]], wanted: Sequence[int], num_further: Sequence[int] = ()
+    logits: Logits,
+    tokens: Sequence[Sequence[int]],
+    wanted: Sequence[int],
+    num_further: Sequence[int] = (),
+    named: Sequence[Sequence[int]] = (),
 ) -> Sequence[TopLogprobs | None]:
     """For each row, its log-probabilities at committed positions; None for all rows if no row wants any.
 
@@ -64,9 +83,18 @@ def wanted_top_logprobs(
         tokens: the committed tokens of each row.
         wanted: number of log-probabilities that each row's outcome or client wants; 0: none.
         num_further: see `top_logprobs`; 0 for a row that wants none.
+        named: tokens that each row's client wants told of instead of the most likely ones; empty: none for any row.
     """
     looked_at = [one if num else [] for one, num in zip(tokens, wanted, strict=True)]
-    return top_logprobs(logits, looked_at, max(wanted), num_further) if any(looked_at) else [None] * len(tokens)
+    if not any(looked_at):
+        return [None] * len(tokens)
+    tops = top_logprobs(logits, looked_at, max(wanted), num_further)
+    for row, ids in enumerate(named):
+        if ids and looked_at[row]:
+            logits_NV = logits.tensor_BQV[row, : len(looked_at[row])].float()
+            logprobs_NC = logits_NV[:, list(ids)] - logits_NV.logsumexp(dim=1, keepdim=True)
+            tops[row] = tops[row]._replace(named=NamedTokens(ids, logprobs_NC.cpu()))
+    return tops
 
 
 def top_logprobs(

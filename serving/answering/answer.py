@@ -11,7 +11,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
 from osd.records.query import Request, TokenDelta
-from serving.answering.generation import Choice, Deltas, run_queries
+from serving.answering.generation import Choice, Deltas, in_intervals, run_queries
 from serving.answering.sse import Events, EventStream, Framing
 from serving.guards.disconnect import unless_disconnected
 from serving.observing.tracing import QueryTrace
@@ -43,11 +43,25 @@ class Answer(Protocol):
 
 
 async def respond(
-    http: HttpRequest, services: Services, answer: Answer, queries: Sequence[Request], *, stream: bool
+    http: HttpRequest,
+    services: Services,
+    answer: Answer,
+    queries: Sequence[Request],
+    *,
+    stream: bool,
+    interval: int = 1,
 ) -> Response:
     """Run the queries and answer.
 
     An error before the first token, and within `server.ping_interval_s`, still determines the HTTP status.
+
+    Args:
+        http: the request.
+        services: of the app.
+        answer: shapes the answer.
+        queries: one for each choice.
+        stream: whether it is streamed.
+        interval: fewest tokens of a choice that a stream sends at once, after its first and but for its last.
     """
     started_s, route, server = http.state.started_s, http.scope["route"].path, services.config.server
     traces = [services.tracing.query(query) for query in queries] if services.tracing else []
@@ -71,6 +85,8 @@ async def respond(
         deltas = _traced(deltas, traces)
     if not stream:
         return JSONResponse(await unless_disconnected(http.receive, _whole(answer, deltas, len(queries))))
+    if interval > 1:
+        deltas = in_intervals(deltas, interval)
     first = await unless_disconnected(http.receive, _next(deltas))
     return EventStream(_events(answer, first, deltas), answer.framing)
 

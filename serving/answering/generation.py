@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from osd.records.errors import EngineUnavailableError
 from osd.records.query import CONSTRAINT_FAILED, NOT_FINITE, FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
@@ -98,6 +101,37 @@ async def run_queries(
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def in_intervals(deltas: Deltas, num_tokens: int) -> Deltas:
+    """The deltas, joined until a choice has so many new tokens; its first and its last one do not wait for that."""
+    begun: set[int] = set()
+    waiting: dict[int, TokenDelta] = {}
+    async with aclosing(deltas):
+        async for item in deltas:
+            if item is None:
+                yield None
+                continue
+            index, delta = item
+            if (before := waiting.pop(index, None)) is not None:
+                delta = _joined(before, delta)
+            is_first = bool(delta.token_ids) and index not in begun
+            if is_first or delta.finish_reason is not None or len(delta.token_ids) >= num_tokens:
+                begun.add(index)
+                yield index, delta
+            else:
+                waiting[index] = delta
+
+
+def _joined(one: TokenDelta, other: TokenDelta) -> TokenDelta:
+    """One delta that says what both say."""
+    return structs.replace(
+        other,
+        token_ids=one.token_ids + other.token_ids,
+        text=one.text + other.text,
+        logprobs=one.logprobs + other.logprobs,
+        prompt_logprobs=one.prompt_logprobs or other.prompt_logprobs,
+    )
 
 
 async def _pump(

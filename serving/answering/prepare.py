@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.errors import ConstraintRefusedError
 from osd.records.query import Request
-from serving.answering.queries import build_queries, check_model, encode_messages, query_domain, truncated
+from serving.answering.queries import (
+    build_queries,
+    check_model,
+    check_template,
+    encode_messages,
+    query_domain,
+    truncated,
+)
 from serving.forms.calls import argument_specs
 from serving.forms.constraint import chat_constraint, checked
 from serving.parsing.choose import answer_shape, parser_maker
@@ -52,11 +59,12 @@ async def prepare_chat(
     """
     codec = services.codec
     domain = query_domain(body.osd.domain, check_model(body.model, services.model_names), key_domain)
+    check_template(body.chat_template, services.config.server)
     prompt_ids = await encode_messages(codec, body.messages, body.offered_tools, param, body.chat_options())
     prompt_ids = truncated(prompt_ids, body, codec)
     shape = answer_shape(body, codec, prompt_ids, services.config.target.tool_call_format)
     constraint = chat_constraint(body, codec, shape.call_format, reasoning=shape.reasoning)
-    if constraint is not None and constraint.field.startswith("response_format"):
+    if constraint is not None and constraint.kind == "json_schema" and constraint.field.startswith("response_format"):
         constraint = replace(constraint, field=form_field)
     is_chat = param == "messages"
     queries = build_queries(

@@ -10,10 +10,12 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
+from osd.config.server import ServerConfig
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.query import DEFAULT_DOMAIN, DOMAIN_PATTERN, Request
 from osd.text.chat_template import DEFAULT_OPTIONS, ChatOptions
 from serving.answering.sampling import sampling_params
+from serving.answering.thinking import thinking_limit
 from serving.codec import Codec
 from serving.wire.chat_request import Message
 from serving.wire.errors import ApiError
@@ -59,9 +61,14 @@ async def encode_messages(
     Raises:
         ApiError: 400, the model's chat template refuses it, or does without tools.
     """
-    if tools and not codec.features.tools:
+    brings_template = options.template is not None
+    if options.template is None:
+        features = codec.features
+    else:
+        features = await asyncio.to_thread(codec.features_of, options.template)
+    if tools and not features.tools:
         raise _no_tools(codec, "tells the model of no tools", "tools")
-    if not codec.features.calls and any(message.tool_calls for message in messages):
+    if not features.calls and any(message.tool_calls for message in messages):
         raise _no_tools(codec, "writes no tool calls of earlier turns", param)
     shaped = [message.for_template() for message in messages]
     told = [tool.for_template() for tool in tools]
@@ -71,9 +78,20 @@ async def encode_messages(
         return codec.encode_chat(shaped, told, options)
 
     try:
-        return await encode_aside(encode, None, num_chars)
+        return await (asyncio.to_thread(encode, None) if brings_template else encode_aside(encode, None, num_chars))
     except ValueError as error:
+        param = "chat_template" if brings_template else param
         raise ApiError(400, str(error), param=param, code="invalid_value") from error
+
+
+def check_template(template: str | None, server: ServerConfig) -> None:
+    """Refuse (400) a chat template that a request brings, unless the operator trusts requests with that."""
+    if template is not None and not server.trust_request_chat_template:
+        message = (
+            "'chat_template': this server runs its own template only; leave it out (the operator may allow it with "
+            "--trust-request-chat-template)."
+        )
+        raise ApiError(400, message, param="chat_template", code="unsupported_parameter")
 
 
 def _no_tools(codec: Codec, what: str, param: str) -> ApiError:
@@ -158,6 +176,7 @@ def build_queries(
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
+        thinking = thinking_limit(body.thinking_token_budget, codec, prompt_ids)
         for _ in range(body.n):
             choice = len(queries)
             query = Request(
@@ -170,6 +189,8 @@ def build_queries(
                 speculation_length=body.osd.speculation_length,
                 priority=body.priority,
                 constraint=constraint,
+                thinking=thinking,
+                cache_salt=body.cache_salt or "",
             )
             queries.append(query)
     return queries

@@ -32,6 +32,10 @@ def sampling_params(
     _check_ids((token_id for token_id, _ in biases), codec, "logit_bias")
     _check_ids(body.allowed_token_ids, codec, "allowed_token_ids")
     _check_ids(body.stop_token_ids, codec, "stop_token_ids")
+    _check_ids(body.logprob_token_ids, codec, "logprob_token_ids")
+    if body.logprob_token_ids and logprobs is None:
+        message = "'logprob_token_ids' is allowed only with 'logprobs'."
+        raise ApiError(400, message, param="logprob_token_ids", code="invalid_value")
     if body.min_tokens > max_tokens:
         message = f"'min_tokens' is {body.min_tokens}, but this answer holds {max_tokens} tokens at most."
         raise ApiError(400, message, param="min_tokens", code="invalid_value")
@@ -55,6 +59,8 @@ def sampling_params(
         skip_special_tokens=body.skip_special_tokens,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        logprob_token_ids=tuple(dict.fromkeys(body.logprob_token_ids)),
+        repetition_limit=body.repetition_detection.limit() if body.repetition_detection else None,
         ignore_eos=body.ignore_eos,
     )
 

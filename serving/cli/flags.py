@@ -63,6 +63,7 @@ VLLM = {
     "--max-num-seqs": "engine.max_slots",
     "--enable-prefix-caching": "engine.prefix_caching",
     "--tool-call-parser": "target.tool_call_format",
+    "--trust-request-chat-template": "server.trust_request_chat_template",
 }
 
 

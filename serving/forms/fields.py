@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from osd.records.asked.constraint import ConstraintKind, ConstraintSpec
-from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
+from serving.forms.structural_tag import StructuralTag, StructuralTagFormat, StructuralTagText
+from serving.wire.inert_fields import NoEffect, WireModel
 from serving.wire.text import Text
 from serving.wire.tools import JsonSchema
 
@@ -43,7 +44,10 @@ class JsonSchemaFormat(WireModel):
     json_schema: NamedSchema
 
 
-ResponseFormat = Annotated[PlainText | JsonObject | JsonSchemaFormat, Field(discriminator="type")]
+ResponseFormat = Annotated[
+    PlainText | JsonObject | JsonSchemaFormat | StructuralTagFormat,
+    Field(discriminator="type"),
+]
 
 
 def _schema_object(value: Any) -> Any:
@@ -75,7 +79,7 @@ Grammar = Annotated[Text, Field(min_length=1, max_length=1 << 16), AfterValidato
 
 
 class StructuredOutputs(WireModel):
-    """vLLM's `structured_outputs`: exactly one of `json`, `regex`, `choice`, `grammar` and `json_object`."""
+    """vLLM's `structured_outputs`, with at most one form of answer."""
 
     json_: Schema | None = Field(default=None, alias="json")
     regex: Pattern | None = None
@@ -85,7 +89,7 @@ class StructuredOutputs(WireModel):
     disable_any_whitespace: bool = False
     whitespace_pattern: Pattern | None = None
     disable_additional_properties: Annotated[None, NoEffect(False)] = None
-    structural_tag: Unsupported = None
+    structural_tag: StructuralTagText | None = None
     disable_fallback: Annotated[bool | None, Field(description="Accepted and not used.")] = None
 
 
@@ -99,11 +103,14 @@ class FormFields(WireModel):
     guided_choice: Choices | None = Field(default=None, description="As structured_outputs.choice.")
     guided_grammar: Grammar | None = Field(default=None, description="As structured_outputs.grammar.")
     guided_whitespace_pattern: Pattern | None = Field(default=None, description="Of the JSON that is asked for.")
+    structural_tag: StructuralTagText | None = Field(default=None, description="As structured_outputs.structural_tag.")
     guided_decoding_backend: Annotated[str | None, Field(description="Accepted and not used.")] = None
 
     def constraint_specs(self) -> list[ConstraintSpec]:
         """What each field asks for; a request may have one at most."""
         specs = [*_of_format(self.response_format)]
+        if self.structural_tag is not None:
+            specs.append(self.structural_tag.spec("structural_tag"))
         whitespace = _whitespace(self.guided_whitespace_pattern)
         if (asked := self.structured_outputs) is not None:
             own = _whitespace(asked.whitespace_pattern)
@@ -111,14 +118,18 @@ class FormFields(WireModel):
             specs += _specs("structured_outputs.", own, asked.json_, asked.regex, asked.choice, asked.grammar)
             if asked.json_object:
                 specs.append(_json(_OBJECT, "structured_outputs.json_object", own))
+            if asked.structural_tag is not None:
+                specs.append(asked.structural_tag.spec("structured_outputs.structural_tag"))
         specs += _specs(
             "guided_", whitespace, self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar
         )
         return specs
 
 
-def _of_format(asked: PlainText | JsonObject | JsonSchemaFormat | None) -> list[ConstraintSpec]:
+def _of_format(asked: PlainText | JsonObject | JsonSchemaFormat | StructuralTag | None) -> list[ConstraintSpec]:
     match asked:
+        case StructuralTag():
+            return [asked.spec("response_format")]
         case JsonObject():
             return [_json(_OBJECT, "response_format", {})]
         case JsonSchemaFormat():

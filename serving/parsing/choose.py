@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from osd.records.asked.constraint import ReasoningFirst as HasReasoning
 from osd.text.chat_template import CallFormat
+from serving.answering.thinking import opens_reasoning
 from serving.codec import Codec
 from serving.parsing.pieces import AnswerParser, PlainText
 from serving.parsing.reasoning import ReasoningFirst
@@ -56,7 +57,7 @@ def answer_shape(
     prompt_end = codec.decode_all(prompt_ids[-_PROMPT_END_TOKENS:])
     reasoning: HasReasoning = "no"
     if features.reasoning:
-        reasoning = "open" if prompt_end.rstrip().endswith("<think>") else "optional"
+        reasoning = "open" if opens_reasoning(codec, prompt_ids) else "optional"
     if template is not None:
         return AnswerShape(None, reasoning, template, prompt_end)
     return AnswerShape(known if body.offered_tools else None, reasoning)

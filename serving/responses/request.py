@@ -10,7 +10,7 @@ from serving.forms.fields import JsonObject, NamedSchema, PlainText, StructuredO
 from serving.responses.items import Item, conversation
 from serving.wire.chat_request import ChatRequest, ReasoningEffort
 from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
-from serving.wire.request_base import Label, LogitBias, OsdOptions, Stop
+from serving.wire.request_base import CacheSalt, Label, LogitBias, OsdOptions, Stop
 from serving.wire.text import Text
 from serving.wire.tools import JsonSchema, ToolName, unclashing
 
@@ -105,6 +105,12 @@ class ResponsesStreamOptions(WireModel):
     include_obfuscation: Annotated[None, NoEffect(False)] = None
 
 
+ResponseId = Annotated[
+    str | None,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=@+-]{0,127}$", description="The response's id; no stored one has it."),
+]
+
+
 class ResponsesRequest(WireModel):
     """Input to answer, optionally after an earlier response.
 
@@ -148,13 +154,14 @@ class ResponsesRequest(WireModel):
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputs | None = None
     priority: int = Field(default=0, ge=-(2**31), lt=2**31)
+    cache_salt: CacheSalt = None
+    request_id: ResponseId = None
     osd: OsdOptions = OsdOptions()
 
     prompt_cache_key: Label = None
     safety_identifier: Label = None
     user: Label = None
     background: Annotated[None, NoEffect(False)] = None
-    cache_salt: Unsupported = None
     context_management: Annotated[None, NoEffect([])] = None
     conversation: Unsupported = None
     enable_response_messages: Annotated[None, NoEffect(False)] = None
@@ -167,7 +174,6 @@ class ResponsesRequest(WireModel):
     prompt: Unsupported = None
     prompt_cache_options: Annotated[None, NoEffect({})] = None
     prompt_cache_retention: Annotated[None, NoEffect("in_memory", "in-memory")] = None
-    request_id: Unsupported = None
     service_tier: Annotated[None, NoEffect("auto", "default")] = None
     top_logprobs: Annotated[None, NoEffect(0)] = None
     truncation: Annotated[None, NoEffect("disabled")] = None
@@ -194,6 +200,7 @@ class ResponsesRequest(WireModel):
                 "skip_special_tokens",
                 "structured_outputs",
                 "priority",
+                "cache_salt",
                 "store",
                 "osd",
                 "parallel_tool_calls",

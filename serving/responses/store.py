@@ -14,7 +14,6 @@ from serving.wire.errors import ApiError
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    owner: str
     response: str
     """JSON."""
     items: bytes
@@ -37,15 +36,18 @@ class ResponseStore:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._stored: OrderedDict[str, _Stored] = OrderedDict()
+        self._stored: OrderedDict[tuple[str, str], _Stored] = OrderedDict()
+        """By owner and id."""
 
     def put(self, owner: str, response: dict[str, Any], items: Sequence[Item]) -> None:
         """Store a finished response, unless it is larger than the store."""
         items_json = ITEMS.dump_json(list(items), exclude_none=True)
-        stored = _Stored(owner, json.dumps(response), items_json)
+        stored, key = _Stored(json.dumps(response), items_json), (owner, response["id"])
         if stored.num_bytes > self._max_bytes:
             return
-        self._stored[response["id"]] = stored
+        if key in self._stored:  # two requests at once chose this id
+            self._num_bytes -= self._stored.pop(key).num_bytes
+        self._stored[key] = stored
         self._num_bytes += stored.num_bytes
         while self._num_bytes > self._max_bytes:
             self._num_bytes -= self._stored.popitem(last=False)[1].num_bytes
@@ -66,15 +68,25 @@ class ResponseStore:
     def delete(self, owner: str, response_id: str) -> None:
         """Delete a response. Raises as `items` does."""
         self._num_bytes -= self._get(owner, response_id, "response_id").num_bytes
-        del self._stored[response_id]
+        del self._stored[owner, response_id]
+
+    def check_unused(self, owner: str, response_id: str, param: str) -> None:
+        """Check that an id which a client chose is new.
+
+        Raises:
+            ApiError: 400, a response of this owner has it.
+        """
+        if (owner, response_id) in self._stored:
+            message = f"'{param}': there is a response '{response_id}' already; choose another id, or delete it first."
+            raise ApiError(400, message, param=param, code="invalid_value")
 
     def _get(self, owner: str, response_id: str, param: str) -> _Stored:
-        stored = self._stored.get(response_id)
-        if stored is None or stored.owner != owner:
+        stored = self._stored.get((owner, response_id))
+        if stored is None:
             message = (
                 f"There is no response '{response_id}': it was never stored, or has been forgotten; "
                 "send the conversation as 'input'."
             )
             raise ApiError(404, message, param=param, code="response_not_found")
-        self._stored.move_to_end(response_id)
+        self._stored.move_to_end((owner, response_id))
         return stored

@@ -39,11 +39,11 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
         tokens=TokenFields(body, services.codec, [chat.prompt_ids] * len(chat.queries)),
     )
     answer = ChoicesAnswer(
-        answer_id=answer_id,
+        answer_id=ChatView.id_prefix + body.request_id if body.request_id else answer_id,
         model=body.model,
         view=view,
         prompt_tokens=len(chat.prompt_ids),
         num_choices=len(chat.queries),
         options=body.stream_options or StreamOptions(),
     )
-    return await respond(http, services, answer, chat.queries, stream=body.stream)
+    return await respond(http, services, answer, chat.queries, stream=body.stream, interval=body.stream_interval)

@@ -66,11 +66,11 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
         constraint=await checked(one_form(body.constraint_specs())),
     )
     answer = ChoicesAnswer(
-        answer_id=answer_id,
+        answer_id=view.id_prefix + body.request_id if body.request_id else answer_id,
         model=body.model,
         view=view,
         prompt_tokens=sum(map(len, prompts)),
         num_choices=len(queries),
         options=body.stream_options or StreamOptions(),
     )
-    return await respond(http, services, answer, queries, stream=body.stream)
+    return await respond(http, services, answer, queries, stream=body.stream, interval=body.stream_interval)

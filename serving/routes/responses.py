@@ -33,11 +33,13 @@ async def create_response(body: ResponsesRequest, http: Request, services: Servi
     owner, past = _owner(http, services), []
     if body.previous_response_id is not None:
         past = services.responses.items(owner, body.previous_response_id, "previous_response_id")
-    answer_id = f"resp_{http.state.answer_id}"
+    query_id = f"resp_{http.state.answer_id}"
+    if body.request_id is not None:
+        services.responses.check_unused(owner, body.request_id, "request_id")
     chat = await prepare_chat(
         body.chat_request(past),
         services,
-        answer_id,
+        query_id,
         key_domain=key_domain(http, services),
         param="input",
         form_field="text.format.schema",
@@ -50,7 +52,7 @@ async def create_response(body: ResponsesRequest, http: Request, services: Servi
             services.responses.put(owner, response, said)
 
     answer = ResponsesAnswer(
-        answer_id=answer_id,
+        answer_id=body.request_id or query_id,
         body=body,
         codec=services.codec,
         parser=chat.new_parser(),

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, ValidationInfo, field_validator
 
-from serving.answering.queries import check_model, check_token_ids, encode_aside, encode_messages
+from serving.answering.queries import check_model, check_template, check_token_ids, encode_aside, encode_messages
 from serving.guards.admission import admits
 from serving.guards.routes import with_api_key
 from serving.openapi import API_KEY, errors
@@ -17,7 +17,7 @@ from serving.services import ServicesDep
 from serving.wire.answers import Detokenized, Tokens
 from serving.wire.chat_request import Message, TemplateFields
 from serving.wire.errors import ApiError
-from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
+from serving.wire.inert_fields import NoEffect, WireModel
 from serving.wire.text import Text
 from serving.wire.tools import Tools
 
@@ -37,7 +37,6 @@ class TokenizeRequest(TemplateFields):
         default=None, description="Of a prompt: those that the tokenizer puts around a text; true by default."
     )
     return_token_strs: bool = False
-    chat_template: Unsupported = None
     mm_processor_kwargs: Annotated[None, NoEffect({})] = None
     tools: Tools = Field(default=[], description="Of a conversation: what the model may call.")
 
@@ -72,6 +71,7 @@ async def tokenize(body: TokenizeRequest, services: ServicesDep) -> Response:
     codec = services.codec
     check_model(body.model, services.model_names)
     if body.messages is not None:
+        check_template(body.chat_template, services.config.server)
         ids = await encode_messages(
             codec, body.messages, [tool.function for tool in body.tools], options=body.chat_options()
         )

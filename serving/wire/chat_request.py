@@ -116,6 +116,9 @@ class TemplateFields(WireModel):
     continue_final_message: bool = Field(
         default=False, description="The answer goes on with the last message, which is the assistant's."
     )
+    chat_template: Annotated[Text | None, Field(min_length=1, max_length=1 << 16)] = Field(
+        default=None, description="Jinja text; only where the server trusts requests with that."
+    )
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(shallow), AfterValidator(_are_variables)] = Field(
         default={}, description="Variables of the chat template; those that it does not use have no effect."
     )
@@ -134,6 +137,7 @@ class TemplateFields(WireModel):
             variables=self.chat_template_kwargs,
             add_generation_prompt=not self.continue_final_message if prompts is None else prompts,
             continue_final_message=self.continue_final_message,
+            template=self.chat_template,
         )
 
 

@@ -75,24 +75,16 @@ class InertGeneration(WireModel):
     # vLLM: sampling
     length_penalty: Annotated[None, NoEffect(1.0)] = None
     logits_processors: Annotated[None, NoEffect([])] = None
-    repetition_detection: Unsupported = None
     spaces_between_special_tokens: Annotated[None, NoEffect(True)] = None
-    thinking_token_budget: Annotated[None, NoEffect(-1)] = None
     use_beam_search: Annotated[None, NoEffect(False)] = None
     watermarking: Annotated[None, NoEffect(False)] = None
-    # vLLM: structured output
-    structural_tag: Unsupported = None
     # vLLM: prompts and what is returned
-    logprob_token_ids: Unsupported = None
     return_mm_kwargs: Annotated[None, NoEffect(True)] = None
     return_token_offsets: Annotated[None, NoEffect(False)] = None
     routed_experts_prompt_start: Annotated[None, NoEffect(0)] = None
-    stream_interval: Annotated[None, NoEffect(1)] = None
     # vLLM: scheduling
-    cache_salt: Unsupported = None
     ec_transfer_params: Annotated[None, NoEffect({})] = None
     kv_transfer_params: Annotated[None, NoEffect({})] = None
-    request_id: Unsupported = None
     vllm_xargs: Annotated[None, NoEffect({})] = None
 
 
@@ -109,7 +101,6 @@ class InertChat(WireModel):
     web_search_options: Unsupported = None
     # vLLM
     add_special_tokens: Annotated[None, NoEffect(False)] = None
-    chat_template: Unsupported = None
     echo: Annotated[None, NoEffect(False)] = None
     media_io_kwargs: Annotated[None, NoEffect({})] = None
     mm_processor_kwargs: Annotated[None, NoEffect({})] = None

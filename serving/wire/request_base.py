@@ -9,9 +9,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from osd.records.query import DOMAIN_PATTERN
 from serving.forms.fields import FormFields
 from serving.wire.inert_fields import InertGeneration, NoEffect, WireModel
+from serving.wire.limit_fields import RepetitionDetection
 from serving.wire.text import Text, utf8
 
 MAX_CHOICES = 128
+MAX_NAMED_TOKENS = 128
+"""Of `logprob_token_ids`, as vLLM's limit."""
 MAX_LOGPROBS = 20
 """As vLLM's default of --max-logprobs."""
 
@@ -86,6 +89,13 @@ LogitBias = Annotated[
     Field(max_length=1024, description="Token id to what is added to its logit."),
     AfterValidator(_by_id),
 ]
+CacheSalt = Annotated[
+    Text | None,
+    Field(min_length=1, max_length=256, description="Prompts are reused from queries of the same salt only."),
+]
+OwnId = Annotated[
+    str | None, Field(pattern=r"^[A-Za-z0-9._:=@/+-]{1,128}$", description="The id of the answer, after its prefix.")
+]
 Label = Annotated[str | None, Field(description="Accepted and not used.")]
 
 
@@ -125,6 +135,13 @@ class GenerationFields(InertGeneration, FormFields):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = Field(default=True, description="false leaves them in the text, as they are spelt.")
     prompt_logprobs: NumLogprobs = None
+    logprob_token_ids: Annotated[list[int], Field(max_length=MAX_NAMED_TOKENS)] = Field(
+        default=[], description="With logprobs: told of instead of the most likely tokens."
+    )
+    repetition_detection: RepetitionDetection | None = None
+    thinking_token_budget: int = Field(
+        default=-1, ge=-1, description="Most tokens of reasoning, after which its end is written; -1: no limit."
+    )
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = Field(default=False, description="Write tokens of logprobs as 'token_id:7'.")
     truncate_prompt_tokens: int | None = Field(
@@ -132,6 +149,9 @@ class GenerationFields(InertGeneration, FormFields):
     )
     truncation_side: Literal["left", "right"] = Field(default="left", description="Where the prompt is cut.")
     priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="Lower numbers are served first.")
+    stream_interval: int = Field(default=1, ge=1, description="A stream's events hold at least so many tokens.")
+    cache_salt: CacheSalt = None
+    request_id: OwnId = None
     store: bool = True
     osd: OsdOptions = OsdOptions()
 

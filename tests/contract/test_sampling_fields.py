@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -219,9 +220,75 @@ def test_choices_share_their_prompt(service: _Service) -> None:
     assert service.engine.prefilled(4) == [50, 1, 1, 1]
 
 
+def test_named_tokens_take_the_place_of_the_most_likely_ones(service: _Service) -> None:
+    named = [40, 41, 42]
+    content = service.chat(logprobs=True, logprob_token_ids=named)["choices"][0]["logprobs"]["content"]
+    spelt = {service.codec.token_text(token) for token in named}
+    assert all({one["token"] for one in entry["top_logprobs"]} == spelt for entry in content)
+    top = service.complete(logprobs=1, logprob_token_ids=named)["logprobs"]["top_logprobs"]
+    assert all(spelt <= set(entry) and len(entry) <= 4 for entry in top)
+
+
+def test_a_repetition_ends_the_answer(service: _Service) -> None:
+    limit = {"max_pattern_size": 2, "min_count": 3}
+    choice = service.complete(logit_bias={"40": 100}, repetition_detection=limit, return_token_ids=True)
+    assert _ids(choice) == [40] * 3 and choice["finish_reason"] == "length"
+    none = service.complete(logit_bias={"40": 100}, repetition_detection={"max_pattern_size": 0})
+    assert none["finish_reason"] == "length" and len(none["text"]) > len(choice["text"])
+
+
+def test_an_answer_has_the_id_that_was_asked_for(service: _Service) -> None:
+    """Also of two at once, which stay apart in the engine."""
+    assert service.post("completions", prompt="a", request_id="mine")["id"] == "cmpl-mine"
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda seed: service.chat(request_id="mine", seed=seed), (1, 2)))
+    assert [answer["id"] for answer in both] == ["chatcmpl-mine"] * 2
+    ids = [request.request_id for request in service.engine.requests[-2:]]
+    assert len(set(ids)) == 2 and not any("mine" in one for one in ids)
+
+
+def _events(service: _Service, **fields: Any) -> list[dict[str, Any]]:
+    body = {**_ASK, "prompt": "It was a", "stream": True, "return_token_ids": True, "ignore_eos": True, **fields}
+    answer = httpx.post(f"{service.url}/v1/completions", json=body, timeout=60)
+    return [json.loads(line[6:])["choices"][0] for line in answer.text.split("\n\n")[:-2]]
+
+
+@pytest.mark.parametrize("length", [0, 2])
+def test_a_stream_waits_for_as_many_tokens_as_were_asked_for(service: _Service, length: int) -> None:
+    """After the first, and but for the last; what is said stays the same."""
+    fields: dict[str, Any] = {"max_tokens": 24, "logprobs": 0, "osd": {"speculation_length": length}}
+    plain, grouped = _events(service, **fields), _events(service, stream_interval=7, **fields)
+    assert len(grouped) < len(plain)
+    assert all(7 <= len(one["token_ids"]) <= 7 + length for one in grouped[1:-1])
+    for name in ("text", "token_ids"):
+        empty: Any = "" if name == "text" else []
+        assert sum((one[name] for one in grouped), empty) == sum((one[name] for one in plain), empty)
+    tokens = [token for one in grouped for token in one["logprobs"]["tokens"]]
+    assert tokens == [token for one in plain for token in one["logprobs"]["tokens"]]
+    assert grouped[-1]["finish_reason"] == "length"
+
+
+def test_prompts_are_shared_under_the_same_salt_only(service: _Service) -> None:
+    prompt = list(range(200, 250))
+    for salt, prefilled in ((None, 50), ("x", 50), ("x", 1), (None, 1)):
+        service.post("completions", prompt=prompt, cache_salt=salt)
+        assert service.engine.prefilled(1) == [prefilled], salt
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"logprob_token_ids": [1]}, "logprob_token_ids"),
+        ({"logprob_token_ids": [99999], "logprobs": 0}, "logprob_token_ids"),
+        ({"repetition_detection": {"max_pattern_size": 3}}, "repetition_detection.min_count"),
+        (
+            {"repetition_detection": {"max_pattern_size": 3, "min_pattern_size": 4, "min_count": 2}},
+            "repetition_detection.min_pattern_size",
+        ),
+        ({"request_id": "a b"}, "request_id"),
+        ({"stream_interval": 0}, "stream_interval"),
+        ({"cache_salt": ""}, "cache_salt"),
+        ({"thinking_token_budget": 5}, "thinking_token_budget"),
         ({"logit_bias": {"99999": 1}}, "logit_bias"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"allowed_token_ids": [99999]}, "allowed_token_ids"),

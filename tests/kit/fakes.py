@@ -65,7 +65,10 @@ class FakeCodec:
         )
         variables = json.dumps(options.variables) if options.variables else ""
         end = f"<assistant>{self._prompt_end}" if options.add_generation_prompt else ""
-        return self.encode_text(f"{told}{said}{variables}{end}")
+        return self.encode_text(f"{options.template or ''}{told}{said}{variables}{end}")
+
+    def features_of(self, template: str) -> ChatFeatures:
+        return ChatFeatures()
 
     def token_text(self, token_id: int) -> str:
         return chr(token_id) if token_id < 0x110000 else ""

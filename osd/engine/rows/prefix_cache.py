@@ -42,19 +42,23 @@ class PrefixCache:
 
     def __init__(self, num_rows: int) -> None:
         self._held = [np.empty(0, dtype=np.int64) for _ in range(num_rows)]
+        self._salts = [""] * num_rows
         self._used = [0] * num_rows
         """When each row was last used, counted in calls."""
         self._now = 0
 
-    def place(self, ids: Sequence[int], first_free: int) -> Place:
+    def place(self, ids: Sequence[int], first_free: int, salt: str = "") -> Place:
         """Choose a row for a query: one that holds a prefix of it, or else the least recently used free one.
 
         Args:
             ids: the query's tokens so far. The last one is always processed, since its logits are needed.
             first_free: this row and all after it are free; there is at least one.
+            salt: only rows with the same salt are shared.
         """
         known = np.array(ids[:-1], dtype=np.int64)
-        shared = [_num_shared(held, known) for held in self._held]
+        shared = [
+            _num_shared(held, known) if own == salt else 0 for held, own in zip(self._held, self._salts, strict=True)
+        ]
         most = max(shared)
         free = range(first_free, len(shared))
         oldest = min(free, key=self._used.__getitem__)
@@ -68,9 +72,9 @@ class PrefixCache:
         self._touch(source)
         return Place(oldest, source, most)
 
-    def hold(self, row: int, ids: Sequence[int]) -> None:
-        """Record the tokens at a row's first positions; what lies after them is undefined."""
-        self._held[row] = np.array(ids, dtype=np.int64)
+    def hold(self, row: int, ids: Sequence[int], salt: str = "") -> None:
+        """Record the tokens at a row's first positions, and whose they are; what lies after them is undefined."""
+        self._held[row], self._salts[row] = np.array(ids, dtype=np.int64), salt
         self._touch(row)
 
     def num_tokens(self, row: int) -> int:
@@ -80,6 +84,7 @@ class PrefixCache:
     def swap(self, row: int, other: int) -> None:
         """Exchange two rows."""
         self._held[row], self._held[other] = self._held[other], self._held[row]
+        self._salts[row], self._salts[other] = self._salts[other], self._salts[row]
         self._used[row], self._used[other] = self._used[other], self._used[row]
 
     def clear(self) -> None:

@@ -62,7 +62,7 @@ class RowCaches:
     def begin(self, sequence: Sequence) -> None:
         """Prepare a query's row: copy the prefix that it shares with another row. All rows from its own on are free."""
         ids = sequence.token_ids
-        place = self._prefixes.place(ids, sequence.row)
+        place = self._prefixes.place(ids, sequence.row, sequence.request.cache_salt)
         if place.source != place.row:
             self._target.copy_row(place.source, place.row, place.num_tokens)
         if place.row != sequence.row:
@@ -77,7 +77,8 @@ class RowCaches:
     def hold(self, sequence: Sequence) -> None:
         """Offer a query's processed tokens as a prefix to later queries."""
         if self._prefix_caching and sequence.num_cached:
-            self._prefixes.hold(sequence.row, sequence.token_ids[: sequence.num_cached])
+            known = sequence.token_ids[: sequence.num_cached]
+            self._prefixes.hold(sequence.row, known, sequence.request.cache_salt)
 
     def drop(self, sequence: Sequence) -> None:
         """Do not offer a query's row, whose keys and values may hold NaN or infinity."""
