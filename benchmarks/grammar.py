@@ -1,9 +1,10 @@
-"""What a grammar costs a token: the masks alone, and decoding with and without one, by queries at once.
+"""What grammars and adjusted logits cost a token: masks alone, and decoding with and without them, by queries at once.
 
     python -m benchmarks.grammar [--target smollm2] [--queries 1,16] [--tokens 64]
 
 Masks are timed in CPU time of one thread, along a document. Decoding compares the same queries without a grammar and
-with one that allows any text without quotes that is longer than the answers, so that all have as many tokens.
+with one that allows any text without quotes that is longer than the answers, so that all have as many tokens; and with
+penalties and biases, whose rows are judged from a copy of their logits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -53,6 +55,12 @@ _SCHEMAS = {
     },
 }
 _LONG = ConstraintSpec(kind="regex", text='[^"]{4000,}')
+_ADJUSTED: dict[str, Any] = {
+    "logit_bias": ((0, -1.0), (1, -1.0)),
+    "presence_penalty": 0.1,
+    "frequency_penalty": 0.1,
+    "repetition_penalty": 1.05,
+}
 _PROMPT = "A story of the sea, as long as you like:\n"
 
 
@@ -97,19 +105,24 @@ def _masks(engine: Engine, name: str, schema: object) -> dict[str, float | str]:
 
 def _decode(engine: Engine, num_queries: int, num_tokens: int, length: int | None) -> dict[str, float | str]:
     figures: dict[str, float | str] = {"queries": num_queries, "speculation": "none" if length == 0 else "chosen"}
-    for kind, spec in (("free", None), ("constrained", _LONG)):
+    cases: list[tuple[str, ConstraintSpec | None, dict[str, Any]]] = [
+        ("free", None, {}),
+        ("constrained", _LONG, {}),
+        ("adjusted", None, _ADJUSTED),
+    ]
+    for kind, spec, adjusted in cases:
+        params = SamplingParams(max_tokens=num_tokens, seed=1, ignore_eos=spec is None, **adjusted)
         for is_measured in (False, True):
-            tokens_s = _tokens_per_s(engine, num_queries, num_tokens, length, spec)
+            tokens_s = _tokens_per_s(engine, num_queries, params, length, spec)
             if is_measured:
                 figures[kind] = round(tokens_s, 1)
     return figures
 
 
 def _tokens_per_s(
-    engine: Engine, num_queries: int, num_tokens: int, length: int | None, spec: ConstraintSpec | None
+    engine: Engine, num_queries: int, params: SamplingParams, length: int | None, spec: ConstraintSpec | None
 ) -> float:
     prompt_ids = engine.codec.encode_text(_PROMPT)
-    params = SamplingParams(max_tokens=num_tokens, seed=1, ignore_eos=spec is None)
     for number in range(num_queries):
         request = Request(
             request_id=str(number), prompt_ids=prompt_ids, params=params, constraint=spec, speculation_length=length

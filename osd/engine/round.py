@@ -11,8 +11,9 @@ from osd.engine.overflow import read_again
 from osd.engine.sequence import Rejected, Sequence
 from osd.machine.transfer import in_columns, prepended
 from osd.models.target import Target
+from osd.ports.constraint import RowConstraint
 from osd.records.outcome import Round
-from osd.records.proposal import NO_OFFER, DraftBatch, Proposal, RowText, merge
+from osd.records.proposal import NO_OFFER, DraftBatch, Offer, Proposal, RowText, merge
 from osd.records.rules import AcceptRule
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.length import GoodputPolicy
@@ -23,6 +24,8 @@ from osd.verify.top_logprobs import TopLogprobs, wanted_top_logprobs
 from osd.verify.verdict import verify_rows
 
 _PLAIN_ROUND = Round(0, 0, 0)
+_REACH_OF_EXPECTED = 0.95
+"""Estimated probability that a token which a constraint expects is accepted, if those before it are."""
 
 
 class Drafted(NamedTuple):
@@ -106,7 +109,15 @@ def look_up(lookup: LookupArm, rows: list[Sequence], max_length: int, plain_ms: 
     longest = min(max(sequence.budget.limit for sequence in rows), max_length)
     for sequence, offer in zip(rows, lookup.drafter.offers(texts, longest), strict=True):
         constraint = sequence.constraint
-        sequence.budget.offer = offer if constraint is None else offer.first(num_allowed(constraint, offer.token_ids))
+        sequence.budget.offer = offer if constraint is None else _offer_within(constraint, offer, longest)
+
+
+def _offer_within(constraint: RowConstraint, offer: Offer, max_tokens: int) -> Offer:
+    """What a lookup offers up to what a constraint forbids, or instead the only text that the constraint allows."""
+    expected = tuple(constraint.expected())[:max_tokens]
+    if offer.num_equal(expected) < len(expected):
+        offer = Offer(expected, tuple(_REACH_OF_EXPECTED**depth for depth in range(1, len(expected) + 1)))
+    return offer.first(num_allowed(constraint, offer.token_ids))
 
 
 def looked_up(rows: list[Sequence], choices: list[Choice], device: torch.device) -> Proposal | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _MAX_CACHED = 32
+_MAX_SPELT = 1024
 
 
 class GrammarCompiler:
@@ -36,6 +37,7 @@ class GrammarCompiler:
         self._codec, self._eos_ids = codec, sorted(eos_ids)
         self._compiled: OrderedDict[tuple[str, str, str], LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
+        self._spell = lru_cache(_MAX_SPELT)(self._find_tokens)
 
     def of_query(self, request: Request) -> RowConstraint | None:
         """What constrains a query's answer; None: nothing.
@@ -65,7 +67,7 @@ class GrammarCompiler:
                 self._compiled[key] = matcher
                 while len(self._compiled) > _MAX_CACHED:
                     self._compiled.popitem(last=False)
-        return RowGrammar(matcher.deep_copy(), self._codec.vocab_tokens, frozenset(self._eos_ids))
+        return RowGrammar(matcher.deep_copy(), self._codec.vocab_tokens, frozenset(self._eos_ids), self._spell)
 
     def _compile(self, spec: ConstraintSpec) -> LLMatcher:
         from llguidance import LLMatcher
@@ -90,6 +92,10 @@ class GrammarCompiler:
         first = next((int(token) for token in allowed if token not in self._eos_ids), None)
         if first is not None and not (matcher.consume_token(first) and matcher.rollback(1)):
             raise refused(spec, matcher.get_error())
+
+    def _find_tokens(self, text: bytes) -> Sequence[int]:
+        """The tokens of a text that a grammar prescribes, up to a character that is not whole."""
+        return self._codec.encode_text(text.decode(errors="ignore"), add_special_tokens=False)
 
     @cached_property
     def _bytes_by_id(self) -> Sequence[bytes] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +21,18 @@ class RowGrammar:
         matcher: at the grammar's beginning; of this query alone.
         vocab_tokens: V.
         eos_ids: tokens that end an answer.
+        spell: the tokens of a text; they may be divided otherwise where more text follows.
     """
 
-    def __init__(self, matcher: LLMatcher, vocab_tokens: int, eos_ids: Collection[int]) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        vocab_tokens: int,
+        eos_ids: Collection[int],
+        spell: Callable[[bytes], Sequence[int]] = lambda text: (),
+    ) -> None:
         self._matcher, self._num_words, self._eos_ids = matcher, num_words(vocab_tokens), eos_ids
+        self._spell = spell
         self._known: tuple[tuple[int, ...], NDArray[np.uint32]] | None = None
         """The proposed tokens that were asked about last, and the answer: a round asks before and after it verifies."""
 
@@ -61,6 +69,11 @@ class RowGrammar:
         """See `RowConstraint`."""
         self._known = None
         self._matcher.consume_tokens(list(tokens))
+
+    def expected(self) -> Sequence[int]:
+        """See `RowConstraint`. The last token is left out, since it may go on with what follows."""
+        text = self._matcher.compute_ff_bytes()
+        return self._spell(text)[:-1] if text else ()
 
 
 def num_words(vocab_tokens: int) -> int:

@@ -73,6 +73,12 @@ class ThinkingConstraint:
         if self._inner is not None:
             self._inner.advance(tokens)
 
+    def expected(self) -> Sequence[int]:
+        """See `RowConstraint`: the rest of the end mark, once it is due."""
+        if self._forced(self._place) is not None:
+            return self._limit.end_ids[self._place.num_forced :]
+        return () if self._inner is None else self._inner.expected()
+
     def _forced(self, place: _Place) -> int | None:
         """The only token that may follow, if the reasoning is as long as it may be."""
         limit = self._limit

@@ -29,6 +29,13 @@ class RowConstraint(Protocol):
         """Advance by committed tokens."""
         ...
 
+    def expected(self) -> Sequence[int]:
+        """Tokens that are worth proposing, since they spell the only text that may follow; empty: there is none.
+
+        Another division of that text into tokens may be allowed, so the target may choose otherwise.
+        """
+        ...
+
     @property
     def error(self) -> str | None:
         """Why the constraint can no longer be followed, which ends the query with this error; None: it can.

@@ -29,6 +29,9 @@ class EvenTokens:
 
     def advance(self, tokens: Sequence[int]) -> None: ...
 
+    def expected(self) -> Sequence[int]:
+        return ()
+
 
 class NoThirds:
     """A token's id and that of the one before it never add up to a multiple of three: each choice restricts the next.
@@ -47,6 +50,9 @@ class NoThirds:
     def advance(self, tokens: Sequence[int]) -> None:
         if tokens:
             self._last = tokens[-1]
+
+    def expected(self) -> Sequence[int]:
+        return ()
 
 
 def allowed_after(last_N: NDArray[np.int64]) -> NDArray[np.bool_]:

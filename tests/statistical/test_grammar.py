@@ -77,6 +77,9 @@ class _StandsStill(RowGrammar):
 
     def advance(self, tokens: Sequence[int]) -> None: ...
 
+    def expected(self) -> Sequence[int]:
+        return ()
+
 
 @pytest.mark.parametrize("broken", [_NoWayBack, _StandsStill])
 def test_a_state_that_is_not_that_of_the_committed_tokens_is_noticed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,7 +17,7 @@ from osd.assembly.context import choose_context, position_bytes
 from osd.config.settings import Config
 from osd.config.target import EngineConfig, TargetConfig
 from osd.kernels.backend import Backend
-from osd.models.context import UNLIMITED_TOKENS, Context
+from osd.models.context import UNLIMITED_TOKENS, Context, longest_context
 from osd.records.errors import OsdError
 from osd.records.query import Request
 from serving.cli.serve import _greet
@@ -43,9 +44,9 @@ _EACH_BYTES = 2 * 2 * 2 * 8 * 4 + 3 * 32 * 4 + 8
 """Keys and values of two layers with two heads of size 8; three times a hidden state of size 32; a token id."""
 
 
-def _model(own_tokens: int | None = _OWN) -> Any:
+def _model() -> Any:
     model = tiny_llama()
-    model.config.max_position_embeddings = own_tokens
+    model.config.max_position_embeddings = _OWN
     return model
 
 
@@ -64,18 +65,17 @@ def test_it_is_the_models_own_where_memory_holds_it() -> None:
     room = 4 * _EACH_BYTES * (_OWN + 32)
     assert choose_context(_config(), _model(), room_bytes=lambda model: room) == Context(_OWN, "the model's own")
     assert choose_context(_config(), _model()).num_tokens == _OWN  # this machine's memory
-    assert choose_context(_config(), _model(None)).num_tokens == UNLIMITED_TOKENS
+    assert longest_context(SimpleNamespace(), None) == UNLIMITED_TOKENS
 
 
-@pytest.mark.parametrize(("slots", "num_tokens"), [(4, 1024), (2, 2048 + 256), (1, _OWN)])
+@pytest.mark.parametrize(("slots", "num_tokens"), [(4, 1024), (2, 2560), (1, 5120)])
 def test_memory_may_leave_less(slots: int, num_tokens: int) -> None:
     """Rows have a prefill chunk more than the context; the rest is rounded down."""
     room = 4 * _EACH_BYTES * (1024 + 255 + 32)
     context = choose_context(_config(slots), _model(), room_bytes=lambda model: room)
     assert context.num_tokens == num_tokens
-    if num_tokens < _OWN:
-        why = f"what memory holds for {slots} rows of 1 KiB a token (the model's own is 8192)"
-        assert str(context) == f"context {num_tokens} tokens: {why}"
+    why = f"what memory holds for {slots} rows of 1 KiB a token (the model's own is 8192)"
+    assert str(context) == f"context {num_tokens} tokens: {why}"
 
 
 def test_hardly_any_memory_is_refused_with_what_to_do() -> None:

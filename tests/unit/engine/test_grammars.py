@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from osd.drafters.suffix.lookup import SuffixLookup
 from osd.drafters.suffix.pool import AnswerPool
 from osd.engine.engine import Engine
+from osd.grammar.row_grammar import RowGrammar
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.query import CONSTRAINT_FAILED, Request, SamplingParams
 from osd.text.codec import TextCodec
@@ -138,7 +139,8 @@ def test_what_a_grammar_forbids_is_not_verified(
         assert answers == others and cut["accepted_total"] == whole["accepted_total"] > 0
 
 
-def test_a_lookup_offers_nothing_that_a_grammar_forbids(codec: TextCodec) -> None:
+def test_a_lookup_offers_nothing_that_a_grammar_forbids(codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RowGrammar, "expected", lambda row: ())
     model = tiny_llama(3, vocab_tokens=413)
     target = make_target(model, eos_ids=[codec.tokenizer.eos_token_id], num_slots=2)
     engine = make_engine(target, codec=codec, lookup=SuffixLookup(AnswerPool(1 << 16), 2))
@@ -154,6 +156,24 @@ def test_a_lookup_offers_nothing_that_a_grammar_forbids(codec: TextCodec) -> Non
             engine.counters.values[name] - before[name] for name in ("proposed_total", "accepted_total")
         )
         assert proposed == accepted and (proposed > 0 or not offered)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_the_only_text_that_a_grammar_allows_is_offered(codec: TextCodec, temperature: float) -> None:
+    """To a model that divides texts into tokens as the tokenizer does, which a bias brings a random one to."""
+    model = tiny_llama(3, vocab_tokens=413)
+    target = make_target(model, eos_ids=[codec.tokenizer.eos_token_id], num_slots=2)
+    engine = make_engine(target, codec=codec, lookup=SuffixLookup(AnswerPool(1 << 16), 2), fixed_length=None)
+    text = "the days then a cold day"
+    ids = codec.encode_text(text, add_special_tokens=False)
+    bias = tuple((token, 60.0) for token in sorted(set(ids)))
+    params = SamplingParams(temperature=temperature, seed=1, logit_bias=bias)
+    spec = ConstraintSpec(kind="regex", text=f"[0-9]{{2}}{text}[0-9]{{2}}")
+    [answer] = run(engine, [Request(request_id="r", prompt_ids=(7, 8), params=params, constraint=spec)]).values()
+    assert re.fullmatch(spec.text, answer.text) and answer.stats is not None
+    # The last token might be divided otherwise, together with what follows, and is not offered.
+    assert answer.stats.proposed == answer.stats.accepted == len(ids) - 1
+    assert answer.stats.rounds < len(answer.ids) - len(ids) // 2
 
 
 def test_a_document_that_is_cut_off_says_length(engine: Engine) -> None:
@@ -192,6 +212,9 @@ class _BreaksDown:
         return np.full((len(proposed) + 1, 13), 0xFFFFFFFF, np.uint32)
 
     def advance(self, tokens: Sequence[int]) -> None: ...
+
+    def expected(self) -> Sequence[int]:
+        return ()
 
 
 def test_a_grammar_that_fails_ends_its_own_query(engine: Engine) -> None:

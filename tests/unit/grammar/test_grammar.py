@@ -103,6 +103,21 @@ def test_after_a_forbidden_token_rows_allow_something_and_nothing_is_left_behind
     assert row.error is None
 
 
+def test_the_only_text_that_may_follow_is_expected(codec: TextCodec, end_id: int, compiler: GrammarCompiler) -> None:
+    """Without its last token, which may go on with what follows; nothing where the text is open."""
+    row = compiler.compile(ConstraintSpec(kind="regex", text="the day(s then|!)"))
+    ids = codec.encode_text("the day", add_special_tokens=False)
+    assert len(ids) > 1 and tuple(row.expected()) == ids[:-1]
+    row.advance(ids[:1])
+    rest = "the day"[len(codec.decode(ids[:1])) :]
+    assert tuple(row.expected()) == codec.encode_text(rest, add_special_tokens=False)[:-1]
+    row.advance(ids[1:])
+    assert tuple(row.expected()) == ()
+    mask_W = row.allowed(())[0]
+    row.advance([next(token for token in _tokens(mask_W) if codec.token_bytes(token) == b"!")])
+    assert tuple(row.expected()) == () and _tokens(row.allowed(())[0]) == {end_id}
+
+
 def test_json_is_bounded_in_whitespace(codec: TextCodec, compiler: GrammarCompiler) -> None:
     row = compiler.compile(ConstraintSpec(kind="json_schema", text='{"type": "object"}'))
     blank = next(token for token in range(codec.vocab_tokens) if codec.token_bytes(token) == b"\n")
