@@ -13,6 +13,7 @@ import torch
 
 from osd.config.settings import Config
 from osd.loading.fit import memory_bytes
+from osd.loading.resolve import resolve_target
 from osd.models.context import Context, longest_context, rotary_boundary
 from osd.models.slot_model import head_of
 from osd.records.errors import OsdError
@@ -53,6 +54,9 @@ def choose_context(
     reason = changes if own == boundary else "the model's own"
     if asked is not None:
         return Context(own, f"{reason}, below target.max_context_tokens ({asked})")
+    of_drafter = _drafter_tokens(config)
+    if of_drafter is not None and of_drafter < own:
+        own, reason = of_drafter, f"that of the drafter {config.drafter.model!r} (the model's own is {own})"
     num_slots, each_bytes = config.engine.max_slots, position_bytes(model, hidden_layers)
     room = (room_bytes or _room_bytes)(model)
     held = room // (num_slots * each_bytes) - config.engine.prefill_chunk_tokens
@@ -85,6 +89,18 @@ def position_bytes(model: Any, hidden_layers: Sequence[int] = ()) -> int:
     of_drafter = 2
     hidden = (max(len(hidden_layers), 1) + of_drafter) * head_VH[0].nbytes
     return cached + hidden + _TOKEN_ID_BYTES
+
+
+def _drafter_tokens(config: Config) -> int | None:
+    """The longest context of a configured drafter model; None if there is none, or it is made of the target."""
+    from transformers import AutoConfig
+
+    drafter, trusts = config.drafter, config.target.trust_remote_code
+    if drafter.kind != "model" or not drafter.model:
+        return None
+    folder = resolve_target(drafter.model, config.state_dir, trust_remote_code=trusts).folder
+    drafter_config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
+    return longest_context(drafter_config.get_text_config(), None)
 
 
 def _room_bytes(model: Any) -> int:

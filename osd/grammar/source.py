@@ -120,6 +120,8 @@ def refused(spec: ConstraintSpec, why: str) -> ConstraintRefusedError:
     """The error that names the request's field; what llguidance shows of the grammar is left out."""
     if why.startswith("NoExtension"):
         why = "no text satisfies it"
+    if "Current row has" in why:
+        why = "it allows too many different things at one place; simplify it (fewer optional properties of an object, say)"
     line = " ".join(line.strip() for line in why.splitlines() if not _EXCERPT.match(line))
     short = line if len(line) <= _MAX_MESSAGE_CHARS else line[:_MAX_MESSAGE_CHARS] + "…"
     return ConstraintRefusedError(f"'{spec.field}': {short}", spec.field)

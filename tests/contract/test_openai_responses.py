@@ -251,8 +251,11 @@ def test_the_store_forgets_what_was_not_used_for_longest() -> None:
     store.put("me", {"id": "large", "output": "x" * 2000}, [])
     with pytest.raises(ApiError):
         store.response("me", "large")
-    for one in list(store._stored):
-        store.delete("me", one)
+    store.put("me", *stored("h"))  # again, as when two requests chose one id
+    store.put("you", *stored("h"))  # another's, which is kept apart
+    assert store._num_bytes == sum(one.num_bytes for one in store._stored.values()) <= 1000
+    for owner, one in list(store._stored):
+        store.delete(owner, one)
     assert store._num_bytes == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 
 from osd.assembly.context import choose_context, position_bytes
+from osd.config.drafter import DrafterConfig
 from osd.config.settings import Config
 from osd.config.target import EngineConfig, TargetConfig
 from osd.kernels.backend import Backend
@@ -37,6 +39,7 @@ from tests.kit.engine_kit import (
     weights_of,
 )
 from tests.kit.fakes import fake_service
+from tests.kit.saved_models import save_llama
 from tests.unit.engine.cases import greedy
 
 _OWN = 8192
@@ -89,6 +92,14 @@ def test_a_configured_one_is_taken_as_far_as_the_model_goes() -> None:
     assert choose_context(_config(max_context_tokens=100), _model()) == Context(100, "target.max_context_tokens")
     beyond = choose_context(_config(max_context_tokens=9000), _model())
     assert beyond == Context(_OWN, "the model's own, below target.max_context_tokens (9000)")
+
+
+def test_a_drafter_model_may_have_a_shorter_one(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "drafter", context_tokens=512)
+    drafter = DrafterConfig(kind="model", model=str(folder))
+    config = _config().model_copy(update={"drafter": drafter, "state_dir": tmp_path / "state"})
+    context = choose_context(config, _model())
+    assert context == Context(512, f"that of the drafter {str(folder)!r} (the model's own is 8192)")
 
 
 def test_the_operator_is_told() -> None:

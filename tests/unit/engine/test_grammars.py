@@ -19,6 +19,8 @@ from osd.drafters.suffix.pool import AnswerPool
 from osd.engine.engine import Engine
 from osd.grammar.row_grammar import RowGrammar
 from osd.records.asked.constraint import ConstraintSpec
+from osd.records.drafter_id import DrafterId
+from osd.records.proposal import NO_OFFER, Offer, RowText
 from osd.records.query import CONSTRAINT_FAILED, Request, SamplingParams
 from osd.text.codec import TextCodec
 from tests.kit.engine_kit import make_engine, make_target, model_drafter, perturbed, run, tiny_llama
@@ -163,7 +165,7 @@ def test_the_only_text_that_a_grammar_allows_is_offered(codec: TextCodec, temper
     """To a model that divides texts into tokens as the tokenizer does, which a bias brings a random one to."""
     model = tiny_llama(3, vocab_tokens=413)
     target = make_target(model, eos_ids=[codec.tokenizer.eos_token_id], num_slots=2)
-    engine = make_engine(target, codec=codec, lookup=SuffixLookup(AnswerPool(1 << 16), 2), fixed_length=None)
+    engine = make_engine(target, codec=codec, lookup=_FindsNothing(), fixed_length=None)
     text = "the days then a cold day"
     ids = codec.encode_text(text, add_special_tokens=False)
     bias = tuple((token, 60.0) for token in sorted(set(ids)))
@@ -196,6 +198,19 @@ def test_an_answer_goes_on_in_another_engine(engine: Engine, codec: TextCodec) -
         )
         rest = run(engine, [pickle.loads(pickle.dumps(request))])[f"again {num}"]
         assert re.fullmatch(spec.text, had + rest.text), (had, rest.text)
+
+
+class _FindsNothing:
+    """A lookup without any texts."""
+
+    id = DrafterId("suffix", 0)
+
+    def offers(self, rows: Sequence[RowText], max_tokens: int) -> list[Offer]:
+        return [NO_OFFER] * len(rows)
+
+    def reset_row(self, row: int) -> None: ...
+
+    def swap_rows(self, row: int, other: int) -> None: ...
 
 
 class _BreaksDown:
