@@ -121,7 +121,7 @@ def refused(spec: ConstraintSpec, why: str) -> ConstraintRefusedError:
     if why.startswith("NoExtension"):
         why = "no text satisfies it"
     if "Current row has" in why:
-        why = "it allows too many different things at one place; simplify it (fewer optional properties of an object, say)"
+        why = "it allows too many different things at one place; simplify it (fewer optional properties, say)"
     line = " ".join(line.strip() for line in why.splitlines() if not _EXCERPT.match(line))
     short = line if len(line) <= _MAX_MESSAGE_CHARS else line[:_MAX_MESSAGE_CHARS] + "…"
     return ConstraintRefusedError(f"'{spec.field}': {short}", spec.field)
