@@ -83,11 +83,11 @@ def position_bytes(model: Any, hidden_layers: Sequence[int] = ()) -> int:
     try:
         ids = torch.zeros(1, 2, dtype=torch.long, device=head_VH.device)
         layers = model(input_ids=ids, use_cache=True).past_key_values.layers
-        cached = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 2
+        cached = int(sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)) // 2
     except Exception:  # unknown architectures may raise anything
         cached = 0
     of_drafter = 2
-    hidden = (max(len(hidden_layers), 1) + of_drafter) * head_VH[0].nbytes
+    hidden = (max(len(hidden_layers), 1) + of_drafter) * int(head_VH[0].nbytes)
     return cached + hidden + _TOKEN_ID_BYTES
 
 

@@ -22,9 +22,8 @@ def _constraint(most: int, *, is_open: bool = False, inner: RowConstraint | None
 def _allowed(constraint: ThinkingConstraint, *proposed: int) -> list[set[int] | None]:
     """The tokens allowed at each position; None: all."""
     bits_QW = constraint.allowed(proposed)
-    sets = [
-        set(np.flatnonzero(np.unpackbits(bits_W.view(np.uint8), count=_VOCAB, bitorder="little"))) for bits_W in bits_QW
-    ]
+    unpacked = [np.unpackbits(bits_W.view(np.uint8), count=_VOCAB, bitorder="little") for bits_W in bits_QW]
+    sets: list[set[int]] = [set(np.flatnonzero(one).tolist()) for one in unpacked]
     return [None if len(one) == _VOCAB else one for one in sets]
 
 
