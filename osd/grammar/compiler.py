@@ -94,8 +94,13 @@ class GrammarCompiler:
             raise refused(spec, matcher.get_error())
 
     def _find_tokens(self, text: bytes) -> Sequence[int]:
-        """The tokens of a text that a grammar prescribes, up to a character that is not whole."""
-        return self._codec.encode_text(text.decode(errors="ignore"), add_special_tokens=False)
+        """The tokens of a text that a grammar prescribes, up to a character that is not whole.
+
+        None where the tokenizer writes something else for a text's beginning, such as a space before it.
+        """
+        whole = text.decode(errors="ignore")
+        ids = self._codec.encode_text(whole, add_special_tokens=False)
+        return ids if b"".join(map(self._codec.token_bytes, ids)) == whole.encode() else ()
 
     @cached_property
     def _bytes_by_id(self) -> Sequence[bytes] | None:

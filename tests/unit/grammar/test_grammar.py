@@ -107,6 +107,9 @@ def test_the_only_text_that_may_follow_is_expected(codec: TextCodec, end_id: int
     """Without its last token, which may go on with what follows; nothing where the text is open."""
     row = compiler.compile(ConstraintSpec(kind="regex", text="the day(s then|!)"))
     ids = codec.encode_text("the day", add_special_tokens=False)
+    if b"".join(map(codec.token_bytes, ids)) != b"the day":  # a space comes before every text
+        assert tuple(row.expected()) == ()
+        return
     assert len(ids) > 1 and tuple(row.expected()) == ids[:-1]
     row.advance(ids)
     assert tuple(row.expected()) == ()
@@ -156,7 +159,11 @@ _TOO_MUCH = {"anyOf": [{"type": "object", "properties": {f"p{number}": {}}} for 
         ("json_schema", '{"$ref": "#"}', "no text satisfies it"),
         ("json_schema", '{"$ref": "http://127.0.0.1:9/schema"}', "Default retriever"),
         ("json_schema", json.dumps({"properties": _MANY}), "1001 keys"),
-        ("json_schema", json.dumps({"properties": _OPTIONAL}), "too many different things at one place"),
+        (
+            "json_schema",
+            json.dumps({"type": "object", "properties": _OPTIONAL}),
+            "too many different things at one place",
+        ),
         ("json_schema", json.dumps(_TOO_MUCH), "too big"),
         ("json_schema", json.dumps({"enum": ["x" * MAX_CHARS]}), "characters"),
     ],

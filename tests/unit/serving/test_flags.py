@@ -56,6 +56,7 @@ def other_value(setting: str) -> tuple[list[str], Any]:
         "server.root_path": "/x",
         "server.allowed_origins": ("https://a.example",),
         "speculation.fixed_length": 3,
+        "target.max_context_tokens": 99,
         "swap.canary_share": 0.5,
         "cluster.min_engines": 2,
         "cluster.distiller_num_cpus": 0.5,
