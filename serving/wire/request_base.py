@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from osd.records.query import DOMAIN_PATTERN
 from serving.forms.fields import FormFields
+from serving.forms.repetition import RepetitionDetection
 from serving.wire.inert_fields import InertGeneration, NoEffect, WireModel
-from serving.wire.limit_fields import RepetitionDetection
 from serving.wire.text import Text, utf8
 
 MAX_CHOICES = 128

@@ -1,4 +1,4 @@
-"""Request fields that limit an answer beside its length."""
+"""The field of a request that ends answers which repeat themselves."""
 
 from __future__ import annotations
 
