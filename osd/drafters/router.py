@@ -34,7 +34,7 @@ _HALF_LIFE_PROMPTS = 1000.0
 _PRIOR_PROMPTS = 0.03
 """A domain starts with so many prompts that contain a feature, and so many that do not: no share is 0 or 1."""
 _LEAST_PROMPTS = 16
-"""Of a domain, before any prompt is routed to it."""
+"""Of a domain, before prompts are compared with it; and as many more, before any is routed to it."""
 _RECENT = 64
 _WORST_SHARE = 0.05
 _LEAST_RIGHT = 0.95
@@ -52,7 +52,7 @@ class _Domain:
     """Prompts, of which old ones count less."""
     num_prompts: int = 0
     scores: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    """Of its own latest prompts, each before it was learnt."""
+    """Of its own latest prompts, each before it was learnt, and among the same known domains as now."""
     right: deque[bool] = field(default_factory=lambda: deque(maxlen=_RECENT))
     """Of the latest labelled prompts that would have been routed here: whether they were of this domain."""
 
@@ -70,7 +70,12 @@ class _Domain:
 
     def takes(self, score: float) -> bool:
         """Whether a prompt with this score, its highest in any domain, resembles the domain's own."""
-        return self.num_prompts >= _LEAST_PROMPTS and score >= float(np.quantile(self.scores, _WORST_SHARE))
+        return len(self.scores) >= _LEAST_PROMPTS and score >= float(np.quantile(self.scores, _WORST_SHARE))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough of its prompts are known to compare others with them."""
+        return self.num_prompts >= _LEAST_PROMPTS
 
     @property
     def is_reliable(self) -> bool:
@@ -87,6 +92,7 @@ class DomainRouter:
     def __init__(self) -> None:
         self._domains: dict[str, _Domain] = {}
         """The least recently learnt first."""
+        self._known: set[str] = set()
         self._lock = threading.Lock()
 
     def learn(self, domain: str, prompt_ids: Sequence[int]) -> None:
@@ -99,13 +105,14 @@ class DomainRouter:
             guess = max(scores, key=scores.__getitem__, default=None)
             if guess is not None and self._domains[guess].takes(scores[guess]):
                 self._domains[guess].right.append(guess == domain)
-            known = self._domains.pop(domain, None) or _Domain()
-            self._domains[domain] = known
+            learning = self._domains.pop(domain, None) or _Domain()
+            self._domains[domain] = learning
             if domain in scores:
-                known.scores.append(scores[domain])
-            known.learn(features)
+                learning.scores.append(scores[domain])
+            learning.learn(features)
             if len(self._domains) > _MOST_DOMAINS:
                 del self._domains[next(iter(self._domains))]
+            self._renew_scores()
 
     def route(self, prompt_ids: Sequence[int]) -> str | None:
         """The domain of a prompt; None where that is not clear."""
@@ -127,13 +134,22 @@ class DomainRouter:
             return {name: domain.num_prompts for name, domain in self._domains.items()}
 
     def _scores(self, features: Features) -> dict[str, float]:
-        """A prompt's score in each domain."""
-        if not self._domains:
+        """A prompt's score in each known domain."""
+        known = {name: domain for name, domain in self._domains.items() if domain.is_known}
+        if not known:
             return {}
-        shares_DN = np.stack([domain.shares(features) for domain in self._domains.values()])
+        shares_DN = np.stack([domain.shares(features) for domain in known.values()])
         weights_N = _weights(shares_DN)
         scores_D = np.log(shares_DN) @ weights_N / max(float(weights_N.sum()), 1e-9)
-        return dict(zip(self._domains, scores_D.tolist(), strict=True))
+        return dict(zip(known, scores_D.tolist(), strict=True))
+
+    def _renew_scores(self) -> None:
+        """Where the known domains have changed, features weigh differently, and earlier scores say nothing any more."""
+        known = {name for name, domain in self._domains.items() if domain.is_known}
+        if known != self._known:
+            self._known = known
+            for domain in self._domains.values():
+                domain.scores.clear()
 
 
 def looked_at(prompt_ids: Sequence[int]) -> tuple[int, ...]:

@@ -31,10 +31,10 @@ def _domain(service: Service, prompt: str, **osd: str) -> str:
 
 def test_a_query_without_a_domain_goes_to_that_of_its_like(service: Service) -> None:
     assert _domain(service, _SQL[0]) == "default"
-    for prompts, domain in ((_SQL, "sql"), (_MAIL, "mail")):
-        for prompt in 2 * prompts:
+    for pair in 4 * list(zip(_SQL, _MAIL, strict=True)):
+        for prompt, domain in zip(pair, ("sql", "mail"), strict=True):
             assert _domain(service, prompt, domain=domain) == domain
-    wait_for(lambda: _domain(service, _SQL[3]) == "sql", "the router to learn forty prompts")
+    wait_for(lambda: _domain(service, _SQL[3]) == "sql", "the router to learn eighty prompts")
     assert _domain(service, _MAIL[5]) == "mail"
     assert _domain(service, "42 + 7 / 3 - 1 ^ 8 % 2") == "default"
     assert _domain(service, _SQL[3], domain="mail") == "mail"

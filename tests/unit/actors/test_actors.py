@@ -113,7 +113,7 @@ class TestEngineActor:
 
     async def test_queries_without_a_domain_are_routed_by_their_prompts(self) -> None:
         router = DomainRouter()
-        for number in range(20):
+        for number in range(40):
             router.learn("sql", (*PROMPT, 10 + number % 3))
 
         def routing(*arguments: Any, **named: Any) -> EngineAssembly:

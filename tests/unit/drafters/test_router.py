@@ -90,13 +90,26 @@ def test_domains_that_cannot_be_told_apart_stay_with_the_base_drafter() -> None:
 
 def test_it_waits_for_enough_prompts() -> None:
     assert DomainRouter().route((1, 2, 3)) is None
-    prompts = _prompts(0, 16, seed=1)
+    prompts = _prompts(0, 32, seed=1)
     router = DomainRouter()
     for prompt in prompts[:-1]:
         router.learn("d0", prompt)
     assert router.route(prompts[0]) is None
     router.learn("d0", prompts[-1])
     assert router.route(prompts[0]) == "d0"
+
+
+def test_a_domain_that_comes_later_does_not_open_the_others_to_all_prompts() -> None:
+    """What all of the first domain's prompts have in common says nothing until there is a second one."""
+    router = _taught([0])
+    for prompt in _prompts(1, 60, seed=1):
+        router.learn("d1", prompt)
+    assert _routes(router, 0) == {None: 100}
+    for domain in (0, 1):
+        for prompt in _prompts(domain, 20, seed=5):
+            router.learn(f"d{domain}", prompt)
+    assert _routes(router, 0)["d0"] >= 80 and _routes(router, 1)["d1"] >= 80
+    assert _num_taken(router) <= 10
 
 
 def test_a_domain_may_change() -> None:
