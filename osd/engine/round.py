@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -14,16 +15,19 @@ from osd.models.target import Target
 from osd.ports.constraint import RowConstraint
 from osd.records.outcome import Round
 from osd.records.proposal import NO_OFFER, DraftBatch, Offer, Proposal, RowText, merge
+from osd.records.query import SamplingParams
 from osd.records.rules import AcceptRule
 from osd.speculation.arm import PLAIN, Arm, Choice
 from osd.speculation.length import GoodputPolicy
 from osd.speculation.lookup_arm import LookupArm
-from osd.verify.constrain import cut_to_constraints, num_allowed
+from osd.verify.constrain import cut_to_constraints, drawn_again, num_allowed
 from osd.verify.logits import Logits
 from osd.verify.top_logprobs import TopLogprobs, wanted_top_logprobs
 from osd.verify.verdict import verify_rows
 
 _PLAIN_ROUND = Round(0, 0, 0)
+_DRAFT_TEMPERATURE = 0.1
+"""Of greedy rows with a constraint: low, but so that distributions keep their first few tokens in float32."""
 _REACH_OF_EXPECTED = 0.95
 """Estimated probability that a token which a constraint expects is accepted, if those before it are."""
 
@@ -88,7 +92,9 @@ def propose(
     merged = merge(proposals, len(rows)) if proposals else None
     constraints = [sequence.constraint for sequence in rows]
     if merged is not None and any(constraints):
-        merged = cut_to_constraints(merged, constraints, [sequence.request.params.is_greedy for sequence in rows])
+        is_greedy_B = [sequence.request.params.is_greedy for sequence in rows]
+        merged = drawn_again(merged, constraints, is_greedy_B, [sequence.generator for sequence in rows])
+        merged = cut_to_constraints(merged, constraints, is_greedy_B)
     return Drafted(merged, made)
 
 
@@ -138,9 +144,21 @@ def _batch(target: Target, rows: list[Sequence], lengths: list[int]) -> DraftBat
         hidden_SLH=target.hidden_SLH,
         num_tokens=[sequence.num_tokens for sequence in drafted],
         lengths=lengths[: len(drafted)],
-        params=[sequence.request.params for sequence in drafted],
+        params=[_drafted_by(sequence) for sequence in drafted],
         generators=[sequence.generator for sequence in drafted],
     )
+
+
+def _drafted_by(sequence: Sequence) -> SamplingParams:
+    """How a row's proposal is drawn.
+
+    Of a greedy row with a constraint it is drawn, too, at a low temperature: there is then a distribution in which the
+    most likely allowed token can be found, should the constraint forbid the most likely one.
+    """
+    params = sequence.request.params
+    if sequence.constraint is None or not params.is_greedy:
+        return params
+    return replace(params, temperature=_DRAFT_TEMPERATURE, top_p=1.0, top_k=0, min_p=0.0)
 
 
 def verify(target: Target, rows: list[Sequence], proposal: Proposal | None, rule: AcceptRule) -> Verified:

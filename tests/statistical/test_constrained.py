@@ -6,6 +6,7 @@ With speculation and without, by the reference and by a CPU's compiled verdict (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from osd.machine.arrays import tensor
 from osd.ports.constraint import RowConstraint
 from osd.records.proposal import Proposal
 from osd.records.rules import AcceptRule
-from osd.verify.constrain import cut_to_constraints
+from osd.verify.constrain import cut_to_constraints, drawn_again
 from tests.kit.constraints import NoThirds, allowed_after
 from tests.kit.taking_turns import take_turns
 from tests.statistical.adversary import CertainDrafter
@@ -57,6 +59,37 @@ def test_a_constraint_with_two_drafters(
     assert min(figures.values()) > ALARM, figures
 
 
+def test_drafters_that_know_nothing_of_the_constraint(
+    model: Any,
+    constrained: dict[str, Exact],
+    rule: AcceptRule,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where nothing can be drawn again, a drawn token that is forbidden is verified, and rejected."""
+    monkeypatch.setattr("osd.engine.round.drawn_again", lambda proposal, *_: proposal)
+    engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
+    figures = p_values(emit(engine, lengths=(3,), samples=_SAMPLES, constraint=NoThirds), constrained)
+    assert min(figures.values()) > ALARM, figures
+
+
+def test_a_misstated_distribution_of_what_is_drawn_again_is_noticed(
+    model: Any, constrained: dict[str, Exact], rule: AcceptRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if forbidden tokens could still be drawn, so that allowed ones were less likely than they are."""
+
+    def misstated(proposal: Proposal, *others: Any) -> Proposal:
+        again, before = drawn_again(proposal, *others), proposal.draft_probs_BKV
+        if again.draft_probs_BKV is None or before is None:
+            return again
+        width = again.draft_probs_BKV.shape[1]
+        return replace(again, draft_probs_BKV=tensor(before)[:, :width].contiguous().numpy())
+
+    monkeypatch.setattr("osd.engine.round.drawn_again", misstated)
+    engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
+    figures = p_values(emit(engine, lengths=(3,), samples=2 * _SAMPLES, constraint=NoThirds), constrained)
+    assert min(figures.values()) < ALARM, figures
+
+
 class Deaf(NoThirds):
     """Broken: what is proposed does not change what is allowed after it."""
 
@@ -80,6 +113,7 @@ def test_leaving_out_a_drawn_token_that_is_forbidden_is_noticed(
     def cut(proposal: Proposal, constraints: Sequence[RowConstraint | None], is_greedy_B: Sequence[bool]) -> Any:
         return cut_to_constraints(proposal, constraints, [True] * len(is_greedy_B))
 
+    monkeypatch.setattr("osd.engine.round.drawn_again", lambda proposal, *_: proposal)
     monkeypatch.setattr("osd.engine.round.cut_to_constraints", cut)
     engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
     figures = p_values(emit(engine, lengths=(3,), samples=2 * _SAMPLES, constraint=NoThirds), constrained)
