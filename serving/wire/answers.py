@@ -53,6 +53,7 @@ class OsdStats(BaseModel):
     drafter_version: int
     drafter_versions: list[int]
     drafters: list[str]
+    domain: str | None
     queue_ms: float
     prefill_ms: float
     draft_ms: float
