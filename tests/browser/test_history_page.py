@@ -197,6 +197,16 @@ def test_every_lever_says_what_will_happen(
     wait(browser, lambda: content(browser, "#announcement"))
 
 
+def test_a_lever_can_be_pulled_again_at_once(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
+    """The event of the dialog that was just closed does not answer the next one."""
+    open_history(browser, url)
+    click(browser, "#train-now")
+    browser.execute_script("document.getElementById('confirm-no').click(); document.getElementById('publish').click()")  # type: ignore[no-untyped-call]
+    wait(browser, lambda: "whatever the gate says" in text_of(browser, "confirm-text"))
+    click(browser, "#confirm-yes")
+    wait(browser, lambda: engine.calls == [("publish",)])
+
+
 def test_every_lever_has_a_way_back(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
     assert engine.service is not None and engine.service.trainer is not None
     engine.service = replace(engine.service, trainer=replace(engine.service.trainer, state="paused"))

@@ -110,9 +110,11 @@ export class Levers {
       text: `For an hour no webhook is told about any alert of the rule ${name}. It is still shown here.` });
   }
 
-  #confirmed({ title, text, verb, askReason, asks }) {
+  async #confirmed({ title, text, verb, askReason, asks }) {
     const dialog = $("confirm"), opener = document.activeElement, section = opener?.closest("section");
-    if (dialog.open) return Promise.resolve(false);
+    if (dialog.open) return false;
+    await this.answered; // a dialog is closed before its event says so, and that event must not answer this one
+    if (dialog.open) return false;
     $("confirm-title").textContent = title;
     $("confirm-text").textContent = text;
     $("confirm-yes").textContent = verb;
@@ -122,12 +124,13 @@ export class Levers {
     dialog.returnValue = "no";
     dialog.showModal();
     (askReason ? $("reason") : $("confirm-yes")).focus();
-    return new Promise((resolve) => {
+    this.answered = new Promise((resolve) => {
       dialog.addEventListener("close", () => {
         if (section && this.isSignedIn()) focusAgain(opener, section);
         resolve(dialog.returnValue === "yes");
       }, { once: true });
     });
+    return this.answered;
   }
 }
 
