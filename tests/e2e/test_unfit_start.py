@@ -89,7 +89,7 @@ def torn_tokenizer(folder: Path) -> None:
         (truncated, "model.safetensors is torn"),
         (without_shard, "model-00001-of-00002.safetensors is missing"),
         (without_tokenizer, "no tokenizer"),
-        (torn_tokenizer, "cannot load the tokenizer"),
+        pytest.param(torn_tokenizer, "cannot load the tokenizer", marks=pytest.mark.slow),
     ],
 )
 def test_a_damaged_model(tiny: Path, tmp_path: Path, damage: Callable[[Path], None], said: str) -> None:

@@ -78,6 +78,7 @@ def test_an_operators_policy_reaches_the_engine(service: Service) -> None:
     assert any("anna" in event["message"] for event in service.events("audit"))
 
 
+@pytest.mark.slow
 def test_a_redis_that_somebody_empties_gets_back_what_is_remembered(service: Service) -> None:
     """What this supervisor counted, the operator's wishes, the claim to the stream, the distiller's lease and group."""
     assert service.topology.redis is not None

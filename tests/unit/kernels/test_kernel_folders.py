@@ -24,7 +24,7 @@ def released() -> Iterator[None]:
     before = dict(folders._held)
     yield
     for path in folders._held.keys() - before.keys():
-        folders._held.pop(path).close()
+        os.close(folders._held.pop(path))
 
 
 def _named(number: int) -> str:

@@ -14,7 +14,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
 
 _log = logging.getLogger(__name__)
 _NUM_KEPT = 8
@@ -23,7 +22,8 @@ _IN_USE = "in-use"
 """A file that processes which use the folder hold a shared lock on; its time is when the folder was last used."""
 _NAME = re.compile(r"[0-9a-f]{24}")
 _LEFT = re.compile(r"\.[0-9a-f]{24}\.removed")
-_held: dict[Path, TextIO] = {}
+_held: dict[Path, int] = {}
+"""The descriptors of the locked files, which are open until the process ends."""
 _guard = threading.Lock()
 
 
@@ -37,7 +37,7 @@ def hold(folder: Path) -> None:
         while folder not in _held:
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                file = (folder / _IN_USE).open("a")
+                file = os.open(folder / _IN_USE, os.O_WRONLY | os.O_CREAT, 0o666)
             except FileNotFoundError:
                 continue  # it was removed in between
             except OSError:
@@ -45,10 +45,10 @@ def hold(folder: Path) -> None:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_SH)
             if _is_at(file, folder / _IN_USE):
-                os.utime(file.fileno())
+                os.utime(file)
                 _held[folder] = file
             else:  # it was removed while this process waited for the lock
-                file.close()
+                os.close(file)
 
 
 def remove_old(root: Path, *, num_kept: int = _NUM_KEPT, kept_s: float = _KEPT_S) -> int:
@@ -92,8 +92,8 @@ def _remove(folder: Path) -> bool:
     return True
 
 
-def _is_at(file: TextIO, path: Path) -> bool:
+def _is_at(file: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.path.samestat(os.fstat(file), path.stat())
     except OSError:
         return False
