@@ -201,7 +201,7 @@ def test_a_lever_can_be_pulled_again_at_once(browser: webdriver.Chrome, url: str
     """The event of the dialog that was just closed does not answer the next one."""
     open_history(browser, url)
     click(browser, "#train-now")
-    browser.execute_script("document.getElementById('confirm-no').click(); document.getElementById('publish').click()")  # type: ignore[no-untyped-call]
+    browser.execute_script("document.getElementById('confirm-no').click(); document.getElementById('publish').click()")
     wait(browser, lambda: "whatever the gate says" in text_of(browser, "confirm-text"))
     click(browser, "#confirm-yes")
     wait(browser, lambda: engine.calls == [("publish",)])
