@@ -34,7 +34,7 @@ class Pace:
     def is_gate_due(self, steps: int, num_held_out: int, *, is_last: bool) -> bool:
         """Whether the gate should decide now.
 
-        By its operations, measuring ten records costs about a step, so with many of them it decides less often.
+        Measuring ten records with both versions takes as long as one or two steps, so with many it decides less often.
 
         Args:
             steps: made so far.

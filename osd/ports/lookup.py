@@ -1,4 +1,4 @@
-"""The Protocol of a lookup: a drafter without weights, cheap enough to be asked for every row in every round."""
+"""The Protocol of a lookup: a drafter without weights, cheap enough to be asked before anything is drafted."""
 
 from __future__ import annotations
 

@@ -135,8 +135,8 @@ class TrainerStatus:
     loss: float | None = None
     learning_rate: float = 0.0
     worth: float = 1.0
-    """Share of `trainer.max_serving_cost` that the engine is asked for while it is busy: 1 while candidates are
-    published, less with every refusal in a row."""
+    """Share of `trainer.max_serving_cost` that the engine is asked for while it is busy: 1 while candidates
+    gain, half as much after each that gains nothing."""
     replay_records: int = 0
     replay_bytes: int = 0
     held_out_records: int = 0

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from osd.records.asked.constraint import ConstraintKind, ConstraintSpec
+from serving.forms.json_text import read_json_text
 from serving.forms.structural_tag import StructuralTag, StructuralTagFormat, StructuralTagText
 from serving.wire.inert_fields import NoEffect, WireModel
 from serving.wire.text import Text
@@ -50,17 +51,9 @@ ResponseFormat = Annotated[
 ]
 
 
-def _schema_object(value: Any) -> Any:
-    """A schema that is written as a string, as vLLM takes it, too."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise ValueError("expected a JSON Schema: an object, or the JSON of one") from None
-
-
-Schema = Annotated[JsonSchema, BeforeValidator(_schema_object, json_schema_input_type=dict[str, Any] | str)]
+Schema = Annotated[
+    JsonSchema, BeforeValidator(read_json_text("a JSON Schema"), json_schema_input_type=dict[str, Any] | str)
+]
 Pattern = Annotated[Text, Field(min_length=1)]
 Choices = Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1, max_length=1024)]
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from osd.grammar.source import json_rule
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.errors import ConstraintRefusedError
+from serving.forms.json_text import read_json_text
 from serving.wire.inert_fields import WireModel
 from serving.wire.text import Text
 from serving.wire.tools import JsonSchema, shallow
@@ -252,19 +253,9 @@ def _has_a_grammar(tag: StructuralTag) -> StructuralTag:
     return tag
 
 
-def _from_json(value: Any) -> Any:
-    """A structural tag that is written as a string, as vLLM takes it."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise ValueError("expected a structural tag: an object, or the JSON of one") from None
-
-
 StructuralTagFormat = Annotated[StructuralTag, AfterValidator(_has_a_grammar)]
 StructuralTagText = Annotated[
     StructuralTagFormat,
-    BeforeValidator(_from_json, json_schema_input_type=StructuralTag | str),
+    BeforeValidator(read_json_text("a structural tag"), json_schema_input_type=StructuralTag | str),
 ]
 """Of a field of its own: JSON, or a string that holds it."""

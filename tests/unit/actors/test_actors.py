@@ -20,7 +20,6 @@ from actors.engine import EngineActor
 from actors.mailbox import Mailboxes
 from actors.names import ActorNames
 from actors.node import node_id
-from actors.resident_memory import resident_bytes
 from actors.supervisor import SupervisorActor
 from osd.assembly.assemble import EngineAssembly
 from osd.config.settings import load_config
@@ -380,10 +379,6 @@ def test_the_supervisor_notices_restarts(others: FakeActors, engine: FakeEngine)
     [event] = supervisor.events(10)
     assert event.kind == "restart" and f"{os.getpid()} -> {os.getppid()}" in event.message
     assert "supervisor" in supervisor.processes()
-
-
-def test_processes_that_are_gone_are_left_out() -> None:
-    assert resident_bytes({"none": None, "gone": 2**22 + 1}) == {}
 
 
 async def test_an_engine_reports_and_the_supervisor_knows_it() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -232,27 +230,6 @@ async def test_a_full_successor_takes_queries_as_it_can(
     for reader in readers:
         reader.assert_whole()
     assert len(successor.submitted) == 3
-
-
-class _HungHandle:
-    """An actor that answers nothing."""
-
-    def call(self, method: str, *args: object) -> Future[Any]:
-        return Future()
-
-
-def test_a_server_that_stops_amid_answers_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
-    """While its engine is away: asyncio would say of each task that is left that it was destroyed."""
-
-    async def serve() -> None:
-        client = RayEngineClient(_HungHandle(), None, _HungHandle())
-        reader = Reader(client, query())
-        await settle()
-        assert not reader.task.done()
-
-    asyncio.run(serve())
-    gc.collect()
-    assert [record.getMessage() for record in caplog.records] == []
 
 
 async def test_a_reader_that_leaves_frees_its_row(client: RayEngineClient, engine: FakeEngine) -> None:
