@@ -178,8 +178,8 @@ def test_alerts_are_acknowledged_and_silenced(browser: webdriver.Chrome, url: st
         ("#publish", "whatever the gate says", ("publish",)),
         ("#pause", "learns nothing", ("pause",)),
         ("#engines button", "takes no new ones", ("drain", "engine", True)),
-        ("#domains button[data-act=freeze]", "learns nothing from", ("freeze", "chat", True)),
-        ("#domains button[data-act=policy]", "until it is changed", ("policy", "chat", None)),
+        ("#domains button[data-act=freeze][data-domain=chat]", "learns nothing from", ("freeze", "chat", True)),
+        ("#domains button[data-act=policy][data-domain=chat]", "until it is changed", ("policy", "chat", None)),
     ],
 )
 def test_every_lever_says_what_will_happen(
