@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.adaptation.learner import Learner, Spent, own_folder
-from benchmarks.adaptation.replay import EitherProposer, Proposer, SuffixProposer, replay, score
+from benchmarks.adaptation.replay import EitherProposer, Proposer, SuffixProposer, as_decoded, replay, score
 from benchmarks.adaptation.sampled import acceptance, expected_score
 from benchmarks.adaptation.scores import Score
 from osd.config.drafter import DrafterConfig
@@ -18,7 +18,7 @@ from osd.config.settings import Config
 from osd.drafters.suffix.pool import AnswerPool
 from osd.loading.resolve import ResolvedTarget
 from osd.records.errors import OsdError
-from osd.records.outcome import Outcome
+from osd.records.outcome import Outcome, Round
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,8 @@ class Run:
     """The domain of each query."""
     scores: list[Score]
     spent: Spent
+    drifts: list[tuple[int, str]]
+    """After how many queries a trainer reported drift, and what it said; of those of its domain where it has one."""
 
     def as_json(self) -> dict[str, object]:
         """The run as JSON."""
@@ -106,6 +108,7 @@ class Run:
             domains=list(data["domains"]),
             scores=[Score(**one) for one in data["scores"]],
             spent=Spent(**data["spent"]),
+            drifts=[(query, message) for query, message in data["drifts"]],
         )
 
 
@@ -134,7 +137,8 @@ def run_arm(
             scores.append(drafting.score(outcome))
             drafting.learn(outcome)
             on_query(len(scores), scores[-1])
-        return Run(name, seed, [outcome.domain for outcome in outcomes], scores, drafting.spent())
+        domains = [outcome.domain for outcome in outcomes]
+        return Run(name, seed, domains, scores, drafting.spent(), drafting.drifts())
 
 
 def draw_order(outcomes: Sequence[Outcome], num: int, seed: int) -> tuple[list[Outcome], list[Outcome]]:
@@ -150,6 +154,8 @@ class _Drafting:
     def __init__(self, lab: Lab, arm: Arm, scratch: Path, others: Sequence[Outcome], seed: int) -> None:
         self._lab, self._arm, self._scratch, self._others, self._seed = lab, arm, scratch, others, seed
         self._pool = AnswerPool(lab.pool_bytes)
+        self._rounds: tuple[Round, ...] = ()
+        """Of the query that was scored last; none of a sampled one, whose rounds are only known on average."""
         self._learners: dict[str, Learner] = {}
         self._proposers: dict[str, Proposer] = {}
 
@@ -161,6 +167,7 @@ class _Drafting:
         lab = self._lab
         if outcome.sampling.temperature == 0.0 or not self._arm.kind:
             rounds = replay(self._proposers[key], outcome, length=lab.length, max_tokens=lab.max_tokens)
+            self._rounds = tuple(rounds)
             return score(rounds, len(outcome.output_ids))
         if self._arm.suffix:
             raise OsdError("suffix proposals beside a learned drafter's are replayed for greedy answers only")
@@ -168,10 +175,15 @@ class _Drafting:
         return expected_score(acceptance(student, outcome), max_tokens=lab.max_tokens)
 
     def learn(self, outcome: Outcome) -> None:
-        """After its score was taken."""
+        """After its score was taken, from its rounds as this arm decoded them."""
         self._pool.add(outcome.domain, outcome.output_ids)
         if self._arm.is_online:
-            self._learners[outcome.domain if self._arm.by_domain else ""].learn(outcome)
+            learner = self._learners[outcome.domain if self._arm.by_domain else ""]
+            learner.learn(as_decoded(outcome, self._rounds, self._arm.kind))
+
+    def drifts(self) -> list[tuple[int, str]]:
+        """What all trainers reported."""
+        return [drift for learner in self._learners.values() for drift in learner.drifts]
 
     def spent(self) -> Spent:
         """By all trainers together."""

@@ -83,7 +83,9 @@ class Learner:
         self.drafter = open_bare_drafter(config, resolved, self._store)
         self.proposer = LearnedProposer(self.drafter, hidden_size, context_tokens(config), hidden_dtype(config))
         self.spent = Spent()
-        self.events: list[Event] = []
+        self.drifts: list[tuple[int, str]] = []
+        """After how many outcomes the trainer reported drift, and what it said."""
+        self._num_outcomes = 0
         self._due = 0.0
         self._forced: tuple[int, Student] | None = None
         self._source = ListSource()
@@ -93,7 +95,7 @@ class Learner:
             self._store,
             self._source,
             target_id=resolved.target_id,
-            on_event=self.events.append,
+            on_event=self._hear,
         )
 
     @property
@@ -119,6 +121,7 @@ class Learner:
         """Hand the trainer one more outcome, let it take its steps, and swap in what it published."""
         started_s = time.process_time()
         self._source.put(outcome)
+        self._num_outcomes += 1
         self._due += self._steps_per_query
         while self._due >= 1.0:
             status = self._trainer.run_once()
@@ -141,6 +144,10 @@ class Learner:
         self.spent.steps, self.spent.trained_tokens = trainer.steps, trainer.trained_tokens
         self.spent.core_s += time.process_time() - started_s
         self._follow()
+
+    def _hear(self, event: Event) -> None:
+        if event.kind == "drift":
+            self.drifts.append((self._num_outcomes, event.message))
 
     def _follow(self) -> None:
         latest = self._store.latest()

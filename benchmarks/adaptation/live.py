@@ -93,7 +93,7 @@ def run_live(
             if arm != "frozen":
                 live.learn(outcome)
             on_query(number, scores[-1])
-        return Run(arm, seed, [query.prompt.domain for query in queries], scores, live.spent)
+        return Run(arm, seed, [query.prompt.domain for query in queries], scores, live.spent, live.drifts)
 
 
 def _config_of(config: Config, settings: LiveSettings, arm: str, seed: int) -> Config:
@@ -129,6 +129,11 @@ class _Live:
     def spent(self) -> Spent:
         """By the trainer."""
         return self._learner.spent
+
+    @property
+    def drifts(self) -> list[tuple[int, str]]:
+        """See `Run`."""
+        return self._learner.drifts
 
     def answer(self, query: Query) -> Outcome:
         """Decode a query greedily; returns what the engine recorded."""

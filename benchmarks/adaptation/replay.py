@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Protocol
 
+import msgspec
 import torch
 
 from benchmarks.adaptation.scores import Score
@@ -21,7 +22,8 @@ from osd.config.versions import SwapConfig
 from osd.drafters.suffix.lookup import SuffixLookup
 from osd.drafters.suffix.pool import AnswerPool
 from osd.ports.drafter import Drafter
-from osd.records.outcome import Outcome, Round
+from osd.records.drafter_id import DrafterId
+from osd.records.outcome import ACCEPTED, BONUS, RECOVERED, Outcome, Round
 from osd.records.outcome_arrays import hidden_states
 from osd.records.proposal import NO_OFFER, DraftBatch, RowText
 from osd.records.query import SamplingParams
@@ -42,8 +44,8 @@ class Proposer(Protocol):
     """Proposes an answer's next tokens, one query at a time."""
 
     @property
-    def version(self) -> int:
-        """The drafter's version, recorded with each round."""
+    def id(self) -> DrafterId:
+        """The drafter that made the latest proposal, recorded with its round."""
         ...
 
     def begin(self, outcome: Outcome) -> None:
@@ -72,9 +74,29 @@ def replay(proposer: Proposer, outcome: Outcome, *, length: int, max_tokens: int
         limit = min(length, max_tokens - num_done - 1)
         proposed = proposer.propose(len(outcome.prompt_ids) + num_done, limit) if limit else []
         num_accepted = num_common(proposed, answer[num_done:])
-        rounds.append(Round(proposer.version if proposed else 0, len(proposed), num_accepted))
+        name, version = proposer.id if proposed else ("", 0)
+        rounds.append(Round(version, len(proposed), num_accepted, name))
         num_done += num_accepted + 1
     return rounds
+
+
+def as_decoded(outcome: Outcome, rounds: Sequence[Round], kind: str) -> Outcome:
+    """The outcome that an engine would have recorded, had it decoded the answer in these rounds.
+
+    Args:
+        outcome: the recorded answer.
+        rounds: of its replay; none for a sampled answer, whose rounds are only known on average.
+        kind: of the learned drafter.
+    """
+    kinds = bytes([BONUS])  # the token from prefill
+    for one in rounds:
+        kinds += bytes([ACCEPTED] * one.accepted + [RECOVERED if one.accepted < one.proposed else BONUS])
+    return msgspec.structs.replace(
+        outcome,
+        rounds=tuple(rounds),
+        output_kinds=kinds[: len(outcome.output_ids)] if rounds else outcome.output_kinds,
+        drafter_kind=kind,
+    )
 
 
 def score(rounds: Sequence[Round], num_output_tokens: int) -> Score:
@@ -116,9 +138,9 @@ class LearnedProposer:
         self._generator = Random(0)
 
     @property
-    def version(self) -> int:
-        """The version in use."""
-        return self.drafter.id.version
+    def id(self) -> DrafterId:
+        """Its name, and the version in use."""
+        return self.drafter.id
 
     def begin(self, outcome: Outcome) -> None:
         """See `Proposer`."""
@@ -151,12 +173,15 @@ class SuffixProposer:
         pool: recent answers.
     """
 
-    version = 1
-
     def __init__(self, pool: AnswerPool) -> None:
         self.lookup = SuffixLookup(pool, 1)
         self.offer = NO_OFFER
         """The latest."""
+
+    @property
+    def id(self) -> DrafterId:
+        """The lookup's."""
+        return self.lookup.id
 
     def begin(self, outcome: Outcome) -> None:
         """See `Proposer`."""
@@ -202,9 +227,9 @@ class EitherProposer:
         self._asked: tuple[int, Choice] | None = None
 
     @property
-    def version(self) -> int:
-        """The learned drafter's version."""
-        return self._learned.version
+    def id(self) -> DrafterId:
+        """Of whichever proposed last."""
+        return self._suffix.id if self._asked and isinstance(self._asked[1].arm, LookupArm) else self._learned.id
 
     def begin(self, outcome: Outcome) -> None:
         """See `Proposer`."""

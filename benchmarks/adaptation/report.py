@@ -38,6 +38,7 @@ def _of_arm(runs: Sequence[Run], base: Sequence[Run], window: int) -> dict[str, 
         queries_to_gain(run.scores, other.scores, share=_SHARE, window=window)
         for run, other in zip(runs, base, strict=True)
     ]
+    figures["drifts"] = [run.drifts for run in runs]
     spent = [run.spent for run in runs]
     figures["spent_a_run"] = {
         "steps": round(sum(one.steps for one in spent) / len(spent)),
@@ -98,6 +99,10 @@ def show(console: Console, summary: Mapping[str, dict[str, Any]], num_seeds: int
         start, end = row[0]["queries"]
         table.add_row(f"{start}-{end}", row[0]["domain"], *(f"{one['length']:.2f}" for one in row))
     console.print(table)
+    for arm, figures in summary.items():
+        for number, drifts in enumerate(figures["drifts"]):
+            for query, message in drifts:
+                console.print(f"{arm}, run {number}: after {query} queries {message}")
 
 
 def _cells(figures: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.adaptation.replay import replay, score
 from benchmarks.adaptation.sampled import acceptance, emitted_probabilities, expected_score
+from osd.records.drafter_id import DrafterId
 from osd.records.errors import OsdError
 from osd.records.outcome import Outcome
 from osd.verify.token_rule import reject_tokenwise
@@ -21,7 +22,7 @@ LENGTH, NUM_OUTPUTS, MAX_TOKENS = 4, 30, 30
 class FromTable:
     """Proposes the answer's tokens where a table says so, and wrong ones elsewhere."""
 
-    version = 1
+    id = DrafterId("feature", 1)
 
     def __init__(self, right_DO: np.ndarray) -> None:
         self._right_DO = right_DO

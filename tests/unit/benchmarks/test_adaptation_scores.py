@@ -6,9 +6,10 @@ import random
 
 import pytest
 
-from benchmarks.adaptation.replay import replay, score
+from benchmarks.adaptation.replay import as_decoded, replay, score
 from benchmarks.adaptation.scores import Score, length_gain, queries_to_gain, total
 from benchmarks.adaptation.streams import mixed, sharp, smooth
+from osd.records.drafter_id import DrafterId
 from osd.records.outcome import Outcome, Round
 from tests.kit.trainer_fakes import make_outcome
 
@@ -16,7 +17,7 @@ from tests.kit.trainer_fakes import make_outcome
 class Scripted:
     """Proposes what it was told to, by how many tokens are known."""
 
-    version = 7
+    id = DrafterId("feature", 7)
 
     def __init__(self, by_known: dict[int, list[int]]) -> None:
         self._by_known = by_known
@@ -35,8 +36,10 @@ def test_rounds_are_those_of_an_engine() -> None:
     # 4 is the prefill's; from 4 known on: 5 6 right, 9 wrong -> 7 recovered; then 8 right ...
     proposer = Scripted({4: [5, 6, 9, 9], 7: [8, 9, 10, 11]})
     rounds = replay(proposer, outcome, length=4, max_tokens=96)
-    assert rounds == [Round(7, 4, 2), Round(7, 4, 3)]
+    assert rounds == [Round(7, 4, 2, "feature"), Round(7, 4, 3, "feature")]
     assert proposer.asked == [(4, 4), (7, 4)]
+    decoded = as_decoded(outcome, rounds, "feature")
+    assert (decoded.rounds, decoded.output_kinds) == (tuple(rounds), b"baaraaa"), "the last round's own token is cut off"
     found = score(rounds, 7)
     assert (found.rounds, found.committed, found.accepted) == (2, 6, 5)
     assert found.examined == 6, "9 was rejected; what came after the answer's end was not"
