@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import Service, run_service, service_config
+from tests.kit.saved_models import save_llama
 from tests.kit.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Of these tests alone: what a random target answers to one prompt says nothing of another.
+
+    So held-out answers to other tests' prompts would rightly keep the gate from publishing what is learnt here.
+    """
+    folder = tmp_path_factory.mktemp("learning")
+    yield from run_service(service_config(folder / "state", save_llama(folder / "tiny", context_tokens=4096)))
 
 
 def _engine(service: Service) -> dict[str, Any]:

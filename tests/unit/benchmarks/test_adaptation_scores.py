@@ -39,7 +39,9 @@ def test_rounds_are_those_of_an_engine() -> None:
     assert rounds == [Round(7, 4, 2, "feature"), Round(7, 4, 3, "feature")]
     assert proposer.asked == [(4, 4), (7, 4)]
     decoded = as_decoded(outcome, rounds, "feature")
-    assert (decoded.rounds, decoded.output_kinds) == (tuple(rounds), b"baaraaa"), "the last round's own token is cut off"
+    assert (decoded.rounds, decoded.output_kinds) == (tuple(rounds), b"baaraaa"), (
+        "the last round's own token is cut off"
+    )
     found = score(rounds, 7)
     assert (found.rounds, found.committed, found.accepted) == (2, 6, 5)
     assert found.examined == 6, "9 was rejected; what came after the answer's end was not"
