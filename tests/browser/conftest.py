@@ -20,7 +20,8 @@ from osd.records.events import Event
 from osd.records.status import SpareStatus, VersionsStatus
 from serving.app import create_app
 from tests.browser.driving import TOKEN, faults, script_errors
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_report, fake_service
+from tests.kit.fake_status import fake_manifest, fake_report, fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_server import serve
 from tests.kit.waiting import PATIENCE_S
 

@@ -9,7 +9,8 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
 from tests.browser.driving import click, content, find, focused_id, open_dashboard, text_of, wait
-from tests.kit.fakes import FakeEngineClient, fake_manifest
+from tests.kit.fake_status import fake_manifest
+from tests.kit.fakes import FakeEngineClient
 
 pytestmark = pytest.mark.browser
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
+from tests.kit.fake_status import fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_client import http_client
 
 RECORDED: list[dict[str, Any]] = json.loads(

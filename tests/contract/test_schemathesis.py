@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from osd.config.settings import load_config
 from osd.text.chat_template import ChatFeatures
 from serving.app import create_app
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
+from tests.kit.fake_status import fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient
 
 schemathesis: Any = pytest.importorskip("schemathesis", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("default")

@@ -18,7 +18,8 @@ import yaml
 from osd.io import recorder
 from osd.meters import counters
 from osd.records.status import DomainDrift, SpareStatus, StreamStatus
-from tests.kit.fakes import FakeEngineClient, fake_report, fake_service
+from tests.kit.fake_status import fake_report, fake_service
+from tests.kit.fakes import FakeEngineClient
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 _METRIC = re.compile(r"\bosd_[a-z0-9_]+\b")

@@ -12,7 +12,8 @@ from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.events import Event
 from osd.text.chat_template import ChatFeatures
 from serving.admin.sign_in import Sessions
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_buckets, fake_manifest, fake_report, fake_service
+from tests.kit.fake_status import fake_buckets, fake_manifest, fake_report, fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_client import CHAT, COMPLETION
 from tests.kit.sessions import AwaySessions
 

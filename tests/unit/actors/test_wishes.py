@@ -16,7 +16,7 @@ from osd.monitor.wishes import BadWishError, Wishes
 from osd.records.errors import QueueFullError
 from osd.records.query import Request
 from osd.records.status import DomainDrift, DriftState, TrainerStatus
-from tests.kit.fakes import fake_report
+from tests.kit.fake_status import fake_report
 from tests.kit.history_stores import MemoryHistory
 from tests.kit.waiting import wait_for
 

@@ -38,7 +38,7 @@ from tests.kit.engine_kit import (
     tiny_llama,
     weights_of,
 )
-from tests.kit.fakes import fake_service
+from tests.kit.fake_status import fake_service
 from tests.kit.saved_models import save_llama
 from tests.unit.engine.cases import greedy
 

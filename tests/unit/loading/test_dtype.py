@@ -24,7 +24,7 @@ from osd.loading.stored import DEQUANTISED, Stored, stored_in
 from serving.cli.serve import _greet
 from serving.cli.status import _tables
 from serving.serve import Serving
-from tests.kit.fakes import fake_service
+from tests.kit.fake_status import fake_service
 
 _AVX2 = Cpu("AVX2", multiplies_bfloat16=False, has_kernels=True)
 _AVX2_WITHOUT_NUMBA = _AVX2._replace(has_kernels=False)

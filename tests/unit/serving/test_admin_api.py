@@ -13,7 +13,8 @@ import pytest
 
 from osd.monitor.alerts import Alert
 from osd.records.events import Event
-from tests.kit.fakes import FakeEngineClient, fake_buckets, fake_manifest, fake_service
+from tests.kit.fake_status import fake_buckets, fake_manifest, fake_service
+from tests.kit.fakes import FakeEngineClient
 from tests.kit.http_client import http_client
 
 TOKEN = "a-long-admin-token"

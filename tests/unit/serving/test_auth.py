@@ -13,7 +13,8 @@ from serving.admin.sign_in import AdminSignIn, OwnSessions
 from serving.guards.api_keys import ApiKeys, api_key
 from serving.guards.wrong_secrets import WrongSecrets
 from serving.wire.errors import ApiError
-from tests.kit.fakes import FakeEngineClient, fake_service
+from tests.kit.fake_status import fake_service
+from tests.kit.fakes import FakeEngineClient
 from tests.kit.http_client import CHAT, http_client
 from tests.kit.sessions import AwaySessions
 

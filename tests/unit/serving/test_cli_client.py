@@ -13,7 +13,8 @@ from osd.config.settings import load_config
 from osd.records.status import TrainerStatus
 from serving.app import create_app
 from tests.kit.cli_kit import the_error
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
+from tests.kit.fake_status import fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_server import serve
 
 

@@ -11,7 +11,8 @@ from osd.config.settings import ConfigError, load_config
 from serving.answering.queries import check_model, query_domain
 from serving.guards.api_keys import ApiKeys
 from serving.wire.errors import ApiError
-from tests.kit.fakes import FakeEngineClient, fake_manifest, fake_service
+from tests.kit.fake_status import fake_manifest, fake_service
+from tests.kit.fakes import FakeEngineClient
 from tests.kit.http_client import CHAT, COMPLETION, http_client
 
 _KEYS = {name: sha256(name.encode()).hexdigest() for name in ("plain", "of-sql")}

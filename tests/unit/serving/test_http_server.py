@@ -16,7 +16,8 @@ import pytest
 from osd.config.settings import load_config
 from serving.app import create_app
 from serving.http_server import HttpServer
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
+from tests.kit.fake_status import fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.waiting import PATIENCE_S, wait_for
 
 TOKEN = "a-long-admin-token"

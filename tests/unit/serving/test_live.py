@@ -11,7 +11,8 @@ import pytest
 from osd.config.settings import load_config
 from serving.app import create_app
 from serving.routes.admin.live import Snapshots
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_manifest, fake_report, fake_service
+from tests.kit.fake_status import fake_manifest, fake_report, fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient
 
 TOKEN_SHA256 = sha256(b"token").hexdigest()
 

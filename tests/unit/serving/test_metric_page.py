@@ -15,7 +15,7 @@ from osd.records.query import QueryStats, TokenDelta
 from osd.records.status import ServedCounts, VersionsStatus
 from serving.observing.metrics import Metrics
 from serving.observing.reference import RATIOS, exposition, page
-from tests.kit.fakes import fake_service
+from tests.kit.fake_status import fake_service
 
 ROOT = Path(osd.__file__).parents[1]
 

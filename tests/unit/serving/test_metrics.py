@@ -11,7 +11,8 @@ from osd.monitor.labels import Domains
 from osd.records.errors import QueueFullError
 from osd.records.status import DomainDrift, DriftState, TrainerStatus
 from serving.observing.drift_metrics import drift_metrics
-from tests.kit.fakes import FakeEngineClient, fake_report, fake_service
+from tests.kit.fake_status import fake_report, fake_service
+from tests.kit.fakes import FakeEngineClient
 from tests.kit.http_client import CHAT, http_client
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

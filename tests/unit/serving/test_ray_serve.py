@@ -11,7 +11,8 @@ from osd.config.settings import ConfigError
 from osd.records.errors import EngineUnavailableError
 from osd.records.status import ServiceStatus
 from serving.ray_serve import learn_context, of_replica, settings_of
-from tests.kit.fakes import FakeCodec, FakeEngineClient, fake_service
+from tests.kit.fake_status import fake_service
+from tests.kit.fakes import FakeCodec, FakeEngineClient
 
 
 def test_arguments_are_settings() -> None:
