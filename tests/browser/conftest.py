@@ -7,21 +7,18 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import sha256
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-from osd.config.settings import load_config
 from osd.monitor.buckets import TIERS, Bucket, Figures, Series
 from osd.records.events import Event
 from osd.records.status import SpareStatus, VersionsStatus
-from serving.app import create_app
-from tests.browser.driving import TOKEN, faults, script_errors
+from tests.browser.driving import faults, page_app, script_errors
 from tests.kit.fake_status import fake_manifest, fake_report, fake_service
-from tests.kit.fakes import FakeCodec, FakeEngineClient
+from tests.kit.fakes import FakeEngineClient
 from tests.kit.http_server import serve
 from tests.kit.waiting import PATIENCE_S
 
@@ -148,6 +145,5 @@ def _samples(**levels: float) -> Figures:
 
 @pytest.fixture
 def url(engine: FakeEngineClient) -> Iterator[str]:
-    digest = sha256(TOKEN.encode()).hexdigest()
-    with serve(create_app(load_config(), engine, FakeCodec(), admin_token_sha256=digest)) as base_url:
+    with serve(page_app(engine)) as base_url:
         yield base_url

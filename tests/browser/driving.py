@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
+from fastapi import FastAPI
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from osd.config.settings import load_config
+from serving.app import create_app
+from tests.kit.fakes import FakeCodec, FakeEngineClient
+
 TOKEN = "a-long-admin-token"
+
+
+def page_app(engine: FakeEngineClient) -> FastAPI:
+    """The app over a fake engine; the page is sent a snapshot several times a second rather than every two seconds."""
+    app = create_app(load_config(), engine, FakeCodec(), admin_token_sha256=sha256(TOKEN.encode()).hexdigest())
+    app.state.snapshots.tick_s = 0.2
+    return app
 
 
 def find(browser: webdriver.Chrome, selector: str) -> WebElement:
@@ -31,7 +44,7 @@ def focused_id(browser: webdriver.Chrome) -> str | None:
 
 
 def wait(browser: webdriver.Chrome, condition: Callable[[], object]) -> None:
-    WebDriverWait(browser, 60).until(lambda _: condition())
+    WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
 
 
 def script(browser: webdriver.Chrome, code: str, *arguments: object) -> Any:
@@ -71,6 +84,11 @@ def faults(browser: webdriver.Chrome) -> list[str]:
 def script_errors(browser: webdriver.Chrome) -> list[str]:
     """What `faults` has beside requests that failed or were refused, which some tests mean to happen."""
     return [one for one in faults(browser) if "Failed to load resource" not in one and "net::ERR_" not in one]
+
+
+def let_pass(browser: webdriver.Chrome, seconds: float) -> None:
+    """Set the page's clock forward."""
+    script(browser, "const now = Date.now; Date.now = () => now() + 1000 * arguments[0]", seconds)
 
 
 def choose(browser: webdriver.Chrome, selector: str, option: str) -> None:

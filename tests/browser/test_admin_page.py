@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from hashlib import sha256
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from osd.config.settings import load_config
 from osd.records.status import EngineStatus, TrainerStatus
-from serving.app import create_app
 from tests.browser.conftest import NODE
-from tests.browser.driving import TOKEN, click, content, faults, find, open_dashboard, script, sign_in, text_of, wait
-from tests.kit.fakes import FakeCodec, FakeEngineClient
+from tests.browser.driving import (
+    click,
+    content,
+    faults,
+    find,
+    let_pass,
+    open_dashboard,
+    page_app,
+    script,
+    sign_in,
+    text_of,
+    wait,
+)
+from tests.kit.fakes import FakeEngineClient
 from tests.kit.http_server import serve
 
 pytestmark = pytest.mark.browser
@@ -126,9 +135,10 @@ def test_pausing_asks_first(browser: webdriver.Chrome, url: str, engine: FakeEng
 
 
 def test_says_when_the_server_is_gone(browser: webdriver.Chrome, engine: FakeEngineClient) -> None:
-    digest = sha256(TOKEN.encode()).hexdigest()
-    with serve(create_app(load_config(), engine, FakeCodec(), admin_token_sha256=digest)) as url:
+    with serve(page_app(engine)) as url:
         open_dashboard(browser, url)
+    assert text_of(browser, "alert") == ""
+    let_pass(browser, 8)
     wait(browser, lambda: "No answer from the server" in text_of(browser, "alert"))
     said, at_ms = text_of(browser, "alert"), script(browser, "return performance.now()")
     wait(browser, lambda: script(browser, "return performance.now()") > at_ms + 2500)

@@ -7,9 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from socket import create_server
-from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -17,12 +15,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from osd.config.settings import load_config
 from osd.monitor.alerts import Alert
 from osd.monitor.buckets import MAX_POINTS, TIERS, Bucket, Series
 from osd.records.events import Event
 from osd.records.status import StreamStatus
-from serving.app import create_app
 from tests.browser.driving import (
     TOKEN,
     choose,
@@ -32,14 +28,16 @@ from tests.browser.driving import (
     faults,
     find,
     focused_id,
+    let_pass,
     look,
     open_dashboard,
     open_history,
+    page_app,
     script,
     text_of,
     wait,
 )
-from tests.kit.fakes import FakeCodec, FakeEngineClient
+from tests.kit.fakes import FakeEngineClient
 from tests.kit.http_server import serve
 
 pytestmark = pytest.mark.browser
@@ -134,19 +132,15 @@ def test_events_filter_and_export_what_is_shown(browser: webdriver.Chrome, url: 
 def test_what_happens_appears_by_itself_also_after_a_restart(
     browser: webdriver.Chrome, engine: FakeEngineClient
 ) -> None:
-    digest = sha256(TOKEN.encode()).hexdigest()
-
-    def app() -> Any:
-        return create_app(load_config(), engine, FakeCodec(), admin_token_sha256=digest)
-
     with closing(create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    with serve(app(), port=port) as url:
+    with serve(page_app(engine), port=port) as url:
         open_history(browser, url)
         engine.event_log.append(Event(at_s=time.time(), kind="swap", message="drafter version 3 -> 4"))
         wait(browser, lambda: "drafter version 3 -> 4" in text_of(browser, "events"))
+    let_pass(browser, 8)
     wait(browser, lambda: "No answer from the server" in text_of(browser, "alert"))
-    with serve(app(), port=port):  # sessions are gone with the process
+    with serve(page_app(engine), port=port):  # sessions are gone with the process
         wait(browser, find(browser, "#token").is_displayed)
         find(browser, "#token").send_keys(TOKEN)
         click(browser, "#login button")

@@ -1,21 +1,20 @@
-"""`osd serve` with what it cannot serve: one line that says so, at once, and nothing left running; and its end."""
+"""`osd serve` as a program: with what it cannot serve it ends with one line, and it leaves nothing running.
+
+What is refused before an actor is started is in `unit/serving/test_refused_start.py`.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from osd.io.embedded_redis import EmbeddedRedis
 from tests.kit.osd_program import program, ready_url, started_by
 from tests.kit.saved_models import save_llama, save_tokenizer
 from tests.kit.waiting import wait_for
@@ -54,107 +53,20 @@ def refusal(state_dir: Path, *arguments: object, within_s: float = 60.0) -> str:
     return err
 
 
-def copied(tiny: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny, tmp_path / "copy"))
-
-
-def without_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def truncated(folder: Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1000])
-
-
-def without_shard(folder: Path) -> None:
-    without_weights(folder)
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
-
-
-def without_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-def torn_tokenizer(folder: Path) -> None:
-    file = folder / "tokenizer.json"
-    file.write_text(file.read_text()[:-1000])
-
-
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("name", "said"),
     [
-        (shutil.rmtree, "does not exist"),
-        (without_weights, "no weights"),
-        (truncated, "model.safetensors is torn"),
-        (without_shard, "model-00001-of-00002.safetensors is missing"),
-        (without_tokenizer, "no tokenizer"),
-        pytest.param(torn_tokenizer, "cannot load the tokenizer", marks=pytest.mark.slow),
+        ("model.safetensors", "model.safetensors is torn"),
+        # It is loaded while the actors start.
+        pytest.param("tokenizer.json", "cannot load the tokenizer", marks=pytest.mark.slow),
     ],
 )
-def test_a_damaged_model(tiny: Path, tmp_path: Path, damage: Callable[[Path], None], said: str) -> None:
-    folder = copied(tiny, tmp_path)
-    damage(folder)
+def test_a_torn_file(tiny: Path, tmp_path: Path, name: str, said: str) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    file = folder / name
+    file.write_bytes(file.read_bytes()[:-1000])
     error = refusal(tmp_path, "--target", folder)
     assert said in error and str(folder) in error
-
-
-def test_a_gguf_that_is_none(tmp_path: Path) -> None:
-    file = tmp_path / "model.gguf"
-    file.write_text("hello")
-    assert "is not a GGUF file" in refusal(tmp_path, "--target", file)
-
-
-def test_a_port_in_use(tiny: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert f"127.0.0.1:{port}" in refusal(tmp_path, "--target", tiny, "--port", port)
-
-
-def test_a_foreign_address(tiny: Path, tmp_path: Path) -> None:
-    assert "192.0.2.1" in refusal(tmp_path, "--target", tiny, "--host", "192.0.2.1")
-
-
-def test_a_config_with_an_unknown_key(tiny: Path, tmp_path: Path) -> None:
-    file = tmp_path / "osd.toml"
-    file.write_text("[server]\nprt = 1\n")
-    assert "'server.prt'" in refusal(tmp_path, "--target", tiny, "--config", file)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "named"),
-    [
-        ("--dtype", "int3", "target.dtype"),
-        ("--device", "cuda", "'cuda'"),
-        ("--device", "abacus", "'abacus'"),
-        ("--redis-url", "redis://127.0.0.1:9", "127.0.0.1:9 cannot be reached"),
-        ("--redis-url", "nonsense", "Redis URL"),
-    ],
-)
-def test_an_option_that_cannot_be(tiny: Path, tmp_path: Path, option: str, value: str, named: str) -> None:
-    assert named in refusal(tmp_path, "--target", tiny, option, value)
-
-
-def test_a_state_folder_that_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    state_dir = tmp_path / "file" / "state"
-    assert str(state_dir) in refusal(tmp_path, "--target", tiny, "--state-dir", state_dir)
-
-
-@pytest.mark.redis
-def test_a_redis_that_refuses_the_password(
-    tiny: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    server = EmbeddedRedis(tmp_path_factory.mktemp("redis"), max_memory_bytes=64 << 20)
-    server.start()
-    try:
-        parts = urlsplit(server.url)
-        password = parts.password
-        assert password
-        error = refusal(tmp_path, "--target", tiny, "--redis-url", server.url.replace(password, "wr0ng"))
-    finally:
-        server.stop()
-    assert "password" in error and "wr0ng" not in error
 
 
 @pytest.mark.ray

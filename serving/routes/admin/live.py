@@ -25,7 +25,6 @@ from serving.wire.errors import ApiError
 router = APIRouter(prefix="/admin/api", route_class=admits(with_admin_token), include_in_schema=False)
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-_TICK_S = 2.0
 _NUM_EVENTS = 100
 _MOST_VIEWERS = 16
 _LONGEST_S = 1800.0
@@ -33,9 +32,10 @@ _LONGEST_S = 1800.0
 
 
 class Snapshots:
-    """One snapshot every two seconds for all viewers, and none without any."""
+    """One snapshot every `tick_s` seconds for all viewers, and none without any."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, tick_s: float = 2.0) -> None:
+        self.tick_s = tick_s
         self._services = services
         self._snapshot: dict[str, Any] = {}
         self._number = 0
@@ -94,7 +94,7 @@ class Snapshots:
                 async with self._changed:
                     self._snapshot, self._number = snapshot, self._number + 1
                     self._changed.notify_all()
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(self.tick_s)
 
     async def _look(self) -> dict[str, Any]:
         client = self._services.client

@@ -6,8 +6,6 @@ import asyncio
 import json
 from hashlib import sha256
 
-import pytest
-
 from osd.config.settings import load_config
 from serving.app import create_app
 from serving.routes.admin.live import Snapshots
@@ -17,15 +15,11 @@ from tests.kit.fakes import FakeCodec, FakeEngineClient
 TOKEN_SHA256 = sha256(b"token").hexdigest()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.routes.admin.live._TICK_S", 0.001)
-
-
 def snapshots_of(engine: FakeEngineClient) -> Snapshots:
     app = create_app(load_config(), engine, FakeCodec(), admin_token_sha256=TOKEN_SHA256)
     snapshots = app.state.snapshots
     assert isinstance(snapshots, Snapshots)
+    snapshots.tick_s = 0.001
     return snapshots
 
 
