@@ -127,11 +127,6 @@ class DriftMonitor:
             if domain.state == "drift":
                 domain.settle()
 
-    @property
-    def is_drifting(self) -> bool:
-        """Whether any domain has drifted and no better version was published since."""
-        return any(domain.state == "drift" for domain in self._domains.values())
-
     def status(self) -> dict[str, DomainDrift]:
         """By domain, the least recently seen first."""
         return {name: domain.report() for name, domain in self._domains.items()}

@@ -12,13 +12,8 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "model"
 
 
-def weights_dir(state_dir: Path, target_id: str, drafter: str) -> Path:
-    """The versions of one drafter for one target, by the drafter's name."""
-    return state_dir / weights_path(target_id, drafter)
-
-
 def weights_path(target_id: str, drafter: str) -> str:
-    """The same, relative to the store (`store.url`, else the state folder)."""
+    """The versions of one drafter for one target, relative to the store (`store.url`, else the state folder)."""
     return f"weights/{slug(target_id)}/{_file_name(drafter)}"
 
 

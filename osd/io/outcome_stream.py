@@ -70,8 +70,6 @@ class RedisOutcomeStream:
         self._client = connect(url)
         self._put_script = self._client.register_script(PUT)
         self._lag_script = self._client.register_script(LAG)
-        self.skipped_entries = 0
-        """Entries read and acknowledged that held no outcome of this schema version."""
         self._held: set[str] = set()
         """Positions delivered by this object and not yet acknowledged."""
         self._own_pending_after: str | None = "0-0"
@@ -219,7 +217,6 @@ class RedisOutcomeStream:
                 outcomes.append((position, decode(fields.get(b"outcome", b""))))
             except OutcomeFormatError as error:
                 logger.warning("skipping entry %s of stream %s: %s", position, self._stream, error)
-                self.skipped_entries += 1
                 useless.append(position)
         if useless:
             self._client.xack(self._stream, self._group, *useless)

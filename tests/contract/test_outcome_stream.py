@@ -131,8 +131,7 @@ def test_entries_that_are_no_outcomes_are_skipped_for_good(
     _put(stream, "b")
     delivered = stream.read(10, 0)
     assert _names(delivered) == ["a", "b"]
-    assert stream.skipped_entries == 3
-    assert "schema version 99" in caplog.text
+    assert caplog.text.count("skipping entry") == 3 and "schema version 99" in caplog.text
     stream.ack([position for position, _ in delivered])
     assert redis_server.client.xpending("outcomes", "osd-trainer")["pending"] == 0
 

@@ -15,7 +15,6 @@ from openai import OpenAI
 
 from actors.handle import ActorAwayError
 from actors.topology import Topology, start
-from osd.config.paths import weights_dir
 from osd.config.settings import Config, load_config
 from osd.io.codec import decode
 from osd.io.weight_store import FileWeightStore
@@ -24,6 +23,7 @@ from osd.text.codec import TextCodec
 from serving.app import create_app
 from tests.kit.http_server import serve
 from tests.kit.saved_models import save_llama
+from tests.kit.stores import weights_dir
 from tests.kit.waiting import wait_for
 
 ADMIN_TOKEN = "an admin token"

@@ -25,7 +25,7 @@ from openai import OpenAI
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
 from benchmarks.server import osd_server
 from osd.assembly.drafter import ensure_first_version, open_store
-from osd.config.paths import models_dir, weights_dir
+from osd.config.paths import models_dir
 from osd.config.settings import default_state_dir, load_config
 from osd.drafters.create import create_initial
 from osd.io.weight_store import FileWeightStore
@@ -33,6 +33,7 @@ from osd.loading.causal_lm import load_causal_lm
 from osd.loading.resolve import ResolvedTarget, resolve_target
 from osd.text.codec import TextCodec
 from osd.text.prompt_file import Messages
+from tests.kit.stores import weights_dir
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(420)]
 _TIE = 1e-3

@@ -81,9 +81,9 @@ def test_a_drafter_of_another_tokenizer(models: Path, tmp_path: Path, model: str
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_drafter_made_for_another_shape(tiny: Path, tmp_path: Path) -> None:
-    from osd.config.paths import weights_dir
     from osd.io.weight_store import FileWeightStore
     from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
+    from tests.kit.stores import weights_dir
 
     config = FeatureConfig.for_target(48, 257, 64, 8)
     net = FeatureNet(config)

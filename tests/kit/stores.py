@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
+from osd.config.paths import weights_path
 from osd.config.settings import Config, load_config
 
 PROTOCOLS = ("file", "memory", "s3")
 _BUCKET = "osd-test"
+
+
+def weights_dir(state_dir: Path, target_id: str, drafter: str) -> Path:
+    """The versions of one drafter for one target, in a state folder."""
+    return state_dir / weights_path(target_id, drafter)
 
 
 def config_of_store(url: str, options: dict[str, Any], tmp_path: Path) -> Config:

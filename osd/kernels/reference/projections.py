@@ -6,19 +6,11 @@ Shapes: O outputs, I inputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-class Projection(Protocol):
-    """`x @ weight.T + bias`."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Apply it to any number of rows."""
-        ...
 
 
 class ByteCodes(NamedTuple):

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from actors.version_judge import VersionJudge
-from osd.config.paths import weights_dir
 from osd.config.settings import Config, load_config
 from osd.fleet.heartbeat import EngineReport, QueryRounds
 from osd.io.weight_store import FileWeightStore
@@ -16,6 +15,7 @@ from osd.records.drafter_id import DrafterId
 from osd.records.errors import EngineUnavailableError, UnknownVersionError, WeightsRefusedError
 from osd.records.events import Event
 from tests.kit.reports import engine_report
+from tests.kit.stores import weights_dir
 
 
 class _Fleet:

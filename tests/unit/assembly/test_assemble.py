@@ -16,7 +16,6 @@ from osd.assembly.drafter import DomainDrafters, open_store
 from osd.assembly.engine import open_engine
 from osd.assembly.kernels import Prepared
 from osd.config.drafter import DrafterConfig, SpeculationConfig
-from osd.config.paths import weights_dir
 from osd.config.settings import Config
 from osd.config.target import EngineConfig, TargetConfig
 from osd.drafters.create import open_drafter
@@ -32,6 +31,7 @@ from osd.text.stream import unfinished_end
 from tests.kit.backends import TORCH
 from tests.kit.engine_kit import plain_greedy
 from tests.kit.saved_models import save_llama
+from tests.kit.stores import weights_dir
 
 _GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
 

@@ -31,7 +31,7 @@ def in_layout(weight_OI: Tensor, bias_O: Tensor | None, num_parts: int = 1, *, b
 
 
 class TiledProjection:
-    """A `osd.kernels.reference.projections.Projection` by compiled loops. Without gradients.
+    """A linear projection, `x @ weight.T + bias`, by compiled loops. Without gradients.
 
     Args:
         kernels: the compiled loops.
