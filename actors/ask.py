@@ -1,4 +1,4 @@
-"""How one actor asks another, which it knows by its name in Ray."""
+"""Calls from one actor to another, which is found by its name in Ray."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Ask(Protocol):
 
         Args:
             actor: its name in Ray.
-            method: of it.
-            args: of the method.
+            method: name of the method.
+            args: the method's arguments.
             timeout_s: when to give up.
 
         Raises:
-            Exception: of many kinds, while the actor is restarting or slow.
+            Exception: the actor is restarting or slow; which exception it is depends on Ray.
         """
         ...
 
 
 def ask_by_ray(actor: str, method: str, *args: Any, timeout_s: float) -> Any:
-    """An `Ask` within Ray; handles are looked up each time, since none outlives a restart of this actor."""
+    """The `Ask` within Ray. Looks the actor up for each call, since a handle is useless once its actor was replaced."""
     return ray.get(getattr(ray.get_actor(actor), method).remote(*args), timeout=timeout_s)

@@ -1,4 +1,4 @@
-"""What a reader of an answer has so far, from which another engine continues."""
+"""A query in progress with what its reader has received so far, so that another engine can continue the answer."""
 
 from __future__ import annotations
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from osd.engine.engine import Engine
 
 _TIMEOUT_S = 60.0
-"""For a long step; the engine counts as away before."""
+"""Longest wait for the end of the engine's step; the supervisor takes a silent engine for away sooner than that."""
 
 
 class EngineReports:
-    """Numbers the reports of this process.
+    """Makes the reports of one engine process, and numbers them.
 
     Args:
-        engine_id: of the engine; see `EngineReport`.
+        engine_id: see `EngineReport`.
         assembly: the engine with everything around it.
         node: identifies the machine that this process runs on.
     """
@@ -84,7 +84,7 @@ class EngineReports:
 
 
 def _of_engine(counters: Mapping[str, float]) -> Figures:
-    """What an engine counts for the history without dividing it by domain."""
+    """The figures of the history that an engine counts for all domains together."""
     return {
         "dropped": float(counters.get("outcomes_dropped", 0.0)),
         "paused_ms": 1e3 * counters.get("paused_seconds_total", 0.0),

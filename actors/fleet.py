@@ -20,7 +20,7 @@ from osd.records.events import Event
 from osd.records.status import FleetStatus, VersionsStatus
 
 _SETTLE_S = 5.0
-"""After so long every engine has reported."""
+"""Time after the supervisor's start by which every engine has reported."""
 
 
 class Fleet:
@@ -30,7 +30,7 @@ class Fleet:
         config: the whole configuration; None: no drafter versions are judged.
         redis_url: the Redis of the outcome stream; empty: none.
         cluster: address of the Ray cluster; empty: a local Ray.
-        on_event: told what was decided, and what is wrong.
+        on_event: called with decisions and problems.
     """
 
     def __init__(self, config: Config | None, redis_url: str, cluster: str, on_event: Callable[[Event], None]) -> None:
@@ -55,7 +55,11 @@ class Fleet:
             )
 
     def take(self, report: EngineReport, orders: EngineOrders) -> EngineOrders:
-        """Take an engine's report; returns the orders with what is decided here."""
+        """Take an engine's report.
+
+        Returns:
+            `orders` with the version to serve and the shares of training and recording filled in.
+        """
         with self._lock:
             self._engines.take(report)
             share = self._spare.share_for(report)
@@ -88,7 +92,7 @@ class Fleet:
             return self._engines.present()
 
     def status(self) -> FleetStatus:
-        """What was decided so far."""
+        """The versions, the room for training and the stream, as the admin page shows them."""
         with self._lock:
             spare = self._spare.status()
         return FleetStatus(
@@ -99,10 +103,10 @@ class Fleet:
         )
 
     def judge(self, domain: str = "") -> VersionJudge:
-        """Decides about the versions of a domain's own drafter, or of the base drafter.
+        """The judge of the versions of a domain's own drafter, or of the base drafter.
 
         Raises:
-            EngineUnavailableError: there is none, or none yet.
+            EngineUnavailableError: no drafter versions are judged.
             UnknownVersionError: the domain has no drafter of its own.
         """
         if self._judge is None:
@@ -114,7 +118,7 @@ class Fleet:
         return self._domains.of(domain)
 
     def close(self) -> None:
-        """Stop what runs beside."""
+        """Stop the threads of the judges and of the stream's keeper."""
         for part in (self._judge, self._domains, self._keeper):
             if part is not None:
                 part.close()

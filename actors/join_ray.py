@@ -15,7 +15,7 @@ def check_address(address: str) -> None:
     """See that something listens at `host:port`; Ray itself would try for a minute. Other addresses are left to Ray.
 
     Raises:
-        OsdError: nothing does.
+        OsdError: nothing listens there.
     """
     match = re.fullmatch(r"\[?([^\s/]+?)\]?:(\d{1,5})", address)
     if match is None:

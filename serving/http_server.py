@@ -52,8 +52,8 @@ class HttpServer(uvicorn.Server):
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:
-    """Whether a record is of something else than an answer that was cut, of which uvicorn logs a traceback each.
+    """False for the traceback that uvicorn logs for each answer that was cut.
 
-    It also logs one line that says how many were cut, which stays.
+    The line in which it says how many were cut is kept.
     """
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

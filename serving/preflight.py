@@ -47,7 +47,7 @@ def check_certificate(config: Config) -> None:
     """See that the TLS certificate and its key can be read and belong together.
 
     Raises:
-        OsdError: they cannot, or do not.
+        OsdError: a file cannot be read, or they do not belong together.
     """
     server = config.server
     if not server.ssl_certfile:
@@ -69,7 +69,7 @@ def check_store(config: Config) -> None:
     """See that the store of `store.url` can be opened and read.
 
     Raises:
-        OsdError: it cannot, or it is one that engine and distiller, two processes, cannot share.
+        OsdError: it cannot be opened or read, or engine and distiller, two processes, could not share it.
     """
     if not config.store.url:
         return

@@ -26,7 +26,7 @@ class Depth(NamedTuple):
     """One depth of the chains that begin at every column."""
 
     feature_BQH: Tensor
-    """At the predicting columns."""
+    """The drafter's features at the predicting columns."""
     key_BNTD: Tensor
     """Of depth 1 at all columns; of later ones at the predicting columns only."""
     value_BNTD: Tensor

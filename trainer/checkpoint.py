@@ -53,7 +53,7 @@ class CheckpointFolder:
     """Saves and loads the newest checkpoint in its own folder.
 
     Args:
-        folder: it, or its path on a local disk.
+        folder: the folder, or its path on a local disk.
     """
 
     def __init__(self, folder: Path | Folder) -> None:
@@ -79,7 +79,7 @@ class CheckpointFolder:
             progress: see `Checkpoint`.
             new_records: records of the replay that no checkpoint contains yet.
             oldest: sequence number of the oldest record in the replay.
-            is_whole: `new_records` are all records of the replay, and take the place of those saved before.
+            is_whole: `new_records` are all records of the replay; records of earlier saves are dropped.
 
         Raises:
             OSError: it cannot be written; the previous checkpoint is intact.

@@ -33,14 +33,14 @@ class Drifted(NamedTuple):
 
     @property
     def message(self) -> str:
-        """For the operator."""
+        """What the operator is told."""
         where = "acceptance" if self.domain == ALL_TRAFFIC else f"acceptance of domain {self.domain!r}"
         change = f"{'rose' if self.direction == 'up' else 'fell'} from {self.window.before:.2f} to"
         return f"{where} {change} {self.window.recent:.2f} over {self.window.queries} queries"
 
     @property
     def figures(self) -> dict[str, float]:
-        """For the event."""
+        """The figures that the event carries."""
         return {"queries": float(self.window.queries), "before": self.window.before, "recent": self.window.recent}
 
 
@@ -102,7 +102,7 @@ class _Domain:
         return domain
 
     def report(self) -> DomainDrift:
-        """For the status."""
+        """The domain's part of the trainer's status."""
         rate = self.window.accepted / self.window.rounds if self.window.rounds else 0.0
         return DomainDrift(state=self.state, queries=self.window.queries, before=self.reference, recent=rate)
 

@@ -20,7 +20,7 @@ from trainer.student import Student
 
 _NUM_RESAMPLES = 1000
 _QUANTILES = (0.025, 0.975)
-"""Of the 95% interval."""
+"""The ends of the 95% interval."""
 _MOST_DOMAIN_LOSS = 0.02
 """Acceptance length that a domain may lose where others gain more."""
 _LEAST_DOMAIN_RECORDS = 3
@@ -46,7 +46,7 @@ class Measurement:
 
     @property
     def acceptance(self) -> float:
-        """Of the first proposal. The watch after a swap compares this."""
+        """Probability that the first proposed token is accepted, which the watch after a swap compares."""
         return self.acceptance_by_depth[0]
 
     @property

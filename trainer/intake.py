@@ -34,7 +34,7 @@ class Intake:
         replay: receives the outcomes.
         counts: told of every new training record.
         drift: told of every new record.
-        alignment: the drafter's, by which unfit outcomes are recognised.
+        alignment: of the drafter; tells which outcomes cannot be trained on.
         target_id: outcomes of other targets are skipped.
         clock: monotonic seconds.
     """

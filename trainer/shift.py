@@ -18,7 +18,7 @@ from river.drift import ADWIN, PageHinkley
 
 Direction = Literal["up", "down"]
 _CORRELATION = 0.1
-"""Of two rounds of one query, as in the watch after a swap."""
+"""Assumed correlation between two rounds of one query, as in the watch after a swap."""
 _MIN_QUERIES = 30
 """Queries before anything is judged."""
 _LAG_QUERIES = 40

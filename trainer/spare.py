@@ -11,9 +11,9 @@ _LOWEST = 19
 def lower_priority(nice: int) -> None:
     """Lower the calling thread's priority, and that of threads that it starts, below the engine's.
 
-    Call it before the process first uses a GPU. With the lowest priority Linux also lets a thread of any other priority
-    take over the core at once (`SCHED_IDLE`). A niced thread may go on for milliseconds first, which an engine's
-    threads, that wait for one another several times in every layer, would all lose.
+    Call it before the process first uses a GPU. With niceness 19 the thread is also put under Linux' `SCHED_IDLE`, so
+    that any other thread takes over its core at once. A thread that is only niced may keep the core for milliseconds,
+    and since an engine's threads wait for one another several times a layer, all of them would lose that time.
 
     Args:
         nice: added to the thread's niceness; 19 is the lowest priority.

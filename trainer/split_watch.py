@@ -1,8 +1,8 @@
-"""Watches whether a domain's own drafter is still better than the base drafter, which goes on learning as well.
+"""Watches whether a domain's own drafter is still better than the base drafter, which is trained as well.
 
-Both are measured on the domain's held-out queries, as the gate does. A split was published because the 95% interval of
-its gain lay above zero; where it no longer does, in two comparisons in a row with new queries between them, one drafter
-is as good, and the domain's own has to go.
+Both are measured on the domain's held-out queries, as by the gate. A domain gets its own drafter if the 95% interval of
+the gain lies above zero. If it does not in two comparisons in a row, with new queries between them, the base drafter
+serves the domain again.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class SplitWatch:
     def has_failed(
         self, student: Student, batches: Sequence[Batch], num_outcomes: int, between: Callable[[], None]
     ) -> bool:
-        """Compare the versions in service; whether the domain's own has to go.
+        """Compare the versions in service; True if the base drafter is to serve the domain again.
 
         Args:
-            student: of their kind; it stays as it is.
+            student: a student of the same kind, whose weights are as before afterwards.
             batches: the domain's held-out queries.
             num_outcomes: see `is_due`.
             between: called between batches.

@@ -1,4 +1,4 @@
-"""Batches of what the replay holds: to train on, and to judge by."""
+"""Makes batches of the replay's outcomes, for training and for the gate."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class TrainingData:
     def for_step(self, without: Collection[str]) -> list[Batch]:
         """Batches of one training step, drawn from the replay.
 
-        They are empty where nothing is left to train on: all domains are left out, or, with `positions` = "rejected",
-        nothing was rejected.
+        Empty if there is nothing to train on: all domains are left out, or nothing was rejected and `positions` is
+        "rejected".
 
         Args:
             without: domains that are not trained on.

@@ -18,7 +18,7 @@ from osd.records.query import Request, TokenDelta
 from osd.records.status import EngineStatus
 
 _BEAT_S = 5.0
-"""A stream with nothing to say sends an empty list this often, by which its reader knows that the engine lives."""
+"""Interval at which a stream without new tokens sends an empty list, to show its reader that the engine is alive."""
 
 
 class FullEngineError(QueueFullError):
@@ -92,7 +92,7 @@ class EngineReplica(EngineActor):
             await self.leave(reader)
 
     async def status_as(self, *, tries: Tries | None = None) -> tuple[str, EngineStatus]:
-        """(this engine's id in `tries.avoid`, its status).
+        """This engine's id, as in `tries.avoid`, and its status.
 
         Args:
             tries: for the router: engines that were asked already.

@@ -1,4 +1,4 @@
-"""The router of an engine, and what feeds it."""
+"""Makes the router of an engine, and the stream and the feed of labelled prompts from which it learns."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from osd.io.answers.stream import RedisAnswerStream
 from osd.records.outcome import Outcome
 
 _STREAM_BYTES = 2 << 20
-"""Of labelled prompts, some thousand of a hundred tokens a megabyte: what a router learns from after a restart."""
+"""Size of the stream of labelled prompts, from which a router learns after a restart. A megabyte holds about a thousand
+prompts of a hundred tokens."""
 
 
 def make_router(config: Config) -> DomainRouter | None:
-    """A router that knows no domain yet; None if it is switched off, or has nothing to route between."""
+    """A router that knows no domain yet; None if routing is switched off, or domains have no drafters of their own."""
     wanted = config.drafter.route and config.drafter.max_domains and config.outcomes.enabled
     return DomainRouter() if wanted else None
 
@@ -26,7 +27,7 @@ def open_prompt_stream(config: Config, redis_url: str) -> RedisAnswerStream:
 
 
 def open_prompt_feed(config: Config, redis_url: str, target_id: str, router: DomainRouter) -> AnswerFeed:
-    """What teaches a router the labelled prompts of all engines, once it is started."""
+    """A feed that teaches a router the labelled prompts of all engines; the caller starts it."""
     return AnswerFeed(open_prompt_stream(config, redis_url), target_id, router.learn)
 
 

@@ -30,7 +30,7 @@ _HEAD_TOKENS = _TAIL_TOKENS = 256
 """Of a longer prompt, so many first and last tokens are looked at: instructions, and the question."""
 _MOST_DOMAINS = 64
 _HALF_LIFE_PROMPTS = 1000.0
-"""After so many more of its domain, a prompt counts half."""
+"""Number of later prompts of the same domain after which a prompt counts half."""
 _PRIOR_PROMPTS = 0.03
 """A domain starts with so many prompts that contain a feature, and so many that do not: no share is 0 or 1."""
 _LEAST_PROMPTS = 16
@@ -65,7 +65,7 @@ class _Domain:
         self.num_prompts += 1
 
     def shares(self, features: Features) -> NDArray[np.float64]:
-        """Of the domain's prompts, the share with each of these features."""
+        """The share of the domain's prompts that have each of these features."""
         return (self.counts_F[features].astype(np.float64) + _PRIOR_PROMPTS) / (self.weight + 2 * _PRIOR_PROMPTS)
 
     def takes(self, score: float) -> bool:

@@ -68,7 +68,7 @@ class Sequence:
     tops: list[TopLogprobs] = field(default_factory=list)
     """The target's log-probabilities at committed positions, for the outcome."""
     rejected: list[Rejected] = field(default_factory=list)
-    """Of the rounds with a rejection, for the outcome."""
+    """The rejected tokens of each round that has some, for the outcome."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """Of the prompt's tokens but the first, as far as it was prefilled; empty unless the client asked."""
     finish_reason: FinishReason | None = None

@@ -29,9 +29,9 @@ class QueryRounds(NamedTuple):
     num_rounds: int
     """Rounds with at least one proposed token; only the first few of a query count."""
     num_accepted: int
-    """Of these, the rounds whose first proposed token was accepted."""
+    """Those of `num_rounds` whose first proposed token was accepted."""
     domain: str = ""
-    """Of the query."""
+    """The query's domain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class EngineReport:
     incarnation: str
     """Of the engine's process: a restarted engine has the same id and another incarnation."""
     number: int
-    """Of the report, counted from 0 in each incarnation."""
+    """The report's number, counted from 0 in each incarnation."""
     is_full: bool
     at_s: float
     """When it was made, by the wall clock of the engine's node. Only compared with the supervisor's clock, to warn."""
@@ -144,7 +144,7 @@ class DistillerOrders:
     """From the supervisor to the distiller, in answer to its report."""
 
     utilisation: float
-    """Of the busiest engine on the same device; 0 if there is none."""
+    """Utilisation of the busiest engine on the same device; 0 if there is none."""
     share: float
     """Share of their time that busy engines on this device leave to training."""
     is_paused: bool

@@ -23,7 +23,7 @@ class _Place:
     is_over: bool = False
     """Reasoning has ended: the rest of the answer is free."""
     num_tokens: int = 0
-    """Of the reasoning so far."""
+    """Number of tokens of the reasoning so far."""
     num_forced: int = 0
     """Tokens of the end mark that were written beyond the limit."""
     tail: tuple[int, ...] = ()

@@ -21,7 +21,7 @@ class Folder(Protocol):
     """Whether `writing` keeps every other writer out, those on other machines too."""
 
     def names(self) -> list[str]:
-        """Of all files; empty where the folder does not exist yet."""
+        """The names of all files; empty if the folder does not exist yet."""
         ...
 
     def read(self, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The operator's history in Redis: a sorted set per tier, scored by time, and one of events.
+"""The operator's history in Redis: one sorted set for each tier and one for events, scored by time.
 
 Beside each set a counter holds the bytes of its members. One Lua script writes all of them and then drops the oldest
 members beyond the number and the bytes allowed. Members are dropped by number, never by age, so that a clock that jumps

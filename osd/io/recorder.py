@@ -72,7 +72,7 @@ class Recorder:
         self._queue: deque[Callable[[], Outcome]] = deque()
         self._changed = threading.Condition()
         self.share = 1.0
-        """Of the queries that are recorded; set by any thread."""
+        """Share of the queries that are recorded; any thread may set it."""
         self._closing = False
         self._busy = False
         self._counts = dict.fromkeys(MEANINGS, 0)

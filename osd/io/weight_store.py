@@ -305,7 +305,7 @@ class FileWeightStore:
             return None
 
     def _numbers(self, kind: str = _MANIFEST) -> tuple[int, ...]:
-        """Of the versions that have a manifest (or tensors), ascending."""
+        """The numbers of the versions that have a file of this kind, ascending."""
         try:
             names = self._folder.names()
         except OSError as error:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from osd.records.errors import OsdError
 
 _INT4_BYTES = 0.5
-"""At least: codes of four bits, their scales not counted."""
+"""Bytes a weight without the scales, so a lower bound."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -22,7 +22,7 @@ def check_fits(folder: Path, dtype_name: str, dtype: torch.dtype, device: torch.
     Args:
         folder: the target's files.
         dtype_name: the setting `target.dtype`.
-        dtype: what it comes to.
+        dtype: the dtype that this setting selects.
         device: where the target is to run.
 
     Raises:

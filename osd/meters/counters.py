@@ -47,7 +47,7 @@ class Counters:
         self.by_domain = DomainCounts()
         self.served = ServedTotals()
         self._row_ms = self._plain_token_ms = 0.0
-        """Of the pass whose rounds are being counted."""
+        """Durations of the latest round and of a plain one, per row; used while the rows of that round are counted."""
 
     def add(self, name: str, amount: float = 1.0) -> None:
         """Increase a counter; the name must be one of MEANINGS."""

@@ -7,7 +7,7 @@ from osd.records.drafter_id import DrafterId
 
 MAX_DOMAINS = 64
 OTHER_DOMAINS = "(other)"
-"""Stands for all further domains, since clients choose the labels."""
+"""Label under which further domains are counted; clients choose labels, so their number has to be bounded."""
 
 
 class DomainCounts:

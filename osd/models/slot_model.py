@@ -208,7 +208,7 @@ def _checked(plain: PlainPasses, decoder: Decoder | None, check: SelfCheck, *, i
 
 
 def _problem(check: SelfCheck, way: Way, cases: Sequence[Sequence[Row]], *, or_else: str = "") -> str:
-    """What is wrong with an implementation of passes, or empty; exceptions are described after `or_else`."""
+    """What is wrong with an implementation of passes; empty if nothing is. An exception's text follows `or_else`."""
     try:
         return check.problem_with(way, cases)
     except Exception as error:  # unknown architectures may raise anything

@@ -10,7 +10,7 @@ from osd.records.events import Event
 from osd.records.status import TrainerStatus
 
 MIN_PROPOSED = 100
-"""Acceptance of fewer proposed tokens says nothing."""
+"""Rules about acceptance ignore windows with fewer proposed tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +27,11 @@ class Facts:
     gate_decided_s: float = 0.0
     """When the gate last decided."""
     buckets: tuple[Bucket, ...] = ()
-    """Of the last day, by minutes, oldest first."""
+    """The history of the last day by minutes, oldest first."""
     events: tuple[Event, ...] = ()
-    """Of the last day, oldest first."""
+    """The events of the last day, oldest first."""
     drifting: Mapping[str, str] = field(default_factory=dict)
-    """Domain to what its detector says, for those that drift."""
+    """Domains that drift, each with its detector's message."""
 
     def sums(self, window_s: float) -> dict[str, Figures]:
         """Domain to its figures in the last seconds."""

@@ -13,7 +13,7 @@ Place = tuple[Tier, float]
 
 
 class WaitingBuckets:
-    """What was counted and is not stored yet. The oldest buckets of a tier are dropped when there are too many."""
+    """Buckets that are not stored yet. Of too many in one tier, the oldest are dropped."""
 
     def __init__(self) -> None:
         self._buckets: dict[Tier, dict[float, Bucket]] = {tier: {} for tier in TIERS}

@@ -12,8 +12,8 @@ from osd.records.proposal import Offer, RowText
 class Lookup(Protocol):
     """Finds tokens that may follow a row's text, in microseconds and on the host.
 
-    It is asked before it is decided who proposes for a row, so that it is only chosen where it found something. Rows
-    are the engine's row numbers 0..B-1.
+    It is asked before the arm of each row is chosen, so it is chosen only where it has found something. Rows are the
+    engine's row numbers 0..B-1.
     """
 
     id: DrafterId

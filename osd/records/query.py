@@ -20,13 +20,14 @@ from osd.records.outcome import Round
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 DomainFrom = Literal["named", "none", "router"]
-"""How a query got its domain: somebody named it, nobody did, or the router guessed it (osd/drafters/router.py)."""
+"""Where a query's domain comes from: the request or its API key, nowhere (so it is `DEFAULT_DOMAIN`), or the router
+(`osd.drafters.router`)."""
 
 
 DEFAULT_DOMAIN = "default"
-"""Of queries that name none."""
+"""The domain of queries that name none."""
 DOMAIN_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
-"""Of the domains that requests may name."""
+"""What domains that requests name have to match."""
 NOT_FINITE = "the model's output for it is not finite (NaN or infinity)"
 """The error message in the last delta of such a query."""
 CONSTRAINT_FAILED = "its constraint is too complex to be followed further"
@@ -73,9 +74,9 @@ class SamplingParams:
     skip_special_tokens: bool = True
     """False: special tokens are part of the text, as they are spelt."""
     prompt_logprobs: int | None = None
-    """As `logprobs`, for the tokens of the prompt."""
+    """The same as `logprobs` for the tokens of the prompt."""
     logprob_token_ids: tuple[int, ...] = ()
-    """Where `logprobs` is given: tell of these tokens instead of the most likely ones."""
+    """Where `logprobs` is given: the tokens whose log-probabilities are returned instead of the most likely ones."""
     repetition_limit: RepetitionLimit | None = None
     """Ends an answer that repeats itself."""
 
@@ -169,11 +170,12 @@ class QueryStats:
     accepted: int = 0
     committed: int = 0
     accepted_histogram: tuple[int, ...] = ()
-    """Index j: rounds that proposed tokens and accepted exactly j of them; as long as the longest proposal, and one."""
+    """Index j: number of rounds that proposed tokens and accepted exactly j of them. Its length is that of the longest
+    proposal plus one."""
     drafters: tuple[DrafterId, ...] = ()
     """Every drafter and version that proposed for this query, in order of first use."""
     domain: str = ""
-    """Under which it was decoded, recorded and counted; empty: that of the request."""
+    """The domain under which it was decoded, recorded and counted; empty: the request's."""
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     draft_ms: float = 0.0
@@ -204,4 +206,4 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
     round: Round | None = None
     """The round that gave these tokens; None for the first token, which the prefill gives."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the prompt's tokens but the first; in a query's first delta."""
+    """Log-probabilities of the prompt's tokens but the first; only in a query's first delta."""

@@ -80,7 +80,7 @@ class EngineStatus:
     acceptance_by_version: dict[int, dict[str, int]] = field(default_factory=dict)
     """For the first drafter: version to {rounds, proposed, accepted, committed}."""
     drafters: tuple[DrafterCounts, ...] = ()
-    """For every drafter and version that has proposed."""
+    """The counts of every drafter and version that has proposed."""
     served: tuple[ServedCounts, ...] = ()
 
 
@@ -118,7 +118,7 @@ class DomainTraining:
     published_version: int
     """0: none has beaten the base drafter yet."""
     gate: dict[str, float]
-    """As in `TrainerStatus`."""
+    """The latest decision of the gate; see `TrainerStatus`."""
     against_base: dict[str, float] = field(default_factory=dict)
     """Of the latest comparison of the domain's drafter with the base drafter; see `trainer.split_watch`."""
 
@@ -184,7 +184,7 @@ class SpareStatus:
     neighbours: tuple[str, ...] = ()
     """Ids of the engines that share the distiller's device."""
     utilisation: float = 0.0
-    """Of the busiest of them, 0 to 1."""
+    """Utilisation of the busiest of them, 0 to 1."""
     share: float = 0.0
     """Share of their time that busy neighbours leave to training now."""
     training: float = 0.0

@@ -13,7 +13,7 @@ from osd.ports.drafter import Drafter, SwapIn, Swappable
 from osd.records.version import WeightManifest
 
 MakeDrafter = Callable[[str, WeightManifest, Target], Drafter]
-"""Makes a drafter with this name and of this version's shape for a target; its weights are loaded afterwards."""
+"""Makes a drafter of a given name for a target, with the shapes in a version's manifest; weights are loaded later."""
 
 
 class _Prepared(NamedTuple):
@@ -22,7 +22,7 @@ class _Prepared(NamedTuple):
     state: Mapping[str, Tensor]
     drafter: Drafter
     base: Drafter
-    """The engine's first drafter at that time."""
+    """The engine's first drafter when the version was prepared."""
     swap_in: SwapIn | None
     """None: the drafter is new, and has the weights already."""
 
@@ -52,7 +52,7 @@ class LocalEngine:
             present, base, _ = self._serving(ready.name)
             is_there = present is ready.drafter if ready.swap_in is not None else present is None
             if base is not ready.base or not is_there:
-                # Compiled kernels have taken over meanwhile, or the drafter has left to make room for another one.
+                # Since `prepare`, compiled kernels took over, or the drafter was removed to make room for another one.
                 ready = self._made_ready(ready.name, ready.manifest, ready.state)
             name, manifest, _, drafter, _, swap_in = ready
             if swap_in is None:

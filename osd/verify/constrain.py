@@ -29,10 +29,11 @@ def drawn_again(
 ) -> Proposal:
     """The proposal with every row's first forbidden token drawn again among the allowed ones, and none after it.
 
-    A token that was drawn and is allowed has the draft distribution restricted to the allowed tokens; one that is drawn
-    again has it, too. So every token is stated to be drawn from that distribution, whether a row ends there or not. A
-    greedy row takes its most likely token instead, since its verdict does not depend on how a token was found. Rows
-    whose tokens were not drawn, and positions where the draft distribution has no allowed token, stay as they are.
+    Given that it is allowed, a drawn token follows the draft distribution restricted to the allowed tokens, and one
+    that is drawn again follows it as well. This restricted distribution therefore replaces the draft distribution at
+    all positions that are kept. A greedy row takes its most likely allowed token instead, since its verdict does not
+    depend on how a token was found. Rows whose tokens were not drawn, and positions where the draft distribution gives
+    no allowed token any probability, are left unchanged.
 
     Args:
         proposal: of all rows.
@@ -72,9 +73,9 @@ def cut_to_constraints(
 ) -> Proposal | None:
     """The proposal without the tokens that constraints are certain to reject; None if nothing is left.
 
-    Tokens after the first forbidden one are never accepted. That one itself is left out where it was its drafter's only
-    candidate or the row decodes greedily: the next token then comes from the target's distribution either way. Where it
-    was drawn, it is kept, since a token that follows its rejection has to be drawn from the residual.
+    Tokens after the first forbidden one are never accepted. The forbidden one is left out too if it was its drafter's
+    only candidate or the row decodes greedily: the next token then comes from the target's distribution either way. If
+    it was drawn, it is kept, since the token after its rejection has to be drawn from the residual.
 
     Args:
         proposal: of all rows.

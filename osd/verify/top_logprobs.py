@@ -21,7 +21,7 @@ class NamedTokens(NamedTuple):
 
     ids: Sequence[int]
     logprobs_NC: Tensor
-    """Of C tokens at N positions."""
+    """Log-probabilities of C tokens at each of N positions."""
 
 
 class TopLogprobs(NamedTuple):

@@ -61,7 +61,7 @@ async def respond(
         answer: shapes the answer.
         queries: one for each choice.
         stream: whether it is streamed.
-        interval: fewest tokens of a choice that a stream sends at once, after its first and but for its last.
+        interval: least number of a choice's tokens in one event of a stream, except in its first and its last one.
     """
     started_s, route, server = http.state.started_s, http.scope["route"].path, services.config.server
     traces = [services.tracing.query(query) for query in queries] if services.tracing else []
@@ -92,7 +92,7 @@ async def respond(
 
 
 async def _traced(deltas: Deltas, traces: Sequence[QueryTrace]) -> Deltas:
-    """The deltas; at their end, however they end, no span stays open."""
+    """The deltas. When they end, also by an error, all spans are closed."""
     try:
         async with aclosing(deltas):
             async for item in deltas:

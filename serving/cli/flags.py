@@ -1,7 +1,7 @@
 """The options of `osd serve`: one for every setting, made from the configuration's own fields.
 
-Every setting is `--section.field`. Those that are set most often have a short option besides, which `--help` shows, and
-many answer to vLLM's name of them, too.
+Every setting can be given as `--section.field`. Those that are set most often also have a short option, which `--help`
+shows, and many are also known by vLLM's name for them.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _annotation(option: _Option) -> Any:
 
 
 def _type_of(annotation: Any) -> Any:
-    """What an option takes: lists by repeating it, tables as JSON, choices as text, which the setting checks."""
+    """The type of an option's value: lists by repeating the option, tables as JSON, choices as text (checked later)."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(one for one in get_args(annotation) if one is not type(None))
     if annotation in (bool, int, float):

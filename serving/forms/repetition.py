@@ -36,7 +36,7 @@ class RepetitionDetection(WireModel):
         return value
 
     def limit(self) -> RepetitionLimit | None:
-        """For the engine; None: there is no limit."""
+        """The limit as the engine takes it; None: there is none."""
         if not self.max_pattern_size:
             return None
         return RepetitionLimit(

@@ -166,7 +166,7 @@ class _Rules:
     """Builds the rules of a grammar in llguidance's variant of Lark's notation."""
 
     name: str
-    """Of the request's field, for errors."""
+    """Name of the request's field, for error messages."""
     lines: list[str] = field(default_factory=list)
     has_text: bool = False
 
@@ -258,4 +258,4 @@ StructuralTagText = Annotated[
     StructuralTagFormat,
     BeforeValidator(read_json_text("a structural tag"), json_schema_input_type=StructuralTag | str),
 ]
-"""Of a field of its own: JSON, or a string that holds it."""
+"""Type of a request field that is a structural tag: as JSON, or as a string of JSON."""

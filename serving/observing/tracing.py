@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry (optional: `pip install 'osd[otel]'`): one for a request, down to its rounds.
+"""OpenTelemetry traces of requests, queries and rounds (optional: `pip install 'osd[otel]'`).
 
 A request is a span, a child of the caller's if it sends W3C trace context (`traceparent`). Each of its queries is a
 span below it, with a span each for waiting, for reading the prompt and for the rounds. Rounds are events of the latter:
@@ -63,7 +63,7 @@ class QueryTrace:
             self._end(delta.finish_reason, delta.stats or QueryStats())
 
     def close(self) -> None:
-        """End the span of a query that was given up."""
+        """End the span of a query whose answer nobody reads any more."""
         if self._span.is_recording():
             self._end("abandoned", QueryStats())
 
@@ -108,7 +108,7 @@ class Tracing:
 
     @contextmanager
     def request(self, method: str, headers: Mapping[str, str], request_id: str) -> Iterator[Span]:
-        """The span of an HTTP request, which is the current one meanwhile."""
+        """Open the span of an HTTP request, and make it the current one within the context."""
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 

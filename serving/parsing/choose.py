@@ -17,17 +17,17 @@ from serving.wire.chat_request import ChatRequest
 from serving.wire.errors import ApiError
 
 _PROMPT_END_TOKENS = 64
-"""Enough for what a chat template writes of the answer's message."""
+"""Number of tokens at the prompt's end that hold all that a chat template writes of the answer's message."""
 
 
 class AnswerShape(NamedTuple):
     """How the model writes its answer to a chat."""
 
     call_format: CallFormat | None
-    """None where there are no tools, or a template reads their calls."""
+    """Format in which tools are called; None if there are no tools, or `template` reads the calls."""
     reasoning: HasReasoning
     template: Mapping[str, Any] | None = None
-    """The tokenizer's response template, if the answer is read by it."""
+    """The tokenizer's response template, if answers are parsed by it; else None."""
     prompt_end: str = ""
     """The prompt's last tokens as text, special ones as they are spelt."""
 

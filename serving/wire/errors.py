@@ -101,7 +101,7 @@ def internal_error() -> ApiError:
 
 
 def took_too_long(timeout_s: float) -> ApiError:
-    """A query that ran into `server.request_timeout_s`; it would do so again."""
+    """The answer to a query that reached `server.request_timeout_s`; a repeated one would reach it, too."""
     return ApiError(504, f"The answer took longer than {timeout_s:g} s.", code="timeout", headers=NO_RETRY)
 
 

@@ -14,9 +14,9 @@ from serving.wire.text import Text, utf8
 
 MAX_CHOICES = 128
 MAX_NAMED_TOKENS = 128
-"""Of `logprob_token_ids`, as vLLM's limit."""
+"""Most entries of `logprob_token_ids`, the same as vLLM's limit."""
 MAX_LOGPROBS = 20
-"""As vLLM's default of --max-logprobs."""
+"""Most log-probabilities a token, the same as vLLM's default of --max-logprobs."""
 
 
 class StreamOptions(WireModel):

@@ -3,7 +3,7 @@
 consumes: a stream of `osd.io.answers.stream`, from its beginning
 waits for: a new entry
 is unblocked by: a new entry, `stop`
-on failure: while Redis is away, what is known already serves; the stream is read on from the same position
+on failure: while Redis is away nothing is added; afterwards reading continues at the same position
 """
 
 from __future__ import annotations

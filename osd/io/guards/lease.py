@@ -72,7 +72,7 @@ class Lease:
         self._take, self._release = self._client.register_script(_TAKE), self._client.register_script(_RELEASE)
         self._until_s = 0.0
         self.fence = 0
-        """Of the lease when it was last held; 0: never."""
+        """The fence of the lease when it was last held; 0 if it never was."""
         self.problem = ""
         """Why it is not held."""
         self._on_deposed, self._is_deposed = on_deposed, False

@@ -1,4 +1,4 @@
-"""The owner of an outcome stream: one service, so that two clusters never learn from, or judge by, each other's."""
+"""Gives each outcome stream one owning service, so that clusters never train on or judge by each other's outcomes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ return false
 
 
 class StreamOwner:
-    """Claims a stream for a service; the claim is over a minute after it was last renewed.
+    """Claims a stream for a service. A claim that is not renewed expires after a minute.
 
     Args:
         url: of Redis.
-        stream: its name.
+        stream: the stream's name.
         service: identity of the service: the same after a restart, another for any other service.
         where: for messages: the service's address or machine.
     """
@@ -36,7 +36,7 @@ class StreamOwner:
         """Claim the stream, or renew the claim.
 
         Raises:
-            RedisRefusedError: another service has it.
+            RedisRefusedError: another service owns the stream.
             OutcomeSinkError: Redis cannot be reached.
         """
         with explained(self._url):
@@ -58,5 +58,5 @@ class StreamOwner:
             return int(self._total(keys=[self._stream]))
 
     def close(self) -> None:
-        """Close the connection; the claim stays until it runs out, for the service's next start."""
+        """Close the connection. The claim stays until it expires, so that the service can restart."""
         self._client.close()

@@ -28,7 +28,7 @@ T = TypeVar("T")
 _NUM_EVENTS = 100
 _MOST_VIEWERS = 16
 _LONGEST_S = 1800.0
-"""A stream ends after this and the browser reconnects, so that a session's end is noticed at last then."""
+"""A stream is closed after this and the browser opens another, so that an ended session is noticed by then."""
 
 
 class Snapshots:
@@ -67,7 +67,7 @@ class Snapshots:
                 self._number = 0
 
     async def _is_open(self, session: str) -> bool:
-        """Whether a viewer may see more: its session, if it has one, has not ended as far as anybody knows."""
+        """Whether a viewer's session is open; True for viewers without one, and while nobody can be asked about it."""
         try:
             return not session or await self._services.admin.has_session(session)
         except EngineUnavailableError:

@@ -1,4 +1,4 @@
-"""/admin/api/playground: one prompt, answered round by round, each token with where it came from."""
+"""/admin/api/playground: answers a prompt round by round, and tells how each token was produced."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Kind = Literal["first", "accepted", "recovered", "bonus", "plain"]
 
 
 class PlaygroundBody(WireModel):
-    """What to answer, and how."""
+    """The prompt and how it is to be answered."""
 
     prompt: Text = Field(min_length=1, max_length=20_000)
     max_tokens: int = Field(120, ge=1, le=_MOST_TOKENS)
@@ -42,7 +42,7 @@ class PlaygroundBody(WireModel):
 
 @router.post("/playground")
 async def playground(body: PlaygroundBody, services: ServicesDep) -> Response:
-    """A stream of `round` events, and one `end`. The query is not learnt from."""
+    """A stream of `round` events and a final `end`. The query is not recorded."""
     query = _query(body, services.codec)
     return EventStream(_rounds(query, services), Framing(frame=named_frame, error=_error, end=b""))
 
