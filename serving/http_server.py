@@ -33,7 +33,7 @@ class HttpServer(uvicorn.Server):
                 app,
                 http=impatient(config.receive_timeout_s),
                 ws="none",
-                loop="asyncio",
+                loop="asyncio",  # by itself uvicorn takes uvloop where that is installed, as ray[serve] does
                 log_config=None,  # records go where all of osd's go
                 log_level="warning",
                 access_log=False,
