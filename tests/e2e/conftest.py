@@ -139,6 +139,7 @@ def service_config(state_dir: Path, target: Path | str, **sections: dict[str, An
         # The lookup would give the answers of earlier queries again, and so hide whether the drafter has learnt.
         "drafter": {"vocab_tokens": 128, "suffix": False},
         "swap": {"poll_interval_s": 0.1},
+        "cluster": {"report_interval_s": 0.2},
         "server": {"admin_token_sha256": hashlib.sha256(ADMIN_TOKEN.encode()).hexdigest()},
         "trainer": trainer,
     }

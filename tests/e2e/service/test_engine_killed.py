@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -16,24 +17,20 @@ pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
 _TOKENS = 900
 
 
-def test_streams_go_on_where_the_engine_died(service: Service) -> None:
+def test_streams_go_on_where_the_engine_died_and_queries_that_come_meanwhile_are_answered(service: Service) -> None:
+    late: list[Future[Any]] = []
+
     def kill_and_wait() -> None:
         pid = service.pid("engine")
         os.kill(pid, signal.SIGKILL)
+        late.extend(pool.submit(service.answer, PROMPTS[3], 60) for _ in range(3))
         # The new process answers before it has imported torch and loaded the target.
         assert service.pid("engine") != pid
 
     restarts = service.status()["restarts"]["engine"]
-    assert_streams_survive(service, _TOKENS, kill_and_wait)
+    undisturbed = service.answer(PROMPTS[3], 60).choices[0].text
+    with ThreadPoolExecutor(3) as pool:
+        assert_streams_survive(service, _TOKENS, kill_and_wait)
+        assert [one.result(240).choices[0].text for one in late] == [undisturbed] * len(late)
     wait_for(lambda: service.status()["restarts"]["engine"] > restarts, "the supervisor to count the restart")
     assert any("engine was restarted" in event["message"] for event in service.events("restart"))
-
-
-def test_a_query_that_comes_while_the_engine_is_down_is_answered(service: Service) -> None:
-    undisturbed = service.answer(PROMPTS[3], 60).choices[0].text
-    pid = service.pid("engine")
-    os.kill(pid, signal.SIGKILL)
-    with ThreadPoolExecutor(3) as pool:
-        answers = list(pool.map(lambda _: service.answer(PROMPTS[3], 60), range(3)))
-    assert [answer.choices[0].text for answer in answers] == [undisturbed] * 3
-    assert service.pid("engine") != pid
