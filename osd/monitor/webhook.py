@@ -48,7 +48,6 @@ class _Letter:
     event: Event
     attempts: int = 0
     due_s: float = 0.0
-    problem: str = ""
 
 
 class WebhookSender:
@@ -152,5 +151,5 @@ class WebhookSender:
         where = letter.hook.url.split("?")[0]
         message = f"an alert could not be delivered to {where}: {problem}"
         _log.error("%s", message)
-        data = {"url": where, "alert": letter.event.message, **letter.event.data}
+        data = {**letter.event.data, "url": where, "undelivered": letter.event.message}
         self._on_dead(Event(at_s=self._clock_s(), kind="dead_letter", message=message, data=data))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import threading
+import time
+from dataclasses import replace
 
 from osd.config.monitor import Webhook
 from osd.monitor.webhook import WebhookSender
@@ -56,6 +59,41 @@ def test_a_receiver_that_fails_is_tried_again() -> None:
     assert dead == [] and len(receiver.posts) == 4
 
 
+def test_the_pause_before_each_further_attempt_is_twice_as_long() -> None:
+    attempts_s: list[float] = []
+
+    def refuse(*_: object) -> int:
+        attempts_s.append(time.monotonic())
+        return 500
+
+    sender = WebhookSender([Webhook(url="http://a.example")], {}, refuse, lambda event: None, first_retry_s=0.02)
+    sender.send(FIRING)
+    wait_for(lambda: len(attempts_s) == 5)
+    sender.close()
+    pauses_s = [after - before for before, after in zip(attempts_s, attempts_s[1:], strict=False)]
+    assert all(pause_s >= 0.02 * 2**number for number, pause_s in enumerate(pauses_s))
+
+
+def test_of_too_many_alerts_that_wait_the_oldest_is_given_up() -> None:
+    """One is being delivered, and 200 wait."""
+    begun, may_end, dead = threading.Event(), threading.Event(), list[Event]()
+
+    def slow(*_: object) -> int:
+        begun.set()
+        may_end.wait(60)
+        return 200
+
+    sender = WebhookSender([Webhook(url="http://a.example")], {}, slow, dead.append)
+    sender.send(FIRING)
+    assert begun.wait(60)
+    for number in range(202):
+        sender.send(replace(FIRING, message=f"alert {number}"))
+    assert [one.data["undelivered"] for one in dead] == ["alert 0", "alert 1"]
+    assert all(one.message.endswith("to http://a.example: too many alerts wait") for one in dead)
+    may_end.set()
+    sender.close()
+
+
 def test_what_cannot_be_delivered_is_kept() -> None:
     receiver, dead = Receiver(500), list[Event]()
     sender = WebhookSender(
@@ -66,6 +104,7 @@ def test_what_cannot_be_delivered_is_kept() -> None:
     sender.close()
     assert len(receiver.posts) == 8
     assert letter.kind == "dead_letter" and letter.data["alert"] == "drift" and "HTTP 500" in letter.message
+    assert letter.data["undelivered"] == FIRING.message
     assert "secret" not in letter.message and "secret" not in str(letter.data)
 
 

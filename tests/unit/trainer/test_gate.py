@@ -98,9 +98,9 @@ def test_training_raises_held_out_acceptance_and_only_a_better_candidate_is_publ
     assert better.published and better.figures["published"] == 1.0
     assert better.figures["depth_1"] == better.figures["candidate"] == after.acceptance
     assert better.figures["serving"] == before.acceptance and better.figures["records"] == 3.0
-    assert better.figures["length"] > better.figures["serving_length"] and not better.worse
+    assert better.figures["length"] > better.figures["serving_length"] and not better.worse and better.is_promising
     back = decide({"": (before, after)}, margin=0.0, num_records=3)
-    assert back.worse and not back.published
+    assert back.worse and not back.published and not back.is_promising
 
 
 def _measured(accepted_N: Sequence[float], positions: int = 30) -> Measurement:
