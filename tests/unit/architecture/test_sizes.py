@@ -16,7 +16,7 @@ from osd.config.settings import Config
 
 _ROOT = Path(osd.__file__).parents[1]
 _PACKAGES = ("osd", "trainer", "actors", "serving")
-_MAX_LINES, _MAX_MEDIAN_LINES, _MAX_FUNCTION_LINES, _MAX_ROOM_MODULES = 400, 120, 60, 12
+_MAX_LINES, _MAX_MEDIAN_LINES, _MAX_FUNCTION_LINES, _MAX_STEP_LINES, _MAX_ROOM_MODULES = 400, 120, 60, 15, 12
 _FLAT = ("trainer", "actors")
 """Packages that have no rooms."""
 
@@ -60,6 +60,12 @@ def test_no_function_outside_of_the_kernels_is_long() -> None:
         and (num := _num_body_lines(node)) > _MAX_FUNCTION_LINES
     }
     assert not long
+
+
+def test_a_step_of_the_engine_is_read_at_a_glance() -> None:
+    module = _modules()[Path("osd/engine/engine.py")]
+    [step] = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef) and node.name == "step"]
+    assert _num_body_lines(step) < _MAX_STEP_LINES
 
 
 def test_a_package_says_in_one_sentence_what_lives_there() -> None:
