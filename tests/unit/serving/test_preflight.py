@@ -14,6 +14,10 @@ from serving.preflight import check_machine
 from tests.kit.stores import config_of_store
 
 
+_ONCE = {"retries": {"max_attempts": 0}}
+"""Of botocore, which else tries again for some ten seconds."""
+
+
 def test_a_folder_that_is_not_there_yet_will_do(tmp_path: Path) -> None:
     check_machine(config_of_store(f"file://{tmp_path}/shared", {}, tmp_path))
 
@@ -25,7 +29,7 @@ def test_a_folder_that_is_not_there_yet_will_do(tmp_path: Path) -> None:
         ("floppy://a", {}, "protocol 'floppy' is unknown"),
         (
             "s3://osd/a",
-            {"endpoint_url": "http://127.0.0.1:9", "key": "a", "secret": "b"},
+            {"endpoint_url": "http://127.0.0.1:9", "key": "a", "secret": "b", "config_kwargs": _ONCE},
             "cannot read the store s3://osd/a/weights: .*http://127.0.0.1:9.*; see that store.url can be reached",
         ),
     ],
