@@ -13,7 +13,6 @@ from osd.records.errors import OsdError
 from serving.preflight import check_machine
 from tests.kit.stores import config_of_store
 
-
 _ONCE = {"retries": {"max_attempts": 0}}
 """Of botocore, which else tries again for some ten seconds."""
 
