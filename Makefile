@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run demo adapt test test-all test-cluster lint check clean
+.PHONY: help setup setup-dev run demo adapt kernels test test-all test-cluster lint check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ adapt: setup  ## replay how drafters adapt to a stream and to a shift, without a
 
 # Two processes, since most tests wait for a thread or a process of their own; kernels are compiled before the first one.
 PYTEST := $(BIN)/python -m pytest --build-kernels -n $(or $(WORKERS),2) --dist loadscope --no-loadscope-reorder
+
+kernels: setup-dev  ## compile the CPU kernels that tests call; the tests below do so, too
+	@$(BIN)/python -m tests.kit.kernel_builds
 
 test: setup-dev  ## the tests, after compiling the kernels that they call
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)

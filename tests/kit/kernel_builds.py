@@ -26,3 +26,7 @@ def build_kernels() -> None:
             stack.callback(Build(these).stop)
         for these in _missing():
             build(these)  # what no other process has begun; then it waits for the others
+
+
+if __name__ == "__main__":
+    build_kernels()
