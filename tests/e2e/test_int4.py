@@ -15,7 +15,7 @@ from osd.engine.engine import Engine
 from osd.kernels.cpu.products.codes import rounded
 from osd.loading.causal_lm import load_causal_lm
 from osd.loading.resolve import resolve_target
-from osd.records.query import SamplingParams
+from osd.records.query import Request, SamplingParams
 
 _PROMPTS = ["The first month of the year is", "def add(a, b):\n    return"]
 
@@ -35,11 +35,24 @@ def test_no_weight_changes() -> None:
     assert all(torch.equal(rounded(one.weight, 4), one.weight) for one in linears)
 
 
-def _answers(engine: Engine) -> list[str]:
-    texts = [""] * len(_PROMPTS)
-    for delta in engine.generate(_PROMPTS, SamplingParams(temperature=0.0, max_tokens=24)):
-        texts[int(delta.request_id)] += delta.text
-    return texts
+def _answers(engine: Engine, speculation_length: int) -> dict[str, list[int]]:
+    """By prompt; each length with a prefix cache of its own."""
+    params = SamplingParams(temperature=0.0, max_tokens=24)
+    for prompt in _PROMPTS:
+        engine.submit(
+            Request(
+                request_id=prompt,
+                prompt_ids=engine.codec.encode_text(prompt),
+                params=params,
+                speculation_length=speculation_length,
+                cache_salt=f"length {speculation_length}",
+            )
+        )
+    answers: dict[str, list[int]] = {prompt: [] for prompt in _PROMPTS}
+    while engine.has_work:
+        for delta in engine.step():
+            answers[delta.request_id].extend(delta.token_ids)
+    return answers
 
 
 def test_speculation_changes_nothing(tmp_path_factory: pytest.TempPathFactory, num_threads: None) -> None:
@@ -47,9 +60,8 @@ def test_speculation_changes_nothing(tmp_path_factory: pytest.TempPathFactory, n
     state_dir = tmp_path_factory.mktemp("int4")
     models_dir(state_dir).symlink_to(models_dir(default_state_dir()))
     target = {"dtype": "int4", "threads": 1, "max_context_tokens": 256}
-    plain, speculative = (
-        open_engine(load_config(None, {"state_dir": state_dir, "target": target, "speculation": speculation}))
-        for speculation in ({"enabled": False}, {"fixed_length": 3})
-    )
-    assert _answers(speculative) == _answers(plain)
-    assert speculative.status().counters["accepted_total"] > 0
+    engine = open_engine(load_config(None, {"state_dir": state_dir, "target": target}))
+    plain = _answers(engine, 0)
+    assert engine.counters.values["proposed_total"] == 0
+    assert _answers(engine, 3) == plain
+    assert engine.counters.values["accepted_total"] > 0
