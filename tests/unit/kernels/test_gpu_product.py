@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from osd.drafters.feature import FeatureDrafter
+from osd.kernels.backend import Sizes
 from osd.kernels.gpu.decoder import GpuDecoder
 from osd.kernels.gpu.feature_round import GpuFeatureRound
 from osd.kernels.gpu.graphs import Work
 from osd.kernels.reference.llama import Llama
 from osd.kernels.reference.projections import ByteCodes
 from osd.machine.arrays import tensor
-from osd.models.slot_model import SlotModel
 from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
 from tests.kit.backends import TORCH, captured_by
@@ -80,14 +80,14 @@ def passes(
     num_new: int, dtype: torch.dtype, spoil: Callable[[Llama], None] = lambda llama: None
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Hidden states and logits by kernels, and by torch in float64, with the same weights."""
-    plain = tiny_llama().to(dtype)
-    sizes: dict[str, Any] = {"num_slots": 3, "max_context_tokens": 40, "max_new_tokens": 16}
-    exact = SlotModel(copy.deepcopy(plain).double(), TORCH, **sizes)
-    decoder = SlotModel(plain, captured_by(run_at_once, has_kernels=True), **sizes).decoder
-    assert isinstance(decoder, GpuDecoder) and decoder.kernels is not None
+    plain, sizes = tiny_llama().to(dtype), Sizes(num_slots=3, max_positions=40, max_len=56)
+    options: dict[str, Any] = {"kept": None, "frozen": True, "is_int4": False}
+    exact = TORCH.decoder(copy.deepcopy(plain).double(), sizes, **options)
+    decoder = captured_by(run_at_once, has_kernels=True).decoder(plain, sizes, **options)
+    assert exact is not None and isinstance(decoder, GpuDecoder) and decoder.kernels is not None
     spoil(decoder.torch.llama)
     ids_BQ = torch.randint(0, VOCAB_TOKENS, (3, num_new), generator=torch.Generator().manual_seed(0))
-    outputs = decoder.kernels.read(0, ids_BQ, [0, 0, 0], logits="all"), exact.forward(0, ids_BQ, [0, 0, 0])
+    outputs = [way.read(0, ids_BQ, [0, 0, 0], logits="all") for way in (decoder.kernels, exact)]
     got, expected = ([output.hidden_BQH, output.logits_BQV] for output in outputs)
     return got, expected
 
