@@ -8,16 +8,18 @@ from random import Random
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.random_models import SHAPES, random_llama, weight_bytes
 from benchmarks.shape_bench import ShapeBench
 from benchmarks.shape_peers import Assistance, assisted, generate, measure_peers
 from benchmarks.shapes import main
 from osd.kernels.backend import Backend
+from osd.kernels.gpu.graphs import Work
 from osd.records.proposal import DraftBatch
 from osd.records.query import QueryStats, Request, SamplingParams
 from tests.kit.backends import captured_by
-from tests.kit.fx_capture import FxCapture
+from tests.kit.fx_capture import run_at_once
 
 _LENGTH = 3
 
@@ -64,12 +66,17 @@ def test_as_much_is_accepted_as_was_asked_for(acceptance: float, kind: str) -> N
 @pytest.mark.parametrize("kind", ["feature", "model"])
 def test_captured_rounds_are_replaced_as_well(kind: str) -> None:
     """As on a GPU, where each replay overwrites the last proposal."""
-    capture = FxCapture()
+    captured: list[Work] = []
+
+    def capture(work: Work, inputs: tuple[Tensor, ...]) -> Work:
+        captured.append(work)
+        return run_at_once(work, inputs)
+
     bench, prompts = make_bench(1.0, kind=kind, backend=captured_by(capture)), prompts_of(2)
     plain = bench.decode(prompts, 0)
     bench.drafter.remember(prompts, plain.answers)
     fast = bench.decode(prompts, _LENGTH)
-    assert capture.num_captured and fast.run.committed == fast.run.row_rounds * (1 + _LENGTH)
+    assert captured and fast.run.committed == fast.run.row_rounds * (1 + _LENGTH)
     assert all(answer == own[: len(answer)] for answer, own in zip(fast.answers, plain.answers, strict=True))
 
 
