@@ -1,7 +1,7 @@
 """Block verification gives exactly the target's distribution: by enumeration over a tiny vocabulary, without chance.
 
 The conditionals differ by context, as a model's do. Proposals are summed over with their draft probabilities; a block's
-probability of passing is found on the rule itself, by bisection of its uniform draw.
+probability of passing is found on the rule itself, by a search for the uniform draw up to which it passes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _VOCAB = 3
 _MOST = 3
 """Tokens proposed."""
 _ALMOST_ONE = 1.0 - 1e-15
+_POINTS = 256
+"""Points of a search for a threshold, of which there are six."""
 Tables = list[Tensor]
 """By the number of tokens d before: the conditionals after each, `[V] * (d + 1)`."""
 
@@ -42,23 +44,34 @@ def _along(tables: Tables, tokens: tuple[int, ...], num: int) -> Tensor:
     return torch.stack([tables[depth][tokens[:depth]] for depth in range(num)])
 
 
-def _verdict(target_QV: Tensor, draft_KV: Tensor, proposed: tuple[int, ...], uniforms: list[float]) -> tuple[int, int]:
-    num_accepted_B, next_B = reject_blockwise(
-        target_QV[None],
-        draft_KV[None],
-        torch.tensor([proposed], dtype=torch.long).view(1, -1),
-        torch.tensor([len(proposed)]),
-        torch.tensor([uniforms], dtype=torch.float64),
+def _verdicts(
+    target_QV: Tensor, draft_KV: Tensor, proposed: tuple[int, ...], uniform_NQ: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(number of accepted tokens `[N]`, the token after them `[N]`) of one proposal with N rows of draws."""
+    num = len(uniform_NQ)
+    return reject_blockwise(
+        target_QV.expand(num, -1, -1),
+        draft_KV.expand(num, -1, -1),
+        torch.tensor(proposed, dtype=torch.long).expand(num, -1),
+        torch.full((num,), len(proposed)),
+        uniform_NQ,
     )
+
+
+def _verdict(target_QV: Tensor, draft_KV: Tensor, proposed: tuple[int, ...], uniforms: list[float]) -> tuple[int, int]:
+    num_accepted_B, next_B = _verdicts(target_QV, draft_KV, proposed, torch.tensor([uniforms], dtype=torch.float64))
     return int(num_accepted_B), int(next_B)
 
 
-def _threshold(passes: Callable[[float], bool]) -> float:
-    """The share of draws in (0, 1) that pass."""
-    low, high = 0.0, 1.0
-    for _ in range(48):
-        middle = (low + high) / 2
-        low, high = (middle, high) if passes(middle) else (low, middle)
+def _threshold(passes: Callable[[Tensor], Tensor]) -> float:
+    """The share of draws in (0, 1) that pass, which are those below it: found among ever closer points."""
+    low, step = 0.0, 1.0
+    for _ in range(6):
+        step /= _POINTS
+        passed_N = passes(low + step * torch.arange(1, _POINTS, dtype=torch.float64))
+        num_passed = int(passed_N.sum())
+        assert bool(passed_N[:num_passed].all())
+        low += step * num_passed
     return low
 
 
@@ -68,10 +81,10 @@ def _chances(target_QV: Tensor, draft_KV: Tensor, proposed: tuple[int, ...]) -> 
     chances, all_longer_fail = [], 1.0
     for block in range(length, 0, -1):
 
-        def passes(uniform: float, block: int = block) -> bool:
-            uniforms = [_ALMOST_ONE] * length + [0.5]
-            uniforms[block - 1] = uniform
-            return _verdict(target_QV, draft_KV, proposed, uniforms)[0] >= block
+        def passes(uniform_N: Tensor, block: int = block) -> Tensor:
+            uniform_NQ = torch.full((len(uniform_N), length + 1), _ALMOST_ONE, dtype=torch.float64)
+            uniform_NQ[:, block - 1] = uniform_N
+            return _verdicts(target_QV, draft_KV, proposed, uniform_NQ)[0] >= block
 
         share = _threshold(passes)
         chances.append(all_longer_fail * share)
@@ -80,13 +93,15 @@ def _chances(target_QV: Tensor, draft_KV: Tensor, proposed: tuple[int, ...]) -> 
 
 
 def _next_token(target_QV: Tensor, draft_KV: Tensor, proposed: tuple[int, ...], accepted: int) -> Tensor:
-    """The distribution of the token that follows `accepted` kept ones, by bisection of the last draw, `[V]`."""
+    """The distribution of the token that follows `accepted` kept ones, by the thresholds of the last draw, `[V]`."""
     uniforms = [_ALMOST_ONE] * len(proposed)
     if accepted:
         uniforms[accepted - 1] = 1e-15
 
-    def stays_within(token: int, uniform: float) -> bool:
-        return _verdict(target_QV, draft_KV, proposed, [*uniforms, uniform])[1] <= token
+    def stays_within(token: int, uniform_N: Tensor) -> Tensor:
+        uniform_NQ = torch.tensor([[*uniforms, 0.0]], dtype=torch.float64).repeat(len(uniform_N), 1)
+        uniform_NQ[:, -1] = uniform_N
+        return _verdicts(target_QV, draft_KV, proposed, uniform_NQ)[1] <= token
 
     cdf = [_threshold(partial(stays_within, token)) for token in range(_VOCAB)]
     return torch.tensor(cdf, dtype=torch.float64).diff(prepend=torch.zeros(1, dtype=torch.float64))

@@ -65,16 +65,19 @@ def test_a_token_is_accepted_with_the_ratio_of_its_probabilities(target: float, 
 def _last_draw(target: Tensor, draft: Tensor, proposed: Tensor, accepted: int) -> Tensor:
     """How the token after `accepted` kept ones is distributed, `[V]`, from the rule on an even grid of draws."""
     num_proposed = len(proposed)
-    counts = torch.zeros(target.shape[-1], dtype=torch.float64)
-    for point in range(_POINTS):
-        uniform = torch.zeros(num_proposed + 1, dtype=torch.float64)
-        if accepted < num_proposed:
-            uniform[accepted] = 1.0 - 1e-12  # rejects whatever can be rejected
-        uniform[num_proposed] = (point + 0.5) / _POINTS
-        kept, token = reject_tokenwise(target, draft, proposed, uniform)
-        assert kept == accepted
-        counts[token] += 1.0 / _POINTS
-    return counts
+    uniform_NQ = torch.zeros(_POINTS, num_proposed + 1, dtype=torch.float64)
+    if accepted < num_proposed:
+        uniform_NQ[:, accepted] = 1.0 - 1e-12  # rejects whatever can be rejected
+    uniform_NQ[:, num_proposed] = (torch.arange(_POINTS) + 0.5) / _POINTS
+    kept_N, token_N = reject_rows(
+        target.expand(_POINTS, -1, -1),
+        draft.expand(_POINTS, -1, -1),
+        proposed.expand(_POINTS, -1),
+        torch.full((_POINTS,), num_proposed),
+        uniform_NQ,
+    )
+    assert bool((kept_N == accepted).all())
+    return torch.bincount(token_N, minlength=target.shape[-1]).double() / _POINTS
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.4])
