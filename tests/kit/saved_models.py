@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -36,4 +41,20 @@ def save_llama(
     if context_tokens is not None:
         model.config.max_position_embeddings = context_tokens
     model.save_pretrained(folder)
+    return folder
+
+
+def save_first_layers(source: Path, folder: Path, num_layers: int) -> Path:
+    """A Llama's first layers with its embedding, head and tokenizer."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": num_layers}))
+    tensors = {}
+    for path in source.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dictionary
+                layer = re.match(r"model\.layers\.(\d+)\.", name)
+                if layer is None or int(layer[1]) < num_layers:
+                    tensors[name] = file.get_tensor(name)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -189,13 +189,13 @@ def test_an_engine_of_captured_rounds_answers_the_same(kind: str) -> None:
         return make_engine(target, drafter)
 
     # The first one's prompt is as long as a round, and is none.
-    prompts = [(3, 4, 5), *(tuple(range(1, 2 + 3 * number)) for number in range(6))]
+    prompts = [(3, 4, 5), *(tuple(range(1, 2 + 3 * number)) for number in range(4))]
     requests = [
         Request(
             request_id=str(number),
             prompt_ids=prompt,
             params=SamplingParams(
-                temperature=0.8 if number % 2 else 0.0, top_p=0.9 if number > 3 else 1.0, seed=number, max_tokens=24
+                temperature=0.8 if number % 2 else 0.0, top_p=0.9 if number > 2 else 1.0, seed=number, max_tokens=14
             ),
         )
         for number, prompt in enumerate(prompts)
@@ -210,4 +210,4 @@ def test_an_engine_of_captured_rounds_answers_the_same(kind: str) -> None:
         assert isinstance(drafter, FeatureDrafter)
         swap(replaying, manifest_of(2, "feature"), feature_state(drafter.config, 9))
         again = run(replaying, requests)  # sampled answers follow the drafter's draws, greedy ones do not
-        assert all(again[name].ids == expected[name].ids for name in ("0", "2", "4", "6"))
+        assert all(again[name].ids == expected[name].ids for name in ("0", "2", "4"))
