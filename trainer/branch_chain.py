@@ -1,4 +1,4 @@
-"""The features of branches: chains of the `feature` drafter, continued over tokens that were drafted in vain.
+"""The features of branches: chains of the `feature` drafter, continued over rejected tokens.
 
 A branch at depth d attends to what serving's KV cache held when it was drafted: keys from true hidden states up to the
 column where its chain began, the chain's keys at emitted tokens, and its own keys.

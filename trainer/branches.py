@@ -1,4 +1,4 @@
-"""Training examples from what was drafted in vain: of each round with a rejection, the chain from there on.
+"""Training examples from rejected proposals: the part of a round's chain from its first rejected token on.
 
 Let a round's last known token be at position A, and d_1 .. d_L be proposed for positions A + 1 .. A + L, of which a < L
 are accepted. Depths 1 .. a + 1 of its chain read emitted tokens, and so are part of the unrolled chains that begin at

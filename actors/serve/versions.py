@@ -1,4 +1,4 @@
-"""What a deployment's replicas are made of. Ray Serve replaces replicas whose version has changed, and no others.
+"""Versions of deployments. Ray Serve replaces the replicas whose version has changed, and no others.
 
 Given no version, Serve makes up a new one at each deployment, and replaces everything.
 """

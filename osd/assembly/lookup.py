@@ -1,4 +1,4 @@
-"""The `suffix` lookup of an engine, and what feeds it."""
+"""Makes the `suffix` lookup of an engine, and the feed of recent answers from which it learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaving a share of the engine's time to training, exactly and whatever the priorities of processes are.
+"""Pauses the engine for a share of its time, so that training can run whatever the priorities of threads are.
 
 A trainer of the lowest priority gets next to no time beside an engine that is never idle. So for as long as training
 pays, the engine pauses between steps for a set share of its time; the trainer runs in these pauses.

@@ -1,4 +1,4 @@
-"""The status of several engines as that of one."""
+"""Merges the status of several engines into one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator has asked for and holds until it is taken back: it is stored, so that it survives every restart."""
+"""The operator's lasting choices, which are stored and so survive every restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trainer's detectors say of each domain."""
+"""Metrics of drift by domain, as the trainer's detectors report it."""
 
 from __future__ import annotations
 

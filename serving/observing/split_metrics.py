@@ -1,4 +1,4 @@
-"""Which domains a drafter of their own serves."""
+"""Metrics of the domains that a drafter of their own serves."""
 
 from __future__ import annotations
 

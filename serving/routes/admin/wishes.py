@@ -1,4 +1,4 @@
-"""/admin/api: what holds until it is taken back (a domain's policy, freezing, draining), and training on demand."""
+"""/admin/api: the operator's lasting choices (a domain's policy, freezing, draining), and training on demand."""
 
 from __future__ import annotations
 
