@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 
 from osd.monitor.alerts import Alert
 from osd.records.status import DomainDrift
-from tests.browser.driving import click, find, look, open_dashboard, script, text_of, wait
+from tests.browser.driving import click, find, let_pass, look, open_dashboard, script, text_of, wait
 from tests.kit.fakes import FakeEngineClient
 
 pytestmark = pytest.mark.browser
@@ -128,6 +128,7 @@ def test_what_is_listed_is_a_list(browser: webdriver.Chrome, url: str, engine: F
     assert script(browser, children, "#marks > *") == ["LI"] * 6
     assert not find(browser, "#no-events").is_displayed()
     engine.event_log.clear()
+    let_pass(browser, 6)
     wait(browser, find(browser, "#no-events").is_displayed)
     assert script(browser, children, "#events > *") == []
 

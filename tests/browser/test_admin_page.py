@@ -160,5 +160,6 @@ def test_session_survives_a_reload_and_ends_on_sign_out(browser: webdriver.Chrom
 def test_a_session_that_a_restart_ended_is_asked_for_again(browser: webdriver.Chrome, url: str) -> None:
     open_dashboard(browser, url)
     browser.delete_all_cookies()
+    let_pass(browser, 6)
     wait(browser, lambda: text_of(browser, "login-error") == "The session has ended: sign in again.")
     assert not find(browser, "#dashboard").is_displayed()

@@ -128,7 +128,6 @@ def test_events_filter_and_export_what_is_shown(browser: webdriver.Chrome, url: 
     wait(browser, lambda: text_of(browser, "no-events") == "No event matches.")
 
 
-@pytest.mark.slow
 def test_what_happens_appears_by_itself_also_after_a_restart(
     browser: webdriver.Chrome, engine: FakeEngineClient
 ) -> None:
@@ -249,6 +248,7 @@ def test_what_training_takes_and_costs_is_shown(browser: webdriver.Chrome, url: 
     assert text_of(browser, "spare") == ""
     late = {Series(engine="trainer"): {"trained_ms": 12_000.0}}
     engine.buckets = [Bucket(TIERS[0].start_of(time.time() - ago_s), late) for ago_s in (20, 15, 10)]
+    let_pass(browser, 6)
     wait(browser, lambda: script(browser, trained) == "100.0%")
 
 

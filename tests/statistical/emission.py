@@ -75,7 +75,8 @@ def engine_with(
     )
     lookup = None if pool is None else SuffixLookup(pool, _SLOTS)
     made = [make(target) for make in make_drafters]
-    return make_engine(target, *made, chunk_tokens=128, accept_rule=rule, lookup=lookup)
+    # Prompts are shorter than what the prefix cache shares.
+    return make_engine(target, *made, chunk_tokens=128, accept_rule=rule, lookup=lookup, prefix_caching=False)
 
 
 def p_values(outputs: dict[str, list[list[int]]], exact: dict[str, Exact]) -> dict[str, float]:

@@ -86,7 +86,7 @@ def test_a_misstated_distribution_of_what_is_drawn_again_is_noticed(
 
     monkeypatch.setattr("osd.engine.round.drawn_again", misstated)
     engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
-    figures = p_values(emit(engine, lengths=(3,), samples=2 * _SAMPLES, constraint=NoThirds), constrained)
+    figures = p_values(emit(engine, lengths=(3,), samples=400, constraint=NoThirds), constrained)
     assert min(figures.values()) < ALARM, figures
 
 
@@ -116,5 +116,6 @@ def test_leaving_out_a_drawn_token_that_is_forbidden_is_noticed(
     monkeypatch.setattr("osd.engine.round.drawn_again", lambda proposal, *_: proposal)
     monkeypatch.setattr("osd.engine.round.cut_to_constraints", cut)
     engine = engine_with(model, rule, lambda target: fair_drafter(model, target))
-    figures = p_values(emit(engine, lengths=(3,), samples=2 * _SAMPLES, constraint=NoThirds), constrained)
+    samples = _SAMPLES if model.dtype == torch.float32 else 2 * _SAMPLES
+    figures = p_values(emit(engine, lengths=(3,), samples=samples, constraint=NoThirds), constrained)
     assert min(figures.values()) < ALARM, figures
