@@ -45,7 +45,7 @@ class NoThirds:
         self._last = 0
 
     def allowed(self, proposed: Sequence[int]) -> NDArray[np.uint32]:
-        return bits_of(allowed_after(np.array([self._last, *proposed])))
+        return _BITS_AFTER[[self._last, *proposed]]
 
     def advance(self, tokens: Sequence[int]) -> None:
         if tokens:
@@ -59,3 +59,6 @@ def allowed_after(last_N: NDArray[np.int64]) -> NDArray[np.bool_]:
     """What `NoThirds` allows after each of these tokens, `[N, V]`."""
     allowed_NV: NDArray[np.bool_] = (last_N[:, None] + np.arange(VOCAB_TOKENS)) % 3 != 0
     return allowed_NV
+
+
+_BITS_AFTER = bits_of(allowed_after(np.arange(VOCAB_TOKENS)))
