@@ -39,10 +39,10 @@ class Pace:
         Args:
             steps: made so far.
             num_held_out: records that a decision takes into account.
-            is_last: no more steps will follow for now.
+            is_last: no more steps will follow for now, so it does not wait for more of them than the configured number.
         """
-        num_steps = steps - self.steps_at_gate
-        return num_steps >= max(self._gate_every_steps, num_held_out // 3) or (is_last and num_steps > 0)
+        least = self._gate_every_steps if is_last else max(self._gate_every_steps, num_held_out // 3)
+        return steps - self.steps_at_gate >= least
 
     def after(self, decision: GateDecision) -> None:
         """Take the gate's decision into account."""

@@ -128,6 +128,15 @@ def test_a_larger_gain_by_one_query_alone_is_not_sure() -> None:
     assert not decision.published and not decision.worse
 
 
+def test_a_loss_that_is_certain_but_small_is_trained_on_from() -> None:
+    """As after a single step, which undone again and again would lead nowhere."""
+    serving, candidate = _measured([10.0] * 6), _measured([9.5] * 6)
+    decision = decide({"": (candidate, serving)}, margin=0.0, num_records=6)
+    assert decision.figures["gain_high"] < 0.0 and candidate.length > serving.length - 0.02
+    assert not decision.published and not decision.worse
+    assert decide({"": (_measured([9.3] * 6), serving)}, margin=0.0, num_records=6).worse
+
+
 def test_a_domain_that_certainly_loses_forbids_what_others_gain() -> None:
     before, loses = _measured([10.0] * 6), _measured([9.0] * 6)
     flood = _measured([18.0] * 24), _measured([10.0] * 24)

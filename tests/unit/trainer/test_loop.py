@@ -157,7 +157,7 @@ def test_it_yields_while_the_engine_is_busy_and_waits_for_data(tmp_path: Path) -
 
 
 def test_training_is_proportional_to_the_traffic(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, passes=3.0, gate_every_steps=1000)
+    bench = Bench(tmp_path, passes=3.0, gate_every_steps=4)
     bench.run(60)
     status = bench.trainer.status()
     trained_on = [outcome for outcome in map(learnable_outcome, range(30)) if not is_held_out(outcome.request_id, 0.25)]
@@ -165,7 +165,8 @@ def test_training_is_proportional_to_the_traffic(tmp_path: Path) -> None:
     a_step = status.trained_tokens / status.steps
     assert status.state == "waiting_for_data" and bench.trainer.worth == 0.0
     assert 3 * num_tokens <= status.trained_tokens <= 3 * num_tokens + 2 * a_step
-    assert len([kind for kind in bench.kinds() if kind in ("publish", "refuse")]) == 1, "the gate decides at the end"
+    num_decisions = len([kind for kind in bench.kinds() if kind in ("publish", "refuse")])
+    assert num_decisions == status.steps // 4 > 0, "also at the end, if there were steps enough"
 
     bench.trainer.checkpoint()
     bench.start()
