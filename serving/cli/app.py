@@ -12,6 +12,7 @@ from rich.text import Text
 
 from osd.records.errors import OsdError
 from serving.cli import bench, chat, config_show, doctor, drafter, serve, status
+from serving.cli.flags.vllm import INSTEAD
 
 
 def _tell_version(wanted: bool) -> None:
@@ -54,8 +55,13 @@ def main() -> None:
     except OsdError as error:
         _fail(str(error))
     except _USAGE_ERROR as error:
-        command = error.ctx.command_path if error.ctx else "osd"
-        _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+        command, option = error.ctx.command_path if error.ctx else "osd", getattr(error, "option_name", "")
+        if command == "osd serve" and option in INSTEAD:
+            _fail(f"{option}: {INSTEAD[option]}")
+        message = error.format_message().rstrip(".")
+        if "extra argument" in message and "--served-model-name" in sys.argv:  # vLLM takes several after one option
+            message += "; repeat --served-model-name for each name"
+        _fail(f"{message}; see `{command} --help`")
     except OSError as error:
         if not error.filename:
             raise

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from osd.config.settings import Config
-from serving.cli.flags import with_settings
+from serving.cli.flags.settings import with_settings
 
 _LINE_S = 10.0
 """Without a terminal: seconds between two lines about the same stage."""

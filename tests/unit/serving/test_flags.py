@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -13,7 +14,8 @@ from pydantic import ValidationError
 
 from osd.config.monitor import AlertRule, Webhook
 from osd.config.settings import Config
-from serving.cli.flags import SHORT, VLLM, all_settings
+from serving.cli.flags.settings import SHORT, VLLM, all_settings
+from serving.cli.flags.vllm import INSTEAD, ONLY, SWITCHES
 from serving.serve import Serving
 from tests.kit.cli_kit import the_error
 from tests.kit.saved_models import save_llama
@@ -128,6 +130,45 @@ def test_vllms_names(served: Any) -> None:
     assert not config.engine.prefix_caching and config.target.tool_call_format == "hermes"
     assert config.server.model_names == ("a", "b")
     assert config.server.api_keys_sha256 == tuple(sha256(key.encode()).hexdigest() for key in ("one", "two"))
+
+
+def test_a_command_line_of_vllm(served: Any) -> None:
+    """With options that ask for what osd does anyway, and values in vLLM's ways of writing them."""
+    config = served(
+        *("m", "--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--dtype", "half", "-tp", 1),
+        *("--max-model-len", "8k", "--pipeline-parallel-size=1", "--disable-log-requests", "--max-logprobs", "20"),
+        *("--allowed-origins", '["https://a.example", "https://b.example"]', "--host", "0.0.0.0", "--port", "9"),
+    )
+    assert (config.target.model, config.target.dtype, config.target.max_context_tokens) == ("m", "float16", 8000)
+    assert config.server.allowed_origins == ("https://a.example", "https://b.example")
+    assert served("--max-model-len", "2K").target.max_context_tokens == 2048
+    assert served("--max-model-len", "auto").target.max_context_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("-tp", "2"), "--tensor-parallel-size 2: a target is computed on one device"),
+        (("--gpu-memory-utilization", "0.9"), "--gpu-memory-utilization: the KV cache has --max-slots rows"),
+        (("--gpu-memory-utilization=0.9",), "--max-slots"),
+        (("--reasoning-parser", "qwen3"), "finds in the chat template how reasoning is marked"),
+        (("m", "--served-model-name", "a", "b"), "repeat --served-model-name for each name"),
+        (("--max-model-len", "many"), "--max-model-len takes a number of tokens, such as 8192 or 8k"),
+        (("--max-model-length", "9"), "--max-model-len"),
+        (("--max-num-seq", "9"), "--max-num-seqs"),
+        (("--served-model", "a"), "--served-model-name"),
+        (("--server.prt", "1"), "--server.port"),
+    ],
+)
+def test_an_option_that_osd_lacks_names_the_one_that_it_has(osd: Any, arguments: tuple[str, ...], says: str) -> None:
+    assert says in the_error(osd("serve", *arguments))
+
+
+def test_what_is_said_of_vllms_options_names_options_of_osd(served: Any) -> None:
+    assert not (INSTEAD.keys() | ONLY.keys() | set(SWITCHES)) & (SHORT.keys() | VLLM.keys())
+    for text in [*INSTEAD.values(), *(text for _, text in ONLY.values())]:
+        for flag in re.findall(r"--[a-z][a-z_.-]*[a-z]", text):
+            assert flag in SHORT or flag.removeprefix("--") in all_settings(), flag
 
 
 def test_the_model_by_its_place(served: Any) -> None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from osd.config.settings import Config, load_config
 from osd.records.errors import OsdError
+from serving.cli.flags import vllm
 from serving.cli.options import setting
 
 SHORT = {
@@ -65,6 +66,8 @@ VLLM = {
     "--tool-call-parser": "target.tool_call_format",
     "--trust-request-chat-template": "server.trust_request_chat_template",
 }
+_HUMAN_READABLE = "--max-model-len"
+"""Its value may be written as '8k'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ def with_settings(command: Callable[[Config], None]) -> Callable[..., None]:
     annotations: dict[str, Any] = {"model_argument": model}
     annotations |= {one.parameter: _annotation(one) for one in options}
     annotations |= {"api_key": keys, "state_dir": state_dir, "config": config}
+    annotations |= vllm.needless_options()
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter(name, kind, default=None, annotation=one) for name, one in annotations.items()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads these two
@@ -125,6 +129,8 @@ def _annotation(option: _Option) -> Any:
     section, field = option.setting.split(".")
     kind = _type_of(Config.model_fields[section].default.__class__.model_fields[field].annotation)
     flag = option.flag
+    if flag == _HUMAN_READABLE:
+        kind = str
     if kind is bool:
         stem = flag.removeprefix("--")
         flag = f"{flag}/--no-{stem}"
@@ -150,6 +156,7 @@ def _configuration(options: list[_Option], given: dict[str, Any]) -> Config:
         if before[1] != value:
             raise OsdError(f"{before[0]} and {flag} are the same setting, {name}, with two values; give one of them")
 
+    vllm.check(given)
     if given["model_argument"] is not None:
         choose("MODEL", "target.model", given["model_argument"])
     for option in options:
@@ -169,14 +176,24 @@ def _configuration(options: list[_Option], given: dict[str, Any]) -> Config:
 
 
 def _parsed(option: _Option, value: Any) -> Any:
-    """A table is given as JSON, and so is each entry of a list of tables."""
+    """A table is given as JSON, and so is each entry of a list of tables. vLLM's ways to write a value are taken."""
+    if option.flag == _HUMAN_READABLE:
+        return vllm.num_tokens(value)
+    if option.setting == "target.dtype":
+        return vllm.dtype(value)
+    if option.setting == "server.allowed_origins" and value[0].startswith("["):
+        return _json(option, value[0])
     section, field = option.setting.split(".")
     annotation = Config.model_fields[section].default.__class__.model_fields[field].annotation
     is_table = get_origin(annotation) is dict
     item = get_args(annotation)[0] if get_origin(annotation) is tuple else None
     if not is_table and not (isinstance(item, type) and issubclass(item, BaseModel)):
         return value
+    return _json(option, value) if is_table else [_json(option, one) for one in value]
+
+
+def _json(option: _Option, text: str) -> Any:
     try:
-        return json.loads(value) if is_table else [json.loads(one) for one in value]
+        return json.loads(text)
     except ValueError:
         raise OsdError(f"{option.flag} takes a JSON object, such as '{{\"a\": 1}}'") from None
