@@ -156,7 +156,7 @@ def _setting(
         device=args.device,
         max_rows=max(args.batches),
         speculation_length=args.length,
-        eos_ids=sorted(codec.eos_ids(resolved.folder)),
+        eos_ids=sorted(codec.end_ids),
     )
     return setting, encoded
 

@@ -21,6 +21,8 @@ class Codec(Protocol):
     """The name under which the target is served."""
     sampling_defaults: SamplingDefaults
     """The values of what requests leave out."""
+    end_ids: frozenset[int]
+    """Tokens that end an answer."""
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Token ids of a plain prompt. A special token's spelling becomes that token.
@@ -60,6 +62,16 @@ class Codec(Protocol):
 
     def offsets(self, prompt_ids: Sequence[int]) -> TextOffsets:
         """Counts at which character of an answer's text each token begins."""
+        ...
+
+    def answer_text(self, prompt_ids: Sequence[int], ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of a whole answer to a prompt.
+
+        Args:
+            prompt_ids: the prompt, whose text the answer's follows.
+            ids: the answer.
+            skip_special_tokens: leave special tokens out; False writes them as they are spelt.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -38,7 +38,7 @@ def open_target(
     context = choose_context(config, model, hidden_layers)
     codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
     codec.context_tokens = context.num_tokens
-    target_id, eos_ids = resolved.target_id, codec.eos_ids(resolved.folder)
+    target_id, eos_ids = resolved.target_id, codec.end_ids
     return make_target(config, model, backend, context, target_id, eos_ids, hidden_layers), codec
 
 

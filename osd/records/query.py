@@ -28,6 +28,8 @@ DEFAULT_DOMAIN = "default"
 """The domain of queries that name none."""
 DOMAIN_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
 """What domains that requests name have to match."""
+MAX_STOPS = 64
+"""Stop strings of a query."""
 NOT_FINITE = "the model's output for it is not finite (NaN or infinity)"
 """The error message in the last delta of such a query."""
 CONSTRAINT_FAILED = "its constraint is too complex to be followed further"
@@ -88,7 +90,7 @@ class SamplingParams:
         _require(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty must be between -2 and 2")
         _require(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty must be between -2 and 2")
         _require(self.max_tokens >= 0, "max_tokens must be at least 0")
-        _require(len(self.stop) <= 4 and all(self.stop), "stop takes at most 4 strings, none of them empty")
+        _require(len(self.stop) <= MAX_STOPS and all(self.stop), f"stop takes at most {MAX_STOPS} strings, none empty")
         _require(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs must be between 0 and 20")
         _require(
             self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= 20, "prompt_logprobs must be between 0 and 20"

@@ -46,6 +46,8 @@ class ChatOptions:
     """End within the last message, which the answer goes on with; then there is no generation prompt."""
     template: str | None = None
     """Jinja text of a template that the request brings; None: the model's."""
+    add_special_tokens: bool = False
+    """Put those around it that the tokenizer puts around a text, although templates write their own."""
 
 
 class ChatFeatures(NamedTuple):

@@ -44,6 +44,7 @@ class TextCodec:
         special_tokens_in_messages: True reads a special token that is spelt in a message as that token; False reads
             the spelling as plain text.
         sampling_defaults: the values of what requests leave out; None: the API's own.
+        end_ids: tokens that end an answer; None: the tokenizer's own.
     """
 
     def __init__(
@@ -55,8 +56,11 @@ class TextCodec:
         vocab_tokens: int | None = None,
         special_tokens_in_messages: bool = False,
         sampling_defaults: SamplingDefaults | None = None,
+        end_ids: frozenset[int] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        own_end = getattr(tokenizer, "eos_token_id", None)
+        self.end_ids = (frozenset() if own_end is None else frozenset({own_end})) if end_ids is None else end_ids
         self.sampling_defaults = sampling_defaults or SamplingDefaults()
         self.model_id = model_id
         self.context_tokens = context_tokens
@@ -116,6 +120,7 @@ class TextCodec:
             vocab_tokens=getattr(config, "vocab_size", None),
             special_tokens_in_messages=special_tokens_in_messages,
             sampling_defaults=sampling_defaults(folder, generation_config),
+            end_ids=end_token_ids(folder, tokenizer),
         )
 
     @classmethod
@@ -162,12 +167,19 @@ class TextCodec:
             template, plain_content = self._renderer(options.template)
             adapted = template.adapted(messages)
             if plain_content is not None and plain_content.is_needed(adapted, tools, options):
-                return plain_content.encode(adapted, tools, options)
-            rendered = template.render(adapted, tools, options)
-            return self.encode_text(rendered, add_special_tokens=False)
+                ids = plain_content.encode(adapted, tools, options)
+            else:
+                ids = self.encode_text(template.render(adapted, tools, options), add_special_tokens=False)
+            return self._with_special_tokens(ids) if options.add_special_tokens else ids
         except Exception as error:  # templates are programs and raise any type of exception
             whose = f"the chat template of {self.model_id}" if options.template is None else "this chat template"
             raise ValueError(f"{whose} refuses these messages: {error}") from error
+
+    def _with_special_tokens(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids between those that the tokenizer puts around a text."""
+        bare, whole = (self.encode_text("a", add_special_tokens=added) for added in (False, True))
+        num_before = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+        return (*whole[:num_before], *ids, *whole[num_before + len(bare) :])
 
     @property
     def features(self) -> ChatFeatures:
@@ -223,6 +235,11 @@ class TextCodec:
             )
         # A decoder without a byte step yields U+FFFD only for the character U+FFFD itself.
         return NeighbourStream(self.decode, self._decode_again, context=context[::-1], has_bytes=self._may_hold_bytes)
+
+    def answer_text(self, prompt_ids: Sequence[int], ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of a whole answer to a prompt; see `stream`."""
+        stream = self.stream(prompt_ids, skip_special_tokens=skip_special_tokens)
+        return stream.read(ids) + stream.rest()
 
     def offsets(self, prompt_ids: Sequence[int] = ()) -> TextOffsets:
         """Counts at which character of an answer's text each token begins."""
@@ -289,7 +306,3 @@ class TextCodec:
     def _find_bytes(self, token_id: int) -> bytes:
         # After another token, a token keeps the leading space that some tokenizers strip from a text's first token.
         return self.decode([token_id, token_id])[len(self.decode([token_id])) :].encode()
-
-    def eos_ids(self, folder: Path) -> frozenset[int]:
-        """Tokens that end an answer, according to the model folder's files and the tokenizer."""
-        return end_token_ids(folder, self.tokenizer)

@@ -92,10 +92,12 @@ class AnswerText:
 
     def _held_back(self) -> int:
         """Length of the longest tail that may be the beginning of a stop string."""
-        longest = 0
+        text, longest = self._text, 0
         for stop in self._stop:
-            for size in range(min(len(stop) - 1, len(self._text)), longest, -1):
-                if self._text.endswith(stop[:size]):
-                    longest = size
+            at = text.find(stop[0], max(len(text) - len(stop) + 1, 0))
+            while 0 <= at < len(text) - longest:
+                if stop.startswith(text[at:]):
+                    longest = len(text) - at
                     break
+                at = text.find(stop[0], at + 1)
         return longest

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
 from osd.records.query import Request, TokenDelta
+from serving.answering.beam_search import BeamSearch, search_beams
 from serving.answering.generation import Choice, Deltas, in_intervals, run_queries
 from serving.answering.sse import Events, EventStream, Framing
 from serving.guards.disconnect import unless_disconnected
@@ -50,6 +52,7 @@ async def respond(
     *,
     stream: bool,
     interval: int = 1,
+    search: BeamSearch | None = None,
 ) -> Response:
     """Run the queries and answer.
 
@@ -62,6 +65,7 @@ async def respond(
         queries: one for each choice.
         stream: whether it is streamed.
         interval: least number of a choice's tokens in one event of a stream, except in its first and its last one.
+        search: how the answers are searched for; None: they are sampled.
     """
     started_s, route, server = http.state.started_s, http.scope["route"].path, services.config.server
     traces = [services.tracing.query(query) for query in queries] if services.tracing else []
@@ -73,7 +77,8 @@ async def respond(
         if traces:
             traces[index].take(delta)
 
-    deltas = run_queries(
+    run: Callable[..., Deltas] = run_queries if search is None else partial(search_beams, search=search)
+    deltas = run(
         services.client,
         queries,
         timeout_s=server.request_timeout_s,

@@ -54,6 +54,7 @@ async def run_queries(
     on_first_token: Callable[[], None],
     on_delta: Callable[[int, TokenDelta], None] = lambda index, delta: None,
     ping_interval_s: float | None = None,
+    deadline_s: float | None = None,
 ) -> Deltas:
     """Yield the deltas of all queries until every query has finished.
 
@@ -66,6 +67,7 @@ async def run_queries(
         on_first_token: called once, at the first token.
         on_delta: called with each delta and its query's index.
         ping_interval_s: yield None after this long without a delta; None: never.
+        deadline_s: when `timeout_s` is over, by the event loop's clock; None: it begins now.
 
     Raises:
         OsdError: raised by the engine client.
@@ -74,7 +76,7 @@ async def run_queries(
     arrived: asyncio.Queue[tuple[int, TokenDelta | Exception]] = asyncio.Queue(_MAX_WAITING_DELTAS)
     pumps = [asyncio.create_task(_pump(client, index, request, arrived)) for index, request in enumerate(requests)]
     now_s = asyncio.get_running_loop().time
-    deadline_s = now_s() + timeout_s
+    deadline_s = now_s() + timeout_s if deadline_s is None else deadline_s
     try:
         num_running, has_token = len(requests), False
         while num_running:

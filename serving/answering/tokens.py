@@ -15,6 +15,22 @@ MIN_LOGPROB = -9999.0
 """Replaces minus infinity, which JSON lacks; vLLM sends the same number."""
 
 
+def token_entry(codec: Codec, token_id: int, logprob: float, spelt: str | None = None) -> dict[str, Any]:
+    """A token's log-probability as chats tell of it; `bytes` are what it adds to the answer, none for a special token.
+
+    Args:
+        codec: the target's tokenizer.
+        token_id: the token.
+        logprob: its log-probability.
+        spelt: how it is named; None: by its text.
+    """
+    return {
+        "token": codec.token_text(token_id) if spelt is None else spelt,
+        "logprob": max(logprob, MIN_LOGPROB),
+        "bytes": list(codec.token_bytes(token_id)),
+    }
+
+
 @dataclass(slots=True)
 class TokenFields:
     """Which of those fields one request asks for.

@@ -46,6 +46,7 @@ def admits(guard: Guard, *security: str, max_body_bytes: int | None = None) -> t
                 await guard(request, services)
                 if request.method == "GET":  # our GET routes read no body
                     return await handle(request)
+                _check_encoding(request.headers.get("content-encoding", ""))
                 server = services.config.server
                 max_bytes = min(server.max_body_bytes, max_body_bytes or server.max_body_bytes)
                 body = await read_body(request, max_bytes=max_bytes, timeout_s=server.receive_timeout_s)
@@ -54,6 +55,13 @@ def admits(guard: Guard, *security: str, max_body_bytes: int | None = None) -> t
             return admit
 
     return AdmittingRoute
+
+
+def _check_encoding(encoding: str) -> None:
+    """Refuse a body that is compressed."""
+    if encoding.strip().lower() not in ("", "identity"):
+        message = f"The body is compressed (Content-Encoding: {encoding}), which osd does not read; send it as it is."
+        raise ApiError(400, message, param="Content-Encoding", code="invalid_value")
 
 
 async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:

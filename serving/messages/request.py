@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from serving.wire.chat_request import ChatRequest
+from osd.records.query import MAX_STOPS
+from serving.wire.chat_request import ChatRequest, ReasoningEffort
 from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
-from serving.wire.request_base import OsdOptions
+from serving.wire.request_base import Label, OsdOptions, StopString
 from serving.wire.text import Text
 from serving.wire.tools import JsonSchema, ToolName, unclashing
 
@@ -173,11 +174,28 @@ class JsonFormat(WireModel):
 
 
 class OutputConfig(WireModel):
-    """The form of the answer."""
+    """The form of the answer, and how much is reasoned before it."""
 
     format: JsonFormat | None = None
-    effort: Unsupported = None
+    effort: ReasoningEffort | None = Field(default=None, description="As reasoning_effort of chats.")
     task_budget: Unsupported = None
+
+
+class Thinking(WireModel):
+    """Whether the model reasons before it answers."""
+
+    type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: int | None = Field(
+        default=None, ge=1, description="With type 'enabled': most tokens of it.", validate_default=True
+    )
+    display: Annotated[None, NoEffect("summarized")] = None
+
+    @field_validator("budget_tokens")
+    @classmethod
+    def _of_what_is_enabled(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if (value is not None) != (info.data.get("type") == "enabled"):
+            raise ValueError("it belongs to type 'enabled', and to no other")
+        return value
 
 
 class MessagesMetadata(WireModel):
@@ -194,7 +212,7 @@ class PromptFields(WireModel):
     system: Texts = []
     tools: Annotated[list[MessagesTool], AfterValidator(_unclashing)] = []
     tool_choice: MessagesToolChoice = MessagesToolChoice(type="auto")
-    thinking: Annotated[None, NoEffect({"type": "disabled"})] = None
+    thinking: Thinking | None = None
     cache_control: CacheControl = None
     context_management: Annotated[None, NoEffect({})] = None
     mcp_servers: Annotated[None, NoEffect([])] = None
@@ -203,9 +221,10 @@ class PromptFields(WireModel):
 
     @field_validator("messages")
     @classmethod
-    def _ends_with_the_user(cls, value: list[Turn]) -> list[Turn]:
-        if value[-1].role == "assistant":
-            raise ValueError("the last one is the assistant's; osd does not continue an answer, so end with a user's")
+    def _ends_with_text(cls, value: list[Turn]) -> list[Turn]:
+        last = value[-1]
+        if last.role == "assistant" and not all(isinstance(block, TextBlock) for block in last.content):
+            raise ValueError("the last one, the assistant's, is continued; so it holds text only, or comes earlier")
         return value
 
     def as_chat(self) -> dict[str, Any]:
@@ -218,7 +237,17 @@ class PromptFields(WireModel):
             "tool_choice": self.tool_choice.as_chat(),
             "parallel_tool_calls": not self.tool_choice.disable_parallel_tool_use,
             "response_format": None if (asked := self.form) is None else asked.as_chat(),
+            "continue_final_message": self.messages[-1].role == "assistant",
+            "reasoning_effort": self.output_config.effort if self.output_config else None,
+            **self._thinking(),
         }
+
+    def _thinking(self) -> dict[str, Any]:
+        """How it is reasoned, for a chat request."""
+        if self.thinking is None:
+            return {}
+        variables = {"enable_thinking": self.thinking.type != "disabled"}
+        return {"chat_template_kwargs": variables, "thinking_token_budget": self.thinking.budget_tokens}
 
     @property
     def form_field(self) -> str:
@@ -241,14 +270,18 @@ class MessagesRequest(PromptFields):
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=-1)
-    stop_sequences: Annotated[list[Annotated[Text, Field(min_length=1)]], Field(max_length=4)] = []
+    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOPS)] = []
     stream: bool = False
     store: bool = True
     osd: OsdOptions = OsdOptions()
     metadata: Annotated[MessagesMetadata | None, Field(description="Accepted and not used.")] = None
     service_tier: Annotated[None, NoEffect("auto", "standard_only")] = None
     container: Unsupported = None
+    diagnostics: Unsupported = None
     inference_geo: Unsupported = None
+    speed: Annotated[None, NoEffect("standard")] = None
+    user_profile_id: Label = None
+    workspace_id: Label = None
 
     def chat_request(self) -> ChatRequest:
         """The chat request that yields the same answer."""

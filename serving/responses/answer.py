@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from osd.records.query import TokenDelta
+from osd.records.query import TokenDelta, TokenLogprob
 from serving.answering.generation import Choice
 from serving.answering.sse import Framing, named_frame
+from serving.answering.tokens import token_entry
 from serving.codec import Codec
 from serving.parsing.blocks import Block, Blocks, Change
 from serving.parsing.pieces import AnswerParser
@@ -47,6 +48,10 @@ class ResponsesAnswer:
     _choice: Choice = field(default_factory=Choice)
     _call_ids: dict[int, str] = field(default_factory=dict)
     _num_events: int = 0
+    _told: list[Payload] = field(default_factory=list)
+    """Log-probabilities of the text, where they were asked for; all of an answer is then text."""
+    _untold: list[Payload] = field(default_factory=list)
+    """Those of tokens whose text is still to come."""
 
     def __post_init__(self) -> None:
         self.framing = Framing(frame=named_frame, error=self._error, end=b"")
@@ -54,6 +59,7 @@ class ResponsesAnswer:
     def whole(self, choices: Sequence[Choice]) -> Payload:
         """The response."""
         (self._choice,) = choices
+        self._told = self._logprobs(self._choice.logprobs)
         self._blocks.take([*self.parser.read(self._choice.text), *self.parser.end()])
         self._blocks.end()
         return self._finished()
@@ -66,6 +72,7 @@ class ResponsesAnswer:
     def read(self, index: int, delta: TokenDelta) -> Iterator[Payload]:
         """Events for items that begin, grow and end."""
         self._choice.add(delta)
+        self._untold += self._logprobs(delta.logprobs)
         for change in self._blocks.take(self.parser.read(delta.text)):
             yield from self._events(change)
 
@@ -88,14 +95,16 @@ class ResponsesAnswer:
             case "begin", _:
                 yield self._event("response.output_item.added", **item)
             case "grow", "content":
-                yield self._event("response.output_text.delta", **within, delta=change.text, logprobs=[])
+                new, self._untold = self._untold, []
+                self._told += new
+                yield self._event("response.output_text.delta", **within, delta=change.text, logprobs=new)
             case "grow", "reasoning":
                 yield self._event("response.reasoning_text.delta", **within, delta=change.text)
             case "grow", "call":
                 yield self._event("response.function_call_arguments.delta", **place, delta=change.text)
             case "end", "content":
-                yield self._event("response.output_text.done", **within, text=block.text, logprobs=[])
-                yield self._event("response.content_part.done", **within, part=_output_text(block.text))
+                yield self._event("response.output_text.done", **within, text=block.text, logprobs=self._told)
+                yield self._event("response.content_part.done", **within, part=_output_text(block.text, self._told))
                 yield self._event("response.output_item.done", **item)
             case "end", "reasoning":
                 yield self._event("response.reasoning_text.done", **within, text=block.text)
@@ -105,11 +114,22 @@ class ResponsesAnswer:
                 yield self._event("response.function_call_arguments.done", **done)
                 yield self._event("response.output_item.done", **item)
 
+    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> list[Payload]:
+        """Those of the tokens that add text."""
+        if not self.body.wants_logprobs:
+            return []
+        told = [
+            token_entry(self.codec, one.token_id, one.logprob)
+            | {"top_logprobs": [token_entry(self.codec, *pair) for pair in one.top]}
+            for one in logprobs
+        ]
+        return [one for one in told if one["bytes"]]
+
     def _item(self, block: Block, *, done: bool) -> Payload:
         head = {"id": self._item_id(block), "status": "completed" if done else "in_progress"}
         match block.kind:
             case "content":
-                content = [_output_text(block.text)] if done else []
+                content = [_output_text(block.text, self._told)] if done else []
                 return {**head, "type": "message", "role": "assistant", "content": content}
             case "reasoning":
                 content = [{"type": "reasoning_text", "text": block.text}] if done else []
@@ -173,8 +193,9 @@ class ResponsesAnswer:
             "text": (body.text or TextOptions()).as_sent(),
             "tool_choice": body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.model_dump(),
             "tools": [tool.as_sent() for tool in body.tools],
+            "top_logprobs": body.top_logprobs or 0,
             "top_p": body.top_p,
-            "truncation": "disabled",
+            "truncation": body.truncation,
             "usage": None,
             "user": body.user,
         }
@@ -190,5 +211,5 @@ class ResponsesAnswer:
         return self._event("error", code=shape["code"], message=shape["message"], param=shape["param"], error=shape)
 
 
-def _output_text(text: str) -> Payload:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _output_text(text: str, logprobs: Sequence[Payload] = ()) -> Payload:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from serving.responses.request import ChosenByName
-from serving.wire.answers import OsdStats
+from serving.responses.request import ResponsesToolChoice
+from serving.wire.answers import ChosenTokenLogprob, OsdStats
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -18,7 +18,7 @@ class OutputText(BaseModel):
     type: Literal["output_text"]
     text: str
     annotations: list[Any]
-    logprobs: list[Any]
+    logprobs: list[ChosenTokenLogprob]
 
 
 class OutputMessage(BaseModel):
@@ -109,15 +109,16 @@ class ResponseObject(BaseModel):
     output: list[OutputItem]
     parallel_tool_calls: bool
     previous_response_id: str | None
-    reasoning: dict[str, None]
+    reasoning: dict[str, str | None]
     service_tier: Literal["default"]
     store: bool
     temperature: float
     text: dict[str, Any]
-    tool_choice: Literal["none", "auto", "required"] | ChosenByName
+    tool_choice: ResponsesToolChoice
     tools: list[dict[str, Any]]
+    top_logprobs: int
     top_p: float
-    truncation: Literal["disabled"]
+    truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None
     user: str | None
     osd: OsdStats | None = None
@@ -138,7 +139,7 @@ class ResponseEvent(BaseModel):
     text: str | None = None
     name: str | None = None
     arguments: str | None = None
-    logprobs: list[Any] | None = None
+    logprobs: list[ChosenTokenLogprob] | None = None
     code: str | None = None
     message: str | None = None
     param: str | None = None

@@ -22,7 +22,7 @@ class ItemText(WireModel):
     type: Literal["input_text", "output_text", "text"]
     text: Text
     annotations: Annotated[None, NoEffect([])] = None
-    logprobs: Annotated[None, NoEffect([])] = None
+    logprobs: _Ignored = None
     prompt_cache_breakpoint: Unsupported = None
 
 

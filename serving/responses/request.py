@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from serving.forms.fields import JsonObject, NamedSchema, PlainText, StructuredOutputs
 from serving.responses.items import Item, conversation
 from serving.wire.chat_request import ChatRequest, ReasoningEffort
 from serving.wire.inert_fields import NoEffect, Unsupported, WireModel
-from serving.wire.request_base import CacheSalt, Label, LogitBias, OsdOptions, Stop
+from serving.wire.request_base import CacheSalt, Label, LogitBias, NumLogprobs, OsdOptions, Stop
 from serving.wire.text import Text
-from serving.wire.tools import JsonSchema, ToolName, unclashing
+from serving.wire.tools import MAX_TOOLS, JsonSchema, ToolName, unclashing
 
 
 def _input_items(value: Any) -> Any:
@@ -91,6 +92,17 @@ class ChosenByName(WireModel):
     name: ToolName
 
 
+class AllowedByName(WireModel):
+    """A choice of some tools; the model is told of all of them."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ChosenByName], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
+ResponsesToolChoice = Literal["none", "auto", "required"] | ChosenByName | AllowedByName
+
+
 class ReasoningOptions(WireModel):
     """Reasoning options."""
 
@@ -105,6 +117,18 @@ class ResponsesStreamOptions(WireModel):
     include_obfuscation: Annotated[None, NoEffect(False)] = None
 
 
+_LOGPROBS = "message.output_text.logprobs"
+Include = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+"""Only log-probabilities are added: reasoning items hold their text anyway, the others are of OpenAI's own tools."""
 ResponseId = Annotated[
     str | None,
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=@+-]{0,127}$", description="The response's id; no stored one has it."),
@@ -132,7 +156,7 @@ class ResponsesRequest(WireModel):
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     tools: Annotated[list[FunctionTool], AfterValidator(_unclashing)] = []
-    tool_choice: Literal["none", "auto", "required"] | ChosenByName = Field(default="auto", union_mode="left_to_right")
+    tool_choice: ResponsesToolChoice = Field(default="auto", union_mode="left_to_right")
     parallel_tool_calls: bool = True
     stream: bool = False
     stream_options: ResponsesStreamOptions | None = None
@@ -161,12 +185,20 @@ class ResponsesRequest(WireModel):
     prompt_cache_key: Label = None
     safety_identifier: Label = None
     user: Label = None
+    access_programs: Unsupported = None
     background: Annotated[None, NoEffect(False)] = None
+    background_options: Unsupported = None
     context_management: Annotated[None, NoEffect([])] = None
     conversation: Unsupported = None
     enable_response_messages: Annotated[None, NoEffect(False)] = None
-    include: Annotated[None, NoEffect([])] = None
-    max_tool_calls: Unsupported = None
+    image: Unsupported = None
+    include: Annotated[
+        list[Include],
+        Field(description="'message.output_text.logprobs' is honoured; the others tell of what is never there."),
+    ] = []
+    max_tool_calls: Annotated[
+        int | None, Field(ge=1, description="Accepted and not used: of tools that a server runs itself.")
+    ] = None
     mm_processor_kwargs: Annotated[None, NoEffect({})] = None
     moderation: Unsupported = None
     previous_input_messages: Annotated[None, NoEffect([])] = None
@@ -175,12 +207,30 @@ class ResponsesRequest(WireModel):
     prompt_cache_options: Annotated[None, NoEffect({})] = None
     prompt_cache_retention: Annotated[None, NoEffect("in_memory", "in-memory")] = None
     service_tier: Annotated[None, NoEffect("auto", "default")] = None
-    top_logprobs: Annotated[None, NoEffect(0)] = None
-    truncation: Annotated[None, NoEffect("disabled")] = None
+    top_logprobs: NumLogprobs = None
+    truncation: Literal["auto", "disabled"] = Field(
+        default="disabled", description="auto leaves out the oldest turns of a conversation that is too long."
+    )
     vllm_xargs: Annotated[None, NoEffect({})] = None
 
-    def chat_request(self, past: list[Item]) -> ChatRequest:
-        """The chat request that yields the same answer, after the items of earlier responses."""
+    @field_validator("top_logprobs")
+    @classmethod
+    def _are_included(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and _LOGPROBS not in info.data.get("include", ()):
+            raise ValueError(f"it is allowed only with include: [{_LOGPROBS!r}]")
+        return value
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the answer tells of its tokens' log-probabilities."""
+        return _LOGPROBS in self.include
+
+    def chat_request(self, items: Sequence[Item]) -> ChatRequest:
+        """The chat request that yields the same answer.
+
+        Args:
+            items: the conversation: those of earlier responses, and the input.
+        """
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         sampling = self.model_dump(
             include={
@@ -211,8 +261,10 @@ class ResponsesRequest(WireModel):
         return ChatRequest.converted(
             {
                 **sampling,
-                "messages": [*system, *conversation([*past, *self.input])],
+                "messages": [*system, *conversation(items)],
                 "max_completion_tokens": self.max_output_tokens,
+                "logprobs": self.wants_logprobs,
+                "top_logprobs": self.top_logprobs,
                 "tools": [tool.as_chat() for tool in self.tools],
                 "tool_choice": _choice_in_chat(self.tool_choice),
                 "response_format": None if self.text is None else self.text.as_chat(),
@@ -221,5 +273,11 @@ class ResponsesRequest(WireModel):
         )
 
 
-def _choice_in_chat(choice: str | ChosenByName) -> Any:
-    return choice if isinstance(choice, str) else {"type": "function", "function": {"name": choice.name}}
+def _choice_in_chat(choice: ResponsesToolChoice) -> Any:
+    match choice:
+        case ChosenByName():
+            return {"type": "function", "function": {"name": choice.name}}
+        case AllowedByName():
+            tools = [_choice_in_chat(tool) for tool in choice.tools]
+            return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": tools}}
+    return choice

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serving.answering.answer import respond
+from serving.answering.beam_search import beam_search
 from serving.answering.prepare import prepare_chat
 from serving.answering.tokens import TokenFields
 from serving.guards.admission import admits
@@ -35,6 +36,7 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
         logprobs=body.logprobs,
         new_parser=chat.new_parser,
         include_reasoning=body.include_reasoning,
+        echoed=body.echoed,
         prompt_text=services.codec.decode_all(chat.prompt_ids) if body.return_prompt_text else None,
         tokens=TokenFields(body, services.codec, [chat.prompt_ids] * len(chat.queries)),
     )
@@ -46,4 +48,12 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
         num_choices=len(chat.queries),
         options=body.stream_options or StreamOptions(),
     )
-    return await respond(http, services, answer, chat.queries, stream=body.stream, interval=body.stream_interval)
+    return await respond(
+        http,
+        services,
+        answer,
+        chat.queries,
+        stream=body.stream,
+        interval=body.stream_interval,
+        search=beam_search(body, services.codec, chat.queries),
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serving.answering.answer import respond
+from serving.answering.beam_search import beam_search
 from serving.answering.queries import (
     build_queries,
     check_model,
@@ -39,8 +42,9 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
     domain = query_domain(body.osd.domain, check_model(body.model, services.model_names), key_domain(http, services))
     check_num_choices(len(body.prompt), body.n)
     num_chars = sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str))
+    encode = partial(codec.encode_text, add_special_tokens=body.add_special_tokens)
     encoded = [
-        await encode_aside(codec.encode_text, prompt, num_chars) if isinstance(prompt, str) else tuple(prompt)
+        await encode_aside(encode, prompt, num_chars) if isinstance(prompt, str) else tuple(prompt)
         for prompt in body.prompt
     ]
     prompts = [truncated(prompt_ids, body, codec) for prompt_ids in encoded]
@@ -73,4 +77,12 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
         num_choices=len(queries),
         options=body.stream_options or StreamOptions(),
     )
-    return await respond(http, services, answer, queries, stream=body.stream, interval=body.stream_interval)
+    return await respond(
+        http,
+        services,
+        answer,
+        queries,
+        stream=body.stream,
+        interval=body.stream_interval,
+        search=beam_search(body, codec, queries),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -9,15 +10,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from serving.answering.answer import respond
-from serving.answering.prepare import prepare_chat
+from serving.answering.prepare import PreparedChat, prepare_chat
 from serving.guards.admission import admits
 from serving.guards.api_keys import api_key
 from serving.guards.routes import key_domain, with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
+from serving.parsing.pieces import PlainText
 from serving.responses.answer import ResponsesAnswer
 from serving.responses.answers import DeletedResponse, ResponseEvent, ResponseObject
-from serving.responses.items import ITEMS
+from serving.responses.items import ITEMS, Item
 from serving.responses.request import ResponsesRequest
+from serving.responses.truncation import with_newest_turns
 from serving.services import Services, ServicesDep
 from serving.wire.errors import ApiError
 
@@ -36,26 +39,34 @@ async def create_response(body: ResponsesRequest, http: Request, services: Servi
     query_id = f"resp_{http.state.answer_id}"
     if body.request_id is not None:
         services.responses.check_unused(owner, body.request_id, "request_id")
-    chat = await prepare_chat(
-        body.chat_request(past),
-        services,
-        query_id,
-        key_domain=key_domain(http, services),
-        param="input",
-        form_field="text.format.schema",
-    )
+    items = [*past, *body.input]
+
+    async def prepare(items: Sequence[Item]) -> PreparedChat:
+        return await prepare_chat(
+            body.chat_request(items),
+            services,
+            query_id,
+            key_domain=key_domain(http, services),
+            param="input",
+            form_field="text.format.schema",
+        )
+
+    chat = await (with_newest_turns(items, prepare) if body.truncation == "auto" else prepare(items))
+    parser = chat.new_parser()
+    if body.wants_logprobs and not isinstance(parser, PlainText):
+        message = "'include': log-probabilities are told of plain answers only, without tools or reasoning; ask a chat."
+        raise ApiError(400, message, param="include", code="unsupported_parameter")
 
     def keep(response: dict[str, Any]) -> None:
         if body.store:
             output = [item for item in response["output"] if _can_be_sent_back(item)]
-            said = [*past, *body.input, *ITEMS.validate_python(output)]
-            services.responses.put(owner, response, said)
+            services.responses.put(owner, response, [*items, *ITEMS.validate_python(output)])
 
     answer = ResponsesAnswer(
         answer_id=body.request_id or query_id,
         body=body,
         codec=services.codec,
-        parser=chat.new_parser(),
+        parser=parser,
         prompt_tokens=len(chat.prompt_ids),
         keep=keep,
     )

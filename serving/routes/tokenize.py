@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter
@@ -34,7 +35,8 @@ class TokenizeRequest(TemplateFields):
     prompt: Text | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     add_special_tokens: bool | None = Field(
-        default=None, description="Of a prompt: those that the tokenizer puts around a text; true by default."
+        default=None,
+        description="Those that the tokenizer puts around a text; by default true for a prompt, false for messages.",
     )
     return_token_strs: bool = False
     mm_processor_kwargs: Annotated[None, NoEffect({})] = None
@@ -45,13 +47,6 @@ class TokenizeRequest(TemplateFields):
     def _one_of_both(cls, value: list[Message] | None, info: ValidationInfo) -> list[Message] | None:
         if info.data.get("prompt") is not None:
             raise ValueError("give either prompt or messages")
-        return value
-
-    @field_validator("add_special_tokens")
-    @classmethod
-    def _only_of_a_prompt(cls, value: bool | None, info: ValidationInfo) -> bool | None:
-        if value and info.data.get("messages") is not None:
-            raise ValueError("true is allowed only with prompt: a chat template writes its own special tokens")
         return value
 
 
@@ -72,9 +67,8 @@ async def tokenize(body: TokenizeRequest, services: ServicesDep) -> Response:
     check_model(body.model, services.model_names)
     if body.messages is not None:
         check_template(body.chat_template, services.config.server)
-        ids = await encode_messages(
-            codec, body.messages, [tool.function for tool in body.tools], options=body.chat_options()
-        )
+        options = replace(body.chat_options(), add_special_tokens=bool(body.add_special_tokens))
+        ids = await encode_messages(codec, body.messages, [tool.function for tool in body.tools], options=options)
     elif body.prompt is None:
         message = "Give either 'prompt' or 'messages'."
         raise ApiError(400, message, param="prompt", code="missing_required_parameter")

@@ -13,7 +13,7 @@ from serving.wire.errors import from_validation
 from serving.wire.inert_fields import InertChat, InertMessage, NoEffect, WireModel
 from serving.wire.request_base import GenerationFields, NumLogprobs
 from serving.wire.text import Text
-from serving.wire.tools import ChosenTool, Function, ToolCall, ToolChoice, Tools, shallow
+from serving.wire.tools import AllowedTools, Function, ToolCall, ToolChoice, Tools, shallow
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -154,7 +154,8 @@ class ChatRequest(TemplateFields, InertChat, GenerationFields):
     tools: Tools = Field(default=[], description="Functions that the model may call.")
     tool_choice: ToolChoice = Field(
         default="auto",
-        description="'none' does not tell the model of the tools; 'required' or one tool's name makes it call.",
+        description="'none' does not tell the model of the tools; 'required' or one tool's name makes it call; "
+        "'allowed_tools' lets it call some of them.",
         union_mode="left_to_right",
     )
     parallel_tool_calls: bool = Field(default=True, description="false leaves all calls but the first out.")
@@ -163,6 +164,12 @@ class ChatRequest(TemplateFields, InertChat, GenerationFields):
         default=None, description="A variable of the chat template; sets enable_thinking, too."
     )
     return_prompt_text: bool = Field(default=False, description="The answer holds the rendered prompt, prompt_text.")
+    add_special_tokens: bool = Field(
+        default=False, description="Of the prompt: those that the tokenizer puts around a text, besides the template's."
+    )
+    echo: bool = Field(
+        default=False, description="Begin the content with that of the last message, if it is the assistant's."
+    )
     documents: Annotated[list[dict[str, Text]], Field(max_length=1024)] = Field(
         default=[], description="For chat templates that write documents into the prompt."
     )
@@ -185,8 +192,9 @@ class ChatRequest(TemplateFields, InertChat, GenerationFields):
     @classmethod
     def _chooses_a_tool(cls, value: ToolChoice, info: ValidationInfo) -> ToolChoice:
         names = [tool.function.name for tool in info.data.get("tools", ())]
-        if isinstance(value, ChosenTool) and value.function.name not in names:
-            raise ValueError(f"no tool is named {value.function.name!r}")
+        chosen = [] if isinstance(value, str) else value.names
+        if (unknown := next((name for name in chosen if name not in names), None)) is not None:
+            raise ValueError(f"no tool is named {unknown!r}")
         if value == "required" and not names:
             raise ValueError("there are no tools")
         return value
@@ -203,7 +211,14 @@ class ChatRequest(TemplateFields, InertChat, GenerationFields):
         options, effort = super().chat_options(), self.reasoning_effort
         thinking = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
         documents = {"documents": self.documents} if self.documents else {}
-        return replace(options, variables={**thinking, **documents, **options.variables})
+        variables = {**thinking, **documents, **options.variables}
+        return replace(options, variables=variables, add_special_tokens=self.add_special_tokens)
+
+    @property
+    def echoed(self) -> str:
+        """What the content of every choice begins with."""
+        last = self.messages[-1]
+        return "".join(part.text for part in last.content or ()) if self.echo and last.role == "assistant" else ""
 
     @classmethod
     def converted(cls, fields: dict[str, Any]) -> ChatRequest:
@@ -226,19 +241,22 @@ class ChatRequest(TemplateFields, InertChat, GenerationFields):
     @property
     def callable_tools(self) -> list[Function]:
         """Those that the model may call."""
-        if isinstance(self.tool_choice, ChosenTool):
-            return [tool for tool in self.offered_tools if tool.name == self.tool_choice.function.name]
-        return self.offered_tools
+        if isinstance(self.tool_choice, str):
+            return self.offered_tools
+        return [tool for tool in self.offered_tools if tool.name in self.tool_choice.names]
 
     @property
     def enforces_calls(self) -> bool:
         """Whether tools may be called and the answer has a form that says how."""
-        asks = self.must_call or self.constraint_specs() or any(tool.strict for tool in self.callable_tools)
+        chooses = not isinstance(self.tool_choice, str)
+        asks = chooses or self.must_call or self.constraint_specs() or any(tool.strict for tool in self.callable_tools)
         return bool(self.callable_tools and asks)
 
     @property
     def must_call(self) -> bool:
         """Whether the answer is one or more calls."""
+        if isinstance(self.tool_choice, AllowedTools):
+            return self.tool_choice.allowed_tools.mode == "required"
         return self.tool_choice not in ("none", "auto")
 
     @property

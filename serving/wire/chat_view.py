@@ -10,7 +10,7 @@ from typing import Any
 
 from osd.records.query import TokenDelta, TokenLogprob
 from serving.answering.generation import Choice
-from serving.answering.tokens import MIN_LOGPROB, TokenFields
+from serving.answering.tokens import TokenFields, token_entry
 from serving.codec import Codec
 from serving.parsing.pieces import (
     AnswerParser,
@@ -49,24 +49,26 @@ class ChatView:
         logprobs: bool,
         new_parser: Callable[[], AnswerParser] = PlainText,
         include_reasoning: bool = True,
+        echoed: str = "",
         tokens: TokenFields | None = None,
         prompt_text: str | None = None,
     ) -> None:
         self._codec = codec
         self._logprobs = logprobs
         self._tokens, self._prompt_text = tokens, prompt_text
-        self._new_parser, self._include_reasoning = new_parser, include_reasoning
+        self._new_parser, self._include_reasoning, self._echoed = new_parser, include_reasoning, echoed
         self._parsers: dict[int, AnswerParser] = {}
         self._num_calls: Counter[int] = Counter()
 
     def choice(self, index: int, choice: Choice) -> dict[str, Any]:
         """A finished choice."""
         parts = parts_of(self._new_parser(), choice.text)
-        message: dict[str, Any] = {"role": "assistant", "content": parts.content, "refusal": None}
+        content = self._echoed + parts.content
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if parts.reasoning and self._include_reasoning:
             message["reasoning_content"] = parts.reasoning
         if parts.calls:
-            message["content"] = parts.content or None
+            message["content"] = content or None
             message["tool_calls"] = [
                 {"id": new_call_id(), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in parts.calls
@@ -85,8 +87,8 @@ class ChatView:
         return text | (self._tokens.of_prompt(0, choices[0]) if self._tokens else {})
 
     def opening(self, index: int) -> dict[str, Any]:
-        """The first chunk of a choice: the role."""
-        return self._piece(index, {"role": "assistant", "content": ""}, (), None)
+        """The first chunk of a choice: the role, and what is echoed."""
+        return self._piece(index, {"role": "assistant", "content": self._echoed}, (), None)
 
     def pieces(self, index: int, delta: TokenDelta) -> list[dict[str, Any]]:
         """Further chunks, as far as there is something to send; log-probabilities go with the first."""
@@ -136,10 +138,5 @@ class ChatView:
         return {"content": content, "refusal": None}
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        """A token's entry; `bytes` are what it adds to the answer, empty for a special token."""
-        text = self._codec.token_text(token_id)
-        return {
-            "token": self._tokens.spelt(token_id, text) if self._tokens else text,
-            "logprob": max(logprob, MIN_LOGPROB),
-            "bytes": list(self._codec.token_bytes(token_id)),
-        }
+        spelt = self._tokens.spelt(token_id, self._codec.token_text(token_id)) if self._tokens else None
+        return token_entry(self._codec, token_id, logprob, spelt)

@@ -48,6 +48,9 @@ class CompletionRequest(InertCompletion, GenerationFields):
         description="Begin the text, and the log-probabilities, with the prompt's.",
         validate_default=True,
     )
+    add_special_tokens: bool = Field(
+        default=True, description="Of a text: begin (or end) with those that the tokenizer puts around it."
+    )
     best_of: int | None = Field(default=None, description="Accepted where it equals n: every choice is returned.")
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any
 
@@ -27,7 +28,7 @@ from osd.records.errors import (
     WeightsRefusedError,
 )
 from serving.route_path import route_path
-from serving.wire.inert_fields import UNSUPPORTED
+from serving.wire.inert_fields import UNSUPPORTED, known_fields
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ _ANTHROPIC_TYPES = {
     504: "timeout_error",
 }
 _LONGEST_MESSAGE_CHARS = 1000
+_NEAR = 0.8
+"""Similarity (difflib's) from which a field is taken for a misspelt one."""
 _NO_JSON = "The request body must be a JSON object in UTF-8, sent as application/json."
 
 
@@ -143,7 +146,9 @@ def from_validation(problems: Sequence[Mapping[str, Any]], body: Any) -> ApiErro
     if param is None:
         return ApiError(400, _NO_JSON, code="invalid_json")
     if kind == "extra_forbidden":
-        return ApiError(400, f"Unknown or unsupported field '{param}'.", param=param, code="unknown_parameter")
+        near = get_close_matches(str(problem["loc"][-1]), known_fields(), n=1, cutoff=_NEAR)
+        fix = f"did you mean '{near[0]}'?" if near else "leave it out."
+        return ApiError(400, f"Unknown or unsupported field '{param}'; {fix}", param=param, code="unknown_parameter")
     if kind == UNSUPPORTED:
         return ApiError(400, f"'{param}' {problem['msg']}.", param=param, code="unsupported_parameter")
     if kind == "missing":

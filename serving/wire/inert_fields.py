@@ -7,6 +7,7 @@ name, never silently ignored. The fields are those of OpenAI's API and of vLLM's
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
@@ -64,6 +65,15 @@ class WireModel(BaseModel):
         return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
 
 
+@cache
+def known_fields() -> frozenset[str]:
+    """The names of the fields of all requests, and of what they hold."""
+    models: list[type[BaseModel]] = [WireModel]
+    for model in models:  # the list grows
+        models += model.__subclasses__()
+    return frozenset(info.alias or name for model in models for name, info in model.model_fields.items())
+
+
 class InertGeneration(WireModel):
     """Fields of chat and of plain completions."""
 
@@ -73,10 +83,8 @@ class InertGeneration(WireModel):
     prompt_cache_retention: Annotated[None, NoEffect("in_memory", "in-memory")] = None
     service_tier: Annotated[None, NoEffect("auto", "default")] = None
     # vLLM: sampling
-    length_penalty: Annotated[None, NoEffect(1.0)] = None
     logits_processors: Annotated[None, NoEffect([])] = None
-    spaces_between_special_tokens: Annotated[None, NoEffect(True)] = None
-    use_beam_search: Annotated[None, NoEffect(False)] = None
+    spaces_between_special_tokens: Annotated[None, NoEffect(True, False)] = None
     watermarking: Annotated[None, NoEffect(False)] = None
     # vLLM: prompts and what is returned
     return_mm_kwargs: Annotated[None, NoEffect(True)] = None
@@ -100,8 +108,6 @@ class InertChat(WireModel):
     verbosity: Annotated[None, NoEffect("medium")] = None
     web_search_options: Unsupported = None
     # vLLM
-    add_special_tokens: Annotated[None, NoEffect(False)] = None
-    echo: Annotated[None, NoEffect(False)] = None
     media_io_kwargs: Annotated[None, NoEffect({})] = None
     mm_processor_kwargs: Annotated[None, NoEffect({})] = None
 
@@ -109,7 +115,6 @@ class InertChat(WireModel):
 class InertCompletion(WireModel):
     """Fields of plain completions only."""
 
-    add_special_tokens: Annotated[None, NoEffect(True)] = None
     prompt_embeds: Unsupported = None
     suffix: Annotated[None, NoEffect("")] = None
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from osd.records.query import DOMAIN_PATTERN
+from osd.records.query import DOMAIN_PATTERN, MAX_STOPS
 from serving.forms.fields import FormFields
 from serving.forms.repetition import RepetitionDetection
 from serving.wire.inert_fields import InertGeneration, NoEffect, WireModel
-from serving.wire.text import Text, utf8
+from serving.wire.text import Text
 
 MAX_CHOICES = 128
 MAX_NAMED_TOKENS = 128
@@ -53,10 +53,11 @@ def _stop_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+StopString = Annotated[Text, Field(min_length=1, max_length=1024)]
 Stop = Annotated[
-    list[Annotated[str, Field(min_length=1), AfterValidator(utf8)]],
+    list[StopString],
     BeforeValidator(_stop_list, json_schema_input_type=str | list[str]),
-    Field(max_length=4, description="One string or up to four; the answer ends before the first that appears."),
+    Field(max_length=MAX_STOPS, description="One string or several; the answer ends before the first that appears."),
 ]
 
 
@@ -150,6 +151,12 @@ class GenerationFields(InertGeneration, FormFields):
     truncation_side: Literal["left", "right"] = Field(default="left", description="Where the prompt is cut.")
     priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="Lower numbers are served first.")
     stream_interval: int = Field(default=1, ge=1, description="A stream's events hold at least so many tokens.")
+    use_beam_search: bool = Field(
+        default=False, description="Answer with the n most likely texts that a search over n beams finds."
+    )
+    length_penalty: float = Field(
+        default=1.0, ge=-10, le=10, description="Of use_beam_search: above 0 favours longer answers."
+    )
     cache_salt: CacheSalt = None
     request_id: OwnId = None
     store: bool = True
@@ -173,6 +180,13 @@ class GenerationFields(InertGeneration, FormFields):
     def _is_not_streamed(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("stream"):
             raise ValueError("it is not sent in streams; leave one of them out")
+        return value
+
+    @field_validator("length_penalty")
+    @classmethod
+    def _is_of_a_search(cls, value: float, info: ValidationInfo) -> float:
+        if value != 1.0 and not info.data.get("use_beam_search"):
+            raise ValueError("it is allowed only with use_beam_search: true")
         return value
 
     @field_validator("truncate_prompt_tokens")

@@ -87,8 +87,32 @@ class ChosenTool(WireModel):
     type: Literal["function"]
     function: ChosenFunction
 
+    @property
+    def names(self) -> list[str]:
+        """The tools that may be called."""
+        return [self.function.name]
 
-ToolChoice = Literal["none", "auto", "required"] | ChosenTool
+
+class AllowedList(WireModel):
+    """The tools that may be called, and whether one has to be."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ChosenTool], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedTools(WireModel):
+    """A choice of some tools; the model is told of all of them."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedList
+
+    @property
+    def names(self) -> list[str]:
+        """The tools that may be called."""
+        return [tool.function.name for tool in self.allowed_tools.tools]
+
+
+ToolChoice = Literal["none", "auto", "required"] | ChosenTool | AllowedTools
 
 
 def _json_object(text: str) -> str:

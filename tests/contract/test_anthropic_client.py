@@ -8,14 +8,16 @@ from typing import Any
 
 import anthropic
 import pytest
-from anthropic.types import Message
+from anthropic.types import Message, message_create_params
 
 from osd.config.settings import load_config
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.query import Request, TokenDelta
 from osd.text.chat_template import ChatFeatures
 from serving.app import create_app
+from serving.messages.request import MessagesRequest
 from tests.kit.fakes import FakeCodec, FakeEngineClient
+from tests.kit.http_client import http_client
 from tests.kit.http_server import serve
 
 MODEL = "fake-model"
@@ -65,6 +67,13 @@ def client(engine: StoppingEngine) -> Iterator[anthropic.Anthropic]:
 def fresh(engine: StoppingEngine) -> None:
     engine.answer, engine.tokens_per_delta, engine.refuse, engine.fail_after = "Hello world", 3, None, None
     engine.requests.clear()
+
+
+_USED = {"type": "tool_use", "id": "a", "name": "look", "input": {}}
+
+
+def prompt_of(engine: StoppingEngine) -> str:
+    return "".join(map(chr, engine.requests[-1].prompt_ids))
 
 
 def create(client: anthropic.Anthropic, **fields: Any) -> Message:
@@ -143,6 +152,53 @@ def test_a_loop_of_two_tools_to_its_end(client: anthropic.Anthropic, engine: Sto
     )
 
 
+def test_an_answer_goes_on_with_the_assistants_last_message(
+    client: anthropic.Anthropic, engine: StoppingEngine
+) -> None:
+    message = create(client, messages=[*ASK, {"role": "assistant", "content": "It is"}])
+    assert message.content[0].type == "text" and message.content[0].text == "Hello world"
+    assert prompt_of(engine) == "<user>How warm is it?<assistant>It is", "no new turn begins"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "variables", "budget"),
+    [
+        ({"type": "enabled", "budget_tokens": 1024}, '{"enable_thinking": true}', 1024),
+        ({"type": "adaptive"}, '{"enable_thinking": true}', None),
+        ({"type": "disabled"}, '{"enable_thinking": false}', None),
+    ],
+)
+def test_thinking(
+    client: anthropic.Anthropic, engine: StoppingEngine, thinking: Any, variables: str, budget: int | None
+) -> None:
+    create(client, thinking=thinking)
+    assert prompt_of(engine) == f"<user>How warm is it?{variables}<assistant>"
+    limit = engine.requests[-1].thinking
+    assert (None if limit is None else limit.max_tokens) == budget
+
+
+def test_effort_is_told_to_the_template(client: anthropic.Anthropic, engine: StoppingEngine) -> None:
+    create(client, output_config={"effort": "low"}, thinking={"type": "disabled"})
+    assert '"reasoning_effort": "low"' in prompt_of(engine) and '"enable_thinking": false' in prompt_of(engine)
+
+
+async def test_a_model_that_does_not_reason_has_no_budget_for_it() -> None:
+    body = {"model": MODEL, "max_tokens": 9, "messages": ASK}
+    async with http_client() as http:
+        for route in ("/v1/messages", "/v1/messages/count_tokens"):
+            own = {key: value for key, value in body.items() if key != "max_tokens" or route == "/v1/messages"}
+            refused = await http.post(route, json={**own, "thinking": {"type": "enabled", "budget_tokens": 9}})
+            assert refused.status_code == 400 and "'thinking'" in refused.json()["error"]["message"]
+            for kind in ("adaptive", "disabled"):
+                assert (await http.post(route, json={**own, "thinking": {"type": kind}})).status_code == 200
+
+
+def test_every_field_of_the_client_is_known() -> None:
+    """Also those that are refused, with why."""
+    asked = message_create_params.MessageCreateParamsBase.__annotations__.keys() | {"stream"}
+    assert asked <= MessagesRequest.model_fields.keys()
+
+
 def test_tokens_are_counted(client: anthropic.Anthropic) -> None:
     count = client.messages.count_tokens(model=MODEL, messages=ASK, system="x", tools=TOOLS)
     assert count.input_tokens == len("lookadd<system>x<user>How warm is it?<assistant>")
@@ -155,8 +211,7 @@ def test_models_are_listed_with_this_clients_key(client: anthropic.Anthropic) ->
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
-        ({"messages": [*ASK, {"role": "assistant", "content": "x"}]}, "messages"),
+        ({"messages": [*ASK, {"role": "assistant", "content": [_USED]}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "x"}]}]}, "messages[0].content"),
         ({"tools": [TOOLS[0], TOOLS[0]]}, "tools"),
@@ -164,8 +219,10 @@ def test_models_are_listed_with_this_clients_key(client: anthropic.Anthropic) ->
         ({"tools": TOOLS, "tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "other"}}, "tool_choice"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
-        ({"stop_sequences": list("abcde")}, "stop_sequences"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "adaptive", "budget_tokens": 1}}, "thinking.budget_tokens"),
+        ({"stop_sequences": ["a"] * 65}, "stop_sequences"),
+        ({"extra_body": {"speed": "fast"}}, "speed"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"extra_body": {"mystery": 1}}, "mystery"),
     ],

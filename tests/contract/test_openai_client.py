@@ -136,8 +136,8 @@ def test_refusals_are_the_clients_exceptions(client: openai.OpenAI, engine: Fake
         client.chat.completions.create(model=model, messages=MESSAGES, extra_body=fields)
 
     with pytest.raises(openai.BadRequestError) as refused:
-        ask(use_beam_search=True)
-    assert (refused.value.param, refused.value.code) == ("use_beam_search", "unsupported_parameter")
+        ask(watermarking=True)
+    assert (refused.value.param, refused.value.code) == ("watermarking", "unsupported_parameter")
     with pytest.raises(openai.BadRequestError, match="max_tokens"):
         ask(max_tokens=0)
     with pytest.raises(openai.NotFoundError):

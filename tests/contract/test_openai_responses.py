@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response, ResponseStreamEvent, response_create_params
 from pydantic import TypeAdapter
 
 from osd.config.settings import load_config
@@ -17,6 +17,7 @@ from osd.records.errors import EngineUnavailableError
 from osd.text.chat_template import ChatFeatures
 from serving.app import create_app
 from serving.responses.items import ITEMS
+from serving.responses.request import ResponsesRequest
 from serving.responses.store import ResponseStore
 from serving.wire.errors import ApiError
 from tests.kit.fakes import FakeCodec, FakeEngineClient
@@ -60,6 +61,10 @@ def client(engine: FakeEngineClient) -> Iterator[openai.OpenAI]:
 def fresh(engine: FakeEngineClient) -> None:
     engine.answer, engine.tokens_per_delta, engine.fail_after = "Hello world", 3, None
     engine.requests.clear()
+
+
+def _allowed(mode: str, *names: str) -> Any:
+    return {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": name} for name in names]}
 
 
 def create(client: openai.OpenAI, **fields: Any) -> Response:
@@ -204,7 +209,11 @@ def test_responses_are_retrieved_and_deleted_by_their_owner(client: openai.OpenA
         ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "other"}}, "tool_choice"),
         ({"text": {"format": {"type": "xml"}}}, "text.format"),
         ({"background": True}, "background"),
-        ({"truncation": "auto"}, "truncation"),
+        ({"truncation": "always"}, "truncation"),
+        ({"include": ["message.output_text.logprobs"], "tools": TOOLS}, "include"),
+        ({"include": ["mystery"]}, "include[0]"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"tools": TOOLS, "tool_choice": _allowed("auto", "other")}, "tool_choice"),
         ({"extra_body": {"mystery": 1}}, "mystery"),
     ],
 )
@@ -212,6 +221,77 @@ def test_what_cannot_be_honoured_is_refused_by_name(client: openai.OpenAI, field
     with pytest.raises(openai.BadRequestError) as refused:
         create(client, **fields)
     assert refused.value.param is not None and refused.value.param.startswith(param)
+
+
+def test_some_of_the_tools_may_be_called(client: openai.OpenAI, engine: FakeEngineClient) -> None:
+    response = create(client, tools=TOOLS, tool_choice=_allowed("required", "add"))
+    assert response.tool_choice.model_dump() == _allowed("required", "add")  # type: ignore[union-attr]
+    constraint = engine.requests[-1].constraint
+    assert constraint is not None and '"add"' in constraint.text and '"look"' not in constraint.text
+    assert prompt_of(engine).startswith("lookadd"), "the model is told of both"
+
+
+def test_what_asks_for_nothing_of_this_server_is_accepted(client: openai.OpenAI) -> None:
+    create(client, include=["reasoning.encrypted_content", "web_search_call.results"], max_tool_calls=3)
+    assert create(client, reasoning={"effort": "low"}).reasoning.effort == "low"  # type: ignore[union-attr]
+
+
+def test_log_probabilities_of_the_text() -> None:
+    """The same whether streamed or whole; a model that may reason has to be asked by a chat."""
+    engine = FakeEngineClient(answer="Hello world")
+    with (
+        serve(create_app(load_config(), engine, FakeCodec(), admin_token_sha256="")) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, timeout=20) as client,
+    ):
+        asked: Any = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+        response: Any = create(client, **asked)
+        [text] = response.output[0].content
+        assert "".join(one.token for one in text.logprobs) == text.text == "Hello world"
+        assert all(len(one.top_logprobs) == 2 and one.logprob == -0.5 for one in text.logprobs)
+        events = list(client.responses.create(model=MODEL, input="hi", stream=True, **asked))
+        for event in events:
+            EVENT.validate_python(event.model_dump())
+        deltas: Any = [event for event in events if event.type == "response.output_text.delta"]
+        assert all("".join(one.token for one in event.logprobs) == event.delta for event in deltas)
+        last: Any = events[-1]
+        assert last.response.output[0].content[0].logprobs == text.logprobs
+
+
+def test_every_field_of_the_client_is_known() -> None:
+    """Also those that are refused, with why."""
+    asked = response_create_params.ResponseCreateParamsBase.__annotations__.keys()
+    assert asked | {"stream"} <= ResponsesRequest.model_fields.keys()
+
+
+@pytest.mark.parametrize("num_turns", range(1, 12))
+def test_the_oldest_turns_are_left_out_of_what_is_too_long(
+    client: openai.OpenAI, engine: FakeEngineClient, num_turns: int
+) -> None:
+    """As few as it takes, and nothing of what the system says."""
+    turns = [[_said("user", f"{at:02}" * 80), _said("assistant", "ok")] for at in range(num_turns)]
+    items = [_said("developer", "Be brief."), *(item for turn in turns for item in turn), _said("user", "now")]
+    response = create(client, input=items, truncation="auto")
+    assert response.truncation == "auto"
+    prompt = prompt_of(engine)
+    kept = [at for at in range(num_turns) if f"{at:02}" * 80 in prompt]
+    assert kept == list(range(num_turns - len(kept), num_turns)) and len(kept) == min(num_turns, 5)
+    assert prompt.startswith("<system>Be brief.") and prompt.endswith("<user>now<assistant>")
+    if len(kept) < num_turns:
+        with pytest.raises(openai.BadRequestError) as refused:
+            create(client, input=items)
+        assert refused.value.code == "context_length_exceeded"
+
+
+def test_one_turn_that_is_too_long_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        create(
+            client, input=[_said("user", "a"), _said("assistant", "b"), _said("user", "x" * 1000)], truncation="auto"
+        )
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "input")
+
+
+def _said(role: str, text: str) -> Any:
+    return {"role": role, "content": text}
 
 
 def test_an_unknown_past_response_is_named(client: openai.OpenAI) -> None:

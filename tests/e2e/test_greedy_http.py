@@ -129,7 +129,7 @@ def _check(url: str, resolved: ResolvedTarget, prompts: list[Messages]) -> None:
             assert len(answers) < 5 * len(asked), "no drafter was swapped in the middle of an answer"
             answers = [*answers, *pool.map(lambda one: _ask(url, resolved.target_id, *one), asked)]
     model = load_causal_lm(resolved.folder, dtype=torch.float32, device=torch.device("cpu"))
-    eos_ids = codec.eos_ids(resolved.folder)
+    eos_ids = codec.end_ids
     excused, own = 0, [_generate(model, prompt_ids, max_tokens) for prompt_ids, max_tokens, _ in asked]
     for number, (tokens, text, _) in enumerate(answers):
         (prompt_ids, *_), expected = asked[number % len(asked)], own[number % len(asked)]

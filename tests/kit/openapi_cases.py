@@ -215,6 +215,7 @@ def cases() -> list[Case]:
             Case(status=200, path=path),
             Case(status=200, path=path, body={**body, "n": 2, **logprobs[path]}),
             Case(status=200, path=path, body={**body, "max_tokens": 1}),
+            Case(status=200, path=path, body={**body, "use_beam_search": True, "n": 2, **logprobs[path]}),
             Case(status=200, path=path, body={**body, "stream": True, **logprobs[path]}),
             Case(status=200, path=path, body={**body, **options, "n": 2}),
             Case(status=200, path=path, body={**body, **options}, engine=FakeEngineClient(fail_after=(2, KeyError()))),
@@ -225,6 +226,9 @@ def cases() -> list[Case]:
             Case(status=503, path=path, engine=FakeEngineClient(refuse=EngineUnavailableError("gone"))),
             Case(status=504, path=path, engine=FakeEngineClient(pause_after=0), server={"request_timeout_s": 0.01}),
         ]
+    asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "reasoning": {"effort": "low"}}
+    for streams in (False, True):
+        found.append(Case(status=200, path=RESPONSES, body={**POSTS[RESPONSES], **asked, "stream": streams}))
     for path, body in blocks:
         broken = FakeEngineClient(fail_after=(2, KeyError()))
         found += [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 from collections.abc import Sequence
@@ -44,6 +45,30 @@ async def test_bad_fields_are_named(fields: dict[str, Any], param: str, code: st
     assert param in error["message"] or code == "context_length_exceeded"
     assert error["code"] == (code or "invalid_value")
     assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "near"),
+    [
+        ("/v1/chat/completions", {**CHAT, "temprature": 1}, "temperature"),
+        ("/v1/chat/completions", {**CHAT, "stream_options": {"include_usge": True}, "stream": True}, "include_usage"),
+        ("/v1/completions", {**COMPLETION, "max_token": 1}, "max_tokens"),
+    ],
+)
+async def test_a_misspelt_field_names_the_one_that_was_meant(path: str, body: dict[str, Any], near: str) -> None:
+    async with http_client() as client:
+        error = await error_of(await client.post(path, json=body), 400)
+    assert error["code"] == "unknown_parameter" and error["message"].endswith(f"did you mean '{near}'?")
+
+
+async def test_a_compressed_body_is_refused() -> None:
+    body, kind = gzip.compress(json.dumps(CHAT).encode()), {"content-type": "application/json"}
+    async with http_client() as client:
+        answer = await client.post("/v1/chat/completions", content=body, headers={**kind, "content-encoding": "gzip"})
+        error = await error_of(answer, 400)
+        plain = {**kind, "content-encoding": "identity"}
+        assert (await client.post("/v1/chat/completions", json=CHAT, headers=plain)).status_code == 200
+    assert error["param"] == "Content-Encoding" and "compressed" in error["message"]
 
 
 class IdleCodec(FakeCodec):

@@ -69,6 +69,11 @@ TOOL = {"type": "function", "function": {"name": "f", "description": "does f", "
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": [1]}'}}
 
 
+def _allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 def deep(levels: int) -> dict[str, Any]:
     return {"a": deep(levels - 1)} if levels else {}
 
@@ -88,7 +93,10 @@ def deep(levels: int) -> dict[str, Any]:
         {"max_tokens": True},
         {"n": 0},
         {"n": 129},
-        {"stop": ["a", "b", "c", "d", "e"]},
+        {"stop": ["a"] * 65},
+        {"stop": ["a" * 1025]},
+        {"length_penalty": 2},
+        {"length_penalty": 11, "use_beam_search": True},
         {"stop": [""]},
         {"messages": []},
         {"messages": [{"role": "tool", "content": "x"}]},
@@ -108,6 +116,9 @@ def deep(levels: int) -> dict[str, Any]:
         {"tools": [{"type": "function", "function": {"name": f"f{number}"}} for number in range(129)]},
         {"tool_choice": "required"},
         {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"tool_choice": _allowed("auto", "f", "g"), "tools": [TOOL]},
+        {"tool_choice": _allowed("none", "f"), "tools": [TOOL]},
+        {"tool_choice": _allowed("auto"), "tools": [TOOL]},
         {"parallel_tool_calls": 1},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         {"messages": [{"role": "user", "content": "half a pair: \ud800"}]},
@@ -155,7 +166,6 @@ INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
     InertGeneration: {
         "ec_transfer_params": ([{}], {"a": 1}),
         "kv_transfer_params": ([{}], {"a": 1}),
-        "length_penalty": ([1.0, 1], True),
         "logits_processors": ([[]], ["x"]),
         "moderation": ([], {}),
         "prompt_cache_options": ([{}], {"mode": "explicit"}),
@@ -164,15 +174,12 @@ INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
         "return_token_offsets": ([False], True),
         "routed_experts_prompt_start": ([0], 1),
         "service_tier": (["auto", "default"], "flex"),
-        "spaces_between_special_tokens": ([True], False),
-        "use_beam_search": ([False], True),
+        "spaces_between_special_tokens": ([True, False], "x"),
         "vllm_xargs": ([{}], {"a": 1}),
         "watermarking": ([False], True),
     },
     InertChat: {
-        "add_special_tokens": ([False], True),
         "audio": ([], {}),
-        "echo": ([False], True),
         "function_call": (["none", "auto"], {"name": "f"}),
         "functions": ([[]], [{"name": "f"}]),
         "media_io_kwargs": ([{}], {"a": {}}),
@@ -183,7 +190,6 @@ INERT: dict[type[WireModel], dict[str, tuple[list[Any], Any]]] = {
         "web_search_options": ([], {}),
     },
     InertCompletion: {
-        "add_special_tokens": ([True], False),
         "prompt_embeds": ([], "x"),
         "suffix": ([""], "x"),
     },

@@ -56,17 +56,39 @@ async def test_a_conversation_as_chats_read_it() -> None:
     assert answer["tokens"] == list(FakeCodec().encode_chat(messages)) and answer["token_strs"] is None
 
 
+async def test_special_tokens_around_prompts_and_conversations() -> None:
+    """By default of a text, but not of a conversation."""
+    tokenizer = tokenizer_of("byte fallback", "{% for m in messages %}{{ m.content }}{% endfor %}")
+    tokenizer.add_bos_token = True
+    codec = TextCodec(tokenizer, model_id="fake-model", context_tokens=128)
+    whole, bare = codec.encode_text("hi"), list(codec.encode_text("hi", add_special_tokens=False))
+    bos = whole[: len(whole) - len(bare)]
+    assert bos, "this tokenizer puts something around a text"
+    conversation = {"messages": [{"role": "user", "content": "hi"}]}
+    async with http_client(codec=codec) as client:
+
+        async def ids(route: str, body: dict[str, Any], **fields: Any) -> list[int]:
+            answer = await client.post(route, json={**body, **fields})
+            assert answer.status_code == 200, answer.text
+            return list(answer.json().get("tokens") or answer.json()["prompt_token_ids"])
+
+        assert await ids("/tokenize", {"prompt": "hi"}) == [*bos, *bare]
+        assert await ids("/tokenize", conversation) == bare
+        assert await ids("/tokenize", conversation, add_special_tokens=True) == [*bos, *bare]
+        chat = {**conversation, "model": "fake-model", "return_token_ids": True}
+        assert await ids("/v1/chat/completions", chat) == bare
+        assert await ids("/v1/chat/completions", chat, add_special_tokens=True) == [*bos, *bare]
+        for added, expected in ((True, [*bos, *bare]), (False, bare)):
+            body = {"model": "fake-model", "prompt": "hi", "return_token_ids": True, "add_special_tokens": added}
+            answer = (await client.post("/v1/completions", json=body)).json()
+            assert answer["choices"][0]["prompt_token_ids"] == expected
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param", "said"),
     [
         ("/tokenize", {}, "prompt", "messages"),
         ("/tokenize", {"prompt": "a", "messages": TURN}, "messages", "either"),
-        (
-            "/tokenize",
-            {"messages": [{"role": "user", "content": "a"}], "add_special_tokens": True},
-            "add_special_tokens",
-            "template",
-        ),
         ("/tokenize", {"messages": TURN, "tools": TOOLS}, "tools", "no tools"),
         ("/tokenize", {"prompt": "\ud800"}, "prompt", "surrogate"),
         ("/detokenize", {"tokens": [1, 0x3000]}, "tokens", "12288"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,17 @@ def test_what_may_begin_a_stop_string_is_held_back(codec: TextCodec) -> None:
     assert not stopped
 
 
+@pytest.mark.parametrize("stop", [("abab",), ("aab", "ba"), ("bbb", "abb", "aabba")])
+def test_no_more_is_held_back_than_may_begin_a_stop_string(codec: TextCodec, stop: tuple[str, ...]) -> None:
+    for letters in product("abc", repeat=6):
+        text = "".join(letters)
+        answer = AnswerText(codec, stop)
+        if any(answer.push(token) for token in _ids(codec, text)):
+            continue
+        begun = [size for one in stop for size in range(len(one)) if text.endswith(one[:size])]
+        assert answer.take() == text[: len(text) - max(begun)]
+
+
 def test_special_tokens_are_no_text(codec: TextCodec) -> None:
     end = codec.tokenizer.eos_token_id
     pieces, _ = _stream(AnswerText(codec), (*_ids(codec, "ok"), end))
@@ -203,7 +215,7 @@ def test_a_codec_of_a_folder(tmp_path: Path) -> None:
     assert codec.decode(codec.encode_text("héllo")) == "héllo"
     assert codec.context_tokens == 128
     assert TextCodec.open(folder, "tiny", 10**6).context_tokens == 256  # what the model allows
-    assert codec.eos_ids(folder) == {codec.tokenizer.eos_token_id}
+    assert codec.end_ids == {codec.tokenizer.eos_token_id}
     chat = codec.encode_chat([{"role": "user", "content": "hi"}])
     assert codec.decode(chat) == "user: hi\nassistant:"
 

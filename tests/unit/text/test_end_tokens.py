@@ -63,4 +63,4 @@ def test_a_folder_whose_config_alone_lists_them(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": [7, 9]}))
     (folder / "generation_config.json").write_text("{ not JSON")
     codec = TextCodec.open(folder, "tiny", 128)
-    assert codec.eos_ids(folder) == {7, 9, codec.tokenizer.eos_token_id}
+    assert codec.end_ids == {7, 9, codec.tokenizer.eos_token_id}
