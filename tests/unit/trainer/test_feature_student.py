@@ -112,8 +112,10 @@ def test_the_serving_drafter_proposes_what_the_student_learnt() -> None:
         assert tuple(proposal.token_ids_BK[0].tolist()) == tokens[num_tokens : num_tokens + 3]
 
 
-def test_losses_have_one_term_per_position_and_depth_with_finite_gradients() -> None:
-    student = feature_student(unroll_steps=3)
+@pytest.mark.parametrize("window_tokens", [8, 2])
+def test_losses_have_one_term_per_position_and_depth_with_finite_gradients(window_tokens: int) -> None:
+    """Also where padding is further from every real column than the window reaches."""
+    student = feature_student(unroll_steps=3, window_tokens=window_tokens)
     outcomes = [_outcome(), make_outcome("short", output_ids=(4,)), make_outcome("r", prompt_ids=(1,))]
     examples = [e for outcome in outcomes for e in make_examples(outcome, student.alignment, max_predicting=64)]
     lengths = [example.num_predicting for example in examples]
@@ -135,6 +137,9 @@ def test_a_reduced_vocabulary_follows_the_traffic_without_touching_weights() -> 
     batch = make_batches(
         list(make_examples(make_outcome(output_ids=(9, 11, 13, 20)), student.alignment, max_predicting=64)), 64
     )[0]
+    fresh = student.twin()
+    fresh.load_state(student.state())
+    assert torch.equal(student.loss_terms(batch).losses_N, fresh.loss_terms(batch).losses_N)
     sums = student.acceptance(batch)
     assert float(sums.reached_BD[0, 0]) == 4
     assert float(sums.accepted_BD[0, 0]) <= 3  # token 20 cannot be said

@@ -54,7 +54,7 @@ def test_stationary_traffic_alarms_at_most_once_in_5000_queries(mean: float) -> 
 
 
 def test_queries_that_differ_much_are_no_drift() -> None:
-    """Rounds of a query then are strongly correlated. By rounds alone, this would be an alarm every few queries."""
+    """Rounds of a query then are strongly correlated; deviations are compared with how far queries scatter."""
     assert sum(_num_alarms(seed, 0.5, _STATIONARY, between=0.25) for seed in range(4)) <= 1
 
 
@@ -83,6 +83,14 @@ def test_a_slow_fall_is_found() -> None:
                 found += number > 200
                 break
     assert found == 10
+
+
+def test_a_query_of_many_rounds_counts_like_a_few_independent_ones() -> None:
+    """One of 41 like 41 / (1 + 40 * 0.1) = 8.2 of one round."""
+    detector = ShiftDetector("down")
+    for number in range(400):
+        detector.add(*((41, 41) if number % 2 else (0, 1)))
+    assert detector.reference == pytest.approx(8.2 / (8.2 + 1), abs=0.01)
 
 
 def test_it_warns_before_it_alarms() -> None:
