@@ -85,6 +85,39 @@ def test_a_slow_fall_is_found() -> None:
     assert found == 10
 
 
+def _alarms_after(detector: ShiftDetector, seed: int, mean: float, num: int) -> list[int]:
+    """The numbers of the queries that alarm, of so many with this mean."""
+    return [number for number, query in enumerate(_queries(seed, mean, num), start=1) if detector.add(*query).alarms]
+
+
+def test_a_small_lasting_fall_is_found_and_such_a_rise_is_none() -> None:
+    """By 0.07, of which Page-Hinkley allows for the most part; five of these eight it finds by chance."""
+    num_found = 0
+    for seed in range(8):
+        falls, rises = ShiftDetector("down"), ShiftDetector("down")
+        assert not _alarms_after(falls, seed, _GSM8K, 500)
+        num_found += bool(_alarms_after(falls, seed + 1000, _GSM8K - 0.07, 1500))
+        assert not _alarms_after(rises, seed, _GSM8K, 500)
+        assert not _alarms_after(rises, seed + 1000, _GSM8K + 0.07, 1500)
+    assert num_found == 7
+
+
+def test_after_a_rise_the_higher_level_is_normal() -> None:
+    """So a fall to what was good before is found at once; compared with all earlier queries it takes 42."""
+    for seed in range(4):
+        detector = ShiftDetector("down")
+        assert not _alarms_after(detector, seed, _SPIDER, 300)
+        assert not _alarms_after(detector, seed + 1, _MBPP, 200)
+        first, *_ = _alarms_after(detector, seed + 2, _GSM8K, 60)
+        assert first <= 20
+
+
+def test_three_queries_decide_nothing_however_long_they_are() -> None:
+    detector = ShiftDetector("down")
+    assert not _alarms_after(detector, 0, _GSM8K, 200)
+    assert not any(detector.add(0, 1000).alarms for _ in range(3))
+
+
 def test_a_query_of_many_rounds_counts_like_a_few_independent_ones() -> None:
     """One of 41 like 41 / (1 + 40 * 0.1) = 8.2 of one round."""
     detector = ShiftDetector("down")
