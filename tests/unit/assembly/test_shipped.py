@@ -164,6 +164,8 @@ def test_a_torn_file_is_said_and_left_alone(
 
 
 def test_a_target_without_one_starts_untrained(
-    folder: Path, tmp_path: Path, shelf: Path, resolved: ResolvedTarget
+    folder: Path, tmp_path: Path, shelf: Path, resolved: ResolvedTarget, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert _first(_config(folder, tmp_path), resolved)[0].note == "untrained"
+    with caplog.at_level(logging.INFO):
+        assert _first(_config(folder, tmp_path), resolved)[0].note == "untrained"
+    assert "is not used" not in caplog.text, "there is nothing to warn of"

@@ -72,7 +72,9 @@ def test_a_query_s_figures_do_not_depend_on_its_batch(make_student: Callable[[],
     outcomes = [make_outcome(f"q-{n}", output_ids=[(n * s) % 20 for s in range(4 + n)]) for n in range(4)]
     examples = [e for outcome in outcomes for e in make_examples(outcome, student.alignment, max_predicting=64)]
     together = measure(student, make_batches(examples, 1000)).sums
-    alone = [measure(student, make_batches([example], 1000)).sums for example in examples]
+    pauses: list[None] = []
+    alone = [measure(student, make_batches([example], 1000), lambda: pauses.append(None)).sums for example in examples]
+    assert len(pauses) == len(examples)
     torch.testing.assert_close(together.accepted_BD, torch.cat([one.accepted_BD for one in alone]))
     torch.testing.assert_close(together.reached_BD, torch.cat([one.reached_BD for one in alone]))
 
