@@ -43,6 +43,7 @@ def admits(guard: Guard, *security: str, max_body_bytes: int | None = None) -> t
 
             async def admit(request: Request) -> Response:
                 services = services_of(request)
+                _check_length(request)
                 await guard(request, services)
                 if request.method == "GET":  # our GET routes read no body
                     return await handle(request)
@@ -55,6 +56,16 @@ def admits(guard: Guard, *security: str, max_body_bytes: int | None = None) -> t
             return admit
 
     return AdmittingRoute
+
+
+def _check_length(request: Request) -> None:
+    """Refuse a request that states its length twice, of which a proxy before osd may believe the other (RFC 9112, 6.3).
+
+    The connection is closed, since what follows may be meant as the rest of the body.
+    """
+    if {"content-length", "transfer-encoding"} <= set(request.headers):
+        message = "The request has both Content-Length and Transfer-Encoding; send one of them."
+        raise ApiError(400, message, code="invalid_http", headers={"Connection": "close"})
 
 
 def _check_encoding(encoding: str) -> None:

@@ -165,6 +165,18 @@ def test_a_kept_connection_may_rest_between_requests(address: tuple[str, int]) -
             time.sleep(2 * PATIENCE_S)  # longer than a sender may take
 
 
+def test_a_request_that_states_its_length_twice_is_refused_and_what_follows_is_not_read(
+    address: tuple[str, int],
+) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: osd\r\nContent-Type: application/json\r\n"
+    smuggled = b"GET /health HTTP/1.1\r\nHost: osd\r\n\r\n"
+    with connected(address) as connection:
+        connection.sendall(head + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled)
+        answer, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["code"] == "invalid_http"  # one answer, and nothing after it
+
+
 def test_what_is_no_http_is_refused_in_the_shape_of_other_errors(address: tuple[str, int]) -> None:
     for sent in (b"nonsense\r\n\r\n", b"GET /health HTTP/1.1\r\nHost: osd\r\nX-Large: " + b"a" * 20_000):
         with connected(address) as connection:
