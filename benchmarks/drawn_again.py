@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
-
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from benchmarks.prompts import tool_call_prompts
@@ -53,10 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 with _drawing(again=draws_again):
                     row |= _counts(engine, asked, temperature, args.tokens, "again" if draws_again else "cut")
             rows.append(row)
-    table = Table(*rows[0], title="acceptance under a grammar")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console(stderr=True).print(table)
+            print(row, file=sys.stderr)
     result = {"benchmark": "drawn_again", "target": args.target, "machine": describe_machine()}
     print(json.dumps(result | {"prompts": len(asked), "length": _LENGTH, "rows": rows}))
 
