@@ -102,8 +102,11 @@ def admin_digest(config: Config) -> str:
 
 def _app_of_replica(config: Config, admin_token_sha256: str) -> FastAPI:
     """In a replica of the ingress: the HTTP application over handles of the other deployments."""
+    from actors.serve.ask import INGRESS
     from actors.serve.client import client_of_replica
+    from actors.serve.logs import join_cluster_logs
 
+    join_cluster_logs(INGRESS, config)
     resolved = configured_target(config)
     codec = TextCodec.configured(resolved.folder, resolved.target_id, config.target)
     client = client_of_replica(config)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from actors.distiller import DistillerActor
-from actors.serve.ask import NAMES, ask_by_serve
+from actors.serve.ask import DISTILLER, NAMES, ask_by_serve
+from actors.serve.logs import join_cluster_logs
 from osd.config.settings import Config
 
 
@@ -16,6 +17,7 @@ class DistillerReplica(DistillerActor):
     """
 
     def __init__(self, config: Config, redis_url: str) -> None:
+        join_cluster_logs(DISTILLER, config)
         super().__init__(config, redis_url, NAMES, ask=ask_by_serve)
 
     def __del__(self) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from ray import serve
 
 from actors.engine import EngineActor
-from actors.serve.ask import SUPERVISOR, ask_by_serve
+from actors.serve.ask import ENGINE, SUPERVISOR, ask_by_serve
+from actors.serve.logs import join_cluster_logs
 from actors.serve.prefixes import HeldPrefixes, block_hashes
 from actors.serve.router import Tries
 from osd.config.settings import Config
@@ -45,6 +46,7 @@ class EngineReplica(EngineActor):
 
     def __init__(self, config: Config, redis_url: str) -> None:
         self._id: str = serve.get_replica_context().replica_id.unique_id
+        join_cluster_logs(ENGINE, config)
         self._prefixes = HeldPrefixes(config.engine.max_slots)
         super().__init__(config_of_replica(config, self._id), redis_url, SUPERVISOR, ask=ask_by_serve)
         self._opening.result()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 from actors.cluster import address_of_cluster
-from actors.serve.ask import DISTILLER, ask_by_serve
+from actors.serve.ask import DISTILLER, SUPERVISOR, ask_by_serve
+from actors.serve.logs import LogOfReplicas, start_replica_logs
 from actors.stream_keeper import claim_if_there
 from actors.supervisor import SupervisorActor
 from osd.config.settings import Config
 
+_log = logging.getLogger(__name__)
 
 class SupervisorReplica(SupervisorActor):
-    """Decides for all engines.
+    """Decides for all engines, and keeps the log of all replicas.
 
     Args:
         config: the whole configuration.
@@ -20,12 +24,20 @@ class SupervisorReplica(SupervisorActor):
     """
 
     def __init__(self, config: Config) -> None:
+        self._kept_log = LogOfReplicas(config)
+        start_replica_logs(SUPERVISOR, config, *self._kept_log.handlers())
+        if self._kept_log.problem:
+            _log.warning("%s", self._kept_log.problem)
         watched = {"distiller": DISTILLER} if config.trainer.enabled and config.outcomes.enabled else {}
         redis_url = config.outcomes.redis_url if config.outcomes.enabled else ""
         cluster = address_of_cluster()
         if redis_url:
             claim_if_there(config, redis_url, cluster)
         super().__init__(watched, None, config, redis_url, cluster, ask=ask_by_serve)
+
+    def take_log(self, lines: list[str]) -> None:
+        """Keep what another replica logged."""
+        self._kept_log.write(lines)
 
     def __del__(self) -> None:
         """Stop watching (Ray Serve calls this before it ends the process)."""

@@ -1,7 +1,8 @@
-"""One log file for all processes of a service on a machine, as text or JSON lines.
+"""One log for all processes of a service, as text or JSON lines.
 
-The server calls `start_logs`, which puts the settings into the environment; processes that it starts inherit them and
-call `join_logs`. Each record is one write to a file opened for appending, so that processes do not mix their lines.
+On one machine it is a file: the server calls `start_logs`, which puts the settings into the environment; processes that
+it starts inherit them and call `join_logs`. Each record is one write to a file opened for appending, so that processes
+do not mix their lines. In a cluster, replicas call `log_to` (see `actors/serve/logs.py`).
 Records carry the request's id where there is one. Nothing logs prompts or answers.
 """
 
@@ -13,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from logging.handlers import WatchedFileHandler
@@ -26,18 +27,23 @@ _PACKAGES = ("osd", "actors", "trainer", "serving")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record."""
+    """One JSON object a record.
 
-    def __init__(self, process: str) -> None:
+    Args:
+        process: what the process is called.
+        node: the cluster's node that it runs on; empty: there is one machine only.
+    """
+
+    def __init__(self, process: str, node: str = "") -> None:
         super().__init__()
-        self._process = process
+        self._of = {"process": process, **({"node": node} if node else {})}
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's line."""
         fields = {
             "at": _utc(record),
             "level": record.levelname.lower(),
-            "process": self._process,
+            **self._of,
             "pid": record.process,
             "logger": record.name,
             "message": record.getMessage(),
@@ -50,11 +56,16 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """Time, level, process, logger, message; an exception's traceback follows on lines of its own."""
+    """Time, level, process, logger, message; an exception's traceback follows on lines of its own.
 
-    def __init__(self, process: str) -> None:
+    Args:
+        process: see `JsonLines`.
+        node: see `JsonLines`.
+    """
+
+    def __init__(self, process: str, node: str = "") -> None:
         super().__init__()
-        self._process = process
+        self._process = f"{process}@{node}" if node else process
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's lines."""
@@ -132,11 +143,25 @@ def join_logs(process: str) -> None:
     if _VARIABLE not in os.environ:
         return
     path, level, lines, max_bytes = json.loads(os.environ[_VARIABLE])
-    handler = BoundedFile(Path(path), max_bytes)
-    handler.setFormatter(JsonLines(process) if lines == "json" else TextLines(process))
     root = logging.getLogger()
     for other in [one for one in root.handlers if isinstance(one, BoundedFile)]:
         root.removeHandler(other)
-    root.addHandler(handler)
+    log_to([BoundedFile(Path(path), max_bytes)], process, level=level, lines=lines)
+
+
+def log_to(handlers: Iterable[logging.Handler], process: str, *, level: str, lines: str, node: str = "") -> None:
+    """Have handlers take what this process logs.
+
+    Args:
+        handlers: get a formatter here.
+        process: what this process is called.
+        level: see `start_logs`.
+        lines: see `start_logs`.
+        node: see `JsonLines`.
+    """
+    formatter = JsonLines(process, node) if lines == "json" else TextLines(process, node)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logging.getLogger().addHandler(handler)
     for package in _PACKAGES:  # libraries below warnings say what must not be in a log, such as the URLs they call
         logging.getLogger(package).setLevel(level.upper())

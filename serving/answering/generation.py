@@ -158,8 +158,12 @@ async def _pump(
 
 def _check_finish(delta: TokenDelta) -> None:
     if delta.finish_reason == "error":
-        log.error("query %s failed in the engine: %s", delta.request_id, delta.error)
-        if delta.error is not None and delta.error.startswith(CONSTRAINT_FAILED):
+        is_of_constraint = delta.error is not None and delta.error.startswith(CONSTRAINT_FAILED)
+        # What the grammar's compiler says may quote the answer, which no log may hold.
+        log.error(
+            "query %s failed in the engine: %s", delta.request_id, CONSTRAINT_FAILED if is_of_constraint else delta.error
+        )
+        if is_of_constraint:
             message = f"This query cannot be answered: {delta.error}. Simplify the schema or grammar."
             raise ApiError(500, message, code="constraint_failed", headers=NO_RETRY)
         if delta.error == NOT_FINITE:

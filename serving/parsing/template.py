@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from copy import copy
 from typing import Any
 
-from osd.records.errors import reason
 from serving.parsing.pieces import CallArguments, CallStart, Piece, Reasoning
 from serving.parsing.tool_calls import CallsAndContent
 
@@ -125,7 +124,8 @@ class TemplateParser(CallsAndContent):
 
     def _give_up(self, error: Exception) -> list[Piece]:
         """The region is content, as far as it was read; what follows is read as a new message."""
-        _log.debug("an answer does not fit its response template: %s", reason(error))
+        # Its message may quote the answer, which no log may hold.
+        _log.debug("an answer does not fit its response template: %s", type(error).__name__)
         region, self._region = self._region, ""
         self._parser = _parser(self._template, "", self._tools)
         return self._said(region)

@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from osd.records.errors import EngineUnavailableError, PromptTooLongError, QueueFullError
-from osd.records.query import NOT_FINITE
+from osd.records.query import CONSTRAINT_FAILED, NOT_FINITE
 from osd.text.offsets import TextOffsets
+from serving.wire.chat_request import ChatRequest
 from tests.kit.fakes import FakeCodec, FakeEngineClient
 from tests.kit.http_client import CHAT, COMPLETION, http_client
 
@@ -241,6 +243,26 @@ async def test_a_model_that_overflows_is_an_error_that_says_so(path: str) -> Non
     *pieces, last, end, _ = streamed.text.split("\n\n")
     assert pieces and end == "data: [DONE]"
     assert json.loads(last.removeprefix("data: "))["error"] == error
+
+
+async def test_what_a_grammar_says_of_an_answer_is_told_to_its_client_and_not_to_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = FakeEngineClient(finish_as="error", error=f"{CONSTRAINT_FAILED}: no way on after 'swordfish'")
+    async with http_client(engine) as client:
+        error = await error_of(await client.post("/v1/chat/completions", json=CHAT), 500)
+    assert "swordfish" in error["message"] and error["code"] == "constraint_failed"
+    assert CONSTRAINT_FAILED in caplog.text and "swordfish" not in caplog.text
+
+
+def test_no_message_about_a_request_quotes_it() -> None:
+    """Whoever logs pydantic's own message discloses nothing."""
+    with pytest.raises(ValidationError) as refused:
+        ChatRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": 5, "name": "swordfish"}]})
+    assert "swordfish" not in str(refused.value)
+    with pytest.raises(ValidationError) as refused:
+        ChatRequest.model_validate({"model": "m", "messages": "swordfish"})
+    assert "swordfish" not in str(refused.value) and "messages" in str(refused.value)
 
 
 async def test_a_cancelled_query_can_be_tried_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import pairwise
 from typing import Any
 
@@ -130,3 +131,14 @@ def test_an_answer_that_begins_within_its_reasoning() -> None:
 
 def test_further_calls_than_allowed_are_left_out() -> None:
     assert parts_of(parser(MARKED, max_calls=1), OSLO + OSLO) == Parts(calls=[OSLO_CALL])
+
+
+def test_an_answer_that_does_not_fit_is_not_quoted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Transformers' message names the keys that the model wrote."""
+    call = {"open": "<call>", "close": "</call>", "content": "json", "transform": {"name": "{content.name}"}}
+    template = {**MARKED, "fields": {**MARKED["fields"], "tool_calls": call}}
+    text = '<call>{"the key to my heart": 1}</call>'
+    with caplog.at_level(logging.DEBUG):
+        assert parts_of(parser(template, ""), text).content == '{"the key to my heart": 1}'
+    assert "does not fit its response template" in caplog.text
+    assert "heart" not in caplog.text
