@@ -71,8 +71,8 @@ class EngineReports:
             waiting=status.waiting,
             free_rows=max(status.max_slots - status.running - status.waiting, 0),
             paused_s=engine.counters.values["paused_seconds_total"],
+            uptime_s=status.uptime_s,
             outcomes_dropped=int(status.counters.get("outcomes_dropped", 0)),
-            acceptance=engine.counters.by_domain.take(everything=is_full),
             served=(
                 *engine.counters.served.take(everything=is_full),
                 (Series(), _of_engine(status.counters)),

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -21,13 +21,15 @@ import httpx
 from actors.ask import Ask
 from actors.kept_wishes import KeptWishes
 from osd.config.monitor import MonitorConfig
+from osd.fleet.heartbeat import EngineReport
 from osd.io.history_store import RedisHistory
 from osd.monitor.alerts import Alerts, AlertsAnswer
 from osd.monitor.buckets import SAMPLES, TIERS, Figures, HistoryAnswer, HistoryQuery, Series
 from osd.monitor.facts import Facts
 from osd.monitor.history import History
+from osd.monitor.restart import EarlierRun
 from osd.monitor.store import HistoryStore
-from osd.monitor.totals import Row, Totals
+from osd.monitor.totals import Totals
 from osd.monitor.webhook import Post, WebhookSender
 from osd.records.events import Event
 from osd.records.status import TrainerStatus
@@ -79,6 +81,7 @@ class Monitor:
         self._watched, self._ask = dict(watched), ask
         self._clock_s, self._look_s = clock_s, look_s
         self.history = History(store, max_domains=config.max_domains, clock_s=clock_s)
+        self._earlier_run = EarlierRun(self.history, clock_s())
         self._alerts, self._totals = Alerts(config.alerts), Totals()
         self._longest_s = max((rule.window_s for rule in config.alerts), default=0.0)
         self.wishes = KeptWishes(store)
@@ -100,23 +103,19 @@ class Monitor:
         self.wishes.settle()
         self._thread.start()
 
-    def take(
-        self,
-        engine_id: str,
-        process: str,
-        rows: Sequence[Row],
-        levels: Figures,
-        *,
-        since_start: bool,
-        is_full: bool = False,
-    ) -> None:
-        """Take what an engine reports: totals by series (see `Totals.added`), and levels such as its utilisation."""
+    def take(self, report: EngineReport) -> None:
+        """Take an engine's report: its totals by series, and levels such as its utilisation."""
+        engine, now_s = report.engine_id, self._clock_s()
         with self._lock:
-            self._heard_s[engine_id] = self._clock_s()
-            added = self._totals.added(engine_id, process, rows, since_start=since_start, is_full=is_full)
+            self._heard_s[engine] = now_s
+            self._earlier_run.heard(now_s - report.uptime_s)
+            added = self._totals.added(
+                engine, report.incarnation, report.served, number=report.number, is_full=report.is_full
+            )
         for series, figures in added:
-            self.history.add(Series(series.domain, series.drafter, series.version, engine_id), figures)
-        self.history.add(Series(engine=engine_id), _as_samples(levels))
+            self.history.add(Series(series.domain, series.drafter, series.version, engine), figures)
+        levels = {"utilisation": report.utilisation, "running": report.running, "waiting": report.waiting}
+        self.history.add(Series(engine=engine), _as_samples(levels))
 
     def mark(self, event: Event) -> None:
         """Keep an event in the history; one that was kept already is not kept twice."""
@@ -169,6 +168,8 @@ class Monitor:
                 if number % _FLUSH_EVERY == 0:
                     self.history.flush()
                     self.wishes.settle()
+                    if event := self._earlier_run.restart(self._clock_s()):
+                        self.mark(event)
                     self._follow_alerts()
             except Exception:
                 _log.exception("the monitor failed; going on")

@@ -80,15 +80,7 @@ class SupervisorActor:
             lengths=wishes.lengths,
             drifting=self._monitor.drifting,
         )
-        levels = {"utilisation": report.utilisation, "running": report.running, "waiting": report.waiting}
-        self._monitor.take(
-            report.engine_id,
-            report.incarnation,
-            report.served,
-            levels,
-            since_start=report.number == 0,
-            is_full=report.is_full,
-        )
+        self._monitor.take(report)
         return self._fleet.take(report, orders)
 
     def report_distiller(self, report: DistillerReport) -> DistillerOrders:

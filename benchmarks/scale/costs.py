@@ -18,10 +18,11 @@ import torch
 from actors.serve.prefixes import Candidate, HeldPrefixes, in_order, num_shared
 from actors.supervisor import SupervisorActor
 from osd.config.settings import Config
-from osd.fleet.heartbeat import AcceptanceCount, EngineReport, QueryRounds
+from osd.fleet.heartbeat import EngineReport, QueryRounds
 from osd.io.codec import encode
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.outcome_stream import RedisOutcomeStream
+from osd.monitor.buckets import Figures, Series
 from osd.records.drafter_id import DrafterId
 from osd.records.outcome import BONUS, Outcome, Round
 from osd.records.outcome_arrays import pack_hidden, pack_top_k
@@ -131,7 +132,7 @@ def _report_s() -> float:
             waiting=0,
             free_rows=0,
             paused_s=0.0,
-            acceptance=tuple(AcceptanceCount(f"domain {one}", drafter, number, 3, 2, 3) for one in range(8)),
+            served=tuple((Series(f"domain {one}", "feature", 3), _figures(number)) for one in range(8)),
             rounds=tuple(QueryRounds(3, f"q{number}-{row}", 20, 11) for row in range(16)),
         )
         for number in range(_NUM_REPEATS * 10)
@@ -144,6 +145,12 @@ def _report_s() -> float:
         return _timed(lambda: _each(answer, reports)) / len(reports)
     finally:
         supervisor.close()
+
+
+def _figures(number: int) -> Figures:
+    """Of a domain and drafter version, after so many rounds of three proposed tokens."""
+    positions = {f"{what}_at_{position}": float(number) for what in ("proposed", "accepted") for position in (1, 2, 3)}
+    return dict.fromkeys(("rounds", "proposed", "accepted", "committed", "length_3"), float(number)) | positions
 
 
 def _route_s(num_engines: int = 200) -> float:

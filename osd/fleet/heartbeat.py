@@ -10,17 +10,6 @@ from osd.records.drafter_id import DrafterId, drafter_name
 from osd.records.status import TrainerStatus
 
 
-class AcceptanceCount(NamedTuple):
-    """Counts of one drafter version's proposals in one domain since the engine's process started; they only grow."""
-
-    domain: str
-    drafter: DrafterId
-    rounds: int
-    proposed: int
-    accepted: int
-    committed: int
-
-
 class QueryRounds(NamedTuple):
     """First-token acceptance of one query under one drafter version."""
 
@@ -74,9 +63,10 @@ class EngineReport:
     free_rows: int
     paused_s: float
     """Seconds that the engine has paused for training, in total."""
+    uptime_s: float = 0.0
+    """Since the engine of this process was made."""
     outcomes_dropped: int = 0
     """Outcomes lost so far, since the stream could not take them."""
-    acceptance: tuple[AcceptanceCount, ...] = ()
     served: tuple[tuple[Series, Figures], ...] = ()
     """Totals for the operator's history since the engine's process started."""
     rounds: tuple[QueryRounds, ...] = ()

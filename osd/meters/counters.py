@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from osd.meters.domain_counts import DomainCounts
 from osd.meters.served_totals import ServedTotals
 from osd.monitor.buckets import Series
 from osd.records.drafter_id import DrafterId
@@ -44,7 +43,6 @@ class Counters:
         self.by_drafter: dict[DrafterId, dict[str, int]] = defaultdict(
             lambda: {"rounds": 0, "proposed": 0, "accepted": 0, "committed": 0}
         )
-        self.by_domain = DomainCounts()
         self.served = ServedTotals()
         self._row_ms = self._plain_token_ms = 0.0
         """Durations of the latest round and of a plain one, per row; used while the rows of that round are counted."""
@@ -84,7 +82,6 @@ class Counters:
             counts["proposed"] += proposed
             counts["accepted"] += accepted
             counts["committed"] += committed
-            self.by_domain.add(domain, drafter, proposed, accepted, committed)
         self.served.add_round(
             Series(domain, round_.drafter_name, round_.drafter_version),
             proposed=proposed,

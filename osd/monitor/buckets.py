@@ -28,7 +28,6 @@ COUNTS = {
     "dropped": "Outcomes that were lost.",
     "paused_ms": "Milliseconds that the engine paused while it had work, so that training could run.",
     "trained_ms": "Milliseconds that the trainer spent in training, without waits for busy engines.",
-    "restarts": "Restarts of actors.",
 }
 """Figures that add up, with their meaning. `proposed_at_3` and `accepted_at_3` count tokens at position 3 of proposals
 (from 1), and `length_2` the rounds that proposed 2 tokens."""

@@ -66,6 +66,11 @@ class History:
         self._id: str | None = None
         self._away_since_s: float | None = None
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether it outlives this process."""
+        return self._store is not None
+
     def add(self, series: Series, figures: Figures) -> None:
         """Count figures for a series, now."""
         now_s = self._clock_s()

@@ -125,7 +125,7 @@ def test_what_is_listed_is_a_list(browser: webdriver.Chrome, url: str, engine: F
     open_dashboard(browser, url)
     children = "return [...document.querySelectorAll(arguments[0])].map((one) => one.tagName)"
     assert script(browser, children, "#events > *") == ["LI"] * len(engine.event_log)
-    assert script(browser, children, "#marks > *") == ["LI"] * 6
+    assert script(browser, children, "#marks > *") == ["LI"] * 7
     assert not find(browser, "#no-events").is_displayed()
     engine.event_log.clear()
     let_pass(browser, 6)

@@ -8,6 +8,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
+from osd.monitor.buckets import Bucket, Series
 from osd.records.status import DomainTraining, ServedCounts, VersionsStatus
 from tests.browser.driving import choose, click, content, faults, find, open_dashboard, text_of, wait
 from tests.kit.fakes import FakeEngineClient
@@ -33,6 +34,9 @@ def split(engine: FakeEngineClient) -> FakeEngineClient:
         *engine.service.engine.served,
         ServedCounts(domain="sql", drafter="feature.sql", version=3, figures=_FIGURES),
     )
+    engine.buckets += [
+        Bucket(engine.buckets[-1].at_s, {Series(domain, "feature", 3, "engine"): _FIGURES}) for domain in ("sql", "mail")
+    ]
     engine.service = replace(
         engine.service,
         engine=replace(engine.service.engine, served=served),

@@ -14,11 +14,12 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from osd.monitor.alerts import Alert
 from osd.monitor.buckets import MAX_POINTS, TIERS, Bucket, Series
-from osd.records.events import Event
-from osd.records.status import StreamStatus
+from osd.records.events import Event, EventKind
+from osd.records.status import StreamStatus, VersionsStatus
 from tests.browser.driving import (
     TOKEN,
     choose,
@@ -215,6 +216,9 @@ def test_every_lever_has_a_way_back(browser: webdriver.Chrome, url: str, engine:
     }
     for number, button in enumerate(back, start=1):
         click(browser, button)
+        if "policy" in button:
+            assert Select(find(browser, "#length")).first_selected_option.text == "2", "what holds is what is chosen"
+            choose(browser, "#length", "chosen by goodput")
         click(browser, "#confirm-yes")
         wait(browser, partial(lambda number: len(engine.calls) == number, number))
     assert engine.calls == list(back.values())
@@ -266,6 +270,56 @@ def test_what_became_of_outcomes_is_shown(browser: webdriver.Chrome, url: str, e
         "Recorded", "1,200", "In the spill file", "28", "Lost", "3", "Left out, near the stream's limit", "7",
         "Share recorded now", "50.0%", "Written to the stream", "2.5 MB/s",
     ]  # fmt: skip
+
+
+LETTERS = """
+globalThis.letters = new Set();
+const draw = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+  if (text.length === 1 && isNaN(text)) letters.add(text);
+  return draw.call(this, text, ...place);
+}"""
+
+
+def test_every_kind_of_mark_is_drawn_over_the_charts_unless_it_is_switched_off(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient
+) -> None:
+    kinds: list[EventKind] = ["drift", "publish", "refuse", "swap", "roll_back", "merge", "restart"]
+    now_s = time.time()
+    engine.event_log = [
+        Event(at_s=now_s - 750 + 100 * at, kind=kind, message=f"a {kind}") for at, kind in enumerate(kinds)
+    ]
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LETTERS})
+    try:
+        open_history(browser, url)
+        choose(browser, "#range", "15 minutes")
+        wait(browser, lambda: set(script(browser, "return [...letters]")) == set("DP×SRM↻"))
+        find(browser, "#marks li:nth-child(6) button").click()
+        script(browser, "letters.clear(); osd.charts.render()")
+        wait(browser, lambda: set(script(browser, "return [...letters]")) == set("DP×SR↻"))
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
+def test_a_domain_that_has_gone_leaves_the_list_unless_something_was_set_for_it(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient
+) -> None:
+    assert engine.service is not None
+    judged = {
+        "gone": VersionsStatus(confirmed=0, merged="gain between -0.020 and +0.010"),
+        "pinned": VersionsStatus(confirmed=2, pinned="stay"),
+    }
+    engine.service = replace(engine.service, domains=judged)
+    engine.asked_for = engine.asked_for.with_frozen("frozen", True).with_length("plain", 0)
+    open_history(browser, url)
+    names = "return [...document.querySelectorAll('#domains th')].map((one) => one.textContent)"
+    wait(browser, lambda: script(browser, names) == ["chat", "code", "frozen", "pinned", "plain"])
+    # Beyond monitor.max_domains the history tells none apart: whoever has a drafter may have had queries.
+    at_s = engine.buckets[-1].at_s
+    engine.buckets.append(Bucket(at_s, {Series("other", "feature", 3, "engine"): {"rounds": 1.0}}))
+    wait(browser, lambda: script(browser, names) == ["chat", "code", "frozen", "gone", "other", "pinned", "plain"])
+    other = next(row for row in browser.find_elements(By.CSS_SELECTOR, "#domains tr") if row.text.startswith("other"))
+    assert "further domains, counted together" in other.text and other.find_elements(By.TAG_NAME, "button") == []
 
 
 def test_two_operators_see_each_others_doing(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:

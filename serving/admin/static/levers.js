@@ -10,9 +10,12 @@ const named = (version, domain) => (version ? `version ${version}` : "the base d
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 export class Levers {
-  /** isSignedIn(): the focus is not given back to a page that shows the sign-in; onVersions(domain): its versions are wanted. */
-  constructor(isSignedIn, onVersions) {
-    this.isSignedIn = isSignedIn;
+  /**
+   * isSignedIn(): the focus is not given back to a page that shows the sign-in; onVersions(domain): its versions are wanted;
+   * lengthOf(domain): the speculation length that holds for it now, undefined if none was set.
+   */
+  constructor(isSignedIn, onVersions, lengthOf) {
+    Object.assign(this, { isSignedIn, lengthOf });
     $("confirm-no").addEventListener("click", () => $("confirm").close("no"));
     // The Enter that opened the dialog, held down a little long, must not confirm it as well.
     $("confirm").addEventListener("keydown", (event) => event.key === "Enter" && event.repeat && event.preventDefault());
@@ -83,6 +86,7 @@ export class Levers {
   }
 
   #domain({ act, domain }) {
+    if (act === "policy") choose($("length"), this.lengthOf(domain));
     if (act === "policy") this.ask({
       title: `Speculation in ${domain}`, verb: "Set", path: "policy", asks: "length", done: "The policy is set.",
       body: () => ({ domain, length: $("length").value === "" ? null : Number($("length").value) }),
@@ -132,6 +136,13 @@ export class Levers {
     });
     return this.answered;
   }
+}
+
+/** Choose a length; one that the list lacks is added to it. */
+function choose(select, length) {
+  const value = length === undefined ? "" : String(length);
+  if (![...select.options].some((option) => option.value === value)) select.append(new Option(value));
+  select.value = value;
 }
 
 /** Focus `control`, or where that is gone or off its successor in the table, or else the heading of its section. */

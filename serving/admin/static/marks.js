@@ -6,6 +6,7 @@ export const MARKS = {
   refuse: { letter: "×", name: "refused by the gate", mood: "muted", dash: [1, 4] },
   swap: { letter: "S", name: "swap", mood: "length", dash: [4, 3] },
   roll_back: { letter: "R", name: "roll back", mood: "bad", dash: [8, 3] },
+  merge: { letter: "M", name: "base drafter again", mood: "warn", dash: [3, 2, 3, 6] },
   restart: { letter: "↻", name: "restart", mood: "warn", dash: [6, 2, 1, 2] },
 };
 const LEAST_PIXELS = 14;

@@ -31,7 +31,7 @@ const session = new Session((isOpen) => {
   if (isOpen) { live.start(); history.ask(); } else live.stop();
 });
 const drafters = new Drafters(() => snapshot && render(), (message) => tell("versions", message));
-new Levers(() => session.isOpen, (domain) => drafters.show(domain));
+new Levers(() => session.isOpen, (domain) => drafters.show(domain), (domain) => snapshot?.wishes?.lengths?.[domain]);
 new Playground();
 
 function take(newest) {

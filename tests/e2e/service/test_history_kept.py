@@ -50,6 +50,12 @@ def test_history_is_counted_right_and_outlives_the_supervisor(service: Service) 
         lambda: _served(service).get("queries") == len(PROMPTS), "the new supervisor to read what the old one wrote"
     )
     assert {name: _served(service)[name] for name in expected} == expected
+    wait_for(lambda: _restarts_of(service, "supervisor"), "the restart to be marked")
+    assert _restarts_of(service, "service") == [], "the engine ran on"
+
+
+def _restarts_of(service: Service, actor: str) -> list[str]:
+    return [event["message"] for event in service.events("restart") if event["data"].get("actor") == actor]
 
 
 def _stored_queries(service: Service, domain: str = DOMAIN) -> float:

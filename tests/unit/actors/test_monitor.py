@@ -11,6 +11,7 @@ from osd.monitor.buckets import HistoryAnswer, HistoryQuery, Series
 from osd.records.events import Event
 from osd.records.status import TrainerStatus
 from tests.kit.history_stores import MemoryHistory, SetClock
+from tests.kit.reports import engine_report
 from tests.kit.waiting import wait_for
 
 NOON_S = 1_800_000_000.0
@@ -46,14 +47,19 @@ def sums(answer: HistoryAnswer) -> dict[str, dict[str, float]]:
 def test_reports_are_merged_over_engines_and_kept() -> None:
     clock, store, others = SetClock(NOON_S), MemoryHistory(), Others()
     monitor = Monitor(MonitorConfig(), store, WATCHED, ask=others.ask, clock_s=clock, look_s=0.001)
-    rows = [(Series("code", "feature", 2), {"rounds": 4.0})]
+    rows = ((Series("code", "feature", 2), {"rounds": 4.0}),)
     for engine in ("a", "b"):
-        monitor.take(engine, "p", rows, {"utilisation": 0.5}, since_start=True)
-    monitor.take("a", "p", rows, {"utilisation": 0.7}, since_start=False)
+        monitor.take(engine_report(engine, served=rows, utilisation=0.5, running=3))
+    monitor.take(engine_report("a", number=1, served=rows, utilisation=0.7, running=1))
     query = HistoryQuery(from_s=NOON_S - 60, to_s=NOON_S + 60, by=("engine",))
     wait_for(lambda: "trainer" in sums(monitor.read(query)))
     by_engine = sums(monitor.read(query))
-    assert by_engine["a"] == {"rounds": 4.0, "utilisation": 1.2, "utilisation.samples": 2.0}
+    assert {name: by_engine["a"][name] for name in ("rounds", "utilisation", "utilisation.samples", "running")} == {
+        "rounds": 4.0,
+        "utilisation": 1.2,
+        "utilisation.samples": 2.0,
+        "running": 4.0,
+    }
     assert by_engine["b"]["rounds"] == 4.0
     assert by_engine["trainer"]["loss"] == 2.0 * by_engine["trainer"]["loss.samples"]
     wait_for(lambda: monitor.history.events(0.0, 2 * NOON_S, 10))
@@ -64,6 +70,46 @@ def test_reports_are_merged_over_engines_and_kept() -> None:
         "version 2"
     ]  # once, though asked often
     again.close()
+
+
+def _restarts(store: MemoryHistory, clock: SetClock, uptime_s: float | None) -> list[str]:
+    """What a new monitor says of restarts; `uptime_s` is of the engine that reports to it, None: none does."""
+    monitor = Monitor(MonitorConfig(), store, {}, ask=Others().ask, clock_s=clock, look_s=0.001)
+    if uptime_s is None:
+        clock.now_s += 31
+    else:
+        monitor.take(engine_report(uptime_s=uptime_s))
+    wait_for(lambda: monitor._earlier_run._is_known, "it to be known")
+    monitor.close()
+    events = monitor.history.events(0.0, 2 * NOON_S, 100)
+    return [f"{event.data['actor']}: {event.message}" for event in events if event.kind == "restart"]
+
+
+def test_a_restart_is_marked_once_and_says_of_what_and_since_when() -> None:
+    clock, store = SetClock(NOON_S), MemoryHistory()
+    assert _restarts(store, clock, uptime_s=0.0) == [], "the first start is none"
+    clock.now_s += 20 * 60
+    whole = "service: the service was restarted; nothing was counted for 20 min before"
+    assert _restarts(store, clock, uptime_s=4.0) == [whole]
+    clock.now_s += 40
+    alone = "supervisor: the supervisor was restarted; what engines counted for 35 s before is missing here"
+    assert _restarts(store, clock, uptime_s=600.0) == [whole, alone]
+    clock.now_s += 3 * 86_400
+    later = "service: the service was restarted; nothing was counted for 3 days before"
+    assert _restarts(store, clock, uptime_s=None) == [whole, alone, later], "an engine may take long to load"
+
+
+def test_a_restart_is_marked_also_where_the_history_was_away_meanwhile() -> None:
+    clock, store = SetClock(NOON_S), MemoryHistory()
+    _restarts(store, clock, uptime_s=0.0)
+    clock.now_s += 600
+    store.is_away = True
+    monitor = Monitor(MonitorConfig(), store, {}, ask=Others().ask, clock_s=clock, look_s=0.001)
+    monitor.take(engine_report(uptime_s=1.0))
+    wait_for(lambda: monitor.history._away_since_s is not None, "the outage to be noticed")
+    store.is_away = False
+    wait_for(lambda: [one for one in monitor.history.events(0.0, 2 * NOON_S, 100) if one.kind == "restart"])
+    monitor.close()
 
 
 def test_the_time_that_the_trainer_took_is_counted_also_over_its_restart() -> None:
@@ -114,13 +160,13 @@ def test_an_engine_that_falls_silent_is_away_unless_it_drains() -> None:
     config = MonitorConfig(alerts=(AlertRule(name="away", when="engine_away"),))
     monitor = Monitor(config, None, WATCHED, ask=others.ask, clock_s=clock, look_s=0.001)
     for engine in ("a", "b", "c"):
-        monitor.take(engine, "p", [], {}, since_start=True)
+        monitor.take(engine_report(engine))
     monitor.wishes.change(lambda wishes: wishes.with_draining("b", True))
     clock.now_s += 20
-    monitor.take("c", "p", [], {}, since_start=False)
+    monitor.take(engine_report("c", number=1))
     wait_for(lambda: monitor.alerts().alerts)
     assert [alert.subject for alert in monitor.alerts().alerts] == ["a"]
-    monitor.take("a", "p", [], {}, since_start=False)
+    monitor.take(engine_report("a", number=1))
     wait_for(lambda: not monitor.alerts().alerts)
     monitor.close()
 
@@ -129,7 +175,7 @@ def test_an_engine_that_dies_is_missed_also_where_the_clock_was_put_back() -> No
     clock, others = SetClock(NOON_S), Others()
     config = MonitorConfig(alerts=(AlertRule(name="away", when="engine_away"),))
     monitor = Monitor(config, None, WATCHED, ask=others.ask, clock_s=clock, look_s=0.001)
-    monitor.take("a", "p", [], {}, since_start=True)
+    monitor.take(engine_report("a"))
     clock.now_s -= 86_400
     wait_for(lambda: monitor._heard_s["a"] == clock.now_s, "the monitor to notice the clock")
     clock.now_s += 20

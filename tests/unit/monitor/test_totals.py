@@ -11,30 +11,38 @@ CODE = Series("code", "feature", 1)
 
 def test_a_lost_and_a_repeated_report_count_once() -> None:
     totals = Totals()
-    assert totals.added("a", "p1", [(CODE, {"rounds": 5.0})], since_start=True) == [(CODE, {"rounds": 5.0})]
-    assert totals.added("a", "p1", [(CODE, {"rounds": 5.0})], since_start=False) == []
-    assert totals.added("a", "p1", [(CODE, {"rounds": 12.0, "accepted": 1.0})], since_start=False) == [
+    assert totals.added("a", "p1", [(CODE, {"rounds": 5.0})], number=0) == [(CODE, {"rounds": 5.0})]
+    assert totals.added("a", "p1", [(CODE, {"rounds": 5.0})], number=0) == []
+    assert totals.added("a", "p1", [(CODE, {"rounds": 12.0, "accepted": 1.0})], number=2) == [
         (CODE, {"rounds": 7.0, "accepted": 1.0})
     ]
 
 
+def test_a_report_that_arrives_after_the_next_one_counts_for_nothing() -> None:
+    totals = Totals()
+    totals.added("a", "p1", [(CODE, {"rounds": 5.0})], number=0)
+    totals.added("a", "p1", [(CODE, {"rounds": 12.0})], number=2)
+    assert totals.added("a", "p1", [(CODE, {"rounds": 8.0})], number=1) == []
+    assert totals.added("a", "p1", [(CODE, {"rounds": 13.0})], number=3) == [(CODE, {"rounds": 1.0})]
+
+
 def test_a_restarted_engine_begins_at_zero_and_a_restarted_supervisor_counts_nothing_twice() -> None:
     totals = Totals()
-    totals.added("a", "p1", [(CODE, {"rounds": 100.0})], since_start=True)
-    assert totals.added("a", "p2", [(CODE, {"rounds": 3.0})], since_start=True) == [(CODE, {"rounds": 3.0})]
+    totals.added("a", "p1", [(CODE, {"rounds": 100.0})], number=0)
+    assert totals.added("a", "p2", [(CODE, {"rounds": 3.0})], number=0) == [(CODE, {"rounds": 3.0})]
     restarted = Totals()
-    assert restarted.added("a", "p2", [(CODE, {"rounds": 50.0})], since_start=False) == []
-    assert restarted.added("a", "p2", [(CODE, {"rounds": 51.0})], since_start=False) == [(CODE, {"rounds": 1.0})]
+    assert restarted.added("a", "p2", [(CODE, {"rounds": 50.0})], number=7) == []
+    assert restarted.added("a", "p2", [(CODE, {"rounds": 51.0})], number=8) == [(CODE, {"rounds": 1.0})]
 
 
 def test_a_restarted_supervisor_counts_nothing_twice_where_a_partial_report_comes_first() -> None:
     """As where Ray Serve hands a report that was meant for the former supervisor to the new one."""
     totals, chat, new = Totals(), Series("chat", "feature", 1), Series("new", "feature", 1)
-    assert totals.added("a", "p", [(CODE, {"rounds": 50.0})], since_start=False) == []
+    assert totals.added("a", "p", [(CODE, {"rounds": 50.0})], number=4) == []
     full = [(CODE, {"rounds": 51.0}), (chat, {"rounds": 100.0})]
-    assert totals.added("a", "p", full, since_start=False, is_full=True) == [(CODE, {"rounds": 1.0})]
+    assert totals.added("a", "p", full, number=5, is_full=True) == [(CODE, {"rounds": 1.0})]
     later = [(chat, {"rounds": 103.0}), (new, {"rounds": 2.0})]
-    assert totals.added("a", "p", later, since_start=False) == [(chat, {"rounds": 3.0}), (new, {"rounds": 2.0})]
+    assert totals.added("a", "p", later, number=6) == [(chat, {"rounds": 3.0}), (new, {"rounds": 2.0})]
 
 
 def test_rounds_give_acceptance_by_position_and_lengths() -> None:
