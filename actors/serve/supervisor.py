@@ -13,6 +13,7 @@ from osd.config.settings import Config
 
 _log = logging.getLogger(__name__)
 
+
 class SupervisorReplica(SupervisorActor):
     """Decides for all engines, and keeps the log of all replicas.
 

@@ -16,7 +16,9 @@ class LogConfig(Section):
         "info", description="Least level that is logged; the terminal shows warnings and errors only, unless 'debug'."
     )
     format: Literal["text", "json"] = Field("text", description="'json' writes an object a line.")
-    file: str = Field("", description="Where to; empty: logs/osd.log in the state folder (in a cluster, on the supervisor's node).")
+    file: str = Field(
+        "", description="Where to; empty: logs/osd.log in the state folder (in a cluster, on the supervisor's node)."
+    )
     max_bytes: int = Field(
         32 << 20, ge=1 << 16, description="A file that has grown so large is renamed to .1, in place of an earlier one."
     )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from osd.records.status import DrafterCounts, EngineStatus
+from osd.monitor.buckets import Figures
+from osd.records.status import DrafterCounts, EngineStatus, ServedCounts
 
 
 def whole_status(engines: Sequence[EngineStatus]) -> EngineStatus:
@@ -20,6 +21,7 @@ def whole_status(engines: Sequence[EngineStatus]) -> EngineStatus:
     counters: Counter[str] = Counter()
     by_version: dict[int, Counter[str]] = {}
     drafters: dict[tuple[str, int], DrafterCounts] = {}
+    served: dict[tuple[str, str, int], Figures] = {}
     for one in engines:
         counters.update(one.counters)
         for version, counts in one.acceptance_by_version.items():
@@ -27,6 +29,10 @@ def whole_status(engines: Sequence[EngineStatus]) -> EngineStatus:
         for drafter in one.drafters:
             key = (drafter.name, drafter.version)
             drafters[key] = _sum(drafters[key], drafter) if key in drafters else drafter
+        for own in one.served:
+            sums = served.setdefault((own.domain, own.drafter, own.version), {})
+            for name, value in own.figures.items():
+                sums[name] = sums.get(name, 0.0) + value
     ((version, _),) = Counter(one.drafter_version for one in engines).most_common(1)
     return replace(
         first,
@@ -39,6 +45,10 @@ def whole_status(engines: Sequence[EngineStatus]) -> EngineStatus:
         counters=dict(counters),
         acceptance_by_version={version: dict(counts) for version, counts in sorted(by_version.items())},
         drafters=tuple(drafters[key] for key in sorted(drafters)),
+        served=tuple(
+            ServedCounts(domain=domain, drafter=drafter, version=number, figures=served[domain, drafter, number])
+            for domain, drafter, number in sorted(served)
+        ),
     )
 
 

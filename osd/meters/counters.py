@@ -5,8 +5,6 @@ acceptance rate = accepted / proposed; acceptance length = committed / rounds (i
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from osd.meters.served_totals import ServedTotals
 from osd.monitor.buckets import Series
 from osd.records.drafter_id import DrafterId
@@ -34,15 +32,17 @@ MEANINGS = {
 }
 """Counter name to help text; all count since the engine started."""
 
+MAX_VERSIONS = 32
+"""Of one drafter that are counted by version: a service that learns makes ever more of them."""
+
 
 class Counters:
     """All counters of one engine."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = dict.fromkeys(MEANINGS, 0.0)
-        self.by_drafter: dict[DrafterId, dict[str, int]] = defaultdict(
-            lambda: {"rounds": 0, "proposed": 0, "accepted": 0, "committed": 0}
-        )
+        self.by_drafter: dict[DrafterId, dict[str, int]] = {}
+        """Of each drafter's newest versions."""
         self.served = ServedTotals()
         self._row_ms = self._plain_token_ms = 0.0
         """Durations of the latest round and of a plain one, per row; used while the rows of that round are counted."""
@@ -77,7 +77,7 @@ class Counters:
             values["proposed_total"] += proposed
             values["accepted_total"] += accepted
             drafter = DrafterId(round_.drafter_name, round_.drafter_version)
-            counts = self.by_drafter[drafter]
+            counts = self.by_drafter.get(drafter) or self._new_drafter(drafter)
             counts["rounds"] += 1
             counts["proposed"] += proposed
             counts["accepted"] += accepted
@@ -90,6 +90,13 @@ class Counters:
             took_ms=self._row_ms,
             plain_ms=committed * self._plain_token_ms,
         )
+
+    def _new_drafter(self, drafter: DrafterId) -> dict[str, int]:
+        """Counts of a version that proposes for the first time; those of the oldest give way where there are many."""
+        versions = sorted(one.version for one in self.by_drafter if one.name == drafter.name)
+        if len(versions) >= MAX_VERSIONS:
+            del self.by_drafter[DrafterId(drafter.name, versions[0])]
+        return self.by_drafter.setdefault(drafter, {"rounds": 0, "proposed": 0, "accepted": 0, "committed": 0})
 
     def add_query(self, stats: QueryStats, reason: FinishReason) -> None:
         """Count one finished query."""

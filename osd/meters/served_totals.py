@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable
 
 from osd.monitor.buckets import Figures, Series
 from osd.monitor.labels import Domains
 
 _MAX_DOMAINS = 64
-"""Clients choose the labels; later ones are counted together."""
+"""Clients choose the labels; further ones are counted together."""
+_MAX_SERIES = 512
+"""Each drafter version makes one for each domain; those that have not changed for longest are forgotten."""
 
 
 class _Totals:
@@ -42,11 +46,13 @@ class _Totals:
 
 
 class ServedTotals:
-    """Counts on the engine's thread; everything only grows."""
+    """Counts on the engine's thread. Totals only grow; a series that was forgotten begins at 0 if it comes back."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_series: int = _MAX_SERIES, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_series = max_series
         self._totals: dict[Series, _Totals] = {}
-        self._domains = Domains(_MAX_DOMAINS)
+        """Least recently changed first, as of the last `take`."""
+        self._domains = Domains(_MAX_DOMAINS, on_forgotten=self._forget, clock=clock)
         self._changed: set[Series] = set()
 
     def add_round(
@@ -83,6 +89,9 @@ class ServedTotals:
 
     def take(self, *, everything: bool) -> tuple[tuple[Series, Figures], ...]:
         """The totals of series that changed since the last call, or of all."""
+        for series in self._changed:
+            self._domains.label(series.domain)
+            self._totals[series] = self._totals.pop(series)
         taken = tuple(
             (series, self._totals[series].figures()) for series in (self._totals if everything else self._changed)
         )
@@ -97,6 +106,16 @@ class ServedTotals:
         totals = self._totals.get(series)
         if totals is None:
             series = Series(self._domains.label(series.domain), series.drafter, series.version)
+            if series not in self._totals and len(self._totals) >= self._max_series:
+                self._drop(next(iter(self._totals)))
             totals = self._totals.setdefault(series, _Totals())
         self._changed.add(series)
         return totals
+
+    def _forget(self, domain: str) -> None:
+        for series in [one for one in self._totals if one.domain == domain]:
+            self._drop(series)
+
+    def _drop(self, series: Series) -> None:
+        del self._totals[series]
+        self._changed.discard(series)

@@ -10,7 +10,7 @@ from osd.monitor.buckets import Figures, Series
 Row = tuple[Series, Figures]
 
 
-_MAX_SERIES = 2048
+_MAX_SERIES = 1024
 """Of one engine, whose process remembers fewer (`osd.meters.served_totals`)."""
 
 

@@ -161,7 +161,9 @@ def _check_finish(delta: TokenDelta) -> None:
         is_of_constraint = delta.error is not None and delta.error.startswith(CONSTRAINT_FAILED)
         # What the grammar's compiler says may quote the answer, which no log may hold.
         log.error(
-            "query %s failed in the engine: %s", delta.request_id, CONSTRAINT_FAILED if is_of_constraint else delta.error
+            "query %s failed in the engine: %s",
+            delta.request_id,
+            CONSTRAINT_FAILED if is_of_constraint else delta.error,
         )
         if is_of_constraint:
             message = f"This query cannot be answered: {delta.error}. Simplify the schema or grammar."

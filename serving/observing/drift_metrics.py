@@ -18,7 +18,7 @@ def drift_metrics(drift: Mapping[str, DomainDrift], domains: Domains) -> Metric:
     """`osd_drift_state`; domains that share a label show the worst of their states."""
     worst: dict[str, int] = {}
     for domain, found in drift.items():
-        label = domain if domain == ALL_TRAFFIC else domains.label(domain)
+        label = domain if domain == ALL_TRAFFIC else domains.label(domain, is_active=False)
         worst[label] = max(worst.get(label, 0), _STATES.index(found.state))
     meaning = "1 for the state that a domain's drift detector is in; domain *: all traffic together."
     family = GaugeMetricFamily("osd_drift_state", meaning, labels=("domain", "state"))

@@ -24,7 +24,6 @@ from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineReport
 from osd.io import recorder
 from osd.meters import counters
-from osd.monitor.labels import Domains
 from osd.records.status import (
     EngineStatus,
     ServiceStatus,
@@ -37,7 +36,7 @@ from serving.observing.drift_metrics import drift_metrics
 from serving.observing.fleet_metrics import fleet_metrics
 from serving.observing.http_metrics import HttpMetrics
 from serving.observing.query_metrics import QueryMetrics
-from serving.observing.served_metrics import served_metrics
+from serving.observing.served_metrics import ServedMetrics
 from serving.observing.split_metrics import split_metrics
 from serving.observing.vllm_names import VllmQueries, vllm_metrics
 
@@ -86,7 +85,7 @@ class _ServiceCollector(Collector):
     def __init__(self, config: Config, model_name: str) -> None:
         self.status: ServiceStatus | None = None
         self.engines: Sequence[EngineReport] = ()
-        self._domains = Domains(config.monitor.max_domains)
+        self._served = ServedMetrics(config.monitor.max_domains)
         self._vllm_name = model_name if config.server.vllm_metrics else ""
 
     def collect(self) -> Iterator[Metric]:
@@ -119,14 +118,15 @@ class _ServiceCollector(Collector):
             yield from _spare_metrics(status.spare)
         if status.engine is not None:
             yield from _engine_metrics(status.engine)
-            yield from served_metrics(status.engine.served, self._domains)
+            self._served.take(status.engine.served)
+            yield from self._served.metrics()
             if self._vllm_name:
-                yield from vllm_metrics(status.engine, self._vllm_name)
+                yield from vllm_metrics(status.engine, self._vllm_name, self._served.accepted_at())
         yield from fleet_metrics(self.engines)
         if status.trainer is not None and status.trainer.state != "off":
             yield from _trainer_metrics(status.trainer)
-            yield drift_metrics(status.trainer.drift, self._domains)
-        yield split_metrics(status.domains, self._domains)
+            yield drift_metrics(status.trainer.drift, self._served.domains)
+        yield split_metrics(status.domains, self._served.domains)
 
 
 def _engine_metrics(engine: EngineStatus) -> Iterator[Metric]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from osd.monitor.labels import Domains
-from osd.records.query import TokenDelta
+from osd.records.query import FinishReason, TokenDelta
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
@@ -18,10 +23,13 @@ class QueryMetrics:
     Args:
         registry: of the app.
         max_domains: domains that are labels of their own; the others are `other`.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, registry: CollectorRegistry, max_domains: int) -> None:
-        self._domains = Domains(max_domains)
+    def __init__(
+        self, registry: CollectorRegistry, max_domains: int, *, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._domains = Domains(max_domains, on_forgotten=self._forget, clock=clock)
         self._finished = Counter(
             "osd_finished_queries", "Queries answered, by how they ended and by domain.", ("reason", "domain"),
             registry=registry,
@@ -42,6 +50,11 @@ class QueryMetrics:
         )
         self._prompt = tokens("query_prompt", "Prompt tokens of a query.")
         self._output = tokens("query_output", "Output tokens of a query.")
+
+    def _forget(self, domain: str) -> None:
+        for reason in get_args(FinishReason):
+            with suppress(KeyError):  # none ended so
+                self._finished.remove(reason, domain)
 
     def observe(self, delta: TokenDelta, domain: str) -> None:
         """Count a finished query by its last delta."""

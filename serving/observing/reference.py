@@ -31,8 +31,10 @@ _HEAD = """# Metrics
 
 Only monotone counters, histograms and gauges are exported; take ratios in PromQL, over any window and by any label. A
 restarted engine counts from zero again, which `rate()` handles. Clients choose domains, so the label `domain` has at
-most `monitor.max_domains` values (default 20); further domains are `other`. With `server.vllm_metrics = true` the last
-table's metrics are added, for dashboards that were made for vLLM.
+most `monitor.max_domains` values (default 20); further domains are `other`, and one without queries for two days gives
+its place to one that has some. Each publish makes a drafter version: counts by version are of the newest 32, and counts
+by domain and version of the 512 pairs that changed last. With `server.vllm_metrics = true` the last table's metrics are
+added, for dashboards that were made for vLLM.
 
 ## Ratios
 

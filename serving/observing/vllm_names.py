@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -36,8 +36,14 @@ _REASONS = {"stop": "stop", "length": "length", "cancelled": "abort"}
 """How a query ended to vLLM's word; what ended with an error is no success."""
 
 
-def vllm_metrics(engine: EngineStatus, model_name: str) -> Iterator[Metric]:
-    """Counters and gauges of the engine; `model_name` and `engine` are labels, as there."""
+def vllm_metrics(engine: EngineStatus, model_name: str, accepted_at: Mapping[int, float]) -> Iterator[Metric]:
+    """Counters and gauges of the engine; `model_name` and `engine` are labels, as there.
+
+    Args:
+        engine: its status.
+        model_name: for the label.
+        accepted_at: position in the proposal, from 1, to the tokens accepted there.
+    """
     labels, key = ("model_name", "engine"), (model_name, "0")
     for name, own in _GAUGES.items():
         gauge = GaugeMetricFamily(f"vllm:{name}", f"osd's {own} queries.", labels=labels)
@@ -54,11 +60,8 @@ def vllm_metrics(engine: EngineStatus, model_name: str) -> Iterator[Metric]:
         "osd's accepted tokens by position, from 0.",
         labels=(*labels, "position"),
     )
-    position = 1
-    while any(f"proposed_at_{position}" in one.figures for one in engine.served):
-        accepted = sum(one.figures.get(f"accepted_at_{position}", 0.0) for one in engine.served)
+    for position, accepted in sorted(accepted_at.items()):
         at_position.add_metric((*key, str(position - 1)), accepted)
-        position += 1
     yield at_position
 
 

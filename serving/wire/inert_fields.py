@@ -56,9 +56,7 @@ class WireModel(BaseModel):
     """A JSON object in a request: unknown fields are refused, types are not coerced, null means absent."""
 
     # What a client sent is in no message of pydantic's, since logs may have these.
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod

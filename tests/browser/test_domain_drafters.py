@@ -35,7 +35,8 @@ def split(engine: FakeEngineClient) -> FakeEngineClient:
         ServedCounts(domain="sql", drafter="feature.sql", version=3, figures=_FIGURES),
     )
     engine.buckets += [
-        Bucket(engine.buckets[-1].at_s, {Series(domain, "feature", 3, "engine"): _FIGURES}) for domain in ("sql", "mail")
+        Bucket(engine.buckets[-1].at_s, {Series(domain, "feature", 3, "engine"): _FIGURES})
+        for domain in ("sql", "mail")
     ]
     engine.service = replace(
         engine.service,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from osd.fleet.whole_status import whole_status
-from osd.records.status import DrafterCounts, EngineStatus
+from osd.records.status import DrafterCounts, EngineStatus, ServedCounts
 
 
 def _status(version: int, running: int, utilisation: float, queries: float) -> EngineStatus:
@@ -22,6 +22,10 @@ def _status(version: int, running: int, utilisation: float, queries: float) -> E
         counters={"queries_total": queries},
         acceptance_by_version={version: {"rounds": 2, "accepted": 1}, 0: {"rounds": 1, "accepted": 0}},
         drafters=(DrafterCounts(name="feature", version=version, rounds=2, proposed=4, accepted=1, committed=3),),
+        served=(
+            ServedCounts(domain="chat", drafter="", version=0, figures={"queries": queries}),
+            ServedCounts(domain="code", drafter="feature", version=version, figures={"rounds": 2.0, "decode_ms": 1.5}),
+        ),
     )
 
 
@@ -38,6 +42,11 @@ def test_counts_are_added() -> None:
     assert [(one.version, one.rounds, one.proposed, one.accepted, one.committed) for one in whole.drafters] == [
         (7, 2, 4, 1, 3),
         (8, 4, 8, 2, 6),
+    ]
+    assert [(one.domain, one.drafter, one.version, one.figures) for one in whole.served] == [
+        ("chat", "", 0, {"queries": 18.0}),
+        ("code", "feature", 7, {"rounds": 2.0, "decode_ms": 1.5}),
+        ("code", "feature", 8, {"rounds": 4.0, "decode_ms": 3.0}),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from osd.meters.served_totals import ServedTotals
 from osd.monitor.buckets import Series
 from osd.monitor.totals import Totals
+from tests.kit.clock import Clock
 
 CODE = Series("code", "feature", 1)
 
@@ -66,3 +67,50 @@ def test_rounds_give_acceptance_by_position_and_lengths() -> None:
     }  # fmt: skip
     assert served.take(everything=False) == ()
     assert len(served.take(everything=True)) == 2
+
+
+def _count(served: ServedTotals, series: Series) -> None:
+    served.add_round(series, proposed=2, accepted=1, committed=2, took_ms=1.0, plain_ms=2.0)
+
+
+def test_series_that_have_not_changed_for_longest_are_forgotten_and_begin_anew() -> None:
+    served, totals = ServedTotals(max_series=3), Totals()
+
+    def report(number: int) -> dict[Series, float]:
+        added = totals.added("a", "p", served.take(everything=False), number=number)
+        return {series: figures["rounds"] for series, figures in added}
+
+    versions = [Series("code", "feature", number) for number in range(5)]
+    for number in range(3):
+        _count(served, versions[number])
+        _count(served, versions[number])
+        assert report(number) == {versions[number]: 2.0}
+    _count(served, versions[0])
+    assert report(3) == {versions[0]: 1.0}
+    _count(served, versions[3])
+    assert report(4) == {versions[3]: 1.0}
+    assert {series.version for series, _ in served.totals()} == {2, 0, 3}, "1 has not changed for longest"
+    _count(served, versions[1])
+    assert report(5) == {versions[1]: 1.0}, "it counts from zero again"
+
+
+def test_the_supervisor_remembers_a_bounded_number_of_series() -> None:
+    totals = Totals()
+    for number in range(3000):
+        added = totals.added("a", "p", [(Series("code", "feature", number), {"rounds": 1.0})], number=number)
+        assert len(added) == 1
+    assert len(totals._known["a"].last) == 1024
+
+
+def test_a_domain_that_gave_up_its_place_is_forgotten() -> None:
+    clock = Clock()
+    served = ServedTotals(clock=clock)
+    for number in range(64):
+        _count(served, Series(f"domain-{number}", "feature", 1))
+    served.take(everything=False)
+    clock.now_s += 3 * 86_400
+    _count(served, Series("domain-1", "feature", 1))
+    served.take(everything=False)
+    _count(served, Series("new", "feature", 1))
+    names = {series.domain for series, _ in served.totals()}
+    assert len(names) == 64 and "new" in names and "domain-1" in names and "domain-0" not in names

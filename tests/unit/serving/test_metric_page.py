@@ -7,14 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 import osd
 from osd.config.settings import load_config
+from osd.meters.counters import MAX_VERSIONS, Counters
+from osd.records.outcome import Round
 from osd.records.query import QueryStats, TokenDelta
 from osd.records.status import ServedCounts, VersionsStatus
 from serving.observing.metrics import Metrics
+from serving.observing.query_metrics import QueryMetrics
 from serving.observing.reference import RATIOS, exposition, page
+from serving.observing.served_metrics import ServedMetrics
+from tests.kit.clock import Clock
 from tests.kit.fake_status import fake_service
 
 ROOT = Path(osd.__file__).parents[1]
@@ -58,6 +64,61 @@ def test_domains_are_bounded_labels() -> None:
     finished = {labels[0][1]: value for (name, labels), value in found.items() if name == "osd_finished_queries_total"}
     assert finished == {"d0": 1.0, "d1": 1.0, "other": 3.0}
     assert found["osd_accepted_at_position_total", (("position", "2"),)] == 15.0
+
+
+def _served(**rounds: float) -> tuple[ServedCounts, ...]:
+    return tuple(
+        ServedCounts(domain=domain, drafter="feature", version=1, figures={"rounds": one, "length_2": one})
+        for domain, one in rounds.items()
+    )
+
+
+def _counts(served: ServedMetrics) -> dict[str, float]:
+    """Rounds by domain, and by their length."""
+    found = [one for family in served.metrics() for one in family.samples]
+    return {one.labels.get("domain", one.name): one.value for one in found}
+
+
+def test_counters_neither_fall_nor_leap_when_an_engine_forgets_a_domain() -> None:
+    """Prometheus would take the one for a restart, and the other for queries."""
+    served = ServedMetrics(1)
+    served.take(_served(a=5.0, b=7.0, c=11.0))
+    assert _counts(served) == {"a": 5.0, "other": 18.0, "osd_rounds_by_length_total": 23.0}
+    served.take(_served(a=5.0, c=12.0))
+    assert _counts(served) == {"a": 5.0, "other": 19.0, "osd_rounds_by_length_total": 24.0}
+    served.take(_served(b=7.0))
+    assert _counts(served) == {"a": 5.0, "other": 19.0, "osd_rounds_by_length_total": 24.0}, "the others were not asked"
+    served.take(_served(a=1.0, b=8.0))
+    assert _counts(served) == {"a": 5.0, "other": 20.0, "osd_rounds_by_length_total": 25.0}, "a began anew"
+    served.take(_served(a=3.0))
+    assert _counts(served) == {"a": 7.0, "other": 20.0, "osd_rounds_by_length_total": 27.0}
+
+
+def test_a_metrics_label_goes_over_to_a_domain_that_has_queries() -> None:
+    clock = Clock()
+    served, queries = ServedMetrics(1, clock=clock), QueryMetrics(CollectorRegistry(), 1, clock=clock)
+    last = TokenDelta(request_id="r", finish_reason="stop", stats=QueryStats())
+    served.take(_served(old=5.0))
+    queries.observe(last, "old")
+    clock.now_s += 3 * 86_400
+    served.take(_served(old=5.0, new=1.0))
+    queries.observe(last, "new")
+    assert _counts(served) == {"new": 1.0, "osd_rounds_by_length_total": 6.0}
+    assert {one.labels["domain"] for family in queries._finished.collect() for one in family.samples} == {"new"}
+    served.take(_served(old=6.0, new=1.0))
+    assert _counts(served) == {"new": 1.0, "other": 1.0, "osd_rounds_by_length_total": 7.0}
+
+
+def test_drafter_versions_are_bounded_labels() -> None:
+    served = ServedMetrics(1)
+    for version in range(3000):
+        served.take([ServedCounts(domain="a", drafter="feature", version=version, figures={"rounds": 1.0})])
+    (rounds, *_) = served.metrics()
+    assert {int(one.labels["drafter_version"]) for one in rounds.samples} == set(range(3000 - 512, 3000))
+    counters = Counters()
+    for version in range(1, 100):
+        counters.add_round(Round(version, 3, 1, "feature"), 2, "a")
+    assert {one.version for one in counters.by_drafter} == set(range(100 - MAX_VERSIONS, 100))
 
 
 def test_domains_with_drafters_of_their_own_are_told() -> None:
