@@ -39,6 +39,8 @@ _ASK_TIMEOUT_S = 3.0
 _REMEMBER_S = 30 * 86_400.0
 """How far back silences and acknowledgements are looked for after a restart."""
 _SILENT_S = 15.0
+_LOST_S = 60.0
+"""An engine that has said nothing for so long, and did not say that it ends, has died."""
 _FLUSH_EVERY = 5
 """In looks."""
 _POST_TIMEOUT_S = 10.0
@@ -117,6 +119,12 @@ class Monitor:
         levels = {"utilisation": report.utilisation, "running": report.running, "waiting": report.waiting}
         self.history.add(Series(engine=engine), _as_samples(levels))
 
+    def farewell(self, engine_id: str) -> None:
+        """An engine ends, as it was told to."""
+        with self._lock:
+            self._heard_s.pop(engine_id, None)
+            self._totals.forget(engine_id)
+
     def mark(self, event: Event) -> None:
         """Keep an event in the history; one that was kept already is not kept twice."""
         key = (event.at_s, event.kind, event.message)
@@ -171,6 +179,7 @@ class Monitor:
                     if event := self._earlier_run.restart(self._clock_s()):
                         self.mark(event)
                     self._follow_alerts()
+                    self._mark_lost_engines()
             except Exception:
                 _log.exception("the monitor failed; going on")
 
@@ -252,6 +261,18 @@ class Monitor:
         return tuple(
             name for name, heard_s in self._heard_s.items() if now_s - heard_s > _SILENT_S and name not in draining
         )
+
+    def _mark_lost_engines(self) -> None:
+        """Where Ray Serve starts and ends engines, another takes a dead one's place, under another name."""
+        if "engine" in self._watched:
+            return
+        now_s = self._clock_s()
+        with self._lock:
+            lost = {name: heard_s for name, heard_s in self._heard_s.items() if now_s - heard_s > _LOST_S}
+        for name, heard_s in lost.items():
+            self.farewell(name)
+            message = f"engine {name} was lost: it reports no more; Ray Serve starts another if it is needed"
+            self.mark(Event(at_s=heard_s, kind="restart", message=message, data={"actor": "engine", "engine": name}))
 
     def _learn_past(self, now_s: float) -> None:
         """After a restart: what was acknowledged and silenced, and when the gate decided last."""

@@ -83,6 +83,10 @@ class SupervisorActor:
         self._monitor.take(report)
         return self._fleet.take(report, orders)
 
+    def farewell(self, engine_id: str) -> None:
+        """An engine that reported ends now, as it was told to."""
+        self._monitor.farewell(engine_id)
+
     def report_distiller(self, report: DistillerReport) -> DistillerOrders:
         """Take the distiller's report, and answer with its orders."""
         return self._fleet.take_distiller(report, bool(self.training_is_paused(report.is_paused)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -18,6 +21,7 @@ from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.query import Request, TokenDelta
 from osd.records.status import EngineStatus
 
+_FAREWELL_S = 2.0
 _BEAT_S = 5.0
 """Interval at which a stream without new tokens sends an empty list, to show its reader that the engine is alive."""
 
@@ -113,6 +117,9 @@ class EngineReplica(EngineActor):
         """Write what is recorded (Ray Serve calls this once the queries have ended, or `cluster.drain_s` is over)."""
         if hasattr(self, "_opening"):
             await self.close()
+            with suppress(Exception):  # without a supervisor, nobody misses this engine
+                farewell = partial(ask_by_serve, SUPERVISOR, "farewell", self._config.engine.id)
+                await asyncio.to_thread(farewell, timeout_s=_FAREWELL_S)
 
 
 def config_of_replica(config: Config, replica_id: str) -> Config:

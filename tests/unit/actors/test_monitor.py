@@ -112,6 +112,24 @@ def test_a_restart_is_marked_also_where_the_history_was_away_meanwhile() -> None
     monitor.close()
 
 
+def test_where_engines_come_and_go_one_that_dies_is_marked_and_one_that_takes_leave_is_not() -> None:
+    clock = SetClock(NOON_S)
+    config = MonitorConfig(alerts=(AlertRule(name="restarts", when="engine_restarts"),))
+    watched = {"distiller": "osd-distiller"}
+    monitor = Monitor(config, MemoryHistory(), watched, ask=Others().ask, clock_s=clock, look_s=0.001)
+    for engine in ("dies", "leaves", "stays"):
+        monitor.take(engine_report(engine))
+    monitor.farewell("leaves")
+    clock.now_s += 40
+    monitor.take(engine_report("stays", number=1))
+    clock.now_s += 30
+    wait_for(lambda: monitor.alerts().alerts, "the alert")
+    restarts = [one for one in monitor.history.events(0.0, 2 * NOON_S, 100) if one.kind == "restart"]
+    assert [(one.at_s, one.data) for one in restarts] == [(NOON_S, {"actor": "engine", "engine": "dies"})]
+    assert set(monitor._heard_s) == {"stays"}, "nothing is kept of engines that are gone"
+    monitor.close()
+
+
 def test_the_time_that_the_trainer_took_is_counted_also_over_its_restart() -> None:
     clock, others = SetClock(NOON_S), Others()
     others.trainer = TrainerStatus(state="training", training_s=100.0)
