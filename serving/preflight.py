@@ -10,10 +10,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from osd.config.settings import Config
-from osd.io.folder import LocalFolder
-from osd.io.url_folder import open_folder
+from osd.io.guards.store_health import check_store
 from osd.loading.causal_lm import choose_device
-from osd.records.errors import OsdError, reason
+from osd.records.errors import OsdError
 
 
 def check_machine(config: Config) -> None:
@@ -62,31 +61,6 @@ def check_certificate(config: Config) -> None:
         raise OsdError(
             f"cannot serve TLS with {files}: {error}; give --ssl-certfile a PEM certificate and --ssl-keyfile its key, "
             "which has no passphrase"
-        ) from None
-
-
-def check_store(config: Config) -> None:
-    """See that the store of `store.url` can be opened and read.
-
-    Raises:
-        OsdError: it cannot be opened or read, or engine and distiller, two processes, could not share it.
-    """
-    if not config.store.url:
-        return
-    folder = open_folder(config, "weights")
-    if isinstance(folder, LocalFolder):
-        folder.check()
-        return
-    if config.store.url.startswith("memory:"):
-        raise OsdError(
-            f"store.url is {config.store.url!r}, which every process has for itself; give a folder, or a URL such as "
-            "s3://bucket/osd, that engine and distiller share"
-        )
-    try:
-        folder.names()
-    except OSError as error:
-        raise OsdError(
-            f"cannot read the store {folder}: {reason(error)}; see that store.url can be reached with store.options"
         ) from None
 
 

@@ -27,6 +27,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from osd.config.settings import Config, ConfigError, load_config
+from osd.io.guards.store_health import refuse_private_store
 from osd.loading.resolve import configured_target
 from osd.records.errors import EngineUnavailableError
 from osd.text.codec import TextCodec
@@ -78,6 +79,7 @@ def application(config: Config) -> Any:
 
     nodes = nodes_of_cluster()
     check_application(config, nodes)
+    refuse_private_store(config)
     if config.outcomes.enabled:
         claim_if_there(config, config.outcomes.redis_url, address_of_cluster())
     return bind_application(config, nodes, _app_of_replica, admin_digest(config))

@@ -17,6 +17,7 @@ from actors.serve.logs import join_cluster_logs
 from actors.serve.prefixes import HeldPrefixes, block_hashes
 from actors.serve.router import Tries
 from osd.config.settings import Config
+from osd.io.guards.store_health import check_store
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.query import Request, TokenDelta
 from osd.records.status import EngineStatus
@@ -45,12 +46,13 @@ class EngineReplica(EngineActor):
         redis_url: the Redis of the outcome stream.
 
     Raises:
-        OsdError: the engine cannot be loaded.
+        OsdError: the engine cannot be loaded, or drafter versions cannot be kept in the store from its node.
     """
 
     def __init__(self, config: Config, redis_url: str) -> None:
         self._id: str = serve.get_replica_context().replica_id.unique_id
         join_cluster_logs(ENGINE, config)
+        check_store(config)
         self._prefixes = HeldPrefixes(config.engine.max_slots)
         super().__init__(config_of_replica(config, self._id), redis_url, SUPERVISOR, ask=ask_by_serve)
         self._opening.result()

@@ -22,6 +22,10 @@ _REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({**_NO_STREAM, "target": {"device": "cuda"}}, "target.device is 'cuda', and no node of the cluster has a GPU"),
     ({**_NO_STREAM, "cluster": {"engine_num_cpus": 9}}, "no node of the cluster has the 9 CPU"),
     ({**_NO_STREAM, "cluster": {"engine_resources": {"fast": 1}}}, "no node of the cluster has the 1 CPU and 1 fast"),
+    (
+        {**_NO_STREAM, "store": {"url": "memory://osd"}},
+        "store.url is 'memory://osd', which every process has for itself",
+    ),
     ({**_NO_STREAM, "cluster": {"namespace": "osd"}}, "setting 'cluster.namespace' has no effect under Ray Serve"),
 ]
 
