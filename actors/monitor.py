@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from actors.ask import Ask
+from actors.earlier_run import EarlierRun
 from actors.kept_wishes import KeptWishes
 from osd.config.monitor import MonitorConfig
 from osd.fleet.heartbeat import EngineReport
@@ -27,7 +28,6 @@ from osd.monitor.alerts import Alerts, AlertsAnswer
 from osd.monitor.buckets import SAMPLES, TIERS, Figures, HistoryAnswer, HistoryQuery, Series
 from osd.monitor.facts import Facts
 from osd.monitor.history import History
-from osd.monitor.restart import EarlierRun
 from osd.monitor.store import HistoryStore
 from osd.monitor.totals import Totals
 from osd.monitor.webhook import Post, WebhookSender

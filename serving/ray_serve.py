@@ -104,9 +104,9 @@ def admin_digest(config: Config) -> str:
 
 def _app_of_replica(config: Config, admin_token_sha256: str) -> FastAPI:
     """In a replica of the ingress: the HTTP application over handles of the other deployments."""
+    from actors.replica_logs import join_cluster_logs
     from actors.serve.ask import INGRESS
     from actors.serve.client import client_of_replica
-    from actors.serve.logs import join_cluster_logs
 
     join_cluster_logs(INGRESS, config)
     resolved = configured_target(config)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from actors.distiller import DistillerActor
+from actors.replica_logs import join_cluster_logs
 from actors.serve.ask import DISTILLER, NAMES, ask_by_serve
-from actors.serve.logs import join_cluster_logs
 from osd.config.settings import Config
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from ray import serve
 
 from actors.engine import EngineActor
+from actors.replica_logs import join_cluster_logs
 from actors.serve.ask import ENGINE, SUPERVISOR, ask_by_serve
-from actors.serve.logs import join_cluster_logs
 from actors.serve.prefixes import HeldPrefixes, block_hashes
 from actors.serve.router import Tries
 from osd.config.settings import Config

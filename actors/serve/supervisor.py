@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from actors.cluster import address_of_cluster
+from actors.replica_logs import LogOfReplicas, start_replica_logs
 from actors.serve.ask import DISTILLER, SUPERVISOR, ask_by_serve
-from actors.serve.logs import LogOfReplicas, start_replica_logs
 from actors.stream_keeper import claim_if_there
 from actors.supervisor import SupervisorActor
 from osd.config.settings import Config
@@ -44,3 +44,4 @@ class SupervisorReplica(SupervisorActor):
         """Stop watching (Ray Serve calls this before it ends the process)."""
         if hasattr(self, "_threads"):
             self.close()
+            self._kept_log.close()

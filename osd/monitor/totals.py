@@ -62,8 +62,9 @@ class Totals:
             before = known.last.pop(series, None)
             known.last[series] = totals
             if before is not None or known.is_complete:
-                began_anew = before is None or totals.get("rounds", 0.0) < before.get("rounds", 0.0)
-                earlier = {} if began_anew else before
+                earlier = before or {}
+                if totals.get("rounds", 0.0) < earlier.get("rounds", 0.0):
+                    earlier = {}  # it began anew
                 more = {name: value - earlier.get(name, 0.0) for name, value in totals.items()}
                 added.append((series, {name: value for name, value in more.items() if value > 0.0}))
         while len(known.last) > _MAX_SERIES:

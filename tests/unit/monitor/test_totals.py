@@ -113,4 +113,4 @@ def test_a_domain_that_gave_up_its_place_is_forgotten() -> None:
     served.take(everything=False)
     _count(served, Series("new", "feature", 1))
     names = {series.domain for series, _ in served.totals()}
-    assert len(names) == 64 and "new" in names and "domain-1" in names and "domain-0" not in names
+    assert len(names) == 64 and {"new", "domain-1"} <= names, "one of those without queries has gone"

@@ -22,7 +22,7 @@ def test_a_nodes_disk_that_cannot_keep_versions_is_refused(tmp_path: Path, monke
         raise OSError(95, "Operation not supported")
 
     context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
-    monkeypatch.setattr(engine.serve, "get_replica_context", lambda: context)
+    monkeypatch.setattr("ray.serve.get_replica_context", lambda: context)
     monkeypatch.setattr(engine, "join_cluster_logs", lambda deployment, config: None)
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.delattr(engine.EngineReplica, "__del__")  # Ray Serve awaits it, and nobody does here

@@ -58,6 +58,11 @@ class LogOfReplicas:
         """For the records of the process that keeps the file."""
         return [BoundedFile(self.path, self._max_bytes)] if self._file is not None else []
 
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
     def write(self, lines: Iterable[str]) -> None:
         """Append lines that other replicas formatted."""
         if self._file is not None:

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
 
-from actors.serve.logs import LogOfReplicas
+from actors.replica_logs import LogOfReplicas
 from osd.config.settings import load_config
 from osd.machine.logs import JsonLines, TextLines
 
@@ -21,6 +21,8 @@ def test_lines_of_replicas_and_of_the_keeper_are_in_one_file(tmp_path: Path) -> 
     kept.write(['{"process": "engine-a"}', "100% of %s as it is"])
     own.handle(logging.makeLogRecord({"msg": "the supervisor's"}))
     kept.write(["later"])
+    for one in (kept, own):
+        one.close()
     assert kept.path == tmp_path / "logs" / "osd.log" and kept.problem == ""
     assert kept.path.read_text().splitlines() == [
         '{"process": "engine-a"}',
@@ -34,6 +36,7 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
     kept = LogOfReplicas(load_config(flags={"log": {"file": str(tmp_path / "all.log"), "max_bytes": 1 << 16}}))
     for _ in range(20):
         kept.write(["x" * 8000])
+    kept.close()
     assert {path.name for path in tmp_path.glob("*.log*")} == {"all.log", "all.log.1"}
     assert max(path.stat().st_size for path in tmp_path.glob("*.log*")) < (1 << 16) + 8001
 
