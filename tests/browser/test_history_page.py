@@ -317,7 +317,9 @@ def test_a_domain_that_has_gone_leaves_the_list_unless_something_was_set_for_it(
     # Beyond monitor.max_domains the history tells none apart: whoever has a drafter may have had queries.
     at_s = engine.buckets[-1].at_s
     engine.buckets.append(Bucket(at_s, {Series("other", "feature", 3, "engine"): {"rounds": 1.0}}))
-    wait(browser, lambda: script(browser, names) == ["chat", "code", "frozen", "gone", "other", "pinned", "plain"])
+    wait(
+        browser, lambda: script(browser, names) == ["chat", "code", "frozen", "gone", "other", "pinned", "plain", "sql"]
+    )
     other = next(row for row in browser.find_elements(By.CSS_SELECTOR, "#domains tr") if row.text.startswith("other"))
     assert "further domains, counted together" in other.text and other.find_elements(By.TAG_NAME, "button") == []
 
