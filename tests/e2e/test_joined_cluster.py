@@ -96,6 +96,20 @@ def _engines(client: httpx.Client, token: str) -> list[tuple[str, int]]:
     return wait_for(reports, "an engine's report")
 
 
+def _check_log(client: httpx.Client, token: str, path: Path) -> None:
+    """The records of every replica are in the supervisor's file, and none holds a prompt."""
+    headers = {"Authorization": f"Bearer {token}", "X-Request-Id": "the-policy"}
+    client.post("/admin/api/policy", json={"domain": "code", "length": 1}, headers=headers).raise_for_status()
+
+    def audited() -> list[dict[str, Any]]:
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [one for one in map(json.loads, lines) if one.get("request_id") == "the-policy"]
+
+    (record,) = wait_for(audited, "an ingress replica's record in the log that the supervisor keeps")
+    assert record["process"].startswith("ingress-") and record["node"] and "audit: token" in record["message"]
+    assert "the sea is" not in path.read_text()
+
+
 def test_a_cluster_is_deployed_to_and_updated(cluster: _Cluster, tmp_path: Path, unused_tcp_port: int) -> None:
     target = save_llama(tmp_path / "tiny")
     flags = ["--target", str(target), "--dtype", "float32", "--threads", "1", "--port", str(unused_tcp_port)]
@@ -103,7 +117,7 @@ def test_a_cluster_is_deployed_to_and_updated(cluster: _Cluster, tmp_path: Path,
     without_redis = cluster.osd_serve(*flags)
     assert without_redis.returncode == 2
     assert without_redis.stderr.startswith("error: outcomes.redis_url is empty"), without_redis.stderr
-    flags += ["--no-outcomes.enabled"]
+    flags += ["--no-outcomes.enabled", "--log-level", "debug", "--log-format", "json"]
     first = cluster.osd_serve(*flags)
     assert first.returncode == 0, first.stderr
     assert f"http://127.0.0.1:{unused_tcp_port}/v1" in first.stdout and "goes on in the cluster" in first.stdout
@@ -128,6 +142,7 @@ def test_a_cluster_is_deployed_to_and_updated(cluster: _Cluster, tmp_path: Path,
         token = (tmp_path / "state" / "admin_token").read_text()
         assert token in first.stdout
         engines = _engines(client, token)
+        _check_log(client, token, tmp_path / "state" / "logs" / "osd.log")
         second = cluster.osd_serve(*flags, "--served-model-name", "another")
         assert second.returncode == 0, second.stderr
         assert cluster.replicas() == _WHOLE, "updated, not doubled"
