@@ -99,6 +99,8 @@ class Monitor:
         self._gate_decided_s = clock_s()
         self._heard_s: dict[str, float] = {}
         """Engine to when it last reported."""
+        self.num_lost_engines = 0
+        """Engines of a cluster that died, since this process began."""
         self._knows_past = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="osd-monitor", daemon=True)
@@ -271,6 +273,7 @@ class Monitor:
             lost = {name: heard_s for name, heard_s in self._heard_s.items() if now_s - heard_s > _LOST_S}
         for name, heard_s in lost.items():
             self.farewell(name)
+            self.num_lost_engines += 1
             message = f"engine {name} was lost: it reports no more; Ray Serve starts another if it is needed"
             self.mark(Event(at_s=heard_s, kind="restart", message=message, data={"actor": "engine", "engine": name}))
 

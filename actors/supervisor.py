@@ -204,8 +204,8 @@ class SupervisorActor:
         return self._paused
 
     def restarts(self) -> dict[str, int]:
-        """Actor name to number of restarts."""
-        return dict(self._restarts)
+        """Actor name to number of restarts. Of engines that Ray Serve replaces, those that were lost count."""
+        return {"engine": self._monitor.num_lost_engines, **self._restarts}
 
     def processes(self) -> dict[str, int]:
         """Process name to resident bytes, for the actors on this machine and Ray's own processes here."""

@@ -126,6 +126,7 @@ def test_where_engines_come_and_go_one_that_dies_is_marked_and_one_that_takes_le
     wait_for(lambda: monitor.alerts().alerts, "the alert")
     restarts = [one for one in monitor.history.events(0.0, 2 * NOON_S, 100) if one.kind == "restart"]
     assert [(one.at_s, one.data) for one in restarts] == [(NOON_S, {"actor": "engine", "engine": "dies"})]
+    assert monitor.num_lost_engines == 1
     assert set(monitor._heard_s) == {"stays"}, "nothing is kept of engines that are gone"
     monitor.close()
 
