@@ -30,12 +30,13 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type
 GOOD: list[tuple[str, dict[str, Any]]] = [
     ("completions", {"prompt": SAID}),
     ("completions", {"prompt": SAID, "stream": True, "logprobs": 2, "echo": True}),
-    ("chat/completions", {"messages": [{"role": "user", "content": SAID}], "tools": [TOOL]}),
+    ("chat/completions", {"messages": [{"role": "user", "content": SAID}], "stream": True}),
     ("responses", {"input": SAID, "instructions": SAID}),
     ("messages", {"messages": [{"role": "user", "content": SAID}], "system": SAID}),
     ("chat/completions", {"messages": [{"role": "user", "content": SAID}], "response_format": {"type": "json_object"}}),
 ]
 BAD: list[tuple[str, dict[str, Any]]] = [
+    ("chat/completions", {"messages": [{"role": "user", "content": SAID}], "tools": [TOOL]}),
     ("completions", {"prompt": SAID * 400}),
     ("completions", {"prompt": SAID, "temperature": SAID}),
     ("completions", {"prompt": SAID, SECRET: 1}),
