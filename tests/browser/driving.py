@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -64,7 +65,16 @@ def open_dashboard(browser: webdriver.Chrome, url: str) -> None:
 
 
 def click(browser: webdriver.Chrome, selector: str) -> None:
-    find(browser, selector).click()
+    """Click what is there; found again where a snapshot replaces it between the two."""
+
+    def is_clicked() -> bool:
+        try:
+            find(browser, selector).click()
+        except StaleElementReferenceException:
+            return False
+        return True
+
+    wait(browser, is_clicked)
 
 
 def look(browser: webdriver.Chrome, *, width: int, theme: str = "light") -> None:

@@ -7,7 +7,8 @@ import time
 import pytest
 from selenium import webdriver
 
-from tests.browser.driving import choose, click, drawn, find, open_history, script, text_of, wait
+from osd.monitor.buckets import Bucket, Series
+from tests.browser.driving import choose, click, drawn, find, look, open_history, script, text_of, wait
 from tests.kit.fakes import FakeEngineClient
 
 pytestmark = pytest.mark.browser
@@ -65,3 +66,20 @@ def test_a_domain_that_nobody_knows_has_nothing_and_a_wrong_question_is_answered
     assert drawn(browser)["lines"] == ["chat", "code"], "what was shown stays"
     choose(browser, "#by", "drafter version")
     wait(browser, lambda: not find(browser, "#alert").is_displayed() and "v3" in drawn(browser)["lines"])
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_longest_names_of_domains_fit(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient, width: int
+) -> None:
+    name = "W" * 64
+    engine.asked_for = engine.asked_for.with_frozen(name, True)
+    engine.buckets.append(
+        Bucket(engine.buckets[-1].at_s, {Series(name, "feature", 3, "engine"): {"rounds": 3.0, "proposed": 9.0}})
+    )
+    look(browser, width=width)
+    open_history(browser, url)
+    wait(browser, lambda: name in drawn(browser)["lines"])
+    choose(browser, "#domain", name)
+    wait(browser, lambda: drawn(browser)["lines"] == [name])
+    assert script(browser, "return document.documentElement.scrollWidth") <= width

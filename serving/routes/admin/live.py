@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -99,12 +100,12 @@ class Snapshots:
     async def _look(self) -> dict[str, Any]:
         client = self._services.client
         status, alerts, engines, versions, events, wishes = await asyncio.gather(
-            _or_none(client.status()),
-            _or_none(client.alerts()),
-            _or_none(client.engines()),
-            _or_none(client.versions()),
-            _or_none(client.events(_NUM_EVENTS)),
-            _or_none(client.wishes()),
+            _or_none(client.status),
+            _or_none(client.alerts),
+            _or_none(client.engines),
+            _or_none(client.versions),
+            _or_none(partial(client.events, _NUM_EVENTS)),
+            _or_none(client.wishes),
         )
         return {
             "type": "snapshot",
@@ -118,10 +119,10 @@ class Snapshots:
         }
 
 
-async def _or_none(answer: Awaitable[T]) -> T | None:
-    """The answer; None while nobody is there to give it."""
+async def _or_none(ask: Callable[[], Awaitable[T]]) -> T | None:
+    """The answer; None while nobody is there to give it. Nothing is asked where this is cancelled before it runs."""
     try:
-        return await answer
+        return await ask()
     except EngineUnavailableError:
         return None
 
