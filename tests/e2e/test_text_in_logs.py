@@ -54,7 +54,8 @@ _ADMIN = {"Authorization": f"Bearer {_TOKEN}"}
 
 
 def _ask(client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
-    return client.post(f"/v1/{path}", json={"model": "tiny", "max_tokens": 40, "temperature": 0, **body})
+    most = "max_output_tokens" if path == "responses" else "max_tokens"
+    return client.post(f"/v1/{path}", json={"model": "tiny", most: 40, "temperature": 0, **body})
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -138,7 +138,7 @@ def test_an_answer_that_does_not_fit_is_not_quoted_in_the_log(caplog: pytest.Log
     call = {"open": "<call>", "close": "</call>", "content": "json", "transform": {"name": "{content.name}"}}
     template = {**MARKED, "fields": {**MARKED["fields"], "tool_calls": call}}
     text = '<call>{"the key to my heart": 1}</call>'
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="serving.parsing.template"):
         assert parts_of(parser(template, ""), text).content == '{"the key to my heart": 1}'
     assert "does not fit its response template" in caplog.text
     assert "heart" not in caplog.text
