@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.branches import Branches, pad_branches
-from trainer.examples import Example
+from trainer.examples import Example, ExampleKey
 from trainer.losses import Teacher
 
 _MAX_PADDING_SHARE = 0.2
@@ -28,6 +28,8 @@ _NO_TOKEN = -1
 class Batch:
     """Examples as the rows of padded tensors."""
 
+    keys: tuple[ExampleKey, ...]
+    """Of the rows."""
     num_context: int
     """C."""
     input_ids_BT: Tensor
@@ -59,6 +61,12 @@ class Batch:
     def teacher(self, mask_BQ: Tensor) -> Teacher:
         """The teacher's values at the columns of the mask, in row-major order."""
         return Teacher(self.teacher_ids_BQK[mask_BQ], self.teacher_log_probs_BQK[mask_BQ], self.emitted_BQ[mask_BQ])
+
+    def rows(self, numbers: Sequence[int]) -> Batch:
+        """Some of the rows, without their chains over rejected tokens."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        values.update({name: one[list(numbers)] for name, one in values.items() if isinstance(one, Tensor)})
+        return Batch(**{**values, "keys": tuple(self.keys[number] for number in numbers), "branches": None})
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -114,6 +122,7 @@ def _pad(group: Sequence[Example]) -> Batch:
     columns, top_k = num_context + num_predicting, max(example.teacher_ids_QK.shape[1] for example in group)
     first = group[0].hidden_TH
     batch = Batch(
+        keys=tuple(example.key for example in group),
         num_context=num_context,
         input_ids_BT=torch.zeros(rows, columns, dtype=torch.long),
         positions_BT=torch.zeros(rows, columns, dtype=torch.long),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -42,10 +42,19 @@ class Alignment:
     """Deepest depth of chains over rejected tokens that is trained on; below 2: none."""
 
 
+class ExampleKey(NamedTuple):
+    """Identifies an example."""
+
+    request_id: str
+    first_predicting: int
+    """Absolute position of its first predicting column."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A section of one outcome: context columns, then Q columns that each predict one output token."""
 
+    key: ExampleKey
     first_position: int
     """Absolute position of the first column."""
     input_ids_T: Tensor
@@ -123,6 +132,7 @@ def make_examples(
         start = max(first - alignment.context_columns, oldest)
         outputs = slice(first + shift - prompt_len, end + shift - prompt_len)
         yield Example(
+            key=ExampleKey(outcome.request_id, first),
             first_position=start,
             input_ids_T=tokens[start + shift - 1 : end + shift - 1],
             hidden_TH=None if hidden_NH is None else hidden_NH[start - oldest : end - oldest],

@@ -7,7 +7,7 @@ taken query by query: a paired bootstrap (Efron 1979) over whole queries, since 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trainer.acceptance import ChainSums
 from trainer.batches import Batch
+from trainer.examples import ExampleKey
 from trainer.student import Student
 
 _NUM_RESAMPLES = 1000
@@ -84,13 +85,29 @@ class GateDecision:
         return self.figures["length"] > self.figures["serving_length"] + self.figures["margin"]
 
 
-def measure(student: Student, batches: Sequence[Batch], between: Callable[[], None] = lambda: None) -> Measurement:
-    """Acceptance over all batches, at least one; calls `between` after each."""
-    found = []
+def measure(
+    student: Student,
+    batches: Sequence[Batch],
+    between: Callable[[], None] = lambda: None,
+    known: MutableMapping[ExampleKey, ChainSums] | None = None,
+) -> Measurement:
+    """Acceptance over all batches, at least one.
+
+    Args:
+        student: the weights.
+        batches: of held-out examples.
+        between: called after each pass over a batch.
+        known: rows that were measured before with the same weights, which are not measured again; new ones are added.
+    """
+    rows = {} if known is None else known
     for batch in batches:
-        found.append(Measurement(student.acceptance(batch)))
-        between()
-    return Measurement.of(found)
+        if missing := [number for number, key in enumerate(batch.keys) if key not in rows]:
+            sums = student.acceptance(batch.rows(missing))
+            for key, *own in zip((batch.keys[number] for number in missing), *sums, strict=True):
+                rows[key] = ChainSums(*own)
+            between()
+    measured = [rows[key] for batch in batches for key in batch.keys]
+    return Measurement(ChainSums(*(torch.stack(one) for one in zip(*measured, strict=True))))
 
 
 def decide(

@@ -15,7 +15,9 @@ from osd.ports.lease import TrainingLease, Unshared
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.events import EventKind
+from trainer.acceptance import ChainSums
 from trainer.batches import Batch
+from trainer.examples import ExampleKey
 from trainer.gate import GateDecision, decide, measure
 from trainer.student import Student
 
@@ -60,6 +62,8 @@ class Publisher:
         """The version from which the student's weights descend; 0: none yet."""
         self.figures: dict[str, float] = {}
         """The measurements of the latest gate decision."""
+        self._known: dict[ExampleKey, ChainSums] = {}
+        """What the serving version accepts of held-out examples, so that it is measured on new ones only."""
 
     def follow(self) -> bool:
         """Load the serving version into the student unless it descends from it; True if it was loaded."""
@@ -75,7 +79,7 @@ class Publisher:
         if self.serving:
             message = f"training goes on from version {latest.number} instead of {self.serving}"
             self._reporter.event("restart", message, version=latest.number)
-        self.serving = latest.number
+        self.serving, self._known = latest.number, {}
         return True
 
     def attempt(
@@ -100,14 +104,16 @@ class Publisher:
         except WeightsRefusedError as error:
             self._reporter.problem(f"cannot compare with serving version {self.serving}: {error}")
             return None
+        candidate: dict[ExampleKey, ChainSums] = {}
         decision = decide(
             {
-                domain: (measure(self._student, own, between), measure(serving, own, between))
+                domain: (measure(self._student, own, between, candidate), measure(serving, own, between, self._known))
                 for domain, own in batches.items()
             },
             margin=self._margin,
             num_records=num_records,
         )
+        self._known = {key: self._known[key] for key in candidate}
         if demanded and not decision.published:
             figures = {**decision.figures, "published": 1.0, "demanded": 1.0}
             decision = GateDecision(published=True, worse=False, figures=figures)
@@ -120,7 +126,8 @@ class Publisher:
         if decision.losers:
             text += f", but {', '.join(map(repr, decision.losers))} would lose"
         if decision.published:
-            self._publish(text, training_step, stream_position)
+            if self._publish(text, training_step, stream_position):
+                self._known = candidate
         else:
             _log.info("candidate of step %d not published: %s, margin %.4f", training_step, text, self._margin)
             self._reporter.event("refuse", f"candidate of step {training_step} not published: {text}", **self.figures)
@@ -128,7 +135,8 @@ class Publisher:
             self._student.load_state(serving.state())
         return decision
 
-    def _publish(self, text: str, training_step: int, stream_position: str) -> None:
+    def _publish(self, text: str, training_step: int, stream_position: str) -> bool:
+        """Whether it worked."""
         try:
             if not self._lease.is_held():
                 raise OsdError("another trainer may have taken over")
@@ -145,8 +153,9 @@ class Publisher:
         except (OSError, OsdError) as error:
             self.figures = {**self.figures, "published": 0.0}
             self._reporter.problem(f"cannot publish a drafter version: {error}")
-            return
+            return False
         self._reporter.event(
             "publish", f"drafter version {manifest.number}: {text}", version=manifest.number, **self.figures
         )
         self.serving = manifest.number
+        return True

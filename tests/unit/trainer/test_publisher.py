@@ -1,0 +1,73 @@
+"""How a candidate is compared with the version that serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.kit.trainer_bench import Bench
+from tests.kit.trainer_fakes import feature_student, learnable_outcome
+from trainer.acceptance import ChainSums
+from trainer.batches import Batch, make_batches
+from trainer.examples import ExampleKey, make_examples
+from trainer.feature_student import FeatureStudent
+from trainer.gate import measure
+
+
+def _examples(numbers: range) -> list[Batch]:
+    alignment = feature_student().alignment
+    outcomes = map(learnable_outcome, numbers)
+    return make_batches([e for o in outcomes for e in make_examples(o, alignment, max_predicting=64)], 512)
+
+
+@pytest.fixture
+def num_measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each pass that measures."""
+    acceptance, found = FeatureStudent.acceptance, list[int]()
+
+    def counting(self: FeatureStudent, batch: Batch) -> ChainSums:
+        found.append(len(batch.keys))
+        return acceptance(self, batch)
+
+    monkeypatch.setattr(FeatureStudent, "acceptance", counting)
+    return found
+
+
+def test_what_was_measured_is_not_measured_again(num_measured: list[int]) -> None:
+    student, known = feature_student(), dict[ExampleKey, ChainSums]()
+    measure(student, _examples(range(6)), known=known)
+    assert sum(num_measured) == 6
+    again = measure(student, _examples(range(9)), known=known)
+    assert sum(num_measured) == 9
+    fresh = measure(student, _examples(range(9)))
+    for sums, expected in zip(again.sums, fresh.sums, strict=True):
+        assert sums.tolist() == expected.tolist()
+
+
+def test_the_serving_version_is_measured_on_new_records_only(tmp_path: Path, num_measured: list[int]) -> None:
+    bench = Bench(tmp_path, gate_every_steps=8, outcomes=16)
+    held_out, publishes = [], 0
+    for decision in range(1, 7):
+        num_measured.clear()
+        bench.run(8)
+        held_out.append(bench.trainer.status().held_out_records)
+        new = held_out[-1] if decision == 1 else held_out[-1] - held_out[-2]
+        assert sum(num_measured) == held_out[-1] + new, "the candidate on all, the serving version on new ones"
+        publishes += bench.kinds().count("publish") > publishes
+        for number in range(16 + 4 * decision, 20 + 4 * decision):
+            bench.source.put(learnable_outcome(number))
+    assert publishes and bench.kinds().count("refuse"), "both kinds of decision were among them"
+    assert held_out[-1] > held_out[0]
+
+
+def test_the_figures_are_those_of_a_fresh_measurement(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gate_every_steps=5)
+    for _ in range(4):
+        bench.run(5)
+        gate = bench.trainer.status().gate
+        version = bench.trainer.status().published_version - int(gate["published"])
+        student = feature_student()
+        student.load_state(bench.store.load(version)[1])
+        batches = [batch for own in bench.trainer._data.held_out().values() for batch in own]
+        assert gate["serving_length"] == pytest.approx(measure(student, batches).length)
