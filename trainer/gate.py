@@ -7,7 +7,7 @@ taken query by query: a paired bootstrap (Efron 1979) over whole queries, since 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,11 @@ class Measurement:
     def of(cls, parts: Sequence[Measurement]) -> Measurement:
         """All records of several measurements."""
         return cls(ChainSums(*(torch.cat(one) for one in zip(*(part.sums for part in parts), strict=True))))
+
+    @classmethod
+    def of_rows(cls, rows: Mapping[ExampleKey, ChainSums], keys: Iterable[ExampleKey]) -> Measurement:
+        """These examples, of which each was measured."""
+        return cls(ChainSums(*(torch.stack(one) for one in zip(*(rows[key] for key in keys), strict=True))))
 
     @property
     def acceptance_by_depth(self) -> tuple[float, ...]:
@@ -78,6 +83,8 @@ class GateDecision:
     """
     losers: tuple[str, ...] = ()
     """Domains that would certainly lose, for which a candidate that gains on the whole is not published."""
+    goes_back: bool = False
+    """What is published is no candidate but the version that training began with; see `trainer.origin`."""
 
     @property
     def is_promising(self) -> bool:
@@ -106,8 +113,7 @@ def measure(
             for key, *own in zip((batch.keys[number] for number in missing), *sums, strict=True):
                 rows[key] = ChainSums(*own)
             between()
-    measured = [rows[key] for batch in batches for key in batch.keys]
-    return Measurement(ChainSums(*(torch.stack(one) for one in zip(*measured, strict=True))))
+    return Measurement.of_rows(rows, (key for batch in batches for key in batch.keys))
 
 
 def decide(

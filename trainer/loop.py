@@ -33,6 +33,7 @@ from trainer.demands import Demands
 from trainer.drift import DriftMonitor
 from trainer.gate import GateDecision
 from trainer.intake import Intake
+from trainer.origin import NUM_RECORDS
 from trainer.pace import Pace
 from trainer.publisher import Publisher
 from trainer.replay import Replay
@@ -271,6 +272,7 @@ class Trainer:
         self._student.refresh_vocab(self._counts.counts_V)
         decision = self._publisher.attempt(
             self._data.held_out(),
+            self._data.newest(NUM_RECORDS),
             num_records=self._replay.num_held_out,
             training_step=self._steps,
             stream_position=self._intake.last_position,
@@ -286,6 +288,8 @@ class Trainer:
         self._pace.after(decision)
         if decision.published:
             self._drift.passed_gate()
+        if decision.goes_back:
+            self._update = self._new_update()
         elif decision.worse:  # the publisher has reset the candidate to the serving version
             self._update = self._new_update()
             _log.info("training goes on from version %d, at %g of its rate", self._publisher.serving, self._pace.rate)

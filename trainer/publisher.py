@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from osd.ports.lease import TrainingLease, Unshared
@@ -19,6 +20,7 @@ from trainer.acceptance import ChainSums
 from trainer.batches import Batch
 from trainer.examples import ExampleKey
 from trainer.gate import GateDecision, decide, measure
+from trainer.origin import Origin
 from trainer.student import Student
 
 _log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class Publisher:
     ) -> None:
         self._store, self._student, self._margin, self._reporter = store, student, margin, reporter
         self._lease = lease or Unshared()
+        self._origin = Origin(store)
         self._refused: set[int] = set()
         self.serving = 0
         """The version from which the student's weights descend; 0: none yet."""
@@ -85,6 +88,7 @@ class Publisher:
     def attempt(
         self,
         batches: Mapping[str, Sequence[Batch]],
+        newest: Sequence[Batch] = (),
         *,
         num_records: int,
         training_step: int,
@@ -94,7 +98,8 @@ class Publisher:
     ) -> GateDecision | None:
         """Compare the student with the serving version on each domain's held-out batches; publish it if it is better.
 
-        With `demanded` it is published whatever the comparison says, since an operator wants that.
+        If on the `newest` of these records the version that training began with is better than both, that one is
+        published instead. With `demanded` the student is published whatever the comparisons say: an operator wants it.
 
         A student that is worse is reset to the serving version. Returns None if that version cannot be loaded.
         """
@@ -114,6 +119,13 @@ class Publisher:
             num_records=num_records,
         )
         self._known = {key: self._known[key] for key in candidate}
+        best = candidate if decision.published else self._known
+        origin = self._origin.beats(
+            best, newest, self._student.twin, serving=self.serving, margin=self._margin, between=between
+        )
+        if origin is not None and not demanded:
+            self._student.load_state(origin[0].state())
+            decision, candidate = replace(origin[1], goes_back=True), {}
         if demanded and not decision.published:
             figures = {**decision.figures, "published": 1.0, "demanded": 1.0}
             decision = GateDecision(published=True, worse=False, figures=figures)
@@ -123,6 +135,8 @@ class Publisher:
             f"version {self.serving} has {self.figures['serving_length']:.3f}, "
             f"gain between {self.figures['gain_low']:+.3f} and {self.figures['gain_high']:+.3f}"
         )
+        if decision.goes_back:
+            text = f"the drafter that training began with, on the newest {self.figures['records']:g} records: {text}"
         if decision.losers:
             text += f", but {', '.join(map(repr, decision.losers))} would lose"
         if decision.published:

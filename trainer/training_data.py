@@ -48,6 +48,10 @@ class TrainingData:
         batches = {domain: self.to_judge_by(outcomes) for domain, outcomes in by_domain.items()}
         return {domain: own for domain, own in batches.items() if own}
 
+    def newest(self, num_records: int) -> list[Batch]:
+        """Batches of the newest held-out outcomes."""
+        return self.to_judge_by(self._replay.held_out()[-num_records:])
+
     def to_judge_by(self, outcomes: Iterable[Outcome]) -> list[Batch]:
         """Batches in which every output position counts."""
         return self._batches(list(chain.from_iterable(self._examples(outcome, "all") for outcome in outcomes)))
