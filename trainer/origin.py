@@ -52,7 +52,7 @@ class Origin:
             margin: see `trainer.gate.decide`.
             between: see `trainer.gate.measure`.
         """
-        number = max((m.number for m in self._store.list() if m.parent is None and m.training_step == 0), default=0)
+        number = max((one.number for one in self._store.list() if one.is_origin), default=0)
         num_records = sum(len(batch.keys) for batch in batches)
         if number in (0, serving) or num_records < _LEAST_RECORDS:
             return None

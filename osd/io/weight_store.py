@@ -62,7 +62,8 @@ class FileWeightStore:
 
         Args:
             root: The folder, or its path on a local disk.
-            keep: How many of the newest versions are kept; the latest, its parent and the confirmed one always are.
+            keep: How many of the newest versions are kept; the latest, its parent, the confirmed one and the
+                newest that was not trained online always are.
         """
         if keep < 1:
             raise ValueError("keep must be at least 1")
@@ -367,7 +368,8 @@ class FileWeightStore:
 
     def _prune(self, latest: WeightManifest) -> None:
         confirmed = self.confirmed()
-        kept = {latest.number, latest.parent, confirmed.version if confirmed else None}
+        origin = max((one.number for one in self.list() if one.is_origin), default=None)
+        kept = {latest.number, latest.parent, confirmed.version if confirmed else None, origin}
         for number in self._numbers()[: -self._keep]:
             if number not in kept:
                 self._folder.remove(_name(number, _MANIFEST))  # first: without it the version does not exist

@@ -34,6 +34,11 @@ class WeightManifest:
     rolled_back: str = ""
     """Why this version was rolled back; empty if it was not."""
 
+    @property
+    def is_origin(self) -> bool:
+        """It was not trained online: the shipped drafter, an untrained one, or one that an operator put there."""
+        return self.parent is None and not self.training_step
+
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:

@@ -297,15 +297,15 @@ def test_numbers_are_given_once_after_roll_back_and_removal(store: FileWeightSto
     assert _publish(store).number == 4
 
 
-def test_only_the_newest_versions_the_latest_and_its_parent_are_kept(root: Path) -> None:
+def test_the_newest_versions_the_latest_its_parent_and_the_newest_not_trained_online_are_kept(root: Path) -> None:
     store = FileWeightStore(root, keep=2)
     for value in range(5):
         _publish(store, value)
     assert [manifest.number for manifest in store.list()] == [4, 5]
     _publish(store, parent=4)
-    _publish(store, parent=4)  # 4 is older than the newest two, and their parent
-    assert [manifest.number for manifest in store.list()] == [4, 6, 7]
-    assert len(list(root.glob("*.safetensors"))) == 3
+    _publish(store, parent=4)  # 4 is older than the newest two, and their parent; 5 has none
+    assert [manifest.number for manifest in store.list()] == [4, 5, 6, 7]
+    assert len(list(root.glob("*.safetensors"))) == 4
 
 
 def _publish_some(root: Path, count: int) -> list[int]:
