@@ -16,9 +16,9 @@ from trainer.examples import ExampleKey
 from trainer.gate import GateDecision, Measurement, decide, measure
 from trainer.student import Student
 
-NUM_RECORDS = 16
+NUM_RECORDS = 8
 """Newest held-out records to compare on; by default one in four queries is held out."""
-_LEAST_RECORDS = 8
+_LEAST_RECORDS = 6
 
 
 class Origin:

@@ -56,7 +56,7 @@ def _after_other_traffic(folder: Path, shipped: dict[str, object]) -> Bench:
 def test_what_it_knew_serves_again_when_its_traffic_comes(tmp_path: Path, shipped: dict[str, object]) -> None:
     bench = _after_other_traffic(tmp_path, shipped)
     decided = len(bench.events)
-    for number in range(4 * NUM_RECORDS):
+    for number in range(8 * NUM_RECORDS):
         bench.source.put(learnable_outcome(1000 + number))
     while not (decisions := [one for one in bench.events[decided:] if one.kind in ("publish", "refuse")]):
         bench.run(1)
