@@ -106,7 +106,7 @@ def test_langchain(scripted: str, random: str) -> None:
     structured = chat(model="tiny", base_url=random, api_key="none").with_structured_output(Weather)
     assert isinstance(structured.invoke("How warm is it?"), Weather)
     called = chat(model="tiny", base_url=random, api_key="none").with_structured_output(
-        Weather, method="function_calling"
+        Weather, method="function_calling", strict=True
     )
     assert isinstance(called.invoke("How warm is it?"), Weather)
 
