@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -58,27 +59,35 @@ def _not_finite(service: Service) -> None:
             client.xadd(service.topology.config.outcomes.stream, {"outcome": encode(record)})
 
 
+def _acceptance(service: Service) -> float:
+    return service.acceptance(store=False)
+
+
+def _num_decisions(service: Service) -> int:
+    return len(service.events("publish")) + len(service.events("refuse"))
+
+
+def _has_decided(service: Service, decided: int) -> bool:
+    service.acceptance()  # other clients go on
+    return _num_decisions(service) > decided
+
+
+def _is_no_worse(service: Service, before: float) -> bool:
+    return _acceptance(service) >= before - _MOST_LOSS
+
+
 def test_what_others_get_is_no_worse_after_one_decision_of_the_gate(service: Service) -> None:
-    def acceptance() -> float:
-        return service.acceptance(store=False)
-
-    def num_decisions() -> int:
-        return len(service.events("publish")) + len(service.events("refuse"))
-
     def learnt() -> bool:
         return service.acceptance() > max(0.6, service.untrained_acceptance + 0.2)
 
     wait_for(learnt, "the drafter to learn six answers", timeout_s=240)
     poisons: list[Callable[[Service], None]] = [_random_tokens, _one_query_repeated, _not_finite, _a_tenant_floods]
     for poison in poisons:
-        before, decided = acceptance(), num_decisions()
+        before, decided = _acceptance(service), _num_decisions(service)
         poison(service)  # at once, and faster than the trainer reads
+        wait_for(partial(_has_decided, service, decided), f"a decision of the gate after {poison.__name__}")
         wait_for(
-            lambda decided=decided: service.acceptance() and num_decisions() > decided,  # other clients go on
-            f"a decision of the gate after {poison.__name__}",
-        )
-        wait_for(
-            lambda before=before: acceptance() >= before - _MOST_LOSS,
+            partial(_is_no_worse, service, before),
             f"no less than {before:.3f} - {_MOST_LOSS} of six other prompts to be accepted after {poison.__name__}",
         )
     assert service.status()["trainer"]["message"] == ""

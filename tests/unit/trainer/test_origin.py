@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from osd.records.outcome import Outcome
+from osd.records.version import WeightManifest
 from tests.kit.trainer_bench import Bench
 from tests.kit.trainer_fakes import feature_student, learnable_outcome, make_outcome
 from trainer.batches import make_batches
@@ -30,7 +32,7 @@ def _length(student: Student) -> float:
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Weights of a drafter that has learnt `learnable_outcome`'s traffic."""
     school = Bench(tmp_path_factory.mktemp("school"), outcomes=64)
     school.run(60)
@@ -38,22 +40,28 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return dict(school.student.state())
 
 
-def _shipped(state: dict[str, object]) -> Student:
+def _shipped(state: dict[str, torch.Tensor]) -> Student:
     student = feature_student()
-    student.load_state(state)  # type: ignore[arg-type]
+    student.load_state(state)
     return student
 
 
-def _after_other_traffic(folder: Path, shipped: dict[str, object]) -> Bench:
+def _latest(bench: Bench) -> WeightManifest:
+    latest = bench.store.latest()
+    assert latest is not None
+    return latest
+
+
+def _after_other_traffic(folder: Path, shipped: dict[str, torch.Tensor]) -> Bench:
     bench = Bench(folder, student=_shipped(shipped), outcomes=0, gate_every_steps=5)
     for number in range(80):
         bench.source.put(_reversed(number))
     bench.run(60)
-    assert bench.store.latest().number > 1 and _length(bench.student) < 1.8, "it has forgotten"
+    assert _latest(bench).number > 1 and _length(bench.student) < 1.8, "it has forgotten"
     return bench
 
 
-def test_what_it_knew_serves_again_when_its_traffic_comes(tmp_path: Path, shipped: dict[str, object]) -> None:
+def test_what_it_knew_serves_again_when_its_traffic_comes(tmp_path: Path, shipped: dict[str, torch.Tensor]) -> None:
     bench = _after_other_traffic(tmp_path, shipped)
     decided = len(bench.events)
     for number in range(8 * NUM_RECORDS):
@@ -62,7 +70,7 @@ def test_what_it_knew_serves_again_when_its_traffic_comes(tmp_path: Path, shippe
         bench.run(1)
     [event] = decisions
     assert event.kind == "publish" and "the drafter that training began with" in event.message
-    manifest, state = bench.store.load(bench.store.latest().number)
+    manifest, state = bench.store.load(_latest(bench).number)
     assert all(tensor.equal(shipped[name]) for name, tensor in state.items())
     assert manifest.parent is not None and not manifest.is_origin
     served = _shipped(dict(state))
@@ -71,7 +79,7 @@ def test_what_it_knew_serves_again_when_its_traffic_comes(tmp_path: Path, shippe
     assert not [one for one in bench.events if "cannot" in one.message]
 
 
-def test_nothing_changes_while_what_was_learnt_is_better(tmp_path: Path, shipped: dict[str, object]) -> None:
+def test_nothing_changes_while_what_was_learnt_is_better(tmp_path: Path, shipped: dict[str, torch.Tensor]) -> None:
     bench = _after_other_traffic(tmp_path, shipped)
     for number in range(200, 280):
         bench.source.put(_reversed(number))
