@@ -301,10 +301,10 @@ def test_the_newest_versions_the_latest_its_parent_and_the_newest_not_trained_on
     store = FileWeightStore(root, keep=2)
     for value in range(5):
         _publish(store, value)
-    assert [manifest.number for manifest in store.list()] == [4, 5]
+    assert [manifest.number for manifest in store.list()] == [1, 4, 5]
     _publish(store, parent=4)
-    _publish(store, parent=4)  # 4 is older than the newest two, and their parent; 5 has none
-    assert [manifest.number for manifest in store.list()] == [4, 5, 6, 7]
+    _publish(store, parent=4)  # 4 is older than the newest two, and their parent; 1 has none
+    assert [manifest.number for manifest in store.list()] == [1, 4, 6, 7]
     assert len(list(root.glob("*.safetensors"))) == 4
 
 

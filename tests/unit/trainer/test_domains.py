@@ -98,7 +98,8 @@ def test_domains_that_differ_earn_drafters_of_their_own(tmp_path: Path) -> None:
     bench.ask("code", 80)
     for _ in range(8):
         bench.run(50)
-        if bench.latest("sql") and bench.latest("code"):
+        both = [bench.latest(domain) for domain in ("sql", "code")]
+        if all(one is not None and one.gate["length"] > 1.5 for one in both):
             break
     for domain in ("sql", "code"):
         latest = bench.latest(domain)
