@@ -52,9 +52,11 @@ class Origin:
             margin: see `trainer.gate.decide`.
             between: see `trainer.gate.measure`.
         """
-        number = max((one.number for one in self._store.list() if one.is_origin), default=0)
         num_records = sum(len(batch.keys) for batch in batches)
-        if number in (0, serving) or num_records < _LEAST_RECORDS:
+        if num_records < _LEAST_RECORDS:
+            return None
+        number = max((one.number for one in self._store.list() if one.is_origin), default=0)
+        if number in (0, serving):
             return None
         student = twin()
         try:

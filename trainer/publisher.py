@@ -119,20 +119,26 @@ class Publisher:
             num_records=num_records,
         )
         self._known = {key: self._known[key] for key in candidate}
-        best = candidate if decision.published else self._known
-        origin = self._origin.beats(
-            best, newest, self._student.twin, serving=self.serving, margin=self._margin, between=between
-        )
-        if origin is not None and not demanded:
+        rival = f"version {self.serving}"
+        if demanded:
+            if not decision.published:
+                figures = {**decision.figures, "published": 1.0, "demanded": 1.0}
+                decision = GateDecision(published=True, worse=False, figures=figures)
+        elif origin := self._origin.beats(
+            candidate if decision.published else self._known,
+            newest,
+            self._student.twin,
+            serving=self.serving,
+            margin=self._margin,
+            between=between,
+        ):
+            rival = "the candidate" if decision.published else rival
             self._student.load_state(origin[0].state())
             decision, candidate = replace(origin[1], goes_back=True), {}
-        if demanded and not decision.published:
-            figures = {**decision.figures, "published": 1.0, "demanded": 1.0}
-            decision = GateDecision(published=True, worse=False, figures=figures)
         self.figures = decision.figures
         text = (
             f"held-out acceptance length {self.figures['length']:.3f}, "
-            f"version {self.serving} has {self.figures['serving_length']:.3f}, "
+            f"{rival} has {self.figures['serving_length']:.3f}, "
             f"gain between {self.figures['gain_low']:+.3f} and {self.figures['gain_high']:+.3f}"
         )
         if decision.goes_back:
