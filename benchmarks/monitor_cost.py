@@ -7,10 +7,11 @@ The first needs no model and no Redis. It prints microseconds of counting one ro
 share of a row's round that takes `--round-ms`, milliseconds of making a report and of taking it into the history (once
 a second), and the bytes of one bucket.
 
-The second runs `osd serve` without training. Clients that never pause ask it in blocks of so many seconds, in turn
-without anybody who looks and with open admin pages, each of which follows the live stream and asks for the history. It
-prints tokens/s, and the processor time of each process as a share of all processors. All that the supervisor does then
-is the monitor's, and so is what the other processes take more while pages are open.
+The second runs `osd serve` without training. Clients that never pause ask it in blocks of so many seconds, in pairs:
+one while nobody looks, one with open admin pages, each of which follows the live stream and asks for the history. It
+prints tokens/s, what the pages cost of them, and the processor time of each process as a share of all processors. All
+that the supervisor does then is counted as the monitor's, and so is what the other processes but the engine take more
+while pages are open. A pair's tokens/s differ by a percent or two by chance; shares of processors do not.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ def main() -> None:
     parser.add_argument("--domains", type=int, default=20, help="Domains that queries have.")
     parser.add_argument("--round-ms", type=float, default=7.0, help="What a row's round takes.")
     parser.add_argument("--live", type=float, default=0.0, help="Seconds of a block; 0: count only.")
-    parser.add_argument("--blocks", type=int, default=6, help="Blocks, half of them with open pages.")
+    parser.add_argument("--blocks", type=int, default=6, help="Blocks, an even number, half of them with open pages.")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--pages", type=int, default=2, help="Open admin pages.")
     parser.add_argument("--target", default="smollm2")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parser.parse_args()
+    if options.blocks < 2 or options.blocks % 2:
+        parser.error("--blocks must be an even number of at least 2")
     if options.live:
         figures = measure_live(
             options.target, options.live, options.blocks, num_clients=options.clients, num_pages=options.pages
