@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 
 import psutil
 
 _SESSION = "--session-name="
+_RAY_EVERY_S = 30.0
 
 
 def resident_bytes(pids: Mapping[str, int | None]) -> dict[str, int]:
@@ -18,6 +20,29 @@ def resident_bytes(pids: Mapping[str, int | None]) -> dict[str, int]:
         except psutil.Error:
             continue  # it ended meanwhile, or runs on another machine
     return {name: size for name, size in sizes.items() if size}
+
+
+class RayMemory:
+    """`ray_bytes`, measured at most every 30 seconds: it looks at every process of the machine."""
+
+    def __init__(
+        self,
+        measure: Callable[[Collection[int]], int] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Measure by `measure` (default `ray_bytes`) and by the clock `now`, in seconds."""
+        self._measure = measure or ray_bytes
+        self._now = now
+        self._bytes = 0
+        self._until_s: float | None = None
+
+    def resident(self, without: Collection[int]) -> int:
+        """The newest measurement; one is made where the last is too old."""
+        now_s = self._now()
+        if self._until_s is None or now_s >= self._until_s:
+            self._bytes = self._measure(without)
+            self._until_s = now_s + _RAY_EVERY_S
+        return self._bytes
 
 
 def ray_bytes(without: Collection[int]) -> int:

@@ -17,7 +17,7 @@ from actors.ask import Ask, ask_by_ray
 from actors.event_log import EventLog
 from actors.fleet import Fleet
 from actors.monitor import open_monitor
-from actors.resident_memory import ray_bytes, resident_bytes
+from actors.resident_memory import RayMemory, resident_bytes
 from osd.config.settings import Config
 from osd.fleet.heartbeat import DistillerOrders, DistillerReport, EngineOrders, EngineReport
 from osd.machine.logs import join_logs
@@ -59,6 +59,7 @@ class SupervisorActor:
         self._ask, self._ping_interval_s = ask, ping_interval_s
         self._events = EventLog()
         self._pids: dict[str, int] = {}
+        self._ray_memory = RayMemory()
         self._restarts = dict.fromkeys(watched, 0)
         self._paused = training_paused
         self._session = uuid.uuid4().hex[:16]
@@ -210,7 +211,7 @@ class SupervisorActor:
     def processes(self) -> dict[str, int]:
         """Process name to resident bytes, for the actors on this machine and Ray's own processes here."""
         actors = {**self._pids, "supervisor": os.getpid()}
-        return {**resident_bytes(actors), "ray": ray_bytes(without=actors.values())}
+        return {**resident_bytes(actors), "ray": self._ray_memory.resident(without=actors.values())}
 
     def events(self, limit: int) -> list[Event]:
         """The newest events, oldest first."""
