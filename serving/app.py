@@ -20,9 +20,10 @@ from serving.observing.metrics import Metrics
 from serving.observing.observe import Observe
 from serving.observing.tracing import Tracing, open_tracing
 from serving.openapi import Api
+from serving.responses.background import BackgroundResponses
 from serving.responses.store import ResponseStore
 from serving.route_path import UnderRootPath
-from serving.routes import chat, completions, health, messages, models, openapi, responses, tokenize
+from serving.routes import chat, completions, health, messages, models, openapi, past_responses, responses, tokenize
 from serving.routes.admin import alerts, engines, history, levers, live, page, playground, wishes
 from serving.services import Services
 from serving.wire.errors import install_error_handlers
@@ -51,13 +52,15 @@ def create_app(
 
     Example: `uvicorn.run(create_app(config, client, codec, admin_token_sha256=digest), host="127.0.0.1", port=8000)`
     """
+    kept = ResponseStore(config.server.stored_responses_bytes)
     services = Services(
         config=config,
         client=client,
         codec=codec,
         metrics=Metrics(config, config.server.model_names[0] if config.server.model_names else codec.model_id),
         tracing=tracing or open_tracing(config.server),
-        responses=ResponseStore(config.server.stored_responses_bytes),
+        responses=kept,
+        background=BackgroundResponses(kept, config.server.background_responses),
         api_keys=ApiKeys(config.server.api_keys_sha256, domains=config.server.api_key_domains),
         admin=AdminSignIn(admin_token_sha256, sessions),
     )
@@ -80,7 +83,7 @@ def create_app(
     app.state.created_s = int(time.time())
     install_error_handlers(app)
     app.state.snapshots = live.Snapshots(services)
-    for part in (chat, completions, messages, models, responses, tokenize, health, openapi):
+    for part in (chat, completions, messages, models, responses, past_responses, tokenize, health, openapi):
         app.include_router(part.router)
     for part in (page, levers, history, engines, alerts, wishes, live, playground):
         app.include_router(part.router)

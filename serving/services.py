@@ -19,6 +19,7 @@ from serving.engine_client import EngineClient
 from serving.guards.api_keys import ApiKeys
 from serving.observing.metrics import Metrics
 from serving.observing.tracing import Tracing
+from serving.responses.background import BackgroundResponses
 from serving.responses.store import ResponseStore
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Services:
     api_keys: ApiKeys
     admin: AdminSignIn
     responses: ResponseStore
+    background: BackgroundResponses
     metrics: Metrics
     tracing: Tracing | None = None
 

@@ -48,6 +48,9 @@ class ServerConfig(Section):
         ge=0,
         description="Memory for the newest responses of /v1/responses, to retrieve and continue; 0 keeps none.",
     )
+    background_responses: int = Field(
+        64, ge=0, description="Most responses of /v1/responses in the background at once; 0 allows none."
+    )
     trust_request_chat_template: bool = Field(
         False,
         description="Let requests bring chat templates (`chat_template`): programs, which run in a sandbox, but for as "

@@ -67,6 +67,32 @@ async def respond(
         interval: least number of a choice's tokens in one event of a stream, except in its first and its last one.
         search: how the answers are searched for; None: they are sampled.
     """
+    deltas = observed_deltas(http, services, queries, pings=stream, search=search)
+    if not stream:
+        return JSONResponse(await unless_disconnected(http.receive, _whole(answer, deltas, len(queries))))
+    if interval > 1:
+        deltas = in_intervals(deltas, interval)
+    first = await unless_disconnected(http.receive, _next(deltas))
+    return EventStream(_events(answer, first, deltas), answer.framing)
+
+
+def observed_deltas(
+    http: HttpRequest,
+    services: Services,
+    queries: Sequence[Request],
+    *,
+    pings: bool,
+    search: BeamSearch | None = None,
+) -> Deltas:
+    """The deltas of the queries, which are run as they are read; metrics and traces take note of them.
+
+    Args:
+        http: the request that asks for them.
+        services: of the app.
+        queries: one for each choice.
+        pings: whether there is a None after each silence of `server.ping_interval_s`.
+        search: how the answers are searched for; None: they are sampled.
+    """
     started_s, route, server = http.state.started_s, http.scope["route"].path, services.config.server
     traces = [services.tracing.query(query) for query in queries] if services.tracing else []
 
@@ -84,16 +110,9 @@ async def respond(
         timeout_s=server.request_timeout_s,
         on_first_token=lambda: services.metrics.http.observe_first_token(route, time.monotonic() - started_s),
         on_delta=note,
-        ping_interval_s=server.ping_interval_s if stream else None,
+        ping_interval_s=server.ping_interval_s if pings else None,
     )
-    if traces:
-        deltas = _traced(deltas, traces)
-    if not stream:
-        return JSONResponse(await unless_disconnected(http.receive, _whole(answer, deltas, len(queries))))
-    if interval > 1:
-        deltas = in_intervals(deltas, interval)
-    first = await unless_disconnected(http.receive, _next(deltas))
-    return EventStream(_events(answer, first, deltas), answer.framing)
+    return _traced(deltas, traces) if traces else deltas
 
 
 async def _traced(deltas: Deltas, traces: Sequence[QueryTrace]) -> Deltas:

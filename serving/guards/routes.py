@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
@@ -26,6 +27,13 @@ async def with_api_key(request: Request, services: Services) -> None:
 def key_domain(request: Request, services: Services) -> str | None:
     """The domain that the request's API key stands for; None if it stands for none."""
     return services.api_keys.domain(api_key(request.headers))
+
+
+def owner_of(request: Request, services: Services) -> str:
+    """Whose stored responses a request is about: those of its API key, or everybody's where none is asked for."""
+    if not services.config.server.api_keys_sha256:
+        return ""
+    return sha256((api_key(request.headers) or "").encode()).hexdigest()
 
 
 async def with_admin_token(request: Request, services: Services) -> None:

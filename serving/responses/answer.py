@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from osd.records.query import TokenDelta, TokenLogprob
 from serving.answering.generation import Choice
 from serving.answering.sse import Framing, named_frame
-from serving.answering.tokens import token_entry
 from serving.codec import Codec
 from serving.parsing.blocks import Block, Blocks, Change
 from serving.parsing.pieces import AnswerParser
-from serving.responses.request import ResponsesRequest, TextOptions
+from serving.responses.head import output_text, response_head
+from serving.responses.logprobs import TextLogprobs, Told
+from serving.responses.request import ResponsesRequest
 from serving.wire.chat_view import new_call_id
 from serving.wire.errors import ApiError
 from serving.wire.stats import osd_field, usage
@@ -33,6 +35,7 @@ class ResponsesAnswer:
         codec: counts the reasoning's tokens.
         parser: splits the answer's text.
         prompt_tokens: number of prompt tokens.
+        shows_special: whether the answer's text has special tokens, as they are spelt.
         keep: called with the finished response.
     """
 
@@ -41,49 +44,105 @@ class ResponsesAnswer:
     codec: Codec
     parser: AnswerParser
     prompt_tokens: int
-    keep: Callable[[Payload], None]
+    shows_special: bool = False
+    keep: Callable[[Payload], None] = lambda response: None
     created_s: int = field(default_factory=lambda: int(time.time()))
     framing: Framing = field(init=False)
     _blocks: Blocks = field(default_factory=Blocks)
     _choice: Choice = field(default_factory=Choice)
     _call_ids: dict[int, str] = field(default_factory=dict)
     _num_events: int = 0
-    _told: list[Payload] = field(default_factory=list)
-    """Log-probabilities of the text, where they were asked for; all of an answer is then text."""
-    _untold: list[Payload] = field(default_factory=list)
-    """Those of tokens whose text is still to come."""
+    _texts: TextLogprobs = field(init=False)
+    _told: dict[int, list[Payload]] = field(default_factory=dict)
+    """Log-probabilities of each block of text, where they were asked for."""
+    _status: str = "in_progress"
+    _final: Payload | None = None
 
     def __post_init__(self) -> None:
         self.framing = Framing(frame=named_frame, error=self._error, end=b"")
+        self._texts = TextLogprobs(self.codec, self.parser, shows_special=self.shows_special)
+
+    @property
+    def response(self) -> Payload:
+        """The response as it is now: with the items that are complete."""
+        return self._final or self._response(self._status)
 
     def whole(self, choices: Sequence[Choice]) -> Payload:
         """The response."""
         (self._choice,) = choices
-        self._told = self._logprobs(self._choice.logprobs)
-        self._blocks.take([*self.parser.read(self._choice.text), *self.parser.end()])
+        for told in [*self._read(self._choice.text, self._choice.logprobs), *self._end()]:
+            self._take(told)
         self._blocks.end()
         return self._finished()
 
+    def queue(self) -> Iterator[Payload]:
+        """The response that waits for its first token, in the background."""
+        self._status = "queued"
+        for name in ("created", "queued"):
+            yield self._event(f"response.{name}", response=self.response)
+
     def begin(self) -> Iterator[Payload]:
         """The response, still without output."""
-        for name in ("created", "in_progress"):
-            yield self._event(f"response.{name}", response=self._response("in_progress"))
+        names = ("in_progress",) if self._status == "queued" else ("created", "in_progress")
+        self._status = "in_progress"
+        for name in names:
+            yield self._event(f"response.{name}", response=self.response)
 
     def read(self, index: int, delta: TokenDelta) -> Iterator[Payload]:
         """Events for items that begin, grow and end."""
         self._choice.add(delta)
-        self._untold += self._logprobs(delta.logprobs)
-        for change in self._blocks.take(self.parser.read(delta.text)):
-            yield from self._events(change)
+        for told in self._read(delta.text, delta.logprobs):
+            for change in self._take(told):
+                yield from self._events(change, told[1])
 
     def end(self) -> Iterator[Payload]:
         """Events for the last items, and the whole response."""
-        for change in [*self._blocks.take(self.parser.end()), *self._blocks.end()]:
+        for told in self._end():
+            for change in self._take(told):
+                yield from self._events(change, told[1])
+        for change in self._blocks.end():
             yield from self._events(change)
         response = self._finished()
         yield self._event(f"response.{response['status']}", response=response)
 
-    def _events(self, change: Change) -> Iterator[Payload]:
+    def fail(self, error: ApiError) -> Iterator[Payload]:
+        """The event for an error in the background, which only the response can tell of."""
+        code = "rate_limit_exceeded" if error.status == HTTPStatus.TOO_MANY_REQUESTS else "server_error"
+        self._stop("failed", error={"code": code, "message": error.body()["error"]["message"]})
+        yield self._event("response.failed", response=self.response)
+
+    def cancel(self) -> None:
+        """End the response where it is."""
+        self._stop("cancelled")
+
+    def _stop(self, status: str, **fields: Any) -> None:
+        """End the open item, which stays incomplete."""
+        for told in self._end():
+            self._take(told)
+        was_open = bool(self._blocks.end())
+        response = self._response(status) | fields
+        if was_open:
+            response["output"][-1]["status"] = "incomplete"
+        self._final = response
+
+    def _read(self, text: str, logprobs: Sequence[TokenLogprob]) -> list[Told]:
+        if self.body.wants_logprobs:
+            return self._texts.read(text, logprobs)
+        return [(piece, []) for piece in self.parser.read(text)]
+
+    def _end(self) -> list[Told]:
+        return self._texts.end() if self.body.wants_logprobs else [(piece, []) for piece in self.parser.end()]
+
+    def _take(self, told: Told) -> list[Change]:
+        """Add a piece to the blocks, and its log-probabilities to those of its block."""
+        piece, logprobs = told
+        changes = self._blocks.take([piece])
+        for change in changes:
+            if change.kind == "grow":
+                self._told.setdefault(change.block.index, []).extend(logprobs)
+        return changes
+
+    def _events(self, change: Change, logprobs: Sequence[Payload] = ()) -> Iterator[Payload]:
         block = change.block
         place = {"item_id": self._item_id(block), "output_index": block.index}
         within = {**place, "content_index": 0}
@@ -91,20 +150,19 @@ class ResponsesAnswer:
         match change.kind, block.kind:
             case "begin", "content":
                 yield self._event("response.output_item.added", **item)
-                yield self._event("response.content_part.added", **within, part=_output_text(""))
+                yield self._event("response.content_part.added", **within, part=output_text(""))
             case "begin", _:
                 yield self._event("response.output_item.added", **item)
             case "grow", "content":
-                new, self._untold = self._untold, []
-                self._told += new
-                yield self._event("response.output_text.delta", **within, delta=change.text, logprobs=new)
+                yield self._event("response.output_text.delta", **within, delta=change.text, logprobs=list(logprobs))
             case "grow", "reasoning":
                 yield self._event("response.reasoning_text.delta", **within, delta=change.text)
             case "grow", "call":
                 yield self._event("response.function_call_arguments.delta", **place, delta=change.text)
             case "end", "content":
-                yield self._event("response.output_text.done", **within, text=block.text, logprobs=self._told)
-                yield self._event("response.content_part.done", **within, part=_output_text(block.text, self._told))
+                told = self._told.get(block.index, [])
+                yield self._event("response.output_text.done", **within, text=block.text, logprobs=told)
+                yield self._event("response.content_part.done", **within, part=output_text(block.text, told))
                 yield self._event("response.output_item.done", **item)
             case "end", "reasoning":
                 yield self._event("response.reasoning_text.done", **within, text=block.text)
@@ -114,22 +172,11 @@ class ResponsesAnswer:
                 yield self._event("response.function_call_arguments.done", **done)
                 yield self._event("response.output_item.done", **item)
 
-    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> list[Payload]:
-        """Those of the tokens that add text."""
-        if not self.body.wants_logprobs:
-            return []
-        told = [
-            token_entry(self.codec, one.token_id, one.logprob)
-            | {"top_logprobs": [token_entry(self.codec, *pair) for pair in one.top]}
-            for one in logprobs
-        ]
-        return [one for one in told if one["bytes"]]
-
     def _item(self, block: Block, *, done: bool) -> Payload:
         head = {"id": self._item_id(block), "status": "completed" if done else "in_progress"}
         match block.kind:
             case "content":
-                content = [_output_text(block.text, self._told)] if done else []
+                content = [output_text(block.text, self._told.get(block.index, ()))] if done else []
                 return {**head, "type": "message", "role": "assistant", "content": content}
             case "reasoning":
                 content = [{"type": "reasoning_text", "text": block.text}] if done else []
@@ -144,7 +191,6 @@ class ResponsesAnswer:
     def _finished(self) -> Payload:
         is_cut = self._choice.finish_reason == "length"
         response = self._response("incomplete" if is_cut else "completed")
-        response["output"] = [self._item(block, done=True) for block in self._blocks.done]
         if is_cut:
             response["incomplete_details"] = {"reason": "max_output_tokens"}
             if response["output"]:
@@ -152,8 +198,13 @@ class ResponsesAnswer:
         else:
             response["completed_at"] = int(time.time())
         response |= {"usage": self._usage(), "osd": osd_field([self._choice.stats])}
+        self._final = response
         self.keep(response)
         return response
+
+    def _response(self, status: str) -> Payload:
+        head = response_head(self.body, answer_id=self.answer_id, created_s=self.created_s, status=status)
+        return head | {"output": [self._item(block, done=True) for block in self._blocks.done]}
 
     def _usage(self) -> Payload:
         counted = usage(self.prompt_tokens, [self._choice.stats])
@@ -168,38 +219,6 @@ class ResponsesAnswer:
             "total_tokens": counted["total_tokens"],
         }
 
-    def _response(self, status: str) -> Payload:
-        body = self.body
-        return {
-            "id": self.answer_id,
-            "object": "response",
-            "created_at": self.created_s,
-            "completed_at": None,
-            "status": status,
-            "background": False,
-            "error": None,
-            "incomplete_details": None,
-            "instructions": body.instructions,
-            "max_output_tokens": body.max_output_tokens,
-            "metadata": body.metadata,
-            "model": body.model,
-            "output": [],
-            "parallel_tool_calls": body.parallel_tool_calls,
-            "previous_response_id": body.previous_response_id,
-            "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
-            "service_tier": "default",
-            "store": body.store,
-            "temperature": body.temperature,
-            "text": (body.text or TextOptions()).as_sent(),
-            "tool_choice": body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.model_dump(),
-            "tools": [tool.as_sent() for tool in body.tools],
-            "top_logprobs": body.top_logprobs or 0,
-            "top_p": body.top_p,
-            "truncation": body.truncation,
-            "usage": None,
-            "user": body.user,
-        }
-
     def _event(self, kind: str, **fields: Any) -> Payload:
         number = self._num_events
         self._num_events += 1
@@ -209,7 +228,3 @@ class ResponsesAnswer:
         """An error event in OpenAI's shape, with `error`, from which its clients raise an exception."""
         shape = error.body()["error"]
         return self._event("error", code=shape["code"], message=shape["message"], param=shape["param"], error=shape)
-
-
-def _output_text(text: str, logprobs: Sequence[Payload] = ()) -> Payload:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}

@@ -91,6 +91,13 @@ class IncompleteDetails(BaseModel):
     reason: Literal["max_output_tokens"]
 
 
+class ResponseFailure(BaseModel):
+    """Why a response in the background failed."""
+
+    code: Literal["server_error", "rate_limit_exceeded"]
+    message: str
+
+
 class ResponseObject(BaseModel):
     """The answer to POST /v1/responses; fields of the request are repeated."""
 
@@ -98,9 +105,9 @@ class ResponseObject(BaseModel):
     object: Literal["response"]
     created_at: int
     completed_at: int | None
-    status: Status
-    background: Literal[False]
-    error: None
+    status: Status | Literal["queued", "failed", "cancelled"]
+    background: bool
+    error: ResponseFailure | None
     incomplete_details: IncompleteDetails | None
     instructions: str | None
     max_output_tokens: int | None
@@ -144,6 +151,53 @@ class ResponseEvent(BaseModel):
     message: str | None = None
     param: str | None = None
     error: Any = None
+
+
+class InputText(BaseModel):
+    """A part of an input message's text."""
+
+    type: Literal["input_text"]
+    text: str
+
+
+class InputMessage(BaseModel):
+    """A message of the input."""
+
+    type: Literal["message"]
+    id: str
+    role: Literal["system", "developer", "user"]
+    status: Status
+    content: list[InputText]
+
+
+class InputCallOutput(BaseModel):
+    """The result of a tool call."""
+
+    type: Literal["function_call_output"]
+    id: str
+    call_id: str
+    status: Status
+    output: list[InputText]
+
+
+InputItem = InputMessage | InputCallOutput | OutputItem
+
+
+class InputItemList(BaseModel):
+    """The answer to GET /v1/responses/{response_id}/input_items."""
+
+    object: Literal["list"]
+    data: list[InputItem]
+    first_id: str
+    last_id: str
+    has_more: bool
+
+
+class InputTokens(BaseModel):
+    """The answer to POST /v1/responses/input_tokens."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
 
 
 class DeletedResponse(BaseModel):

@@ -51,6 +51,7 @@ class CallItem(WireModel):
     call_id: _Id
     name: ToolName
     arguments: Arguments
+    async_: Annotated[None, NoEffect(False)] = Field(default=None, alias="async")
     id: _Ignored = None
     status: _Status | None = None
     caller: Annotated[None, NoEffect({"type": "direct"})] = None
@@ -63,8 +64,11 @@ class CallOutputItem(WireModel):
     type: Literal["function_call_output"]
     call_id: _Id
     output: Texts
+    name: Annotated[Text | None, Field(description="The tool's; chat templates may write it.")] = None
     id: _Ignored = None
     status: _Status | None = None
+    caller: Annotated[None, NoEffect({"type": "direct"})] = None
+    namespace: Unsupported = None
 
 
 class ReasoningText(WireModel):
@@ -126,7 +130,13 @@ def conversation(items: Sequence[Item]) -> list[dict[str, Any]]:
                 of_assistant()["tool_calls"].append(call)
             case CallOutputItem():
                 assistant = None
-                messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _parts(item.output)})
+                result = {
+                    "role": "tool",
+                    "tool_call_id": item.call_id,
+                    "content": _parts(item.output),
+                    "name": item.name,
+                }
+                messages.append(result)
             case MessageItem():
                 assistant = None
                 messages.append({"role": item.role, "content": _parts(item.content)})

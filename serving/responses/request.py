@@ -28,6 +28,10 @@ class FunctionTool(WireModel):
     description: Text | None = None
     parameters: JsonSchema | None = None
     strict: bool = False
+    async_: Annotated[None, NoEffect(False)] = Field(default=None, alias="async")
+    allowed_callers: Annotated[None, NoEffect(["direct"])] = None
+    defer_loading: Annotated[None, NoEffect(False)] = None
+    output_schema: Unsupported = None
 
     def as_chat(self) -> dict[str, Any]:
         """The tool of a chat request."""
@@ -107,7 +111,9 @@ class ReasoningOptions(WireModel):
     """Reasoning options."""
 
     effort: ReasoningEffort | None = None
+    context: Annotated[None, NoEffect("auto")] = None
     generate_summary: Unsupported = None
+    mode: Annotated[None, NoEffect("standard")] = None
     summary: Annotated[None, NoEffect("auto")] = None
 
 
@@ -135,7 +141,58 @@ ResponseId = Annotated[
 ]
 
 
-class ResponsesRequest(WireModel):
+Input = Annotated[
+    list[Item],
+    Field(min_length=1),
+    BeforeValidator(_input_items, json_schema_input_type=str | list[Item]),
+]
+
+
+class PromptFields(WireModel):
+    """The fields that make up a prompt."""
+
+    model: str | None = None
+    input: Input | None = None
+    instructions: Text | None = Field(default=None, description="The system message; not carried over.")
+    previous_response_id: Annotated[str | None, Field(max_length=256)] = None
+    tools: Annotated[list[FunctionTool], AfterValidator(_unclashing)] = []
+    tool_choice: ResponsesToolChoice = Field(default="auto", union_mode="left_to_right")
+    parallel_tool_calls: bool = True
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    conversation: Unsupported = None
+    truncation: Literal["auto", "disabled"] = Field(
+        default="disabled", description="auto leaves out the oldest turns of a conversation that is too long."
+    )
+
+    def prompt_of_chat(self, items: Sequence[Item]) -> dict[str, Any]:
+        """The fields of a chat request with the same prompt.
+
+        Args:
+            items: the conversation: those of earlier responses, and the input.
+        """
+        system = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        return {
+            "model": self.model,
+            "messages": [*system, *conversation(items)],
+            "tools": [tool.as_chat() for tool in self.tools],
+            "tool_choice": _choice_in_chat(self.tool_choice),
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "response_format": None if self.text is None else self.text.as_chat(),
+            "reasoning_effort": None if self.reasoning is None else self.reasoning.effort,
+        }
+
+
+class InputTokensRequest(PromptFields):
+    """A prompt whose tokens are counted.
+
+    Example: `{"model": "smollm2", "input": "Hello"}`
+    """
+
+    personality: Unsupported = None
+
+
+class ResponsesRequest(PromptFields):
     """Input to answer, optionally after an earlier response.
 
     `store` defaults to true: the response can be retrieved and continued, and osd learns from it. With false, the query
@@ -145,24 +202,13 @@ class ResponsesRequest(WireModel):
     """
 
     model: str
-    input: Annotated[
-        list[Item],
-        Field(min_length=1),
-        BeforeValidator(_input_items, json_schema_input_type=str | list[Item]),
-    ]
-    instructions: Text | None = Field(default=None, description="The system message; not carried over.")
-    previous_response_id: Annotated[str | None, Field(max_length=256)] = None
+    input: Input
     max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    tools: Annotated[list[FunctionTool], AfterValidator(_unclashing)] = []
-    tool_choice: ResponsesToolChoice = Field(default="auto", union_mode="left_to_right")
-    parallel_tool_calls: bool = True
     stream: bool = False
     stream_options: ResponsesStreamOptions | None = None
     store: bool = True
-    text: TextOptions | None = None
-    reasoning: ReasoningOptions | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16, description="Sent back.")] = {}
     # osd's and vLLM's
     top_k: int = Field(default=0, ge=-1)
@@ -186,10 +232,11 @@ class ResponsesRequest(WireModel):
     safety_identifier: Label = None
     user: Label = None
     access_programs: Unsupported = None
-    background: Annotated[None, NoEffect(False)] = None
+    background: bool = Field(
+        default=False, description="Answer at once with the response's id, by which the response is asked for later."
+    )
     background_options: Unsupported = None
     context_management: Annotated[None, NoEffect([])] = None
-    conversation: Unsupported = None
     enable_response_messages: Annotated[None, NoEffect(False)] = None
     image: Unsupported = None
     include: Annotated[
@@ -208,10 +255,14 @@ class ResponsesRequest(WireModel):
     prompt_cache_retention: Annotated[None, NoEffect("in_memory", "in-memory")] = None
     service_tier: Annotated[None, NoEffect("auto", "default")] = None
     top_logprobs: NumLogprobs = None
-    truncation: Literal["auto", "disabled"] = Field(
-        default="disabled", description="auto leaves out the oldest turns of a conversation that is too long."
-    )
     vllm_xargs: Annotated[None, NoEffect({})] = None
+
+    @field_validator("background")
+    @classmethod
+    def _is_stored(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not info.data.get("store", True):
+            raise ValueError("it needs store: true, since the response is asked for later")
+        return value
 
     @field_validator("top_logprobs")
     @classmethod
@@ -231,10 +282,8 @@ class ResponsesRequest(WireModel):
         Args:
             items: the conversation: those of earlier responses, and the input.
         """
-        system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         sampling = self.model_dump(
             include={
-                "model",
                 "temperature",
                 "top_p",
                 "top_k",
@@ -253,22 +302,17 @@ class ResponsesRequest(WireModel):
                 "cache_salt",
                 "store",
                 "osd",
-                "parallel_tool_calls",
             },
             exclude_unset=True,
             by_alias=True,
         )
         return ChatRequest.converted(
             {
+                **self.prompt_of_chat(items),
                 **sampling,
-                "messages": [*system, *conversation(items)],
                 "max_completion_tokens": self.max_output_tokens,
                 "logprobs": self.wants_logprobs,
                 "top_logprobs": self.top_logprobs,
-                "tools": [tool.as_chat() for tool in self.tools],
-                "tool_choice": _choice_in_chat(self.tool_choice),
-                "response_format": None if self.text is None else self.text.as_chat(),
-                "reasoning_effort": None if self.reasoning is None else self.reasoning.effort,
             }
         )
 

@@ -18,10 +18,14 @@ class _Stored:
     """JSON."""
     items: bytes
     """All items up to the response's end, as JSON."""
+    num_input: int
+    """How many of them came before the response's output."""
+    events: tuple[str, ...]
+    """Those of a stream of it, each as JSON; none unless it was made in the background."""
 
     @property
     def num_bytes(self) -> int:
-        return len(self.response) + len(self.items)
+        return len(self.response) + len(self.items) + sum(map(len, self.events))
 
 
 class ResponseStore:
@@ -34,22 +38,31 @@ class ResponseStore:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._num_bytes = 0
         self._stored: OrderedDict[tuple[str, str], _Stored] = OrderedDict()
         """By owner and id."""
 
-    def put(self, owner: str, response: dict[str, Any], items: Sequence[Item]) -> None:
-        """Store a finished response, unless it is larger than the store."""
-        items_json = ITEMS.dump_json(list(items), exclude_none=True)
-        stored, key = _Stored(json.dumps(response), items_json), (owner, response["id"])
-        if stored.num_bytes > self._max_bytes:
+    def put(self, owner: str, response: dict[str, Any], items: Sequence[Item], *, events: Sequence[str] = ()) -> None:
+        """Store a finished response, unless it is larger than the store.
+
+        Args:
+            owner: whose it is.
+            response: as it was sent.
+            items: what came before its output.
+            events: those of a stream of it, for who asks for one later.
+        """
+        output = [item for item in response["output"] if _can_be_sent_back(item)]
+        items_json = ITEMS.dump_json([*items, *ITEMS.validate_python(output)], exclude_none=True)
+        stored = _Stored(json.dumps(response), items_json, len(items), tuple(events))
+        key = (owner, response["id"])
+        if stored.num_bytes > self.max_bytes:
             return
         if key in self._stored:  # two requests at once chose this id
             self._num_bytes -= self._stored.pop(key).num_bytes
         self._stored[key] = stored
         self._num_bytes += stored.num_bytes
-        while self._num_bytes > self._max_bytes:
+        while self._num_bytes > self.max_bytes:
             self._num_bytes -= self._stored.popitem(last=False)[1].num_bytes
 
     def items(self, owner: str, response_id: str, param: str) -> list[Item]:
@@ -59,6 +72,15 @@ class ResponseStore:
             ApiError: 404, it is not stored, or belongs to another key.
         """
         return ITEMS.validate_json(self._get(owner, response_id, param).items)
+
+    def input_items(self, owner: str, response_id: str) -> list[Item]:
+        """All items before this response's output. Raises as `items` does."""
+        stored = self._get(owner, response_id, "response_id")
+        return ITEMS.validate_json(stored.items)[: stored.num_input]
+
+    def events(self, owner: str, response_id: str) -> tuple[str, ...]:
+        """The events of a response that was made in the background, each as JSON. Raises as `items` does."""
+        return self._get(owner, response_id, "response_id").events
 
     def response(self, owner: str, response_id: str) -> dict[str, Any]:
         """The response as it was sent. Raises as `items` does."""
@@ -90,3 +112,8 @@ class ResponseStore:
             raise ApiError(404, message, param=param, code="response_not_found")
         self._stored.move_to_end((owner, response_id))
         return stored
+
+
+def _can_be_sent_back(item: dict[str, Any]) -> bool:
+    """Not so a call whose arguments were cut off, which no template can write out."""
+    return not (item["type"] == "function_call" and item["status"] == "incomplete")

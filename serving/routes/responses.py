@@ -1,27 +1,28 @@
-"""POST /v1/responses; GET and DELETE /v1/responses/{id}."""
+"""POST /v1/responses and /v1/responses/input_tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from serving.answering.answer import respond
+from serving.answering.answer import observed_deltas, respond
 from serving.answering.prepare import PreparedChat, prepare_chat
+from serving.answering.queries import check_model, encode_messages
+from serving.answering.sse import EventStream
 from serving.guards.admission import admits
-from serving.guards.api_keys import api_key
-from serving.guards.routes import key_domain, with_api_key
+from serving.guards.routes import key_domain, owner_of, with_api_key
 from serving.openapi import API_KEY, errors, whole_or_streamed
-from serving.parsing.pieces import PlainText
 from serving.responses.answer import ResponsesAnswer
-from serving.responses.answers import DeletedResponse, ResponseEvent, ResponseObject
-from serving.responses.items import ITEMS, Item
-from serving.responses.request import ResponsesRequest
+from serving.responses.answers import InputTokens, ResponseEvent, ResponseObject
+from serving.responses.background import FRAMING
+from serving.responses.items import Item
+from serving.responses.request import InputTokensRequest, PromptFields, ResponsesRequest
 from serving.responses.truncation import with_newest_turns
 from serving.services import Services, ServicesDep
+from serving.wire.chat_request import ChatRequest
 from serving.wire.errors import ApiError
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY))
@@ -32,14 +33,14 @@ router = APIRouter(route_class=admits(with_api_key, API_KEY))
     responses=whole_or_streamed(ResponseObject, ResponseEvent) | errors(400, 401, 404, 408, 413, 429, 500, 503, 504),
 )
 async def create_response(body: ResponsesRequest, http: Request, services: ServicesDep) -> Response:
-    """Answer an input, perhaps after a past response, streamed or whole."""
-    owner, past = _owner(http, services), []
-    if body.previous_response_id is not None:
-        past = services.responses.items(owner, body.previous_response_id, "previous_response_id")
-    query_id = f"resp_{http.state.answer_id}"
+    """Answer an input, perhaps after a past response: whole, streamed, or in the background."""
+    owner = owner_of(http, services)
+    if body.background:
+        services.background.check_room()
     if body.request_id is not None:
-        services.responses.check_unused(owner, body.request_id, "request_id")
-    items = [*past, *body.input]
+        services.background.check_unused(owner, body.request_id, "request_id")
+    query_id = f"resp_{http.state.answer_id}"
+    items = [*_past(body, owner, services), *body.input]
 
     async def prepare(items: Sequence[Item]) -> PreparedChat:
         return await prepare_chat(
@@ -52,53 +53,57 @@ async def create_response(body: ResponsesRequest, http: Request, services: Servi
         )
 
     chat = await (with_newest_turns(items, prepare) if body.truncation == "auto" else prepare(items))
-    parser = chat.new_parser()
-    if body.wants_logprobs and not isinstance(parser, PlainText):
-        message = "'include': log-probabilities are told of plain answers only, without tools or reasoning; ask a chat."
-        raise ApiError(400, message, param="include", code="unsupported_parameter")
 
     def keep(response: dict[str, Any]) -> None:
-        if body.store:
-            output = [item for item in response["output"] if _can_be_sent_back(item)]
-            services.responses.put(owner, response, [*items, *ITEMS.validate_python(output)])
+        if body.store and not body.background:
+            services.responses.put(owner, response, items)
 
     answer = ResponsesAnswer(
         answer_id=body.request_id or query_id,
         body=body,
         codec=services.codec,
-        parser=parser,
+        parser=chat.new_parser(),
         prompt_tokens=len(chat.prompt_ids),
+        shows_special=not chat.queries[0].params.skip_special_tokens,
         keep=keep,
     )
-    return await respond(http, services, answer, chat.queries, stream=body.stream)
+    if not body.background:
+        return await respond(http, services, answer, chat.queries, stream=body.stream)
+    deltas = observed_deltas(http, services, chat.queries, pings=False)
+    run = services.background.start(owner, answer, deltas, items)
+    if body.stream:
+        return EventStream(run.follow(0, services.config.server.ping_interval_s), FRAMING)
+    return JSONResponse(run.answer.response)
 
 
-@router.get(
-    "/v1/responses/{response_id}", responses={200: {"model": ResponseObject}, **errors(400, 401, 404, 429, 500)}
+@router.post(
+    "/v1/responses/input_tokens",
+    responses={200: {"model": InputTokens}, **errors(400, 401, 404, 408, 413, 429, 500)},
 )
-async def retrieve_response(response_id: str, http: Request, services: ServicesDep) -> Response:
-    """A past response that was stored, and not forgotten since."""
-    if http.query_params.get("stream", "false").lower() not in ("false", "0"):
-        message = "'stream' is not supported by osd: a past response is sent whole."
-        raise ApiError(400, message, param="stream", code="unsupported_parameter")
-    return JSONResponse(services.responses.response(_owner(http, services), response_id))
+async def count_input_tokens(body: InputTokensRequest, http: Request, services: ServicesDep) -> Response:
+    """How many tokens the prompt of such a response has."""
+    codec = services.codec
+    check_model(body.model, services.model_names)
+    items = [*_past(body, owner_of(http, services), services), *(body.input or ())]
+    if not items and not body.instructions:
+        raise ApiError(400, "'input' is required.", param="input", code="missing_required_parameter")
+
+    async def count(items: Sequence[Item]) -> int:
+        fields = body.prompt_of_chat(items)
+        chat = ChatRequest.converted({**fields, "model": body.model or codec.model_id})
+        prompt_ids = await encode_messages(codec, chat.messages, chat.offered_tools, "input", chat.chat_options())
+        if body.truncation == "auto" and len(prompt_ids) >= codec.context_tokens:
+            message = f"The newest turn alone has {len(prompt_ids)} tokens; the context holds {codec.context_tokens}."
+            raise ApiError(400, message, param="input", code="context_length_exceeded")
+        return len(prompt_ids)
+
+    num_tokens = await (with_newest_turns(items, count) if body.truncation == "auto" and items else count(items))
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": num_tokens})
 
 
-@router.delete(
-    "/v1/responses/{response_id}", responses={200: {"model": DeletedResponse}, **errors(401, 404, 408, 413, 429, 500)}
-)
-async def delete_response(response_id: str, http: Request, services: ServicesDep) -> Response:
-    """Forget a past response; those that continued it keep what was said."""
-    services.responses.delete(_owner(http, services), response_id)
-    return JSONResponse({"id": response_id, "object": "response", "deleted": True})
-
-
-def _owner(http: Request, services: Services) -> str:
-    """Whose responses these are: those of the API key, or everybody's where none is asked for."""
-    has_keys = bool(services.config.server.api_keys_sha256)
-    return sha256((api_key(http.headers) or "").encode()).hexdigest() if has_keys else ""
-
-
-def _can_be_sent_back(item: dict[str, Any]) -> bool:
-    """Not so a call whose arguments were cut off, which no template can write out."""
-    return not (item["type"] == "function_call" and item["status"] == "incomplete")
+def _past(body: PromptFields, owner: str, services: Services) -> list[Item]:
+    """What was said up to the end of the previous response, if one is named."""
+    if body.previous_response_id is None:
+        return []
+    services.background.check_ended(owner, body.previous_response_id, "previous_response_id")
+    return services.responses.items(owner, body.previous_response_id, "previous_response_id")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from serving.wire.inert_fields import WireModel
+from serving.wire.inert_fields import NoEffect, WireModel
 from serving.wire.text import Text
 
 MAX_TOOLS = 128
@@ -43,6 +43,7 @@ class Function(WireModel):
         default=None, description="JSON Schema of the arguments, for the model to read."
     )
     strict: bool = Field(default=False, description="Its arguments always keep to the schema.")
+    defer_loading: Annotated[None, NoEffect(False)] = None
 
     def for_template(self) -> dict[str, Any]:
         """The tool as chat templates expect it."""
@@ -56,6 +57,7 @@ class Tool(WireModel):
 
     type: Literal["function"]
     function: Function
+    defer_loading: Annotated[None, NoEffect(False)] = None
 
 
 def unclashing(names: list[str]) -> None:

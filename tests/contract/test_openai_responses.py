@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent, response_create_params
+from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from osd.config.settings import load_config
@@ -17,7 +17,6 @@ from osd.records.errors import EngineUnavailableError
 from osd.text.chat_template import ChatFeatures
 from serving.app import create_app
 from serving.responses.items import ITEMS
-from serving.responses.request import ResponsesRequest
 from serving.responses.store import ResponseStore
 from serving.wire.errors import ApiError
 from tests.kit.fakes import FakeCodec, FakeEngineClient
@@ -208,9 +207,8 @@ def test_responses_are_retrieved_and_deleted_by_their_owner(client: openai.OpenA
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "other"}}, "tool_choice"),
         ({"text": {"format": {"type": "xml"}}}, "text.format"),
-        ({"background": True}, "background"),
+        ({"background": True, "store": False}, "background"),
         ({"truncation": "always"}, "truncation"),
-        ({"include": ["message.output_text.logprobs"], "tools": TOOLS}, "include"),
         ({"include": ["mystery"]}, "include[0]"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"tools": TOOLS, "tool_choice": _allowed("auto", "other")}, "tool_choice"),
@@ -237,7 +235,7 @@ def test_what_asks_for_nothing_of_this_server_is_accepted(client: openai.OpenAI)
 
 
 def test_log_probabilities_of_the_text() -> None:
-    """The same whether streamed or whole; a model that may reason has to be asked by a chat."""
+    """The same whether streamed or whole."""
     engine = FakeEngineClient(answer="Hello world")
     with (
         serve(create_app(load_config(), engine, FakeCodec(), admin_token_sha256="")) as url,
@@ -257,10 +255,28 @@ def test_log_probabilities_of_the_text() -> None:
         assert last.response.output[0].content[0].logprobs == text.logprobs
 
 
-def test_every_field_of_the_client_is_known() -> None:
-    """Also those that are refused, with why."""
-    asked = response_create_params.ResponseCreateParamsBase.__annotations__.keys()
-    assert asked | {"stream"} <= ResponsesRequest.model_fields.keys()
+@pytest.mark.parametrize("tokens_per_delta", [1, 3, 300])
+def test_log_probabilities_beside_reasoning_and_calls_are_those_of_the_text(
+    client: openai.OpenAI, engine: FakeEngineClient, tokens_per_delta: int
+) -> None:
+    """The text's letters are in the reasoning, the marks and the calls as well."""
+    engine.tokens_per_delta = tokens_per_delta
+    call = '<tool_call>{"name": "look", "arguments": {"hi": "hi"}}</tool_call>'
+    engine.answer = f'<think>hi</think>\n\nhi <b>, <<tool"\n{call}\nhi too'
+    asked: Any = {"tools": TOOLS, "include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    texts = ['hi <b>, <<tool"', "hi too"]
+
+    def spelt(response: Any) -> list[str]:
+        contents = [item.content[0] for item in response.output if item.type == "message"]
+        assert [content.text.strip() for content in contents] == texts
+        return ["".join(one.token for one in content.logprobs).strip() for content in contents]
+
+    assert spelt(create(client, **asked)) == texts
+    events: Any = list(client.responses.create(model=MODEL, input="hi", stream=True, **asked))
+    assert spelt(events[-1].response) == texts
+    for kind, index in (("response.output_text.delta", 1), ("response.output_text.delta", 3)):
+        deltas = [event for event in events if event.type == kind and event.output_index == index]
+        assert all("".join(one.token for one in event.logprobs).strip() == event.delta.strip() for event in deltas)
 
 
 @pytest.mark.parametrize("num_turns", range(1, 12))
@@ -302,7 +318,7 @@ def test_an_unknown_past_response_is_named(client: openai.OpenAI) -> None:
 
 def test_an_error_in_mid_stream(client: openai.OpenAI, engine: FakeEngineClient) -> None:
     engine.fail_after = (2, EngineUnavailableError("no engine came back"))
-    kinds = []
+    kinds: list[str] = []
     with pytest.raises(openai.APIError, match="no engine came back"):
         for event in client.responses.create(model=MODEL, input="hi", stream=True):
             kinds.append(event.type)
@@ -310,7 +326,7 @@ def test_an_error_in_mid_stream(client: openai.OpenAI, engine: FakeEngineClient)
 
 
 def stored(text: str) -> tuple[dict[str, Any], Any]:
-    return {"id": text, "output": "x" * 100}, ITEMS.validate_python([{"role": "user", "content": text}])
+    return {"id": text, "output": [], "user": "x" * 100}, ITEMS.validate_python([{"role": "user", "content": text}])
 
 
 def test_the_store_forgets_what_was_not_used_for_longest() -> None:
@@ -328,7 +344,8 @@ def test_the_store_forgets_what_was_not_used_for_longest() -> None:
                 assert error.status == 404
     assert "h" in kept[-4:] and "b" not in kept
     assert store._num_bytes == sum(one.num_bytes for one in store._stored.values()) <= 1000
-    store.put("me", {"id": "large", "output": "x" * 2000}, [])
+    store.put("me", {"id": "large", "output": [], "user": "x" * 2000}, [])
+    store.put("me", {"id": "large", "output": []}, [], events=["x" * 2000])
     with pytest.raises(ApiError):
         store.response("me", "large")
     store.put("me", *stored("h"))  # again, as when two requests chose one id

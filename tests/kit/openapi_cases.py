@@ -21,10 +21,11 @@ KEY, TOKEN = "a-key", "a-long-admin-token"
 CSRF = {"X-OSD-Admin": "1"}
 CHATS, COMPLETIONS, MODELS, MODEL = "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}"
 MESSAGES, COUNT, RESPONSES = "/v1/messages", "/v1/messages/count_tokens", "/v1/responses"
-RESPONSE = "/v1/responses/{response_id}"
+RESPONSE, INPUT_TOKENS = "/v1/responses/{response_id}", "/v1/responses/input_tokens"
+INPUT_ITEMS, CANCEL = f"{RESPONSE}/input_items", f"{RESPONSE}/cancel"
 TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 TOOL = {"type": "function", "function": {"name": "add"}}
-OF_RESPONSES = [("GET", RESPONSE), ("DELETE", RESPONSE)]
+OF_RESPONSES = [("GET", RESPONSE), ("DELETE", RESPONSE), ("GET", INPUT_ITEMS)]
 CALLING: dict[str, Any] = {
     "engine": FakeEngineClient(answer='<think>x</think>y<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'),
     "codec": FakeCodec(features=ChatFeatures(tools=True, calls=True, call_format="hermes", reasoning=True)),
@@ -48,6 +49,8 @@ POSTS: dict[str, dict[str, Any]] = {
     MESSAGES: {**CHAT, "max_tokens": 100},
     COUNT: CHAT,
     RESPONSES: {"model": "fake-model", "input": "hi"},
+    INPUT_TOKENS: {"model": "fake-model", "input": "hi"},
+    CANCEL: {},
     TOKENIZE: {"prompt": "hi"},
     DETOKENIZE: {"tokens": [104]},
     f"{ADMIN}/login": {"token": TOKEN},
@@ -248,8 +251,21 @@ def cases() -> list[Case]:
         Case(status=400, path=COUNT, body={}),
         Case(status=404, path=COUNT, body={**CHAT, "model": "other"}),
         Case(status=200, method="GET", path=RESPONSE, url="stored"),
-        Case(status=400, method="GET", path=RESPONSE, url=f"{RESPONSES}/x?stream=true"),
+        Case(status=400, method="GET", path=RESPONSE, url="stored?stream=true"),
         Case(status=404, method="GET", path=RESPONSE, url=f"{RESPONSES}/x"),
+        Case(status=200, method="GET", path=RESPONSE, url="background?stream=true"),
+        Case(status=200, path=RESPONSES, body={**POSTS[RESPONSES], "background": True}),
+        Case(status=200, path=RESPONSES, body={**POSTS[RESPONSES], "background": True, "stream": True}),
+        Case(status=200, path=RESPONSES, body={**POSTS[RESPONSES], "background": True, "stream": True}, engine=broken),
+        Case(status=200, path=INPUT_TOKENS),
+        Case(status=400, path=INPUT_TOKENS, body={"input": []}),
+        Case(status=404, path=INPUT_TOKENS, body={"model": "other", "input": "hi"}),
+        Case(status=200, path=CANCEL, url="background/cancel"),
+        Case(status=400, path=CANCEL, url="stored/cancel"),
+        Case(status=404, path=CANCEL, url=f"{RESPONSES}/x/cancel"),
+        Case(status=200, method="GET", path=INPUT_ITEMS, url="stored/input_items"),
+        Case(status=400, method="GET", path=INPUT_ITEMS, url=f"{RESPONSES}/x/input_items?limit=0"),
+        Case(status=404, method="GET", path=INPUT_ITEMS, url=f"{RESPONSES}/x/input_items"),
         Case(status=200, method="DELETE", path=RESPONSE, url="stored"),
         Case(status=404, method="DELETE", path=RESPONSE, url=f"{RESPONSES}/x"),
         Case(status=413, method="DELETE", path=RESPONSE, body="x" * 2000, server={"max_body_bytes": 1024}),

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from osd.config.settings import load_config
 from serving.app import create_app
 from serving.messages.request import MessagesRequest
-from serving.responses.request import ResponsesRequest
+from serving.responses.request import InputTokensRequest, ResponsesRequest
 from serving.routes.tokenize import DetokenizeRequest, TokenizeRequest
 from serving.wire.chat_request import ChatRequest, Message, TextPart
 from serving.wire.completions_request import CompletionRequest
@@ -51,6 +51,7 @@ def rows_of(heading: str) -> dict[str, str]:
         ("A tool, and its function", fields_of(Tool) | fields_of(Function)),
         ("A tool call, and its function", fields_of(ToolCall) | fields_of(CalledFunction)),
         ("`/v1/responses`", fields_of(ResponsesRequest)),
+        ("`/v1/responses/input_tokens`", fields_of(InputTokensRequest)),
         ("`/v1/messages`", fields_of(MessagesRequest)),
         ("`/tokenize`", fields_of(TokenizeRequest)),
         ("`/detokenize`", fields_of(DetokenizeRequest)),
