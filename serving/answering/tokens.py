@@ -54,21 +54,23 @@ class TokenFields:
         """The answer's tokens."""
         return {"token_ids": list(token_ids)} if self.body.return_token_ids else {}
 
+    def ids_of_prompt(self, index: int) -> dict[str, Any]:
+        """The tokens of a choice's prompt."""
+        return {"prompt_token_ids": list(self.prompts[index])} if self.body.return_token_ids else {}
+
     def of_prompt(self, index: int, choice: Choice) -> dict[str, Any]:
         """The fields that tell of a choice's prompt."""
-        fields: dict[str, Any] = {}
-        if self.body.return_token_ids:
-            fields["prompt_token_ids"] = list(self.prompts[index])
+        fields = self.ids_of_prompt(index)
         if self.body.prompt_logprobs is not None:
             fields["prompt_logprobs"] = [None, *map(self._by_id, choice.prompt_logprobs)]
         return fields
 
     def of_delta(self, index: int, delta: TokenDelta) -> dict[str, Any]:
-        """The fields of a piece of a stream; the prompt's tokens are in a choice's first."""
+        """The fields of a piece of a stream of plain completions; the prompt's tokens are in a choice's first."""
         fields = self.ids(delta.token_ids)
-        if fields and index not in self._begun:
+        if index not in self._begun:
             self._begun.add(index)
-            fields["prompt_token_ids"] = list(self.prompts[index])
+            fields |= self.ids_of_prompt(index)
         return fields
 
     def spelt(self, token_id: int, text: str) -> str:

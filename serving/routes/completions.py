@@ -27,6 +27,7 @@ from serving.wire.answers import Completion, CompletionChunk
 from serving.wire.choices import ChoicesAnswer
 from serving.wire.completions_request import CompletionRequest
 from serving.wire.completions_view import CompletionView
+from serving.wire.errors import ApiError
 from serving.wire.request_base import StreamOptions
 
 router = APIRouter(route_class=admits(with_api_key, API_KEY))
@@ -41,6 +42,9 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
     codec = services.codec
     domain = query_domain(body.osd.domain, check_model(body.model, services.model_names), key_domain(http, services))
     check_num_choices(len(body.prompt), body.n)
+    if body.max_tokens == 0 and not body.echo:
+        message = "'max_tokens' is 0, which is for echo: true; give at least 1 without it."
+        raise ApiError(400, message, param="max_tokens", code="invalid_value")
     num_chars = sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str))
     encode = partial(codec.encode_text, add_special_tokens=body.add_special_tokens)
     encoded = [

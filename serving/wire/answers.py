@@ -195,7 +195,6 @@ class ChatChunkChoice(BaseModel):
     logprobs: ChatLogprobs | None
     finish_reason: ChatFinished | None
     token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
 
 
 class ChatCompletionChunk(BaseModel):
@@ -209,6 +208,8 @@ class ChatCompletionChunk(BaseModel):
     usage: Usage | None = None
     osd: OsdStats | None = None
     metrics: Metrics | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_text: str | None = None
 
 
 class CompletionLogprobs(BaseModel):

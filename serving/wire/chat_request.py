@@ -163,7 +163,9 @@ class ChatRequest(TemplateFields, InertChat, GenerationFields):
     reasoning_effort: ReasoningEffort | None = Field(
         default=None, description="A variable of the chat template; sets enable_thinking, too."
     )
-    return_prompt_text: bool = Field(default=False, description="The answer holds the rendered prompt, prompt_text.")
+    return_prompt_text: bool = Field(
+        default=False, description="The answer, or a stream's first chunk, holds the rendered prompt, prompt_text."
+    )
     add_special_tokens: bool = Field(
         default=False, description="Of the prompt: those that the tokenizer puts around a text, besides the template's."
     )
@@ -179,13 +181,6 @@ class ChatRequest(TemplateFields, InertChat, GenerationFields):
     def _one_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("max_tokens") not in (None, value):
             raise ValueError("it differs from max_tokens; give one of them")
-        return value
-
-    @field_validator("return_prompt_text")
-    @classmethod
-    def _is_not_in_streams(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("stream"):
-            raise ValueError("the prompt's text is not sent in streams; leave one of them out")
         return value
 
     @field_validator("tool_choice")

@@ -83,8 +83,14 @@ class ChatView:
 
     def of_answer(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Fields of the answer as a whole: what was asked of the prompt, which all choices share."""
-        text = {} if self._prompt_text is None else {"prompt_text": self._prompt_text}
-        return text | (self._tokens.of_prompt(0, choices[0]) if self._tokens else {})
+        return self._text_of_prompt() | (self._tokens.of_prompt(0, choices[0]) if self._tokens else {})
+
+    def of_first_chunk(self) -> dict[str, Any]:
+        """The same, but for the prompt's log-probabilities, which streams do not have."""
+        return self._text_of_prompt() | (self._tokens.ids_of_prompt(0) if self._tokens else {})
+
+    def _text_of_prompt(self) -> dict[str, Any]:
+        return {} if self._prompt_text is None else {"prompt_text": self._prompt_text}
 
     def opening(self, index: int) -> dict[str, Any]:
         """The first chunk of a choice: the role, and what is echoed."""
@@ -99,7 +105,7 @@ class ChatView:
         self._num_calls[index] += sum(isinstance(one, CallStart) for one in parsed)
         deltas = [self._delta(one) for one in parsed if self._include_reasoning or not isinstance(one, Reasoning)]
         logprobs = delta.logprobs if self._logprobs else ()
-        tokens = self._tokens.of_delta(index, delta) if self._tokens else {}
+        tokens = self._tokens.ids(delta.token_ids) if self._tokens else {}
         if not deltas and (logprobs or tokens):
             deltas.append({"content": ""})
         if delta.finish_reason and (not deltas or "tool_calls" in deltas[-1]):

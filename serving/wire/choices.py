@@ -31,6 +31,10 @@ class View(Protocol):
         """Further fields of the whole answer."""
         ...
 
+    def of_first_chunk(self) -> Payload:
+        """Further fields of a stream's first chunk."""
+        ...
+
     def opening(self, index: int) -> Payload | None:
         """The JSON with which a stream opens a choice; None for nothing."""
         ...
@@ -71,9 +75,10 @@ class ChoicesAnswer:
         """Each piece as a chunk. The last chunk carries `osd`, unless one with the token counts follows."""
         head = self._head(self.view.chunk_object)
         if index not in self._opened:
+            first = {} if self._opened else self.view.of_first_chunk()
             self._opened.add(index)
             if (opening := self.view.opening(index)) is not None:
-                yield {**head, "choices": [opening], **self._usage_so_far()}
+                yield {**head, "choices": [opening], **self._usage_so_far(), **first}
         self._output_tokens += len(delta.token_ids)
         if delta.finish_reason is not None:
             self._stats.append(delta.stats or QueryStats())

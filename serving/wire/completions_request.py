@@ -46,7 +46,6 @@ class CompletionRequest(InertCompletion, GenerationFields):
     echo: bool = Field(
         default=False,
         description="Begin the text, and the log-probabilities, with the prompt's.",
-        validate_default=True,
     )
     add_special_tokens: bool = Field(
         default=True, description="Of a text: begin (or end) with those that the tokenizer puts around it."
@@ -63,13 +62,6 @@ class CompletionRequest(InertCompletion, GenerationFields):
     def answer_limit(self) -> int:
         """Most tokens of the answer."""
         return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-
-    @field_validator("echo")
-    @classmethod
-    def _has_something_to_tell(cls, value: bool, info: ValidationInfo) -> bool:
-        if not value and info.data.get("max_tokens") == 0:
-            raise ValueError("max_tokens is 0, which is for echo: true; give at least 1 without it")
-        return value
 
     @field_validator("best_of")
     @classmethod

@@ -57,6 +57,10 @@ class CompletionView:
         """Nothing: all that is said of a prompt is said in its choices."""
         return {}
 
+    def of_first_chunk(self) -> dict[str, Any]:
+        """Nothing: what is said of a prompt is in the first piece of each of its choices."""
+        return {}
+
     def opening(self, index: int) -> None:
         """None: completions have no opening chunk."""
 

@@ -75,6 +75,18 @@ def test_token_ids_of_a_stream(service: _Service) -> None:
     assert prompts == list(service.codec.encode_text("It was a"))
 
 
+def test_a_streamed_chat_tells_of_its_prompt_in_the_first_chunk(service: _Service) -> None:
+    asked = {"return_token_ids": True, "return_prompt_text": True}
+    whole = service.chat(**asked)
+    body = {**_ASK, "messages": [{"role": "user", "content": "hi"}], **asked, "stream": True, "n": 2}
+    with httpx.stream("POST", f"{service.url}/v1/chat/completions", json=body, timeout=60) as answer:
+        chunks = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
+    for field in ("prompt_token_ids", "prompt_text"):
+        assert chunks[0][field] and chunks[0][field] == whole[field]
+    assert not any("prompt_token_ids" in chunk or "prompt_text" in chunk for chunk in chunks[1:])
+    assert not any("prompt_token_ids" in choice for chunk in chunks for choice in chunk["choices"])
+
+
 def test_biases_and_allowed_tokens(service: _Service) -> None:
     assert set(_ids(service.complete(logit_bias={"40": 100}, return_token_ids=True))) == {40}
     assert set(_ids(service.complete(allowed_token_ids=[50, 60], return_token_ids=True))) <= {50, 60}
@@ -293,7 +305,7 @@ def test_prompts_are_shared_under_the_same_salt_only(service: _Service) -> None:
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
         ({"allowed_token_ids": [99999]}, "allowed_token_ids"),
         ({"min_tokens": 13}, "min_tokens"),
-        ({"max_tokens": 0}, "echo"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"prompt_logprobs": -1}, "prompt_logprobs"),
         ({"logprobs": 21}, "logprobs"),
     ],

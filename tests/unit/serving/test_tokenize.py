@@ -142,7 +142,6 @@ async def test_what_a_template_is_told(fields: dict[str, Any], end: str) -> None
         ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs"),
-        ({"return_prompt_text": True, "stream": True}, "return_prompt_text"),
         ({"reasoning_effort": "some"}, "reasoning_effort"),
     ],
 )
