@@ -46,14 +46,14 @@ adapt: setup  ## replay how drafters adapt to a stream and to a shift, without a
 # Two processes, since most tests wait for a thread or a process of their own; kernels are compiled before the first one.
 PYTEST := $(BIN)/python -m pytest --build-kernels -n $(or $(WORKERS),2) --dist loadscope --no-loadscope-reorder
 
-kernels: setup-dev  ## compile the CPU kernels that tests call; the tests below do so, too
+kernels: setup  ## compile the CPU kernels that tests call; the tests below do so, too
 	@$(BIN)/python -m tests.kit.kernel_builds
 
 test: setup-dev  ## the tests, after compiling the kernels that they call
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: setup-dev  ## the slow ones, too, but for most of those of a cluster
-	@$(PYTEST) -m "not gpu and not cluster" $(ARGS)
+	@$(PYTEST) -m "not gpu and not cluster and not reduced" $(ARGS)
 
 test-cluster: setup-dev  ## changes and faults of a Ray cluster of three nodes, one at a time
 	@$(BIN)/python -m pytest -m cluster $(ARGS)

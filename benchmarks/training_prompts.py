@@ -38,6 +38,8 @@ _PACKAGES = ("networkx", "sympy", "mpmath", "numpy")
 """Packages with many small functions whose docstrings have examples, as HumanEval's do."""
 _MAX_FUNCTIONS, _MAX_PACKAGE_FUNCTIONS, _MAX_TASKS = 2000, 3000, 2000
 _MIN_DOCSTRING_CHARS, _MAX_PROMPT_CHARS = 60, 1200
+_BLOCKS = (ast.stmt, ast.ExceptHandler, ast.match_case)
+"""The kinds of nodes in which a function's definition can be."""
 
 
 def training_prompts() -> list[Messages]:
@@ -105,12 +107,21 @@ def _of_packages() -> list[tuple[str, str]]:
 def _documented(path: Path) -> Iterator[tuple[str, str]]:
     """(source up to the end of the docstring, docstring) of each function in a file."""
     source = path.read_text(encoding="utf-8", errors="replace")
-    for node in ast.walk(ast.parse(source)):
-        docstring = ast.get_docstring(node) or "" if isinstance(node, ast.FunctionDef) else ""
-        if isinstance(node, ast.FunctionDef) and len(docstring) >= _MIN_DOCSTRING_CHARS:
-            lines = source.split("\n")[node.lineno - 1 : node.body[0].end_lineno]
+    all_lines = source.split("\n")
+    for node in _functions_in(ast.parse(source)):
+        docstring = ast.get_docstring(node) or ""
+        if len(docstring) >= _MIN_DOCSTRING_CHARS:
+            lines = all_lines[node.lineno - 1 : node.body[0].end_lineno]
             indent = len(lines[0]) - len(lines[0].lstrip())
             yield "\n".join(line[indent:] for line in lines), docstring
+
+
+def _functions_in(module: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Functions and methods in the order of `ast.walk`, without its visit to every expression."""
+    level: list[ast.AST] = [module]
+    while level:
+        yield from (node for node in level if isinstance(node, ast.FunctionDef))
+        level = [child for node in level for child in ast.iter_child_nodes(node) if isinstance(child, _BLOCKS)]
 
 
 def _replies() -> Iterator[Messages]:

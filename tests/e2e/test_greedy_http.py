@@ -44,7 +44,10 @@ _FIRST_LAYERS = 6
 _LENGTHS = (24, 9, 16)
 
 
-@pytest.fixture(scope="module", params=["first layers", pytest.param("whole", marks=pytest.mark.slow)])
+_TARGETS = [pytest.param("first layers", marks=pytest.mark.reduced), pytest.param("whole", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=_TARGETS)
 def resolved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ResolvedTarget:
     """The default target, converted once on this machine."""
     whole = resolve_target("smollm2", default_state_dir())

@@ -1,6 +1,7 @@
 """`osd serve` as a program: with what it cannot serve it ends with one line, and it leaves nothing running.
 
-What is refused before an actor is started is in `unit/serving/test_refused_start.py`.
+What is refused before an actor is started is in `unit/serving/test_refused_start.py`. Here an engine's actor refuses
+one thing; what else it refuses is in `unit/models/test_slot_model.py` and `unit/drafters/test_create.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from tests.kit.osd_program import program, ready_url, started_by
-from tests.kit.saved_models import save_llama, save_tokenizer
+from tests.kit.saved_models import save_llama
 from tests.kit.waiting import wait_for
 
 _START_S = 90.0
@@ -28,8 +29,6 @@ _STOP_S = 60.0
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_llama(folder / "tiny")
-    save_llama(folder / "shifted", shift=5)
-    save_llama(folder / "bigger", extra_tokens=3)
     return folder
 
 
@@ -71,15 +70,6 @@ def test_a_torn_file(tiny: Path, tmp_path: Path, name: str, said: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "said"), [("shifted", "another tokenizer"), ("bigger", "tokens")])
-def test_a_drafter_of_another_tokenizer(models: Path, tmp_path: Path, model: str, said: str) -> None:
-    options = ("--drafter", "model", "--drafter-model", models / model)
-    error = refusal(tmp_path, "--target", models / "tiny", *options, "--no-train", within_s=_START_S)
-    assert said in error and model in error
-
-
-@pytest.mark.ray
-@pytest.mark.slow
 def test_a_drafter_made_for_another_shape(tiny: Path, tmp_path: Path) -> None:
     from osd.io.weight_store import FileWeightStore
     from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
@@ -92,20 +82,6 @@ def test_a_drafter_made_for_another_shape(tiny: Path, tmp_path: Path) -> None:
     store.publish(net.state_dict(), kind="feature", config=config.as_dict(), parent=None)
     error = refusal(tmp_path, "--target", tiny, "--no-train", within_s=_START_S)
     assert "hidden size 48" in error and "osd drafter init" in error
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_an_architecture_that_cannot_be_served(tmp_path: Path) -> None:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    folder = tmp_path / "mamba"
-    vocab_tokens = save_tokenizer(folder)
-    MambaForCausalLM(
-        MambaConfig(vocab_size=vocab_tokens, hidden_size=16, num_hidden_layers=1, state_size=4)
-    ).save_pretrained(folder)
-    error = refusal(tmp_path, "--target", folder, "--no-train", within_s=_START_S)
-    assert "mamba" in error.lower()
 
 
 @pytest.mark.ray

@@ -21,7 +21,7 @@ from tests.kit.backends import fastest
 if kernels() is None:
     pytest.skip("numba is not installed", allow_module_level=True)
 
-from osd.kernels.cpu.verdicts.masses import Masses, draw, empty_masses, mass_of, subtract
+from osd.kernels.cpu.verdicts.masses import CHUNK, Masses, draw, empty_masses, mass_of, subtract
 from osd.kernels.cpu.verdicts.shaping import shape
 
 _VOCAB = 40_000
@@ -60,9 +60,22 @@ def _weights(logits_V: Tensor, params: SamplingParams) -> tuple[Masses, float]:
     return weights, float(shape(logits_V.view(torch.uint16).numpy(), most, shapes, 0, weights))
 
 
+def _masses(weights: Masses) -> Tensor:
+    """Every token's mass at once, as `mass_of` gives it."""
+    has_mass_V = np.repeat(weights.sums_C > 0, CHUNK)[: len(weights.values_V)]
+    return torch.from_numpy(np.where(has_mass_V, weights.values_V, np.float32(0)))
+
+
 def _shaped(logits_V: Tensor, params: SamplingParams) -> Tensor:
     weights, total = _weights(logits_V, params)
-    return torch.tensor([mass_of(weights, index) for index in range(_VOCAB)]) / total
+    return _masses(weights) / total
+
+
+def test_a_chunk_without_a_sum_has_no_masses() -> None:
+    weights, _ = _weights(_logits(_VOCAB, spread=3.0), SamplingParams(temperature=1.0, top_k=300))
+    assert 0 < np.count_nonzero(weights.sums_C) < len(weights.sums_C), "some chunks have masses, others none"
+    places = range(0, _VOCAB, 97)
+    assert [mass_of(weights, index) for index in places] == _masses(weights)[::97].tolist()
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 3.0, 40.0])  # nearly all tokens make up a nucleus, or one
@@ -114,7 +127,7 @@ def test_what_is_left_beyond_another_distribution(params: SamplingParams) -> Non
     expected_V = (_shaped(logits_V, params) - others_V).clamp(min=0)
     weights, total = _weights(logits_V, params)
     left = subtract(weights, np.float32(total), others_V.numpy())
-    torch.testing.assert_close(torch.tensor([mass_of(weights, index) for index in range(_VOCAB)]), expected_V)
+    torch.testing.assert_close(_masses(weights), expected_V)
     assert left == pytest.approx(float(expected_V.sum()), rel=1e-5)
 
 

@@ -21,8 +21,8 @@ _VOCAB = 3
 _MOST = 3
 """Tokens proposed."""
 _ALMOST_ONE = 1.0 - 1e-15
-_POINTS = 256
-"""Points of a search for a threshold, of which there are six."""
+_POINTS, _SEARCHES = 4096, 4
+"""Points of a search for a threshold, and how many ever closer searches there are: together 48 bits."""
 Tables = list[Tensor]
 """By the number of tokens d before: the conditionals after each, `[V] * (d + 1)`."""
 
@@ -66,7 +66,7 @@ def _verdict(target_QV: Tensor, draft_KV: Tensor, proposed: tuple[int, ...], uni
 def _threshold(passes: Callable[[Tensor], Tensor]) -> float:
     """The share of draws in (0, 1) that pass, which are those below it: found among ever closer points."""
     low, step = 0.0, 1.0
-    for _ in range(6):
+    for _ in range(_SEARCHES):
         step /= _POINTS
         passed_N = passes(low + step * torch.arange(1, _POINTS, dtype=torch.float64))
         num_passed = int(passed_N.sum())
