@@ -3,8 +3,8 @@
 Blocks of queries alternate, so that a machine that slows down affects both. The gate's margin is unreachable: a
 published drafter would speed up later blocks.
 
-Under a closed loop the engine is never idle, so by default nothing is trained then; Poisson arrivals leave gaps, in
-which training is interrupted by the next query.
+Under a closed loop the engine is never idle, and training takes its share of the time (`trainer.max_serving_cost`);
+Poisson arrivals leave gaps, in which training is interrupted by the next query.
 
     python -m benchmarks.training_cost [--clients 1] [--rates 0.2] [--blocks 6] [--json] [--serve-flag=…]
 """
