@@ -150,8 +150,10 @@ def _training_cost(reports: Sequence[Report]) -> Table:
                 f"{tpot['training']:.1f} / {tpot['paused']:.1f} ms = {tpot['ratio']:.2f}"
                 for tpot in (at["tpot_p50_ms"], at["tpot_p95_ms"])
             ]
-            rows.append(([load, str(at["steps"]), *told], report))
-    header = ["load", "steps trained", "median", "95th percentile"]
+            speeds = at.get("tokens_per_s")
+            speed = f"{speeds['training']:.1f} / {speeds['paused']:.1f} = {speeds['ratio']:.2f}" if speeds else ""
+            rows.append(([load, str(at["steps"]), *told, speed], report))
+    header = ["load", "steps trained", "median", "95th percentile", "tokens/s"]
     return Table("A token's time beside training / with training paused", header, rows)
 
 

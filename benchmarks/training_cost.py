@@ -53,13 +53,13 @@ def main() -> None:
         config.write_text(_CONFIG)
         with osd_server(state_dir, out / "training-cost.log", ["--config", str(config), *args.serve_flag]) as url:
             results = asyncio.run(_measure(args, url))
-    table = Table(title="time per output token, ms")
-    for column in ("load", "training", "p50", "p95", "steps trained"):
+    table = Table(title="time per output token, ms, and output tokens per second")
+    for column in ("load", "training", "p50", "p95", "tokens/s", "steps trained"):
         table.add_column(column, justify="right")
     for label, (paused, training, steps) in results.items():
         for state, load, trained in (("paused", paused, 0), ("on", training, steps)):
             figures = (f"{load.percentile_ms('tpot_s', p):.2f}" for p in _PERCENTILES)
-            table.add_row(label, state, *figures, str(trained))
+            table.add_row(label, state, *figures, f"{load.tokens_per_s:.1f}", str(trained))
     console.print(table)
     if args.json:
         print(json.dumps(_report(results)))
@@ -110,7 +110,13 @@ def _report(results: dict[str, tuple[LoadResult, LoadResult, int]]) -> dict[str,
             }
             for p in _PERCENTILES
         }
-        loads[label] = {**by_percentile, "steps": steps, "failed": paused.failed + training.failed}
+        speeds = {
+            "paused": round(paused.tokens_per_s, 1),
+            "training": round(training.tokens_per_s, 1),
+            "ratio": round(training.tokens_per_s / paused.tokens_per_s, 3),
+        }
+        failed = paused.failed + training.failed
+        loads[label] = {**by_percentile, "tokens_per_s": speeds, "steps": steps, "failed": failed}
     return {"benchmark": "training_cost", "machine": describe_machine(), "loads": loads}
 
 

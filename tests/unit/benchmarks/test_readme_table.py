@@ -107,7 +107,9 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
         batches={"1": one, "16": many},
     )
     tpot = {"training": 12.0, "paused": 10.0, "ratio": 1.2}
-    loads = {"0.2 queries/s": {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}}
+    at = {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}
+    speed = {"training": 90.0, "paused": 100.0, "ratio": 0.9}
+    loads = {"0.2 queries/s": at, "1 client": {**at, "tokens_per_s": speed}}
     write(tmp_path, "training-cost_m_2026-01-01.json", benchmark="training_cost", loads=loads)
     paused = {"tpot_p50_ms": 2.0, "tpot_p95_ms": 4.0, "tpot_p50_ratio": 1.0, "tpot_p95_ratio": 1.0}
     beside = {"tpot_p50_ms": 3.0, "tpot_p95_ms": 8.0, "tpot_p50_ratio": 1.5, "tpot_p95_ratio": 2.0}
@@ -155,7 +157,8 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
             ],
         ],
         "A token's time beside training / with training paused": [
-            ["0.2 queries/s", "9", "12.0 / 10.0 ms = 1.20", "12.0 / 10.0 ms = 1.20"]
+            ["0.2 queries/s", "9", "12.0 / 10.0 ms = 1.20", "12.0 / 10.0 ms = 1.20", ""],
+            ["1 client", "9", "12.0 / 10.0 ms = 1.20", "12.0 / 10.0 ms = 1.20", "90.0 / 100.0 = 0.90"],
         ],
         "A token's time beside training on the same device / with training paused": [
             [f"1b, random bfloat16 weights, {what}", "900", "3.00 / 2.00 ms = 1.50", "8.00 / 4.00 ms = 2.00"]
