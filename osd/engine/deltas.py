@@ -19,7 +19,14 @@ class Said(NamedTuple):
 
     @classmethod
     def of(cls, sequence: Sequence, tokens: list[int], top: TopLogprobs | None, round_: Round | None) -> Said:
-        """From the tokens that a query commits, and the round that gave them."""
+        """Of tokens that a query commits in a round.
+
+        Args:
+            sequence: the query.
+            tokens: the committed tokens.
+            top: their log-probabilities, if anybody asked.
+            round_: the round; None for the token from prefill.
+        """
         asked = sequence.request.params.logprobs
         if top is None or asked is None:
             return cls(tuple(tokens), (), round_)

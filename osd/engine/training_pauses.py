@@ -54,5 +54,5 @@ class TrainingPauses:
         return min(self._owed_s, _LONGEST_PAUSE_S) if self._owed_s >= _SHORTEST_PAUSE_S else 0.0
 
     def paused(self, paused_s: float) -> None:
-        """So long it was in the end."""
+        """Note how long a pause took: less than planned if a command ended it."""
         self._owed_s = max(self._owed_s - paused_s, 0.0)

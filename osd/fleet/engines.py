@@ -44,7 +44,7 @@ class Engines:
         self._known[report.engine_id] = _Known(report, self._clock())
 
     def present(self) -> list[EngineReport]:
-        """The latest report of every engine that is not away, by engine id; silent ones are said to be busy."""
+        """The latest report of every engine that is not away, by engine id; one that fell silent counts as busy."""
         now_s = self._clock()
         self._known = {
             name: known for name, known in self._known.items() if now_s - known.heard_s <= self._away_after_s

@@ -101,7 +101,7 @@ class BoundedFile(WatchedFileHandler):
             super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
-        """Say nothing of a record that cannot be written: a full disk would fill the terminal."""
+        """Do not report a record that cannot be written; on a full disk that would fill the terminal."""
 
     def _turn_over(self) -> None:
         with self._path.with_suffix(".lock").open("w") as lock:

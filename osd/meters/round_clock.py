@@ -16,12 +16,12 @@ class RoundClock:
         self._times_s: list[float] = []
 
     def start(self) -> None:
-        """Begin a round."""
+        """Begin the time of a round."""
         self._times_s = []
         self._mark()
 
     def drafted(self) -> None:
-        """The proposal is made (on a GPU: queued)."""
+        """End the time of drafting: the proposal is made (on a GPU: its work is queued)."""
         self._mark()
 
     def split_ms(self) -> tuple[float, float]:

@@ -16,7 +16,7 @@ _MAX_SERIES = 512
 
 
 class _Totals:
-    """Of one domain and drafter version. How many were proposed and accepted in each round says all of acceptance."""
+    """Totals of one domain and drafter version. Every measure of acceptance follows from the counts of `rounds`."""
 
     __slots__ = ("committed", "decode_ms", "output_tokens", "plain_ms", "queries", "rounds")
 

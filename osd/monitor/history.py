@@ -72,7 +72,7 @@ class History:
         return self._store is not None
 
     def add(self, series: Series, figures: Figures) -> None:
-        """Count figures for a series, now."""
+        """Add figures to a series, in the buckets of the present moment."""
         now_s = self._clock_s()
         with self._lock:
             series = Series(self._domains.label(series.domain), series.drafter, series.version, series.engine)

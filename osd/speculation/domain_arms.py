@@ -26,7 +26,7 @@ class DomainArms:
         return iter(self._arms.values())
 
     def expect(self, domain: str) -> None:
-        """A query of this domain has come."""
+        """Note a query of this domain, so that its drafter is loaded if it has one that is not in memory."""
         if self.most and domain not in self._arms:
             self.on_missing(domain)
 

@@ -160,15 +160,11 @@ def healthy() -> FakeEngineClient:
 
 
 def cases() -> list[Case]:
-    generation: list[tuple[str, dict[str, Any]]] = [(CHATS, {**CHAT}), (COMPLETIONS, {**COMPLETION})]
-    blocks: list[tuple[str, dict[str, Any]]] = [(path, POSTS[path]) for path in (MESSAGES, RESPONSES)]
-    tools: dict[str, dict[str, Any]] = {
-        MESSAGES: {"tools": [{"name": "add", "input_schema": {}}]},
-        RESPONSES: {"tools": [{"type": "function", "name": "add"}]},
-    }
-    logprobs: dict[str, dict[str, Any]] = {CHATS: {"logprobs": True, "top_logprobs": 2}, COMPLETIONS: {"logprobs": 2}}
-    options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-    found = [
+    return [*_of_single_routes(), *_of_completions(), *_of_messages(), *_of_responses(), *_of_admin(), *_of_guards()]
+
+
+def _of_single_routes() -> list[Case]:
+    return [
         Case(status=200, method="GET", path="/health"),
         Case(status=200, method="GET", path="/ready", engine=healthy()),
         Case(status=503, method="GET", path="/ready"),
@@ -213,6 +209,13 @@ def cases() -> list[Case]:
         Case(status=404, path=f"{ADMIN}/roll_back", body={"to": 9, "reason": "x"}),
         Case(status=409, path=f"{ADMIN}/roll_back", body={"to": 3, "reason": "x"}, engine=healthy()),
     ]
+
+
+def _of_completions() -> list[Case]:
+    logprobs: dict[str, dict[str, Any]] = {CHATS: {"logprobs": True, "top_logprobs": 2}, COMPLETIONS: {"logprobs": 2}}
+    options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    generation: list[tuple[str, dict[str, Any]]] = [(CHATS, {**CHAT}), (COMPLETIONS, {**COMPLETION})]
+    found: list[Case] = []
     for path, body in generation:
         found += [
             Case(status=200, path=path),
@@ -229,16 +232,27 @@ def cases() -> list[Case]:
             Case(status=503, path=path, engine=FakeEngineClient(refuse=EngineUnavailableError("gone"))),
             Case(status=504, path=path, engine=FakeEngineClient(pause_after=0), server={"request_timeout_s": 0.01}),
         ]
-    asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "reasoning": {"effort": "low"}}
-    for streams in (False, True):
-        found.append(Case(status=200, path=RESPONSES, body={**POSTS[RESPONSES], **asked, "stream": streams}))
-    for path, body in blocks:
-        broken = FakeEngineClient(fail_after=(2, KeyError()))
+    return found
+
+
+def _broken() -> FakeEngineClient:
+    """Fails in the middle of its answers."""
+    return FakeEngineClient(fail_after=(2, KeyError()))
+
+
+def _of_messages() -> list[Case]:
+    """What `/v1/messages` and `/v1/responses` have in common."""
+    tools: dict[str, dict[str, Any]] = {
+        MESSAGES: {"tools": [{"name": "add", "input_schema": {}}]},
+        RESPONSES: {"tools": [{"type": "function", "name": "add"}]},
+    }
+    found: list[Case] = []
+    for path, body in ((path, POSTS[path]) for path in (MESSAGES, RESPONSES)):
         found += [
             Case(status=200, path=path),
             Case(status=200, path=path, body={**body, **tools[path]}, **CALLING),
             Case(status=200, path=path, body={**body, **tools[path], "stream": True}, **CALLING),
-            Case(status=200, path=path, body={**body, "stream": True}, engine=broken),
+            Case(status=200, path=path, body={**body, "stream": True}, engine=_broken()),
             Case(status=400, path=path, body={**body, "temperature": "x"}),
             Case(status=404, path=path, body={**body, "model": "other"}),
             Case(status=429, path=path, engine=FakeEngineClient(refuse=QueueFullError("full"))),
@@ -246,7 +260,14 @@ def cases() -> list[Case]:
             Case(status=503, path=path, engine=FakeEngineClient(refuse=EngineUnavailableError("gone"))),
             Case(status=504, path=path, engine=FakeEngineClient(pause_after=0), server={"request_timeout_s": 0.01}),
         ]
-    found += [
+    return found
+
+
+def _of_responses() -> list[Case]:
+    asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "reasoning": {"effort": "low"}}
+    background = {**POSTS[RESPONSES], "background": True}
+    return [
+        *(Case(status=200, path=RESPONSES, body={**POSTS[RESPONSES], **asked, "stream": one}) for one in (False, True)),
         Case(status=200, path=COUNT),
         Case(status=400, path=COUNT, body={}),
         Case(status=404, path=COUNT, body={**CHAT, "model": "other"}),
@@ -254,9 +275,9 @@ def cases() -> list[Case]:
         Case(status=400, method="GET", path=RESPONSE, url="stored?stream=true"),
         Case(status=404, method="GET", path=RESPONSE, url=f"{RESPONSES}/x"),
         Case(status=200, method="GET", path=RESPONSE, url="background?stream=true"),
-        Case(status=200, path=RESPONSES, body={**POSTS[RESPONSES], "background": True}),
-        Case(status=200, path=RESPONSES, body={**POSTS[RESPONSES], "background": True, "stream": True}),
-        Case(status=200, path=RESPONSES, body={**POSTS[RESPONSES], "background": True, "stream": True}, engine=broken),
+        Case(status=200, path=RESPONSES, body=background),
+        Case(status=200, path=RESPONSES, body={**background, "stream": True}),
+        Case(status=200, path=RESPONSES, body={**background, "stream": True}, engine=_broken()),
         Case(status=200, path=INPUT_TOKENS),
         Case(status=400, path=INPUT_TOKENS, body={"input": []}),
         Case(status=404, path=INPUT_TOKENS, body={"model": "other", "input": "hi"}),
@@ -271,12 +292,10 @@ def cases() -> list[Case]:
         Case(status=413, method="DELETE", path=RESPONSE, body="x" * 2000, server={"max_body_bytes": 1024}),
         Case(status=408, method="DELETE", path=RESPONSE, stalls=True, server={"receive_timeout_s": 0.01}),
     ]
-    for path in POSTS:
-        signed_in = CSRF if path.endswith("/login") else None
-        found += [
-            Case(status=413, path=path, headers=signed_in, body="x" * 2000, server={"max_body_bytes": 1024}),
-            Case(status=408, path=path, headers=signed_in, stalls=True, server={"receive_timeout_s": 0.01}),
-        ]
+
+
+def _of_admin() -> list[Case]:
+    found: list[Case] = []
     for name in (*DATA, "pause", "resume", "roll_back", *(path.removeprefix(f"{ADMIN}/") for path in LEVERS)):
         method = "POST" if f"{ADMIN}/{name}" in POSTS else "GET"
         found += [
@@ -294,6 +313,18 @@ def cases() -> list[Case]:
     found.append(Case(status=204, path=f"{ADMIN}/logout"))
     found.append(Case(status=503, path=f"{ADMIN}/login", headers=CSRF, sessions=AwaySessions()))
     found.append(Case(status=503, path=f"{ADMIN}/logout", sessions=AwaySessions()))
+    return found
+
+
+def _of_guards() -> list[Case]:
+    """Bodies that are too large or too late, and whoever lacks the key or token."""
+    found: list[Case] = []
+    for path in POSTS:
+        signed_in = CSRF if path.endswith("/login") else None
+        found += [
+            Case(status=413, path=path, headers=signed_in, body="x" * 2000, server={"max_body_bytes": 1024}),
+            Case(status=408, path=path, headers=signed_in, stalls=True, server={"receive_timeout_s": 0.01}),
+        ]
     for method, path in [
         ("GET", MODELS),
         ("GET", MODEL),

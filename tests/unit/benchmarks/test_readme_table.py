@@ -79,7 +79,8 @@ def test_an_adapted_drafters_figures_say_on_what(tmp_path: Path) -> None:
     assert length[1][:2] == [told, "3.10"]
 
 
-def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
+def write_one_of_each(tmp_path: Path) -> None:
+    """The results of every benchmark that has a table, and of one that has none."""
     window = {"tokens_per_s": 9.0, "acceptance_length": 1.2, "speculative_vs_plain": 1.1}
     run = {"speculative_tokens_per_s": 8.0, "plain_tokens_per_s": 4.0, "speculative_vs_plain": 2.0}
     closing = {"on": run}
@@ -127,6 +128,10 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
     swap = {"rows": 1, "swap_ms": 5.0, "step_ms": 10.0, "steps": 0.5, "longest_step_ms": 15.0}
     write(tmp_path, "swap_m_2026-01-01.json", rows=[swap])
     write(tmp_path, "other_m_2026-01-01.json")
+
+
+def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
+    write_one_of_each(tmp_path)
     found = rows_of(tmp_path)
     assert {title: [row[:-1] for row in rows[1:]] for title, rows in found.items()} == {
         "Learning from traffic": [
