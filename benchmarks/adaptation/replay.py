@@ -36,7 +36,7 @@ from osd.speculation.lookup_arm import LookupArm
 from osd.speculation.watch import SwapWatch
 
 _GREEDY = SamplingParams(temperature=0.0)
-_CONTEXT_TOKENS = 2048
+_CONTEXT_TOKENS = 8192
 """Where none is configured."""
 
 
