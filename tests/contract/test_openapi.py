@@ -192,13 +192,15 @@ def test_nothing_is_said_of_422_and_sign_in_is_explained() -> None:
 
 
 def test_who_may_ask_is_documented_as_configured() -> None:
-    def security(path: str, method: str, **server: Any) -> Any:
-        return schema_of_app(**server)["paths"][path][method].get("security")
+    def security(schema: Mapping[str, Any], path: str) -> Any:
+        [operation] = schema["paths"][path].values()
+        return operation.get("security")
 
-    keys = {"api_keys_sha256": ["ab"]}
-    assert security(CHATS, "post") is None
-    assert security(CHATS, "post", **keys) == [{"ApiKey": []}]
-    assert security("/metrics", "get", **keys) is None
-    assert security("/metrics", "get", metrics_access="api_key", **keys) == [{"ApiKey": []}]
-    assert security("/metrics", "get", metrics_access="admin") == [{"AdminToken": []}]
+    assert security(SCHEMA, CHATS) == [{"ApiKey": []}]
+    assert security(SCHEMA, "/metrics") is None
+    of_admin = schema_of_app(metrics_access="admin")
+    assert security(of_admin, CHATS) is None
+    assert security(of_admin, "/metrics") == [{"AdminToken": []}]
+    with_keys = schema_of_app(metrics_access="api_key", api_keys_sha256=["ab"])
+    assert security(with_keys, "/metrics") == [{"ApiKey": []}]
     assert "/metrics" not in schema_of_app(metrics_access="off")["paths"]
