@@ -39,7 +39,7 @@ from tests.kit.stores import weights_dir
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(420)]
 _TIE = 1e-3
-_SWAP_EVERY_S = 0.5
+_SWAP_EVERY_S = 1.0
 _FIRST_LAYERS = 6
 _LENGTHS = (24, 9, 16)
 
