@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from osd.grammar.multiples import MAX_MULTIPLE, common_multiple, too_large
 from osd.records.asked.constraint import ConstraintSpec
 from osd.records.errors import ConstraintRefusedError
 
@@ -81,6 +82,8 @@ def _schema(spec: ConstraintSpec) -> str:
             raise refused(spec, "expected a JSON Schema: an object that some document satisfies")
         if (num_keys := _most_keys(schema)) > _MAX_KEYS:
             raise refused(spec, f"an object of the schema has {num_keys} keys; at most {_MAX_KEYS} are taken")
+        if (multiple := common_multiple(schema)) > MAX_MULTIPLE:
+            raise refused(spec, too_large(multiple))
         given = schema.get("x-guidance")
         options = given if isinstance(given, dict) else {}
         if not options.keys() & {"whitespace_pattern", "whitespace_flexible"}:

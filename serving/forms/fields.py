@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from osd.grammar.multiples import MAX_MULTIPLE, common_multiple_in_text, too_large
 from osd.records.asked.constraint import ConstraintKind, ConstraintSpec
 from serving.forms.json_text import read_json_text
 from serving.forms.structural_tag import StructuralTag, StructuralTagFormat, StructuralTagText
@@ -62,6 +63,8 @@ def _lark(text: str) -> str:
     """A grammar in Lark's notation, from that or from GBNF."""
     from llguidance.gbnf_to_lark import any_to_lark
 
+    if (multiple := common_multiple_in_text(text)) > MAX_MULTIPLE:
+        raise ValueError(too_large(multiple))
     try:
         return str(any_to_lark(text))
     except Exception as error:  # its reader raises any type of exception

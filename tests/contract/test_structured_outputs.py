@@ -196,6 +196,7 @@ def _schema(schema: Any) -> dict[str, Any]:
 
 
 _CHAT = {"model": "tiny", "messages": ASK}
+_MULTIPLE = {"guided_grammar": 'start: %json {"type": "integer", "multipleOf": 999983}'}
 _STRICT_SET = {
     "type": "function",
     "function": {"name": "f", "strict": True, "parameters": {"properties": {"a": {"uniqueItems": True}}}},
@@ -211,6 +212,8 @@ _STRICT_SET = {
         ("chat/completions", {"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "unclosed"),
         ("chat/completions", {"guided_choice": []}, "guided_choice", "at least 1"),
         ("chat/completions", {"guided_grammar": "::="}, "guided_grammar", "grammar"),
+        ("chat/completions", _MULTIPLE, "guided_grammar", "999983, is above 100000"),
+        ("chat/completions", {"guided_json": {"multipleOf": 999983}}, "guided_json", "999983, is above 100000"),
         ("chat/completions", {"guided_json": "{"}, "guided_json", "JSON Schema"),
         ("chat/completions", {"guided_json": {}, "guided_regex": "a"}, "guided_regex", "different forms"),
         ("chat/completions", {"guided_regex": "a", "ignore_eos": True}, "ignore_eos", "ends where it is complete"),

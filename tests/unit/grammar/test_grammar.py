@@ -165,6 +165,8 @@ _TOO_MUCH = {"anyOf": [{"type": "object", "properties": {f"p{number}": {}}} for 
             "too many different things at one place",
         ),
         ("json_schema", json.dumps(_TOO_MUCH), "too big"),
+        ("json_schema", '{"type": "integer", "multipleOf": 999983}', "multipleOf, 999983, is above"),
+        ("json_schema", '{"allOf": [{"type": "integer", "multipleOf": 997}, {"multipleOf": 9.91}]}', "988027"),
         ("json_schema", json.dumps({"enum": ["x" * MAX_CHARS]}), "characters"),
     ],
 )
