@@ -143,6 +143,7 @@ class RayEngineClient:
             spare=fleet.spare if fleet is not None else None,
             stream=fleet.stream if fleet is not None else None,
             domains=fleet.domains if fleet is not None else {},
+            events=fleet.events if fleet is not None else {},
             restarts={**(restarts or {}), **({"ray": self._driver.num_restarts} if self._driver else {})},
             processes={**here, **(actors or {})},
         )

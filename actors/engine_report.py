@@ -47,7 +47,9 @@ class EngineReports:
 
     def _report(self, engine: Engine, is_full: bool) -> EngineReport:
         from osd.machine.device_id import device_id
+        from osd.machine.device_memory import device_memory
 
+        memory = device_memory(engine.target.lm.device)
         status, refused = engine.status(), self._assembly.hot_swap.refused() if self._assembly.hot_swap else {}
         own = {
             arm.name: DomainReport(version=arm.drafter.id.version, rounds=arm.watch.take(everything=is_full))
@@ -71,6 +73,8 @@ class EngineReports:
             waiting=status.waiting,
             free_rows=max(status.max_slots - status.running - status.waiting, 0),
             paused_s=engine.counters.values["paused_seconds_total"],
+            device_used_bytes=memory.used,
+            device_bytes=memory.total,
             uptime_s=status.uptime_s,
             outcomes_dropped=int(status.counters.get("outcomes_dropped", 0)),
             served=(

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,7 +91,10 @@ class Monitor:
         """Guards totals and alerts."""
         secrets = {hook.secret_env: os.environ.get(hook.secret_env, "") for hook in config.webhooks if hook.secret_env}
         self._sender = WebhookSender(config.webhooks, secrets, post, self.mark, clock_s=clock_s)
-        self._seen: deque[tuple[float, str, str]] = deque(maxlen=_NUM_REMEMBERED)
+        self._seen: dict[tuple[float, str, str], None] = {}
+        """The newest events, the oldest first: at each look every actor tells its newest ones, most of them again."""
+        self._began_s = clock_s()
+        self._num_events: Counter[str] = Counter()
         self._trainer: TrainerStatus | None = None
         self._steps = (-1, clock_s())
         self._trained_s: float | None = None
@@ -133,10 +136,20 @@ class Monitor:
         with self._lock:
             if key in self._seen:
                 return
-            self._seen.append(key)
+            self._seen[key] = None
+            if len(self._seen) > _NUM_REMEMBERED:
+                del self._seen[next(iter(self._seen))]
+            if event.at_s >= self._began_s:  # actors tell their earlier events again to a supervisor that was restarted
+                self._num_events[event.kind] += 1
         if event.kind in ("publish", "refuse"):
             self._gate_decided_s = max(self._gate_decided_s, event.at_s)
         self.history.mark(event)
+
+    @property
+    def num_events(self) -> dict[str, int]:
+        """Kind to number of events that happened since this process began."""
+        with self._lock:
+            return dict(self._num_events)
 
     def read(self, query: HistoryQuery) -> HistoryAnswer:
         """Read the history; raises BadRangeError."""

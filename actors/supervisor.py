@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 
 from actors.admin_sessions import AdminSessions
 from actors.ask import Ask, ask_by_ray
@@ -94,7 +95,7 @@ class SupervisorActor:
 
     def fleet_status(self) -> FleetStatus:
         """What was decided for all engines."""
-        return self._fleet.status()
+        return replace(self._fleet.status(), events=self._monitor.num_events)
 
     def roll_back(self, to: int, reason: str, domain: str = "") -> WeightManifest:
         """Let every engine serve an older version again, of a domain's own drafter or (empty) of the base drafter.
@@ -190,18 +191,19 @@ class SupervisorActor:
         self._monitor.mark(event)
 
     def set_training_paused(self, paused: bool) -> None:
-        """Store the operator's choice. The distiller asks for it regularly, so it survives the distiller's restarts."""
+        """Store the operator's choice. The distiller asks for it regularly, so it survives every restart."""
         self._paused = paused
+        self._monitor.wishes.change(lambda wishes: wishes.with_paused(paused))
 
     def training_is_paused(self, now: bool | None = None) -> bool | None:
         """Whether the operator paused training; None if unknown.
 
         Args:
             now: whether the distiller that asks is paused. If the operator's choice is unknown, since this actor was
-                restarted, it is taken to be that. None: somebody else asks.
+                restarted, it is taken to be that, unless a stored pause still holds. None: somebody else asks.
         """
         if self._paused is None:
-            self._paused = now
+            self._paused = self._monitor.wishes.now.paused or now
         return self._paused
 
     def restarts(self) -> dict[str, int]:

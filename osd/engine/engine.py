@@ -155,6 +155,7 @@ class Engine:
             self.scheduler,
             self.counters,
             self.recorder,
+            kept_tokens=self.rows.num_kept(len(self.scheduler.in_rows)),
             utilisation=self.utilisation.share(),
             uptime_s=time.monotonic() - self._started_s,
         )

@@ -29,6 +29,11 @@ class Scheduler:
         self._swap_rows = swap_rows
 
     @property
+    def in_rows(self) -> list[Sequence]:
+        """The queries that have a row: those decoding, and the one in prefill."""
+        return self.decoding if self.prefilling is None else [*self.decoding, self.prefilling]
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return bool(self.waiting or self.prefilling or self.decoding)

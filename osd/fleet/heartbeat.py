@@ -63,6 +63,10 @@ class EngineReport:
     free_rows: int
     paused_s: float
     """Seconds that the engine has paused for training, in total."""
+    device_used_bytes: int = 0
+    """Of the device's memory, or on a CPU the node's, what any process uses."""
+    device_bytes: int = 0
+    """All of it; 0: not known."""
     uptime_s: float = 0.0
     """Since the engine of this process was made."""
     outcomes_dropped: int = 0

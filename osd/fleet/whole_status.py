@@ -40,6 +40,8 @@ def whole_status(engines: Sequence[EngineStatus]) -> EngineStatus:
         running=sum(one.running for one in engines),
         waiting=sum(one.waiting for one in engines),
         max_slots=sum(one.max_slots for one in engines),
+        running_tokens=sum(one.running_tokens for one in engines),
+        kept_tokens=sum(one.kept_tokens for one in engines),
         utilisation=fmean(one.utilisation for one in engines),
         uptime_s=max(one.uptime_s for one in engines),
         counters=dict(counters),

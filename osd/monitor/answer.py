@@ -71,6 +71,7 @@ def answer(query: HistoryQuery, tier: Tier, buckets: Sequence[Bucket], events: S
     num_points = math.floor((query.to_s - first_s) / step_s) + 1
     points: dict[tuple[str | int, ...], dict[int, Figures]] = {}
     domains: set[str] = set()
+    drafters: Figures = {}
     for bucket in buckets:
         at = math.floor((bucket.at_s - first_s) / step_s)
         if not 0 <= at < num_points:
@@ -80,6 +81,8 @@ def answer(query: HistoryQuery, tier: Tier, buckets: Sequence[Bucket], events: S
                 domains.add(series.domain)
             if not _is_wanted(series, query):
                 continue
+            if rounds := figures.get("rounds"):
+                drafters[series.drafter] = drafters.get(series.drafter, 0.0) + rounds
             sums = points.setdefault(_key(series, query.by), {}).setdefault(at, {})
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -91,6 +94,7 @@ def answer(query: HistoryQuery, tier: Tier, buckets: Sequence[Bucket], events: S
         series=[_columns(query.by, key, sums, num_points) for key, sums in _bounded(points, query.by)],
         marks=[{"at_s": one.at_s, "kind": one.kind, "message": one.message, "data": one.data} for one in events],
         domains=sorted(domains),
+        drafters=drafters,
     )
 
 

@@ -152,5 +152,8 @@ class HistoryAnswer:
     """The events in the range, oldest first (see `osd.records.events.Event`)."""
     domains: list[str] = field(default_factory=list)
     """Every domain with a figure in the range."""
+    drafters: dict[str, float] = field(default_factory=dict)
+    """Drafter to the rounds in which it proposed, of the domain that was asked for or of all; the empty name: plain
+    rounds."""
     message: str = ""
     """What the reader has to know, such as that Redis is away; empty if all is well."""

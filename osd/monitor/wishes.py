@@ -26,6 +26,8 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     """Domains that the trainer does not learn from."""
     draining: frozenset[str] = frozenset()
     """Ids of engines that take no new queries."""
+    paused: bool = False
+    """No training until somebody resumes it."""
 
     def with_length(self, domain: str, length: int | None) -> Self:
         """Fix a domain's speculation length, or let goodput choose it again (None).
@@ -45,6 +47,10 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     def with_draining(self, engine: str, draining: bool) -> Self:
         """Give an engine no new queries, or again."""
         return self._checked(draining=_toggled(self.draining, _named(engine, "engine"), draining))
+
+    def with_paused(self, paused: bool) -> Self:
+        """Train no more, or again."""
+        return self._checked(paused=paused)
 
     def _checked(self, **changed: object) -> Self:
         wishes = msgspec.structs.replace(self, **changed)

@@ -71,6 +71,10 @@ class EngineStatus:
     """The length chosen for the latest round."""
     speculation_enabled: bool
     uptime_s: float
+    running_tokens: int = 0
+    """Tokens whose keys and values are held for queries under way; there is room for `max_slots * context_tokens`."""
+    kept_tokens: int = 0
+    """The same of ended queries, kept for those that begin alike until the row is needed."""
     computes: str = ""
     """How passes are computed, such as `CPU: AVX2, bfloat16 weights widened in registers`."""
     context: str = ""
@@ -214,6 +218,8 @@ class FleetStatus:
     """None: nothing is recorded."""
     domains: dict[str, VersionsStatus] = field(default_factory=dict)
     """By domain with a drafter of its own; `confirmed` 0 means that the base drafter serves it."""
+    events: dict[str, int] = field(default_factory=dict)
+    """Kind to number of events since the supervisor began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,3 +242,5 @@ class ServiceStatus:
     """Actor name to number of restarts; `ray`: of all of Ray, with every actor."""
     processes: dict[str, int] = field(default_factory=dict)
     """Process name to resident bytes."""
+    events: dict[str, int] = field(default_factory=dict)
+    """Kind to number of events since the supervisor began."""

@@ -14,6 +14,14 @@ _GAUGES: dict[str, tuple[str, Callable[[EngineReport], float]]] = {
         "Seconds since one engine's latest report, as far as the clocks of both machines agree.",
         lambda report: max(time.time() - report.at_s, 0.0),
     ),
+    "device_used_bytes": (
+        "Bytes in use on one engine's device, by any process; on a CPU, of its node's memory.",
+        lambda report: report.device_used_bytes,
+    ),
+    "device_bytes": (
+        "Bytes of memory that one engine's device has; on a CPU, its node.",
+        lambda report: report.device_bytes,
+    ),
     "utilisation": ("Share of the time that one engine is busy.", lambda report: report.utilisation),
     "running_queries": ("Queries that are in a slot of one engine now.", lambda report: report.running),
     "waiting_queries": ("Queries that wait for a slot of one engine now.", lambda report: report.waiting),

@@ -13,7 +13,7 @@ A restarted engine counts from zero again, which `rate()` handles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -24,6 +24,7 @@ from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineReport
 from osd.io import recorder
 from osd.meters import counters
+from osd.records.events import EventKind
 from osd.records.status import (
     EngineStatus,
     ServiceStatus,
@@ -109,6 +110,7 @@ class _ServiceCollector(Collector):
         yield resident
         if status.versions is not None:
             yield from _version_metrics(status.versions)
+            yield _event_metric(status.events)
         if status.stream is not None:
             written = "Bytes that all engines together wrote to the outcome stream lately, in a second."
             yield GaugeMetricFamily("osd_stream_bytes_per_second", written, value=status.stream.bytes_per_s)
@@ -132,6 +134,14 @@ class _ServiceCollector(Collector):
 def _engine_metrics(engine: EngineStatus) -> Iterator[Metric]:
     yield GaugeMetricFamily("osd_running_queries", "Queries that are in a slot now.", value=engine.running)
     yield GaugeMetricFamily("osd_waiting_queries", "Queries that wait for a slot now.", value=engine.waiting)
+    yield GaugeMetricFamily("osd_slots", "Queries that can be in a slot at once.", value=engine.max_slots)
+    held = "Tokens whose keys and values slots hold: of running queries, or kept for those that begin alike."
+    cached = GaugeMetricFamily("osd_cached_tokens", held, labels=("use",))
+    cached.add_metric(("running",), engine.running_tokens)
+    cached.add_metric(("kept",), engine.kept_tokens)
+    yield cached
+    room = engine.max_slots * engine.context_tokens
+    yield GaugeMetricFamily("osd_cache_room_tokens", "Tokens for which the slots have room.", value=room)
     chosen = "Tokens proposed in the latest round; 0: plain."
     yield GaugeMetricFamily("osd_speculation_tokens", chosen, value=engine.speculation_length)
     yield GaugeMetricFamily("osd_utilisation", "Share of the time that the engine is busy.", value=engine.utilisation)
@@ -155,6 +165,14 @@ def _version_metrics(versions: VersionsStatus) -> Iterator[Metric]:
         yield GaugeMetricFamily("osd_confirmed_version", meaning, value=versions.confirmed)
     meaning = "Engines that try a drafter version now, before the others get it."
     yield GaugeMetricFamily("osd_canary_engines", meaning, value=len(versions.canaries))
+
+
+def _event_metric(num_events: Mapping[str, int]) -> Metric:
+    told = "Events since the supervisor started, by kind; the gate's decisions are publish and refuse."
+    events = CounterMetricFamily("osd_events", told, labels=("kind",))
+    for kind in get_args(EventKind):
+        events.add_metric((kind,), num_events.get(kind, 0))
+    return events
 
 
 def _spare_metrics(spare: SpareStatus) -> Iterator[Metric]:

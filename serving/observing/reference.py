@@ -60,6 +60,10 @@ RATIOS = {
     "sum by (le) (rate(osd_query_queue_seconds_bucket[5m])))",
     "share of prompt tokens from the prefix cache": "rate(osd_reused_tokens_total[5m]) / "
     "rate(osd_prompt_tokens_total[5m])",
+    "share of the slots in use": "osd_running_queries / osd_slots",
+    "share of the KV cache in use": "sum without (use) (osd_cached_tokens) / osd_cache_room_tokens",
+    "share of a device's memory in use": "osd_engine_device_used_bytes / osd_engine_device_bytes",
+    "candidates that the gate refused": 'increase(osd_events_total{kind="refuse"}[1d])',
     "share of time trained": "rate(osd_training_seconds_total[5m])",
     "share of time paused for training": "rate(osd_paused_seconds_total[5m])",
     "domains with a drafter of their own": "osd_domain_own_drafter_version > 0",
@@ -130,6 +134,7 @@ def exposition() -> str:
         stream=StreamStatus(),
         restarts={"engine": 0},
         processes={"engine": 1},
+        events={"publish": 1},
     )
     return metrics.exposition(status, [report]).decode()
 

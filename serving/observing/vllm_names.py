@@ -15,6 +15,8 @@ from osd.records.status import EngineStatus
 _COUNTERS = {
     "prompt_tokens": "prompt_tokens_total",
     "generation_tokens": "output_tokens_total",
+    "prefix_cache_queries": "prompt_tokens_total",
+    "prefix_cache_hits": "reused_tokens_total",
     "spec_decode_num_draft_tokens": "proposed_total",
     "spec_decode_num_accepted_tokens": "accepted_total",
 }
@@ -49,6 +51,10 @@ def vllm_metrics(engine: EngineStatus, model_name: str, accepted_at: Mapping[int
         gauge = GaugeMetricFamily(f"vllm:{name}", f"osd's {own} queries.", labels=labels)
         gauge.add_metric(key, getattr(engine, own))
         yield gauge
+    meaning = "osd's cached tokens of running queries; 1: as many as fit."
+    used = GaugeMetricFamily("vllm:kv_cache_usage_perc", meaning, labels=labels)
+    used.add_metric(key, engine.running_tokens / (engine.max_slots * engine.context_tokens))
+    yield used
     counters = dict(engine.counters)
     counters["drafts"] = counters.get("rounds_total", 0.0) - counters.get("plain_rounds_total", 0.0)
     for name, own in {**_COUNTERS, "spec_decode_num_drafts": "drafts"}.items():

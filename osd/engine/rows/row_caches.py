@@ -80,6 +80,10 @@ class RowCaches:
             known = sequence.token_ids[: sequence.num_cached]
             self._prefixes.hold(sequence.row, known, sequence.request.cache_salt)
 
+    def num_kept(self, num_used: int) -> int:
+        """Number of tokens that free rows keep for later queries; the first `num_used` rows are in use."""
+        return sum(self._prefixes.num_tokens(row) for row in range(num_used, self._num_rows))
+
     def drop(self, sequence: Sequence) -> None:
         """Do not offer a query's row, whose keys and values may hold NaN or infinity."""
         self._prefixes.hold(sequence.row, ())

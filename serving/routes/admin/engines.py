@@ -29,6 +29,10 @@ class EngineNow:
     node: str
     device: str
     """`cpu`, or the unique id of the GPU."""
+    device_used_bytes: int
+    """Of the device's memory, or on a CPU the node's, what any process uses."""
+    device_bytes: int
+    """All of it; 0: not known."""
     pid: int
     drafter: str
     drafter_version: int
@@ -50,6 +54,8 @@ class EngineNow:
             engine_id=report.engine_id,
             node=report.node,
             device=report.device,
+            device_used_bytes=report.device_used_bytes,
+            device_bytes=report.device_bytes,
             pid=report.pid,
             drafter=report.drafter.name,
             drafter_version=report.drafter.version,

@@ -56,11 +56,15 @@ class WishesNow:
     """Domains that the trainer does not learn from."""
     draining: list[str]
     """Engines that take no new queries."""
+    paused: bool
+    """No training until somebody resumes it."""
 
     @classmethod
     def of(cls, wishes: Wishes) -> Self:
         """From what the supervisor keeps."""
-        return cls(lengths=wishes.lengths, frozen=sorted(wishes.frozen), draining=sorted(wishes.draining))
+        return cls(
+            lengths=wishes.lengths, frozen=sorted(wishes.frozen), draining=sorted(wishes.draining), paused=wishes.paused
+        )
 
 
 @router.get("/wishes", responses=errors(503))

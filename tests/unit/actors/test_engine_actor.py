@@ -202,6 +202,7 @@ async def test_an_engine_reports_and_the_supervisor_knows_it() -> None:
         [report] = reports
         assert (report.engine_id, report.pid, report.device) == ("one", os.getpid(), "cpu")
         assert report.free_rows == 2
+        assert 0 < report.device_used_bytes < report.device_bytes
         assert actor.orders.session
     finally:
         await actor.close()

@@ -131,6 +131,23 @@ def test_where_engines_come_and_go_one_that_dies_is_marked_and_one_that_takes_le
     monitor.close()
 
 
+def test_events_are_counted_by_kind_once_and_not_those_from_before_this_process() -> None:
+    others = Others()
+    others.log += [Event(at_s=NOON_S + at_s, kind="refuse", message="no gain") for at_s in (-1.0, 1.0, 2.0)]
+    monitor = Monitor(MonitorConfig(), None, WATCHED, ask=others.ask, clock_s=SetClock(NOON_S + 1), look_s=0.001)
+    wait_for(lambda: monitor.num_events.get("refuse") == 2)
+    num_looks = _num_looks(monitor)
+    wait_for(lambda: _num_looks(monitor) > num_looks + 2, "the same events to be told again")
+    monitor.mark(others.log[-1])
+    assert monitor.num_events == {"refuse": 2}
+    monitor.close()
+
+
+def _num_looks(monitor: Monitor) -> float:
+    query = HistoryQuery(from_s=NOON_S - 60, to_s=NOON_S + 60, by=("engine",))
+    return sums(monitor.read(query)).get("trainer", {}).get("loss.samples", 0.0)
+
+
 def test_the_time_that_the_trainer_took_is_counted_also_over_its_restart() -> None:
     clock, others = SetClock(NOON_S), Others()
     others.trainer = TrainerStatus(state="training", training_s=100.0)

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+import actors.supervisor
 from actors.engine import as_ordered
 from actors.kept_wishes import KeptWishes
+from actors.monitor import Monitor
 from actors.supervisor import SupervisorActor
+from osd.config.monitor import MonitorConfig
 from osd.fleet.heartbeat import EngineOrders
 from osd.monitor.wishes import BadWishError, Wishes
 from osd.records.errors import QueueFullError
@@ -115,6 +118,22 @@ def test_of_two_operators_at_once_neither_undoes_the_other() -> None:
     restarted = KeptWishes(store)
     restarted.settle()
     assert len(wishes.now.frozen) == len(restarted.now.frozen) == 100
+
+
+def test_a_pause_outlives_a_restart_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryHistory()
+    monkeypatch.setattr(actors.supervisor, "open_monitor", lambda *args, **named: _monitor(store))
+    for paused in (True, False):
+        supervisor = SupervisorActor({})
+        supervisor.set_training_paused(paused)
+        supervisor.close()
+        supervisor = SupervisorActor({})
+        assert supervisor.training_is_paused(now=False) is paused, "the restarted distiller is not paused by itself"
+        supervisor.close()
+
+
+def _monitor(store: MemoryHistory) -> Monitor:
+    return Monitor(MonitorConfig(), store, {}, ask=lambda *args, **named: None)
 
 
 def test_absurd_wishes_are_refused() -> None:

@@ -44,6 +44,18 @@ def test_a_conversation_is_read_once(model: Any, make_drafter: MakeDrafter) -> N
     assert engine.counters.values["reused_tokens_total"] == sum(10 + 5 + 8 * turn for turn in range(3))
 
 
+def test_the_status_says_how_many_tokens_rows_hold(model: Any, make_drafter: MakeDrafter) -> None:
+    engine = engine_for(model, make_drafter, chunk_tokens=16)
+    engine.submit(_asked("one", _SYSTEM))
+    engine.step()
+    status = engine.status()
+    assert status.running_tokens >= len(_SYSTEM) and status.kept_tokens == 0
+    run(engine)
+    status = engine.status()
+    # The last token of an answer was not read.
+    assert (status.running_tokens, status.kept_tokens) == (0, len(_SYSTEM) + 5)
+
+
 def test_conversations_side_by_side_are_kept_apart(model: Any, make_drafter: MakeDrafter) -> None:
     """Three of them take turns in four rows, which they are never in twice in the same order."""
     engine = engine_for(model, make_drafter)

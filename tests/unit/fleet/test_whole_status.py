@@ -15,6 +15,8 @@ def _status(version: int, running: int, utilisation: float, queries: float) -> E
         waiting=1,
         max_slots=4,
         context_tokens=128,
+        running_tokens=10 * running,
+        kept_tokens=7,
         utilisation=utilisation,
         speculation_length=2,
         speculation_enabled=True,
@@ -33,6 +35,7 @@ def test_counts_are_added() -> None:
     whole = whole_status([_status(7, 1, 0.2, 5), _status(8, 2, 0.4, 6), _status(8, 3, 0.6, 7)])
     assert (whole.running, whole.waiting, whole.max_slots, whole.drafter_version) == (6, 3, 12, 8)
     assert (round(whole.utilisation, 6), whole.uptime_s, whole.context_tokens) == (0.4, 30.0, 128)
+    assert (whole.running_tokens, whole.kept_tokens) == (60, 21)
     assert whole.counters == {"queries_total": 18}
     assert whole.acceptance_by_version == {
         0: {"rounds": 3, "accepted": 0},

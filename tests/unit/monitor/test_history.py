@@ -44,6 +44,21 @@ def test_series_merge_over_what_is_not_asked_for() -> None:
     ]
 
 
+def test_rounds_are_told_by_the_drafter_that_proposed() -> None:
+    clock = SetClock(NOON_S)
+    one = history(MemoryHistory(), clock)
+    for series in (
+        Series("code", "feature", 1),
+        Series("code", "feature", 2),
+        Series("code", "suffix"),
+        Series("chat"),
+    ):
+        one.add(series, ROUND)
+    one.add(Series(engine="a"), {"utilisation": 1.0})
+    assert read(one, NOON_S - 60, NOON_S + 60, "domain").drafters == {"feature": 2.0, "suffix": 1.0, "": 1.0}
+    assert read(one, NOON_S - 60, NOON_S + 60, domain="code").drafters == {"feature": 2.0, "suffix": 1.0}
+
+
 def test_each_tier_holds_everything_and_old_ranges_are_read_coarsely() -> None:
     clock, store = SetClock(NOON_S), MemoryHistory()
     one = history(store, clock)

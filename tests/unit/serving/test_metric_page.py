@@ -158,6 +158,9 @@ def test_names_of_vllm_are_there_only_when_asked_for() -> None:
     assert found["vllm:spec_decode_num_accepted_tokens_total", key] == counters["accepted_total"]
     drafts = counters["rounds_total"] - counters.get("plain_rounds_total", 0.0)
     assert found["vllm:spec_decode_num_drafts_total", key] == drafts
+    assert found["vllm:kv_cache_usage_perc", key] == 96 / (8 * 128)
+    assert found["vllm:prefix_cache_queries_total", key] == counters["prompt_tokens_total"] == 900.0
+    assert found["vllm:prefix_cache_hits_total", key] == counters["reused_tokens_total"] == 300.0
     observed = TokenDelta(request_id="r", finish_reason="length", stats=QueryStats(output_tokens=5, verify_ms=400.0))
     metrics.queries.observe(observed, "code")
     metrics.queries.observe(TokenDelta(request_id="r", finish_reason="error"), "code")
@@ -179,8 +182,9 @@ vllm:request_success_total vllm:request_queue_time_seconds_sum vllm:request_pref
 vllm:request_decode_time_seconds_sum vllm:spec_decode_num_accepted_tokens_total
 vllm:spec_decode_num_draft_tokens_total vllm:spec_decode_num_drafts_total
 vllm:spec_decode_num_accepted_tokens_per_pos_total
+vllm:kv_cache_usage_perc vllm:prefix_cache_queries_total vllm:prefix_cache_hits_total
 """
-"""What vLLM's own dashboards ask for, but for its KV cache's blocks, which osd does not have."""
+"""What vLLM's own dashboards ask for."""
 
 
 def test_vllms_dashboards_have_what_they_ask_for() -> None:

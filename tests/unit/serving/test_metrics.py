@@ -35,6 +35,13 @@ async def test_engine_counters_and_gauges() -> None:
     assert samples["osd_running_queries", ()] == 2
     assert samples["osd_waiting_queries", ()] == 1
     assert samples["osd_drafter_version", ()] == 3
+    assert (samples["osd_slots", ()], samples["osd_cache_room_tokens", ()]) == (8, 8 * 128)
+    assert samples["osd_cached_tokens", (("use", "running"),)] == 96
+    assert samples["osd_cached_tokens", (("use", "kept"),)] == 160
+    assert (samples["osd_events_total", (("kind", "refuse"),)], samples["osd_events_total", (("kind", "pin"),)]) == (
+        4,
+        0,
+    )
     assert samples["osd_accepted_total", ()] == 75
     assert samples["osd_drafter_committed_total", (("drafter_version", "3"),)] == 55
     assert samples["osd_restarts_total", (("actor", "trainer"),)] == 1
@@ -56,6 +63,8 @@ async def test_each_engine_and_each_domains_drift_are_told_apart() -> None:
     running = {labels: value for (name, labels), value in samples.items() if name == "osd_engine_running_queries"}
     assert running == {(("engine", "a"),): 2.0, (("engine", "b"),): 9.0}
     assert 0 <= samples["osd_engine_silent_seconds", (("engine", "a"),)] < 60
+    assert samples["osd_engine_device_used_bytes", (("engine", "a"),)] == 6e9
+    assert samples["osd_engine_device_bytes", (("engine", "b"),)] == 24e9
     states = {
         (labels[0][1], labels[1][1]) for (name, labels), value in samples.items() if name == "osd_drift_state" and value
     }
