@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 
 from osd.monitor.buckets import TIERS, Bucket, Figures, Series
 from osd.records.events import Event
 from osd.records.status import SpareStatus, VersionsStatus
+from tests.browser.chromium import start_chromium
 from tests.browser.driving import faults, page_app, script_errors
 from tests.kit.fake_status import fake_manifest, fake_report, fake_service
 from tests.kit.fakes import FakeEngineClient
 from tests.kit.http_server import serve
 from tests.kit.waiting import PATIENCE_S
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,800",
-)
-
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    if CHROMIUM is None or DRIVER is None:
+    driver = start_chromium(tmp_path_factory.mktemp("profile"))
+    if driver is None:
         pytest.skip("no chromium here: apt-get install -y chromium chromium-driver")
-    options = Options()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     driver.set_script_timeout(PATIENCE_S)  # axe looks at everything, on a busy machine slowly
     try:
         yield driver
@@ -85,11 +65,14 @@ def engine() -> FakeEngineClient:
     for ago_s in range(1200, 0, -5):
         version = [number for since_s, number in TAKEOVERS if since_s >= ago_s][-1]
         rows = {
-            Series(engine="engine"): _samples(utilisation=0.5),
-            Series(engine="trainer"): {**_samples(loss=1 + ago_s / 400, replay_bytes=2400.0), "trained_ms": 1550.0},
+            Series(engine="engine"): level_samples(utilisation=0.5),
+            Series(engine="trainer"): {
+                **level_samples(loss=1 + ago_s / 400, replay_bytes=2400.0),
+                "trained_ms": 1550.0,
+            },
         }
         for domain in ("chat", "code"):
-            rows[Series(domain, "feature", version, "engine")] = _served(ACCEPTANCE[version])
+            rows[Series(domain, "feature", version, "engine")] = served_figures(ACCEPTANCE[version])
         buckets.append(Bucket(TIERS[0].start_of(now_s - ago_s), rows))
     log = [
         Event(at_s=now_s - 425, kind="publish", message="drafter version 2 published: held-out acceptance 0.2510"),
@@ -120,7 +103,7 @@ def engine() -> FakeEngineClient:
     )
 
 
-def _served(acceptance: float) -> Figures:
+def served_figures(acceptance: float) -> Figures:
     """Thirty rounds of three proposed tokens."""
     accepted = [sum(random.random() < acceptance for _ in range(30)) for _ in range(3)]
     at = {f"accepted_at_{position}": float(count) for position, count in enumerate(accepted, start=1)}
@@ -139,7 +122,8 @@ def _served(acceptance: float) -> Figures:
     }
 
 
-def _samples(**levels: float) -> Figures:
+def level_samples(**levels: float) -> Figures:
+    """One sample of each level."""
     return {**levels, **{f"{name}.samples": 1.0 for name in levels}}
 
 

@@ -19,6 +19,7 @@ from tests.kit.fakes import FakeEngineClient
 pytestmark = pytest.mark.browser
 
 WIDTHS = (1280, 360)
+ALL_WIDTHS = (1920, 1440, 1280, 768, 360)
 RUN_AXE = (
     "const done = arguments[0]; axe.run(document).then((found) => done(found), (error) => done({error: `${error}`}))"
 )
@@ -89,7 +90,7 @@ def test_axe_finds_nothing_in_a_page_without_anything(
     assert violations(browser) == []
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", ALL_WIDTHS)
 def test_fits_its_window_and_fingers(browser: webdriver.Chrome, url: str, width: int) -> None:
     look(browser, width=width)
     browser.get(f"{url}/admin")

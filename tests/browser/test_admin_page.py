@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import datetime
 
@@ -56,9 +57,44 @@ def test_shows_figures_charts_versions_and_events(
     assert "training goes on from version 1 instead of 2" in text_of(browser, "events")
     assert "980 MB" in text_of(browser, "processes")
     assert text_of(browser, "engines").startswith("engine")
+    (device,) = (one.text for one in browser.find_elements(By.CSS_SELECTOR, "#devices tr"))
+    assert device == f"{NODE[:10]}… cpu ● up engine trains here 40.0% 6 GB of 24 GB"
+    arms = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#arms tr")]
+    assert arms == ["feature 100.0%"]
     assert find(browser, f"#engines td[title='{NODE}']").text == f"{NODE[:10]}…"
     assert text_of(browser, "roll-backs") == "Rolled back since the supervisor started: 2 automatically, 1 by hand."
     assert faults(browser) == []  # no script error, no refused request, nothing that the page's own policy had to block
+
+
+def test_an_actor_that_is_away_and_a_silent_node_are_told(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient
+) -> None:
+    assert engine.service is not None
+    actors = ("engine", "distiller", "supervisor")
+    processes = dict.fromkeys(("server", *actors), 1 << 20)
+    engine.service = replace(engine.service, processes=processes, restarts=dict.fromkeys((*actors, "ray"), 0))
+    open_dashboard(browser, url)
+
+    def health() -> dict[str, str]:
+        """Of each process; the last row is their sum."""
+        rows = browser.find_elements(By.CSS_SELECTOR, "#processes tr")[:-1]
+        return {row.text.split()[0]: row.find_element(By.CSS_SELECTOR, ".badge").text for row in rows}
+
+    wait(browser, lambda: health() == {**dict.fromkeys(("server", *actors), "● up"), "ray": "! away"})
+    engine.service = replace(engine.service, trainer=None, versions=None)
+    report = engine.reports[0]
+    engine.reports = [replace(report, at_s=time.time() - 60), replace(report, engine_id="b", at_s=time.time() + 60)]
+    wait(browser, lambda: text_of(browser, "devices").split("cpu ")[1].startswith("! 1 of 2 silent engine, b"))
+    away = dict.fromkeys(("distiller", "supervisor", "ray"), "! away")
+    assert health() == {"server": "● up", "engine": "● up", **away}
+
+
+def test_no_request_leaves_the_host(browser: webdriver.Chrome, url: str) -> None:
+    open_dashboard(browser, url)
+    click(browser, "#ask")
+    wait(browser, lambda: find(browser, "#ask").is_enabled() and text_of(browser, "plain-figures"))
+    asked = script(browser, "return performance.getEntriesByType('resource').map((one) => one.name)")
+    assert len(asked) > 20 and [one for one in asked if not one.startswith(f"{url}/admin/")] == []
 
 
 def test_a_first_visit_asks_for_the_token_before_anything_else(browser: webdriver.Chrome, url: str) -> None:

@@ -1,4 +1,4 @@
-"""History, events, alerts, levers and playground in a real Chromium, over a fake engine."""
+"""History, events and playground in a real Chromium, over a fake engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import time
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from socket import create_server
 
 import pytest
@@ -14,17 +13,15 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
 
-from osd.monitor.alerts import Alert
 from osd.monitor.buckets import MAX_POINTS, TIERS, Bucket, Series
 from osd.records.events import Event, EventKind
 from osd.records.status import StreamStatus, VersionsStatus
+from tests.browser.conftest import level_samples, served_figures
 from tests.browser.driving import (
     TOKEN,
     choose,
     click,
-    content,
     drawn,
     faults,
     find,
@@ -80,7 +77,7 @@ def test_dragging_zooms_keys_move_and_the_way_back_to_now(browser: webdriver.Chr
 def test_lines_are_by_what_is_chosen_and_told_apart_without_colour(browser: webdriver.Chrome, url: str) -> None:
     open_history(browser, url)
     choose(browser, "#by", "drafter version")
-    wait(browser, lambda: drawn(browser)["lines"] == ["v0", "v1", "v2", "v3"][-3:])
+    wait(browser, lambda: drawn(browser)["lines"] == ["v1", "v2", "v3"])
     choose(browser, "#by", "domain and version")
     wait(browser, lambda: "code · v3" in drawn(browser)["lines"])
     choose(browser, "#domain", "chat")
@@ -92,17 +89,84 @@ def test_lines_are_by_what_is_chosen_and_told_apart_without_colour(browser: webd
     assert key.get_attribute("aria-pressed") == "false"
 
 
-def test_ten_thousand_queries_are_drawn_quickly_and_as_a_bounded_number_of_points(
+def test_rounds_of_no_drafter_and_of_no_version_are_called_so(
     browser: webdriver.Chrome, url: str, engine: FakeEngineClient
 ) -> None:
-    now_s = time.time()
     rows = {
-        Series("code", "feature", 3, "engine"): {"queries": 14.0, "rounds": 90.0, "proposed": 270.0, "accepted": 99.0}
+        Series("code", "", 0, "engine"): {"rounds": 10.0, "committed": 10.0, "length_0": 10.0},
+        Series("code", "suffix", 0, "engine"): {"rounds": 30.0, "proposed": 90.0, "accepted": 60.0, "committed": 90.0},
     }
+    engine.buckets = [Bucket(TIERS[0].start_of(time.time() - 60), rows)]
+    open_history(browser, url)
+    series = "return [...document.querySelectorAll('#summary th')].map((one) => one.textContent)"
+    choose(browser, "#by", "drafter")
+    wait(browser, lambda: script(browser, series) == ["plain", "suffix"])
+    choose(browser, "#by", "drafter version")
+    wait(browser, lambda: script(browser, series) == ["no version"])
+    arms = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#arms tr")]
+    assert arms == ["suffix 75.0%", "none: plain decoding 25.0%"]
+
+
+def test_buttons_move_the_time_axis_and_zoom_it(browser: webdriver.Chrome, url: str) -> None:
+    open_history(browser, url)
+
+    def pressed(button: str) -> dict[str, float]:
+        before = script(browser, "return osd.history.range()")
+        click(browser, button)
+        wait(browser, lambda: script(browser, "return osd.history.range()") != before)
+        found: dict[str, float] = script(browser, "return osd.history.range()")
+        wait(browser, lambda: abs(drawn(browser)["from"] - found["from"]) < 1)
+        return found
+
+    earlier = pressed("#earlier")
+    assert find(browser, "#follow").is_displayed() and earlier["to"] < time.time() - 1000
+    assert pressed("#later")["to"] == pytest.approx(time.time(), abs=120)
+    closer = pressed("#closer")
+    assert closer["to"] - closer["from"] == pytest.approx(1800, abs=120)
+    wider = pressed("#wider")
+    assert wider["to"] - wider["from"] == pytest.approx(3600, abs=240)
+
+
+GIVEN = """
+const now = osd.history.nowS, newest = now - arguments[0];
+const series = [{ of: { domain: "code" }, figures: { committed: [7200, 800] } }];
+osd.history.served = { ...osd.history.served, step_s: 3600, times_s: [newest - 3600, newest], series, drafters: {} };
+osd.charts.render();
+const values = [...document.querySelectorAll("#chart-speed .value")].map((one) => one.textContent);
+return [osd.charts.charts.speed.drawn.points, ...values];"""
+
+
+def test_a_newest_point_that_is_not_over_counts_for_the_time_that_has_passed(
+    browser: webdriver.Chrome, url: str
+) -> None:
+    """With points of an hour, what was served in the last minutes is seen, at its speed."""
+    open_history(browser, url)
+    assert script(browser, GIVEN, 400) == [2, "2"], "800 tokens in 400 s"
+    assert script(browser, GIVEN, 10) == [1, "2"], "too short: the point before is the newest"
+
+
+NUM_QUERIES = """
+const counts = osd.history.served.series.flatMap((one) => one.figures.queries ?? []);
+return counts.reduce((sum, count) => sum + (count ?? 0), 0)"""
+
+
+@pytest.mark.parametrize("num_domains", [1, 8])
+def test_ten_thousand_queries_are_drawn_quickly_and_as_a_bounded_number_of_points(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient, num_domains: int
+) -> None:
+    """All charts: 4 with a line for each domain, 7 of the trainer and the engine."""
+    share = 1 / num_domains
+    served = {name: share * count for name, count in {**served_figures(0.4), "queries": 14.0}.items()}
+    levels = level_samples(loss=1.0, learning_rate=1e-4, replay_bytes=1e6, stream_lag=2.0)
+    rows = {Series(f"domain {number}", "feature", 3, "engine"): served for number in range(num_domains)}
+    rows |= {Series(engine="trainer"): {**levels, "trained_ms": 900.0}}
+    rows |= {Series(engine="engine"): {**level_samples(utilisation=0.5), "paused_ms": 10.0}}
+    now_s = time.time()
     engine.buckets = [Bucket(TIERS[0].start_of(now_s - 5 * number), rows) for number in range(715, 0, -1)]
     open_history(browser, url)
-    wait(browser, lambda: "10,0" in text_of(browser, "summary") or "10K" in text_of(browser, "summary"))
-    assert 500 < drawn(browser)["points"] <= MAX_POINTS
+    wait(browser, lambda: script(browser, NUM_QUERIES) == pytest.approx(14 * 715))
+    assert 500 < drawn(browser)["points"] <= MAX_POINTS and len(drawn(browser)["lines"]) == num_domains
+    assert script(browser, "return Object.values(osd.charts.charts).every((one) => !one.box.hidden)")
     # Other work on this machine delays a frame, but not every frame.
     wait(browser, lambda: browser.execute_async_script(PAINTED_MS) < MOST_MS)
 
@@ -146,84 +210,6 @@ def test_what_happens_appears_by_itself_also_after_a_restart(
         click(browser, "#login button")
         wait(browser, lambda: text_of(browser, "ready") == "ready")
         assert not find(browser, "#alert").is_displayed()
-
-
-def test_alerts_are_acknowledged_and_silenced(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
-    engine.held_alerts = [
-        Alert(name="drift", subject="code", severity="warning", state="firing", since_s=time.time(), why="it fell")
-    ]
-    open_dashboard(browser, url)
-    wait(browser, lambda: text_of(browser, "alert-count") == "▲ 1 firing")
-    click(browser, "#alerts button[data-act=acknowledge]")
-    assert "take care of it" in text_of(browser, "confirm-text")
-    click(browser, "#confirm-yes")
-    wait(browser, lambda: "acknowledged by session" in text_of(browser, "alerts"))
-    click(browser, "#alerts button[data-act=silence]")
-    click(browser, "#confirm-yes")
-    wait(browser, lambda: "drift is silent for" in text_of(browser, "silences"))
-    assert engine.calls == [("acknowledge", "drift", "code"), ("silence", "drift", 3600)]
-    assert [one.kind for one in engine.event_log[-2:]] == ["audit", "audit"]
-
-
-@pytest.mark.parametrize(
-    ("button", "said", "call"),
-    [
-        ("#train-now", "however busy", ("train_now",)),
-        ("#publish", "whatever the gate says", ("publish",)),
-        ("#pause", "learns nothing", ("pause",)),
-        ("#engines button", "takes no new ones", ("drain", "engine", True)),
-        ("#domains button[data-act=freeze][data-domain=chat]", "learns nothing from", ("freeze", "chat", True)),
-        ("#domains button[data-act=policy][data-domain=chat]", "until it is changed", ("policy", "chat", None)),
-    ],
-)
-def test_every_lever_says_what_will_happen(
-    browser: webdriver.Chrome, url: str, engine: FakeEngineClient, button: str, said: str, call: tuple[object, ...]
-) -> None:
-    open_history(browser, url)
-    wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, button))
-    click(browser, button)
-    assert said in text_of(browser, "confirm-text")
-    click(browser, "#confirm-no")
-    assert engine.calls == []
-    click(browser, button)
-    click(browser, "#confirm-yes")
-    wait(browser, lambda: engine.calls == [call])
-    wait(browser, lambda: content(browser, "#announcement"))
-
-
-def test_a_lever_can_be_pulled_again_at_once(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
-    """The event of the dialog that was just closed does not answer the next one."""
-    open_history(browser, url)
-    click(browser, "#train-now")
-    browser.execute_script("document.getElementById('confirm-no').click(); document.getElementById('publish').click()")
-    wait(browser, lambda: "whatever the gate says" in text_of(browser, "confirm-text"))
-    click(browser, "#confirm-yes")
-    wait(browser, lambda: engine.calls == [("publish",)])
-
-
-def test_every_lever_has_a_way_back(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
-    assert engine.service is not None and engine.service.trainer is not None
-    engine.service = replace(engine.service, trainer=replace(engine.service.trainer, state="paused"))
-    engine.asked_for = engine.asked_for.with_frozen("chat", True).with_draining("engine", True).with_length("code", 2)
-    open_history(browser, url)
-    wait(browser, lambda: "▽ draining" in text_of(browser, "engines") and "2 tokens" in text_of(browser, "domains"))
-    assert not find(browser, "#pause").is_displayed()
-    back = {
-        "#resume": ("resume",),
-        "#engines button": ("drain", "engine", False),
-        "#domains button[data-act=thaw]": ("freeze", "chat", False),
-        "#domains button[data-act=policy][data-domain=code]": ("policy", "code", None),
-    }
-    for number, button in enumerate(back, start=1):
-        click(browser, button)
-        if "policy" in button:
-            assert Select(find(browser, "#length")).first_selected_option.text == "2", "what holds is what is chosen"
-            choose(browser, "#length", "chosen by goodput")
-        click(browser, "#confirm-yes")
-        wait(browser, partial(lambda number: len(engine.calls) == number, number))
-    assert engine.calls == list(back.values())
-    wait(browser, lambda: "● up" in text_of(browser, "engines") and "❄" not in text_of(browser, "domains"))
-    wait(browser, lambda: "2 tokens" not in text_of(browser, "domains"))
 
 
 def test_small_figures_have_their_own_unit(browser: webdriver.Chrome, url: str) -> None:
@@ -322,15 +308,6 @@ def test_a_domain_that_has_gone_leaves_the_list_unless_something_was_set_for_it(
     )
     other = next(row for row in browser.find_elements(By.CSS_SELECTOR, "#domains tr") if row.text.startswith("other"))
     assert "further domains, counted together" in other.text and other.find_elements(By.TAG_NAME, "button") == []
-
-
-def test_two_operators_see_each_others_doing(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:
-    """The other one freezes a domain with the API while the page is open."""
-    open_history(browser, url)
-    engine.asked_for = engine.asked_for.with_frozen("code", True)
-    engine.event_log.append(Event(at_s=time.time(), kind="audit", message="bob (token): freeze the domain code"))
-    wait(browser, lambda: "❄ frozen" in text_of(browser, "domains"))
-    wait(browser, lambda: "bob (token)" in text_of(browser, "events"))
 
 
 def test_the_playground_tells_tokens_apart(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:

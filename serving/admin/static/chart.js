@@ -21,6 +21,9 @@ const TIMES = [
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const lineColour = (at) => colour(`line-${at % COLOURS}`);
 
+/** Where a value has none beside it: no line goes there, so a point is drawn. */
+const alone = (values) => [...values.keys()].filter((at) => values[at] != null && values[at - 1] == null && values[at + 1] == null);
+
 export class Chart {
   #plot = null;
   #hidden = new Set();
@@ -71,7 +74,7 @@ export class Chart {
       axes: [{ ...axis, space: 70, values: TIMES }, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => this.tick(tick)) }],
       series: [{}, ...this.#names.map((name, at) => ({
         label: name, stroke: lineColour(at), width: 2, dash: DASHES[at % DASHES.length], spanGaps: false,
-        show: !this.#hidden.has(name), points: { show: (_, series, from, to) => this.#isSparse(series, from, to) },
+        show: !this.#hidden.has(name), points: { show: false, filter: (_, series) => alone(this.#data[series]) },
       }))],
       hooks: {
         setSelect: [(plot) => this.#select(plot)],
@@ -80,13 +83,6 @@ export class Chart {
       plugins: [markPlugin(this.events, this.shownMarks, colour)],
     }, this.#data, this.canvas);
     this.#makeLegend();
-  }
-
-  /** Single points between gaps would be invisible as lines. */
-  #isSparse(series, from, to) {
-    const values = this.#data[series];
-    for (let at = from; at <= to; at++) if (values[at] != null && values[at - 1] == null && values[at + 1] == null) return true;
-    return false;
   }
 
   #heights(low, high) {

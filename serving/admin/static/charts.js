@@ -6,6 +6,7 @@ import { bytes, percent, two } from "./figures.js";
 import { MARKS } from "./marks.js";
 import { divided, line, summed, totals } from "./ratio.js";
 
+const SETTLED_S = 30; // a newest point that began less long ago is not drawn
 const SMOOTH = 4; // points over which ratios of few rounds are taken
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const times = (value) => (value === null || value === undefined ? "–" : `${value.toFixed(2)}×`);
@@ -19,7 +20,7 @@ const SERVED = [
   { id: "length", title: "Acceptance length (committed / rounds, tokens)", format: two, base: 1, top: 1.5,
     of: (figures) => line(figures.committed, figures.rounds ?? [], SMOOTH) },
   { id: "speed", title: "Committed tokens a second", format: (value) => compact.format(value), base: 0, top: 1,
-    of: (figures, step) => (figures.committed ?? []).map((value) => (value === null ? null : value / step)) },
+    of: (figures, seconds) => (figures.committed ?? []).map((value, at) => (value === null ? null : value / seconds[at])) },
   { id: "gain", title: "Speed-up over plain decoding (by measured costs)", format: times, base: 0, top: 1.2,
     of: (figures) => line(figures.plain_ms, figures.decode_ms ?? [], SMOOTH) },
 ];
@@ -33,13 +34,15 @@ const LEVELS = [
   { id: "lag", title: "Outcomes recorded and not yet read", format: (value) => compact.format(value), base: 0, of: level("stream_lag"), trainer: true },
   { id: "trained", title: "Trainer: share of time trained", format: percent, tick: whole, base: 0, top: 0.1, trainer: true,
     // A trainer that answers late tells the time of several points at once.
-    of: (figures, step) => (figures.trained_ms ?? []).map((value) => (value === null ? null : Math.min(1, value / (step * 1000)))) },
+    of: (figures, seconds) => (figures.trained_ms ?? []).map((value, at) => (value === null ? null : Math.min(1, value / (seconds[at] * 1000)))) },
   { id: "busy", title: "Engines: share of time in steps", format: percent, tick: whole, base: 0, top: 1, of: level("utilisation") },
   { id: "paused", title: "Taken from serving for training (share of time paused)", format: percent, base: 0, top: 0.02,
-    of: (figures, step) => (figures.paused_ms ?? []).map((value, at) => (figures["utilisation.samples"]?.[at] == null ? null : (value ?? 0) / (step * 1000))) },
+    of: (figures, seconds) => (figures.paused_ms ?? []).map((value, at) => (figures["utilisation.samples"]?.[at] == null ? null : (value ?? 0) / (seconds[at] * 1000))) },
 ];
 
-const nameOf = (series) => Object.entries(series.of).map(([key, value]) => (key === "version" ? `v${value}` : value)).join(" · ") || "all";
+/** What no drafter proposed was decoded plainly; plain rounds and the lookup have no version. */
+const NAMES = { drafter: (value) => value || "plain", version: (value) => (value ? `v${value}` : "no version") };
+const nameOf = (series) => Object.entries(series.of).map(([key, value]) => NAMES[key]?.(value) ?? value).join(" · ") || "all";
 
 export class Charts {
   constructor(history, events) {
@@ -56,17 +59,23 @@ export class Charts {
   render() {
     const { served, levels } = this.history;
     const began = performance.now();
-    // The newest point is still being counted: as a speed it would seem to fall.
-    const end = this.history.isLive ? -1 : undefined;
-    const lines = (answer, of, keep = () => true) => answer.series.filter(keep).map((series) =>
-      ({ name: nameOf(series), values: fill(of(series.figures, answer.step_s), answer.times_s.length).slice(0, end) }))
-      .filter((one) => one.values.some((value) => value !== null));
-    for (const { id, of } of SERVED) this.charts[id].show(served.times_s.slice(0, end), lines(served, of));
+    for (const { id, of } of SERVED) this.#show(id, served, of);
     for (const { id, of, trainer } of LEVELS)
-      this.charts[id].show(levels.times_s.slice(0, end), lines(levels, of, (series) => (series.of.engine === "trainer") === Boolean(trainer)));
+      this.#show(id, levels, of, (series) => (series.of.engine === "trainer") === Boolean(trainer));
     $("no-history").hidden = Object.values(this.charts).some((one) => !one.box.hidden);
     this.#tables();
     this.drawnMs = performance.now() - began;
+  }
+
+  /** of(figures, seconds): a series' values; seconds: how much of the time of each point has passed. */
+  #show(id, { times_s, step_s, series }, of, isShown = () => true) {
+    const seconds = times_s.map((at) => Math.min(step_s, this.history.nowS - at));
+    // What was counted in the last seconds is not all here yet.
+    const end = this.history.isLive && seconds.at(-1) < SETTLED_S ? -1 : undefined;
+    const lines = series.filter(isShown)
+      .map((one) => ({ name: nameOf(one), values: fill(of(one.figures, seconds), times_s.length).slice(0, end) }))
+      .filter((one) => one.values.some((value) => value !== null));
+    this.charts[id].show(times_s.slice(0, end), lines);
   }
 
   /** Events of the chosen range come with the history, newer ones with the live stream. */
@@ -96,10 +105,13 @@ export class Charts {
     }).filter(([rounds]) => rounds > 0);
     replaceRows($("summary"), rows.length ? rows.map(([, one]) => one) : [emptyRow(6, "No rounds in this range.")]);
     const all = totals(served), positions = [], lengths = [];
+    const arms = Object.entries(served.drafters).filter(([, rounds]) => rounds > 0).sort(([, one], [, other]) => other - one)
+      .map(([drafter, rounds]) => meterRow(drafter || "none: plain decoding", rounds, all.rounds));
     for (let at = 1; all[`proposed_at_${at}`]; at++) positions.push(meterRow(`${at}`, all[`accepted_at_${at}`] ?? 0, all[`proposed_at_${at}`]));
     for (let length = 0; length <= 16; length++) if (all[`length_${length}`]) lengths.push(meterRow(length ? `${length}` : "0 (plain)", all[`length_${length}`], all.rounds));
     replaceRows($("positions"), positions.length ? positions : [emptyRow(3, "Nothing was proposed.")]);
     replaceRows($("lengths"), lengths.length ? lengths : [emptyRow(3, "No rounds.")]);
+    replaceRows($("arms"), arms.length ? arms : [emptyRow(3, "No rounds.")]);
   }
 }
 

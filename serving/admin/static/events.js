@@ -4,7 +4,7 @@ import { API } from "./api.js";
 import { $, element, put, replaceRows } from "./dom.js";
 import { timeElement } from "./figures.js";
 
-export const EVENT_MOODS = { publish: "good", swap: "good", confirm: "good", resume: "good", roll_back: "bad", error: "bad", dead_letter: "bad", restart: "warn", merge: "warn", pause: "warn", alert: "warn", gap: "warn" };
+export const EVENT_MOODS = { publish: "good", swap: "good", confirm: "good", resume: "good", roll_back: "bad", error: "bad", dead_letter: "bad", restart: "warn", merge: "warn", drift: "warn", pause: "warn", alert: "warn", gap: "warn" };
 const MOST_SHOWN = 200;
 
 export class Events {

@@ -1,4 +1,5 @@
-// Events drawn over the charts' time axis: a line with a letter each, and shaded stretches where Redis was away.
+// Events drawn over the charts' time axis: a line with a letter each, and shaded stretches where nothing was counted or
+// Redis was away.
 
 export const MARKS = {
   drift: { letter: "D", name: "drift", mood: "warn", dash: [2, 3] },
@@ -9,6 +10,7 @@ export const MARKS = {
   merge: { letter: "M", name: "base drafter again", mood: "warn", dash: [3, 2, 3, 6] },
   restart: { letter: "↻", name: "restart", mood: "warn", dash: [6, 2, 1, 2] },
 };
+const SHADED = new Set(["gap", "restart"]);
 const LEAST_PIXELS = 14;
 
 /** A uPlot plugin; `events` and `shown` (a Set of kinds) are asked at every drawing. */
@@ -19,7 +21,7 @@ export function markPlugin(events, shown, colour) {
     ctx.font = `600 ${11 * scale}px system-ui, sans-serif`;
     ctx.textAlign = "center";
     for (const event of events()) {
-      if (event.kind === "gap" && event.data.to_s > event.data.from_s) shade(plot, event.data.from_s, event.data.to_s);
+      if (SHADED.has(event.kind) && event.data.to_s > event.data.from_s) shade(plot, event.data.from_s, event.data.to_s);
     }
     let lastX = -Infinity;
     for (const event of events()) {

@@ -20,7 +20,7 @@ export function renderVersions({ domain, versions, judged, serving: served, live
     const isPinned = Boolean(judged?.pinned) && judged.confirmed === version.number;
     const buttons = engine && !version.rolled_back ? [
       ...(serving ? [] : [button("serve", `Serve ${name}`)]), ...(isPinned ? [] : [button("pin", `Pin ${name}`)])] : [];
-    const published = version.created_at_s === null ? "–" : element("span", {}, timeElement(version.created_at_s), `, step ${count(version.training_step)}`);
+    const published = version.created_at_s === null ? "–" : element("span", {}, timeElement(version.created_at_s), ` (step ${count(version.training_step)})`);
     const gate = "candidate" in version.gate ? gateText(version.gate) : "–";
     return row(
       head(name, version.parent === null ? "the first" : `from v${version.parent}`),
