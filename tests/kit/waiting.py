@@ -15,18 +15,19 @@ def wait_for(condition: Callable[[], T | None], what: str = "a condition", timeo
     """The condition's first true value.
 
     Args:
-        condition: asked every few milliseconds.
+        condition: asked every few milliseconds at first, then less often, up to ten times a second: many conditions ask
+            a service that tests beside this one need, too.
         what: for the message of a failure.
         timeout_s: when to give up.
 
     Raises:
         AssertionError: it did not come true in time.
     """
-    deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s:
+    started_s = time.monotonic()
+    while (waited_s := time.monotonic() - started_s) < timeout_s:
         if value := condition():
             return value
-        time.sleep(0.005)
+        time.sleep(min(max(0.05 * waited_s, 0.005), 0.1))
     if value := condition():  # a process that was stopped meanwhile asks once more
         return value
     raise AssertionError(f"waited {timeout_s:g} s for {what}")
