@@ -101,7 +101,21 @@ def fake_service(*, ready: bool = True) -> ServiceStatus:
             ),
         ),
     )
-    trainer = TrainerStatus(
+    return ServiceStatus(
+        ready=ready,
+        engine=engine,
+        trainer=_fake_trainer(),
+        versions=VersionsStatus(confirmed=2, trial=3, canaries=("engine",), roll_backs=3, manual_roll_backs=1),
+        domains={"sql": VersionsStatus(confirmed=1)},
+        events={"publish": 3, "refuse": 4},
+        restarts={"engine": 0, "trainer": 1},
+        processes={"server": 210_000_000, "engine": 980_000_000, "trainer": 720_000_000, "redis": 34_000_000},
+    )
+
+
+def _fake_trainer() -> TrainerStatus:
+    """A trainer whose last candidate was published."""
+    return TrainerStatus(
         state="training",
         steps=120,
         trained_tokens=122_880,
@@ -123,14 +137,4 @@ def fake_service(*, ready: bool = True) -> ServiceStatus:
         domains={
             "sql": DomainTraining(state="training", steps=40, records=96, published_version=1, gate={"published": 1.0})
         },
-    )
-    return ServiceStatus(
-        ready=ready,
-        engine=engine,
-        trainer=trainer,
-        versions=VersionsStatus(confirmed=2, trial=3, canaries=("engine",), roll_backs=3, manual_roll_backs=1),
-        domains={"sql": VersionsStatus(confirmed=1)},
-        events={"publish": 3, "refuse": 4},
-        restarts={"engine": 0, "trainer": 1},
-        processes={"server": 210_000_000, "engine": 980_000_000, "trainer": 720_000_000, "redis": 34_000_000},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _TESTS = Path(__file__).parents[2]
@@ -15,12 +15,15 @@ _MAY_SLEEP = {
 }
 
 
-def _calls() -> Iterator[tuple[str, ast.Call, ast.Attribute]]:
+@cache
+def _calls() -> list[tuple[str, ast.Call, ast.Attribute]]:
     """Calls of methods in test files: where, the call, and what is called."""
-    for path in sorted(_TESTS.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                yield path.relative_to(_TESTS).as_posix(), node, node.func
+    return [
+        (path.relative_to(_TESTS).as_posix(), node, node.func)
+        for path in sorted(_TESTS.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
 
 
 def test_nothing_sleeps_in_hope() -> None:
