@@ -146,7 +146,8 @@ def from_validation(problems: Sequence[Mapping[str, Any]], body: Any) -> ApiErro
     if param is None:
         return ApiError(400, _NO_JSON, code="invalid_json")
     if kind == "extra_forbidden":
-        near = get_close_matches(str(problem["loc"][-1]), known_fields(), n=1, cutoff=_NEAR)
+        name, known = str(problem["loc"][-1]), known_fields()
+        near = [] if name in known else get_close_matches(name, known, n=1, cutoff=_NEAR)  # known: of another object
         fix = f"did you mean '{near[0]}'?" if near else "leave it out."
         return ApiError(400, f"Unknown or unsupported field '{param}'; {fix}", param=param, code="unknown_parameter")
     if kind == UNSUPPORTED:

@@ -63,6 +63,13 @@ async def test_a_misspelt_field_names_the_one_that_was_meant(path: str, body: di
     assert error["code"] == "unknown_parameter" and error["message"].endswith(f"did you mean '{near}'?")
 
 
+async def test_a_field_of_another_request_is_not_proposed_again() -> None:
+    async with http_client() as client:
+        body = {"model": "fake-model", "input": "hi", "logprobs": True}
+        error = await error_of(await client.post("/v1/responses", json=body), 400)
+    assert error["param"] == "logprobs" and error["message"].endswith("leave it out.")
+
+
 async def test_a_compressed_body_is_refused() -> None:
     body, kind = gzip.compress(json.dumps(CHAT).encode()), {"content-type": "application/json"}
     async with http_client() as client:
