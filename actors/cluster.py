@@ -12,6 +12,8 @@ import torch
 from osd.config.settings import Config
 from osd.records.errors import OsdError
 
+_REDIS_PORT = 6379
+"""Where a URL names none."""
 _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -98,6 +100,27 @@ def check_application(config: Config, nodes: Sequence[Node]) -> None:
                 f"no node of the cluster has the {asked} that the settings cluster.{part}_* reserve; start a node that "
                 "has them, or reserve less"
             )
+
+
+def refuse_gcs_as_redis(config: Config, gcs_address: str) -> None:
+    """Refuse the port of Ray's GCS as that of Redis: on one machine they cannot both have their default, 6379.
+
+    Args:
+        config: everything.
+        gcs_address: `host:port` of the GCS.
+
+    Raises:
+        OsdError: one line that says what to do.
+    """
+    host, _, port = gcs_address.rpartition(":")
+    url = urlsplit(config.outcomes.redis_url)
+    if not config.outcomes.enabled or url.scheme == "unix" or str(url.port or _REDIS_PORT) != port:
+        return
+    if url.hostname in {host, *_THIS_MACHINE}:
+        raise OsdError(
+            f"outcomes.redis_url names {url.hostname}:{port}, where Ray's own GCS listens and not Redis; start Ray "
+            "on another port (ray start --head --port=6380), or set outcomes.redis_url to where Redis is"
+        )
 
 
 def trains(config: Config) -> bool:

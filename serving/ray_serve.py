@@ -73,15 +73,17 @@ def application(config: Config) -> Any:
     Raises:
         OsdError: the cluster cannot run what is configured.
     """
-    from actors.cluster import address_of_cluster, check_application, nodes_of_cluster  # Ray is slow to import
+    from actors.cluster import address_of_cluster, check_application, nodes_of_cluster, refuse_gcs_as_redis  # slow
     from actors.serve.application import bind_application
     from actors.stream_keeper import claim_if_there
 
     nodes = nodes_of_cluster()
     check_application(config, nodes)
     refuse_private_store(config)
+    gcs_address = address_of_cluster()
+    refuse_gcs_as_redis(config, gcs_address)
     if config.outcomes.enabled:
-        claim_if_there(config, config.outcomes.redis_url, address_of_cluster())
+        claim_if_there(config, config.outcomes.redis_url, gcs_address)
     return bind_application(config, nodes, _app_of_replica, admin_digest(config))
 
 

@@ -16,7 +16,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
 from actors.cluster import check_free_gpus
-from actors.join_ray import check_address, why_not_joined
+from actors.join_ray import check_address, check_node, native_errors, why_not_joined
 from osd.config.settings import Config
 from osd.records.errors import OsdError
 
@@ -34,15 +34,18 @@ def joined(config: Config) -> Iterator[None]:
     """
     address = config.cluster.address
     check_address(address)
-    try:
-        ray.init(
-            address=address,
-            runtime_env=config.cluster.runtime_env or None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        raise OsdError(why_not_joined(address, error)) from error
+    check_node(address)
+    with native_errors() as errors:
+        try:
+            ray.init(
+                address=address,
+                runtime_env=config.cluster.runtime_env or None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            errors.seek(0)
+            raise OsdError(why_not_joined(address, error, errors.read())) from error
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ HEAD = {"resources": {"front": 1}}
 SERVING_NODE, LEARNING_NODE = {"resources": {"serves": 1}}, {"resources": {"serves": 1, "learns": 1}}
 NODES = [SERVING_NODE, LEARNING_NODE]
 """Two engines on two nodes; HTTP, the supervisor and Serve's controller on the head, the distiller on the last."""
-PLACEMENT = {
+PLACEMENT: dict[str, dict[str, float]] = {
     "engine_resources": {"serves": 1},
     "ingress_resources": {"front": 0.1},
     "supervisor_resources": {"front": 0.1},

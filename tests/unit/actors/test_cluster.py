@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.cluster import Node, check_application, check_cluster, check_free_gpus
+from actors.cluster import Node, check_application, check_cluster, check_free_gpus, refuse_gcs_as_redis
 from osd.config.settings import Config, load_config
 from osd.records.errors import OsdError
 
@@ -137,3 +137,22 @@ def test_gpus_that_others_have_reserved_are_refused() -> None:
     assert "\n" not in str(told.value)
     check_free_gpus(cuda, 4.0, 0.5)
     check_free_gpus(_config(), 0.0, 0.0)
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/0", "redis://:pw@10.0.0.1/0", "redis://localhost"])
+def test_the_gcs_is_not_taken_for_redis(url: str) -> None:
+    with pytest.raises(OsdError, match=r"6379, where Ray's own GCS listens and not Redis; start Ray on") as told:
+        refuse_gcs_as_redis(_config(outcomes={"redis_url": url}), "10.0.0.1:6379")
+    assert "\n" not in str(told.value) and "pw" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "gcs_address"),
+    [
+        ("redis://127.0.0.1:6379/0", "10.0.0.1:6380"),
+        ("redis://redis:6379/0", "10.0.0.1:6379"),
+        ("unix:///run/redis.sock", "10.0.0.1:6379"),
+    ],
+)
+def test_a_redis_beside_the_gcs_is_fine(url: str, gcs_address: str) -> None:
+    refuse_gcs_as_redis(_config(outcomes={"redis_url": url}), gcs_address)

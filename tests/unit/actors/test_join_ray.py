@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import re
 import socket
 
+import psutil
 import pytest
+from ray._private.services import get_node_to_connect_for_driver
 from ray._private.utils import check_version_info, compute_version_info
 
-from actors.join_ray import check_address, why_not_joined
+from actors.join_ray import check_address, check_node, native_errors, why_not_joined
 from osd.records.errors import OsdError
 
 
@@ -44,6 +49,35 @@ def test_another_version_is_named_with_the_fix() -> None:
         f"the Ray cluster '10.0.0.1:6379' runs Ray 2.9.3 with Python {ours[1]}, osd here Ray {ours[0]}"
     )
     assert "pip install ray==2.9.3" in message and "\n" not in message
+
+
+def test_a_machine_without_a_node_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "process_iter", lambda attrs: iter(()))
+    with pytest.raises(
+        OsdError, match="no node of the Ray cluster '10.0.0.1:6379' runs on this machine; .* --num-cpus=0"
+    ):
+        check_node("10.0.0.1:6379")
+    check_node("ray://10.0.0.1:10001")
+
+
+def test_a_machine_that_is_a_node_of_another_cluster_is_told_the_same() -> None:
+    """In the words of the installed Ray, which finds no node of the cluster among the processes here."""
+    source = inspect.getsource(get_node_to_connect_for_driver)
+    (words,) = re.findall(r"No node info found[^:]*", source)
+    message = why_not_joined("10.0.0.1:6379", RuntimeError(f"{words}: '' when trying to resolve"))
+    assert message.startswith("no node of the Ray cluster '10.0.0.1:6379' runs on this machine")
+
+
+def test_another_token_is_said_by_rays_core_only(capfd: pytest.CaptureFixture[str]) -> None:
+    with native_errors() as errors:
+        os.write(
+            2, b"gcs_client.cc:210: Unauthenticated: RPC error: InvalidAuthToken: Authentication token is missing\n"
+        )
+        errors.seek(0)
+        message = why_not_joined("10.0.0.1:6379", ConnectionError("Failed to connect"), errors.read())
+    assert message.startswith("the Ray cluster '10.0.0.1:6379' asks for another token; set RAY_AUTH_MODE=token and")
+    os.write(2, b"shown again")
+    assert capfd.readouterr().err == "shown again"
 
 
 def test_anything_else_names_the_address() -> None:
