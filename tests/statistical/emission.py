@@ -19,7 +19,8 @@ from tests.statistical.exact import CASES, TOKENS, Exact, p_value
 
 ALARM = 1e-4
 """A p-value below it fails: with other seeds, one case in 10,000 of a sound engine."""
-SAMPLES = 1600
+SAMPLES = 1000
+"""Of each case: as many as `test_broken_rules.py` needs to notice every broken rule beyond doubt."""
 SHARPNESS = 1.5
 _SLOTS = 32
 
