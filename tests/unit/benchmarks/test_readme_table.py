@@ -108,9 +108,9 @@ def write_one_of_each(tmp_path: Path) -> None:
         batches={"1": one, "16": many},
     )
     tpot = {"training": 12.0, "paused": 10.0, "ratio": 1.2}
-    at = {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}
+    trained = {"tpot_p50_ms": tpot, "tpot_p95_ms": tpot, "steps": 9}
     speed = {"training": 90.0, "paused": 100.0, "ratio": 0.9}
-    loads = {"0.2 queries/s": at, "1 client": {**at, "tokens_per_s": speed}}
+    loads = {"0.2 queries/s": trained, "1 client": {**trained, "tokens_per_s": speed}}
     write(tmp_path, "training-cost_m_2026-01-01.json", benchmark="training_cost", loads=loads)
     paused = {"tpot_p50_ms": 2.0, "tpot_p95_ms": 4.0, "tpot_p50_ratio": 1.0, "tpot_p95_ratio": 1.0}
     beside = {"tpot_p50_ms": 3.0, "tpot_p95_ms": 8.0, "tpot_p50_ratio": 1.5, "tpot_p95_ratio": 2.0}
