@@ -197,11 +197,10 @@ async def test_an_engine_reports_and_the_supervisor_knows_it() -> None:
         await actor.submit("a", query("a1"))
         await read(actor, "a", 1)
         async with asyncio.timeout(PATIENCE_S):
-            while not (reports := supervisor.engines()):
+            while not (reports := supervisor.engines()) or reports[0].free_rows < 2:  # the query may hold a row still
                 await asyncio.sleep(0.01)
         [report] = reports
         assert (report.engine_id, report.pid, report.device) == ("one", os.getpid(), "cpu")
-        assert report.free_rows == 2
         assert 0 < report.device_used_bytes < report.device_bytes
         assert actor.orders.session
     finally:
