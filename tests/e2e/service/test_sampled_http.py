@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from osd.loading.causal_lm import load_causal_lm
+from osd.records.outcome import Outcome
 from tests.e2e.conftest import Service
 from tests.kit.waiting import wait_for
 from tests.statistical.emission import ALARM
@@ -78,9 +79,11 @@ def test_sampled_answers_follow_the_targets_distribution(service: Service) -> No
         _, state = store.load(latest.number)
         copy = store.publish(state, kind=latest.kind, config=latest.config, parent=latest.number, note="the same again")
         list(pool.map(ask, range(_REQUESTS // 2, _REQUESTS)))
-    wait_for(lambda: service.outcome_counts()["recorded"] == before + _REQUESTS * _CHOICES, "every outcome", 200)
+    # More, where an earlier test's queries were being recorded.
+    wait_for(lambda: service.outcome_counts()["recorded"] >= before + _REQUESTS * _CHOICES, "outcomes", 200)
+    wait_for(lambda: len(_outcomes(service)) == _REQUESTS * _CHOICES, "every outcome of the domain")
     assert service.status()["engine"]["drafter_version"] == copy.number
-    outcomes = [outcome for outcome in service.outcomes() if outcome.domain == _DOMAIN]
+    outcomes = _outcomes(service)
     ids_NT = torch.tensor([outcome.output_ids[:_TOKENS] for outcome in outcomes])
     assert ids_NT.shape == (_REQUESTS * _CHOICES, _TOKENS)
     assert sum(one.accepted for outcome in outcomes for one in outcome.rounds) > 0
@@ -91,3 +94,7 @@ def test_sampled_answers_follow_the_targets_distribution(service: Service) -> No
     expected = _joint_probs(model, class_V).flatten() * len(ids_NT)
     figure = pearson(counts.tolist(), expected.tolist())
     assert figure > ALARM
+
+
+def _outcomes(service: Service) -> list[Outcome]:
+    return [outcome for outcome in service.outcomes() if outcome.domain == _DOMAIN]
