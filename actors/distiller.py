@@ -25,7 +25,7 @@ from osd.ports.lease import TrainingLease
 from osd.records.errors import OsdError
 from osd.records.events import Event
 from osd.records.status import TrainerStatus
-from trainer.spare import lower_priority, num_threads
+from trainer.spare import lower_priority
 
 if TYPE_CHECKING:
     from trainer.loop import Trainer
@@ -34,8 +34,6 @@ _log = logging.getLogger(__name__)
 _GIVE_BACK_EVERY = 20
 """In reports to the supervisor, that is, every ten seconds."""
 _ASK_TIMEOUT_S = 10.0
-_SPINS = "30000"
-"""Iterations for which a thread of GNU OpenMP waits before it sleeps: some 0.1 ms."""
 
 
 class BuildTrainer(Protocol):
@@ -97,8 +95,6 @@ class DistillerActor:
         self._ask_interval_s, self._retry_s = ask_interval_s, retry_s
         # Few batches have the same shape, so oneDNN's cached primitives (one per shape) would rarely be used again.
         os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
-        # Where one of two threads gets no core, the other should not keep the only one by spinning for milliseconds.
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
         self._config, self._redis_url, self._names = config, redis_url, names
         self._events = EventLog()
         self._trainer: Trainer | None = None
@@ -236,7 +232,7 @@ class DistillerActor:
         from osd.loading.causal_lm import choose_device
         from osd.machine.device_id import device_id
 
-        torch.set_num_threads(num_threads(self._config.trainer, self._config.target.threads))
+        torch.set_num_threads(self._config.trainer.threads)
         self._device = device_id(choose_device(self._config.trainer.device))
         while not self._stop.is_set():
             self._is_starting = False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,13 +19,9 @@ from trainer.batches import Batch
 from trainer.examples import ExampleKey
 from trainer.student import Student
 
-_NUM_RESAMPLES = 2000
-_TAIL_BY_LOOKS = (0.025, 0.0147, 0.0111)
-"""Share of resamples beyond each end of the interval, where one, two or three looks may be taken at the data: then all
-looks together err as often as a single one with a 95% interval (Pocock 1977)."""
-MOST_LOOKS = len(_TAIL_BY_LOOKS)
-Look: TypeAlias = Mapping[str, Sequence[Batch]]
-"""Held-out batches by domain."""
+_NUM_RESAMPLES = 1000
+_QUANTILES = (0.025, 0.975)
+"""The ends of the 95% interval."""
 _LEAST_LOSS = 0.02
 """Acceptance length. Less is borne: by a domain where others gain more, and by a candidate that trains on.
 
@@ -83,18 +78,13 @@ class GateDecision:
     """The candidate certainly loses, and more than 0.02, so the training since the serving version should be undone."""
     figures: dict[str, float]
     """candidate, serving: acceptance of the first proposal; length, serving_length: acceptance length; gain_low,
-    gain_high: the interval of what the length gains; margin, records, positions, published (1 or 0), and depth_1,
+    gain_high: the 95% interval of what the length gains; margin, records, positions, published (1 or 0), and depth_1,
     depth_2, … of the candidate.
     """
     losers: tuple[str, ...] = ()
     """Domains that would certainly lose, for which a candidate that gains on the whole is not published."""
     goes_back: bool = False
     """What is published is no candidate but the version that training began with; see `trainer.origin`."""
-
-    @property
-    def is_settled(self) -> bool:
-        """More records would hardly change it: the candidate is published, or certainly gains too little."""
-        return self.published or self.figures["gain_high"] < self.figures["margin"]
 
     @property
     def is_promising(self) -> bool:
@@ -126,38 +116,10 @@ def measure(
     return Measurement.of_rows(rows, (key for batch in batches for key in batch.keys))
 
 
-def compare(
-    looks: Sequence[Look],
-    measure_candidate: Callable[[Sequence[Batch]], Measurement],
-    measure_serving: Callable[[Sequence[Batch]], Measurement],
-    *,
-    margin: float,
-) -> GateDecision:
-    """Compare two versions on held-out records, on more of them only where fewer do not decide.
-
-    Args:
-        looks: at least one and at most `MOST_LOOKS`; each adds records to those before.
-        measure_candidate: measures the student on batches.
-        measure_serving: measures the version that serves.
-        margin: see `decide`.
-    """
-    measured: dict[str, list[tuple[Measurement, Measurement]]] = {}
-    requests: set[str] = set()
-    for look in looks:
-        for domain, batches in look.items():
-            measured.setdefault(domain, []).append((measure_candidate(batches), measure_serving(batches)))
-            requests.update(key.request_id for batch in batches for key in batch.keys)
-        by_domain = {domain: _joined(parts) for domain, parts in measured.items()}
-        decision = decide(by_domain, margin=margin, num_records=len(requests), num_looks=len(looks))
-        if decision.is_settled:
-            break
-    return decision
-
-
 def decide(
-    by_domain: Mapping[str, tuple[Measurement, Measurement]], *, margin: float, num_records: int, num_looks: int = 1
+    by_domain: Mapping[str, tuple[Measurement, Measurement]], *, margin: float, num_records: int
 ) -> GateDecision:
-    """Publish if the interval of the gain in acceptance length lies above `margin`, and no domain certainly loses.
+    """Publish if the 95% interval of the gain in acceptance length lies above `margin`, and no domain certainly loses.
 
     Without the second condition, a client that floods one domain would decide for all others.
 
@@ -165,10 +127,9 @@ def decide(
         by_domain: the student, and the version that serves, measured on the same batches of each domain.
         margin: see above; a candidate whose interval lies below -`margin`, and that loses more than 0.02, is worse.
         num_records: held-out records, for the figures.
-        num_looks: how often a decision may be taken on these records and those still to be added.
     """
-    candidate, serving = _joined(list(by_domain.values()))
-    low, high = gain_interval(candidate, serving, num_looks)
+    candidate, serving = (Measurement.of(side) for side in zip(*by_domain.values(), strict=True))
+    low, high = gain_interval(candidate, serving)
     losers = tuple(domain for domain, pair in by_domain.items() if _certainly_loses(*pair))
     published = low > margin and not losers
     figures = {
@@ -189,11 +150,6 @@ def decide(
     return GateDecision(published, worse, figures, losers)
 
 
-def _joined(pairs: Sequence[tuple[Measurement, Measurement]]) -> tuple[Measurement, Measurement]:
-    candidates, servings = zip(*pairs, strict=True)
-    return Measurement.of(candidates), Measurement.of(servings)
-
-
 def _loses(candidate: Measurement, serving: Measurement) -> bool:
     return candidate.length < serving.length - _LEAST_LOSS
 
@@ -204,19 +160,14 @@ def _certainly_loses(candidate: Measurement, serving: Measurement) -> bool:
     return _loses(candidate, serving) and gain_interval(candidate, serving)[1] < 0.0
 
 
-def gain_interval(candidate: Measurement, serving: Measurement, num_looks: int = 1) -> tuple[float, float]:
+def gain_interval(candidate: Measurement, serving: Measurement) -> tuple[float, float]:
     """The 95% interval of the candidate's acceptance length less the serving version's, by paired bootstrap.
 
     Resamples draw records with replacement, the same for both sides; the same records always give the same interval.
-
-    Args:
-        candidate: by record.
-        serving: on the same records.
-        num_looks: how often such an interval may be taken until one decides; the more, the wider it is.
     """
     gained_N: NDArray[np.float64] = (candidate.sums.accepted_BD - serving.sums.accepted_BD).sum(dim=1).numpy()
     positions_N: NDArray[np.float64] = candidate.sums.reached_BD[:, 0].numpy()
-    num, tail = len(gained_N), _TAIL_BY_LOOKS[num_looks - 1]
+    num = len(gained_N)
     counts_SN = np.random.default_rng(0).multinomial(num, np.full(num, 1.0 / num), size=_NUM_RESAMPLES)
-    low, high = np.quantile((counts_SN @ gained_N) / np.maximum(counts_SN @ positions_N, 1.0), (tail, 1.0 - tail))
+    low, high = np.quantile((counts_SN @ gained_N) / np.maximum(counts_SN @ positions_N, 1.0), _QUANTILES)
     return float(low), float(high)

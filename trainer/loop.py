@@ -100,14 +100,12 @@ class Trainer:
         self._drift = DriftMonitor()
         self._budget = TrainingBudget(config.passes)
         self._intake = Intake(source, self._replay, self._counts, self._drift, student.alignment, target_id, clock)
-        self._publisher = Publisher(store, student, config.gate_margin, self, self._lease, config.first_version_share)
+        self._publisher = Publisher(store, student, config.gate_margin, self, self._lease)
         self._folder = CheckpointFolder(checkpoint_folder)
         self._checkpoint_every_s, self._checkpointed_at_s = checkpoint_every_s, clock()
         self._pause_after_error_s = pause_after_error_s
         self._num_saved = 0
         """How many of all records ever seen the checkpoint contains."""
-        self._seen_at_publish = 0
-        """How many records had been seen when the serving version was published."""
         self._dirty = False
         self._update = self._new_update()
         self.demands = Demands()
@@ -131,7 +129,7 @@ class Trainer:
             self._respond_to_drift()
             self._intake.ack()
         if self._publisher.follow():
-            self._pace.steps_at_gate, self._seen_at_publish = self._steps, self._replay.num_seen
+            self._pace.steps_at_gate = self._steps
             self._update = self._new_update()
         state = self._state()
         if state == "training":
@@ -262,7 +260,9 @@ class Trainer:
             self._loss = result.loss
 
     def _gate_is_due(self) -> bool:
-        return self._has_enough_held_out() and self._pace.is_gate_due(self._steps, is_last=self._budget.is_spent)
+        return self._has_enough_held_out() and self._pace.is_gate_due(
+            self._steps, self._replay.num_held_out, is_last=self._budget.is_spent
+        )
 
     def _has_enough_held_out(self) -> bool:
         return self._replay.num_held_out >= min(_MIN_HELD_OUT_RECORDS, self._config.held_out_records)
@@ -271,7 +271,9 @@ class Trainer:
         self._pace.steps_at_gate = self._steps
         self._student.refresh_vocab(self._counts.counts_V)
         decision = self._publisher.attempt(
-            self._data.evidence(NUM_RECORDS, self._seen_at_publish),
+            self._data.held_out(),
+            self._data.newest(NUM_RECORDS),
+            num_records=self._replay.num_held_out,
             training_step=self._steps,
             stream_position=self._intake.last_position,
             between=self._yield_to_serving,
@@ -286,7 +288,6 @@ class Trainer:
         self._pace.after(decision)
         if decision.published:
             self._drift.passed_gate()
-            self._seen_at_publish = self._replay.num_seen
         if decision.goes_back:
             self._update = self._new_update()
         elif decision.worse:  # the publisher has reset the candidate to the serving version
@@ -321,7 +322,6 @@ class Trainer:
             "identity": self._identity(),
             "optimizer": self._optimizer_identity(),
             "serving": self._publisher.serving,
-            "seen_at_publish": self._seen_at_publish,
             "steps": self._steps,
             "update_steps": self._update.steps,
             "trained_tokens": self._trained_tokens,
@@ -357,7 +357,6 @@ class Trainer:
         self._replay.restore(progress["replay"], checkpoint.records)
         self._drift.restore(progress.get("drift", {}))
         self._num_saved = self._replay.num_seen
-        self._seen_at_publish = progress.get("seen_at_publish", self._replay.num_seen)
         self._intake.unacked, self._intake.last_position = list(progress["unacked"]), progress["last_position"]
         self._intake.mark_checkpointed()
         _log.info("training goes on from the checkpoint of step %d", self._steps)

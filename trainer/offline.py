@@ -23,7 +23,6 @@ from trainer.batches import Batch, make_batches
 from trainer.checkpoint import CheckpointFolder
 from trainer.examples import Example, make_examples, unfit_because
 from trainer.gate import Measurement, measure
-from trainer.looks import Evidence
 from trainer.publisher import Publisher
 from trainer.replay import is_held_out
 from trainer.step import StepResult, new_training_step
@@ -119,7 +118,8 @@ class OfflineTrainer:
     def publish_if_better(self) -> None:
         """Publish the student if it passes the gate against the version that it started from."""
         self._publisher.attempt(
-            Evidence([{"": self._judged}]),
+            {"": self._judged},
+            num_records=len(self.held_out),
             training_step=self.steps,
             stream_position="",
             between=lambda: None,

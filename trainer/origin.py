@@ -1,24 +1,23 @@
 """The version that training began with, to go back to where traffic changed and what was learnt does harm.
 
 A drafter that learns one kind of traffic forgets others that it knew, which the gate cannot see before they come. So at
-every decision the first version is compared with the one that would serve, on the newest records only: a candidate that
-is to be published on held-out ones, the version that serves on all that came since it was published.
+every decision the first version is compared with the one that would serve, on the newest held-out records only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from osd.ports.weight_store import WeightStore
 from osd.records.errors import WeightsRefusedError
-from osd.records.version import UNTRAINED
+from trainer.acceptance import ChainSums
 from trainer.batches import Batch
-from trainer.gate import GateDecision, Measurement, decide
-from trainer.measured_version import MeasuredVersion
+from trainer.examples import ExampleKey
+from trainer.gate import GateDecision, Measurement, decide, measure
 from trainer.student import Student
 
 NUM_RECORDS = 8
-"""Newest records to compare on."""
+"""Newest held-out records to compare on; by default one in four queries is held out."""
 _LEAST_RECORDS = 6
 
 
@@ -27,33 +26,17 @@ class Origin:
 
     Args:
         store: the versions; a domain's own drafter has none that was not trained.
-        like: a student of their kind and shape.
     """
 
-    def __init__(self, store: WeightStore, like: Student) -> None:
-        self._store, self._version = store, MeasuredVersion(store, like)
-
-    def student(self) -> Student | None:
-        """Its weights; None if it was not trained at all, or if there is no such version."""
-        number = self._store.origin()
-        if number is None:
-            return None
-        try:
-            student = self._version.turn_to(number, "")
-        except WeightsRefusedError:
-            return None
-        assert self._version.manifest is not None
-        return None if self._version.manifest.note == UNTRAINED else student
-
-    @property
-    def number(self) -> int:
-        """The version that was asked for last; 0: none yet."""
-        return 0 if self._version.manifest is None else self._version.manifest.number
+    def __init__(self, store: WeightStore) -> None:
+        self._store, self._number = store, 0
+        self._known: dict[ExampleKey, ChainSums] = {}
 
     def beats(
         self,
-        measure_other: Callable[[Sequence[Batch]], Measurement],
+        other: Mapping[ExampleKey, ChainSums],
         batches: Sequence[Batch],
+        twin: Callable[[], Student],
         *,
         serving: int,
         margin: float,
@@ -62,23 +45,28 @@ class Origin:
         """The origin's weights, and the comparison that says that they are certainly better; None if they are not.
 
         Args:
-            measure_other: measures the version that would serve.
-            batches: the newest records that this version was not trained on.
+            other: what the version that would serve accepts of each example.
+            batches: the newest held-out records.
+            twin: makes a student to load the origin into.
             serving: the version in service, which has nowhere to go back to if it is the origin.
             margin: see `trainer.gate.decide`.
             between: see `trainer.gate.measure`.
         """
-        keys = [key for batch in batches for key in batch.keys]
-        if len(keys) < _LEAST_RECORDS:
+        num_records = sum(len(batch.keys) for batch in batches)
+        if num_records < _LEAST_RECORDS:
             return None
-        number = self._store.origin()
-        if number is None or number == serving:
+        number = max((one.number for one in self._store.list() if one.is_origin), default=0)
+        if number in (0, serving):
             return None
+        student = twin()
         try:
-            student = self._version.turn_to(number, "")
+            student.load_state(self._store.load(number)[1])
         except WeightsRefusedError:
             return None
-        own = self._version.measure(batches, between)
-        self._version.keep_only(keys)
-        decision = decide({"": (own, measure_other(batches))}, margin=margin, num_records=len(keys))
+        if number != self._number:
+            self._number, self._known = number, {}
+        own = measure(student, batches, between, self._known)
+        keys = [key for batch in batches for key in batch.keys]
+        self._known = {key: self._known[key] for key in keys}
+        decision = decide({"": (own, Measurement.of_rows(other, keys))}, margin=margin, num_records=num_records)
         return (student, decision) if decision.published else None

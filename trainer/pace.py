@@ -30,25 +30,22 @@ class Pace:
         """Share of what training may cost serving that it is worth now; half after a candidate that gains nothing."""
         self.steps_at_gate = 0
         """Steps when the gate last decided, or when training began anew."""
-        self._num_measured = 0
-        """Held-out records that its latest decision took."""
 
-    def is_gate_due(self, steps: int, *, is_last: bool) -> bool:
+    def is_gate_due(self, steps: int, num_held_out: int, *, is_last: bool) -> bool:
         """Whether the gate should decide now.
 
-        Measuring ten records with both versions takes as long as one or two steps, so after a decision that took many
-        the next one comes later.
+        Measuring ten records with both versions takes as long as one or two steps, so with many it decides less often.
 
         Args:
             steps: made so far.
+            num_held_out: records that a decision takes into account.
             is_last: no more steps will follow for now, so it does not wait for more of them than the configured number.
         """
-        least = self._gate_every_steps if is_last else max(self._gate_every_steps, self._num_measured // 3)
+        least = self._gate_every_steps if is_last else max(self._gate_every_steps, num_held_out // 3)
         return steps - self.steps_at_gate >= least
 
     def after(self, decision: GateDecision) -> None:
         """Take the gate's decision into account."""
-        self._num_measured = int(decision.figures["records"])
         if decision.published:
             self.rate, self.worth = min(2 * self.rate, 1.0), 1.0
             return
@@ -63,14 +60,9 @@ class Pace:
 
     def state(self) -> dict[str, Any]:
         """JSON-serialisable."""
-        return {
-            "steps_at_gate": self.steps_at_gate,
-            "num_measured": self._num_measured,
-            "rate": self.rate,
-            "worth": self.worth,
-        }
+        return {"steps_at_gate": self.steps_at_gate, "rate": self.rate, "worth": self.worth}
 
     def restore(self, state: dict[str, Any]) -> None:
         """What `state` returned."""
-        self.steps_at_gate, self._num_measured = state["steps_at_gate"], state.get("num_measured", 0)
+        self.steps_at_gate = state["steps_at_gate"]
         self.rate, self.worth = state.get("rate", 1.0), state.get("worth", 1.0)

@@ -5,26 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-import psutil
-
-from osd.config.trainer import TrainerConfig
-
 _LOWEST = 19
-_MOST_THREADS = 4
-"""A training step's products are too small for more."""
-
-
-def num_threads(config: TrainerConfig, engine_threads: int) -> int:
-    """Number of CPU threads of the trainer.
-
-    An engine that has all cores leaves them to training together, while it pauses or idles.
-
-    Args:
-        config: the `trainer` section.
-        engine_threads: `target.threads`; 0: the engine has all cores.
-    """
-    cores = psutil.cpu_count(logical=False) or 1
-    return config.threads or min(max(cores - engine_threads, 1), _MOST_THREADS)
 
 
 def lower_priority(nice: int) -> None:

@@ -40,12 +40,6 @@ class TrainerConfig(Section):
         ge=0,
         description="Publish if the 95% interval of the gain in held-out acceptance length lies above this.",
     )
-    first_version_share: float = Field(
-        0.25,
-        ge=0,
-        lt=1,
-        description="Share of a shipped or imported drafter's weights in what is published, against forgetting.",
-    )
     max_utilisation: float = Field(
         0.5, ge=0, le=1, description="Train only while the engine is busy less than this share; 1 trains always."
     )
@@ -55,11 +49,7 @@ class TrainerConfig(Section):
         le=0.5,
         description="Share of its time that a busier engine leaves to training while the gate shows gain; 0: none.",
     )
-    threads: int = Field(
-        0,
-        ge=0,
-        description="CPU threads of the trainer; 0: the cores that target.threads leaves, all if that is 0, at most 4.",
-    )
+    threads: int = Field(1, ge=1, description="CPU threads of the trainer.")
     nice: int = Field(19, ge=0, le=19, description="OS priority of the trainer; 19 is the lowest.")
     device: str = Field("auto", description="Device to train on; auto: a free GPU, else the CPU.")
     seed: int = Field(0, description="Seed of replay sampling.")

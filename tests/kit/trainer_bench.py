@@ -14,9 +14,7 @@ from trainer.loop import Trainer
 class Bench:
     """A trainer and everything around it."""
 
-    def __init__(
-        self, folder: Path, *, student: Any = None, note: str = "untrained", outcomes: int = 30, **config: Any
-    ) -> None:
+    def __init__(self, folder: Path, *, student: Any = None, outcomes: int = 30, **config: Any) -> None:
         self.source, self.store, self.clock = FakeSource(), FakeStore(), Clock()
         self.events: list[Event] = []
         self.may_train = True
@@ -24,7 +22,7 @@ class Bench:
         for number in range(outcomes):
             self.source.put(learnable_outcome(number))
         first = student or feature_student()
-        self.store.publish(first.state(), kind=first.kind, config=first.config, parent=None, note=note)
+        self.store.publish(first.state(), kind=first.kind, config=first.config, parent=None, note="untrained")
         self.trainer = self.start(student)
 
     def start(self, student: Any = None) -> Trainer:

@@ -14,7 +14,6 @@ from torch import Tensor
 from osd.config.trainer import TrainerConfig
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.records.errors import OutcomeSinkError, WeightsRefusedError
-from osd.records.events import EventKind
 from osd.records.outcome import ACCEPTED, RECOVERED, Outcome, Sampling
 from osd.records.outcome_arrays import pack_hidden, pack_top_k
 from osd.records.shared_rows import SharedRows
@@ -94,7 +93,7 @@ class FakeStore:
             config=dict(config),
             config_hash="",
             parent=parent,
-            digest=f"of {self._latest}",
+            digest="",
             training_step=training_step,
             stream_position=stream_position,
             gate=dict(gate or {}),
@@ -115,9 +114,6 @@ class FakeStore:
     def list(self) -> builtins.list[WeightManifest]:
         return [manifest for manifest, _ in self.versions.values()]
 
-    def origin(self) -> int | None:
-        return max((number for number, (one, _) in self.versions.items() if one.is_origin), default=None)
-
     def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
         self._latest = self._latest - 1 if to is None else to
         return self.versions[self._latest][0]
@@ -130,16 +126,6 @@ class FakeStore:
 
     def to_start_with(self) -> WeightManifest | None:
         return self.latest()
-
-
-class Silent:
-    """A publisher's reporter: nobody is told, and problems are failures."""
-
-    def event(self, kind: EventKind, message: str, **data: float) -> None:
-        pass
-
-    def problem(self, message: str) -> None:
-        raise AssertionError(message)
 
 
 def shared_rows(vocab_tokens: int = VOCAB_TOKENS, hidden_size: int = HIDDEN_SIZE) -> SharedRows:

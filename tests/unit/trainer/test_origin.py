@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,11 @@ import torch
 from osd.records.outcome import Outcome
 from osd.records.version import WeightManifest
 from tests.kit.trainer_bench import Bench
-from tests.kit.trainer_fakes import FakeStore, Silent, feature_student, learnable_outcome, make_outcome
-from trainer.batches import Batch, make_batches
+from tests.kit.trainer_fakes import feature_student, learnable_outcome, make_outcome
+from trainer.batches import make_batches
 from trainer.examples import make_examples
 from trainer.gate import measure
-from trainer.looks import Evidence
 from trainer.origin import NUM_RECORDS
-from trainer.publisher import Publisher
 from trainer.student import Student
 
 
@@ -27,14 +24,11 @@ def _reversed(number: int) -> Outcome:
     return make_outcome(f"back-{number}", prompt_ids=[*ids[:3], 12 + number % 8], output_ids=ids[3:])
 
 
-def _batches(outcomes: Iterable[Outcome]) -> list[Batch]:
-    alignment = feature_student().alignment
-    return make_batches([e for o in outcomes for e in make_examples(o, alignment, max_predicting=64)], 512)
-
-
 def _length(student: Student) -> float:
     """Acceptance length on the traffic that the shipped drafter knows."""
-    return measure(student, _batches(map(learnable_outcome, range(8)))).length
+    outcomes = map(learnable_outcome, range(8))
+    examples = [e for o in outcomes for e in make_examples(o, student.alignment, max_predicting=64)]
+    return measure(student, make_batches(examples, 512)).length
 
 
 @pytest.fixture(scope="module")
@@ -91,32 +85,3 @@ def test_nothing_changes_while_what_was_learnt_is_better(tmp_path: Path, shipped
         bench.source.put(_reversed(number))
     bench.run(60)
     assert not [one for one in bench.events if "began with" in one.message]
-
-
-@pytest.mark.parametrize("num_unseen", [8, 0])
-def test_eight_queries_of_its_traffic_are_enough_whether_held_out_or_not(
-    shipped: dict[str, torch.Tensor], num_unseen: int
-) -> None:
-    """The serving version was trained on none of them, and the held-out ones are of other traffic."""
-    store, student = FakeStore(), feature_student()
-    store.publish(shipped, kind="feature", config=student.config, parent=None)
-    store.publish(student.state(), kind="feature", config=student.config, parent=1, training_step=5)
-    publisher = Publisher(store, student, 0.0, Silent())
-    publisher.follow()
-    evidence = Evidence(
-        [{"": _batches(map(_reversed, range(8)))}], (), _batches(map(learnable_outcome, range(num_unseen)))
-    )
-    decision = publisher.attempt(evidence, training_step=9, stream_position="", between=lambda: None)
-    assert decision is not None and decision.goes_back == decision.published == bool(num_unseen)
-    assert student.state()["fuse.weight"].equal(shipped["fuse.weight"]) == bool(num_unseen)
-
-
-def test_what_the_serving_version_was_trained_on_is_no_evidence(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, outcomes=40, gate_every_steps=1000)
-    bench.run(1)
-    data = bench.trainer._data
-    assert not data.evidence(NUM_RECORDS, since=40).unseen
-    keys = {key.request_id for batch in data.evidence(NUM_RECORDS, since=37).unseen for key in batch.keys}
-    assert keys == {"q-37", "q-38", "q-39"}
-    keys = {key.request_id for batch in data.evidence(NUM_RECORDS, since=0).unseen for key in batch.keys}
-    assert keys == {f"q-{number}" for number in range(32, 40)}

@@ -5,20 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
-from osd.records.version import WeightManifest
 from tests.kit.trainer_bench import Bench
-from tests.kit.trainer_fakes import FakeStore, Silent, feature_student, learnable_outcome
+from tests.kit.trainer_fakes import feature_student, learnable_outcome
 from trainer.acceptance import ChainSums
 from trainer.batches import Batch, make_batches
-from trainer.branch_store import BranchStore
 from trainer.examples import ExampleKey, make_examples
 from trainer.feature_student import FeatureStudent
 from trainer.gate import measure
-from trainer.looks import Evidence
 from trainer.origin import Origin
-from trainer.publisher import Publisher
 
 
 def _examples(numbers: range) -> list[Batch]:
@@ -80,55 +75,3 @@ def test_the_figures_are_those_of_a_fresh_measurement(tmp_path: Path) -> None:
         student.load_state(bench.store.load(version)[1])
         batches = [batch for own in bench.trainer._data.held_out().values() for batch in own]
         assert gate["serving_length"] == pytest.approx(measure(student, batches).length)
-
-
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of the versions that are read from the store."""
-    load, found = FakeStore.load, list[int]()
-
-    def counting(self: FakeStore, number: int) -> tuple[WeightManifest, dict[str, Tensor]]:
-        found.append(number)
-        return load(self, number)
-
-    monkeypatch.setattr(FakeStore, "load", counting)
-    return found
-
-
-def test_no_decision_reads_a_version_from_the_store_again(tmp_path: Path, loads: list[int]) -> None:
-    """Those that were published here never, the first one once to train and once to compare with."""
-    bench = Bench(tmp_path, gate_every_steps=4, outcomes=60)
-    bench.run(60)
-    assert bench.kinds().count("publish") >= 2 and bench.kinds().count("refuse"), "both kinds of decision"
-    assert set(loads) == {1} and len(loads) <= 3, "trained on from, served, and gone back to if that is better"
-
-
-def test_a_domain_s_candidate_is_compared_with_the_base_drafter_as_it_is_by_then(tmp_path: Path) -> None:
-    own, base = FakeStore(), FakeStore()
-    untrained, taught = feature_student(), feature_student()
-    taught.load_state(_taught(tmp_path).state())
-    base.publish(untrained.state(), kind="feature", config=untrained.config, parent=None)
-    student = feature_student()
-    publisher = Publisher(BranchStore(own, base, lambda: None), student, 0.0, Silent())
-    publisher.follow()
-    student.load_state(taught.state())
-    student.parameters()[0].data += 1e-6  # learns next to nothing more
-    batches = _examples(range(8))
-    evidence = Evidence([{"": batches}])
-    base.publish(taught.state(), kind="feature", config=untrained.config, parent=1, training_step=60)
-    assert not publisher.follow(), "its own training goes on"
-    decision = publisher.attempt(evidence, training_step=1, stream_position="", between=lambda: None)
-    assert decision is not None and not decision.published
-    assert decision.figures["serving_length"] == pytest.approx(measure(taught, batches).length)
-    base.roll_back(to=1, reason="")
-    publisher.follow()
-    decision = publisher.attempt(evidence, training_step=1, stream_position="", between=lambda: None)
-    assert decision is not None and decision.published
-    assert decision.figures["serving_length"] == pytest.approx(measure(untrained, batches).length)
-
-
-def _taught(folder: Path) -> FeatureStudent:
-    bench = Bench(folder, outcomes=64)
-    bench.run(60)
-    assert isinstance(bench.student, FeatureStudent)
-    return bench.student

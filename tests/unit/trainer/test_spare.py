@@ -8,8 +8,7 @@ import threading
 
 import pytest
 
-from osd.config.trainer import TrainerConfig
-from trainer.spare import lower_priority, num_threads
+from trainer.spare import lower_priority
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority belongs to the process")
 
@@ -43,20 +42,3 @@ def test_the_lowest_priority_gives_way_at_once_also_in_threads_started_later() -
 def test_another_niceness_is_only_that() -> None:
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert _of_a_thread(2) == [(min(before + 2, 19), os.SCHED_OTHER)] * 2
-
-
-@pytest.mark.parametrize(
-    ("cores", "wanted", "engine", "right"),
-    [
-        pytest.param(2, 0, 0, 2, id="all, where the engine has all"),
-        pytest.param(2, 0, 1, 1, id="those that are left"),
-        pytest.param(2, 0, 2, 1, id="one at least"),
-        pytest.param(64, 0, 0, 4, id="no more than a step can use"),
-        pytest.param(64, 16, 0, 16, id="what is configured"),
-    ],
-)
-def test_the_trainer_has_the_cores_that_the_engine_leaves(
-    monkeypatch: pytest.MonkeyPatch, cores: int, wanted: int, engine: int, right: int
-) -> None:
-    monkeypatch.setattr("psutil.cpu_count", lambda logical: cores)
-    assert num_threads(TrainerConfig(threads=wanted), engine) == right
