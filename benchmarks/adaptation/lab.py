@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
 from benchmarks.adaptation.learner import Learner, Spent, own_folder
 from benchmarks.adaptation.replay import EitherProposer, Proposer, SuffixProposer, as_decoded, replay, score
 from benchmarks.adaptation.sampled import acceptance, expected_score
@@ -21,7 +19,6 @@ from osd.drafters.suffix.pool import AnswerPool
 from osd.loading.resolve import ResolvedTarget
 from osd.records.errors import OsdError
 from osd.records.outcome import Outcome, Round
-from osd.records.query import DEFAULT_DOMAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +37,6 @@ class Arm:
     """Uses the suffix proposal when it promises more accepted tokens."""
     by_domain: bool = False
     """One drafter and trainer per domain; otherwise one for all."""
-    labelled: bool = True
-    """The trainer is told the queries' domains; otherwise all are of the default one, as without labels."""
 
 
 ARMS: Mapping[str, Arm] = {
@@ -56,7 +51,6 @@ ARMS: Mapping[str, Arm] = {
     "model": Arm(kind="model", pretrained=False, is_online=True),
     "model frozen": Arm(kind="model", pretrained=False),
     "online by domain": Arm(is_online=True, by_domain=True),
-    "online unlabelled": Arm(is_online=True, labelled=False),
 }
 
 
@@ -185,8 +179,7 @@ class _Drafting:
         self._pool.add(outcome.domain, outcome.output_ids)
         if self._arm.is_online:
             learner = self._learners[outcome.domain if self._arm.by_domain else ""]
-            decoded = as_decoded(outcome, self._rounds, self._arm.kind)
-            learner.learn(decoded if self._arm.labelled else replace(decoded, domain=DEFAULT_DOMAIN))
+            learner.learn(as_decoded(outcome, self._rounds, self._arm.kind))
 
     def drifts(self) -> list[tuple[int, str]]:
         """What all trainers reported."""

@@ -30,7 +30,6 @@ from osd.ports.drafter import Swappable
 from osd.records.outcome import Outcome
 from osd.records.query import Request, SamplingParams
 from trainer.answers import Collector
-from trainer.spare import num_threads
 
 LIVE_ARMS = ("frozen", "online", "online+rejected")
 """The last is trained on rejected tokens as well."""
@@ -122,7 +121,7 @@ class _Live:
         self._engine: Engine = load_engine(
             config, resolved, prepared, self._store, recorder=self._collector, on_event=lambda event: None
         )
-        torch.set_num_threads(num_threads(config.trainer, config.target.threads))  # as the served trainer does
+        torch.set_num_threads(config.trainer.threads)  # as the served trainer does
         hidden_size = self._engine.target.hidden_SLH.shape[2]
         self._learner = Learner(config, resolved, hidden_size, settings.steps_per_query)
 
