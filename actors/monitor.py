@@ -102,7 +102,6 @@ class Monitor:
         self._gate_decided_s = clock_s()
         self._heard_s: dict[str, float] = {}
         """Engine to when it last reported."""
-        self._began_s = clock_s()
         self.num_lost_engines = 0
         """Engines of a cluster that died, since this process began."""
         self._knows_past = False
@@ -196,7 +195,6 @@ class Monitor:
                         self.mark(event)
                     self._follow_alerts()
                     self._mark_lost_engines()
-                    self._forget_gone_engines()
             except Exception:
                 _log.exception("the monitor failed; going on")
 
@@ -269,7 +267,6 @@ class Monitor:
             self._steps = (self._steps[0], min(self._steps[1], now_s))
             self._gate_decided_s = min(self._gate_decided_s, now_s)
             self._heard_s = {name: min(heard_s, now_s) for name, heard_s in self._heard_s.items()}
-            self._began_s = min(self._began_s, now_s)
 
     def _silent_engines(self, now_s: float) -> tuple[str, ...]:
         """Engines whose reports stopped. Where engines are scaled, they come and go, and Ray Serve watches them."""
@@ -292,18 +289,6 @@ class Monitor:
             self.num_lost_engines += 1
             message = f"engine {name} was lost: it reports no more; Ray Serve starts another if it is needed"
             self.mark(Event(at_s=heard_s, kind="restart", message=message, data={"actor": "engine", "engine": name}))
-
-    def _forget_gone_engines(self) -> None:
-        """Drop wishes for engines that ended or died; where Ray Serve starts engines, none gets an old one's name.
-
-        Not at once after a start of this process, when engines may not have reported yet.
-        """
-        if "engine" in self._watched or self._clock_s() - self._began_s <= _LOST_S:
-            return
-        with self._lock:
-            present = set(self._heard_s)
-        if self.wishes.now.draining - present:
-            self.wishes.change(lambda wishes: wishes.with_engines(present))
 
     def _learn_past(self, now_s: float) -> None:
         """After a restart: what was acknowledged and silenced, and when the gate decided last."""

@@ -73,10 +73,6 @@ class BranchStore:
         """See `WeightStore`."""
         return self._own.list()
 
-    def origin(self) -> int | None:
-        """See `WeightStore`: none, as a domain's first version was trained."""
-        return self._own.origin()
-
     def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
         """See `WeightStore`."""
         return self._own.roll_back(to=to, reason=reason)

@@ -19,7 +19,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ import msgspec
 from osd.io.folder import Folder, as_folder
 from osd.records.errors import OsdError, UnknownVersionError, WeightsRefusedError
 from osd.records.errors import reason as reason_of
-from osd.records.version import Confirmed, WeightManifest, canonical_json, config_hash
+from osd.records.version import Confirmed, WeightManifest
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,14 @@ logger = logging.getLogger(__name__)
 
 _MANIFEST, _TENSORS, _POINTER, _CONFIRMED = "json", "safetensors", "latest", "confirmed"
 _FILE_NAME = re.compile(rf"v(\d+)\.({_MANIFEST}|{_TENSORS})")
+
+
+def config_hash(kind: str, config: Mapping[str, Any]) -> str:
+    """sha256 (hex) of a drafter's kind and configuration as canonical JSON.
+
+    Two drafters with the same hash can load each other's weights.
+    """
+    return hashlib.sha256(_canonical_json({"kind": kind, "config": dict(config)}).encode()).hexdigest()
 
 
 class _Pointer(msgspec.Struct):
@@ -61,8 +69,6 @@ class FileWeightStore:
             raise ValueError("keep must be at least 1")
         self._folder = as_folder(root)
         self._keep = keep
-        self._is_origin: dict[int, bool] = {}
-        """By version number, as far as it was asked for; what a manifest says of it never changes."""
 
     def publish(
         self,
@@ -95,7 +101,7 @@ class FileWeightStore:
             manifest = WeightManifest(
                 number=number,
                 kind=kind,
-                config=json.loads(canonical_json(dict(config))),
+                config=json.loads(_canonical_json(dict(config))),
                 config_hash=config_hash(kind, config),
                 parent=parent,
                 digest=hashlib.sha256(data).hexdigest(),
@@ -193,20 +199,6 @@ class FileWeightStore:
             except WeightsRefusedError as error:
                 logger.warning("%s", error)
         return manifests
-
-    def origin(self) -> int | None:
-        """Number of the newest version that was not trained online; reads only manifests that it has not read before.
-
-        Raises:
-            OsdError: the store cannot be read now.
-        """
-        numbers = self._numbers()
-        self._is_origin = {number: known for number, known in self._is_origin.items() if number in numbers}
-        for number in numbers:
-            if number not in self._is_origin:
-                with suppress(WeightsRefusedError):
-                    self._is_origin[number] = self._manifest(number).is_origin
-        return max((number for number, is_origin in self._is_origin.items() if is_origin), default=None)
 
     def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
         """Mark the latest version as rolled back, and point `latest` at the newest intact version before it.
@@ -376,7 +368,8 @@ class FileWeightStore:
 
     def _prune(self, latest: WeightManifest) -> None:
         confirmed = self.confirmed()
-        kept = {latest.number, latest.parent, confirmed.version if confirmed else None, self.origin()}
+        origin = max((one.number for one in self.list() if one.is_origin), default=None)
+        kept = {latest.number, latest.parent, confirmed.version if confirmed else None, origin}
         for number in self._numbers()[: -self._keep]:
             if number not in kept:
                 self._folder.remove(_name(number, _MANIFEST))  # first: without it the version does not exist
@@ -389,6 +382,10 @@ def _name(number: int, kind: str) -> str:
 
 def _why(error: OSError) -> str:
     return error.strerror or reason_of(error)
+
+
+def _canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def _refuse_non_finite(state: Mapping[str, torch.Tensor], what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from typing import Self
 
 import msgspec
@@ -52,10 +51,6 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     def with_paused(self, paused: bool) -> Self:
         """Train no more, or again."""
         return self._checked(paused=paused)
-
-    def with_engines(self, present: Set[str]) -> Self:
-        """Without what was asked of engines that are not among these."""
-        return self._checked(draining=self.draining & present)
 
     def _checked(self, **changed: object) -> Self:
         wishes = msgspec.structs.replace(self, **changed)

@@ -46,13 +46,6 @@ class WeightStore(Protocol):
         """Every readable version, oldest first."""
         ...
 
-    def origin(self) -> int | None:
-        """Number of the newest version that was not trained online (`WeightManifest.is_origin`); None if there is none.
-
-        It may be asked often: manifests that were read once are not read again.
-        """
-        ...
-
     def roll_back(self, *, to: int | None = None, reason: str) -> WeightManifest:
         """Mark the latest version as rolled back and point `latest` at `to` (default: the newest intact one before).
 

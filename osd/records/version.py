@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 MERGED = "merged: "
 """How `WeightManifest.rolled_back` begins where the trainer found the base drafter to be as good for a domain."""
-
-UNTRAINED = "untrained"
-"""`WeightManifest.note` of a first version that was made, not shipped or imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +47,3 @@ class Confirmed:
     version: int
     pinned: str = ""
     """Why the operator wants this version to serve whatever is published; empty: newer ones are tried."""
-
-
-def canonical_json(value: Any) -> str:
-    """JSON that is the same for equal values: sorted keys, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def config_hash(kind: str, config: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of a drafter's kind and configuration; with the same hash, weights of one version fit another."""
-    return hashlib.sha256(canonical_json({"kind": kind, "config": dict(config)}).encode()).hexdigest()

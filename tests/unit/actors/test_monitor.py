@@ -5,9 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from msgspec.structs import replace
-
-from actors.kept_wishes import KeptWishes
 from actors.monitor import Monitor
 from osd.config.monitor import AlertRule, MonitorConfig, Webhook
 from osd.monitor.buckets import HistoryAnswer, HistoryQuery, Series
@@ -149,39 +146,6 @@ def test_events_are_counted_by_kind_once_and_not_those_from_before_this_process(
 def _num_looks(monitor: Monitor) -> float:
     query = HistoryQuery(from_s=NOON_S - 60, to_s=NOON_S + 60, by=("engine",))
     return sums(monitor.read(query)).get("trainer", {}).get("loss.samples", 0.0)
-
-
-def test_where_engines_come_and_go_those_that_are_gone_drain_no_more() -> None:
-    clock, store = SetClock(NOON_S), MemoryHistory()
-    earlier = KeptWishes(store)
-    earlier.change(lambda wishes: replace(wishes, draining=frozenset({"before", "dies", "leaves", "stays"})))
-    monitor = Monitor(MonitorConfig(), store, {}, ask=Others().ask, clock_s=clock, look_s=0.001)
-    for engine in ("dies", "leaves", "stays"):
-        monitor.take(engine_report(engine))
-    monitor.farewell("leaves")
-    clock.now_s += 59
-    monitor.take(engine_report("stays", number=1))
-    assert monitor.wishes.now.draining == {"before", "dies", "leaves", "stays"}, "it may report yet"
-    clock.now_s += 2
-    wait_for(lambda: monitor.wishes.now.draining == {"stays"})
-    monitor.close()
-    restarted = KeptWishes(store)
-    restarted.settle()
-    assert restarted.now.draining == {"stays"}
-
-
-def test_an_engine_of_its_own_name_drains_on_while_it_is_away() -> None:
-    clock = SetClock(NOON_S)
-    monitor = Monitor(MonitorConfig(), None, WATCHED, ask=Others().ask, clock_s=clock, look_s=0.001)
-    monitor.take(engine_report("a"))
-    monitor.wishes.change(lambda wishes: wishes.with_draining("a", True))
-    clock.now_s += 600
-    monitor.take(engine_report("b"))
-    query = HistoryQuery(from_s=NOON_S, to_s=NOON_S + 900, by=("engine",))
-    wait_for(lambda: "b" in sums(monitor.read(query)))
-    monitor._forget_gone_engines()
-    assert monitor.wishes.now.draining == {"a"}
-    monitor.close()
 
 
 def test_the_time_that_the_trainer_took_is_counted_also_over_its_restart() -> None:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from osd.io.weight_store import FileWeightStore
+from osd.io.weight_store import FileWeightStore, config_hash
 from osd.records.errors import OsdError, UnknownVersionError, WeightsRefusedError
-from osd.records.version import WeightManifest, config_hash
+from osd.records.version import WeightManifest
 
 _CONFIG = {"hidden_size": 8, "layers": (1, 2)}
 
@@ -306,45 +306,6 @@ def test_the_newest_versions_the_latest_its_parent_and_the_newest_not_trained_on
     _publish(store, parent=4)  # 4 is older than the newest two, and their parent; 1 has none
     assert [manifest.number for manifest in store.list()] == [1, 4, 6, 7]
     assert len(list(root.glob("*.safetensors"))) == 4
-
-
-def test_the_newest_version_not_trained_online_is_found_and_no_manifest_is_read_twice(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = FileWeightStore(root)
-    assert store.origin() is None
-    read, reads = FileWeightStore._manifest, list[int]()
-
-    def counting(self: FileWeightStore, number: int) -> WeightManifest:
-        reads.append(number)
-        return read(self, number)
-
-    monkeypatch.setattr(FileWeightStore, "_manifest", counting)
-    other = FileWeightStore(root)  # another process publishes
-    for value in range(3):
-        _publish(other, value)
-    reads.clear()
-    assert store.origin() == 1 and sorted(reads) == [1, 2, 3]
-    assert store.origin() == 1 and len(reads) == 3
-    imported = _publish(other, parent=None).number
-    reads.clear()
-    assert store.origin() == imported and reads == [imported]
-    _edit(root / f"v{imported:06d}.json", rolled_back="by hand")
-    assert store.origin() == imported
-    for suffix in ("json", "safetensors"):
-        (root / f"v{imported:06d}.{suffix}").unlink()
-    assert store.origin() == 1
-
-
-def test_a_torn_manifest_is_no_origin_until_it_is_whole(store: FileWeightStore, root: Path) -> None:
-    _publish(store)
-    path = root / "v000001.json"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:20])
-    reader = FileWeightStore(root)
-    assert reader.origin() is None
-    path.write_bytes(whole)
-    assert reader.origin() == 1
 
 
 def _publish_some(root: Path, count: int) -> list[int]:
