@@ -67,7 +67,6 @@ def _config(target: Path, state_dir: Path) -> Config:
                 "batch_tokens": 256,
                 "gate_every_steps": 20,
                 "held_out_share": 0.3,
-                "first_version_share": 0,
             },
         }
     )
