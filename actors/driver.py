@@ -24,7 +24,7 @@ import psutil
 from actors.handle import ActorHandle
 from actors.link import Answer, Call, Ended, Link, Order, Ready, Stage
 from actors.local_ray import check_closed, check_version
-from actors.session import kill_session
+from actors.session import has_ended, kill_session
 from actors.start_actors import start_actors, start_ray
 from osd.machine.logs import join_logs
 from osd.records.errors import OsdError, reason
@@ -87,17 +87,10 @@ def watch_ray(link: Link, stack: ExitStack) -> None:
 def _watch(link: Link, vital: dict[str, psutil.Process], stopping: threading.Event) -> None:
     while not stopping.wait(_CHECK_S):
         for name, process in vital.items():
-            if _is_dead(process):
+            if has_ended(process):
                 with suppress(OSError):
                     link.send(Ended(f"its {name} died"))
                 os._exit(1)
-
-
-def _is_dead(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # it ended between the two calls
-        return True
 
 
 def carry_calls(link: Link, actors: dict[str, ActorHandle]) -> None:

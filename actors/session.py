@@ -14,6 +14,14 @@ from contextlib import suppress
 import psutil
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended, be it that its parent has not asked for its exit status yet."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two calls
+        return True
+
+
 def session_processes(session: int) -> list[psutil.Process]:
     """The running processes of a session.
 
@@ -23,7 +31,7 @@ def session_processes(session: int) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getsid(process.pid) == session and not has_ended(process):
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # it ended meanwhile

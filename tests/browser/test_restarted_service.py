@@ -12,6 +12,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
+from actors.session import has_ended
 from benchmarks.server import osd_server
 from osd.config.paths import redis_dir
 from osd.config.settings import load_config
@@ -80,7 +81,7 @@ def test_after_a_restart_of_everything_the_page_shows_yesterday(
         wait_for(lambda: _rounds(server) == before, "the engine's report")
         processes = [one for one in psutil.Process().children(recursive=True) if one not in others]
         assert any("redis-server" in one.name() for one in processes)
-    assert [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+    assert [one for one in processes if not has_ended(one)] == []
     with _running(tmp_path, flags) as server:
         assert _rounds(server) == before, "counted once, and nothing lost"
         _page_shows_both_days(browser, server)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import redis
 
+from actors.session import has_ended
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.find_redis import find_redis_server
 from osd.records.errors import OsdError
@@ -126,20 +127,13 @@ time.sleep(600)
 """
 
 
-def _is_dead(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def test_it_dies_with_a_killed_owner_and_the_folder_is_free(tmp_path: Path, clean_stop: list[EmbeddedRedis]) -> None:
     with subprocess.Popen([sys.executable, "-c", _OWNER, str(tmp_path)], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
         server = psutil.Process(int((tmp_path / "redis.pid").read_text()))
         owner.send_signal(signal.SIGKILL)
-    wait_for(lambda: _is_dead(server))
+    wait_for(lambda: has_ended(server))
     heir = EmbeddedRedis(tmp_path, max_memory_bytes=64 << 20)
     clean_stop.append(heir)
     heir.start()

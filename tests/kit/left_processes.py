@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from actors.session import has_ended
+
 _MARK = "TESTS_SESSION"
 _SERVERS = ("redis-server", "raylet", "gcs_server", "ray::", "actors.driver", "serving.cli")
 """Parts of the command lines of what must not outlive a session."""
@@ -40,7 +42,7 @@ def servers_left(mark: str, folder: Path) -> list[str]:
     for process in psutil.process_iter():
         try:
             line = " ".join(process.cmdline())
-            if not any(server in line for server in _SERVERS) or process.status() == psutil.STATUS_ZOMBIE:
+            if not any(server in line for server in _SERVERS) or has_ended(process):
                 continue
             if process.environ().get(_MARK) == mark or Path(process.cwd()).is_relative_to(folder):
                 found.append(f"{process.pid} {line[:200]}")

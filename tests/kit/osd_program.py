@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+from actors.session import has_ended
 
 _MARK = "marked"
 
@@ -38,7 +40,8 @@ def program(state_dir: Path, *arguments: object) -> Iterator[subprocess.Popen[st
                 process.kill()
     finally:
         for one in started_by(state_dir):
-            one.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+                one.kill()
 
 
 def started_by(state_dir: Path) -> list[psutil.Process]:
@@ -52,7 +55,7 @@ def started_by(state_dir: Path) -> list[psutil.Process]:
                 found.append(process)
         except psutil.Error:
             continue
-    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in found if not has_ended(process)]
 
 
 def ready_url(process: subprocess.Popen[str]) -> str:
