@@ -1,4 +1,4 @@
-"""Turns the benchmarks' results into the README's tables: one per comparison, one row per measurement."""
+"""Turns the benchmarks' results into tables: one per comparison, one row per measurement."""
 
 from __future__ import annotations
 
@@ -36,13 +36,33 @@ class Table:
     """(cells, the report that they come from) for each row."""
 
 
+_Make: TypeAlias = Callable[[Sequence[Report]], Table]
+
+
 def tables(reports: Sequence[Report]) -> Iterator[Table]:
-    """All tables that the reports yield, in the README's order; none is empty."""
+    """All tables that the reports yield, in the page's order; none is empty."""
     for benchmark, make in _TABLES:
-        own = [report for report in reports if report["benchmark"] == benchmark]
-        table = make(own) if own else None
-        if table is not None and table.rows:
-            yield table
+        yield from _made(make, [report for report in reports if report["benchmark"] == benchmark])
+
+
+def _made(make: _Make, reports: Sequence[Report]) -> Iterator[Table]:
+    """The reports' table, unless it is empty."""
+    if reports and (table := make(reports)).rows:
+        yield table
+
+
+def headlines(reports: Sequence[Report]) -> Iterator[Table]:
+    """The tables of what a newcomer asks first: greedy decoding beside its peers, learning, and speed over HTTP."""
+    for benchmark, make in (("decode", _side_by_side), ("adapt", _adapt), ("serve", _serve)):
+        yield from _made(make, [one for one in reports if one["benchmark"] == benchmark and _is_headline(one)])
+
+
+def _is_headline(report: Report) -> bool:
+    """Of decoding only greedy runs with the shipped drafter beside transformers."""
+    if report["benchmark"] != "decode":
+        return True
+    beside = any("generate" in at["tokens_per_s"] for at in report["batches"].values())
+    return beside and not report.get("sampled") and not report.get("skip")
 
 
 def _side_by_side(reports: Sequence[Report]) -> Table:
@@ -217,7 +237,7 @@ def _shared_device(reports: Sequence[Report]) -> Table:
     return Table("A token's time beside training on the same device / with training paused", header, rows)
 
 
-_TABLES: tuple[tuple[str, Callable[[Sequence[Report]], Table]], ...] = (
+_TABLES: tuple[tuple[str, _Make], ...] = (
     ("decode", _side_by_side),
     ("decode", _variants),
     ("decode", _acceptance),

@@ -1,4 +1,4 @@
-"""The README's figures are those of the newest results, and nobody copies them by hand."""
+"""The documents' figures are those of the newest results, and nobody copies them by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.readme_table import main, render
+from benchmarks.readme_table import main
 
 _ROOT = Path(__file__).parents[3]
 _MARKED = "# osd\n\n<!-- figures:begin -->\n<!-- figures:end -->\n\nProse.\n"
@@ -26,10 +26,14 @@ def write_decode(folder: Path, name: str, own: float, **speeds: float) -> None:
     write(folder, name, target="tiny", sampled=False, batches=batches)
 
 
-def rows_of(folder: Path) -> dict[str, list[list[str]]]:
+def rows_of(results: Path, document: str = "figures.md") -> dict[str, list[list[str]]]:
     """Each table's cells, the header among them, by its title; every line has as many as the header."""
+    for name in ("README.md", "figures.md"):
+        (results / name).write_text(_MARKED)
+    main(["--readme", f"{results}/README.md", "--page", f"{results}/figures.md", "--results", str(results)])
     found = {}
-    for table in render(folder, folder).split("**")[1:]:
+    text = (results / document).read_text().split("<!-- figures:end -->")[0]
+    for table in text.split("**")[1:]:
         title_or_lines = table.strip().splitlines()
         if len(title_or_lines) == 1:
             title = title_or_lines[0]
@@ -179,29 +183,49 @@ def test_every_benchmark_has_its_table(tmp_path: Path) -> None:
     assert found["By a model's shape"][1][-1].startswith("Card, [2026-01-01]")
 
 
+def test_the_readme_has_what_a_newcomer_asks_first(tmp_path: Path) -> None:
+    write_one_of_each(tmp_path)
+    write_decode(tmp_path, "decode_big_2026-02-01.json", 30.0, generate=10.0)
+    write_decode(tmp_path, "decode-alone_big_2026-02-01.json", 31.0)
+    first = rows_of(tmp_path, "README.md")
+    assert list(first) == ["Decoding, tokens/s (osd / beside it)", "Learning from traffic", "Over HTTP"]
+    [row] = first["Decoding, tokens/s (osd / beside it)"][1:]
+    assert row[1] == "30.0 (acceptance length 1.50)"
+
+
 def test_it_writes_between_the_markers_and_checks(tmp_path: Path) -> None:
-    write_decode(tmp_path / "r", "decode_big_2026-02-01.json", 30.0)
-    readme = tmp_path / "README.md"
+    write_decode(tmp_path / "r", "decode_big_2026-02-01.json", 30.0, generate=10.0)
+    readme, page = tmp_path / "README.md", tmp_path / "docs" / "figures.md"
+    page.parent.mkdir()
     readme.write_text(_MARKED)
-    options = ["--readme", str(readme), "--results", str(tmp_path / "r")]
+    page.write_text(_MARKED)
+    options = ["--readme", str(readme), "--page", str(page), "--results", str(tmp_path / "r")]
     with pytest.raises(SystemExit, match=r"run `python -m benchmarks\.readme_table`"):
         main([*options, "--check"])
-    assert readme.read_text() == _MARKED
+    assert readme.read_text() == page.read_text() == _MARKED
     main(options)
     main([*options, "--check"])
     written = readme.read_text()
     assert written.startswith("# osd\n\n<!-- figures:begin -->\n\n**Decoding") and written.endswith("\n\nProse.\n")
+    assert "](r/decode_big_2026-02-01.json)" in written
+    assert "](../r/decode_big_2026-02-01.json)" in page.read_text()
+    page.write_text(_MARKED)
+    with pytest.raises(SystemExit, match=r"figures\.md is not what"):
+        main([*options, "--check"])
     main(options)
     assert readme.read_text() == written
 
 
-def test_a_readme_without_markers_is_left_alone(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("# osd\n")
-    with pytest.raises(SystemExit, match="lacks its markers"):
-        main(["--readme", str(readme), "--results", str(tmp_path)])
-    assert readme.read_text() == "# osd\n"
+def test_a_document_without_markers_is_left_alone(tmp_path: Path) -> None:
+    readme, page = tmp_path / "README.md", tmp_path / "figures.md"
+    readme.write_text(_MARKED)
+    page.write_text("# osd\n")
+    write_decode(tmp_path / "r", "decode_big_2026-02-01.json", 30.0, generate=10.0)
+    with pytest.raises(SystemExit, match=r"figures\.md lacks its markers"):
+        main(["--readme", str(readme), "--page", str(page), "--results", str(tmp_path / "r")])
+    assert (readme.read_text(), page.read_text()) == (_MARKED, "# osd\n")
 
 
-def test_our_readme_says_what_our_results_say() -> None:
-    main(["--check", "--readme", str(_ROOT / "README.md"), "--results", str(_ROOT / "benchmarks" / "results")])
+def test_our_documents_say_what_our_results_say() -> None:
+    paths = {"readme": "README.md", "page": "docs/figures.md", "results": "benchmarks/results"}
+    main(["--check", *(f"--{name}={_ROOT / path}" for name, path in paths.items())])
