@@ -67,6 +67,8 @@ class Publisher:
         """The measurements of the latest gate decision."""
         self._known: dict[ExampleKey, ChainSums] = {}
         """What the serving version accepts of held-out examples, so that it is measured on new ones only."""
+        self._digest = ""
+        """Of the weights that `_known` was measured with; the base drafter, where that serves a domain, changes."""
 
     def follow(self) -> bool:
         """Load the serving version into the student unless it descends from it; True if it was loaded."""
@@ -105,10 +107,13 @@ class Publisher:
         """
         serving = self._student.twin()
         try:
-            serving.load_state(self._store.load(self.serving)[1])
+            manifest, state = self._store.load(self.serving)
+            serving.load_state(state)
         except WeightsRefusedError as error:
             self._reporter.problem(f"cannot compare with serving version {self.serving}: {error}")
             return None
+        if manifest.digest != self._digest:
+            self._known, self._digest = {}, manifest.digest
         candidate: dict[ExampleKey, ChainSums] = {}
         decision = decide(
             {
@@ -177,5 +182,5 @@ class Publisher:
         self._reporter.event(
             "publish", f"drafter version {manifest.number}: {text}", version=manifest.number, **self.figures
         )
-        self.serving = manifest.number
+        self.serving, self._digest = manifest.number, manifest.digest
         return True

@@ -14,6 +14,7 @@ from torch import Tensor
 from osd.config.trainer import TrainerConfig
 from osd.kernels.reference.drafting.feature_net import FeatureConfig, FeatureNet
 from osd.records.errors import OutcomeSinkError, WeightsRefusedError
+from osd.records.events import EventKind
 from osd.records.outcome import ACCEPTED, RECOVERED, Outcome, Sampling
 from osd.records.outcome_arrays import pack_hidden, pack_top_k
 from osd.records.shared_rows import SharedRows
@@ -93,7 +94,7 @@ class FakeStore:
             config=dict(config),
             config_hash="",
             parent=parent,
-            digest="",
+            digest=f"of version {self._latest} in store {id(self)}",
             training_step=training_step,
             stream_position=stream_position,
             gate=dict(gate or {}),
@@ -126,6 +127,14 @@ class FakeStore:
 
     def to_start_with(self) -> WeightManifest | None:
         return self.latest()
+
+
+class Silent:
+    """A publisher's reporter that nobody listens to."""
+
+    def event(self, kind: EventKind, message: str, **data: float) -> None: ...
+
+    def problem(self, message: str) -> None: ...
 
 
 def shared_rows(vocab_tokens: int = VOCAB_TOKENS, hidden_size: int = HIDDEN_SIZE) -> SharedRows:

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.kit.trainer_bench import Bench
-from tests.kit.trainer_fakes import feature_student, learnable_outcome
+from tests.kit.trainer_fakes import FakeStore, Silent, feature_student, learnable_outcome
 from trainer.acceptance import ChainSums
 from trainer.batches import Batch, make_batches
+from trainer.branch_store import BranchStore
 from trainer.examples import ExampleKey, make_examples
 from trainer.feature_student import FeatureStudent
 from trainer.gate import measure
 from trainer.origin import Origin
+from trainer.publisher import Publisher
 
 
 def _examples(numbers: range) -> list[Batch]:
@@ -75,3 +77,30 @@ def test_the_figures_are_those_of_a_fresh_measurement(tmp_path: Path) -> None:
         student.load_state(bench.store.load(version)[1])
         batches = [batch for own in bench.trainer._data.held_out().values() for batch in own]
         assert gate["serving_length"] == pytest.approx(measure(student, batches).length)
+
+
+def test_a_domain_s_candidate_is_compared_with_the_base_drafter_as_it_is_by_then(tmp_path: Path) -> None:
+    base, untrained = FakeStore(), feature_student()
+    base.publish(untrained.state(), kind="feature", config=untrained.config, parent=None)
+    bench = Bench(tmp_path, outcomes=64)
+    bench.run(60)
+    taught = bench.student.state()
+    student = feature_student()
+    publisher = Publisher(BranchStore(FakeStore(), base, lambda: None), student, 0.0, Silent())
+    publisher.follow()
+    student.load_state(taught)
+    batches = _examples(range(8))
+
+    def serving_length() -> float:
+        decision = publisher.attempt(
+            {"": batches}, num_records=8, training_step=1, stream_position="", between=lambda: None
+        )
+        assert decision is not None
+        assert decision.published == (base.latest() == base.versions[1][0])
+        return decision.figures["serving_length"]
+
+    base.publish(taught, kind="feature", config=untrained.config, parent=1)
+    assert serving_length() == pytest.approx(measure(student, batches).length)
+    base.roll_back(to=1, reason="")
+    assert not publisher.follow(), "its own training goes on"
+    assert serving_length() == pytest.approx(measure(untrained, batches).length)
