@@ -20,7 +20,7 @@ from osd.assembly.engine import open_engine
 from osd.config.settings import load_config
 from osd.engine.engine import Engine
 from osd.records.query import Request, SamplingParams
-from trainer.answers import Collector
+from trainer.offline.answers import Collector
 
 _FIRST_WORDS = (
     *("", "What is", "What are", "What is your", "What do you", "What was", "Who is", "Who are you", "Where", "When"),

@@ -27,8 +27,8 @@ from osd.records.outcome import BONUS, Outcome
 from osd.records.outcome_arrays import pack_hidden, pack_top_k
 from osd.records.shared_rows import SharedRows
 from trainer.build import build_feature_student
-from trainer.loop import Trainer
-from trainer.spare import lower_priority
+from trainer.loop.loop import Trainer
+from trainer.loop.spare import lower_priority
 
 _ASK_INTERVAL_S = 0.5
 """The interval at which the distiller polls the engine."""

@@ -1,4 +1,4 @@
-"""The engine as the routes use it. `actors/client.py` implements it over Ray; tests fake it."""
+"""The engine as the routes use it. `actors/service/client.py` implements it over Ray; tests fake it."""
 
 from __future__ import annotations
 

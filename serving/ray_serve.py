@@ -73,9 +73,14 @@ def application(config: Config) -> Any:
     Raises:
         OsdError: the cluster cannot run what is configured.
     """
-    from actors.cluster import address_of_cluster, check_application, nodes_of_cluster, refuse_gcs_as_redis  # slow
+    from actors.cluster.cluster import (  # slow
+        address_of_cluster,
+        check_application,
+        nodes_of_cluster,
+        refuse_gcs_as_redis,
+    )
     from actors.serve.application import bind_application
-    from actors.stream_keeper import claim_if_there
+    from actors.supervisor.stream_keeper import claim_if_there
 
     nodes = nodes_of_cluster()
     check_application(config, nodes)
@@ -106,8 +111,8 @@ def admin_digest(config: Config) -> str:
 
 def _app_of_replica(config: Config, admin_token_sha256: str) -> FastAPI:
     """In a replica of the ingress: the HTTP application over handles of the other deployments."""
-    from actors.replica_logs import join_cluster_logs
-    from actors.serve.ask import INGRESS
+    from actors.calls.by_serve import INGRESS
+    from actors.cluster.replica_logs import join_cluster_logs
     from actors.serve.client import client_of_replica
 
     join_cluster_logs(INGRESS, config)

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.topology import start
+from actors.service.topology import start
 from osd.assembly.kernels import early_build
 from osd.config.paths import log_path
 from osd.config.settings import Config

@@ -29,13 +29,13 @@ from osd.records.errors import OsdError
 from osd.records.events import Event
 from osd.records.shared_rows import SharedRows
 from osd.records.version import WeightManifest
-from trainer.domains import DomainParts, DomainTrainers
-from trainer.eagle3_student import Eagle3Student
-from trainer.feature_student import FeatureStudent
-from trainer.loop import Trainer
-from trainer.losses import LOSSES
-from trainer.model_student import ModelStudent
-from trainer.student import Student
+from trainer.domains.domains import DomainParts, DomainTrainers
+from trainer.loop.loop import Trainer
+from trainer.losses.losses import LOSSES
+from trainer.students.eagle3_student import Eagle3Student
+from trainer.students.feature_student import FeatureStudent
+from trainer.students.model_student import ModelStudent
+from trainer.students.student import Student
 
 _POLL_S = 0.2
 

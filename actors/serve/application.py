@@ -8,8 +8,8 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
-from actors.cluster import Node, trains
-from actors.serve.ask import DISTILLER, ENGINE, INGRESS, SUPERVISOR
+from actors.calls.by_serve import DISTILLER, ENGINE, INGRESS, SUPERVISOR
+from actors.cluster.cluster import Node, trains
 from actors.serve.distiller import DistillerReplica
 from actors.serve.engine import EngineReplica
 from actors.serve.placement import (

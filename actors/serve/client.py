@@ -22,14 +22,14 @@ import msgspec
 import ray.exceptions
 from ray.serve.exceptions import RayServeException
 
-from actors.client import RayEngineClient, require
-from actors.cluster import trains
-from actors.delivered import Delivered
-from actors.serve.ask import DISTILLER, ENGINE, SUPERVISOR, deployment_handle
+from actors.calls.by_serve import DISTILLER, ENGINE, SUPERVISOR, deployment_handle
+from actors.cluster.cluster import trains
 from actors.serve.engine import FullEngineError
 from actors.serve.handle import EnginesHandle, ServeHandle
 from actors.serve.prefixes import block_hashes
 from actors.serve.router import Tries
+from actors.service.client import RayEngineClient, require
+from actors.service.delivered import Delivered
 from osd.config.settings import Config
 from osd.records.errors import EngineUnavailableError, QueueFullError
 from osd.records.query import Request, TokenDelta

@@ -15,8 +15,8 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 
-from actors.cluster import check_free_gpus
-from actors.join_ray import check_address, check_node, native_errors, why_not_joined
+from actors.cluster.cluster import check_free_gpus
+from actors.cluster.join_ray import check_address, check_node, native_errors, why_not_joined
 from osd.config.settings import Config
 from osd.records.errors import OsdError
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from actors.distiller import DistillerActor
-from actors.replica_logs import join_cluster_logs
-from actors.serve.ask import DISTILLER, NAMES, ask_by_serve
+from actors.calls.by_serve import DISTILLER, NAMES, ask_by_serve
+from actors.cluster.replica_logs import join_cluster_logs
+from actors.distiller.distiller import DistillerActor
 from osd.config.settings import Config
 
 

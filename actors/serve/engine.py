@@ -1,4 +1,4 @@
-"""One engine as a replica of the Ray Serve deployment `engine`: a thin shell around `actors.engine.EngineActor`."""
+"""One engine as a replica of the Ray Serve deployment `engine`: a thin shell around `EngineActor`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from ray import serve
 
-from actors.engine import EngineActor
-from actors.replica_logs import join_cluster_logs
-from actors.serve.ask import ENGINE, SUPERVISOR, ask_by_serve
+from actors.calls.by_serve import ENGINE, SUPERVISOR, ask_by_serve
+from actors.cluster.replica_logs import join_cluster_logs
+from actors.engine.engine import EngineActor
 from actors.serve.prefixes import HeldPrefixes, block_hashes
 from actors.serve.router import Tries
 from osd.config.settings import Config

@@ -10,7 +10,7 @@ from typing import Any
 import ray.exceptions
 from ray.serve.exceptions import RayServeException
 
-from actors.handle import ActorAwayError
+from actors.calls.handle import ActorAwayError
 from actors.serve.router import Tries
 from osd.fleet.whole_status import whole_status
 from osd.records.status import EngineStatus

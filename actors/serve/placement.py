@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from actors.cluster import Node
+from actors.cluster.cluster import Node
 from osd.config.cluster import ClusterConfig
 
 

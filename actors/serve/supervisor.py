@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from actors.cluster import address_of_cluster
-from actors.replica_logs import LogOfReplicas, start_replica_logs
-from actors.serve.ask import DISTILLER, SUPERVISOR, ask_by_serve
-from actors.stream_keeper import claim_if_there
-from actors.supervisor import SupervisorActor
+from actors.calls.by_serve import DISTILLER, SUPERVISOR, ask_by_serve
+from actors.cluster.cluster import address_of_cluster
+from actors.cluster.replica_logs import LogOfReplicas, start_replica_logs
+from actors.supervisor.stream_keeper import claim_if_there
+from actors.supervisor.supervisor import SupervisorActor
 from osd.config.settings import Config
 
 _log = logging.getLogger(__name__)

@@ -52,7 +52,7 @@ from osd.loading.resolve import ResolvedTarget, configured_target
 from osd.loading.stored import stored_in
 from osd.records.errors import OsdError
 from osd.records.outcome import Outcome
-from trainer.losses import LOSSES
+from trainer.losses.losses import LOSSES
 
 _SAMPLED_TOP_K = 128
 

@@ -12,7 +12,7 @@ from osd.config.settings import Config
 from osd.loading.resolve import ResolvedTarget
 from osd.records.outcome import Outcome
 from osd.text.codec import TextCodec
-from trainer.answers import AnswerFolder, answers_key, make_answers, open_answering
+from trainer.offline.answers import AnswerFolder, answers_key, make_answers, open_answering
 
 
 def record(

@@ -10,7 +10,7 @@ from osd.assembly.engine import open_engine
 from osd.config.settings import Config
 from osd.records.outcome import Outcome
 from osd.records.query import Request, SamplingParams
-from trainer.answers import Collector
+from trainer.offline.answers import Collector
 
 
 @dataclass(frozen=True, slots=True)

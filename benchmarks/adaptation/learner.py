@@ -26,8 +26,8 @@ from osd.ports.drafter import Drafter, Swappable
 from osd.records.events import Event
 from osd.records.outcome import Outcome
 from trainer.build import build_student, build_trainer
-from trainer.offline import OfflineTrainer
-from trainer.student import Student
+from trainer.offline.offline import OfflineTrainer
+from trainer.students.student import Student
 
 
 class ListSource:

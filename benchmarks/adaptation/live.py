@@ -29,7 +29,7 @@ from osd.loading.resolve import ResolvedTarget
 from osd.ports.drafter import Swappable
 from osd.records.outcome import Outcome
 from osd.records.query import Request, SamplingParams
-from trainer.answers import Collector
+from trainer.offline.answers import Collector
 
 LIVE_ARMS = ("frozen", "online", "online+rejected")
 """The last is trained on rejected tokens as well."""

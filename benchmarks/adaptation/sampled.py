@@ -18,9 +18,9 @@ from benchmarks.adaptation.scores import Score
 from osd.records.errors import OsdError
 from osd.records.outcome import Outcome
 from osd.records.outcome_arrays import top_k_arrays
-from trainer.batches import make_batches
-from trainer.examples import make_examples
-from trainer.student import Student
+from trainer.examples.batches import make_batches
+from trainer.examples.examples import make_examples
+from trainer.students.student import Student
 
 Probabilities = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from actors.serve.prefixes import Candidate, HeldPrefixes, in_order, num_shared
-from actors.supervisor import SupervisorActor
+from actors.supervisor.supervisor import SupervisorActor
 from osd.config.settings import Config
 from osd.fleet.heartbeat import EngineReport, QueryRounds
 from osd.io.codec import encode

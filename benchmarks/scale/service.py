@@ -13,7 +13,7 @@ from osd.config.outcomes import OutcomesConfig
 from osd.fleet.record_share import RecordShare, is_recorded
 
 _LOOK_S = 2.0
-"""Pause between two looks at what was written (see actors/stream_keeper.py)."""
+"""Pause between two looks at what was written (see actors/supervisor/stream_keeper.py)."""
 
 
 @dataclass(frozen=True, slots=True)

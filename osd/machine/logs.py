@@ -2,7 +2,7 @@
 
 On one machine it is a file: the server calls `start_logs`, which puts the settings into the environment; processes that
 it starts inherit them and call `join_logs`. Each record is one write to a file opened for appending, so that processes
-do not mix their lines. In a cluster, replicas call `log_to` (see `actors/replica_logs.py`).
+do not mix their lines. In a cluster, replicas call `log_to` (see `actors/cluster/replica_logs.py`).
 Records carry the request's id where there is one. Nothing logs prompts or answers.
 """
 

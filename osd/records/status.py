@@ -124,7 +124,7 @@ class DomainTraining:
     gate: dict[str, float]
     """The latest decision of the gate; see `TrainerStatus`."""
     against_base: dict[str, float] = field(default_factory=dict)
-    """Of the latest comparison of the domain's drafter with the base drafter; see `trainer.split_watch`."""
+    """Of the latest comparison of the domain's drafter with the base drafter; see `trainer.gate.split_watch`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +146,7 @@ class TrainerStatus:
     held_out_records: int = 0
     published_version: int = 0
     gate: dict[str, float] = field(default_factory=dict)
-    """The figures of the latest gate decision; see `trainer.gate.GateDecision`."""
+    """The figures of the latest gate decision; see `trainer.gate.gate.GateDecision`."""
     stream_lag: int | None = None
     """Outcomes recorded but not yet read; None if Redis cannot be reached."""
     drift: dict[str, DomainDrift] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import secrets
 from hashlib import sha256
 from typing import Protocol
 
-from actors.admin_sessions import AdminSessions
+from actors.supervisor.admin_sessions import AdminSessions
 from serving.guards.api_keys import is_secret
 from serving.guards.wrong_secrets import WrongSecrets
 from serving.wire.errors import ApiError

@@ -36,8 +36,8 @@ def distill(
     from osd.loading.resolve import configured_target
     from osd.text.codec import TextCodec
     from osd.text.prompt_file import read_prompts
-    from trainer.distill import DistillProgress
-    from trainer.distill import distill as run
+    from trainer.offline.distill import DistillProgress
+    from trainer.offline.distill import distill as run
 
     if max_tokens < 1 or passes <= 0 or answers < 0 or rows < 1:
         raise OsdError("--max-tokens and --rows must be at least 1, --passes above 0 and --answers at least 0")

@@ -190,7 +190,7 @@ def redis(config: Config) -> list[Finding]:
 
 def ray(config: Config) -> list[Finding]:
     """Ray, of a cluster or of its own; and the shared memory of its object store."""
-    from actors.join_ray import check_address
+    from actors.cluster.join_ray import check_address
 
     if importlib.util.find_spec("ray") is None:
         return [Finding("Ray", "wrong", "not installed; pip install ray")]

@@ -12,7 +12,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from actors.session import has_ended
+from actors.process.session import has_ended
 from benchmarks.server import osd_server
 from osd.config.paths import redis_dir
 from osd.config.settings import load_config

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from actors.distiller import DistillerActor
-from actors.names import ActorNames
-from actors.supervisor import SupervisorActor
+from actors.calls.names import ActorNames
+from actors.distiller.distiller import DistillerActor
+from actors.supervisor.supervisor import SupervisorActor
 from osd.config.settings import Config, load_config
 from osd.io.outcome_stream import RedisOutcomeStream
 from osd.io.url_folder import open_folder
@@ -21,7 +21,7 @@ from osd.records.events import Event
 from tests.contract.conftest import RedisServer
 from tests.kit.trainer_fakes import feature_student, learnable_outcome, trainer_config
 from tests.kit.waiting import wait_for
-from trainer.loop import Trainer
+from trainer.loop.loop import Trainer
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 _NUM_OUTCOMES = 30

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import redis
 
-from actors.session import has_ended
+from actors.process.session import has_ended
 from osd.io.embedded_redis import EmbeddedRedis
 from osd.io.find_redis import find_redis_server
 from osd.records.errors import OsdError

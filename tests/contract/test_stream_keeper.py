@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.stream_keeper import StreamKeeper, claim_stream
+from actors.supervisor.stream_keeper import StreamKeeper, claim_stream
 from osd.config.settings import Config, load_config
 from osd.io.outcome_stream import RedisOutcomeStream
 from osd.records.errors import OsdError

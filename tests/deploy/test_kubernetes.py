@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from actors.cluster import Node, check_application
+from actors.cluster.cluster import Node, check_application
 from serving.ray_serve import settings_of
 from tests.kit.deploy_files import DEPLOY, documents, run_tool
 

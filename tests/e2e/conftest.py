@@ -13,8 +13,8 @@ import pytest
 import redis
 from openai import OpenAI
 
-from actors.handle import ActorAwayError
-from actors.topology import Topology, start
+from actors.calls.handle import ActorAwayError
+from actors.service.topology import Topology, start
 from osd.config.settings import Config, load_config
 from osd.io.codec import decode
 from osd.io.weight_store import FileWeightStore

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import ray
 
-from actors.engine import EngineActor
-from actors.supervisor import SupervisorActor
+from actors.engine.engine import EngineActor
+from actors.supervisor.supervisor import SupervisorActor
 from osd.config.settings import Config, load_config
 from osd.fleet.heartbeat import EngineReport
 from osd.io.weight_store import FileWeightStore

@@ -14,7 +14,7 @@ from tests.e2e.conftest import run_service, service_config
 from tests.kit.saved_models import save_llama
 from tests.kit.stores import s3_server, url_of
 from tests.kit.waiting import wait_for
-from trainer.checkpoint import CheckpointFolder
+from trainer.loop.checkpoint import CheckpointFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(280)]
 

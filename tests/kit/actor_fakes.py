@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.handle import ActorAwayError
-from actors.mailbox import Mailboxes
+from actors.calls.handle import ActorAwayError
+from actors.engine.mailbox import Mailboxes
 from osd.records.errors import QueueFullError
 from osd.records.query import Request, TokenDelta
 

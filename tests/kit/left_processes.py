@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from actors.session import has_ended
+from actors.process.session import has_ended
 
 _MARK = "TESTS_SESSION"
 _SERVERS = ("redis-server", "raylet", "gcs_server", "ray::", "actors.driver", "serving.cli")

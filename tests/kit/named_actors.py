@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.node import node_id
-from actors.supervisor import SupervisorActor
+from actors.process.node import node_id
+from actors.supervisor.supervisor import SupervisorActor
 from tests.kit.reports import engine_report
 
 

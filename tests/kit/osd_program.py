@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from actors.session import has_ended
+from actors.process.session import has_ended
 
 _MARK = "marked"
 

@@ -8,7 +8,7 @@ from typing import Any
 from osd.records.events import Event
 from tests.kit.clock import Clock
 from tests.kit.trainer_fakes import FakeSource, FakeStore, feature_student, learnable_outcome, trainer_config
-from trainer.loop import Trainer
+from trainer.loop.loop import Trainer
 
 
 class Bench:

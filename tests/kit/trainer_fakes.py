@@ -19,9 +19,9 @@ from osd.records.outcome import ACCEPTED, RECOVERED, Outcome, Sampling
 from osd.records.outcome_arrays import pack_hidden, pack_top_k
 from osd.records.shared_rows import SharedRows
 from osd.records.version import Confirmed, WeightManifest
-from trainer.feature_student import FeatureStudent
-from trainer.losses import LOSSES
-from trainer.model_student import ModelStudent
+from trainer.losses.losses import LOSSES
+from trainer.students.feature_student import FeatureStudent
+from trainer.students.model_student import ModelStudent
 
 # On a busy machine, two threads wait for one another longer than these tiny products take.
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from actors.admin_sessions import SESSION_S
+from actors.supervisor.admin_sessions import SESSION_S
 from osd.records.status import ServiceStatus
 from osd.records.version import WeightManifest
 from serving.guards.admission import admits

@@ -11,7 +11,7 @@ import pytest
 from osd.config.paths import checkpoint_dir
 from tests.e2e.conftest import PROMPTS, Service
 from tests.kit.waiting import wait_for
-from trainer.checkpoint import CheckpointFolder
+from trainer.loop.checkpoint import CheckpointFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]
 

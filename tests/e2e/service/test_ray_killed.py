@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from actors.session import session_processes
+from actors.process.session import session_processes
 from tests.e2e.conftest import PROMPTS, Service
 from tests.e2e.service.cut_streams import assert_streams_survive
 from tests.kit.waiting import wait_for

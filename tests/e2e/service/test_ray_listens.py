@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from actors.session import listening, session_processes
+from actors.process.session import listening, session_processes
 from tests.e2e.conftest import Service
 
 pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.timeout(240)]

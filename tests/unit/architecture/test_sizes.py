@@ -19,8 +19,6 @@ from osd.config.settings import Config
 _ROOT = Path(osd.__file__).parents[1]
 _PACKAGES = ("osd", "trainer", "actors", "serving")
 _MAX_LINES, _MAX_MEDIAN_LINES, _MAX_FUNCTION_LINES, _MAX_STEP_LINES, _MAX_ROOM_MODULES = 400, 120, 60, 15, 12
-_FLAT = ("trainer", "actors")
-"""Packages that have no rooms."""
 
 
 @cache
@@ -105,7 +103,7 @@ def test_a_package_says_in_one_sentence_what_lives_there() -> None:
 def test_no_room_is_crowded() -> None:
     rooms: dict[Path, int] = {}
     for path in _modules():
-        if path.name != "__init__.py" and str(path.parent) not in _FLAT:
+        if path.name != "__init__.py":
             rooms[path.parent] = rooms.get(path.parent, 0) + 1
     assert not {str(room): num for room, num in rooms.items() if num > _MAX_ROOM_MODULES}
 

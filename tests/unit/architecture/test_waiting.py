@@ -10,7 +10,7 @@ _TESTS = Path(__file__).parents[2]
 _MAY_SLEEP = {
     "kit/waiting.py",  # between two looks at a condition
     "kit/left_processes.py",
-    "unit/actors/test_engine_actor.py",  # a step of a fake engine
+    "unit/actors/engine/test_engine_actor.py",  # a step of a fake engine
     "unit/serving/test_impatient.py",  # longer than the time limit under test
 }
 

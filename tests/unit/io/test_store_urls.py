@@ -20,7 +20,7 @@ from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.version import WeightManifest
 from tests.kit.stores import PROTOCOLS, config_of_store, s3_server, url_of
 from tests.kit.trainer_fakes import make_outcome
-from trainer.checkpoint import CheckpointFolder
+from trainer.loop.checkpoint import CheckpointFolder
 
 _WEIGHTS, _CHECKPOINT = "weights/tiny/feature", "checkpoints/tiny/feature"
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from actors.admin_sessions import SESSION_S, AdminSessions
+from actors.supervisor.admin_sessions import SESSION_S, AdminSessions
 from osd.config.settings import ConfigError, load_config
 from serving.admin.sign_in import AdminSignIn, OwnSessions
 from serving.guards.api_keys import ApiKeys, api_key

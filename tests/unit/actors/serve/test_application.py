@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
 from ray.serve._private.build_app import build_app
 
-from actors.cluster import Node
+from actors.cluster.cluster import Node
 from actors.serve import versions
 from actors.serve.application import bind_application
 from osd.config.settings import load_config

@@ -18,7 +18,7 @@ def test_the_line_that_osd_raised_is_told(kind: type[OsdError]) -> None:
     message = f"""Deploying application osd failed: The deployment failed to start 3 times in a row.
 Error:
 ray::ServeReplica:osd:engine.initialize_and_get_metadata() (pid=7, ip=10.0.0.1)
-  File "/osd/actors/engine.py", line 10, in __init__
+  File "/osd/actors/engine/engine.py", line 10, in __init__
     self._opening.result()
 {kind.__module__}.{kind.__qualname__}: the target does not fit; choose a smaller one
 

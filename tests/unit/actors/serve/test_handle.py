@@ -12,7 +12,7 @@ import ray.exceptions
 
 pytest.importorskip("ray.serve", reason="not installed (osd[serve])", exc_type=ImportError)
 
-from actors.handle import ActorAwayError
+from actors.calls.handle import ActorAwayError
 from actors.serve.handle import EnginesHandle, ServeHandle
 from actors.serve.router import Tries
 from osd.records.errors import UnknownVersionError

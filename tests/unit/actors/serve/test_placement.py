@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors.cluster import Node
+from actors.cluster.cluster import Node
 from actors.serve.placement import distiller_resources, engine_resources
 from osd.config.cluster import ClusterConfig
 

@@ -1,0 +1,1 @@
+"""The distiller actor, in which the trainer runs."""

@@ -1,0 +1,1 @@
+"""The engine actor, its reports, and the mailboxes of its clients."""

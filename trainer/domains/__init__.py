@@ -1,0 +1,1 @@
+"""Trainers of single domains beside the base drafter's, from one stream."""

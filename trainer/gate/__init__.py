@@ -1,0 +1,1 @@
+"""Decides whether a candidate is published, from held-out records, and publishes it."""

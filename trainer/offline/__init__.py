@@ -1,0 +1,1 @@
+"""Distillation without traffic: the target answers prompts, and the drafter learns from the answers."""

@@ -1,0 +1,1 @@
+"""One update of a student's weights, and optimizers by name."""

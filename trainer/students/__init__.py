@@ -1,0 +1,1 @@
+"""Drafters in training, one file a kind, behind one interface (`student.py`)."""
