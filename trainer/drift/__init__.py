@@ -1,1 +1,1 @@
-"""Detects lasting changes of acceptance, by domain. Numbers in, decisions out."""
+"""Detects lasting changes of acceptance, by domain, from numbers alone."""

@@ -1,1 +1,1 @@
-"""What a drafter is trained on and judged by: losses, acceptance, and the logits they need. Tensors in, tensors out."""
+"""What a drafter is trained on and judged by, from tensors to tensors: losses, acceptance, and the logits they need."""
