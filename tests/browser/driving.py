@@ -102,7 +102,8 @@ def let_pass(browser: webdriver.Chrome, seconds: float) -> None:
 
 
 def choose(browser: webdriver.Chrome, selector: str, option: str) -> None:
-    """Choose an option of a list by its text."""
+    """Choose an option of a list by its text, once the list is shown."""
+    wait(browser, lambda: find(browser, selector).is_displayed())
     Select(find(browser, selector)).select_by_visible_text(option)
 
 

@@ -37,7 +37,7 @@ def test_a_record_is_held_out_for_good_and_in_every_process() -> None:
     held_out = {outcome.request_id for outcome in replay.held_out()}
     assert len(drawn) == replay.num_train and not drawn & held_out
     code = (
-        "from trainer.replay import Replay; r = Replay(1 << 20, 0.2, 9, 0);"
+        "from trainer.replay.replay import Replay; r = Replay(1 << 20, 0.2, 9, 0);"
         "import json; print(json.dumps([r.is_held_out(f'q-{n}') for n in range(50)]))"
     )
     env = {**os.environ, "PYTHONHASHSEED": "123"}
