@@ -41,20 +41,20 @@ _Make: TypeAlias = Callable[[Sequence[Report]], Table]
 
 def tables(reports: Sequence[Report]) -> Iterator[Table]:
     """All tables that the reports yield, in the page's order; none is empty."""
-    for benchmark, make in _TABLES:
-        yield from _made(make, [report for report in reports if report["benchmark"] == benchmark])
-
-
-def _made(make: _Make, reports: Sequence[Report]) -> Iterator[Table]:
-    """The reports' table, unless it is empty."""
-    if reports and (table := make(reports)).rows:
-        yield table
+    return _filled(_TABLES, reports)
 
 
 def headlines(reports: Sequence[Report]) -> Iterator[Table]:
     """The tables of what a newcomer asks first: greedy decoding beside its peers, learning, and speed over HTTP."""
-    for benchmark, make in (("decode", _side_by_side), ("adapt", _adapt), ("serve", _serve)):
-        yield from _made(make, [one for one in reports if one["benchmark"] == benchmark and _is_headline(one)])
+    return _filled(_HEADLINES, [report for report in reports if _is_headline(report)])
+
+
+def _filled(makers: Sequence[tuple[str, _Make]], reports: Sequence[Report]) -> Iterator[Table]:
+    """The tables of these makers that are not empty."""
+    for benchmark, make in makers:
+        own = [report for report in reports if report["benchmark"] == benchmark]
+        if own and (table := make(own)).rows:
+            yield table
 
 
 def _is_headline(report: Report) -> bool:
@@ -249,6 +249,7 @@ _TABLES: tuple[tuple[str, _Make], ...] = (
     ("shared_device", _shared_device),
     ("swap", _swap),
 )
+_HEADLINES: tuple[tuple[str, _Make], ...] = (("decode", _side_by_side), ("adapt", _adapt), ("serve", _serve))
 
 
 def _batches(reports: Sequence[Report]) -> list[tuple[Report, str, Report]]:

@@ -1,1 +1,1 @@
-"""What every actor's process has: its node, its session, its events, threads that repeat."""
+"""What the processes of actors share: node, session, event log, periodic threads, memory."""

@@ -15,7 +15,7 @@ import psutil
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Whether a process has ended, be it that its parent has not asked for its exit status yet."""
+    """Whether a process has ended. One for which its parent has not waited yet (a zombie) has."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:  # it ended between the two calls

@@ -84,7 +84,7 @@ class Publisher:
         if self.serving:
             message = f"training goes on from version {latest.number} instead of {self.serving}"
             self._reporter.event("restart", message, version=latest.number)
-        self.serving, self._known = latest.number, {}
+        self.serving = latest.number
         return True
 
     def attempt(

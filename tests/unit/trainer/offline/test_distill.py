@@ -83,9 +83,8 @@ def test_it_goes_on_where_it_was(config: Config, resolved: ResolvedTarget, monke
     whole = _distill(config, resolved, 24, passes=2.0)
     expected = open_store(config, resolved).load(2)[1]
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "trainer.offline.distill.open_answering", None
-        )  # the target is not opened when no answer is missing
+        # The target is not opened when no answer is missing.
+        patch.setattr("trainer.offline.distill.open_answering", None)
         again = _distill(config, resolved, 24, passes=2.0)
     assert again == [] and whole  # nothing is left to do
     # Killed in the middle of training, after a checkpoint.
