@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run demo adapt kernels test test-all test-cluster lint check clean
+.PHONY: help setup setup-dev run demo adapt kernels test test-all test-long lint check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,11 +52,11 @@ kernels: setup  ## compile the CPU kernels that tests call; the tests below do s
 test: setup-dev  ## the tests, after compiling the kernels that they call
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
-test-all: setup-dev  ## the slow ones, too, but for most of those of a cluster
-	@$(PYTEST) -m "not gpu and not cluster and not reduced" $(ARGS)
+test-all: setup-dev  ## the slow ones, too, but for the longest
+	@$(PYTEST) -m "not gpu and not cluster and not long" $(ARGS)
 
-test-cluster: setup-dev  ## changes and faults of a Ray cluster of three nodes, one at a time
-	@$(BIN)/python -m pytest -m cluster $(ARGS)
+test-long: setup-dev  ## those of a minute each, and changes and faults of a Ray cluster of three nodes, one at a time
+	@$(BIN)/python -m pytest -m "(cluster or long) and not gpu" $(ARGS)
 
 lint: setup-dev  ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .
@@ -64,7 +64,7 @@ lint: setup-dev  ## ruff, mypy strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-check: lint test-all test-cluster  ## everything
+check: lint test-all test-long  ## everything
 
 clean:  ## remove the environment and every cache
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

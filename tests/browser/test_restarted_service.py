@@ -27,7 +27,14 @@ from tests.kit.history_stores import SetClock
 from tests.kit.saved_models import save_llama
 from tests.kit.waiting import wait_for
 
-pytestmark = [pytest.mark.browser, pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(360)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.ray,
+    pytest.mark.redis,
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.timeout(360),
+]
 DAY_S = 86_400.0
 
 

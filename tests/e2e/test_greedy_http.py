@@ -44,7 +44,7 @@ _FIRST_LAYERS = 6
 _LENGTHS = (24, 9, 16)
 
 
-_TARGETS = [pytest.param("first layers", marks=pytest.mark.reduced), pytest.param("whole", marks=pytest.mark.slow)]
+_TARGETS = ["first layers", pytest.param("whole", marks=[pytest.mark.slow, pytest.mark.long])]
 
 
 @pytest.fixture(scope="module", params=_TARGETS)

@@ -16,7 +16,7 @@ from tests.e2e.conftest import Service, run_service, service_config
 from tests.kit.saved_models import save_llama
 from tests.kit.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.redis, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 _MOST_LOSS = 0.02
 _NUM = 16
 

@@ -30,6 +30,7 @@ _PARAMS = [SamplingParams(temperature=0.8), SamplingParams(top_p=0.9), SamplingP
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)  # it compiles every kernel, with one thread
 @pytest.mark.skipif(kernels() is None, reason="numba is not installed")
 def test_what_is_compiled_is_what_is_stored(tmp_path: Path) -> None:
