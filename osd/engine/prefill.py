@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
 
     num_tokens: int
     first: Verified | None
-    """The query's first token, if its prompt is now complete."""
+    """The query's first token, if its prompt is now complete; none if it cannot be answered."""
 
 
 def read_chunk(target: Target, sequence: Sequence, most_tokens: int) -> Chunk:
@@ -34,6 +34,8 @@ def read_chunk(target: Target, sequence: Sequence, most_tokens: int) -> Chunk:
     logits = target.read(row, ids_1Q, [start], logits=wanted).logits
     if wanted == "all":
         assert logits is not None
+        if not bool(logits.is_finite_BQ.all()):
+            return Chunk(end - start, Verified([[]], logits))
         sequence.prompt_logprobs += _logprobs_of_prompt(logits, sequence, start)
         logits = logits.replaced(logits.tensor_BQV[:, -1:].contiguous())
     if is_last:

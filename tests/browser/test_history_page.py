@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -49,6 +50,16 @@ requestAnimationFrame(() => {
 })"""
 """From one frame to after the next one: all charts and tables are computed, laid out and painted between the two."""
 MOST_MS = 100
+UNITS = {
+    "rate": "%", "length": "tokens", "speed": "tokens a second", "gain": "×", "replay": "B", "lag": "Outcomes",
+    "trained": "%", "busy": "%", "paused": "%",
+}  # fmt: skip
+WRITTEN = """
+const [chart, done] = arguments, pen = CanvasRenderingContext2D.prototype, write = pen.fillText, written = [];
+pen.fillText = function (text, ...where) { written.push(text); write.call(this, text, ...where); };
+osd.charts.charts[chart].repaint();
+setTimeout(() => { pen.fillText = write; done(written); })"""
+"""What a chart writes on its canvas: its axes' figures and times, and the letters of marks."""
 
 
 def test_dragging_zooms_keys_move_and_the_way_back_to_now(browser: webdriver.Chrome, url: str) -> None:
@@ -222,6 +233,18 @@ def test_small_figures_have_their_own_unit(browser: webdriver.Chrome, url: str) 
     assert browser.execute_async_script(figures, sizes) == [
         "0 B", "999 B", "1 kB", "48.3 MB", "980 MB", "1 GB", "4 TB", "5000 TB",
     ]  # fmt: skip
+
+
+def test_every_axis_has_its_unit(browser: webdriver.Chrome, url: str) -> None:
+    """Beside each figure or, of counts, in the title; losses and learning rates have none."""
+    open_history(browser, url)
+    assert {*UNITS, "loss", "learning"} == set(script(browser, "return Object.keys(osd.charts.charts)"))
+    for chart, unit in UNITS.items():
+        if not find(browser, f"#chart-{chart}").is_displayed():
+            continue
+        ticks = [text for text in browser.execute_async_script(WRITTEN, chart) if re.fullmatch(r"[\d.]+\D*", text)]
+        title = find(browser, f"#chart-{chart} h3").text
+        assert len(ticks) >= 2 and (unit in title or all(text.endswith(unit) for text in ticks)), (title, ticks)
 
 
 def test_what_training_takes_and_costs_is_shown(browser: webdriver.Chrome, url: str, engine: FakeEngineClient) -> None:

@@ -245,6 +245,30 @@ def test_a_prompt_that_overflows_gets_an_error(make: MakeEngine, position: str) 
         _same(answers[name], answer)
 
 
+@pytest.mark.parametrize("chunk_tokens", [3, 16], ids=["an earlier chunk", "the only chunk"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_log_probabilities_of_a_prompt_that_are_no_numbers_are_an_error(
+    make_plain_target: MakeTarget, value: float, chunk_tokens: int
+) -> None:
+    """Of one position only; the answer would begin after another, which is sound."""
+    target, events = make_plain_target(), list[Event]()
+    engine, read = make_engine(target, on_event=events.append, chunk_tokens=chunk_tokens), target.read
+
+    def spoilt(row: int, ids_BQ: Any, starts: list[int], **options: Any) -> Any:
+        output = read(row, ids_BQ, starts, **options)
+        if starts != [0] or options["logits"] != "all":
+            return output
+        assert output.logits is not None
+        output.logits.tensor_BQV[0, 1] = value
+        return output._replace(logits=target.backend.logits(output.logits.tensor_BQV))
+
+    with patch.object(target, "read", spoilt):
+        answers = run(engine, [_asked("bad", 9, (3, 1, 4, 1, 5), prompt_logprobs=2), *_requests()])
+    assert (answers["bad"].finish_reason, answers["bad"].error, answers["bad"].ids) == ("error", NOT_FINITE, [])
+    assert [event.kind for event in events] == ["error"]
+    assert {answers[name].finish_reason for name in ("long", "short", "sampled")} == {"length"}
+
+
 class _Insists:
     """A drafter that proposes one token always, with a distribution that is none where it is asked for one."""
 
