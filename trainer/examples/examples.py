@@ -15,7 +15,7 @@ Shapes: T columns of which the last Q predict an output, H hidden size, K teache
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -38,8 +38,15 @@ class Alignment:
     """Size of the hidden states that it reads; 0: none."""
     context_columns: int = 256
     """Most context columns before the first predicting one; of a longer prompt only the end is used."""
+    trained_context_columns: int | None = None
+    """The same where it is trained on; None: as many."""
     branch_depth: int = 0
     """Deepest depth of chains over rejected tokens that is trained on; below 2: none."""
+
+    def for_training(self) -> Alignment:
+        """Of the examples of a training step."""
+        columns = self.trained_context_columns
+        return self if columns is None else replace(self, context_columns=min(columns, self.context_columns))
 
 
 class ExampleKey(NamedTuple):

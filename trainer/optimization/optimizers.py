@@ -51,6 +51,8 @@ def create_optimizer(
             if option == "lr":
                 hint = "set trainer.learning_rate instead"
             raise ConfigError(f"trainer.optimizer_options '{option}' is no option of {name}; {hint}")
+    if "fused" in accepted and "foreach" not in options:
+        options = {"fused": True, **options}  # one pass over the weights instead of one for each operation
     try:
         optimizer: torch.optim.Optimizer = known[name](parameters, lr=learning_rate, **options)
     except (TypeError, ValueError, AssertionError) as error:

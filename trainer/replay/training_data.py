@@ -9,7 +9,7 @@ from typing import Literal
 from osd.config.trainer import TrainerConfig
 from osd.records.outcome import Outcome
 from trainer.examples.batches import Batch, make_batches, take_columns
-from trainer.examples.examples import Example, make_examples
+from trainer.examples.examples import Alignment, Example, make_examples
 from trainer.replay.replay import Replay
 from trainer.students.student import Student
 
@@ -36,7 +36,8 @@ class TrainingData:
             without: domains that are not trained on.
         """
         drawn = (outcome for outcome in self._replay.draw() if outcome.domain not in without)
-        examples = chain.from_iterable(self._examples(outcome, self._config.positions) for outcome in drawn)
+        alignment, positions = self._student.alignment.for_training(), self._config.positions
+        examples = chain.from_iterable(self._examples(outcome, alignment, positions) for outcome in drawn)
         trained_on = (example for example in examples if bool(example.in_loss_Q.any()))
         return self._batches(take_columns(trained_on, self._config.batch_tokens))
 
@@ -54,13 +55,12 @@ class TrainingData:
 
     def to_judge_by(self, outcomes: Iterable[Outcome]) -> list[Batch]:
         """Batches in which every output position counts."""
-        return self._batches(list(chain.from_iterable(self._examples(outcome, "all") for outcome in outcomes)))
+        alignment = self._student.alignment
+        return self._batches(list(chain.from_iterable(self._examples(one, alignment, "all") for one in outcomes)))
 
-    def _examples(self, outcome: Outcome, positions: Literal["all", "rejected"]) -> list[Example]:
-        student = self._student
-        return list(
-            make_examples(outcome, student.alignment, max_predicting=student.max_batch_columns, positions=positions)
-        )
+    def _examples(self, outcome: Outcome, alignment: Alignment, positions: Literal["all", "rejected"]) -> list[Example]:
+        most = self._student.max_batch_columns
+        return list(make_examples(outcome, alignment, max_predicting=most, positions=positions))
 
     def _batches(self, examples: list[Example]) -> list[Batch]:
         return make_batches(examples, self._student.max_batch_columns)

@@ -6,11 +6,13 @@ with the layer. The head's rows belong to the vocabulary that they were trained 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor
 
 from osd.kernels.reference.drafting.eagle3_net import Eagle3Net
+from trainer.examples.batches import Batch
 from trainer.losses.losses import slot_table
 from trainer.students.feature_student import FeatureStudent
 from trainer.students.student import mixed_precision
@@ -31,6 +33,7 @@ class Eagle3Student(FeatureStudent):
             self.alignment,
             hidden_size=net.config.fused_size,
             context_columns=min(net.config.window_tokens - 1, _MOST_CONTEXT_COLUMNS),
+            trained_context_columns=None,
         )
 
     def refresh_vocab(self, counts_V: Tensor, *, seen_before: float = 0.0) -> None:
@@ -43,6 +46,9 @@ class Eagle3Student(FeatureStudent):
 
     def _take_head_rows(self) -> None:
         self._slot_V = slot_table(self.net.vocab_ids_R, self.net.config.target_vocab_tokens)
+
+    def _head_for(self, batch: Batch) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        return self._logits, self._slot_V  # its head is trained, so all of its rows take part
 
     def _logits(self, feature_NH: Tensor) -> Tensor:
         with mixed_precision(self._device, self._compute_dtype):

@@ -10,12 +10,14 @@ the chain's own keys, of depth i at entry t - (d - i) for i = 2 .. d. Chains als
 (trainer/examples/branches.py).
 
 Shapes: B rows, T = C + Q columns (see trainer/examples/batches.py), H hidden size, N heads or positions, D head size,
-R reduced vocabulary, V the target's vocabulary.
+R reduced vocabulary, S sample of it (see trainer/losses/head_sample.py), V the target's vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from zlib import crc32
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +25,13 @@ from torch import Tensor, nn
 
 from osd.drafters.weights import check_state
 from osd.kernels.reference.drafting.eagle3_net import Eagle3Net
-from osd.kernels.reference.drafting.feature_net import FeatureNet, head_rows
+from osd.kernels.reference.drafting.feature_net import AttentionInputs, FeatureNet, head_rows
 from osd.records.shared_rows import SharedRows
 from trainer.examples.batches import Batch
 from trainer.examples.branches import Branches
 from trainer.examples.examples import Alignment
 from trainer.losses.acceptance import ChainSums, chain_sums, emitted_log_probs, position_acceptance
+from trainer.losses.head_sample import HeadSample, sample_head
 from trainer.losses.losses import Coarse, Teacher, coarsen, slot_table, slots_of
 from trainer.students.branch_chain import Depth, attend, branch_features
 from trainer.students.student import LossTerms, mixed_precision
@@ -36,6 +39,10 @@ from trainer.students.token_counts import most_frequent
 
 _DEPTH_WEIGHT = 0.8
 """Loss weight of depth d is this to the power d - 1, since a depth matters only if it is reached; EAGLE-3's value."""
+
+_TRAINED_CONTEXT_COLUMNS = 64
+"""Columns before those that are trained on, which take time and carry no loss. With 64 instead of a whole window of 256
+the same time trains on half as many tokens again, and teaches more (measured: docs/adaptation.md)."""
 
 
 class FeatureStudent:
@@ -73,6 +80,7 @@ class FeatureStudent:
             vocab_tokens=config.target_vocab_tokens,
             hidden_size=config.hidden_size,
             context_columns=config.window_tokens - 1,
+            trained_context_columns=_TRAINED_CONTEXT_COLUMNS,
             branch_depth=0 if rejected_loss is None else unroll_steps,
         )
         self._embedding_VH = shared.embedding_VH
@@ -90,10 +98,11 @@ class FeatureStudent:
         """Losses of all depths; depth d starts at the d-th predicting column, where its chain has begun."""
         batch = batch.to(self._device)
         losses, weights, depths = [], [], []
+        logits_of, slot_V = self._head_for(batch)
         for depth, found in enumerate(self._depths(batch)):
             mask_BQ = _from_column(batch.in_loss_BQ, depth)
-            logits_NR = self._logits(found.feature_BQH[mask_BQ])
-            losses.append(self._loss(coarsen(logits_NR, batch.teacher(mask_BQ), self._slot_V)))
+            logits_NS = logits_of(found.feature_BQH[mask_BQ])
+            losses.append(self._loss(coarsen(logits_NS, batch.teacher(mask_BQ), slot_V)))
             weights.append(torch.full_like(losses[-1], _DEPTH_WEIGHT**depth))
             depths.append(found)
         if self._rejected_loss is not None and batch.branches is not None:
@@ -106,9 +115,10 @@ class FeatureStudent:
     def acceptance(self, batch: Batch) -> ChainSums:
         """Acceptance of the depths 1 .. `unroll_steps`."""
         batch = batch.to(self._device)
-        by_depth = []
-        for depth, feature_BQH in enumerate(self.features(batch)):
-            mask_BQ = _from_column(batch.predicting_BQ, depth)
+        by_depth: list[Tensor] = []
+        for feature_BQH in self.features(batch):
+            # Only columns that a chain reaches: those after an accepted proposal of the depth before.
+            mask_BQ = batch.predicting_BQ & _next_column(by_depth[-1] > 0) if by_depth else batch.predicting_BQ
             teacher = batch.teacher(mask_BQ)
             acceptance_BQ = torch.zeros(mask_BQ.shape, device=self._device)
             acceptance_BQ[mask_BQ] = position_acceptance(
@@ -134,16 +144,26 @@ class FeatureStudent:
         return (depth.feature_BQH for depth in self._depths(batch))
 
     def _depths(self, batch: Batch) -> Iterator[Depth]:
-        net, start = self.net, batch.num_context
-        assert batch.hidden_BTH is not None
+        """Gradients go through predicting columns only: those of context would take a fifth of the time for nothing."""
+        net, start, hidden_BTH = self.net, batch.num_context, batch.hidden_BTH
+        assert hidden_BTH is not None
         with mixed_precision(self._device, self._compute_dtype):
             embedding_BTH = F.embedding(batch.input_ids_BT, self._embedding_VH).float()
             cos_BTD, sin_BTD = net.rotation(batch.positions_BT, torch.float32)
-            inputs = net.attention_inputs(embedding_BTH, net.enter(batch.hidden_BTH.float()), cos_BTD, sin_BTD)
+
+            def read(columns: slice) -> AttentionInputs:
+                known_BTH = net.enter(hidden_BTH[:, columns].float())
+                return net.attention_inputs(
+                    embedding_BTH[:, columns], known_BTH, cos_BTD[:, columns], sin_BTD[:, columns]
+                )
+
+            inputs = read(slice(start, None))
             keys, values = [inputs.key_BNTD], [inputs.value_BNTD]
-            inputs = inputs._replace(
-                residual_BTH=inputs.residual_BTH[:, start:], query_BNTD=inputs.query_BNTD[:, :, start:]
-            )
+            if start:  # after the other columns: autocast keeps weights that it converts, here without gradients
+                with torch.no_grad():
+                    context = read(slice(start))
+                keys = [torch.cat((context.key_BNTD, inputs.key_BNTD), dim=2)]
+                values = [torch.cat((context.value_BNTD, inputs.value_BNTD), dim=2)]
             for depth in range(1, self._unroll_steps + 1):
                 feature_BQH = attend(net, inputs, keys, values, self._mask(batch, depth))
                 yield Depth(feature_BQH, keys[-1], values[-1])
@@ -194,12 +214,21 @@ class FeatureStudent:
 
     def _take_head_rows(self) -> None:
         head_RH, bias_R = head_rows(self._shared, self.net.vocab_ids_R)
-        self._head_RH = head_RH.detach().to(self._compute_dtype)
-        self._bias_R = None if bias_R is None else bias_R.detach().to(self._compute_dtype)
         self._slot_V = slot_table(self.net.vocab_ids_R, self.net.config.target_vocab_tokens)
+        self._head = HeadSample(
+            head_RH.detach().to(self._compute_dtype),
+            None if bias_R is None else bias_R.detach().to(self._compute_dtype),
+            self._slot_V,
+        )
+
+    def _head_for(self, batch: Batch) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """What makes logits of features in the loss, and the index of each token id among them."""
+        wanted = torch.cat((batch.teacher_ids_BQK[batch.in_loss_BQ].flatten(), batch.emitted_BQ[batch.in_loss_BQ]))
+        sample = sample_head(self._head, self.net.vocab_ids_R, wanted, seed=crc32(repr(batch.keys).encode()))
+        return partial(_logits, sample, self._compute_dtype), sample.slot_V
 
     def _logits(self, feature_NH: Tensor) -> Tensor:
-        return F.linear(feature_NH.to(self._compute_dtype), self._head_RH, self._bias_R)
+        return _logits(self._head, self._compute_dtype, feature_NH)
 
     def _mask(self, batch: Batch, depth: int) -> Tensor:
         """Which keys each predicting column attends to, bool `[B, Q, T + (depth - 1) * Q]`."""
@@ -218,8 +247,17 @@ class FeatureStudent:
         return torch.cat(blocks, dim=2)
 
 
+def _logits(head: HeadSample, dtype: torch.dtype, feature_NH: Tensor) -> Tensor:
+    return F.linear(feature_NH.to(dtype), head.head_SH, head.bias_S)
+
+
 def _from_column(mask_BQ: Tensor, first: int) -> Tensor:
     """The mask with all columns before `first` cleared."""
     mask_BQ = mask_BQ.clone()
     mask_BQ[:, :first] = False
     return mask_BQ
+
+
+def _next_column(mask_BQ: Tensor) -> Tensor:
+    """The columns after those of the mask, in the same row."""
+    return F.pad(mask_BQ[:, :-1], (1, 0))

@@ -18,8 +18,10 @@ from osd.records.proposal import DraftBatch
 from osd.records.query import SamplingParams
 from tests.kit.backends import fastest
 from tests.kit.trainer_fakes import HIDDEN_SIZE, VOCAB_TOKENS, feature_student, make_outcome, model_student, shared_rows
-from trainer.examples.batches import make_batches
+from trainer.examples.batches import _pad, make_batches
 from trainer.examples.examples import make_examples
+from trainer.losses.acceptance import chain_sums, position_acceptance
+from trainer.losses.losses import LOSSES, slots_of
 from trainer.students.feature_student import FeatureStudent
 
 
@@ -184,3 +186,55 @@ def test_mixed_precision_stays_close_to_float32() -> None:
     torch.testing.assert_close(exact.losses_N, rough.losses_N, rtol=0.1, atol=0.1)
     torch.autograd.backward(rough.losses_N.sum())
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in student.parameters())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_acceptance_computed_where_chains_reach_equals_that_of_all_columns(temperature: float) -> None:
+    student = feature_student(unroll_steps=3)
+    outcomes = [
+        make_outcome(f"r-{n}", output_ids=[(3 * n + s) % 12 for s in range(5 + 3 * n)], temperature=temperature)
+        for n in range(4)
+    ]
+    examples = [e for outcome in outcomes for e in make_examples(outcome, student.alignment, max_predicting=64)]
+    optimizer = torch.optim.AdamW(student.parameters(), 5e-3)
+    batch = _pad(examples)
+    for _ in range(12):  # until some proposals are accepted and others are not
+        optimizer.zero_grad()
+        torch.autograd.backward(student.loss_terms(batch).losses_N.sum())
+        optimizer.step()
+    teacher = batch.teacher(torch.ones_like(batch.predicting_BQ))
+    everywhere = [
+        position_acceptance(
+            student._logits(feature_BQH.detach().flatten(0, 1)),
+            teacher,
+            student.net.vocab_ids_R,
+            slots_of(teacher.ids_NK, student._slot_V, VOCAB_TOKENS),
+            torch.full((batch.predicting_BQ.numel(),), temperature),
+        ).view(batch.predicting_BQ.shape)
+        for feature_BQH in student.features(batch)
+    ]
+    found, expected = student.acceptance(batch), chain_sums(everywhere, batch.predicting_BQ)
+    assert 0 < float(expected.reached_BD[:, 2].sum()) < float(expected.reached_BD[:, 0].sum())
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("window_tokens", "judged", "trained"), [(8, 7, 7), (200, 199, 64)])
+def test_an_example_to_train_on_reads_a_shorter_context_than_one_to_judge_by(
+    window_tokens: int, judged: int, trained: int
+) -> None:
+    alignment = feature_student(window_tokens=window_tokens).alignment
+    outcome = make_outcome(prompt_ids=[n % 12 for n in range(300)], output_ids=(4, 5, 6))
+    for own, num_context in ((alignment, judged), (alignment.for_training(), trained)):
+        (example,) = make_examples(outcome, own, max_predicting=64)
+        assert example.num_columns - example.num_predicting == num_context
+
+
+def test_every_weight_learns_though_context_has_no_gradient() -> None:
+    student = FeatureStudent(
+        feature_student().net, shared_rows(), loss=LOSSES["forward_kl"], unroll_steps=2, compute_dtype=torch.bfloat16
+    )
+    (batch,) = make_batches(list(make_examples(_outcome(), student.alignment, max_predicting=64)), 64)
+    assert batch.num_context
+    torch.autograd.backward(student.loss_terms(batch).losses_N.sum())
+    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in student.parameters())
