@@ -25,7 +25,7 @@ from osd.ports.drafter import Drafter, Swappable
 from osd.ports.weight_store import WeightStore
 from osd.records.drafter_id import drafter_name
 from osd.records.errors import OsdError, WeightsRefusedError
-from osd.records.version import WeightManifest
+from osd.records.version import UNTRAINED, WeightManifest
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def ensure_first_version(config: Config, resolved: ResolvedTarget, store: Weight
     shapes, state = create_initial(config, resolved.folder)
     shipped = find_shipped(resolved.target_id, kind, shapes, state) if config.drafter.pretrained else None
     if shipped is None:
-        store.publish(state, kind=kind, config=shapes, parent=None, note="untrained")
+        store.publish(state, kind=kind, config=shapes, parent=None, note=UNTRAINED)
     else:
         note, gate = f"shipped; {shipped.origin}", shipped.card.get("gate", {})
         store.publish(shipped.state, kind=kind, config=shapes, parent=None, gate=gate, note=note)

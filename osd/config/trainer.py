@@ -40,6 +40,12 @@ class TrainerConfig(Section):
         ge=0,
         description="Publish if the 95% interval of the gain in held-out acceptance length lies above this.",
     )
+    first_version_share: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="Share of a shipped or imported drafter's weights in what is published, against forgetting.",
+    )
     max_utilisation: float = Field(
         0.5, ge=0, le=1, description="Train only while the engine is busy less than this share; 1 trains always."
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+UNTRAINED = "untrained"
+"""The note of a first version with random weights."""
 MERGED = "merged: "
 """How `WeightManifest.rolled_back` begins where the trainer found the base drafter to be as good for a domain."""
 

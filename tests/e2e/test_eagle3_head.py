@@ -26,7 +26,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     head: Path = save_head(folder / "head", head_config(vocab_size=vocab_tokens, draft_vocab_size=vocab_tokens))
     # A random head has to learn all its rows, a drafter of the kind `feature` has the target's: it takes longer, and
     # more passes over six answers.
-    trainer = {"learning_rate": 1e-2, "passes": 400.0}
+    trainer = {"learning_rate": 1e-2, "passes": 400.0, "first_version_share": 0.0}
     config = service_config(folder / "state", target, drafter={"kind": "eagle3"}, trainer=trainer)
     resolved = resolve_target(str(target), config.state_dir)
     import_head(config, resolved, open_store(config, resolved), head)

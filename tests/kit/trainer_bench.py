@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from osd.records.events import Event
+from osd.records.version import UNTRAINED
 from tests.kit.clock import Clock
 from tests.kit.trainer_fakes import FakeSource, FakeStore, feature_student, learnable_outcome, trainer_config
 from trainer.loop.loop import Trainer
@@ -14,7 +15,9 @@ from trainer.loop.loop import Trainer
 class Bench:
     """A trainer and everything around it."""
 
-    def __init__(self, folder: Path, *, student: Any = None, outcomes: int = 30, **config: Any) -> None:
+    def __init__(
+        self, folder: Path, *, student: Any = None, note: str = UNTRAINED, outcomes: int = 30, **config: Any
+    ) -> None:
         self.source, self.store, self.clock = FakeSource(), FakeStore(), Clock()
         self.events: list[Event] = []
         self.may_train = True
@@ -22,7 +25,7 @@ class Bench:
         for number in range(outcomes):
             self.source.put(learnable_outcome(number))
         first = student or feature_student()
-        self.store.publish(first.state(), kind=first.kind, config=first.config, parent=None, note="untrained")
+        self.store.publish(first.state(), kind=first.kind, config=first.config, parent=None, note=note)
         self.trainer = self.start(student)
 
     def start(self, student: Any = None) -> Trainer:

@@ -18,6 +18,7 @@ from osd.records.errors import OsdError, WeightsRefusedError
 from osd.records.events import EventKind
 from trainer.examples.batches import Batch
 from trainer.examples.examples import ExampleKey
+from trainer.gate.blend import blend
 from trainer.gate.gate import GateDecision, decide, measure
 from trainer.gate.origin import Origin
 from trainer.losses.acceptance import ChainSums
@@ -47,6 +48,7 @@ class Publisher:
         margin: acceptance length that a candidate must certainly gain; see `trainer.gate.gate.decide`.
         reporter: receives publishes, refusals, replaced weights and failures.
         lease: while it is not held nothing is published; None: there is no other trainer.
+        first_share: share of the version that training began with in what is published; see `trainer.gate.blend`.
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class Publisher:
         margin: float,
         reporter: Reporter,
         lease: TrainingLease | None = None,
+        first_share: float = 0.0,
     ) -> None:
         self._store, self._student, self._margin, self._reporter = store, student, margin, reporter
-        self._lease = lease or Unshared()
-        self._origin = Origin(store)
+        self._lease, self._first_share = lease or Unshared(), first_share
+        self._origin = Origin(store, student)
         self._refused: set[int] = set()
         self.serving = 0
         """The version from which the student's weights descend; 0: none yet."""
@@ -98,12 +101,12 @@ class Publisher:
         between: Callable[[], None],
         demanded: bool = False,
     ) -> GateDecision | None:
-        """Compare the student with the serving version on each domain's held-out batches; publish it if it is better.
+        """Compare the candidate with the serving version on each domain's held-out batches; publish it if it is better.
 
         If on the `newest` of these records the version that training began with is better than both, that one is
-        published instead. With `demanded` the student is published whatever the comparisons say: an operator wants it.
+        published instead. With `demanded` the candidate is published whatever the comparisons say.
 
-        A student that is worse is reset to the serving version. Returns None if that version cannot be loaded.
+        A student whose candidate is worse is reset to the serving version. Returns None if that cannot be loaded.
         """
         serving = self._student.twin()
         try:
@@ -114,10 +117,10 @@ class Publisher:
             return None
         if manifest.digest != self._digest:
             self._known, self._digest = {}, manifest.digest
-        candidate: dict[ExampleKey, ChainSums] = {}
+        student, candidate = self._candidate(), dict[ExampleKey, ChainSums]()
         decision = decide(
             {
-                domain: (measure(self._student, own, between, candidate), measure(serving, own, between, self._known))
+                domain: (measure(student, own, between, candidate), measure(serving, own, between, self._known))
                 for domain, own in batches.items()
             },
             margin=self._margin,
@@ -132,13 +135,13 @@ class Publisher:
         elif origin := self._origin.beats(
             candidate if decision.published else self._known,
             newest,
-            self._student.twin,
             serving=self.serving,
             margin=self._margin,
             between=between,
         ):
             rival = "the candidate" if decision.published else rival
-            self._student.load_state(origin[0].state())
+            student = origin[0]
+            self._student.load_state(student.state())
             decision, candidate = replace(origin[1], goes_back=True), {}
         self.figures = decision.figures
         text = (
@@ -151,7 +154,7 @@ class Publisher:
         if decision.losers:
             text += f", but {', '.join(map(repr, decision.losers))} would lose"
         if decision.published:
-            if self._publish(text, training_step, stream_position):
+            if self._publish(student, text, training_step, stream_position):
                 self._known = candidate
         else:
             _log.info("candidate of step %d not published: %s, margin %.4f", training_step, text, self._margin)
@@ -160,13 +163,18 @@ class Publisher:
             self._student.load_state(serving.state())
         return decision
 
-    def _publish(self, text: str, training_step: int, stream_position: str) -> bool:
+    def _candidate(self) -> Student:
+        """What may be published: the student, or its blend with a trained version that training began with."""
+        first = self._origin.trained() if self._first_share else None
+        return self._student if first is None else blend(self._student, first, self._first_share)
+
+    def _publish(self, student: Student, text: str, training_step: int, stream_position: str) -> bool:
         """Whether it worked."""
         try:
             if not self._lease.is_held():
                 raise OsdError("another trainer may have taken over")
             manifest = self._store.publish(
-                self._student.state(),
+                student.state(),
                 kind=self._student.kind,
                 config=self._student.config,
                 parent=self.serving,

@@ -100,7 +100,7 @@ class Trainer:
         self._drift = DriftMonitor()
         self._budget = TrainingBudget(config.passes)
         self._intake = Intake(source, self._replay, self._counts, self._drift, student.alignment, target_id, clock)
-        self._publisher = Publisher(store, student, config.gate_margin, self, self._lease)
+        self._publisher = Publisher(store, student, config.gate_margin, self, self._lease, config.first_version_share)
         self._folder = CheckpointFolder(checkpoint_folder)
         self._checkpoint_every_s, self._checkpointed_at_s = checkpoint_every_s, clock()
         self._pause_after_error_s = pause_after_error_s

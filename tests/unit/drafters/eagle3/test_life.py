@@ -61,6 +61,7 @@ def _config(target: Path, state_dir: Path) -> Config:
             "outcomes": {"top_k": 16, "prompt_hidden_tokens": 8},
             "trainer": {
                 "device": "cpu",
+                "first_version_share": 0.0,  # it is random
                 "learning_rate": 3e-3,
                 "warmup_steps": 0,
                 "min_records": 2,

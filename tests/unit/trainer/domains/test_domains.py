@@ -12,7 +12,7 @@ from osd.io.domains.store import DomainStore
 from osd.records.errors import OutcomeSinkError
 from osd.records.events import Event
 from osd.records.outcome import Outcome
-from osd.records.version import MERGED, WeightManifest
+from osd.records.version import MERGED, UNTRAINED, WeightManifest
 from tests.kit.clock import Clock
 from tests.kit.trainer_fakes import FakeSource, FakeStore, feature_student, make_outcome, trainer_config
 from trainer.domains import domains
@@ -46,7 +46,7 @@ class _Bench:
         self.events: list[Event] = []
         self.num_asked: defaultdict[str, int] = defaultdict(int)
         first = feature_student()
-        self.base.publish(first.state(), kind=first.kind, config=first.config, parent=None)
+        self.base.publish(first.state(), kind=first.kind, config=first.config, parent=None, note=UNTRAINED)
         self.listed = _Listed()
         self.trainer = self.start()
 
