@@ -19,7 +19,7 @@ from osd.engine.prefill import read_chunk
 from osd.engine.round import Drafted, Verified, learn, look_up, propose, rank, verify
 from osd.engine.rows.row_caches import RowCaches
 from osd.engine.scheduler import Scheduler
-from osd.engine.sequence import Rejected, Sequence, check_prompt, new_sequence
+from osd.engine.sequence import Rejected, Sequence, check_request, new_sequence
 from osd.engine.status import status_of
 from osd.grammar.compiler import GrammarCompiler
 from osd.meters.counters import Counters
@@ -99,11 +99,11 @@ class Engine:
             ConstraintRefusedError: the request's constraint cannot be compiled.
             PromptTooLongError: there is no room for a new token.
             QueueFullError: too many queries are waiting.
-            ValueError: the id is in use, or the prompt is empty or holds unknown tokens.
+            ValueError: the id is in use, the prompt is empty, or a field holds token ids that the target lacks.
         """
         if request.request_id in self._sequences:
             raise ValueError(f"request_id {request.request_id!r} is in use; give every query its own")
-        check_prompt(request, self.target.lm.vocab_tokens, self.target.max_context_tokens)
+        check_request(request, self.target.lm.vocab_tokens, self.target.max_context_tokens)
         is_recorded = self.recorder is not None and self.recorder.takes(request.request_id)
         num_recorded = self.config.outcomes.top_k if is_recorded else 0
         if constraint is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from random import Random
 from typing import NamedTuple
 
@@ -217,22 +219,38 @@ class Sequence:
         )
 
 
-def check_prompt(request: Request, vocab_tokens: int, max_context_tokens: int) -> None:
-    """Check that a prompt can be served.
+def check_request(request: Request, vocab_tokens: int, max_context_tokens: int) -> None:
+    """Check that a query can be served.
 
     Raises:
         PromptTooLongError: there is no room for a new token.
-        ValueError: it is empty or holds unknown tokens.
+        ValueError: the prompt is empty, or a field holds token ids that the target lacks.
     """
     if not request.prompt_ids:
         raise ValueError("the prompt is empty; give at least one token")
-    if not all(0 <= token < vocab_tokens for token in request.prompt_ids):
-        raise ValueError(f"prompt token ids must be between 0 and {vocab_tokens - 1}")
+    for name, ids in _token_ids(request).items():
+        if not all(0 <= token < vocab_tokens for token in ids):
+            raise ValueError(f"{name} token ids must be between 0 and {vocab_tokens - 1}")
     if len(request.prompt_ids) >= max_context_tokens:
         raise PromptTooLongError(
             f"the prompt has {len(request.prompt_ids)} tokens, the context holds {max_context_tokens} "
             "with the answer; shorten the prompt"
         )
+
+
+def _token_ids(request: Request) -> dict[str, Iterable[int]]:
+    """All token ids that a query holds, by field; one of a token that the target lacks would end every query's step."""
+    params, thinking = request.params, request.thinking
+    return {
+        "prompt": request.prompt_ids,
+        "resume_ids": request.resume_ids,
+        "logit_bias": (token for token, _ in params.logit_bias),
+        "allowed_token_ids": params.allowed_token_ids,
+        "bad_words": chain.from_iterable(params.bad_words),
+        "stop_token_ids": params.stop_token_ids,
+        "logprob_token_ids": params.logprob_token_ids,
+        "thinking": (*thinking.begin_ids, *thinking.end_ids) if thinking else (),
+    }
 
 
 def new_sequence(

@@ -27,7 +27,7 @@ class Target:
         model: a loaded causal LM in eval mode.
         backend: creates what computes.
         target_id: the name under which it is served.
-        eos_ids: tokens that end an answer.
+        eos_ids: tokens that end an answer; the model may lack some that its tokenizer has.
         num_slots: rows.
         max_context_tokens: longest row.
         max_new_tokens: most positions of one pass.
@@ -62,10 +62,11 @@ class Target:
             raise OsdError(
                 f"the drafter reads what enters layer {beyond[0]} of the target, which has layers 0 to {num_layers - 1}"
             )
-        self.backend, self.target_id, self.eos_ids = backend, target_id, eos_ids
+        self.backend, self.target_id = backend, target_id
         self.max_context_tokens = longest_context(model.config.get_text_config(), max_context_tokens)
         self.context = Context(self.max_context_tokens, context_reason)
         head_VH = head_of(model)
+        self.eos_ids = frozenset(token for token in eos_ids if token < head_VH.shape[0])
         like = head_VH.new_empty(0, max(len(hidden_layers), 1) * head_VH.shape[1])
         self._rows = backend.rows(num_slots, self.max_context_tokens + max_new_tokens, like)
         self.lm = SlotModel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from osd.records.query import SamplingParams
 from serving.codec import Codec
@@ -29,10 +30,12 @@ def sampling_params(
     """
     defaults, given = codec.sampling_defaults, body.model_fields_set
     biases = sorted((int(token_id), bias) for token_id, bias in body.logit_bias.items())
-    _check_ids((token_id for token_id, _ in biases), codec, "logit_bias")
-    _check_ids(body.allowed_token_ids, codec, "allowed_token_ids")
-    _check_ids(body.stop_token_ids, codec, "stop_token_ids")
-    _check_ids(body.logprob_token_ids, codec, "logprob_token_ids")
+    check_ids((token_id for token_id, _ in biases), codec, "logit_bias")
+    check_ids(body.allowed_token_ids, codec, "allowed_token_ids")
+    check_ids(body.stop_token_ids, codec, "stop_token_ids")
+    check_ids(body.logprob_token_ids, codec, "logprob_token_ids")
+    bad_words = _bad_words(body.bad_words, codec)
+    check_ids(chain.from_iterable(bad_words), codec, "bad_words")
     if body.logprob_token_ids and logprobs is None:
         message = "'logprob_token_ids' is allowed only with 'logprobs'."
         raise ApiError(400, message, param="logprob_token_ids", code="invalid_value")
@@ -50,7 +53,7 @@ def sampling_params(
         frequency_penalty=body.frequency_penalty,
         logit_bias=tuple(biases),
         allowed_token_ids=tuple(sorted(set(body.allowed_token_ids))),
-        bad_words=_bad_words(body.bad_words, codec),
+        bad_words=bad_words,
         min_tokens=body.min_tokens,
         max_tokens=max_tokens,
         stop=tuple(body.stop),
@@ -65,7 +68,8 @@ def sampling_params(
     )
 
 
-def _check_ids(token_ids: Iterable[int], codec: Codec, param: str) -> None:
+def check_ids(token_ids: Iterable[int], codec: Codec, param: str) -> None:
+    """400 for an id that the model lacks, though its tokenizer may have it."""
     unknown = next((token_id for token_id in token_ids if not 0 <= token_id < codec.vocab_tokens), None)
     if unknown is not None:
         message = f"'{param}' holds the token id {unknown}; {codec.model_id} has 0 to {codec.vocab_tokens - 1}."

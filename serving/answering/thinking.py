@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from osd.records.asked.limits import ThinkingLimit
+from serving.answering.sampling import check_ids
 from serving.codec import Codec
 from serving.wire.errors import ApiError
 
@@ -27,16 +28,15 @@ def thinking_limit(budget_tokens: int, codec: Codec, prompt_ids: Sequence[int]) 
         prompt_ids: the query's prompt.
 
     Raises:
-        ApiError: 400, the model does not reason.
+        ApiError: 400, the model does not reason, or lacks a mark's token.
     """
     if budget_tokens < 0:
         return None
     if not codec.features.reasoning:
         message = f"'thinking_token_budget': the chat template of {codec.model_id} has no {_BEGIN}; leave it out."
         raise ApiError(400, message, param="thinking_token_budget", code="unsupported_parameter")
+    begin_ids, end_ids = (codec.encode_text(mark, add_special_tokens=False) for mark in (_BEGIN, _END))
+    check_ids((*begin_ids, *end_ids), codec, "thinking_token_budget")
     return ThinkingLimit(
-        max_tokens=budget_tokens,
-        begin_ids=codec.encode_text(_BEGIN, add_special_tokens=False),
-        end_ids=codec.encode_text(_END, add_special_tokens=False),
-        is_open=opens_reasoning(codec, prompt_ids),
+        max_tokens=budget_tokens, begin_ids=begin_ids, end_ids=end_ids, is_open=opens_reasoning(codec, prompt_ids)
     )

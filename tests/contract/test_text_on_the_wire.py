@@ -188,6 +188,9 @@ def test_tokens_that_the_tokenizer_knows_and_the_model_lacks(connect: Connect) -
     assert refused(prompt="a <tool>").param == "prompt"
     assert refused(prompt=["hi", "<tool>"]).param == "prompt[1]"
     assert refused(prompt=[[1, 2], [vocab_tokens]]).param == "prompt[1]"
+    with pytest.raises(openai.BadRequestError, match=f"holds the token id {vocab_tokens}") as caught:
+        client.completions.create(model=MODEL, prompt="a", extra_body={"bad_words": ["day", "<tool>"]})
+    assert caught.value.param == "bad_words"
     assert engine.requests == []
     _complete(client, prompt="a", stop="<tool>")  # a stop string is text, and need be no token
 

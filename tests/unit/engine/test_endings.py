@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from osd.records.asked.limits import ThinkingLimit
 from osd.records.errors import PromptTooLongError, QueueFullError
 from osd.records.query import Request, SamplingParams
-from tests.kit.engine_kit import Answers, ListRecorder, plain_greedy, run
+from tests.kit.engine_kit import Answers, ListRecorder, make_engine, make_target, plain_greedy, run
 from tests.unit.engine.cases import MakeDrafter, engine_for, greedy, plain, requests
 
 
@@ -59,6 +61,14 @@ def test_a_stop_string_cuts_the_text(model: Any, make_drafter: MakeDrafter) -> N
         assert "".join(answer.pieces) == answer.text
 
 
+def test_an_end_token_that_the_model_lacks_ends_nothing(model: Any) -> None:
+    """Where a tokenizer has more tokens than the model: to forbid the end for a while must not fail all queries."""
+    target = make_target(model, eos_ids=[3, 24])
+    assert target.eos_ids == {3}
+    query = Request(request_id="r", prompt_ids=(1, 2), params=replace(greedy(9), min_tokens=9))
+    assert len(run(make_engine(target), [query])["r"].ids) == 9
+
+
 def test_the_context_is_a_length_too(model: Any, make_drafter: MakeDrafter) -> None:
     engine = engine_for(model, make_drafter, context_tokens=24)
     asked = [
@@ -73,6 +83,16 @@ def test_the_context_is_a_length_too(model: Any, make_drafter: MakeDrafter) -> N
         assert answer.finish_reason == "length"
 
 
+FOREIGN: dict[str, Any] = {
+    "logit_bias": ((24, 1.0),),
+    "allowed_token_ids": (1, 24),
+    "bad_words": ((1,), (2, 24)),
+    "stop_token_ids": (24,),
+    "logprob_token_ids": (-1,),
+}
+"""Sampling parameters with tokens that a target of 24 lacks."""
+
+
 def test_what_cannot_be_taken_is_refused_with_the_reason(model: Any) -> None:
     engine = engine_for(model, context_tokens=24, num_slots=2, max_waiting=1)
     with pytest.raises(PromptTooLongError, match="24 tokens, the context holds 24"):
@@ -81,6 +101,15 @@ def test_what_cannot_be_taken_is_refused_with_the_reason(model: Any) -> None:
         engine.submit(Request(request_id="empty", prompt_ids=()))
     with pytest.raises(ValueError, match="between 0 and 23"):
         engine.submit(Request(request_id="foreign", prompt_ids=(24,)))
+    for field, ids in FOREIGN.items():
+        params = replace(greedy(9), **{field: ids})
+        with pytest.raises(ValueError, match=f"{field} token ids must be between 0 and 23"):
+            engine.submit(Request(request_id="foreign", prompt_ids=(1,), params=params))
+    limit = ThinkingLimit(max_tokens=0, begin_ids=(1,), end_ids=(24,))
+    with pytest.raises(ValueError, match="thinking token ids"):
+        engine.submit(Request(request_id="foreign", prompt_ids=(1,), thinking=limit))
+    with pytest.raises(ValueError, match="resume_ids token ids"):
+        engine.submit(Request(request_id="foreign", prompt_ids=(1,), resume_ids=(24,)))
     taken = requests([3, 3, 3])
     for request in taken:
         engine.submit(request)

@@ -46,6 +46,14 @@ async def test_a_model_that_does_not_reason_has_no_such_budget() -> None:
     assert answer.json()["error"]["param"] == "thinking_token_budget"
 
 
+async def test_a_model_that_lacks_the_end_mark_has_no_such_budget() -> None:
+    codec = FakeCodec(features=ChatFeatures(reasoning=True), vocab_tokens=max(_END))
+    async with http_client(codec=codec) as client:
+        answer = await client.post("/v1/completions", json={**COMPLETION, "prompt": "hi", "thinking_token_budget": 8})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "thinking_token_budget"
+
+
 async def test_limits_and_salts_reach_the_engine() -> None:
     engine = FakeEngineClient()
     fields = {
