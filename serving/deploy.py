@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 
 from osd.config.paths import admin_token_path
 from osd.config.server import ServerConfig
 from osd.config.settings import Config, ConfigError
 from osd.records.errors import OsdError
+from serving.preflight import exposure_warning
 from serving.ray_serve import application
 from serving.serve import Serving, admin_token
+
+_log = logging.getLogger(__name__)
 
 
 def deploy_to_cluster(config: Config, on_progress: Callable[[str, float], None]) -> Serving:
@@ -38,6 +42,8 @@ def deploy_to_cluster(config: Config, on_progress: Callable[[str, float], None])
     on_progress("joining the Ray cluster", 0.1)
     with joined(config):
         deploy(application(config), config, lambda stage: on_progress(stage, 0.5))
+    if warning := exposure_warning(config, config.server.host):
+        _log.warning(warning)
     scheme = "https" if config.server.ssl_certfile else "http"
     return Serving(
         url=f"{scheme}://{config.server.host}:{config.server.port}",

@@ -79,10 +79,22 @@ def check_weight_files(folder: Path) -> None:
 
 
 def exposure_warning(config: Config, address: str) -> str | None:
-    """A warning if other machines can reach the server's address and no API key is required; else None."""
-    if ipaddress.ip_address(address).is_loopback or config.server.api_keys_sha256:
+    """A warning if other machines can reach the server's address and no API key is required; else None.
+
+    Args:
+        config: names the keys.
+        address: that the server listens on, or a name of it.
+    """
+    if _is_loopback(address) or config.server.api_keys_sha256:
         return None
     return (
         f"listening on {address}: whoever can reach this address may send queries, for no API key is asked for; "
         "set server.api_keys_sha256, or listen on 127.0.0.1 (--host)"
     )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:  # a name
+        return address == "localhost"

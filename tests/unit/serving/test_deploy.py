@@ -37,7 +37,7 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     return configs
 
 
-def serve(state_dir: Path, **server: str) -> str | None:
+def serve(state_dir: Path, **server: Any) -> str | None:
     """Returns the token that the operator is told."""
     flags = {"state_dir": state_dir, "cluster": {"address": "10.0.0.1:6379"}, "server": server}
     return deploy.deploy_to_cluster(load_config(flags=flags), lambda stage, share: None).admin_token
@@ -51,6 +51,17 @@ def test_a_token_that_was_made_is_kept(deployed: list[Config], tmp_path: Path) -
     kept = tmp_path / "state" / "admin_token"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and kept.read_text() == first
     assert serve(tmp_path / "elsewhere") != first
+
+
+def test_an_address_that_others_reach_without_a_key_is_warned_of(
+    deployed: list[Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve(tmp_path)
+    serve(tmp_path, host="0.0.0.0", api_keys_sha256=["ab" * 32])
+    assert caplog.messages == []
+    serve(tmp_path, host="0.0.0.0")
+    [warning] = caplog.messages
+    assert "0.0.0.0" in warning and "server.api_keys_sha256" in warning
 
 
 def test_a_token_that_is_set_comes_first_and_is_not_kept(
