@@ -10,19 +10,20 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import ray.exceptions
 
 from actors.calls.handle import ActorAwayError
-from actors.calls.link import Answer, Call, Link, Order, Stage
+from actors.calls.link import Answer, Call, Ended, Link, Order, Stage
 from actors.calls.ray_handle import RayHandle
+from actors.driver import driver
 from actors.driver.driver import carry_calls
 from actors.driver.driver_process import DriverProcess
 from actors.process.session import kill_session, session_processes
 from osd.config.settings import load_config
-from osd.records.errors import QueueFullError
+from osd.records.errors import OsdError, QueueFullError
 from tests.kit.waiting import wait_for
 
 
@@ -135,3 +136,27 @@ def test_a_driver_takes_no_module_from_the_folder_that_it_is_started_in(
         assert process.link.receive() == Stage("starting Ray", 0.3)
     finally:
         process.close(0.0)
+
+
+@pytest.mark.parametrize("check", ["check_version", "check_closed"])
+def test_a_ray_that_others_may_use_serves_nobody(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one without tokens, nor one that listens beyond this machine."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise OsdError("it is open")
+
+    for name in ("start_ray", "watch_ray", "end_with_server", "check_closed", "carry_calls"):
+        monkeypatch.setattr(driver, name, lambda *_: None)
+    monkeypatch.setattr(driver, "start_actors", lambda *_: ({}, None))
+    monkeypatch.setattr(driver, check, refuse)
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(driver, "socket", SimpleNamespace(socket=lambda fileno: theirs))
+    monkeypatch.setattr(sys, "argv", ["driver", "0"])
+    with ours, theirs:
+        link = Link(ours)
+        link.send(Order(config=load_config(), redis_url="", training_paused=None))
+        driver.main()
+        messages = [link.receive()]
+        while isinstance(messages[-1], Stage):
+            messages.append(link.receive())
+    assert messages[-1] == Ended("it is open")
