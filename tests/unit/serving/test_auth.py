@@ -190,6 +190,18 @@ async def test_guesses_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (await client.get(path, headers=bearer(right))).status_code == 200
 
 
+async def test_guesses_in_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.guards.wrong_secrets.DELAY_S", 0.0)
+    async with http_client(admin_token_sha256=digest(TOKEN)) as client:
+
+        async def status(token: str) -> int:
+            answer = await client.post("/admin/api/login", json={"token": token}, headers={"X-OSD-Admin": "1"})
+            return answer.status_code
+
+        assert [await status("guess") for _ in range(11)] == [401] * 10 + [429]
+        assert await status(TOKEN) == 204
+
+
 PAGES = {"metrics_access": "/metrics", "openapi_access": "/openapi.json"}
 
 
