@@ -50,6 +50,7 @@ class Said(NamedTuple):
             text=sequence.text.take(final=True),
             logprobs=self.logprobs,
             finish_reason=reason,
+            stopped_by=sequence.stopped_by if reason == "stop" else None,
             error=error,
             stats=stats,
             round=self.round,

@@ -182,12 +182,19 @@ class Sequence:
 
     def reason_to_finish(self, context_tokens: int) -> FinishReason | None:
         """Why a query with output ends in its present state; None: it continues. See `cut`."""
-        if self.output_ids[-1] in self.end_ids or self.text.stopped:
+        if self.output_ids[-1] in self.end_ids or self.text.matched is not None:
             return "stop"
         repeats = self.repeats is not None and self.repeats.found
         if repeats or self.num_left <= 0 or self.num_tokens >= context_tokens:
             return "length"
         return None
+
+    @property
+    def stopped_by(self) -> str | int | None:
+        """Which of the request's own stop strings or stop tokens ended the answer; None for the model's end tokens."""
+        if self.text.matched is not None:
+            return self.text.matched
+        return next((token for token in self.output_ids[-1:] if token in self.request.params.stop_token_ids), None)
 
     def add_times(self, draft_ms: float, verify_ms: float) -> None:
         """Add the duration of a round with this query."""

@@ -203,6 +203,8 @@ class TokenDelta(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    stopped_by: str | int | None = None
+    """The request's stop string, or the id of its stop token, that ended the answer."""
     error: str | None = None
     stats: QueryStats | None = None
     round: Round | None = None

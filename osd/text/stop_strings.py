@@ -26,7 +26,7 @@ class AnswerText:
         "_stream",
         "_text",
         "_unread",
-        "stopped",
+        "matched",
     )
 
     def __init__(
@@ -45,7 +45,8 @@ class AnswerText:
         self._unread: list[int] = []
         self._text = ""
         self._emitted_chars = 0
-        self.stopped = False
+        self.matched: str | None = None
+        """The stop string that ended the text."""
 
     def push(self, token_id: int, *, may_stop: bool = True) -> bool:
         """Add a token; True when a stop string is now complete, and the text ends before it.
@@ -57,7 +58,7 @@ class AnswerText:
         self._unread.append(token_id)
         if self._stop:  # without stop strings, decoding waits until the text is taken
             self._read_on(may_stop=may_stop)
-        return self.stopped
+        return self.matched is not None
 
     def _read_on(self, *, may_stop: bool = True) -> None:
         self._append(self._stream.read(self._unread), may_stop=may_stop)
@@ -72,16 +73,16 @@ class AnswerText:
         if found:
             at, stop = min(found)
             self._text = self._text[: at + len(stop) if self._include_stop else at]
-            self.stopped = True
+            self.matched = stop
 
     def take(self, *, final: bool = False) -> str:
         """Text not yet handed out; `final` includes the tail that was held back."""
         if self._unread:
             self._read_on()
-        if final and not self.stopped:
+        if final and self.matched is None:
             self._append(self._stream.rest())
         end = len(self._text)
-        if self._stop and not (final or self.stopped):
+        if self._stop and not final and self.matched is None:
             end -= self._held_back()
         start, self._emitted_chars = self._emitted_chars, max(end, self._emitted_chars)
         return self._text[start:end]

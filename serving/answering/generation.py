@@ -30,6 +30,7 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    stopped_by: str | int | None = None
     stats: QueryStats = field(default_factory=QueryStats)
 
     def add(self, delta: TokenDelta) -> None:
@@ -38,7 +39,7 @@ class Choice:
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
         self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs
-        self.finish_reason = delta.finish_reason
+        self.finish_reason, self.stopped_by = delta.finish_reason, delta.stopped_by
         self.stats = delta.stats or self.stats
 
 

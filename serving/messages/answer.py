@@ -10,7 +10,6 @@ from typing import Any
 from osd.records.query import FinishReason, QueryStats, TokenDelta
 from serving.answering.generation import Choice
 from serving.answering.sse import Framing, named_frame
-from serving.codec import Codec
 from serving.parsing.blocks import Block, Blocks, Change
 from serving.parsing.pieces import AnswerParser
 from serving.wire.errors import ApiError
@@ -31,7 +30,6 @@ class MessagesAnswer:
 
     answer_id: str
     model: str
-    codec: Codec
     parser: AnswerParser
     prompt_tokens: int
     stop_sequences: Sequence[str] = ()
@@ -93,17 +91,10 @@ class MessagesAnswer:
         return {"type": "tool_use", "id": tool_use_id, "name": block.name, "input": _json_object(text)}
 
     def _stop(self) -> Payload:
-        matched = self._matched_stop()
+        by = self._choice.stopped_by
+        matched = by if isinstance(by, str) else None
         has_calls = any(block.kind == "call" for block in self._blocks.done)
         return {"stop_reason": _reason(self._choice.finish_reason, matched, has_calls), "stop_sequence": matched}
-
-    def _matched_stop(self) -> str | None:
-        """The stop sequence that ended the answer: the text of the last tokens beyond the answer begins with it."""
-        if not self.stop_sequences or self._choice.finish_reason != "stop":
-            return None
-        spelt = self.codec.decode(self._choice.token_ids).lstrip(" ")
-        beyond = spelt[len(self._choice.text.lstrip(" ")) :]
-        return next((stop for stop in self.stop_sequences if beyond.startswith(stop)), None)
 
     def _head(self) -> Payload:
         return {"id": self.answer_id, "type": "message", "role": "assistant", "model": self.model}

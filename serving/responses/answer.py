@@ -31,6 +31,7 @@ class ResponsesAnswer:
 
     Args:
         answer_id: id of the response.
+        model: the name of the model that answers.
         body: the request.
         codec: counts the reasoning's tokens.
         parser: splits the answer's text.
@@ -40,6 +41,7 @@ class ResponsesAnswer:
     """
 
     answer_id: str
+    model: str
     body: ResponsesRequest
     codec: Codec
     parser: AnswerParser
@@ -203,7 +205,9 @@ class ResponsesAnswer:
         return response
 
     def _response(self, status: str) -> Payload:
-        head = response_head(self.body, answer_id=self.answer_id, created_s=self.created_s, status=status)
+        head = response_head(
+            self.body, answer_id=self.answer_id, model=self.model, created_s=self.created_s, status=status
+        )
         return head | {"output": [self._item(block, done=True) for block in self._blocks.done]}
 
     def _usage(self) -> Payload:

@@ -8,12 +8,13 @@ from typing import Any
 from serving.responses.request import ResponsesRequest, TextOptions
 
 
-def response_head(body: ResponsesRequest, *, answer_id: str, created_s: int, status: str) -> dict[str, Any]:
+def response_head(body: ResponsesRequest, *, answer_id: str, model: str, created_s: int, status: str) -> dict[str, Any]:
     """A response without output.
 
     Args:
         body: the request, many fields of which are repeated.
         answer_id: id of the response.
+        model: the name of the model that answers.
         created_s: when it was asked for, in seconds since 1970.
         status: what has become of it.
     """
@@ -29,7 +30,7 @@ def response_head(body: ResponsesRequest, *, answer_id: str, created_s: int, sta
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
         "metadata": body.metadata,
-        "model": body.model,
+        "model": model,
         "output": [],
         "parallel_tool_calls": body.parallel_tool_calls,
         "previous_response_id": body.previous_response_id,

@@ -201,7 +201,6 @@ class ResponsesRequest(PromptFields):
     Example: `{"model": "smollm2", "input": "Hello", "max_output_tokens": 64}`
     """
 
-    model: str
     input: Input
     max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=1.0, ge=0, le=2)

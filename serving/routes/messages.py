@@ -34,7 +34,6 @@ async def create_message(body: MessagesRequest, http: Request, services: Service
     answer = MessagesAnswer(
         answer_id=answer_id,
         model=body.model,
-        codec=services.codec,
         parser=chat.new_parser(),
         prompt_tokens=len(chat.prompt_ids),
         stop_sequences=body.stop_sequences,

@@ -60,6 +60,7 @@ async def create_response(body: ResponsesRequest, http: Request, services: Servi
 
     answer = ResponsesAnswer(
         answer_id=body.request_id or query_id,
+        model=body.model or services.model_names[0],
         body=body,
         codec=services.codec,
         parser=chat.new_parser(),

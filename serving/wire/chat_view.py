@@ -31,6 +31,11 @@ def new_call_id() -> str:
     return "".join(secrets.choice(_LETTERS) for _ in range(9))
 
 
+def _reasoning(text: str) -> dict[str, Any]:
+    """Under both names that clients of vLLM know."""
+    return {"reasoning": text, "reasoning_content": text}
+
+
 def _finish(reason: str | None, num_calls: int) -> str | None:
     return "tool_calls" if reason == "stop" and num_calls else reason
 
@@ -66,7 +71,7 @@ class ChatView:
         content = self._echoed + parts.content
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if parts.reasoning and self._include_reasoning:
-            message["reasoning_content"] = parts.reasoning
+            message |= _reasoning(parts.reasoning)
         if parts.calls:
             message["content"] = content or None
             message["tool_calls"] = [
@@ -78,6 +83,7 @@ class ChatView:
             "message": message,
             "logprobs": self._shape_logprobs(choice.logprobs),
             "finish_reason": _finish(choice.finish_reason, len(parts.calls)),
+            "stop_reason": choice.stopped_by,
             **(self._tokens.ids(choice.token_ids) if self._tokens else {}),
         }
 
@@ -112,7 +118,9 @@ class ChatView:
             deltas.append({})
         reasons = [None] * (len(deltas) - 1) + [_finish(delta.finish_reason, self._num_calls[index])]
         return [
-            self._piece(index, one, () if at else logprobs, reason) | ({} if at else tokens)
+            self._piece(index, one, () if at else logprobs, reason)
+            | ({} if at else tokens)
+            | ({"stop_reason": delta.stopped_by} if reason else {})
             for at, (one, reason) in enumerate(zip(deltas, reasons, strict=False))
         ]
 
@@ -121,7 +129,7 @@ class ChatView:
             case Content(text):
                 return {"content": text}
             case Reasoning(text):
-                return {"reasoning_content": text}
+                return _reasoning(text)
             case CallStart(index, name):
                 function = {"name": name, "arguments": ""}
                 return {"tool_calls": [{"index": index, "id": new_call_id(), "type": "function", "function": function}]}

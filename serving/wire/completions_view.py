@@ -51,7 +51,7 @@ class CompletionView:
     def choice(self, index: int, choice: Choice) -> dict[str, Any]:
         """A finished choice."""
         shaped = self._shape(index, choice.text, choice.logprobs, choice.finish_reason, choice.prompt_logprobs)
-        return shaped | self._tokens.of_choice(index, choice)
+        return shaped | {"stop_reason": choice.stopped_by} | self._tokens.of_choice(index, choice)
 
     def of_answer(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Nothing: all that is said of a prompt is said in its choices."""
@@ -69,7 +69,8 @@ class CompletionView:
         tokens = self._tokens.of_delta(index, delta)
         if not (delta.text or delta.finish_reason or tokens or (self._logprobs and delta.logprobs)):
             return []
-        return [self._shape(index, delta.text, delta.logprobs, delta.finish_reason, delta.prompt_logprobs) | tokens]
+        shaped = self._shape(index, delta.text, delta.logprobs, delta.finish_reason, delta.prompt_logprobs)
+        return [shaped | tokens | ({"stop_reason": delta.stopped_by} if delta.finish_reason else {})]
 
     def _shape(
         self,

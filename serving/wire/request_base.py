@@ -107,7 +107,7 @@ class GenerationFields(InertGeneration, FormFields):
     is recorded but counters.
     """
 
-    model: str
+    model: str | None = Field(default=None, description="The served model, which is also the default.")
     max_tokens: int | None = Field(
         default=None, ge=1, description="Most tokens of the answer; cut to what the context holds."
     )

@@ -32,17 +32,18 @@ TWO_CALLS = (
 
 
 class StoppingEngine(FakeEngineClient):
-    """Commits the stop string's tokens, too, as the engine does."""
+    """Commits the stop string's tokens, too, and tells which it was, as the engine does."""
 
     async def generate(self, request: Request) -> AsyncIterator[TokenDelta]:
         async for delta in super().generate(request):
             stops = request.params.stop if delta.finish_reason == "stop" else ()
-            ids = next((tuple(map(ord, stop)) for stop in stops if stop in self.answer), ())
+            stop = next((stop for stop in stops if stop in self.answer), None)
             yield TokenDelta(
                 request_id=delta.request_id,
-                token_ids=delta.token_ids + ids,
+                token_ids=delta.token_ids + tuple(map(ord, stop or "")),
                 text=delta.text,
                 finish_reason=delta.finish_reason,
+                stopped_by=stop,
                 stats=delta.stats,
             )
 

@@ -69,7 +69,7 @@ def test_calls(client: openai.OpenAI, engine: FakeEngineClient) -> None:
     (choice,) = answer.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content == "One moment."
-    assert choice.message.model_extra == {"reasoning_content": "I must look."}
+    assert choice.message.model_extra == dict.fromkeys(("reasoning", "reasoning_content"), "I must look.")
     calls = choice.message.tool_calls or []
     assert [(call.type, call.function.name) for call in calls if call.type == "function"] == [
         ("function", "get_weather"),
@@ -236,7 +236,7 @@ def test_an_answer_that_begins_within_its_reasoning() -> None:
     app = create_app(load_config(), engine, codec, admin_token_sha256="")
     with serve(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         message = client.chat.completions.create(model=MODEL, messages=ASK).choices[0].message
-    assert message.content == "Yes." and message.model_extra == {"reasoning_content": "hm"}
+    assert message.content == "Yes." and message.model_extra == dict.fromkeys(("reasoning", "reasoning_content"), "hm")
 
 
 _BY_TEMPLATE: dict[str, Any] = {

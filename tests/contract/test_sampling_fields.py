@@ -124,6 +124,34 @@ def test_a_stop_string_may_be_part_of_the_text(service: _Service) -> None:
     assert service.complete(max_tokens=30, stop=stop, include_stop_str_in_output=True)["text"] == plain[: at + 2]
 
 
+def test_an_answer_tells_which_stop_ended_it(service: _Service) -> None:
+    """`stop_reason`: the string, or the token's id; null for the model's own end token, and for a length."""
+    plain = service.complete(return_token_ids=True, ignore_eos=True)
+    token, stop = _ids(plain)[5], plain["text"][6:8]
+    assert plain["stop_reason"] is None
+    assert service.complete(ignore_eos=True, stop_token_ids=[token])["stop_reason"] == token
+    assert service.complete(stop=["never", stop], include_stop_str_in_output=True)["stop_reason"] == stop
+    end = service.codec.tokenizer.eos_token_id
+    ended = service.complete(logit_bias={str(end): 100})
+    assert (ended["finish_reason"], ended["stop_reason"]) == ("stop", None)
+
+
+@pytest.mark.parametrize("route", ["completions", "chat/completions"])
+def test_a_stream_tells_it_in_its_last_piece(service: _Service, route: str) -> None:
+    """Also where no model is named, which means the served one."""
+    asked = {"prompt": "It was a"} if route == "completions" else {"messages": [{"role": "user", "content": "hi"}]}
+    whole = service.post(route, **asked, return_token_ids=True, ignore_eos=True)["choices"][0]
+    body = {**_ASK, **asked, "ignore_eos": True, "stop_token_ids": [_ids(whole)[5]], "stream": True, "model": None}
+    choices = []
+    with httpx.stream("POST", f"{service.url}/v1/{route}", json=body, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                chunk = json.loads(line[6:])
+                assert chunk["model"] == "tiny"
+                choices += chunk["choices"]
+    assert [one.get("stop_reason") for one in choices] == [None] * (len(choices) - 1) + [_ids(whole)[5]]
+
+
 def test_ends_wait_for_min_tokens(service: _Service) -> None:
     end = service.codec.tokenizer.eos_token_id
     eager: dict[str, Any] = {"logit_bias": {str(end): 12}, "max_tokens": 30, "return_token_ids": True}

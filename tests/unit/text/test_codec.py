@@ -164,7 +164,7 @@ def test_a_stop_string_in_what_was_still_incomplete_at_the_end() -> None:
     assert [answer.push(0), answer.push(2)] == [False, False]
     assert answer.take() == "hello"
     assert answer.take(final=True) == ""
-    assert answer.stopped
+    assert answer.matched == "stop"
 
 
 def test_what_may_begin_a_stop_string_is_held_back(codec: TextCodec) -> None:
