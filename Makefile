@@ -36,7 +36,7 @@ setup-dev: $(VENV)/.dev  ## the same, with what tests and lint need
 run: setup  ## serve the default model on 127.0.0.1 (PORT=8123 or OSD_PORT to choose the port)
 	@$(BIN)/osd serve --host $(HOST) --port $(PORT) $(ARGS)
 
-demo: setup  ## watch the drafter learn from real prompts (QUICK=1: 24 prompts, a bit more than a minute)
+demo: setup  ## watch the drafter learn one topic, and then another (QUICK=1: 36 prompts, about two minutes)
 	@$(BIN)/python -m benchmarks.adapt $(if $(QUICK),--quick) $(ARGS)
 
 adapt: setup  ## replay how drafters adapt to a stream and to a shift, without a server

@@ -1,8 +1,9 @@
-"""The demo: stream real tool-call prompts to a server with an untrained drafter, and watch it learn.
+"""The demo: stream real tool-call prompts, then functions to complete, to a server with an untrained drafter.
 
-Prints a table by window of queries: acceptance, speed, drafter version, and plain decoding's speed measured in the same
-window under the same training load. Then plain decoding on the last window's prompts, the same on a server that does
-not train and has all cores (the cost of training), a PNG plot, and one line of JSON.
+It learns the first kind, and then the second, which comes all at once. Prints a table by window of queries: acceptance,
+speed, drafter version, and plain decoding's speed measured in the same window under the same training load. Then plain
+decoding on the last tool calls, the same on a server that does not train and has all cores (the cost of training), a
+PNG plot, and one line of JSON.
 
     python -m benchmarks.adapt [--quick] [--queries N]
 """
@@ -17,7 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
@@ -26,11 +27,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from benchmarks.adaptation.streams import Prompt
 from benchmarks.machine import describe_machine
 from benchmarks.plots import plot_adaptation
-from benchmarks.prompts import tool_call_prompts
+from benchmarks.prompts import code_prompts, tool_call_prompts
 from benchmarks.server import osd_server
-from osd.text.prompt_file import Messages
 
 _TRAINER = """
 [trainer]
@@ -82,6 +83,18 @@ class Window:
         return max((a.drafter_version for a in self.answers), default=0)
 
 
+class _Row(NamedTuple):
+    """A window of queries of one domain."""
+
+    start: int
+    domain: str
+    window: Window
+    twin: Window
+    """Those of its queries that were also decoded plainly."""
+    plain: Window
+    """The same, decoded plainly."""
+
+
 class Asker:
     """Sends prompts one after another through the official OpenAI client.
 
@@ -95,14 +108,14 @@ class Asker:
         self._model = self._client.models.list().data[0].id
         self._max_tokens = max_tokens
 
-    def ask(self, messages: Messages, *, plain: bool = False, store: bool = True) -> Answer:
+    def ask(self, prompt: Prompt, *, plain: bool = False, store: bool = True) -> Answer:
         """One greedy answer, streamed. `plain` disables speculation; `store` lets the drafter learn from the answer."""
-        extra: dict[str, Any] = {"domain": "tools"}
+        extra: dict[str, Any] = {"domain": prompt.domain}
         if plain:
             extra["speculation_length"] = 0
         stream = self._client.chat.completions.create(  # type: ignore[call-overload]  # messages are plain dictionaries here
             model=self._model,
-            messages=messages,
+            messages=prompt.messages,
             temperature=0,
             max_tokens=self._max_tokens,
             stream=True,
@@ -139,8 +152,13 @@ def main() -> None:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     token = secrets.token_urlsafe(16)
-    prompts = tool_call_prompts(seed=args.seed)[: args.queries]
-    console.print(f"{len(prompts)} tool-call prompts, {args.max_tokens} tokens at most, greedy, one at a time")
+    prompts = [Prompt("tools", messages) for messages in tool_call_prompts(seed=args.seed)[: args.queries]]
+    prompts += [Prompt("code", messages) for messages in code_prompts()[: args.shifted]]
+    again = prompts[: args.queries][-args.window :]
+    console.print(
+        f"{args.queries} tool calls, then {args.shifted} functions to complete, {args.max_tokens} tokens at most, "
+        "greedy, one at a time"
+    )
     with tempfile.TemporaryDirectory(prefix="osd-demo-") as scratch:
         state_dir = Path(args.state_dir) if args.state_dir else Path(scratch)
         _share_converted_models(state_dir)
@@ -151,16 +169,16 @@ def main() -> None:
             admin = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
             asker = Asker(url, args.max_tokens)
             answers, controls = _stream(console, asker, prompts, args)
-            closing = {"on": _closing(asker, prompts[-args.window :])}
+            closing = {"on": _closing(asker, again)}
             versions = admin.get("/admin/api/versions").json()
             status = admin.get("/admin/api/status").json()
-        console.print("the last prompts again, from a server that does not train and has all cores")
+        console.print("the last tool calls again, from a server that does not train and has all cores")
         with osd_server(state_dir, out / "server-frozen.log", [*common, "--no-train", "--threads", "0"]) as url:
             asker = Asker(url, args.max_tokens)
             asker.ask(prompts[0], store=False)
-            closing["off"] = _closing(asker, prompts[-args.window :])
-    windows = _windows(answers, controls, args.window)
-    _print_windows(console, windows, args.window)
+            closing["off"] = _closing(asker, again)
+    windows = _windows(prompts, answers, controls, args.window)
+    _print_windows(console, windows)
     _print_closing(console, closing)
     plot = out / "adaptation.png"
     plot_adaptation(plot, [(a.drafter_version, a.committed, a.rounds) for a in answers], args.window)
@@ -181,7 +199,7 @@ def _settings(token: str, quick: bool, pretrained: bool) -> str:
 
 
 def _stream(
-    console: Console, asker: Asker, prompts: list[Messages], args: argparse.Namespace
+    console: Console, asker: Asker, prompts: list[Prompt], args: argparse.Namespace
 ) -> tuple[list[Answer], dict[int, tuple[Answer, Answer]]]:
     """Ask every prompt; some of them also without speculation, to compare speeds under the same training load."""
     answers: list[Answer] = []
@@ -195,11 +213,13 @@ def _stream(
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("acceptance length -", total=len(prompts))
-        for number, messages in enumerate(prompts):
-            answer = asker.ask(messages)
+        for number, prompt in enumerate(prompts):
+            if number and prompt.domain != prompts[number - 1].domain:
+                console.print(f"the topic changes from {prompts[number - 1].domain} to {prompt.domain}")
+            answer = asker.ask(prompt)
             answers.append(answer)
             if number % args.control_every == args.control_every - 1:
-                controls[number] = (answer, asker.ask(messages, plain=True, store=False))
+                controls[number] = (answer, asker.ask(prompt, plain=True, store=False))
             recent = Window(answers[-20:])
             label = f"acceptance length {recent.acceptance_length:.2f}, drafter v{recent.drafter_version}"
             progress.update(task, advance=1, description=label)
@@ -209,39 +229,44 @@ def _stream(
     return answers, controls
 
 
-def _closing(asker: Asker, prompts: list[Messages]) -> dict[str, Window]:
+def _closing(asker: Asker, prompts: list[Prompt]) -> dict[str, Window]:
     """Ask earlier prompts again, alternating between speculative and plain decoding."""
     speculative, plain = [], []
-    for messages in prompts:
-        speculative.append(asker.ask(messages, store=False))
-        plain.append(asker.ask(messages, plain=True, store=False))
+    for prompt in prompts:
+        speculative.append(asker.ask(prompt, store=False))
+        plain.append(asker.ask(prompt, plain=True, store=False))
     return {"speculative": Window(speculative), "plain": Window(plain)}
 
 
 def _windows(
-    answers: list[Answer], controls: dict[int, tuple[Answer, Answer]], size: int
-) -> list[tuple[int, Window, Window, Window]]:
-    """(first query, all answers, those that were also asked plainly, the plain ones) for each window."""
-    windows = []
-    for start in range(0, len(answers), size):
-        pairs = [pair for number, pair in controls.items() if start <= number < start + size]
-        twins = Window([pair[0] for pair in pairs]), Window([pair[1] for pair in pairs])
-        windows.append((start, Window(answers[start : start + size]), *twins))
-    return windows
+    prompts: list[Prompt], answers: list[Answer], controls: dict[int, tuple[Answer, Answer]], size: int
+) -> list[_Row]:
+    """The rows of the table; none has queries of two domains."""
+    rows = []
+    for domain in dict.fromkeys(prompt.domain for prompt in prompts):
+        numbers = [number for number, prompt in enumerate(prompts) if prompt.domain == domain]
+        for start in range(0, len(numbers), size):
+            own = numbers[start : start + size]
+            pairs = [controls[number] for number in own if number in controls]
+            twins = Window([pair[0] for pair in pairs]), Window([pair[1] for pair in pairs])
+            rows.append(_Row(own[0], domain, Window([answers[number] for number in own]), *twins))
+    return rows
 
 
-def _print_windows(console: Console, windows: list[tuple[int, Window, Window, Window]], size: int) -> None:
+def _print_windows(console: Console, rows: list[_Row]) -> None:
     table = Table(title="by window of queries (training on)")
-    for column in ("queries", "acceptance rate", "acceptance length", "tokens/s", "plain tokens/s", "ratio", "drafter"):
+    for column in ("queries", "of", "acceptance rate", "acceptance length", "tokens/s", "plain", "ratio", "drafter"):
         table.add_column(column, justify="right")
-    for start, window, twin, plain in windows:
+    for row in rows:
+        window = row.window
         table.add_row(
-            f"{start + 1}-{start + len(window.answers)}",
+            f"{row.start + 1}-{row.start + len(window.answers)}",
+            row.domain,
             f"{window.acceptance_rate:.3f}",
             f"{window.acceptance_length:.2f}",
             f"{window.tokens_per_s:.1f}",
-            f"{plain.tokens_per_s:.1f}",
-            f"{_ratio(twin.tokens_per_s, plain.tokens_per_s):.2f}",
+            f"{row.plain.tokens_per_s:.1f}",
+            f"{_ratio(row.twin.tokens_per_s, row.plain.tokens_per_s):.2f}",
             f"v{window.drafter_version}",
         )
     console.print(table)
@@ -249,7 +274,7 @@ def _print_windows(console: Console, windows: list[tuple[int, Window, Window, Wi
 
 
 def _print_closing(console: Console, closing: dict[str, dict[str, Window]]) -> None:
-    table = Table(title="the last window's prompts again")
+    table = Table(title="the last tool calls again")
     for column in ("training", "speculative tokens/s", "plain tokens/s", "ratio", "acceptance length"):
         table.add_column(column, justify="right")
     for training, runs in closing.items():
@@ -268,7 +293,7 @@ def _print_closing(console: Console, closing: dict[str, dict[str, Window]]) -> N
 
 def _report(
     args: argparse.Namespace,
-    windows: list[tuple[int, Window, Window, Window]],
+    windows: list[_Row],
     closing: dict[str, dict[str, Window]],
     versions: list[dict[str, Any]],
     status: dict[str, Any],
@@ -278,18 +303,20 @@ def _report(
         "pretrained": args.pretrained,
         "machine": describe_machine(),
         "queries": args.queries,
+        "shifted": args.shifted,
         "window": args.window,
         "max_tokens": args.max_tokens,
         "windows": [
             {
-                "first_query": start + 1,
-                "acceptance_rate": round(window.acceptance_rate, 4),
-                "acceptance_length": round(window.acceptance_length, 4),
-                "tokens_per_s": round(window.tokens_per_s, 2),
-                "speculative_vs_plain": round(_ratio(twin.tokens_per_s, plain.tokens_per_s), 4),
-                "drafter_version": window.drafter_version,
+                "first_query": row.start + 1,
+                "domain": row.domain,
+                "acceptance_rate": round(row.window.acceptance_rate, 4),
+                "acceptance_length": round(row.window.acceptance_length, 4),
+                "tokens_per_s": round(row.window.tokens_per_s, 2),
+                "speculative_vs_plain": round(_ratio(row.twin.tokens_per_s, row.plain.tokens_per_s), 4),
+                "drafter_version": row.window.drafter_version,
             }
-            for start, window, twin, plain in windows
+            for row in windows
         ],
         "closing": {
             training: {
@@ -326,7 +353,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--pretrained", action="store_true", help="start from the drafter shipped with osd, not cold")
     parser.add_argument("--quick", action="store_true", help="about a minute: few, short queries")
-    parser.add_argument("--queries", type=int, default=300, help="prompts to stream")
+    parser.add_argument("--queries", type=int, default=300, help="tool calls to stream")
+    parser.add_argument("--shifted", type=int, default=60, help="functions to complete, which come after them")
     parser.add_argument("--window", type=int, default=30, help="queries a row of the table")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer")
     parser.add_argument("--control-every", type=int, default=5, help="every so many prompts is decoded plainly too")
@@ -336,7 +364,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--serve-flag", action="append", default=[], help="a further flag for osd serve; repeatable")
     args = parser.parse_args()
     if args.quick:
-        args.queries, args.window, args.max_tokens, args.control_every = 24, 6, 32, 6
+        args.queries, args.shifted, args.window, args.max_tokens, args.control_every = 24, 12, 6, 32, 6
     return args
 
 
