@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
 from osd.monitor.store import HistoryStore
-from osd.monitor.wishes import Wishes
+from osd.monitor.wishes import BadWishError, Wishes
 from osd.records.errors import OutcomeSinkError
 
 _NAME = "wishes"
@@ -28,6 +29,8 @@ class KeptWishes:
         self._wishes = Wishes()
         self._is_known = store is None
         """Whether what was stored before this process has been read."""
+        self._early: list[Callable[[Wishes], Wishes]] = []
+        """Changes from before that was read."""
         self._is_stored = True
 
     @property
@@ -41,6 +44,8 @@ class KeptWishes:
         with self._lock:
             self._wishes = change(self._wishes)
             self._is_stored = False
+            if not self._is_known:
+                self._early.append(change)
         self.settle()
         return self._wishes
 
@@ -55,8 +60,8 @@ class KeptWishes:
             try:
                 kept = self._store.kept(_NAME)
                 if not self._is_known:
-                    if kept is not None and self._is_stored:
-                        self._wishes = _decoder.decode(kept)
+                    if kept is not None:
+                        self._wishes = self._with_early(_decoder.decode(kept))
                     self._is_known = True
                 elif kept is None and self._wishes != Wishes():
                     self._is_stored = False
@@ -65,3 +70,9 @@ class KeptWishes:
                     self._is_stored = True
             except (OutcomeSinkError, msgspec.MsgspecError):
                 return
+
+    def _with_early(self, stored: Wishes) -> Wishes:
+        for change in self._early:
+            with suppress(BadWishError):  # together they may be too many
+                stored = change(stored)
+        return stored

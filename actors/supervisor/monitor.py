@@ -66,6 +66,7 @@ class Monitor:
         trains: whether there is a trainer.
         post: posts to webhooks.
         clock_s: wall clock.
+        monotonic_s: monotonic seconds, by which engines are missed.
         look_s: pause between two looks at the actors.
     """
 
@@ -78,12 +79,13 @@ class Monitor:
         ask: Ask,
         post: Post = post_by_http,
         clock_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.monotonic,
         look_s: float = 1.0,
     ) -> None:
         self._watched, self._ask = dict(watched), ask
-        self._clock_s, self._look_s = clock_s, look_s
+        self._clock_s, self._monotonic_s, self._look_s = clock_s, monotonic_s, look_s
         self.history = History(store, max_domains=config.max_domains, clock_s=clock_s)
-        self._earlier_run = EarlierRun(self.history, clock_s())
+        self._earlier_run = EarlierRun(store, clock_s())
         self._alerts, self._totals = Alerts(config.alerts), Totals()
         self._longest_s = max((rule.window_s for rule in config.alerts), default=0.0)
         self.wishes = KeptWishes(store)
@@ -101,7 +103,8 @@ class Monitor:
         """The trainer's `training_s` at the last look; None before the first."""
         self._gate_decided_s = clock_s()
         self._heard_s: dict[str, float] = {}
-        """Engine to when it last reported."""
+        """Engine to when it last reported, in monotonic seconds."""
+        self._listens_since_s = monotonic_s()
         self.num_lost_engines = 0
         """Engines of a cluster that died, since this process began."""
         self._knows_past = False
@@ -112,10 +115,10 @@ class Monitor:
 
     def take(self, report: EngineReport) -> None:
         """Take an engine's report: its totals by series, and levels such as its utilisation."""
-        engine, now_s = report.engine_id, self._clock_s()
+        engine = report.engine_id
         with self._lock:
-            self._heard_s[engine] = now_s
-            self._earlier_run.heard(now_s - report.uptime_s)
+            self._heard_s[engine] = self._monotonic_s()
+            self._earlier_run.heard(self._clock_s() - report.uptime_s)
             added = self._totals.added(
                 engine, report.incarnation, report.served, number=report.number, is_full=report.is_full
             )
@@ -180,7 +183,7 @@ class Monitor:
         self._stop.set()
         self._thread.join()
         self._sender.close()
-        self.history.flush()
+        self._flush()
 
     def _run(self) -> None:
         number = 0
@@ -188,8 +191,8 @@ class Monitor:
             number += 1
             try:
                 self._look()
-                if number % _FLUSH_EVERY == 0:
-                    self.history.flush()
+                if number % _FLUSH_EVERY == 1:
+                    self._flush()
                     self.wishes.settle()
                     if event := self._earlier_run.restart(self._clock_s()):
                         self.mark(event)
@@ -197,6 +200,12 @@ class Monitor:
                     self._mark_lost_engines()
             except Exception:
                 _log.exception("the monitor failed; going on")
+
+    def _flush(self) -> None:
+        """Store what was counted, and until when."""
+        now_s = self._clock_s()
+        if self.history.flush():
+            self._earlier_run.settle(now_s)
 
     def _look(self) -> None:
         """Ask the trainer for its status, and every actor for its events."""
@@ -249,7 +258,7 @@ class Monitor:
             facts = Facts(
                 at_s=now_s,
                 trainer=self._trainer if "distiller" in self._watched else TrainerStatus(state="off"),
-                engines_away=self._silent_engines(now_s),
+                engines_away=self._silent_engines(),
                 steps_changed_s=self._steps[1],
                 gate_decided_s=self._gate_decided_s,
                 buckets=tuple(recent.buckets),
@@ -266,13 +275,12 @@ class Monitor:
         with self._lock:
             self._steps = (self._steps[0], min(self._steps[1], now_s))
             self._gate_decided_s = min(self._gate_decided_s, now_s)
-            self._heard_s = {name: min(heard_s, now_s) for name, heard_s in self._heard_s.items()}
 
-    def _silent_engines(self, now_s: float) -> tuple[str, ...]:
+    def _silent_engines(self) -> tuple[str, ...]:
         """Engines whose reports stopped. Where engines are scaled, they come and go, and Ray Serve watches them."""
         if "engine" not in self._watched:
             return ()
-        draining = self.wishes.now.draining
+        draining, now_s = self.wishes.now.draining, self._monotonic_s()
         return tuple(
             name for name, heard_s in self._heard_s.items() if now_s - heard_s > _SILENT_S and name not in draining
         )
@@ -281,14 +289,19 @@ class Monitor:
         """Where Ray Serve starts and ends engines, another takes a dead one's place, under another name."""
         if "engine" in self._watched:
             return
-        now_s = self._clock_s()
+        now_s = self._monotonic_s()
         with self._lock:
-            lost = {name: heard_s for name, heard_s in self._heard_s.items() if now_s - heard_s > _LOST_S}
-        for name, heard_s in lost.items():
+            lost = {name: now_s - heard_s for name, heard_s in self._heard_s.items() if now_s - heard_s > _LOST_S}
+        for name, silent_s in lost.items():
             self.farewell(name)
             self.num_lost_engines += 1
             message = f"engine {name} was lost: it reports no more; Ray Serve starts another if it is needed"
-            self.mark(Event(at_s=heard_s, kind="restart", message=message, data={"actor": "engine", "engine": name}))
+            data = {"actor": "engine", "engine": name}
+            self.mark(Event(at_s=self._clock_s() - silent_s, kind="restart", message=message, data=data))
+        with self._lock:
+            gone = self.wishes.now.draining - self._heard_s.keys()
+        if gone and now_s - self._listens_since_s > _LOST_S:
+            self.wishes.change(lambda wishes: wishes.without_engines(gone))
 
     def _learn_past(self, now_s: float) -> None:
         """After a restart: what was acknowledged and silenced, and when the gate decided last."""

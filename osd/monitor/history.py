@@ -66,11 +66,6 @@ class History:
         self._id: str | None = None
         self._away_since_s: float | None = None
 
-    @property
-    def is_stored(self) -> bool:
-        """Whether it outlives this process."""
-        return self._store is not None
-
     def add(self, series: Series, figures: Figures) -> None:
         """Add figures to a series, in the buckets of the present moment."""
         now_s = self._clock_s()

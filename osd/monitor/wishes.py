@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Self
 
 import msgspec
@@ -47,6 +48,10 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     def with_draining(self, engine: str, draining: bool) -> Self:
         """Give an engine no new queries, or again."""
         return self._checked(draining=_toggled(self.draining, _named(engine, "engine"), draining))
+
+    def without_engines(self, gone: Set[str]) -> Self:
+        """Name engines no more that will not come back."""
+        return self._checked(draining=self.draining - gone)
 
     def with_paused(self, paused: bool) -> Self:
         """Train no more, or again."""

@@ -13,6 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from actors.process.session import has_ended
+from actors.supervisor.earlier_run import EarlierRun
 from benchmarks.server import osd_server
 from osd.config.paths import redis_dir
 from osd.config.settings import load_config
@@ -53,6 +54,7 @@ def _write_yesterday(state: Path) -> None:
                 clock.now_s += 30
             history.mark(Event(at_s=clock.now_s, kind="publish", message="published yesterday"))
             assert history.flush()
+            EarlierRun(store, clock.now_s).settle(clock.now_s)
     finally:
         server.stop()
 

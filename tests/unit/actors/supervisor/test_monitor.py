@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
+from itertools import count
 from typing import Any
 
 from actors.supervisor.monitor import Monitor
 from osd.config.monitor import AlertRule, MonitorConfig, Webhook
 from osd.monitor.buckets import HistoryAnswer, HistoryQuery, Series
+from osd.monitor.wishes import Wishes
 from osd.records.events import Event
 from osd.records.status import TrainerStatus
 from tests.kit.history_stores import MemoryHistory, SetClock
@@ -79,7 +82,7 @@ def _restarts(store: MemoryHistory, clock: SetClock, uptime_s: float | None) -> 
         clock.now_s += 31
     else:
         monitor.take(engine_report(uptime_s=uptime_s))
-    wait_for(lambda: monitor._earlier_run._is_known, "it to be known")
+    wait_for(lambda: monitor._earlier_run._is_told, "it to be known")
     monitor.close()
     events = monitor.history.events(0.0, 2 * NOON_S, 100)
     return [f"{event.data['actor']}: {event.message}" for event in events if event.kind == "restart"]
@@ -92,11 +95,45 @@ def test_a_restart_is_marked_once_and_says_of_what_and_since_when() -> None:
     whole = "service: the service was restarted; nothing was counted for 20 min before"
     assert _restarts(store, clock, uptime_s=4.0) == [whole]
     clock.now_s += 40
-    alone = "supervisor: the supervisor was restarted; what engines counted for 35 s before is missing here"
+    alone = "supervisor: the supervisor was restarted; what engines counted for 40 s before is missing here"
     assert _restarts(store, clock, uptime_s=600.0) == [whole, alone]
     clock.now_s += 3 * 86_400
     later = "service: the service was restarted; nothing was counted for 3 days before"
     assert _restarts(store, clock, uptime_s=None) == [whole, alone, later], "an engine may take long to load"
+
+
+def test_a_service_that_ran_for_a_moment_leaves_a_mark() -> None:
+    clock, store = SetClock(NOON_S), MemoryHistory()
+    _restarts(store, clock, uptime_s=0.0)
+    clock.now_s += 3
+    assert _restarts(store, clock, uptime_s=0.0) == [
+        "service: the service was restarted; nothing was counted for 3 s before"
+    ]
+
+
+def test_a_restart_after_which_the_clock_was_put_back_is_marked_without_a_gap() -> None:
+    clock, store = SetClock(NOON_S), MemoryHistory()
+    _restarts(store, clock, uptime_s=0.0)
+    clock.now_s -= 3600
+    assert _restarts(store, clock, uptime_s=0.0) == [
+        "service: the service was restarted; nothing was counted for 0 s before"
+    ]
+
+
+def test_what_was_counted_is_stored_after_the_first_look() -> None:
+    """So that a process that is killed within seconds leaves something."""
+    store, others, again = MemoryHistory(), Others(), threading.Event()
+    looks = count()
+
+    def ask(actor: str, method: str, *args: Any, timeout_s: float) -> Any:
+        if method == "status" and next(looks):
+            again.wait()
+        return others.ask(actor, method, *args, timeout_s=timeout_s)
+
+    monitor = Monitor(MonitorConfig(), store, WATCHED, ask=ask, clock_s=SetClock(NOON_S), look_s=0.001)
+    wait_for(lambda: store.buckets and "counted_until" in store.values, "what was counted, and until when")
+    again.set()
+    monitor.close()
 
 
 def test_a_restart_is_marked_also_where_the_history_was_away_meanwhile() -> None:
@@ -116,9 +153,12 @@ def test_where_engines_come_and_go_one_that_dies_is_marked_and_one_that_takes_le
     clock = SetClock(NOON_S)
     config = MonitorConfig(alerts=(AlertRule(name="restarts", when="engine_restarts"),))
     watched = {"distiller": "osd-distiller"}
-    monitor = Monitor(config, MemoryHistory(), watched, ask=Others().ask, clock_s=clock, look_s=0.001)
+    monitor = Monitor(
+        config, MemoryHistory(), watched, ask=Others().ask, clock_s=clock, monotonic_s=clock, look_s=0.001
+    )
     for engine in ("dies", "leaves", "stays"):
         monitor.take(engine_report(engine))
+        monitor.wishes.change(partial(Wishes.with_draining, engine=engine, draining=True))
     monitor.farewell("leaves")
     clock.now_s += 40
     monitor.take(engine_report("stays", number=1))
@@ -127,6 +167,7 @@ def test_where_engines_come_and_go_one_that_dies_is_marked_and_one_that_takes_le
     restarts = [one for one in monitor.history.events(0.0, 2 * NOON_S, 100) if one.kind == "restart"]
     assert [(one.at_s, one.data) for one in restarts] == [(NOON_S, {"actor": "engine", "engine": "dies"})]
     assert monitor.num_lost_engines == 1
+    wait_for(lambda: monitor.wishes.now.draining == {"stays"}, "the wishes of engines that are gone to end")
     assert set(monitor._heard_s) == {"stays"}, "nothing is kept of engines that are gone"
     monitor.close()
 
@@ -191,10 +232,28 @@ def test_a_trainer_that_died_raises_an_alert_and_posts_it() -> None:
     monitor.close()
 
 
+def _let_look(store: MemoryHistory) -> None:
+    """Wait until the monitor has done everything once more that it does at each flush."""
+    for _ in range(2):
+        store.values.clear()
+        wait_for(lambda: "counted_until" in store.values, "the monitor to flush")
+
+
+def test_the_wish_to_drain_an_engine_that_has_a_name_of_its_own_outlives_every_restart() -> None:
+    """Also where it takes its time to come back."""
+    clock, store = SetClock(NOON_S), MemoryHistory()
+    monitor = Monitor(MonitorConfig(), store, WATCHED, ask=Others().ask, monotonic_s=clock, look_s=0.001)
+    monitor.wishes.change(lambda wishes: wishes.with_draining("engine", True))
+    clock.now_s += 3600
+    _let_look(store)
+    assert monitor.wishes.now.draining == {"engine"}
+    monitor.close()
+
+
 def test_an_engine_that_falls_silent_is_away_unless_it_drains() -> None:
     clock, others = SetClock(NOON_S), Others()
     config = MonitorConfig(alerts=(AlertRule(name="away", when="engine_away"),))
-    monitor = Monitor(config, None, WATCHED, ask=others.ask, clock_s=clock, look_s=0.001)
+    monitor = Monitor(config, None, WATCHED, ask=others.ask, monotonic_s=clock, look_s=0.001)
     for engine in ("a", "b", "c"):
         monitor.take(engine_report(engine))
     monitor.wishes.change(lambda wishes: wishes.with_draining("b", True))
@@ -207,13 +266,17 @@ def test_an_engine_that_falls_silent_is_away_unless_it_drains() -> None:
     monitor.close()
 
 
-def test_an_engine_that_dies_is_missed_also_where_the_clock_was_put_back() -> None:
-    clock, others = SetClock(NOON_S), Others()
+def test_a_wall_clock_that_jumps_hides_no_dead_engine_and_buries_no_living_one() -> None:
+    wall, monotonic, store = SetClock(NOON_S), SetClock(100.0), MemoryHistory()
     config = MonitorConfig(alerts=(AlertRule(name="away", when="engine_away"),))
-    monitor = Monitor(config, None, WATCHED, ask=others.ask, clock_s=clock, look_s=0.001)
+    monitor = Monitor(config, store, WATCHED, ask=Others().ask, clock_s=wall, monotonic_s=monotonic, look_s=0.001)
     monitor.take(engine_report("a"))
-    clock.now_s -= 86_400
-    wait_for(lambda: monitor._heard_s["a"] == clock.now_s, "the monitor to notice the clock")
-    clock.now_s += 20
+    monitor.take(engine_report("b"))
+    wall.now_s += 86_400
+    _let_look(store)
+    assert monitor.alerts().alerts == []
+    wall.now_s -= 2 * 86_400
+    monotonic.now_s += 20
+    monitor.take(engine_report("b", number=1))
     wait_for(lambda: [alert.subject for alert in monitor.alerts().alerts] == ["a"])
     monitor.close()

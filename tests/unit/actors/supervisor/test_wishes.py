@@ -93,6 +93,23 @@ def test_wishes_survive_restarts_also_those_of_an_outage() -> None:
     assert restarted.now.frozen == {"code", "chat"}
 
 
+def test_a_wish_from_before_the_stored_ones_were_read_joins_them() -> None:
+    """Redis and the supervisor were restarted together, and an operator did not wait."""
+    store = MemoryHistory()
+    KeptWishes(store).change(lambda wishes: wishes.with_frozen("code", True).with_length("code", 2))
+    store.is_away = True
+    later = KeptWishes(store)
+    later.change(lambda wishes: wishes.with_frozen("chat", True))
+    assert later.now == Wishes(frozen=frozenset({"chat"})), "it holds at once"
+    store.is_away = False
+    later.settle()
+    both = Wishes(frozen=frozenset({"code", "chat"}), lengths={"code": 2})
+    assert later.now == both
+    again = KeptWishes(store)
+    again.settle()
+    assert again.now == both
+
+
 def test_wishes_are_written_again_where_somebody_emptied_the_store() -> None:
     store = MemoryHistory()
     wishes = KeptWishes(store)
