@@ -34,6 +34,13 @@ def test_alerts_are_acknowledged_and_silenced(browser: webdriver.Chrome, url: st
     wait(browser, lambda: "drift is silent for" in text_of(browser, "silences"))
     assert engine.calls == [("acknowledge", "drift", "code"), ("silence", "drift", 3600)]
     assert [one.kind for one in engine.event_log[-2:]] == ["audit", "audit"]
+    engine.held_alerts = []  # a silence can be ended also while nothing fires
+    wait(browser, lambda: text_of(browser, "alerts") == "No rule's condition holds.")
+    click(browser, "#silences button")
+    assert "told again" in text_of(browser, "confirm-text")
+    click(browser, "#confirm-yes")
+    wait(browser, lambda: engine.calls[-1] == ("silence", "drift", 0))
+    wait(browser, lambda: text_of(browser, "silences") == "")
 
 
 @pytest.mark.parametrize(

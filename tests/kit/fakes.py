@@ -147,7 +147,7 @@ class FakeEngineClient:
         self.calls.append(("silence", name, for_s))
         if name not in ("drift", "trainer_stuck"):
             raise UnknownAlertError(f"there is no alert rule {name!r}")
-        self.silences[name] = time.time() + for_s
+        self.silences = {**self.silences, name: time.time() + for_s} if for_s else {}
 
     async def wishes(self) -> Wishes:
         return self.asked_for

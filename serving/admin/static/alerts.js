@@ -1,6 +1,6 @@
 // The alerts that hold now, to acknowledge and to silence.
 
-import { $, badge, element, emptyRow, head, put, replaceRows, row } from "./dom.js";
+import { $, badge, element, emptyRow, head, replaceRows, row } from "./dom.js";
 import { duration, timeElement } from "./figures.js";
 
 /** nowS: the server's time. */
@@ -18,7 +18,8 @@ export function renderAlerts(answer, nowS) {
     return row(head(alert.subject ? `${alert.name}: ${alert.subject}` : alert.name), state, timeElement(alert.since_s), { text: notes ? `${alert.why} (${notes})` : alert.why, style: "why" }, buttons);
   });
   replaceRows($("alerts"), rows.length ? rows : [emptyRow(5, "No rule's condition holds.")]);
-  put("silences", silences.map(([name, until]) => `${name} is silent for ${duration(Math.max(0, until - nowS))}`).join(", "));
+  replaceRows($("silences"), silences.map(([name, until]) => element("li", {},
+    `${name} is silent for ${duration(Math.max(0, until - nowS))} `, lever("End silence", "tell", { name, subject: "" }))));
 }
 
 const lever = (text, act, alert) =>

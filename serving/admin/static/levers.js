@@ -49,7 +49,7 @@ export class Levers {
       const button = event.target.closest("button");
       if (button) this.#engine(button.dataset.engine, button.dataset.draining === "true");
     });
-    $("alerts").addEventListener("click", (event) => {
+    for (const id of ["alerts", "silences"]) $(id).addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (button) this.#alert(button.dataset);
     });
@@ -109,6 +109,9 @@ export class Levers {
     if (act === "acknowledge") this.ask({
       title: `Acknowledge ${of}?`, verb: "Acknowledge", path: "alerts/acknowledge", body: { name, subject }, done: "The alert is acknowledged.",
       text: "Everybody sees that you take care of it. It stays here until its condition ends." });
+    else if (act === "tell") this.ask({
+      title: `End the silence of ${name}?`, verb: "End silence", path: "alerts/silence", body: { name, for_s: 0 }, done: "The silence has ended.",
+      text: `Webhooks are told again when an alert of the rule ${name} begins to fire or ends.` });
     else this.ask({
       title: `Silence ${name}?`, verb: "Silence for an hour", path: "alerts/silence", body: { name, for_s: SILENCE_S }, done: "The rule is silent.",
       text: `For an hour no webhook is told about any alert of the rule ${name}. It is still shown here.` });

@@ -81,6 +81,6 @@ export function renderDrift(trainer) {
     const [text, mood] = DRIFT[one.state] ?? [one.state, ""], state = element("span");
     badge(state, text, mood);
     const name = domain === "*" ? "all traffic" : domain;
-    return row(head(name), state, number(one.before ? three(one.before) : "–"), number(three(one.recent)), number(`${count(one.queries)} queries`));
+    return row(head(name), state, number(one.before ? three(one.before) : "–"), number(one.queries ? three(one.recent) : "–"), number(`${count(one.queries)} queries`));
   }));
 }
