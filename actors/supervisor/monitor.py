@@ -37,7 +37,9 @@ from osd.records.status import TrainerStatus
 _log = logging.getLogger(__name__)
 _ASK_TIMEOUT_S = 3.0
 _REMEMBER_S = 30 * 86_400.0
-"""How far back silences and acknowledgements are looked for after a restart."""
+"""How far back alerts, silences and acknowledgements are looked for after a restart."""
+_MOST_REMEMBERED = 20_000
+"""Events that are looked through for them: all that the history has."""
 _SILENT_S = 15.0
 _LOST_S = 60.0
 """An engine that has said nothing for so long, and did not say that it ends, has died."""
@@ -304,13 +306,15 @@ class Monitor:
             self.wishes.change(lambda wishes: wishes.without_engines(gone))
 
     def _learn_past(self, now_s: float) -> None:
-        """After a restart: what was acknowledged and silenced, and when the gate decided last."""
-        found = self.history.buckets(TIERS[2], now_s - _REMEMBER_S, now_s)
+        """After a restart: what fired, was acknowledged and silenced, and when the gate decided last."""
+        found = self.history.buckets(TIERS[2], now_s - _REMEMBER_S, now_s, max_events=_MOST_REMEMBERED)
+        if found.message:  # only what this process did itself
+            return
         decided = (one.at_s for one in found.events if one.kind in ("publish", "refuse"))
         with self._lock:
-            self._alerts.remember(found.events)
+            self._alerts.remember(found.events, now_s)
             self._gate_decided_s = max(decided, default=self._gate_decided_s)
-            self._knows_past = not found.message
+            self._knows_past = True
 
 
 def _drifting(trainer: TrainerStatus | None) -> dict[str, str]:

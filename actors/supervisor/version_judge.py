@@ -256,7 +256,7 @@ class VersionJudge:
         with self._lock:
             self._num_roll_backs += 1
             self._num_manual += manual
-        self._event("roll_back", f"drafter version {version} -> {to}{why}", version=version, to=to)
+        self._event("roll_back", f"drafter version {version} -> {to}{why}", version=version, to=to, manual=int(manual))
 
     def _check_usable(self, version: int) -> None:
         with self._lock:

@@ -83,9 +83,6 @@ class SpareCompute:
             return None
         first, last = self._samples[0], self._samples[-1]
         span_s = max(last.at_s - first.at_s, 1e-9)
-        paused_s = [
-            last.paused_s[engine] - first.paused_s[engine] for engine in first.paused_s.keys() & last.paused_s.keys()
-        ]
         # A restarted distiller counts from zero.
         trained_s = max(last.training_s - first.training_s, 0.0)
         return SpareStatus(
@@ -93,8 +90,13 @@ class SpareCompute:
             utilisation=self._utilisation(),
             share=self.granted(),
             training=min(trained_s / span_s, 1.0),
-            serving_cost=max(paused_s, default=0.0) / span_s,
+            serving_cost=max(map(self._paused_share, last.paused_s), default=0.0),
         )
+
+    def _paused_share(self, engine: tuple[str, str]) -> float:
+        """Share of the time that an engine paused, since its first report in the window."""
+        first, last = next(one for one in self._samples if engine in one.paused_s), self._samples[-1]
+        return (last.paused_s[engine] - first.paused_s[engine]) / max(last.at_s - first.at_s, 1e-9)
 
     def _utilisation(self) -> float:
         return max((engine.utilisation for engine in self._neighbours), default=0.0)

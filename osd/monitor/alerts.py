@@ -1,6 +1,6 @@
 """The alerts of one service: pending until a condition has held long enough, then firing until it ends.
 
-Acknowledgements and silences are events in the history, from which they are taken again after a restart.
+Alerts, acknowledgements and silences are events in the history, from which they are taken again after a restart.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from osd.records.errors import OsdError
 from osd.records.events import Event
 
 _MOST_SILENT_S = 30 * 86_400
+_SETTLED_AFTER_S = 60.0
+"""By then after a restart, whoever the conditions are about has reported."""
 
 
 class UnknownAlertError(OsdError):
@@ -63,20 +65,46 @@ class Alerts:
         self._alerts: dict[tuple[str, str], Alert] = {}
         self._silences: dict[str, float] = {}
         self._acknowledged: dict[tuple[str, str], tuple[float, str]] = {}
+        self._taken_up: set[tuple[str, str]] = set()
+        """Alerts that fired before a restart and have not held since."""
+        self._taken_up_s = 0.0
 
     @property
     def rules(self) -> list[str]:
         """The rules' names."""
         return list(self._rules)
 
-    def remember(self, events: Iterable[Event]) -> None:
-        """Take up earlier acknowledgements and silences from the history."""
+    def remember(self, events: Iterable[Event], now_s: float) -> None:
+        """Take up earlier alerts, acknowledgements and silences from the history; its events come oldest first."""
         for event in events:
             name, subject = str(event.data.get("alert", "")), str(event.data.get("subject", ""))
-            if event.kind == "silence" and name in self._rules:
+            if name not in self._rules:
+                continue
+            if event.kind == "silence":
                 self._silences[name] = float(event.data["until_s"])
-            if event.kind == "acknowledge" and name in self._rules:
+            elif event.kind == "acknowledge":
                 self._acknowledged[name, subject] = (event.at_s, str(event.data.get("who", "")))
+            elif event.kind == "alert":
+                self._take_up(event, (name, subject))
+        self._taken_up_s = now_s
+
+    def _take_up(self, event: Event, key: tuple[str, str]) -> None:
+        """An alert that fired goes on, so that nobody is told again; with its end, its acknowledgement ended, too."""
+        if event.data["state"] != "firing":
+            self._acknowledged.pop(key, None)
+            self._alerts.pop(key, None)
+            self._taken_up.discard(key)
+            return
+        self._alerts[key] = Alert(
+            name=key[0],
+            subject=key[1],
+            severity=str(event.data["severity"]),
+            state="firing",
+            since_s=float(event.data["since_s"]),
+            why=event.message,
+            fired_s=event.at_s,
+        )
+        self._taken_up.add(key)
 
     def update(self, facts: Facts) -> list[Event]:
         """Look at all rules; returns an event for each alert that begins to fire or ends, unless it is silenced."""
@@ -87,7 +115,10 @@ class Alerts:
                 holding.add((rule.name, subject))
                 if event := self._hold(rule, subject, why, facts.at_s):
                     told.append(event)
-        for key in [key for key in self._alerts if key not in holding]:
+        self._taken_up -= holding
+        if abs(facts.at_s - self._taken_up_s) > _SETTLED_AFTER_S:
+            self._taken_up.clear()
+        for key in [key for key in self._alerts if key not in holding and key not in self._taken_up]:
             alert = self._alerts.pop(key)
             self._acknowledged.pop(key, None)
             if alert.state == "firing":

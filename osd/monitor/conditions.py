@@ -22,7 +22,8 @@ def _drift(rule: AlertRule, facts: Facts) -> Reasons:
 
 
 def _roll_back(rule: AlertRule, facts: Facts) -> Reasons:
-    events = facts.events_of("roll_back", rule.window_s)
+    """Nobody is told of what an operator did."""
+    events = [one for one in facts.events_of("roll_back", rule.window_s) if not one.data.get("manual")]
     return {"": events[-1].message} if len(events) > rule.bound else {}
 
 

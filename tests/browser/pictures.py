@@ -3,8 +3,9 @@
     python -m tests.browser.pictures [--target smollm2] [--minutes 6] [--pause 60] [--out docs/images] [--serve-flag=…]
 
 A service with an empty state folder answers code, small talk and tool calls for so many minutes, each under its domain,
-and learns from them. After half of the time `code` gets the tool calls: a drift. An operator publishes the trainer's
-candidate, rolls it back, freezes a domain, and restarts everything. What the pictures show is what came of that.
+and learns from them. After half of the time `code` gets tool calls whose answers are sampled wildly: a drift. An
+operator publishes the trainer's candidate, rolls back, freezes a domain, and restarts everything. What the pictures
+show is what came of that; the playground answers when nobody else asks.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 from selenium import webdriver
 
 from benchmarks.prompts import code_prompts, small_talk_prompts, tool_call_prompts
@@ -31,6 +34,7 @@ from tests.browser.driving import choose, click, find, look, script, sign_in, te
 
 _TOKEN = "of the pictures"
 _MAX_TOKENS = 48
+_NUM_COLOURS = 128
 _SHOWN = {"light": (1280, "light", None), "dark": (1280, "dark", 2300), "wide": (1920, "light", 1500)}
 _SHOWN |= {"tablet": (768, "dark", 1500), "narrow": (360, "light", 2600)}
 """Picture to its width, theme and height in CSS pixels; None: the whole page."""
@@ -42,11 +46,12 @@ class Traffic:
     def __init__(self, url: str) -> None:
         self._url = url
         self._prompts: dict[str, Iterator[Messages]] = {}
+        self._temperatures: dict[str, float] = {}
         self._stop = threading.Event()
 
-    def send(self, domain: str, prompts: Sequence[Messages]) -> None:
+    def send(self, domain: str, prompts: Sequence[Messages], temperature: float = 0.0) -> None:
         """From now on a domain gets these prompts."""
-        self._prompts[domain] = cycle(prompts)
+        self._prompts[domain], self._temperatures[domain] = cycle(prompts), temperature
 
     def go_on(self, seconds: float) -> None:
         """Let it run."""
@@ -73,7 +78,7 @@ class Traffic:
                     "model": model["id"],
                     "messages": next(self._prompts[domain]),
                     "max_tokens": _MAX_TOKENS,
-                    "temperature": 0,
+                    "temperature": self._temperatures[domain],
                     "osd": {"domain": domain},
                 }
                 client.post("/v1/chat/completions", json=body).raise_for_status()
@@ -107,7 +112,7 @@ def first_run(url: str, minutes: float) -> None:
         before = _serving(url)
         _admin(url, "publish")
         traffic.go_on(tenth_s)
-        traffic.send("code", tool_call_prompts(seed=1))
+        traffic.send("code", tool_call_prompts(seed=1), temperature=2.0)
         _admin(url, "freeze", domain="tools")
         traffic.go_on(3 * tenth_s)
         if _serving(url) != before:
@@ -116,19 +121,24 @@ def first_run(url: str, minutes: float) -> None:
 
 
 def take_pictures(browser: webdriver.Chrome, url: str, folder: Path) -> None:
-    """All of them, while there is traffic."""
+    """Of the whole page, while there is traffic."""
     look(browser, width=1280)
     sign_in(browser, url, _TOKEN)
     choose(browser, "#range", "15 minutes")
     wait(browser, lambda: "code" in text_of(browser, "summary"))
-    click(browser, "#ask")
-    wait(browser, lambda: find(browser, "#ask").is_enabled() and text_of(browser, "plain-figures"))
     for name, (width, theme, height) in _SHOWN.items():
         look(browser, width=width, theme=theme)
         script(browser, "scrollTo(0, 0)")
         wait(browser, lambda: script(browser, "return !document.getElementById('dashboard').matches('.stale')"))
         _save(browser, folder / f"admin-{name}.png", width, height)
+
+
+def take_playground(browser: webdriver.Chrome, folder: Path) -> None:
+    """Of the playground, once it has answered."""
     look(browser, width=1280)
+    click(browser, "#ask")
+    wait(browser, lambda: find(browser, "#ask").is_enabled() and text_of(browser, "plain-figures"))
+    script(browser, "scrollTo(0, 0)")
     box = script(browser, "return document.querySelector('[aria-labelledby=playground-title]').getBoundingClientRect()")
     _save(browser, folder / "playground.png", 1280, box["height"] + 28, top=box["y"] - 14)
 
@@ -138,7 +148,8 @@ def _save(browser: webdriver.Chrome, path: Path, width: int, height: float | Non
     all_of_it = script(browser, "return document.documentElement.scrollHeight")
     clip = {"x": 0, "y": top, "width": width, "height": height or all_of_it, "scale": 1}
     taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
-    path.write_bytes(base64.b64decode(taken["data"]))
+    image = Image.open(BytesIO(base64.b64decode(taken["data"])))
+    image.quantize(_NUM_COLOURS).save(path, optimize=True)
 
 
 def main() -> None:
@@ -166,6 +177,7 @@ def main() -> None:
                 with traffic.running():
                     traffic.go_on(30)
                     take_pictures(browser, url, options.out)
+                take_playground(browser, options.out)
         finally:
             browser.quit()
 

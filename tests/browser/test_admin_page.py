@@ -52,7 +52,7 @@ def test_shows_figures_charts_versions_and_events(
     positions = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#positions tr")]
     assert [row.split()[0] for row in positions] == ["1", "2", "3"]
     rows = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#versions tr")]
-    assert rows[0].startswith("v3 serving on trial") and "0.310 vs 0.240" in rows[0]
+    assert rows[0].startswith("v3 serving on trial") and "31.0% vs 24.0%" in rows[0]
     assert rows[1].startswith("v2 rolled back") and rows[2].startswith("v1 confirmed")
     assert "training goes on from version 1 instead of 2" in text_of(browser, "events")
     assert "980 MB" in text_of(browser, "processes")

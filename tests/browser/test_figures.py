@@ -30,7 +30,7 @@ TRAINER = {
 }
 ENGINE = {**level_samples(utilisation=0.25), "paused_ms": 150.0}
 CHARTS = {
-    "rate": "50.0%", "length": "2.20", "speed": "4.4", "gain": "1.50×", "loss": "1.50", "learning": "2.0e-4",
+    "rate": "50.0%", "length": "2.20", "speed": "4.4", "gain": "1.50×", "loss": "1.5", "learning": "2.0e-4",
     "replay": "3.2 MB", "lag": "17", "trained": "20.0%", "busy": "25.0%", "paused": "3.0%",
 }  # fmt: skip
 NEWEST = "return document.querySelector(`#chart-${arguments[0]} .value`).textContent"
@@ -80,16 +80,24 @@ def test_decisions_of_the_gate_have_both_figures_and_say_why(
 ) -> None:
     figures = {"length": 1.9, "serving_length": 1.8, "gain_low": 0.02, "gain_high": 0.18, "margin": 0.005}
     worse = {**figures, "length": 1.81, "gain_low": -0.01, "gain_high": 0.03}
+    old = {"candidate": 0.31, "serving": 0.24, "margin": 0.005}
     now_s = time.time()
     engine.event_log = [
+        Event(at_s=now_s - 500, kind="publish", message="of a trainer that compared rates", data=old),
+        Event(at_s=now_s - 400, kind="refuse", message="'sql' would lose", data=figures),
+        Event(at_s=now_s - 300, kind="publish", message="as an operator asked", data={**worse, "demanded": 1.0}),
         Event(at_s=now_s - 200, kind="refuse", message="candidate refused", data=worse),
         Event(at_s=now_s - 100, kind="publish", message="drafter version 4 published", data=figures),
     ]
     open_dashboard(browser, url)
-    wait(browser, lambda: len(_rows(browser, "gate")) == 2)
-    newest, oldest = (row.split(" ", 2)[2] for row in _rows(browser, "gate"))
-    assert newest == "✓ published 1.900 1.800 gain between 0.020 and 0.180: surely above 0.005"
-    assert oldest == "× refused 1.810 1.800 gain between -0.010 and 0.030: not surely above 0.005"
+    wait(browser, lambda: len(_rows(browser, "gate")) == 5)
+    assert [row.split(" ", 2)[2] for row in _rows(browser, "gate")] == [
+        "✓ published 1.900 1.800 gain between 0.020 and 0.180: surely above 0.005",
+        "× refused 1.810 1.800 gain between -0.010 and 0.030: not surely above 0.005",
+        "✓ published 1.810 1.800 an operator asked for it; gain between -0.010 and 0.030",
+        "× refused 1.900 1.800 gain between 0.020 and 0.180: surely above 0.005, but a domain would lose",
+        "✓ published 31.0% 24.0% better than the serving version",
+    ]
 
 
 def test_a_domains_detector_says_what_it_was_judged_on(

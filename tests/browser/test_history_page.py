@@ -303,11 +303,44 @@ def test_every_kind_of_mark_is_drawn_over_the_charts_unless_it_is_switched_off(
         open_history(browser, url)
         choose(browser, "#range", "15 minutes")
         wait(browser, lambda: set(script(browser, "return [...letters]")) == set("DP×SRM↻"))
-        find(browser, "#marks li:nth-child(6) button").click()
+        find(browser, "#marks li:nth-child(5) button").click()
         script(browser, "letters.clear(); osd.charts.render()")
         wait(browser, lambda: set(script(browser, "return [...letters]")) == set("DP×SR↻"))
     finally:
         browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
+PLACES = LETTERS.replace("letters.add(text)", "letters.add(`${text} ${place}`)")
+
+
+def test_marks_that_crowd_have_their_letters_in_lanes_and_a_tooltip(
+    browser: webdriver.Chrome, url: str, engine: FakeEngineClient
+) -> None:
+    """A roll back is not hidden by what the gate refused around it."""
+    now_s = time.time()
+    refused = [Event(at_s=now_s - at_s, kind="refuse", message="not better") for at_s in range(900, 200, -10)]
+    moves: tuple[EventKind, ...] = ("publish", "swap", "roll_back")
+    moved = [Event(at_s=now_s - 360 + at, kind=kind, message=f"a {kind}") for at, kind in enumerate(moves)]
+    engine.event_log = [*refused, *moved]
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": PLACES})
+    try:
+        open_history(browser, url)
+        choose(browser, "#range", "1 hour")
+        script(browser, "letters.clear(); osd.charts.charts.rate.repaint()")
+        wait(browser, lambda: {str(one)[0] for one in script(browser, "return [...letters]")} == set("×PSR"))
+        places = [one.split(" ") for one in script(browser, "return [...letters]")]
+        heights = {letter: float(place.split(",")[1]) for letter, place in places}
+        assert len({heights[letter] for letter in "PSR"}) == 3
+        x = float(next(place for letter, place in places if letter == "R").split(",")[0])
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    over = find(browser, "#chart-rate .u-over")
+    left = x / script(browser, "return devicePixelRatio") - script(
+        browser, "return document.querySelector('#chart-rate .u-over').offsetLeft"
+    )
+    ActionChains(browser).move_to_element_with_offset(over, int(left - over.size["width"] / 2), 0).perform()
+    title = "return document.querySelector('#chart-rate .plot').title"
+    wait(browser, lambda: "roll back: a roll_back" in script(browser, title))
 
 
 def test_a_domain_that_has_gone_leaves_the_list_unless_something_was_set_for_it(

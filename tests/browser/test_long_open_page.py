@@ -100,13 +100,21 @@ def test_a_drafter_that_diverged_does_not_break_the_page(
     """Its figures are no numbers, just when somebody looks."""
     assert engine.service is not None and engine.service.trainer is not None
     nan = float("nan")
-    gate = {"candidate": nan, "serving": 0.24, "length": nan, "gain_low": nan, "gain_high": nan, "published": 0.0}
+    gate = {
+        "candidate": nan,
+        "serving": 0.24,
+        "length": nan,
+        "serving_length": 1.71,
+        "gain_low": nan,
+        "gain_high": nan,
+        "published": 0.0,
+    }
     trainer = replace(engine.service.trainer, loss=nan, learning_rate=nan, gate=gate)
     drift = {"code": DomainDrift(state="drift", queries=9, before=nan, recent=nan)}
     engine.service = replace(engine.service, trainer=replace(trainer, drift=drift))
     engine.event_log.append(Event(at_s=time.time() - 5, kind="refuse", message="candidate diverged", data=gate))
     open_history(browser, url)
     wait(browser, lambda: "candidate diverged" in text_of(browser, "events"))
-    assert "– vs 0.240, refused" in text_of(browser, "trainer-figures")
+    assert "– vs 1.710, refused" in text_of(browser, "trainer-figures")
     assert "not better" in find(browser, "#gate tr").text and "◆ drift" in text_of(browser, "drift")
     assert text_of(browser, "ready") == "ready"

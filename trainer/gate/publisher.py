@@ -151,6 +151,8 @@ class Publisher:
         )
         if decision.goes_back:
             text = f"the drafter that training began with, on the newest {self.figures['records']:g} records: {text}"
+        if "demanded" in self.figures:
+            text += ", as an operator asked"
         if decision.losers:
             text += f", but {', '.join(map(repr, decision.losers))} would lose"
         if decision.published:

@@ -2,11 +2,11 @@
 
 import uPlot from "./uPlot.esm.js";
 import { element } from "./dom.js";
-import { markPlugin } from "./marks.js";
+import { markedNear, markPlugin, ROOM_PIXELS } from "./marks.js";
 
 const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3], [4, 2], [12, 5], [1, 2], [6, 2, 2, 2, 2, 2]];
 const COLOURS = 8;
-const HEIGHT = 190;
+const HEIGHT = 214;
 const DAY = "\n{YYYY}-{MM}-{DD}";
 /** uPlot's format: least step in seconds, text, and what is added where the year, the day or the minute changes. */
 const TIMES = [
@@ -41,6 +41,7 @@ export class Chart {
     this.legend = element("ul", { className: "legend", role: "list" });
     box.append(element("h3", { textContent: title }), this.canvas, this.legend);
     this.canvas.addEventListener("keydown", (event) => this.#key(event));
+    this.canvas.addEventListener("mousemove", () => this.#tell());
     this.canvas.addEventListener("dblclick", () => history.followNow(history.span));
     new ResizeObserver(() => this.#resize()).observe(this.canvas);
   }
@@ -67,11 +68,11 @@ export class Chart {
     const width = Math.max(this.canvas.clientWidth, 200), muted = colour("muted"), grid = { stroke: colour("line"), width: 1 };
     const axis = { stroke: muted, grid, ticks: grid, font: "12px system-ui, sans-serif" };
     this.#plot = new uPlot({
-      width, height: HEIGHT, padding: [16, 22, 0, 0], legend: { show: false },
+      width, height: HEIGHT, padding: [ROOM_PIXELS, 22, 0, 0], legend: { show: false },
       cursor: { sync: { key: "osd" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       scales: { x: { time: true, range: () => { const { from, to } = this.history.range(); return [from, to]; } },
         y: { range: (_, low, high) => this.#heights(low, high) } },
-      axes: [{ ...axis, space: 70, values: TIMES }, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => this.tick(tick)) }],
+      axes: [{ ...axis, space: 70, values: TIMES }, { ...axis, size: 66, values: (_, ticks) => ticks.map((tick) => this.tick(tick)) }],
       series: [{}, ...this.#names.map((name, at) => ({
         label: name, stroke: lineColour(at), width: 2, dash: DASHES[at % DASHES.length], spanGaps: false,
         show: !this.#hidden.has(name), points: { show: false, filter: (_, series) => alone(this.#data[series]) },
@@ -104,6 +105,12 @@ export class Chart {
     else if (moves) this.history.move(...moves);
     else return;
     event.preventDefault();
+  }
+
+  /** The mark under the pointer, as a tooltip. */
+  #tell() {
+    const text = this.#plot === null ? "" : markedNear(this.#plot, this.#plot.cursor.left, this.events(), this.shownMarks());
+    if (this.canvas.title !== text) this.canvas.title = text;
   }
 
   #resize() {

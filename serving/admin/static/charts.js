@@ -11,7 +11,7 @@ const SMOOTH = 4; // points over which ratios of few rounds are taken
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const times = (value) => (value === null || value === undefined ? "–" : `${value.toFixed(2)}×`);
 const whole = (value) => `${Math.round(value * 100)}%`;
-const tiny = (value) => (value === 0 ? "0" : Math.abs(value) < 0.01 ? value.toExponential(1) : value.toPrecision(3));
+const tiny = (value) => (value === 0 ? "0" : Math.abs(value) < 0.01 ? value.toExponential(1) : String(Number(value.toPrecision(3))));
 
 /** Figures of served queries: one line for each series. */
 const SERVED = [
@@ -85,7 +85,8 @@ export class Charts {
   }
 
   #markButton(kind, mark) {
-    const button = element("button", { type: "button", className: "key", "aria-pressed": "true", textContent: `${mark.letter} ${mark.name}` });
+    const button = element("button", { type: "button", className: "key", "aria-pressed": "true" },
+      element("span", { className: `mark ${mark.mood}`, textContent: mark.letter }), mark.name);
     button.addEventListener("click", () => {
       const shows = !this.shown.delete(kind);
       if (shows) this.shown.add(kind);

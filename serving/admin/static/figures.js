@@ -30,4 +30,5 @@ export function timeElement(s) {
 }
 
 /** The held-out acceptance lengths that the gate compared; of versions from before it did so, acceptance rates. */
-export const gateText = (gate) => `${three(gate.length ?? gate.candidate)} vs ${three(gate.serving_length ?? gate.serving)}`;
+export const gateFigures = (gate) => "serving_length" in gate ? [three(gate.length), three(gate.serving_length)] : [percent(gate.candidate), percent(gate.serving)];
+export const gateText = (gate) => gateFigures(gate).join(" vs ");

@@ -74,7 +74,7 @@ export class Levers {
     this.ask({
       title: `Serve ${name}?`, verb: `Serve ${name}`, path: "roll_back", askReason: true,
       body: (reason) => ({ to, reason, ...within(domain) }), done: `${capital(name)} is going to serve.`,
-      text: `The engine changes to ${name} between two steps; answers under way go on unchanged. The version it replaces is marked as rolled back, and not served again.${$("unpin").hidden ? "" : " The pin ends."}` });
+      text: `The engine changes to ${name} between two steps; answers under way go on unchanged. Newer versions than it are marked as rolled back, and not served again.${$("unpin").hidden ? "" : " The pin ends."}` });
   }
 
   #pin({ version, domain }) {

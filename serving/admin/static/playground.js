@@ -44,7 +44,7 @@ export class Playground {
     for await (const event of events(answer.body)) {
       if (event.type === "error") throw new Error(event.error.message);
       if (event.type === "end") { end = event; continue; }
-      const name = event.arm ? `${event.arm} v${event.version}` : "no drafter";
+      const name = event.arm ? `${event.arm}${event.version ? ` v${event.version}` : ""}` : "no drafter";
       $(id).append(...event.tokens.map((token) => element("span", {
         className: `token ${token.kind}`, textContent: token.text, title: `${NAMES[token.kind]}${event.arm ? `, proposed by ${name}` : ""}` })));
       if (showsRounds && event.tokens.length && event.tokens[0].kind !== "first") {

@@ -1,7 +1,7 @@
 // The trainer: its state, its figures, the gate's decisions, and the detectors of drift.
 
 import { $, badge, element, emptyRow, head, number, put, replaceRows, replaceTerms, row } from "./dom.js";
-import { bytes, count, gateText, percent, three, timeElement } from "./figures.js";
+import { bytes, count, gateFigures, gateText, percent, three, timeElement } from "./figures.js";
 
 const MOODS = { off: "", training: "good", yielding: "good", waiting_for_data: "", paused: "warn", stopped: "bad", no_answer: "bad" };
 const DRIFT = { stable: ["● stable", "good"], warning: ["▲ warning", "warn"], drift: ["◆ drift", "bad"] };
@@ -58,10 +58,9 @@ export function renderSpare(spare) {
 export function renderGate(events) {
   const rows = events.filter((event) => event.kind === "publish" || event.kind === "refuse").slice(-MOST_DECISIONS).toReversed().map((event) => {
     const { data } = event, published = event.kind === "publish";
-    const figure = (value) => number(three(value));
     const badgeOf = element("span");
     badge(badgeOf, published ? "✓ published" : "× refused", published ? "good" : "");
-    return row(timeElement(event.at_s), badgeOf, figure(data.length ?? data.candidate), figure(data.serving_length ?? data.serving),
+    return row(timeElement(event.at_s), badgeOf, ...gateFigures(data).map((figure) => number(figure)),
       { text: why(data, published), style: "why", title: event.message });
   });
   replaceRows($("gate"), rows.length ? rows : [emptyRow(5, "The gate has not decided yet.")]);
@@ -70,7 +69,10 @@ export function renderGate(events) {
 function why(data, published) {
   if (data.gain_low == null || data.gain_high == null) return published ? "better than the serving version" : "not better";
   const interval = `gain between ${data.gain_low.toFixed(3)} and ${data.gain_high.toFixed(3)}`;
-  return `${interval}: ${published ? "surely above" : "not surely above"} ${(data.margin ?? 0).toFixed(3)}`;
+  if (data.demanded) return `an operator asked for it; ${interval}`;
+  const margin = (data.margin ?? 0).toFixed(3), isAbove = published || data.gain_low > data.margin;
+  if (!isAbove) return `${interval}: not surely above ${margin}`;
+  return `${interval}: surely above ${margin}${published ? "" : ", but a domain would lose"}`;
 }
 
 /** Detector state by domain, where the trainer has detectors. */

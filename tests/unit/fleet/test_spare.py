@@ -86,6 +86,16 @@ def test_what_it_takes_and_costs_is_measured(spare: SpareCompute, clock: Clock) 
     assert status.serving_cost == pytest.approx(0.05)
 
 
+def test_an_engine_that_came_within_the_minute_counts_from_then_on(spare: SpareCompute, clock: Clock) -> None:
+    """After a restart of everything the distiller may report before the engine does."""
+    spare.take(_distiller(), [])
+    for second in range(5):
+        clock.now_s += 1.0
+        spare.take(_distiller(), [_engine("a", "n1", 0.9, paused_s=0.1 * second)])
+    status = spare.status()
+    assert status is not None and status.serving_cost == pytest.approx(0.1)
+
+
 def test_restarts_do_not_spoil_the_measurement(spare: SpareCompute, clock: Clock) -> None:
     spare.take(_distiller(training_s=50.0), [_engine("a", "n1", 0.9, paused_s=7.0)])
     clock.now_s += 10.0

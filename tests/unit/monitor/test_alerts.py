@@ -50,6 +50,12 @@ def test_acceptance_below_a_bound_is_judged_by_domain_and_on_enough_tokens() -> 
     [
         ("roll_back", {}, {"events": (event("roll_back", 10),)}, {"events": (event("roll_back", 1000),)}),
         (
+            "roll_back",
+            {},
+            {"events": (event("roll_back", 10, manual=0),)},
+            {"events": (event("roll_back", 10, manual=1),)},
+        ),
+        (
             "engine_restarts",
             {"bound": 1},
             {"events": (event("restart", 10, actor="engine"), event("restart", 20, actor="engine"))},
@@ -122,10 +128,35 @@ def test_acknowledgements_and_silences_survive_a_restart() -> None:
     alerts.update(facts(drifting={"code": "fell"}))
     kept = [alerts.acknowledge("a_rule", "code", "anna", NOW_S), alerts.silence("a_rule", 500.0, "bob", NOW_S)]
     later = Alerts([rule("drift")])
-    later.remember(kept)
+    later.remember(kept, NOW_S)
     later.update(facts(drifting={"code": "fell"}))
     (alert,) = later.current(NOW_S)
     assert (alert.acknowledged_by, alert.silenced_until_s) == ("anna", NOW_S + 500)
+
+
+def test_an_alert_that_fired_before_a_restart_is_not_told_again_and_its_end_is() -> None:
+    alerts = Alerts([rule("drift")])
+    drifting = facts(drifting={"code": "fell", "chat": "fell"})
+    fired = alerts.update(drifting)
+    later = Alerts([rule("drift")])
+    later.remember(fired, NOW_S + 100)
+    assert later.update(replace(drifting, at_s=NOW_S + 105, drifting={})) == [], "the trainer has not answered yet"
+    assert [one.subject for one in later.current(NOW_S + 105)] == ["code", "chat"]
+    assert later.update(replace(drifting, at_s=NOW_S + 110, drifting={"code": "fell"})) == []
+    assert {one.since_s for one in later.current(NOW_S + 110)} == {NOW_S}
+    assert states(later.update(replace(drifting, at_s=NOW_S + 115, drifting={}))) == [("code", "resolved")]
+    assert states(later.update(replace(drifting, at_s=NOW_S + 170, drifting={}))) == [("chat", "resolved")]
+
+
+def test_what_was_acknowledged_and_ended_is_not_acknowledged_when_it_comes_again_after_a_restart() -> None:
+    alerts = Alerts([rule("drift")])
+    drifting = facts(drifting={"code": "fell"})
+    kept = [*alerts.update(drifting), alerts.acknowledge("a_rule", "code", "anna", NOW_S)]
+    kept += alerts.update(facts(drifting={}))
+    later = Alerts([rule("drift")])
+    later.remember(kept, NOW_S)
+    assert states(later.update(drifting)) == [("code", "firing")]
+    assert later.current(NOW_S)[0].acknowledged_by == ""
 
 
 def test_unknown_alerts_are_named() -> None:

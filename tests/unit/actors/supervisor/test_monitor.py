@@ -232,6 +232,19 @@ def test_a_trainer_that_died_raises_an_alert_and_posts_it() -> None:
     monitor.close()
 
 
+def test_a_silence_outlives_a_restart_whatever_happened_since() -> None:
+    clock, store = SetClock(NOON_S), MemoryHistory()
+    config = MonitorConfig(alerts=(AlertRule(name="stuck", when="trainer_stuck"),))
+    monitor = Monitor(config, store, {}, ask=Others().ask, clock_s=clock, look_s=0.001)
+    monitor.silence("stuck", 7 * 86_400, "anna")
+    monitor.close()
+    store.stored_events += [Event(at_s=NOON_S + at_s, kind="refuse", message="no better") for at_s in range(1, 3000)]
+    clock.now_s += 86_400
+    again = Monitor(config, store, {}, ask=Others().ask, clock_s=clock, look_s=0.001)
+    wait_for(lambda: "stuck" in again.alerts().silences)
+    again.close()
+
+
 def _let_look(store: MemoryHistory) -> None:
     """Wait until the monitor has done everything once more that it does at each flush."""
     for _ in range(2):

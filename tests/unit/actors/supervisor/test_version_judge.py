@@ -86,7 +86,7 @@ def test_a_bad_version_is_rolled_back_before_the_others_have_it(fleet: _Fleet) -
         fleet.events[0].message
         == "drafter version 2 -> 1: first-token acceptance fell from 0.90 to 0.10 after the swap"
     )
-    assert fleet.events[0].data == {"version": 2, "to": 1}
+    assert fleet.events[0].data == {"version": 2, "to": 1, "manual": 0}
     assert fleet.latest() == 1 and "acceptance fell" in fleet.store.load(2)[0].rolled_back
     status = fleet.judge.status()
     assert (status.roll_backs, status.manual_roll_backs, status.trial) == (1, 0, None)
@@ -146,6 +146,7 @@ def test_an_operators_roll_back_reaches_all_at_once(fleet: _Fleet) -> None:
     assert fleet.judge.roll_back(1, "was better").number == 1
     assert fleet.beat() == {"a": 1, "b": 1, "c": 1}
     assert fleet.events[-1].message == f"drafter version {number} -> 1, by hand: was better"
+    assert fleet.events[-1].data == {"version": number, "to": 1, "manual": 1}
     with pytest.raises(UnknownVersionError, match="there is no drafter version 9"):
         fleet.judge.roll_back(9, "mistyped")
     status = fleet.judge.status()

@@ -31,7 +31,8 @@ def test_a_candidate_is_published_on_demand_with_the_figures_that_spoke_against_
     latest = bench.store.latest()
     assert latest is not None and latest.number == 2
     assert latest.gate["demanded"] == 1.0 and latest.gate["gain_low"] < 0.9
-    assert bench.kinds().count("publish") == 1  # once
+    (told,) = (event for event in bench.events if event.kind == "publish")  # once
+    assert "as an operator asked" in told.message and told.data["demanded"] == 1.0
 
 
 def test_a_frozen_domain_is_not_learnt_from(tmp_path: Path) -> None:
