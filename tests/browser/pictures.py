@@ -34,7 +34,6 @@ from tests.browser.driving import choose, click, find, look, script, sign_in, te
 
 _TOKEN = "of the pictures"
 _MAX_TOKENS = 48
-_NUM_COLOURS = 128
 _SHOWN = {"light": (1280, "light", None), "dark": (1280, "dark", 2300), "wide": (1920, "light", 1500)}
 _SHOWN |= {"tablet": (768, "dark", 1500), "narrow": (360, "light", 2600)}
 """Picture to its width, theme and height in CSS pixels; None: the whole page."""
@@ -128,7 +127,7 @@ def take_pictures(browser: webdriver.Chrome, url: str, folder: Path) -> None:
     wait(browser, lambda: "code" in text_of(browser, "summary"))
     for name, (width, theme, height) in _SHOWN.items():
         look(browser, width=width, theme=theme)
-        script(browser, "scrollTo(0, 0)")
+        script(browser, "document.activeElement.blur(); scrollTo(0, 0)")
         wait(browser, lambda: script(browser, "return !document.getElementById('dashboard').matches('.stale')"))
         _save(browser, folder / f"admin-{name}.png", width, height)
 
@@ -149,7 +148,7 @@ def _save(browser: webdriver.Chrome, path: Path, width: int, height: float | Non
     clip = {"x": 0, "y": top, "width": width, "height": height or all_of_it, "scale": 1}
     taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     image = Image.open(BytesIO(base64.b64decode(taken["data"])))
-    image.quantize(_NUM_COLOURS).save(path, optimize=True)
+    image.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 def main() -> None:

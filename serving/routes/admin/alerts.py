@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from osd.monitor.alerts import AlertsAnswer
+from osd.monitor.alerts import MOST_SILENT_S, AlertsAnswer
 from serving.guards.admission import admits
 from serving.guards.routes import with_admin_token
 from serving.openapi import ADMIN_SESSION, ADMIN_TOKEN, errors
@@ -32,7 +32,7 @@ class SilenceBody(WireModel):
     """The rule of whose alerts nobody is told for a while; 0 seconds end a silence."""
 
     name: str = Field(max_length=64)
-    for_s: float = Field(ge=0)
+    for_s: float = Field(ge=0, le=MOST_SILENT_S)
 
 
 @router.get("/alerts", responses=errors(503))
