@@ -38,8 +38,10 @@ class WeightManifest:
 
     @property
     def is_origin(self) -> bool:
-        """It was not trained online: the shipped drafter, an untrained one, or one that an operator put there."""
-        return self.parent is None and not self.training_step
+        """Training may begin with it, and go back to it: the shipped drafter, an untrained one, or one that an operator
+        put there and that was not rolled back since.
+        """
+        return self.parent is None and not self.training_step and not self.rolled_back
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ _LEAST_RECORDS = 6
 
 
 class Origin:
-    """The newest version that was not trained online: the shipped drafter, or one that an operator put there.
+    """The newest version that was not trained online and not rolled back: the shipped drafter, or an operator's.
 
     Args:
         store: the versions; a domain's own drafter has none that was not trained.

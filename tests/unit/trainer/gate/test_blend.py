@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from osd.io.weight_store import FileWeightStore
 from osd.records.outcome import Outcome
 from tests.kit.trainer_bench import Bench
 from tests.kit.trainer_fakes import FakeStore, Silent, feature_student, learnable_outcome, make_outcome
@@ -84,6 +85,25 @@ def test_a_first_version_that_knows_nothing_or_is_not_wanted_is_left_out(
 ) -> None:
     store, _, _ = _published(taught, note, share)
     assert all(torch.equal(tensor, taught[name]) for name, tensor in store.load(2)[1].items())
+
+
+def test_a_drafter_that_was_rolled_back_takes_no_part(tmp_path: Path, taught: State) -> None:
+    """Not even in what is published later, under a higher number than the one that was rolled back."""
+    store, first = FileWeightStore(tmp_path), feature_student()
+    other = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in first.state().items()}
+    for note, state in (("shipped", first.state()), ("imported", other)):
+        store.publish(state, kind="feature", config=first.config, parent=None, note=note)
+    store.roll_back(reason="worse")
+    student = feature_student()
+    publisher = Publisher(store, student, 0.0, Silent(), first_share=0.25)
+    publisher.follow()
+    student.load_state(taught)
+    for number in (3, 4):
+        decision = publisher.attempt(
+            {"": _KNOWN}, num_records=8, training_step=number, stream_position="", between=lambda: None, demanded=True
+        )
+        assert decision is not None and publisher.serving == number
+        torch.testing.assert_close(store.load(number)[1], _weighted(taught, first.state(), 0.25))
 
 
 def _reversed(number: int) -> Outcome:
