@@ -47,7 +47,7 @@ class EarlierRun:
                 self._ended_s = None if kept is None else min(_decoder.decode(kept), self._began_s)
                 self._is_read = True
             self._store.keep(_NAME, msgspec.msgpack.encode(now_s))
-        except OutcomeSinkError:
+        except (OutcomeSinkError, msgspec.MsgspecError):
             return
 
     def restart(self, now_s: float) -> Event | None:
