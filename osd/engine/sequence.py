@@ -194,7 +194,7 @@ class Sequence:
         """Which of the request's own stop strings or stop tokens ended the answer; None for the model's end tokens."""
         if self.text.matched is not None:
             return self.text.matched
-        return next((token for token in self.output_ids[-1:] if token in self.request.params.stop_token_ids), None)
+        return self.request.params.stop_token(self.output_ids)
 
     def add_times(self, draft_ms: float, verify_ms: float) -> None:
         """Add the duration of a round with this query."""

@@ -8,6 +8,7 @@ prefill belongs to no round.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -103,6 +104,10 @@ class SamplingParams:
     def is_greedy(self) -> bool:
         """Whether the target's most likely token is taken."""
         return self.temperature == 0.0
+
+    def stop_token(self, output_ids: Sequence[int]) -> int | None:
+        """The output's last token, if it is one of `stop_token_ids`."""
+        return output_ids[-1] if output_ids and output_ids[-1] in self.stop_token_ids else None
 
     @property
     def adjusts_logits(self) -> bool:

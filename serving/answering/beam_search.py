@@ -205,6 +205,7 @@ class _Prompt:
             if num_logprobs is None
             else tuple(replace(one, top=one.top[:num_logprobs]) for one in beam.tokens),
             finish_reason="stop" if has_ended else "length",
+            stopped_by=params.stop_token(beam.token_ids) if has_ended else None,
             stats=self._stats_of(beam, is_first=number == 0),
             prompt_logprobs=self._prompt_logprobs,
         )

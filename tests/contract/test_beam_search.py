@@ -89,6 +89,7 @@ def test_the_beams_are_those_of_transformers(service: _Service, n: int, length_p
             assert total / len(ids) ** length_penalty == pytest.approx(score, abs=1e-3)
             has_ended = ids[-1] in end_ids
             assert choice["finish_reason"] == ("stop" if has_ended else "length")
+            assert choice["stop_reason"] == (end if ids[-1] == end else None)
             assert choice["text"] == service.codec.decode(ids[:-1] if has_ended else ids)
 
 
