@@ -352,7 +352,7 @@ def _share_converted_models(state_dir: Path) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--pretrained", action="store_true", help="start from the drafter shipped with osd, not cold")
-    parser.add_argument("--quick", action="store_true", help="about a minute: few, short queries")
+    parser.add_argument("--quick", action="store_true", help="few, short queries")
     parser.add_argument("--queries", type=int, default=300, help="tool calls to stream")
     parser.add_argument("--shifted", type=int, default=60, help="functions to complete, which come after them")
     parser.add_argument("--window", type=int, default=30, help="queries a row of the table")

@@ -47,6 +47,10 @@ class Services:
         bare = own.removesuffix(f"@{self.config.target.revision}")
         return self.config.server.model_names or tuple(dict.fromkeys((own, bare)))
 
+    def model_name(self, asked: str | None) -> str:
+        """The name under which an answer is given: as asked for, or the first of the names."""
+        return asked or self.model_names[0]
+
     async def status_or_none(self) -> ServiceStatus | None:
         """A snapshot of the engine; None if it does not answer soon."""
         return await _soon(self.client.status())

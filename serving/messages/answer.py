@@ -32,7 +32,6 @@ class MessagesAnswer:
     model: str
     parser: AnswerParser
     prompt_tokens: int
-    stop_sequences: Sequence[str] = ()
     framing: Framing = FRAMING
     _blocks: Blocks = field(default_factory=Blocks)
     _choice: Choice = field(default_factory=Choice)

@@ -42,7 +42,7 @@ async def create_chat_completion(body: ChatRequest, http: Request, services: Ser
     )
     answer = ChoicesAnswer(
         answer_id=ChatView.id_prefix + body.request_id if body.request_id else answer_id,
-        model=body.model or services.model_names[0],
+        model=services.model_name(body.model),
         view=view,
         prompt_tokens=len(chat.prompt_ids),
         num_choices=len(chat.queries),

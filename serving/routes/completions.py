@@ -75,7 +75,7 @@ async def create_completion(body: CompletionRequest, http: Request, services: Se
     )
     answer = ChoicesAnswer(
         answer_id=view.id_prefix + body.request_id if body.request_id else answer_id,
-        model=body.model or services.model_names[0],
+        model=services.model_name(body.model),
         view=view,
         prompt_tokens=sum(map(len, prompts)),
         num_choices=len(queries),

@@ -36,7 +36,6 @@ async def create_message(body: MessagesRequest, http: Request, services: Service
         model=body.model,
         parser=chat.new_parser(),
         prompt_tokens=len(chat.prompt_ids),
-        stop_sequences=body.stop_sequences,
     )
     return await respond(http, services, answer, chat.queries, stream=body.stream)
 

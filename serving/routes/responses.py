@@ -60,7 +60,7 @@ async def create_response(body: ResponsesRequest, http: Request, services: Servi
 
     answer = ResponsesAnswer(
         answer_id=body.request_id or query_id,
-        model=body.model or services.model_names[0],
+        model=services.model_name(body.model),
         body=body,
         codec=services.codec,
         parser=chat.new_parser(),
@@ -90,8 +90,7 @@ async def count_input_tokens(body: InputTokensRequest, http: Request, services: 
         raise ApiError(400, "'input' is required.", param="input", code="missing_required_parameter")
 
     async def count(items: Sequence[Item]) -> int:
-        fields = body.prompt_of_chat(items)
-        chat = ChatRequest.converted({**fields, "model": body.model or codec.model_id})
+        chat = ChatRequest.converted(body.prompt_of_chat(items))
         prompt_ids = await encode_messages(codec, chat.messages, chat.offered_tools, "input", chat.chat_options())
         if body.truncation == "auto" and len(prompt_ids) >= codec.context_tokens:
             message = f"The newest turn alone has {len(prompt_ids)} tokens; the context holds {codec.context_tokens}."

@@ -28,7 +28,7 @@ class HeadSample(NamedTuple):
     head_SH: Tensor
     bias_S: Tensor | None
     slot_V: Tensor
-    """For `trainer.losses.coarsen`: index of each wanted token id; S for all others, also those that stand for more."""
+    """For `coarsen`: index of each wanted token id; S for all others, also those that stand for more."""
 
 
 def sample_head(head: HeadSample, vocab_ids_R: Tensor, wanted: Tensor, seed: int) -> HeadSample:
